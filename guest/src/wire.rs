@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Frames on the control port.
+//!
+//! A frame is `length: u32 LE`, `kind: u8`, then `length` bytes of payload: JSON of a
+//! [`Message`] or a [`Command`], or gap records as packed little-endian words. Records are
+//! binary because there may be millions of them; all else is JSON because there is little
+//! of it and a person may have to read it.
+
+use gaps::record::GapRecord;
+use serde::{Deserialize, Serialize};
+
+/// Longest payload a reader accepts; a longer length means a broken or hostile peer.
+pub const MAX_PAYLOAD_BYTES: usize = 4 << 20;
+
+/// Guest to host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Message {
+    /// PID 1 is alive.
+    Hello(Hello),
+    /// Everything is prepared; the load starts now.
+    Ready(Setup),
+    /// Once a second while the load runs.
+    Tick(Tick),
+    /// A gap passed the threshold; tracing has stopped.
+    ThresholdHit(ThresholdHit),
+    /// The load has ended; per-thread results.
+    Finished(LoadReport),
+    /// The trace is about to be written to the trace port / has been written.
+    Trace(TraceProgress),
+    /// The agent cannot go on.
+    Failed(Failure),
+    /// Last message: the agent powers off.
+    Bye,
+}
+
+/// Host to guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Command {
+    /// End the load now and report what was measured.
+    Stop,
+}
+
+/// What a reader gets.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Frame {
+    /// A JSON message.
+    Message(Message),
+    /// Gap records of one thread, in the order they happened.
+    Gaps {
+        /// Index of the thread, as in [`LoadReport::threads`].
+        thread: u32,
+        /// The records.
+        records: Vec<GapRecord>,
+    },
+}
+
+/// The kernel as its own user space sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// `uname -r`.
+    pub release: String,
+    /// `uname -v`.
+    pub version: String,
+    /// `/proc/cmdline`.
+    pub cmdline: String,
+    /// CPUs online, as a list such as `0-3`.
+    pub cpus_online: String,
+    /// `thread_siblings_list` of each online CPU.
+    pub siblings: Vec<String>,
+    /// Current clocksource.
+    pub clocksource: String,
+    /// Uptime when PID 1 began, in nanoseconds.
+    pub uptime_ns: u64,
+}
+
+/// What was prepared, with effective values.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Setup {
+    /// The cookie mechanism in use: `none`, `prctl`, `core_tag`, `tag`, `scheduled`.
+    pub cosched: String,
+    /// Why there is no cookie, where `auto` found no mechanism.
+    pub cosched_note: Option<String>,
+    /// Cookie of each group, as the kernel reports it; 0 for none or unreadable.
+    pub cookies: Vec<u64>,
+    /// Each knob asked for, and what became of it.
+    pub knobs: Vec<KnobReport>,
+    /// `v2`, `v1` or `none`.
+    pub cgroup: String,
+    /// Affinity of each thread read back, as a CPU list.
+    pub affinity: Vec<String>,
+    /// Events being traced; empty with tracing off.
+    pub trace_events: Vec<String>,
+    /// Why tracing, or part of it, is not available.
+    pub trace_note: Option<String>,
+    /// Effective trace clock.
+    pub trace_clock: Option<String>,
+    /// TSC when the load was released.
+    pub tsc_start: u64,
+    /// TSC frequency used to turn ticks into time, in kHz.
+    pub tsc_khz: u64,
+    /// Cost of one turn of the meter's loop, in TSC ticks (median of a calibration).
+    pub iteration_ticks: u64,
+}
+
+/// One scheduler knob.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnobReport {
+    /// As requested, `name=value`.
+    pub request: String,
+    /// File it was written to; `None` where this kernel has no such knob.
+    pub file: Option<String>,
+    /// Value read back.
+    pub effective: Option<String>,
+    /// Why it was not applied.
+    pub note: Option<String>,
+}
+
+/// One second of the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tick {
+    /// Seconds since the load was released, from 1.
+    pub second: u32,
+    /// Threads inside a burst right now or asleep between bursts (all that live).
+    pub online: u32,
+    /// Longest gap that ended in this second.
+    pub longest: Option<Gap>,
+}
+
+/// A gap with the thread it happened to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Index of the thread, as in [`LoadReport::threads`].
+    pub thread: u32,
+    /// The gap.
+    pub record: GapRecord,
+}
+
+/// The gap that ended the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThresholdHit {
+    /// Thread ID in the guest.
+    pub tid: u32,
+    /// The gap.
+    pub gap: Gap,
+}
+
+/// Where the trace stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TraceProgress {
+    /// About so many bytes will come (an estimate, for a progress bar).
+    Begin {
+        /// Estimate of the size in bytes.
+        estimate_bytes: u64,
+    },
+    /// All bytes were handed to the port.
+    End {
+        /// Exact number of bytes written to the port.
+        bytes: u64,
+    },
+}
+
+/// The agent's last words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Whose fault it is.
+    pub kind: FailureKind,
+    /// What was wrong, with the value and the next step.
+    pub text: String,
+}
+
+/// Which exit status a failure deserves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// This kernel lacks something the run needs.
+    Kernel,
+    /// The request cannot be met (a CPU that does not exist, …).
+    Usage,
+    /// A defect of ours.
+    Internal,
+}
+
+/// Results of the load.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LoadReport {
+    /// TSC when the load ended.
+    pub tsc_end: u64,
+    /// TSC frequency, with all that was used to find it.
+    pub tsc: TscReport,
+    /// One entry a thread: group-major order, `group * threads_per_group + n`.
+    pub threads: Vec<ThreadReport>,
+}
+
+/// TSC frequency and its sources, all in kHz.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TscReport {
+    /// The one used.
+    pub khz: u64,
+    /// Name of the source used: `kvm`, `cpuid-15`, `cpuid-40000010`, `slope`.
+    pub source: TscSource,
+    /// `KVM_GET_TSC_KHZ` of the launcher.
+    pub kvm_khz: Option<u64>,
+    /// CPUID leaf 0x15.
+    pub cpuid_15_khz: Option<u64>,
+    /// CPUID leaf 0x40000010.
+    pub cpuid_40000010_khz: Option<u64>,
+    /// Slope against CLOCK_MONOTONIC_RAW over the run.
+    pub slope_khz: Option<f64>,
+}
+
+/// Where the TSC frequency came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TscSource {
+    /// `KVM_GET_TSC_KHZ`, handed over in the job.
+    Kvm,
+    /// CPUID leaf 0x15.
+    #[serde(rename = "cpuid-15")]
+    Cpuid15,
+    /// CPUID leaf 0x40000010.
+    #[serde(rename = "cpuid-40000010")]
+    Cpuid40000010,
+    /// Slope against CLOCK_MONOTONIC_RAW.
+    #[default]
+    Slope,
+}
+
+/// One thread's results. All times are in TSC ticks of the guest unless named otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ThreadReport {
+    /// Group, from 0.
+    pub group: u32,
+    /// Thread ID in the guest.
+    pub tid: u32,
+    /// Gaps at or above the floor (recorded or not).
+    pub gaps: u64,
+    /// Of these, the ones for which there was no room left in the record memory.
+    pub gaps_unrecorded: u64,
+    /// Sum of all gaps at or above the floor.
+    pub gap_ticks: u64,
+    /// Longest gap.
+    pub longest: Option<GapRecord>,
+    /// Histogram of all gaps, lengths in nanoseconds: `(upper bound, count)`, empty buckets left out.
+    pub gap_histogram_ns: Vec<(u64, u64)>,
+    /// Turns of the meter's loop.
+    pub iterations: u64,
+    /// Time in bursts, from planned begin to end, gaps included.
+    pub busy_ticks: u64,
+    /// Bursts completed.
+    pub bursts: u64,
+    /// Readings that went backwards.
+    pub backwards: u64,
+    /// Wake-up delays: `(upper bound in nanoseconds, count)`.
+    pub wakeup_histogram_ns: Vec<(u64, u64)>,
+    /// Longest wake-up delay in nanoseconds.
+    pub wakeup_longest_ns: u64,
+    /// CPU time the kernel accounted to the thread, in nanoseconds.
+    pub cpu_time_ns: u64,
+    /// Time runnable but not running, from the kernel's schedstat, in nanoseconds.
+    pub run_delay_ns: Option<u64>,
+}

@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Composes an initial RAM file system in memory.
