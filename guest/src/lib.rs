@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! All that runs as PID 1 inside the virtual machine: the agent, the load it starts, and
 //! the channel on which results leave.
+//!
+//! The load does not need the agent: [`load::run`] measures on any kernel, given an observer
+//! that takes the results.
 
+pub mod agent;
+pub mod cosched;
+pub mod cpus;
+pub mod frame;
 pub mod job;
+pub mod load;
+pub mod port;
+pub mod system;
 pub mod wire;

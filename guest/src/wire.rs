@@ -7,6 +7,7 @@
 //! of it and a person may have to read it.
 
 use gaps::record::GapRecord;
+pub use gaps::tsc::Source as TscSource;
 use serde::{Deserialize, Serialize};
 
 /// Longest payload a reader accepts; a longer length means a broken or hostile peer.
@@ -102,6 +103,9 @@ pub struct Setup {
     pub tsc_khz: u64,
     /// Cost of one turn of the meter's loop, in TSC ticks (median of a calibration).
     pub iteration_ticks: u64,
+    /// What the load had to do without, such as locked memory.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// One scheduler knob.
@@ -209,23 +213,10 @@ pub struct TscReport {
     pub cpuid_40000010_khz: Option<u64>,
     /// Slope against CLOCK_MONOTONIC_RAW over the run.
     pub slope_khz: Option<f64>,
-}
-
-/// Where the TSC frequency came from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TscSource {
-    /// `KVM_GET_TSC_KHZ`, handed over in the job.
-    Kvm,
-    /// CPUID leaf 0x15.
-    #[serde(rename = "cpuid-15")]
-    Cpuid15,
-    /// CPUID leaf 0x40000010.
-    #[serde(rename = "cpuid-40000010")]
-    Cpuid40000010,
-    /// Slope against CLOCK_MONOTONIC_RAW.
-    #[default]
-    Slope,
+    /// Largest difference of any source from the one used, in parts per million. Above
+    /// [`gaps::tsc::DISAGREEMENT_LIMIT_PPM`] the lengths in the result deserve no trust.
+    #[serde(default)]
+    pub disagreement_ppm: f64,
 }
 
 /// One thread's results. All times are in TSC ticks of the guest unless named otherwise.

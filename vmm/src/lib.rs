@@ -1,7 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A KVM microVM for x86-64 Linux. Knows nothing of benchmarks.
+//! A KVM microVM for x86-64 Linux: direct boot, hardware-reduced ACPI, virtio-console.
+//!
+//! Knows nothing of benchmarks. Begin with [`vm`], which makes a machine from top to bottom.
 #![cfg(target_arch = "x86_64")]
 
 pub mod bus;
+pub mod config;
+pub mod devices;
+pub mod io;
+pub mod kvm;
+pub mod load;
 pub mod memory;
+pub mod vcpu;
 pub mod virtio;
+pub mod vm;
+pub mod x86_64;

@@ -1,5 +1,129 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Guest physical memory: RAM around the MMIO gap.
+//! Guest physical memory: RAM around the MMIO gap, its memory slots and its backing.
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use thiserror::Error;
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use crate::x86_64::layout;
 
 /// The guest's RAM. Cloning shares the mapping.
-pub type GuestRam = vm_memory::GuestMemoryMmap<()>;
+pub type GuestRam = GuestMemoryMmap<()>;
+
+/// What can go wrong with guest memory.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// Anonymous memory could not be reserved.
+    #[error("cannot reserve {mib} MiB of guest memory; ask for less with --memory")]
+    Map {
+        /// Size asked for.
+        mib: u64,
+        /// Reason.
+        #[source]
+        source: vm_memory::mmap::FromRangesError,
+    },
+    /// KVM refused a memory slot.
+    #[error("KVM refused memory slot {slot} at {gpa:#x}, {len:#x} bytes")]
+    Slot {
+        /// Slot number.
+        slot: u32,
+        /// Guest physical address.
+        gpa: u64,
+        /// Length in bytes.
+        len: u64,
+        /// Reason.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+}
+
+/// Splits `size` bytes of RAM into the ranges below and above the MMIO gap.
+pub fn ranges(size: u64) -> Vec<(GuestAddress, u64)> {
+    let low = size.min(layout::MMIO_GAP_START.0);
+    let mut ranges = vec![(GuestAddress(0), low)];
+    if size > low {
+        ranges.push((layout::MMIO_GAP_END, size - low));
+    }
+    ranges
+}
+
+/// Reserves `mib` MiB of guest RAM. Pages are allocated by the host on first touch.
+///
+/// # Errors
+/// The host has not enough address space or overcommit left.
+pub fn allocate(mib: u64) -> Result<GuestRam, MemoryError> {
+    let fault = |source| MemoryError::Map { mib, source };
+    let ranges = ranges(mib << 20)
+        .into_iter()
+        .map(|(start, len)| {
+            let len = usize::try_from(len)
+                .map_err(|_| fault(vm_memory::mmap::FromRangesError::InvalidGuestRegion))?;
+            Ok((start, len))
+        })
+        .collect::<Result<Vec<_>, MemoryError>>()?;
+    let ram = GuestRam::from_ranges(&ranges).map_err(fault)?;
+    for region in ram.iter() {
+        advise(region.as_ptr(), region.len());
+    }
+    Ok(ram)
+}
+
+/// Asks for transparent huge pages (fewer nested page faults, each of which would look like
+/// a scheduling gap) and keeps guest RAM out of core dumps. Both are advice: a host without
+/// them runs the guest all the same.
+fn advise(host: *mut u8, len: u64) {
+    let Ok(len) = usize::try_from(len) else { return };
+    // SAFETY: the range is one mapping that `from_ranges` has just made and still owns.
+    unsafe {
+        libc::madvise(host.cast(), len, libc::MADV_HUGEPAGE);
+        libc::madvise(host.cast(), len, libc::MADV_DONTDUMP);
+    }
+}
+
+/// Gives all of `ram` to the virtual machine, slot by slot in address order.
+///
+/// # Errors
+/// KVM's reason for refusing a slot.
+pub fn register(vm: &VmFd, ram: &GuestRam) -> Result<(), MemoryError> {
+    for (slot, region) in (0u32..).zip(ram.iter()) {
+        let (gpa, len) = (region.start_addr().raw_value(), region.len());
+        let slot_region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: gpa,
+            memory_size: len,
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the region is mapped for `len` bytes and outlives the VM: `Vm` keeps a
+        // clone of `ram` and drops it after the VM's file descriptor.
+        unsafe { vm.set_user_memory_region(slot_region) }.map_err(|source| MemoryError::Slot {
+            slot,
+            gpa,
+            len,
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// End of the RAM below the MMIO gap.
+pub fn low_end(ram: &GuestRam) -> u64 {
+    ram.iter().next().map_or(0, GuestMemoryRegion::len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_leaves_the_mmio_gap_free() {
+        let gib = 1 << 30;
+        assert_eq!(ranges(2 * gib), [(GuestAddress(0), 2 * gib)]);
+        assert_eq!(ranges(3 * gib), [(GuestAddress(0), 3 * gib)]);
+        assert_eq!(ranges(4 * gib), [(GuestAddress(0), 3 * gib), (GuestAddress(4 * gib), gib)]);
+        for mib in [1u64, 128, 3071, 3072, 3073, 1 << 20] {
+            assert_eq!(ranges(mib << 20).iter().map(|r| r.1).sum::<u64>(), mib << 20);
+        }
+    }
+}

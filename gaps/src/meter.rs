@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The meter: a loop that reads the TSC and takes down every interval that is too long.
+//!
+//! A thread in this loop always wants to run, so an interval between two readings that is far
+//! longer than a turn of the loop is time in which it did not. On the way from one reading to
+//! the next there is no allocation, no lock, no system call and no shared cache line that
+//! anybody writes.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use crate::{
+    record::GapRecord,
+    tally::Recorder,
+    tsc::{self, Reading},
+};
+
+/// Where readings come from: the CPU, or a test.
+pub trait Clock {
+    /// The next reading.
+    fn read(&mut self) -> Reading;
+}
+
+/// The CPU's own counter.
+#[derive(Clone, Copy, Debug)]
+pub struct Rdtscp;
+
+impl Clock for Rdtscp {
+    #[inline(always)]
+    fn read(&mut self) -> Reading {
+        tsc::read()
+    }
+}
+
+/// Which intervals are gaps, in ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// An interval of this length or longer is a gap. At least 1.
+    pub floor_ticks: u64,
+    /// A gap longer than this ends the burst at once.
+    pub threshold_ticks: Option<u64>,
+}
+
+/// Why a burst ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its time was over.
+    Deadline,
+    /// The stop flag was set.
+    Stopped,
+    /// This gap passed the threshold.
+    Hit(GapRecord),
+}
+
+/// Measures the bursts of one thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Meter<'a> {
+    recorder: Recorder<'a>,
+    floor: u64,
+    threshold: u64,
+}
+
+impl<'a> Meter<'a> {
+    /// A meter that writes to `recorder`.
+    pub fn new(recorder: Recorder<'a>, limits: Limits) -> Self {
+        Self {
+            recorder,
+            // One unsigned comparison with the floor also finds readings that went backwards
+            // (see `burst`), which holds for floors in the positive half only.
+            floor: limits.floor_ticks.clamp(1, i64::MAX.unsigned_abs()),
+            threshold: limits.threshold_ticks.unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Spins until the counter reaches `until` or `stop` is not 0.
+    ///
+    /// `from` is the last reading before the burst: the first interval begins there. Returns
+    /// the last reading together with the reason.
+    pub fn burst<C: Clock>(
+        &self,
+        clock: &mut C,
+        from: Reading,
+        until: u64,
+        stop: &AtomicU32,
+    ) -> (End, Reading) {
+        let (mut iterations, mut backwards) = (0u64, 0u64);
+        let mut last = from;
+        let end = loop {
+            let mut now = clock.read();
+            iterations += 1;
+            // A counter that went backwards gives a huge unsigned difference, so this one
+            // branch leads to everything out of the ordinary.
+            while now.tsc.wrapping_sub(last.tsc) >= self.floor {
+                if signed_difference(now.tsc, last.tsc) < 0 {
+                    backwards += 1;
+                    break;
+                }
+                if let Some(hit) = self.take_down(last, now) {
+                    self.recorder.burst(iterations, backwards);
+                    return (End::Hit(hit), now);
+                }
+                // Taking it down took time of its own, which belongs to no gap: go on from
+                // a fresh reading, unless that interval is a gap in its own right.
+                last = now;
+                now = clock.read();
+            }
+            last = now;
+            if signed_difference(until, now.tsc) <= 0 {
+                break End::Deadline;
+            }
+            if stop.load(Relaxed) != 0 {
+                break End::Stopped;
+            }
+        };
+        self.recorder.burst(iterations, backwards);
+        (end, last)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_down(&self, last: Reading, now: Reading) -> Option<GapRecord> {
+        let record = GapRecord {
+            tsc_begin: last.tsc,
+            tsc_end: now.tsc,
+            cpu_begin: last.cpu,
+            cpu_end: now.cpu,
+        };
+        self.recorder.gap(record);
+        (record.ticks() > self.threshold).then_some(record)
+    }
+}
+
+/// `later - earlier` on a counter that may wrap around.
+#[inline(always)]
+fn signed_difference(later: u64, earlier: u64) -> i64 {
+    later.wrapping_sub(earlier).cast_signed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tally::{RecordCell, Tally};
+
+    /// Gives the readings of a list, then sets the stop flag.
+    struct Script<'a> {
+        readings: std::iter::Copied<std::slice::Iter<'a, (u64, u32)>>,
+        last: Reading,
+        stop: &'a AtomicU32,
+    }
+
+    impl Clock for Script<'_> {
+        fn read(&mut self) -> Reading {
+            match self.readings.next() {
+                Some((tsc, cpu)) => self.last = Reading { tsc, cpu },
+                None => self.stop.store(1, Relaxed),
+            }
+            self.last
+        }
+    }
+
+    struct Outcome {
+        end: End,
+        last: Reading,
+        records: Vec<GapRecord>,
+        tally: Tally,
+    }
+
+    const FLOOR: u64 = 100;
+    const THRESHOLD: u64 = 1000;
+
+    fn play(readings: &[(u64, u32)], until: u64) -> Outcome {
+        let stop = AtomicU32::new(0);
+        let tally = Tally::default();
+        let cells: Vec<_> = (0..4).map(|_| RecordCell::default()).collect();
+        let recorder = Recorder { tally: &tally, cells: &cells, tsc_khz: 1_000_000 };
+        let limits = Limits { floor_ticks: FLOOR, threshold_ticks: Some(THRESHOLD) };
+        let from = Reading { tsc: readings[0].0, cpu: readings[0].1 };
+        let readings = readings[1..].iter().copied();
+        let mut script = Script { readings, last: from, stop: &stop };
+        let (end, last) = Meter::new(recorder, limits).burst(&mut script, from, until, &stop);
+        let records = tally.records(&cells, 0).collect();
+        Outcome { end, last, records, tally }
+    }
+
+    fn record(tsc_begin: u64, tsc_end: u64) -> GapRecord {
+        GapRecord { tsc_begin, tsc_end, cpu_begin: 0, cpu_end: 0 }
+    }
+
+    #[test]
+    fn an_interval_at_the_floor_is_a_gap_and_one_below_is_none() {
+        let outcome = play(&[(0, 0), (99, 0), (198, 0), (298, 0)], u64::MAX / 4);
+        assert_eq!(outcome.records, [record(198, 298)]);
+        assert_eq!(outcome.end, End::Stopped);
+    }
+
+    #[test]
+    fn a_gap_at_the_threshold_is_no_hit_and_one_above_is() {
+        let outcome = play(&[(0, 0), (1000, 0), (1001, 0), (2002, 0)], u64::MAX / 4);
+        assert_eq!(outcome.records, [record(0, 1000), record(1001, 2002)]);
+        assert_eq!(outcome.end, End::Hit(record(1001, 2002)));
+        assert_eq!(outcome.last.tsc, 2002);
+    }
+
+    #[test]
+    fn a_hit_is_in_the_books_before_the_burst_returns() {
+        let outcome = play(&[(0, 0), (5000, 0)], u64::MAX / 4);
+        assert_eq!(outcome.tally.gaps(), 1);
+        assert_eq!(outcome.tally.iterations(), 1);
+        assert_eq!(outcome.tally.longest(), Some(record(0, 5000)));
+    }
+
+    #[test]
+    fn backwards_is_counted_and_never_a_gap() {
+        let outcome = play(&[(10_000, 0), (4_000, 1), (4_010, 1), (9, 0), (19, 0)], 1 << 40);
+        assert_eq!(outcome.records, []);
+        assert_eq!(outcome.tally.backwards(), 2);
+        assert_eq!(outcome.end, End::Stopped);
+    }
+
+    #[test]
+    fn the_counter_may_wrap_around() {
+        let begin = u64::MAX - 50;
+        let outcome = play(&[(begin, 0), (begin + 20, 0), (149, 0), (160, 0), (170, 0)], 165);
+        // The record's own length saturates, but the interval was seen: 180 ticks.
+        assert_eq!(outcome.tally.gaps(), 1);
+        assert_eq!(outcome.tally.backwards(), 0);
+        assert_eq!(outcome.end, End::Deadline);
+        assert_eq!(outcome.last.tsc, 170);
+    }
+
+    #[test]
+    fn the_meters_own_cost_is_in_no_gap() {
+        // 0 -> 500 is a gap; the next reading, 60 later, is its book-keeping; 590 is 30 on.
+        let outcome = play(&[(0, 0), (500, 0), (560, 0), (590, 0)], 1 << 40);
+        assert_eq!(outcome.records, [record(0, 500)]);
+    }
+
+    #[test]
+    fn a_gap_during_book_keeping_is_a_gap_of_its_own() {
+        let outcome = play(&[(0, 0), (500, 0), (900, 0), (910, 0)], 1 << 40);
+        assert_eq!(outcome.records, [record(0, 500), record(500, 900)]);
+    }
+
+    #[test]
+    fn both_cpus_of_a_migration_are_kept() {
+        let outcome = play(&[(0, 2), (500, 3)], 1 << 40);
+        assert_eq!((outcome.records[0].cpu_begin, outcome.records[0].cpu_end), (2, 3));
+    }
+
+    #[test]
+    fn the_deadline_ends_a_burst_even_after_a_gap_across_it() {
+        let outcome = play(&[(0, 0), (50, 0), (700, 0)], 100);
+        assert_eq!(outcome.end, End::Deadline);
+        // 50 -> 700 is a gap; the reading after it (the script's end) is 700 again.
+        assert_eq!(outcome.records, [record(50, 700)]);
+        assert_eq!(outcome.last.tsc, 700);
+    }
+
+    #[test]
+    fn a_floor_of_zero_or_beyond_reason_does_not_break_the_signed_arithmetic() {
+        let tally = Tally::default();
+        let recorder = Recorder { tally: &tally, cells: &[], tsc_khz: 1 };
+        let limits = |floor_ticks| Limits { floor_ticks, threshold_ticks: None };
+        assert_eq!(Meter::new(recorder, limits(0)).floor, 1);
+        assert_eq!(Meter::new(recorder, limits(u64::MAX)).floor, i64::MAX.unsigned_abs());
+    }
+
+    #[test]
+    fn the_real_clock_ends_at_its_deadline() {
+        let (tally, stop) = (Tally::default(), AtomicU32::new(0));
+        let recorder = Recorder { tally: &tally, cells: &[], tsc_khz: 1_000_000 };
+        let limits = Limits { floor_ticks: 1 << 40, threshold_ticks: None };
+        let from = tsc::read();
+        let until = from.tsc + 1_000_000;
+        let (end, last) = Meter::new(recorder, limits).burst(&mut Rdtscp, from, until, &stop);
+        assert_eq!(end, End::Deadline);
+        assert!(last.tsc >= until);
+        assert!(tally.iterations() > 100);
+    }
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sets of CPUs: the kernel's list form, and the affinity of threads.
+
+use std::{collections::BTreeSet, fmt, fs, io, path::Path, str::FromStr};
+
+use thiserror::Error;
+
+/// CPU numbers a set can hold, as glibc's `cpu_set_t`.
+pub const MAX_CPUS: u32 = 1024;
+
+/// A set of CPU numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuSet(BTreeSet<u32>);
+
+/// Why a text is not a list of CPUs.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("`{text}` is not a list of CPUs below {MAX_CPUS}, such as 0-3,8")]
+pub struct CpuListError {
+    text: String,
+}
+
+impl CpuSet {
+    /// CPUs online, as the kernel lists them.
+    pub fn online() -> io::Result<Self> {
+        let list = fs::read_to_string(Path::new("/sys/devices/system/cpu/online"))?;
+        list.parse().map_err(io::Error::other)
+    }
+
+    /// The numbers, rising.
+    pub fn iter(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().copied()
+    }
+
+    /// Whether there is no CPU in the set.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether the CPU is in the set.
+    pub fn contains(&self, cpu: u32) -> bool {
+        self.0.contains(&cpu)
+    }
+
+    /// CPUs of this set that are not in `other`.
+    pub fn without(&self, other: &Self) -> Self {
+        Self(self.0.difference(&other.0).copied().collect())
+    }
+
+    /// Confines the calling thread to this set.
+    pub fn confine_this_thread(&self) -> io::Result<()> {
+        let mut mask = empty_mask();
+        for cpu in self.iter().filter(|&cpu| cpu < MAX_CPUS) {
+            // SAFETY: CPU_SET indexes the array by the number, which is below CPU_SETSIZE.
+            unsafe { libc::CPU_SET(cpu as usize, &mut mask) };
+        }
+        // SAFETY: the mask is a local of the size given; 0 is the calling thread.
+        let result = unsafe { libc::sched_setaffinity(0, size_of_val(&mask), &raw const mask) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// The set that the calling thread is confined to, as the kernel has it.
+    pub fn of_this_thread() -> io::Result<Self> {
+        let mut mask = empty_mask();
+        // SAFETY: the mask is a local of the size given; 0 is the calling thread.
+        let result = unsafe { libc::sched_getaffinity(0, size_of_val(&mask), &raw mut mask) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: CPU_ISSET indexes the array by the number, which is below CPU_SETSIZE.
+        let is_set = |&cpu: &u32| unsafe { libc::CPU_ISSET(cpu as usize, &mask) };
+        Ok((0..MAX_CPUS).filter(is_set).collect())
+    }
+}
+
+fn empty_mask() -> libc::cpu_set_t {
+    // SAFETY: cpu_set_t is an array of integers, for which all bits zero is a value.
+    unsafe { std::mem::zeroed() }
+}
+
+impl FromIterator<u32> for CpuSet {
+    fn from_iter<I: IntoIterator<Item = u32>>(cpus: I) -> Self {
+        Self(cpus.into_iter().collect())
+    }
+}
+
+impl FromStr for CpuSet {
+    type Err = CpuListError;
+
+    fn from_str(text: &str) -> Result<Self, CpuListError> {
+        let error = || CpuListError { text: text.trim().to_owned() };
+        let mut cpus = BTreeSet::new();
+        for part in text.trim().split(',').filter(|part| !part.is_empty()) {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let first: u32 = first.trim().parse().map_err(|_| error())?;
+            let last: u32 = last.trim().parse().map_err(|_| error())?;
+            if last < first || last >= MAX_CPUS {
+                return Err(error());
+            }
+            cpus.extend(first..=last);
+        }
+        Ok(Self(cpus))
+    }
+}
+
+impl fmt::Display for CpuSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut cpus = self.iter().peekable();
+        let mut separator = "";
+        while let Some(first) = cpus.next() {
+            let mut last = first;
+            while let Some(next) = cpus.next_if_eq(&(last + 1)) {
+                last = next;
+            }
+            write!(f, "{separator}{first}")?;
+            if last > first {
+                write!(f, "-{last}")?;
+            }
+            separator = ",";
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_come_back_in_their_shortest_form() {
+        for (text, shortest) in [
+            ("", ""),
+            ("0\n", "0"),
+            ("2-3", "2-3"),
+            ("3,2", "2-3"),
+            ("0-2,4,6-7\n", "0-2,4,6-7"),
+            ("1023", "1023"),
+        ] {
+            assert_eq!(text.parse::<CpuSet>().unwrap().to_string(), shortest);
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_is_refused() {
+        for text in ["a", "3-2", "1024", "0-99999999999", "-1", "1-", "0-1-2"] {
+            text.parse::<CpuSet>().expect_err(text);
+        }
+    }
+
+    #[test]
+    fn affinity_is_set_and_read_back() {
+        std::thread::spawn(|| {
+            let all = CpuSet::of_this_thread().unwrap();
+            let one: CpuSet = all.iter().take(1).collect();
+            one.confine_this_thread().unwrap();
+            assert_eq!(CpuSet::of_this_thread().unwrap(), one);
+            assert!(!all.is_empty() && all.without(&one).iter().all(|cpu| !one.contains(cpu)));
+            CpuSet::default().confine_this_thread().expect_err("no CPU at all");
+        })
+        .join()
+        .unwrap();
+    }
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One group's process: prepares itself as its plan says, then starts the threads.
+
+use std::{
+    ffi::OsString,
+    fmt,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    process, thread,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    shared::{GroupSlot, Shared},
+    thread::{Common, TraceFiles, run},
+};
+use crate::{cosched, job::LoadSpec, system};
+
+/// First argument that turns the executable into a group's process.
+pub const GROUP_COMMAND: &str = "load-group";
+
+/// Enough for the measuring loop, and little to lock into memory.
+const STACK_BYTES: usize = 256 << 10;
+
+/// What one group's process is to do: its second argument, as JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GroupPlan {
+    /// The load.
+    pub spec: LoadSpec,
+    /// Which group this is, from 0.
+    pub group: u32,
+    /// The process that started it; without it the group ends.
+    pub parent: u32,
+    /// File of the shared memory.
+    pub shared: PathBuf,
+    /// TSC frequency.
+    pub tsc_khz: u64,
+    /// Whether the process gives itself a core-scheduling cookie.
+    pub cookie: bool,
+    /// `cgroup.procs` files to enter.
+    pub cgroups: Vec<PathBuf>,
+    /// The trace to stop at a hit.
+    pub trace: Option<TraceStop>,
+}
+
+/// How to stop tracing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceStop {
+    /// Path of `trace_marker`.
+    pub marker: PathBuf,
+    /// Path of `tracing_on`.
+    pub switch: PathBuf,
+}
+
+/// The whole life of a group's process. `arguments` are those after [`GROUP_COMMAND`].
+pub fn group_main(mut arguments: impl Iterator<Item = OsString>) -> ! {
+    let plan = arguments.next().unwrap_or_default();
+    let result = serde_json::from_slice(plan.as_encoded_bytes())
+        .map_err(|error| format!("the plan of a load group cannot be understood: {error}"))
+        .and_then(|plan| obey(&plan));
+    match result {
+        Ok(()) => process::exit(0),
+        Err(text) => {
+            eprintln!("schedvmm: {text}");
+            process::exit(1)
+        }
+    }
+}
+
+fn obey(plan: &GroupPlan) -> Result<(), String> {
+    let shared = Shared::open(&plan.shared, &plan.spec)
+        .map_err(|error| format!("load group {}: {error}", plan.group))?;
+    let slot = shared.groups().get(plan.group as usize);
+    let slot = slot.ok_or_else(|| format!("there is no load group {}", plan.group))?;
+    run_group(plan, &shared, slot).inspect_err(|text| {
+        // The supervisor looks here when the process has ended.
+        slot.failure.set(text);
+    })
+}
+
+fn run_group(plan: &GroupPlan, shared: &Shared, slot: &GroupSlot) -> Result<(), String> {
+    die_with(plan.parent).map_err(failed("the supervisor cannot be followed"))?;
+    for procs in &plan.cgroups {
+        // "0" is the process that writes.
+        let entered = system::write_file(procs, "0");
+        entered.map_err(failed(format_args!("{} cannot be entered", procs.display())))?;
+    }
+    if plan.cookie {
+        cosched::create_cookie().map_err(failed("no cookie could be made"))?;
+    }
+    let trace = plan.trace.as_ref().map(open_trace).transpose()?;
+    if let Err(error) = lock_memory() {
+        slot.note.set(&format!("memory is not locked: {error}"));
+    }
+    let common = Common { spec: &plan.spec, shared, tsc_khz: plan.tsc_khz, trace: trace.as_ref() };
+    run_threads(&common, plan.group)
+}
+
+fn run_threads(common: &Common<'_>, group: u32) -> Result<(), String> {
+    let count = common.spec.threads_per_group;
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..count)
+            .map(|number| {
+                let body = move || run(common, group * count + number);
+                // What the trace shows as the task's name; at most 15 bytes.
+                let builder = thread::Builder::new().name(format!("load-{group}.{number}"));
+                let started = builder.stack_size(STACK_BYTES).spawn_scoped(scope, body);
+                started.map_err(failed(format_args!("thread {number} cannot be started")))
+            })
+            .collect();
+        threads.into_iter().enumerate().try_for_each(|(number, thread)| match thread?.join() {
+            Ok(result) => result.map_err(|error| format!("thread {number} {error}")),
+            Err(_) => Err(format!("thread {number} panicked, which is a defect of schedvmm")),
+        })
+    })
+}
+
+/// Turns an error into a text with what it means.
+fn failed(what: impl fmt::Display) -> impl FnOnce(io::Error) -> String {
+    move |error| format!("{what}: {error}")
+}
+
+fn open_trace(stop: &TraceStop) -> Result<TraceFiles, String> {
+    let open = |path: &Path| -> Result<File, String> {
+        let file = system::open_for_writing(path);
+        file.map_err(failed(format_args!("{} cannot be opened", path.display())))
+    };
+    Ok(TraceFiles { marker: open(&stop.marker)?, switch: open(&stop.switch)? })
+}
+
+/// Asks to be killed when the supervisor dies, which may have happened already.
+fn die_with(parent: u32) -> io::Result<()> {
+    // SAFETY: takes one integer, no pointer.
+    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if std::os::unix::process::parent_id() == parent {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("process {parent} is gone")))
+    }
+}
+
+/// Keeps what is there and what comes (the threads' stacks) in memory.
+fn lock_memory() -> io::Result<()> {
+    // SAFETY: takes one integer, no pointer.
+    let result = unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

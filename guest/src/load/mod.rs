@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The load: groups of measuring threads, each group a process of its own.
+//!
+//! [`run`] is the supervisor. It re-executes the running program once for each group (see
+//! [`group_main`]), waits until every thread stands at the start barrier, releases them all
+//! with one agreed moment to begin, and hands what they measure to an [`Observer`] while they
+//! run. Nothing here needs to be PID 1, or root.
+
+mod futex;
+mod group;
+mod shared;
+mod supervise;
+mod thread;
+
+use std::{io, path::PathBuf, time::Duration};
+
+use gaps::{record::GapRecord, tsc::Sources};
+use thiserror::Error;
+
+pub use group::{GROUP_COMMAND, TraceStop, group_main};
+pub use shared::SharedError;
+pub use supervise::run;
+
+use crate::{
+    cpus::CpuSet,
+    wire::{FailureKind, LoadReport, ThresholdHit, Tick},
+};
+
+/// What the load needs to know beside its specification.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// The program that becomes a group's process when its first argument is
+    /// [`GROUP_COMMAND`]; usually `/proc/self/exe`.
+    pub executable: PathBuf,
+    /// A directory for the shared memory: best a tmpfs.
+    pub memory: PathBuf,
+    /// What is known of the TSC frequency before the run.
+    pub tsc: Sources,
+    /// Whether each group makes itself a cookie with `prctl`.
+    pub cookie: bool,
+    /// For each group, the `cgroup.procs` files to enter; may be empty.
+    pub cgroups: Vec<Vec<PathBuf>>,
+    /// The trace to stop at a hit.
+    pub trace: Option<TraceStop>,
+}
+
+impl Surroundings {
+    /// The running program, memory in /dev/shm where there is one, and nothing else.
+    pub fn plain(kvm_khz: Option<u64>) -> Self {
+        let shm = PathBuf::from("/dev/shm");
+        Self {
+            executable: "/proc/self/exe".into(),
+            memory: if shm.is_dir() { shm } else { std::env::temp_dir() },
+            tsc: Sources::known(kvm_khz),
+            cookie: false,
+            cgroups: Vec::new(),
+            trace: None,
+        }
+    }
+}
+
+/// All threads stand at the barrier: what they found about themselves.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prepared {
+    /// Cookie of each group; 0 for none.
+    pub cookies: Vec<u64>,
+    /// Affinity of each thread, read back.
+    pub affinity: Vec<CpuSet>,
+    /// What had to be done without.
+    pub notes: Vec<String>,
+    /// TSC frequency in use, in kHz.
+    pub tsc_khz: u64,
+}
+
+/// Takes what the load gives, in the supervisor's thread.
+pub trait Observer {
+    /// Everyone is at the barrier; the last chance to do something before the load.
+    fn prepared(&mut self, prepared: &Prepared) -> io::Result<()>;
+    /// The load begins at this moment, which lies just ahead.
+    fn released(&mut self, tsc_start: u64) -> io::Result<()>;
+    /// New records of one thread, in order.
+    fn gaps(&mut self, thread: u32, records: &[GapRecord]) -> io::Result<()>;
+    /// Once a second, after that second's records.
+    fn tick(&mut self, tick: Tick) -> io::Result<()>;
+    /// A gap passed the threshold, and the load is ending.
+    fn hit(&mut self, hit: ThresholdHit) -> io::Result<()>;
+    /// Asked a few times a second: whether to end the load now.
+    fn stop_requested(&mut self) -> bool;
+    /// Processes of the load; children of the calling process that it is not to reap.
+    fn processes(&mut self, _pids: &[u32]) {}
+}
+
+/// What was measured, and what went wrong meanwhile, if anything.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Results; complete unless there is a fault.
+    pub report: LoadReport,
+    /// What ended the load before its time, other than a hit or a request.
+    pub fault: Option<LoadError>,
+}
+
+/// Why the load cannot be run, or not to its end.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The specification makes no sense here.
+    #[error("{0}")]
+    Spec(String),
+    /// This CPU has no RDTSCP.
+    #[error("this CPU has no RDTSCP instruction; the virtual machine must not mask it out")]
+    NoRdtscp,
+    /// Nothing tells the TSC frequency, not even a clock.
+    #[error("the TSC frequency cannot be found; CLOCK_MONOTONIC_RAW does not advance")]
+    NoTscFrequency,
+    /// No memory to share.
+    #[error("no memory for the results")]
+    Shared(#[from] SharedError),
+    /// A group's process cannot be started.
+    #[error("the process of group {group} cannot be started from {}", executable.display())]
+    Spawn {
+        /// Which group.
+        group: u32,
+        /// The program.
+        executable: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Threads did not get ready.
+    #[error("{} did not get ready within {} s", who.join(", "), deadline.as_secs())]
+    NotReady {
+        /// The threads.
+        who: Vec<String>,
+        /// How long they were given.
+        deadline: Duration,
+    },
+    /// Threads did not end.
+    #[error(
+        "{} did not end within {} s of being told to: the kernel does not run them",
+        who.join(", "), deadline.as_secs()
+    )]
+    NotEnded {
+        /// The threads.
+        who: Vec<String>,
+        /// How long they were given.
+        deadline: Duration,
+    },
+    /// A group's process ended before its time.
+    #[error("group {group} (process {pid}) ended early with {status}: {reason}")]
+    GroupDied {
+        /// Which group.
+        group: u32,
+        /// Its process.
+        pid: u32,
+        /// How it ended.
+        status: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The kernel gave cookies that cannot be right.
+    #[error("{0}")]
+    Cookie(String),
+    /// The observer could not take a result.
+    #[error("results cannot be handed on")]
+    Observer(#[from] io::Error),
+}
+
+impl LoadError {
+    /// Whose fault it is.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Spec(_) | Self::Shared(_) => FailureKind::Usage,
+            Self::NoTscFrequency | Self::NotReady { .. } | Self::NotEnded { .. } => {
+                FailureKind::Kernel
+            }
+            Self::Cookie(_) => FailureKind::Kernel,
+            Self::NoRdtscp | Self::Spawn { .. } | Self::GroupDied { .. } | Self::Observer(_) => {
+                FailureKind::Internal
+            }
+        }
+    }
+}

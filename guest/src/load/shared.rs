@@ -1,0 +1,488 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The memory that the load's processes and their supervisor share.
+//!
+//! A file mapping, so that it works on a kernel without memfd. It consists of atomics only
+//! and is valid when all zero, so the processes need no further protocol to trust it:
+//!
+//! ```text
+//!     Control | GroupSlot x groups | ThreadSlot x threads | RecordCell x threads x room
+//! ```
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    marker::PhantomData,
+    os::fd::AsRawFd,
+    path::Path,
+    ptr::NonNull,
+    slice,
+    sync::atomic::{
+        AtomicU8, AtomicU32, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+};
+
+use gaps::{
+    histogram::Histogram,
+    tally::{RecordCell, Tally},
+};
+use thiserror::Error;
+
+use crate::{
+    cpus::{CpuSet, MAX_CPUS},
+    job::LoadSpec,
+};
+
+/// Alignment of every part: two cache lines, because CPUs fetch them in pairs.
+const ALIGN: usize = 128;
+
+/// Why the shared memory cannot be had.
+#[derive(Debug, Error)]
+pub enum SharedError {
+    /// The size cannot even be expressed.
+    #[error(
+        "{groups} groups of {threads} threads with {records} records each do not fit into memory"
+    )]
+    TooLarge {
+        /// Groups asked for.
+        groups: u32,
+        /// Threads in each.
+        threads: u32,
+        /// Records for each thread.
+        records: u32,
+    },
+    /// It does not fit into the file system.
+    #[error(
+        "{bytes} bytes of record memory cannot be allocated; ask for fewer records or more memory"
+    )]
+    Allocate {
+        /// Size of the file.
+        bytes: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file cannot be mapped.
+    #[error("{bytes} bytes of record memory cannot be mapped")]
+    Map {
+        /// Size of the mapping.
+        bytes: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file cannot be opened.
+    #[error("the shared memory {path} cannot be opened")]
+    Open {
+        /// Its path.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A cache line pair of its own for something that others must not be slowed down by.
+#[derive(Debug, Default)]
+#[repr(C, align(128))]
+pub struct Apart<T>(pub T);
+
+/// What steers all threads.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Control {
+    /// Not 0: end now. Read by every turn of every meter, written once.
+    pub stop: Apart<AtomicU32>,
+    /// The start barrier.
+    pub gate: Apart<Gate>,
+    /// Counts what the supervisor wants to wake up for; see [`Control::announce`].
+    pub events: Apart<AtomicU32>,
+    /// The gap that ended the run.
+    pub hit: Apart<Hit>,
+}
+
+/// The start barrier: threads wait on `open`.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Gate {
+    /// Not 0 when the moments below are set.
+    pub open: AtomicU32,
+    /// Begin of the first burst, on CLOCK_MONOTONIC.
+    pub start_ns: AtomicU64,
+    /// The same moment on the TSC.
+    pub start_tsc: AtomicU64,
+}
+
+/// The gap that passed the threshold.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Hit {
+    /// Thread index + 1 of the first thread that saw one.
+    pub claimed: AtomicU32,
+    /// Not 0 when the record is complete, the trace marker written and tracing off.
+    pub published: AtomicU32,
+    /// The gap.
+    pub record: RecordCell,
+}
+
+impl Control {
+    /// Ends all bursts and all sleeps.
+    pub fn stop(&self) {
+        self.stop.0.store(1, Release);
+        super::futex::wake_all(&self.stop.0);
+    }
+
+    /// Wakes the supervisor.
+    pub fn announce(&self) {
+        self.events.0.fetch_add(1, Release);
+        super::futex::wake_all(&self.events.0);
+    }
+}
+
+/// A short text, written once.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Text {
+    length: AtomicU32,
+    bytes: [AtomicU8; Text::ROOM],
+}
+
+impl Default for Text {
+    fn default() -> Self {
+        Self { length: AtomicU32::new(0), bytes: [const { AtomicU8::new(0) }; Self::ROOM] }
+    }
+}
+
+impl Text {
+    const ROOM: usize = 508;
+
+    /// Writes the text, or as much of it as there is room for.
+    pub fn set(&self, text: &str) {
+        let mut length = 0;
+        for (cell, byte) in self.bytes.iter().zip(text.bytes()) {
+            cell.store(byte, Relaxed);
+            length += 1;
+        }
+        self.length.store(length, Release);
+    }
+
+    /// The text, if it was written.
+    pub fn get(&self) -> Option<String> {
+        let length = self.length.load(Acquire) as usize;
+        let bytes: Vec<_> = self.bytes.iter().take(length).map(|byte| byte.load(Relaxed)).collect();
+        (length > 0).then(|| String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// One group's process.
+#[derive(Debug, Default)]
+#[repr(C, align(128))]
+pub struct GroupSlot {
+    /// Why it cannot go on.
+    pub failure: Text,
+    /// What it had to do without.
+    pub note: Text,
+}
+
+/// Where a thread stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum State {
+    /// Not started.
+    Absent = 0,
+    /// Prepared, at the barrier.
+    Waiting = 1,
+    /// In the load.
+    Running = 2,
+    /// Ended; its results are complete.
+    Done = 3,
+}
+
+/// One thread.
+#[derive(Debug, Default)]
+#[repr(C, align(128))]
+pub struct ThreadSlot {
+    state: AtomicU32,
+    /// Thread ID.
+    pub tid: AtomicU32,
+    /// Cookie as the kernel reports it.
+    pub cookie: AtomicU64,
+    affinity: [AtomicU64; (MAX_CPUS / 64) as usize],
+    /// What the meter counts.
+    pub tally: Tally,
+    /// Wake-up delays in nanoseconds.
+    pub wakeup_ns: Histogram,
+    /// Longest wake-up delay in nanoseconds.
+    pub wakeup_longest_ns: AtomicU64,
+    /// Time in bursts, from planned begin to end.
+    pub busy_ticks: AtomicU64,
+    /// Bursts completed.
+    pub bursts: AtomicU64,
+    /// CPU time during the load.
+    pub cpu_time_ns: AtomicU64,
+    /// Run delay during the load, plus 1; 0 where the kernel does not tell.
+    pub run_delay_ns_plus_1: AtomicU64,
+}
+
+impl ThreadSlot {
+    /// Where the thread stands.
+    pub fn state(&self) -> State {
+        match self.state.load(Acquire) {
+            1 => State::Waiting,
+            2 => State::Running,
+            3 => State::Done,
+            _ => State::Absent,
+        }
+    }
+
+    /// Says where the thread stands; all it wrote before is visible to whoever sees it.
+    pub fn set_state(&self, state: State) {
+        self.state.store(state as u32, Release);
+    }
+
+    /// Notes the affinity read back.
+    pub fn set_affinity(&self, cpus: &CpuSet) {
+        for cpu in cpus.iter() {
+            if let Some(word) = self.affinity.get(cpu as usize / 64) {
+                word.fetch_or(1 << (cpu % 64), Relaxed);
+            }
+        }
+    }
+
+    /// The affinity read back.
+    pub fn affinity(&self) -> CpuSet {
+        let is_set = |&cpu: &u32| {
+            let word = self.affinity.get(cpu as usize / 64);
+            word.is_some_and(|word| word.load(Relaxed) & (1 << (cpu % 64)) != 0)
+        };
+        (0..MAX_CPUS).filter(is_set).collect()
+    }
+}
+
+/// Where each part of the mapping begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Layout {
+    groups: usize,
+    group_slots: usize,
+    threads: usize,
+    thread_slots: usize,
+    room: usize,
+    records: usize,
+    bytes: usize,
+}
+
+impl Layout {
+    fn of(spec: &LoadSpec) -> Option<Self> {
+        let groups = spec.groups as usize;
+        let threads = groups.checked_mul(spec.threads_per_group as usize)?;
+        let room = spec.records_per_thread as usize;
+        let group_slots = size_of::<Control>().next_multiple_of(ALIGN);
+        let thread_slots = group_slots.checked_add(groups.checked_mul(size_of::<GroupSlot>())?)?;
+        let records = thread_slots.checked_add(threads.checked_mul(size_of::<ThreadSlot>())?)?;
+        let cells = threads.checked_mul(room)?.checked_mul(size_of::<RecordCell>())?;
+        let bytes = records.checked_add(cells)?.checked_next_multiple_of(4096)?;
+        // No object may be larger than isize::MAX, which slices rely on.
+        isize::try_from(bytes).ok()?;
+        Some(Self { groups, group_slots, threads, thread_slots, room, records, bytes })
+    }
+}
+
+/// The mapping.
+#[derive(Debug)]
+pub struct Shared {
+    base: NonNull<u8>,
+    layout: Layout,
+    owns: PhantomData<Control>,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and everything in it is atomic.
+unsafe impl Send for Shared {}
+
+// SAFETY: as above: shared references give access to atomics only.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// Makes the file, with all its memory allocated, and maps it.
+    pub fn create(path: &Path, spec: &LoadSpec) -> Result<Self, SharedError> {
+        let layout = Self::layout(spec)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        let open = options.open(path);
+        let mut file = open.map_err(|source| Self::open_error(path, source))?;
+        allocate(&mut file, layout.bytes)
+            .map_err(|source| SharedError::Allocate { bytes: layout.bytes, source })?;
+        Self::map(&file, layout)
+    }
+
+    /// Maps a file that [`Shared::create`] made for the same load.
+    pub fn open(path: &Path, spec: &LoadSpec) -> Result<Self, SharedError> {
+        let layout = Self::layout(spec)?;
+        let open = OpenOptions::new().read(true).write(true).open(path);
+        let file = open.map_err(|source| Self::open_error(path, source))?;
+        let length = file.metadata().map_err(|source| Self::open_error(path, source))?.len();
+        if usize::try_from(length).ok() != Some(layout.bytes) {
+            let text = format!("it has {length} bytes where {} are expected", layout.bytes);
+            return Err(Self::open_error(path, io::Error::other(text)));
+        }
+        Self::map(&file, layout)
+    }
+
+    fn layout(spec: &LoadSpec) -> Result<Layout, SharedError> {
+        Layout::of(spec).ok_or(SharedError::TooLarge {
+            groups: spec.groups,
+            threads: spec.threads_per_group,
+            records: spec.records_per_thread,
+        })
+    }
+
+    fn open_error(path: &Path, source: io::Error) -> SharedError {
+        SharedError::Open { path: path.display().to_string(), source }
+    }
+
+    fn map(file: &File, layout: Layout) -> Result<Self, SharedError> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // Populated, so that no burst meets a page fault.
+        let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
+        let base = unsafe {
+            libc::mmap(std::ptr::null_mut(), layout.bytes, protection, flags, file.as_raw_fd(), 0)
+        };
+        let failed =
+            || SharedError::Map { bytes: layout.bytes, source: io::Error::last_os_error() };
+        if base == libc::MAP_FAILED {
+            return Err(failed());
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(failed)?;
+        Ok(Self { base, layout, owns: PhantomData })
+    }
+
+    /// What steers all threads.
+    pub fn control(&self) -> &Control {
+        self.slice::<Control>(0, 1).first().expect("the mapping begins with one")
+    }
+
+    /// One slot for each group.
+    pub fn groups(&self) -> &[GroupSlot] {
+        self.slice(self.layout.group_slots, self.layout.groups)
+    }
+
+    /// One slot for each thread, group by group.
+    pub fn threads(&self) -> &[ThreadSlot] {
+        self.slice(self.layout.thread_slots, self.layout.threads)
+    }
+
+    /// Record memory of one thread; empty for a thread that does not exist.
+    pub fn records(&self, thread: usize) -> &[RecordCell] {
+        let all = self.slice(self.layout.records, self.layout.threads * self.layout.room);
+        all.chunks(self.layout.room.max(1)).nth(thread).unwrap_or_default()
+    }
+
+    /// `T` must be one of the types of the layout, at its place.
+    fn slice<T>(&self, offset: usize, count: usize) -> &[T] {
+        assert!(offset.is_multiple_of(align_of::<T>()));
+        assert!(offset + count * size_of::<T>() <= self.layout.bytes);
+        // SAFETY: the range lies in the mapping (asserted), the mapping is page-aligned and
+        // the offset aligned (asserted), and it lives as long as `self`. All types of the
+        // layout consist of atomics, for which any bits are a value and which other threads
+        // and processes may change meanwhile.
+        unsafe { slice::from_raw_parts(self.base.add(offset).cast::<T>().as_ptr(), count) }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made with this size, and no reference outlives `self`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.layout.bytes) };
+    }
+}
+
+/// Gives the file its size with all memory allocated: a hole would become a SIGBUS in the
+/// middle of the measurement when memory runs out.
+fn allocate(file: &mut File, bytes: usize) -> io::Result<()> {
+    let length = i64::try_from(bytes).map_err(io::Error::other)?;
+    // SAFETY: no pointers; the file descriptor is open.
+    if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) } == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        // ramfs, where there is no tmpfs: its pages are allocated when they are written.
+        error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            io::copy(&mut io::Read::take(io::repeat(0), bytes as u64), file)?;
+            file.flush()
+        }
+        error => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::SleepSpec;
+    use std::time::Duration;
+
+    fn spec(groups: u32, threads_per_group: u32, records_per_thread: u32) -> LoadSpec {
+        LoadSpec {
+            groups,
+            threads_per_group,
+            cpus: vec![0],
+            busy: Duration::from_secs(1),
+            sleep: SleepSpec::Fixed(Duration::ZERO),
+            seed: 0,
+            duration: Duration::from_secs(1),
+            floor: Duration::from_micros(100),
+            threshold: None,
+            records_per_thread,
+        }
+    }
+
+    #[test]
+    fn two_mappings_of_one_file_see_each_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("shared");
+        let spec = spec(2, 3, 5);
+        let one = Shared::create(&path, &spec).unwrap();
+        let two = Shared::open(&path, &spec).unwrap();
+        assert_eq!((two.groups().len(), two.threads().len()), (2, 6));
+        assert_eq!(two.records(5).len(), 5);
+        assert_eq!(two.records(6).len(), 0);
+        two.groups()[1].failure.set("no way");
+        assert_eq!(one.groups()[1].failure.get().as_deref(), Some("no way"));
+        assert_eq!(one.groups()[0].failure.get(), None);
+        let cpus: CpuSet = "0,63-64,1023".parse().unwrap();
+        two.threads()[5].set_affinity(&cpus);
+        two.threads()[5].set_state(State::Done);
+        assert_eq!(one.threads()[5].affinity(), cpus);
+        assert_eq!(
+            (one.threads()[5].state(), one.threads()[4].state()),
+            (State::Done, State::Absent)
+        );
+        two.control().stop();
+        assert_eq!(one.control().stop.0.load(Relaxed), 1);
+        Shared::create(&path, &spec).expect_err("the file is there already");
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("shared");
+        let huge = spec(u32::MAX, u32::MAX, u32::MAX);
+        assert!(matches!(Shared::create(&path, &huge), Err(SharedError::TooLarge { .. })));
+        let large = spec(1024, 1024, u32::MAX);
+        assert!(matches!(Shared::create(&path, &large), Err(SharedError::Allocate { .. })));
+        assert!(matches!(Shared::open(&path, &spec(1, 1, 1)), Err(SharedError::Open { .. })));
+    }
+
+    #[test]
+    fn no_room_for_records_is_no_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let shared = Shared::create(&directory.path().join("shared"), &spec(1, 1, 0)).unwrap();
+        assert_eq!(shared.records(0).len(), 0);
+    }
+
+    #[test]
+    fn a_long_text_is_cut() {
+        let text = Text::default();
+        text.set(&"x".repeat(Text::ROOM + 9));
+        assert_eq!(text.get().map(|text| text.len()), Some(Text::ROOM));
+    }
+}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One measuring thread: bursts of spinning, pauses between them.
+
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    io::{self, Write as _},
+    sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release},
+    time::Duration,
+};
+
+use gaps::{
+    meter::{End, Limits, Meter, Rdtscp},
+    pauses::{Distribution, Pauses},
+    record::GapRecord,
+    tally::Recorder,
+    tsc::{self, Reading, bracket, clock_ns, ns_to_ticks, ticks_to_ns},
+};
+
+use super::{
+    futex,
+    shared::{Shared, State, ThreadSlot},
+};
+use crate::{
+    cosched,
+    cpus::CpuSet,
+    job::{LoadSpec, SleepSpec},
+};
+
+/// How long a thread waits at the barrier; the supervisor's own deadline is shorter, so
+/// this one only ends what has lost its supervisor.
+const BARRIER: Duration = Duration::from_secs(300);
+
+/// What all threads of a group share.
+pub struct Common<'a> {
+    /// The load.
+    pub spec: &'a LoadSpec,
+    /// The mapping.
+    pub shared: &'a Shared,
+    /// TSC frequency.
+    pub tsc_khz: u64,
+    /// The trace to stop at a hit.
+    pub trace: Option<&'a TraceFiles>,
+}
+
+/// Files of the tracing file system, opened before the load.
+pub struct TraceFiles {
+    /// `trace_marker`.
+    pub marker: File,
+    /// `tracing_on`.
+    pub switch: File,
+}
+
+/// Measures until the load ends. Errors are those of the preparation.
+pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
+    let slot = prepare(common, index)?;
+    let gate = &common.shared.control().gate.0;
+    slot.set_state(State::Waiting);
+    common.shared.control().announce();
+    let deadline = clock_ns(libc::CLOCK_MONOTONIC) + as_ns(BARRIER);
+    if !futex::wait(&gate.open, 0, deadline) {
+        return Err(io::Error::other("the load was never released"));
+    }
+    let delay_before = run_delay_ns();
+    let cpu_before = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
+    slot.set_state(State::Running);
+    measure(common, slot, index);
+    let cpu_time = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID).saturating_sub(cpu_before);
+    slot.cpu_time_ns.store(cpu_time, Relaxed);
+    if let (Some(before), Some(after)) = (delay_before, run_delay_ns()) {
+        slot.run_delay_ns_plus_1.store(after.saturating_sub(before) + 1, Relaxed);
+    }
+    slot.set_state(State::Done);
+    common.shared.control().announce();
+    Ok(())
+}
+
+/// Everything that may fail or take long, before the barrier.
+fn prepare<'a>(common: &Common<'a>, index: u32) -> io::Result<&'a ThreadSlot> {
+    let slot = common.shared.threads().get(index as usize);
+    let slot = slot.ok_or_else(|| io::Error::other(format!("there is no thread {index}")))?;
+    let cpus: CpuSet = common.spec.cpus.iter().copied().collect();
+    let context = |what: &str, error: io::Error| io::Error::other(format!("{what}: {error}"));
+    cpus.confine_this_thread()
+        .map_err(|error| context(&format!("cannot be pinned to CPUs {cpus}"), error))?;
+    let effective = CpuSet::of_this_thread().map_err(|error| context("affinity", error))?;
+    if effective != cpus {
+        let text = format!("is pinned to CPUs {effective} where {cpus} were asked for");
+        return Err(io::Error::other(text));
+    }
+    slot.set_affinity(&effective);
+    // SAFETY: gettid has no arguments and cannot fail.
+    let tid = unsafe { libc::gettid() };
+    slot.tid.store(tid.cast_unsigned(), Relaxed);
+    slot.cookie.store(cosched::cookie_of_this_thread().unwrap_or(0), Relaxed);
+    // The default lets the kernel wake us 50 µs late on purpose, which is no scheduling delay.
+    // SAFETY: takes one integer, no pointer.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+    Ok(slot)
+}
+
+/// A moment on both clocks at which a thread is to wake up.
+#[derive(Clone, Copy)]
+struct Planned {
+    ns: u64,
+    tsc: u64,
+}
+
+fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) {
+    let control = common.shared.control();
+    let khz = common.tsc_khz;
+    let ticks = |time: Duration| ns_to_ticks(as_ns(time), khz);
+    let spec = common.spec;
+    let cells = common.shared.records(index as usize);
+    let meter = Meter::new(
+        Recorder { tally: &slot.tally, cells, tsc_khz: khz },
+        Limits { floor_ticks: ticks(spec.floor), threshold_ticks: spec.threshold.map(ticks) },
+    );
+    let mut pauses = Pauses::new(distribution(spec.sleep), spec.seed, index);
+    let start = Planned {
+        ns: control.gate.0.start_ns.load(Acquire),
+        tsc: control.gate.0.start_tsc.load(Acquire),
+    };
+    let end = Planned {
+        ns: start.ns.saturating_add(as_ns(spec.duration)),
+        tsc: start.tsc.wrapping_add(ticks(spec.duration)),
+    };
+    let mut wake_ns = start.ns;
+    while wake_ns < end.ns && !futex::wait(&control.stop.0, 0, wake_ns) {
+        let (awake, begin_tsc) = note_wakeup(slot, wake_ns, khz);
+        // The burst is counted from the plan: waking up late costs busy time, as it would
+        // cost a real machine, and the delay is not hidden by starting over.
+        let planned_end = begin_tsc.wrapping_add(ticks(spec.busy));
+        let until = earlier(planned_end, end.tsc);
+        let (why, last) = meter.burst(&mut Rdtscp, awake, until, &control.stop.0);
+        note_burst(slot, last.tsc.wrapping_sub(begin_tsc), why);
+        match why {
+            End::Hit(record) => return hit(common, index, record),
+            End::Stopped => return,
+            End::Deadline if until == end.tsc => return,
+            End::Deadline => {}
+        }
+        wake_ns = clock_ns(libc::CLOCK_MONOTONIC).saturating_add(pauses.next_ns());
+    }
+    // Asleep across the end: live until then, as the others do.
+    futex::wait(&control.stop.0, 0, end.ns);
+}
+
+/// Takes down the wake-up delay. Returns the first reading after the wake-up, from which the
+/// meter goes on, and the planned wake-up on the TSC.
+fn note_wakeup(slot: &ThreadSlot, planned_ns: u64, khz: u64) -> (Reading, u64) {
+    // First of all the reading: whatever comes between it and the burst is the meter's.
+    let awake = tsc::read();
+    let (tsc, now_ns) = bracket(libc::CLOCK_MONOTONIC);
+    let since_awake_ns = ticks_to_ns(tsc.wrapping_sub(awake.tsc), khz);
+    let delay_ns = now_ns.saturating_sub(since_awake_ns).saturating_sub(planned_ns);
+    slot.wakeup_ns.record(delay_ns);
+    if delay_ns > slot.wakeup_longest_ns.load(Relaxed) {
+        slot.wakeup_longest_ns.store(delay_ns, Relaxed);
+    }
+    (awake, awake.tsc.wrapping_sub(ns_to_ticks(delay_ns, khz)))
+}
+
+fn note_burst(slot: &ThreadSlot, ticks: u64, why: End) {
+    slot.busy_ticks.store(slot.busy_ticks.load(Relaxed).saturating_add(ticks), Relaxed);
+    if why == End::Deadline {
+        slot.bursts.store(slot.bursts.load(Relaxed) + 1, Relaxed);
+    }
+}
+
+/// The threshold is passed: mark and stop the trace first, for it overwrites its own
+/// beginning with every microsecond that it goes on; then end the load.
+fn hit(common: &Common<'_>, index: u32, record: GapRecord) {
+    let control = common.shared.control();
+    let hit = &control.hit.0;
+    if hit.claimed.compare_exchange(0, index + 1, AcqRel, Relaxed).is_err() {
+        // Another thread was first, and ends the load.
+        return;
+    }
+    if let Some(TraceFiles { marker, switch }) = common.trace {
+        let mut text = Line::default();
+        let ns = ticks_to_ns(record.ticks(), common.tsc_khz);
+        // A line too long is cut, and a failed write leaves the trace without its marker:
+        // neither may keep the trace from being stopped.
+        let _ = write!(text, "schedvmm: gap of {ns} ns in thread {index}");
+        let _ = (&*marker).write(text.as_bytes());
+        let _ = (&*switch).write(b"0");
+    }
+    hit.record.store(record);
+    hit.published.store(1, Release);
+    control.stop();
+    control.announce();
+}
+
+/// A line on the stack: formatting without allocation.
+struct Line {
+    bytes: [u8; 96],
+    length: usize,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self { bytes: [0; 96], length: 0 }
+    }
+}
+
+impl Line {
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl std::fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.length + text.len();
+        let room = self.bytes.get_mut(self.length..end).ok_or(std::fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
+
+/// Field 2 of schedstat: nanoseconds on a run queue (Documentation/scheduler/sched-stats.rst).
+fn run_delay_ns() -> Option<u64> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+fn earlier(one: u64, other: u64) -> u64 {
+    if one.wrapping_sub(other).cast_signed() < 0 { one } else { other }
+}
+
+/// Nanoseconds of a duration; saturates after 584 years.
+pub fn as_ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn distribution(sleep: SleepSpec) -> Distribution {
+    match sleep {
+        SleepSpec::Uniform { min, max } => {
+            Distribution::Uniform { min_ns: as_ns(min), max_ns: as_ns(max) }
+        }
+        SleepSpec::Fixed(pause) => Distribution::Fixed { ns: as_ns(pause) },
+        SleepSpec::Exponential(mean) => Distribution::Exponential { mean_ns: as_ns(mean) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earlier_of_two_moments_even_across_the_wrap() {
+        assert_eq!(earlier(1, 2), 1);
+        assert_eq!(earlier(2, 1), 1);
+        assert_eq!(earlier(u64::MAX, 3), u64::MAX);
+    }
+
+    #[test]
+    fn a_line_holds_the_longest_marker_and_cuts_no_further() {
+        let mut line = Line::default();
+        write!(line, "schedvmm: gap of {} ns in thread {}", u64::MAX, u32::MAX).unwrap();
+        assert!(line.as_bytes().ends_with(b"4294967295"));
+        write!(line, "{}", "x".repeat(96)).unwrap_err();
+        assert!(line.as_bytes().ends_with(b"4294967295"));
+    }
+
+    #[test]
+    fn this_kernel_tells_its_run_delay_or_does_not() {
+        assert_eq!(run_delay_ns().is_some(), fs::exists("/proc/thread-self/schedstat").unwrap());
+    }
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What PID 1 owes its kernel: mounts, a voice before there is a channel, children reaped,
+//! and an end.
+
+use std::{
+    ffi::{CString, OsStr},
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::ffi::OsStrExt,
+    panic,
+    path::Path,
+};
+
+use thiserror::Error;
+
+use crate::{cpus::CpuSet, wire::Hello};
+
+/// A file system that could not be mounted, and that nothing works without.
+#[derive(Debug, Error)]
+#[error("{kind} cannot be mounted on {target}; the kernel needs {config}")]
+pub struct MountError {
+    kind: &'static str,
+    target: &'static str,
+    config: &'static str,
+    #[source]
+    source: io::Error,
+}
+
+struct Mount {
+    kind: &'static str,
+    target: &'static str,
+    /// The option that provides it, where nothing works without it.
+    needed: Option<&'static str>,
+}
+
+/// In this order: /sys before what lies in it, /dev before /dev/shm.
+const MOUNTS: [Mount; 8] = [
+    Mount { kind: "proc", target: "/proc", needed: Some("CONFIG_PROC_FS") },
+    Mount { kind: "sysfs", target: "/sys", needed: Some("CONFIG_SYSFS") },
+    // Without devtmpfs the few nodes we need are made by hand.
+    Mount { kind: "devtmpfs", target: "/dev", needed: None },
+    // These are directories of the initrd where there is no tmpfs.
+    Mount { kind: "tmpfs", target: "/dev/shm", needed: None },
+    Mount { kind: "tmpfs", target: "/run", needed: None },
+    Mount { kind: "tmpfs", target: "/tmp", needed: None },
+    Mount { kind: "debugfs", target: "/sys/kernel/debug", needed: None },
+    Mount { kind: "tracefs", target: "/sys/kernel/tracing", needed: None },
+];
+
+/// Mounts the file systems of a Linux user space. Missing ones that are not vital are left
+/// out: whoever needs a file in one of them reports that it is not there.
+pub fn mount_all() -> Result<(), MountError> {
+    for &Mount { kind, target, needed } in &MOUNTS {
+        // Best effort: a directory that cannot be made shows in the mount.
+        let _ = fs::create_dir_all(target);
+        match (mount(kind, Path::new(target), ""), needed) {
+            (Err(source), Some(config)) => {
+                return Err(MountError { kind, target, config, source });
+            }
+            (Ok(()), _) | (Err(_), None) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Mounts a virtual file system; one that is mounted there already is fine.
+pub fn mount(kind: &str, target: &Path, options: &str) -> io::Result<()> {
+    let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::other);
+    let kind = text(OsStr::new(kind))?;
+    let target = text(target.as_os_str())?;
+    let options = text(OsStr::new(options))?;
+    // SAFETY: all pointers are to NUL-terminated strings that live until the call returns.
+    let result = unsafe {
+        libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, options.as_ptr().cast())
+    };
+    match io::Error::last_os_error() {
+        _ if result == 0 => Ok(()),
+        error if error.raw_os_error() == Some(libc::EBUSY) => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// Makes a character device node, for a kernel without devtmpfs.
+pub fn make_node(path: &Path, major: u32, minor: u32) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let device = libc::makedev(major, minor);
+    // SAFETY: the path is a NUL-terminated string that lives until the call returns.
+    let result = unsafe { libc::mknod(path.as_ptr(), libc::S_IFCHR | 0o600, device) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Says something where the host sees it when there is no channel: the kernel log, or else
+/// the console. Must work at any time, so it reports no failure.
+pub fn say(text: &str) {
+    // /dev/kmsg is 1:11 (Documentation/admin-guide/devices.txt).
+    let _ = make_node(Path::new("/dev/kmsg"), 1, 11);
+    for path in ["/dev/kmsg", "/dev/console"] {
+        let line = format!("schedvmm: {}\n", text.replace('\n', " "));
+        let file = OpenOptions::new().write(true).open(path);
+        // One write a line: each write to the kernel log is a record of its own.
+        if file.and_then(|mut file| file.write_all(line.as_bytes())).is_ok() {
+            return;
+        }
+    }
+}
+
+/// Whatever goes wrong in PID 1 must end the machine with the reason in its log: a PID 1
+/// that just exits makes the kernel panic, and one that hangs costs the host a deadline.
+pub fn power_off_on_panic() {
+    panic::set_hook(Box::new(|info| {
+        say(&format!("agent: {info}"));
+        power_off();
+    }));
+}
+
+/// Switches the machine off.
+pub fn power_off() -> ! {
+    /// Retries, a second apart, before the agent gives up on an orderly end.
+    const ATTEMPTS: u32 = 5;
+    // SAFETY: sync has no arguments and cannot fail.
+    unsafe { libc::sync() };
+    for _ in 0..ATTEMPTS {
+        // SAFETY: reboot with these commands takes no pointer; it does not return on success.
+        unsafe { libc::reboot(libc::RB_POWER_OFF) };
+        say(&format!("power-off failed: {}", io::Error::last_os_error()));
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+    // Not PID 1, or no permission: end at least this process. For a PID 1 it is a kernel
+    // panic, which the host notices.
+    std::process::exit(1)
+}
+
+/// Reaps children of processes that are gone, which the kernel gives to PID 1.
+///
+/// `ours` are left alone: whoever started them wants their exit status.
+pub fn reap_strangers(ours: &[u32]) {
+    /// Bound for one call; the next one goes on.
+    const AT_ONCE: usize = 64;
+    for _ in 0..AT_ONCE {
+        // SAFETY: siginfo_t is plain data, for which all bits zero is a value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: the pointer is to a local that the call fills.
+        let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) };
+        // SAFETY: waitid has filled the fields of a child's signal, or left them zero.
+        let pid = unsafe { info.si_pid() };
+        let Some(stranger) = u32::try_from(pid).ok().filter(|pid| *pid != 0 && result == 0) else {
+            return;
+        };
+        if ours.contains(&stranger) {
+            return;
+        }
+        // SAFETY: no pointer but null; the child has exited, so this does not block.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
+    }
+}
+
+/// The kernel as its user space sees it; what cannot be read is left empty.
+pub fn hello(uptime_ns: u64) -> Hello {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let online = CpuSet::online().unwrap_or_default();
+    let siblings =
+        |cpu| read(&format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"));
+    Hello {
+        release: read("/proc/sys/kernel/osrelease"),
+        version: read("/proc/sys/kernel/version"),
+        cmdline: read("/proc/cmdline"),
+        cpus_online: online.to_string(),
+        siblings: online.iter().map(siblings).collect(),
+        clocksource: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        uptime_ns,
+    }
+}
+
+/// Opens a file for writing only, as most kernel files want it.
+pub fn open_for_writing(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).open(path)
+}
+
+/// Writes a kernel file in one write, as it wants to be written.
+pub fn write_file(path: &Path, text: &str) -> io::Result<()> {
+    open_for_writing(path)?.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_strangers_are_reaped() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !Path::new("/proc").join(child.id().to_string()).join("stat").exists() {
+            assert!(std::time::Instant::now() < deadline);
+        }
+        reap_strangers(&[child.id()]);
+        assert!(child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn hello_describes_this_machine() {
+        let hello = hello(7);
+        assert!(!hello.release.is_empty());
+        assert_eq!(hello.siblings.len(), CpuSet::online().unwrap().iter().count());
+        assert_eq!(hello.uptime_ns, 7);
+    }
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a virtual machine is made of: plain data and a pure check.
+
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// Most vCPUs we describe: APIC IDs up to 254 fit the MADT's local APIC entries.
+pub const MAX_CPUS: u32 = 254;
+/// Least memory in MiB: below, a 64-bit kernel and its initrd do not fit.
+pub const MIN_MEMORY_MIB: u64 = 32;
+/// Most memory in MiB: 1 TiB is far above any test guest and far below every CPU's
+/// physical address width.
+pub const MAX_MEMORY_MIB: u64 = 1 << 20;
+
+/// A virtual machine's hardware and what it boots.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Processors.
+    pub topology: Topology,
+    /// RAM in MiB.
+    pub memory_mib: u64,
+    /// KVM paravirtual features the guest sees.
+    pub pv: PvProfile,
+    /// Expose VMX or SVM.
+    pub nested: bool,
+    /// Give the guest a 16550 for its early console.
+    pub serial: bool,
+    /// Kernel command line.
+    pub cmdline: String,
+    /// How the kernel image is entered.
+    pub boot: BootMethod,
+    /// Host CPU of each vCPU; empty leaves all of them to the host's scheduler.
+    pub pins: Vec<usize>,
+}
+
+/// Processors as cores of threads, in one package.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Hardware threads per core.
+    pub threads_per_core: u32,
+}
+
+impl Topology {
+    /// Number of cores.
+    pub fn cores(self) -> u32 {
+        self.cpus / self.threads_per_core.max(1)
+    }
+}
+
+/// How the kernel is entered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BootMethod {
+    /// Unpack the bzImage's payload into guest RAM and enter the ELF; fall back to the stub
+    /// where the payload cannot be read.
+    #[default]
+    Payload,
+    /// Enter the bzImage's own 64-bit stub, which unpacks the kernel in the guest.
+    Stub,
+}
+
+/// A named set of KVM paravirtual features (CPUID leaf 0x4000_0001).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PvProfile {
+    /// Stable paravirtual clock and no I/O delays: nothing that changes what the guest's
+    /// scheduler decides.
+    #[default]
+    Clock,
+    /// All features that KVM offers, as a cloud guest sees them (steal time, paravirtual
+    /// spinlocks, TLB flushes and IPIs).
+    Cloud,
+    /// No KVM signature at all: a kernel that takes the machine for bare metal.
+    Off,
+}
+
+impl PvProfile {
+    /// Its name on the command line and in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Clock => "clock",
+            Self::Cloud => "cloud",
+            Self::Off => "off",
+        }
+    }
+}
+
+impl fmt::Display for PvProfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for PvProfile {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        [Self::Clock, Self::Cloud, Self::Off]
+            .into_iter()
+            .find(|profile| profile.name() == name)
+            .ok_or_else(|| format!("\"{name}\" is none of clock, cloud, off"))
+    }
+}
+
+/// A configuration that cannot be built on any host.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// No vCPU, or more than can be described.
+    #[error("{0} vCPUs: give 1 to {MAX_CPUS}")]
+    Cpus(u32),
+    /// Threads do not divide the vCPUs into whole cores.
+    #[error("{cpus} vCPUs do not divide into cores of {threads} threads")]
+    Threads {
+        /// vCPUs.
+        cpus: u32,
+        /// Threads per core.
+        threads: u32,
+    },
+    /// RAM out of range.
+    #[error("{0} MiB of memory: give {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB")]
+    Memory(u64),
+    /// A pin list that does not name one CPU for each vCPU.
+    #[error("{pins} host CPUs to pin to, but {cpus} vCPUs: name one for each")]
+    Pins {
+        /// CPUs named.
+        pins: usize,
+        /// vCPUs.
+        cpus: u32,
+    },
+}
+
+impl Config {
+    /// Checks what can be checked without a host.
+    ///
+    /// # Errors
+    /// The first value that no host could build.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let Topology { cpus, threads_per_core: threads } = self.topology;
+        if cpus == 0 || cpus > MAX_CPUS {
+            return Err(ConfigError::Cpus(cpus));
+        }
+        if threads == 0 || cpus % threads != 0 {
+            return Err(ConfigError::Threads { cpus, threads });
+        }
+        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
+            return Err(ConfigError::Memory(self.memory_mib));
+        }
+        if !self.pins.is_empty() && self.pins.len() != cpus as usize {
+            return Err(ConfigError::Pins { pins: self.pins.len(), cpus });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config {
+            topology: Topology { cpus: 4, threads_per_core: 2 },
+            memory_mib: 4096,
+            pv: PvProfile::Clock,
+            nested: false,
+            serial: false,
+            cmdline: String::new(),
+            boot: BootMethod::Payload,
+            pins: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn each_impossible_value_is_named() {
+        assert_eq!(config().validate(), Ok(()));
+        let topology = |cpus, threads_per_core| Config {
+            topology: Topology { cpus, threads_per_core },
+            ..config()
+        };
+        assert_eq!(topology(0, 1).validate(), Err(ConfigError::Cpus(0)));
+        assert_eq!(topology(255, 1).validate(), Err(ConfigError::Cpus(255)));
+        assert_eq!(topology(3, 2).validate(), Err(ConfigError::Threads { cpus: 3, threads: 2 }));
+        assert_eq!(topology(4, 0).validate(), Err(ConfigError::Threads { cpus: 4, threads: 0 }));
+        let memory = Config { memory_mib: 31, ..config() };
+        assert_eq!(memory.validate(), Err(ConfigError::Memory(31)));
+        let pins = Config { pins: vec![0, 1], ..config() };
+        assert_eq!(pins.validate(), Err(ConfigError::Pins { pins: 2, cpus: 4 }));
+    }
+
+    #[test]
+    fn profiles_parse_by_name() {
+        assert_eq!("cloud".parse(), Ok(PvProfile::Cloud));
+        assert!("steal".parse::<PvProfile>().is_err());
+    }
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The run loop, in layers: KVM_RUN and errno in one place, dispatch on plain data.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use crate::bus::Buses;
+use crate::devices::power::{PowerEvent, PowerSwitch};
+use crate::vcpu::dump::{self, InternalError};
+use crate::vcpu::kick::Kickable;
+use crate::vcpu::{ExitCounts, ExitReason};
+
+/// KVM_SYSTEM_EVENT_* types (Linux include/uapi/linux/kvm.h).
+const SYSTEM_EVENT_SHUTDOWN: u32 = 1;
+const SYSTEM_EVENT_RESET: u32 = 2;
+
+/// What a vCPU needs from the machine around it.
+pub struct Surroundings<'a> {
+    /// Devices.
+    pub buses: &'a Buses,
+    /// The power switch devices press.
+    pub power: &'a PowerSwitch,
+    /// Set when the machine is to stop.
+    pub stop: &'a AtomicBool,
+}
+
+/// Runs the guest until it ends, for whatever reason.
+pub fn run(vcpu: &mut VcpuFd, around: &Surroundings<'_>, counts: &mut ExitCounts) -> ExitReason {
+    let _kickable = Kickable::new(vcpu);
+    loop {
+        // In this order: see kick.rs.
+        vcpu.set_kvm_immediate_exit(0);
+        if around.stop.load(Ordering::Acquire) {
+            return ExitReason::Stopped;
+        }
+        if let Some(reason) = run_once(vcpu, around, counts) {
+            return reason;
+        }
+    }
+}
+
+/// One KVM_RUN and what follows from it.
+fn run_once(
+    vcpu: &mut VcpuFd,
+    around: &Surroundings<'_>,
+    counts: &mut ExitCounts,
+) -> Option<ExitReason> {
+    let reason = match vcpu.run() {
+        Ok(exit) => dispatch(exit, around, counts)?,
+        Err(error) => match error.errno() {
+            libc::EINTR | libc::EAGAIN => return None,
+            libc::EFAULT => ExitReason::MemoryFault { address: None },
+            errno => ExitReason::RunFailed { errno },
+        },
+    };
+    Some(match reason {
+        ExitReason::InternalError(_) => {
+            ExitReason::InternalError(InternalError::read(vcpu.get_kvm_run()))
+        }
+        other => other,
+    })
+}
+
+/// Serves one exit. `None` means: enter the guest again.
+pub fn dispatch(
+    exit: VcpuExit<'_>,
+    around: &Surroundings<'_>,
+    counts: &mut ExitCounts,
+) -> Option<ExitReason> {
+    match exit {
+        VcpuExit::IoIn(port, data) => {
+            counts.port_in += 1;
+            around.buses.pio.read(u64::from(port), data);
+            None
+        }
+        VcpuExit::IoOut(port, data) => {
+            counts.port_out += 1;
+            around.buses.pio.write(u64::from(port), data);
+            around.power.pressed().map(|event| match event {
+                PowerEvent::Off => ExitReason::PowerOff,
+                PowerEvent::Reset => ExitReason::Reset,
+            })
+        }
+        VcpuExit::MmioRead(address, data) => {
+            counts.mmio_read += 1;
+            around.buses.mmio.read(address, data);
+            None
+        }
+        VcpuExit::MmioWrite(address, data) => {
+            counts.mmio_write += 1;
+            around.buses.mmio.write(address, data);
+            None
+        }
+        other => {
+            counts.other += 1;
+            end_of(other)
+        }
+    }
+}
+
+/// Exits that are no device access.
+fn end_of(exit: VcpuExit<'_>) -> Option<ExitReason> {
+    match exit {
+        VcpuExit::Shutdown => Some(ExitReason::TripleFault),
+        VcpuExit::InternalError => Some(ExitReason::InternalError(dump::InternalError::default())),
+        VcpuExit::FailEntry(reason, cpu) => Some(ExitReason::FailedEntry { reason, cpu }),
+        VcpuExit::MemoryFault { gpa, .. } => Some(ExitReason::MemoryFault { address: Some(gpa) }),
+        VcpuExit::SystemEvent(SYSTEM_EVENT_SHUTDOWN, _) => Some(ExitReason::PowerOff),
+        VcpuExit::SystemEvent(SYSTEM_EVENT_RESET, _) => Some(ExitReason::Reset),
+        VcpuExit::SystemEvent(kind, _) => {
+            Some(ExitReason::Unexpected(format!("KVM_EXIT_SYSTEM_EVENT type {kind}")))
+        }
+        // The kernel handles these itself; seeing one means only: go on.
+        VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::IoapicEoi(_) => None,
+        other => Some(ExitReason::Unexpected(format!("{other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::devices::power::Power;
+
+    fn buses(switch: &Arc<PowerSwitch>) -> Buses {
+        let mut buses = Buses::default();
+        let power = Arc::new(Mutex::new(Power::new(switch.clone())));
+        buses.pio.insert(0x3c0, 1, power).expect("free");
+        buses
+    }
+
+    fn end(exit: VcpuExit<'_>) -> Option<ExitReason> {
+        let switch = Arc::new(PowerSwitch::default());
+        let buses = buses(&switch);
+        let stop = AtomicBool::new(false);
+        let around = Surroundings { buses: &buses, power: &switch, stop: &stop };
+        dispatch(exit, &around, &mut ExitCounts::default())
+    }
+
+    #[test]
+    fn unclaimed_reads_are_all_ones_and_go_on() {
+        let mut data = [0, 0];
+        assert_eq!(end(VcpuExit::IoIn(0x80, &mut data)), None);
+        assert_eq!(data, [0xff, 0xff]);
+        assert_eq!(end(VcpuExit::MmioRead(0xd000_0000, &mut data)), None);
+        assert_eq!(data, [0xff, 0xff]);
+        assert_eq!(end(VcpuExit::IoOut(0x80, &[1])), None);
+    }
+
+    #[test]
+    fn each_end_has_its_reason() {
+        assert_eq!(end(VcpuExit::IoOut(0x3c0, &[0x34])), Some(ExitReason::PowerOff));
+        assert_eq!(end(VcpuExit::IoOut(0x3c0, &[1])), Some(ExitReason::Reset));
+        assert_eq!(end(VcpuExit::Shutdown), Some(ExitReason::TripleFault));
+        let failed = ExitReason::FailedEntry { reason: 5, cpu: 1 };
+        assert_eq!(end(VcpuExit::FailEntry(5, 1)), Some(failed));
+        assert!(matches!(end(VcpuExit::InternalError), Some(ExitReason::InternalError(_))));
+        assert!(matches!(end(VcpuExit::Hlt), Some(ExitReason::Unexpected(_))));
+        assert!(matches!(end(VcpuExit::Unsupported(99)), Some(ExitReason::Unexpected(_))));
+        assert_eq!(end(VcpuExit::Intr), None);
+        let fault = VcpuExit::MemoryFault { flags: 0, gpa: 0x1000, size: 1 };
+        assert_eq!(end(fault), Some(ExitReason::MemoryFault { address: Some(0x1000) }));
+    }
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Named ports: what a user asks for, and what the threads share about each.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use thiserror::Error;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::control::Control;
+use super::rx::Receiver;
+use super::tx::TransmitSlot;
+
+/// Most ports of one console. The limit is ours: it bounds what a DEVICE_READY costs.
+pub const MAX_PORTS: usize = 32;
+
+/// Longest name of a port, so that a control message has a known size.
+pub const MAX_NAME_BYTES: usize = 64;
+
+/// What the guest makes of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortKind {
+    /// A console: /dev/hvc0.
+    Console,
+    /// A character device: /dev/vportNpI, name in /sys/class/virtio-ports/vportNpI/name.
+    Generic,
+}
+
+/// A port to be made.
+pub struct PortSpec {
+    /// The name by which guest and host find it.
+    pub name: String,
+    /// What it is.
+    pub kind: PortKind,
+    /// Where the guest's output goes.
+    ///
+    /// The sink of the console is written on vCPU threads and must not block; what it does not
+    /// take at once is dropped and counted. The sink of a generic port is written on the thread
+    /// of its [`PortWorker`](super::PortWorker) and may block. It gets slices of guest memory,
+    /// which the guest may change while they are read: it passes them on, or copies before it
+    /// looks at them.
+    pub sink: Box<dyn Write + Send>,
+}
+
+impl fmt::Debug for PortSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PortSpec")
+            .field("name", &self.name)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a console cannot be made.
+#[derive(Debug, Error)]
+pub enum ConsoleError {
+    /// Too few or too many ports.
+    #[error("a console has 1 to {MAX_PORTS} ports, not {0}")]
+    PortCount(usize),
+    /// The console port is missing or in the wrong place.
+    #[error("the first port, and no other, has to be the console; port {0:?} breaks this")]
+    ConsoleNotFirst(String),
+    /// A name that the guest could not show.
+    #[error("port name {0:?} is empty, longer than {MAX_NAME_BYTES} bytes, or not printable ASCII")]
+    Name(String),
+    /// Two ports of the same name.
+    #[error("port name {0:?} is used twice")]
+    DuplicateName(String),
+    /// No eventfd or timerfd: too many open files, most likely (`ulimit -n`).
+    #[error("cannot create the file descriptors of port {name:?}; is `ulimit -n` too low?")]
+    FileDescriptor {
+        /// The port.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Checks a list of ports.
+pub(super) fn check(ports: &[PortSpec]) -> Result<(), ConsoleError> {
+    if ports.is_empty() || ports.len() > MAX_PORTS {
+        return Err(ConsoleError::PortCount(ports.len()));
+    }
+    let mut names = HashSet::new();
+    for (id, port) in ports.iter().enumerate() {
+        let printable = port.name.bytes().all(|byte| byte.is_ascii_graphic());
+        if port.name.is_empty() || port.name.len() > MAX_NAME_BYTES || !printable {
+            return Err(ConsoleError::Name(port.name.clone()));
+        }
+        if !names.insert(port.name.as_str()) {
+            return Err(ConsoleError::DuplicateName(port.name.clone()));
+        }
+        if (port.kind == PortKind::Console) != (id == 0) {
+            return Err(ConsoleError::ConsoleNotFirst(port.name.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// What vCPU threads, I/O threads and the machine's owner share about one port.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) name: String,
+    pub(super) kind: PortKind,
+    /// Host to guest.
+    pub(super) receiver: Mutex<Receiver>,
+    /// Guest to host, for generic ports: the ring, when its worker is not at it.
+    pub(super) transmit: Mutex<TransmitSlot>,
+    /// Wakes the worker: ioeventfd of the transmit queue.
+    pub(super) kick: Arc<EventFd>,
+    /// What ended the port.
+    pub(super) error: OnceLock<Arc<io::Error>>,
+}
+
+impl Port {
+    pub(super) fn new(name: String, kind: PortKind) -> Result<Self, ConsoleError> {
+        let kick = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+            .map_err(|source| ConsoleError::FileDescriptor { name: name.clone(), source })?;
+        Ok(Self {
+            name,
+            kind,
+            receiver: Mutex::default(),
+            transmit: Mutex::default(),
+            kick: Arc::new(kick),
+            error: OnceLock::new(),
+        })
+    }
+
+    /// Wakes the port's worker.
+    pub(super) fn wake(&self) {
+        // Can only fail when the counter is full, that is, when the worker is woken already.
+        let _ = self.kick.write(1);
+    }
+}
+
+/// What all parts of a console share. See [`Console`](super::Console) for the order of locks.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) control: Mutex<Control>,
+    pub(super) ports: Vec<Port>,
+    pub(super) counters: Counters,
+}
+
+/// Counts of what went wrong. Only ever read by people.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    guest_errors: AtomicU64,
+    dropped_bytes: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn guest_error(&self) {
+        self.guest_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn dropped(&self, bytes: usize) {
+        self.dropped_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn guest_errors(&self) -> u64 {
+        self.guest_errors.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn dropped_bytes(&self) -> u64 {
+        self.dropped_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// Locks `mutex`, also after a thread has panicked with it: what it protects is only ever left
+/// between two whole steps, and the machine has to be able to stop in an orderly way.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Well-behaved drivers, and sinks that are not.
+
+use std::io::ErrorKind;
+
+use vm_memory::{Bytes, GuestAddress};
+
+use super::*;
+use crate::virtio::testing::{F_MULTIPORT, RAM_SEAM, Step};
+
+#[test]
+fn the_handshake_makes_named_open_ports() {
+    let bench = Bench::running();
+    assert_eq!(bench.control.stats(), ConsoleStats::default());
+    assert_eq!(bench.driver.transport.invalid_accesses(), 0);
+    assert!(!bench.control.port_open("nobody"));
+}
+
+#[test]
+fn configuration_space_tells_the_number_of_ports() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.driver.get(0x100), 80 | 25 << 16);
+    assert_eq!(bench.driver.get(0x104), 3);
+    // EMERG_WRITE is not offered.
+    bench.driver.set(0x108, u32::from(b'x'));
+    assert_eq!(bench.driver.get(0x108), 0);
+}
+
+#[test]
+fn the_driver_closes_a_port() {
+    let mut bench = Bench::running();
+    bench.say(1, PORT_OPEN, 0);
+    assert!(!bench.control.port_open("control"));
+    assert!(bench.control.port_open("bulk"));
+}
+
+#[test]
+fn console_output_is_taken_within_the_exit() {
+    let mut bench = Bench::running();
+    for line in ["Linux version 6.12\n", "Run /init\n"] {
+        let head = bench.driver.send(TX0, line.as_bytes());
+        // hvc spins for this.
+        assert_eq!(bench.driver.used(TX0), Some((head, 0)));
+    }
+    assert_eq!(bench.sinks[0].taken(), b"Linux version 6.12\nRun /init\n");
+}
+
+#[test]
+fn console_output_that_its_sink_does_not_take_is_dropped_and_counted() {
+    let mut bench = Bench::running();
+    bench.sinks[0].plan([Step::Take(2), Step::Fail(ErrorKind::WouldBlock)]);
+    for text in [b"12345", b"abcde", b"vwxyz"] {
+        let head = bench.driver.send(TX0, text);
+        assert_eq!(bench.driver.used(TX0), Some((head, 0)));
+    }
+    assert_eq!(bench.sinks[0].taken(), b"12vwxyz");
+    assert_eq!(bench.control.stats().dropped_bytes, 8);
+}
+
+#[test]
+fn a_driver_without_multiport_has_a_console_all_the_same() {
+    let mut bench = Bench::new();
+    bench.driver.start(ALL_FEATURES & !F_MULTIPORT);
+    bench.driver.send(TX0, b"plain");
+    assert_eq!(bench.sinks[0].taken(), b"plain");
+    bench.driver.post_receive(RX0, 64);
+    bench.control.send("console", b"typed").unwrap();
+    assert_eq!(bench.driver.received(RX0).unwrap(), b"typed");
+    // Nobody serves the other queues.
+    bench.driver.send(TX1, b"lost");
+    bench.work();
+    assert_eq!(bench.driver.used(TX1), None);
+}
+
+#[test]
+fn generic_output_goes_to_its_own_sink_in_order() {
+    let mut bench = Bench::running();
+    for n in 0..200u8 {
+        bench.driver.send(TX1, &[n; 3]);
+        bench.driver.send(TX2, &[n]);
+    }
+    assert!(!bench.control.drained("bulk"));
+    bench.work();
+    let expected: Vec<u8> = (0..200).collect();
+    assert_eq!(bench.sinks[2].taken(), expected);
+    assert_eq!(bench.sinks[1].taken().len(), 600);
+    for _ in 0..200 {
+        assert!(bench.driver.used(TX2).is_some_and(|(_, length)| length == 0));
+    }
+    assert!(bench.control.drained("bulk") && bench.control.drained("control"));
+    assert!(bench.sinks[0].taken().is_empty());
+}
+
+#[test]
+fn chains_of_many_descriptors_direct_and_indirect_are_written_at_once() {
+    let mut bench = Bench::running();
+    let base = Driver::buffers(TX2);
+    let text: Vec<u8> = (0..=255).cycle().take(40_000).collect();
+    bench.driver.ram.write_slice(&text, GuestAddress(base)).unwrap();
+    bench.driver.post(TX2, &[(base, 10, 0), (base + 10, 0, 0), (base + 10, 90, 0)]);
+    let pieces: Vec<_> = (0..399).map(|n| (base + 100 + 100 * n, 100, 0)).collect();
+    bench.driver.post_indirect(TX2, base + 0x2_0000, &pieces);
+    bench.driver.kick_always(TX2);
+    bench.work();
+    assert_eq!(bench.sinks[2].taken(), text);
+    assert_eq!(*bench.sinks[2].slices.lock().unwrap(), 401);
+    assert_eq!(bench.control.stats(), ConsoleStats::default());
+}
+
+#[test]
+fn a_chain_longer_than_one_write_takes_several() {
+    let mut bench = Bench::running();
+    let base = Driver::buffers(TX2);
+    let pieces: Vec<_> = (0..5000).map(|n| (base + n, 1, 0)).collect();
+    bench.driver.post_indirect(TX2, base + 0x2_0000, &pieces);
+    bench.driver.kick_always(TX2);
+    bench.work();
+    assert_eq!(bench.sinks[2].taken().len(), 5000);
+    assert_eq!(*bench.sinks[2].slices.lock().unwrap(), 1024);
+    assert!(bench.driver.used(TX2).is_some());
+    assert!(bench.driver.used(TX2).is_none());
+}
+
+#[test]
+fn a_buffer_may_lie_in_two_regions_of_ram() {
+    let mut bench = Bench::running();
+    let at = RAM_SEAM - 3;
+    bench.driver.ram.write_slice(b"across", GuestAddress(at)).unwrap();
+    bench.driver.post(TX1, &[(at, 6, 0)]);
+    bench.driver.kick(TX1);
+    bench.driver.post(TX0, &[(at, 6, 0)]);
+    bench.driver.kick(TX0);
+    bench.work();
+    assert_eq!(bench.sinks[1].taken(), b"across");
+    assert_eq!(bench.sinks[0].taken(), b"across");
+}
+
+#[test]
+fn short_writes_lose_and_repeat_nothing() {
+    let mut bench = Bench::running();
+    bench.sinks[2].plan((0..100).map(|n| Step::Take(1 + n % 7)));
+    let mut expected = Vec::new();
+    for n in 0..60u8 {
+        let text = vec![n; usize::from(n % 9)];
+        bench.driver.send(TX2, &text);
+        expected.extend(text);
+    }
+    bench.work();
+    assert_eq!(bench.sinks[2].taken(), expected);
+    for _ in 0..60 {
+        assert!(bench.driver.used(TX2).is_some());
+    }
+    assert!(bench.control.drained("bulk"));
+}
+
+#[test]
+fn a_full_sink_is_tried_again() {
+    let mut bench = Bench::running();
+    let full = Step::Fail(ErrorKind::WouldBlock);
+    bench.sinks[1].plan([Step::Take(3), full, full, Step::Fail(ErrorKind::Interrupted)]);
+    bench.driver.send(TX1, b"patience");
+    bench.work();
+    assert_eq!(bench.sinks[1].taken(), b"pat");
+    assert_eq!(bench.driver.used(TX1), None);
+    assert!(!bench.control.drained("control"));
+    bench.work_with_retries();
+    assert_eq!(bench.sinks[1].taken(), b"patience");
+    assert!(bench.driver.used(TX1).is_some());
+    assert!(bench.control.port_error("control").is_none());
+}
+
+#[test]
+fn a_sink_that_fails_closes_its_port_and_no_other() {
+    let mut bench = Bench::running();
+    bench.sinks[2].plan([Step::Take(4), Step::Fail(ErrorKind::StorageFull)]);
+    bench.driver.send(TX2, b"lost and found");
+    bench.work();
+    assert_eq!(bench.heard(), Some((2, PORT_OPEN, 0, String::new())));
+    let error = bench.control.port_error("bulk").unwrap();
+    assert_eq!(error.kind(), ErrorKind::StorageFull);
+    // The guest's writers are not left waiting for buffers.
+    bench.driver.send(TX2, b"more");
+    bench.work();
+    assert!(bench.driver.used(TX2).is_some() && bench.driver.used(TX2).is_some());
+    assert_eq!(bench.sinks[2].taken(), b"lost");
+    assert_eq!(bench.control.stats().dropped_bytes, 14);
+    assert!(bench.control.drained("bulk"));
+    bench.driver.send(TX1, b"alive");
+    bench.work();
+    assert_eq!(bench.sinks[1].taken(), b"alive");
+    // A new driver finds the port closed.
+    bench.driver.start(ALL_FEATURES);
+    for _ in 0..8 {
+        bench.driver.post_receive(CTL_RX, 4096);
+    }
+    bench.say(2, PORT_READY, 1);
+    assert_eq!(bench.heard(), Some((2, PORT_NAME, 1, "bulk".to_owned())));
+    assert_eq!(bench.heard(), Some((2, PORT_OPEN, 0, String::new())));
+}
+
+#[test]
+fn a_sink_that_takes_nothing_is_an_error_not_a_loop() {
+    let mut bench = Bench::running();
+    bench.sinks[1].plan([Step::Take(0)]);
+    bench.driver.send(TX1, b"x");
+    bench.work();
+    assert_eq!(bench.control.port_error("control").unwrap().kind(), ErrorKind::WriteZero);
+}
+
+#[test]
+fn input_waits_for_an_open_port_and_for_buffers() {
+    let mut bench = Bench::new();
+    bench.control.send("control", b"early ").unwrap();
+    bench.driver.start(ALL_FEATURES);
+    for _ in 0..4 {
+        bench.driver.post_receive(RX1, 8);
+    }
+    assert_eq!(bench.driver.received(RX1), None);
+    bench.shake_hands();
+    assert_eq!(bench.driver.received(RX1).unwrap(), b"early ");
+    bench.control.send("control", b"0123456789abcdefghijklmnopqrstuvwxyz").unwrap();
+    for part in ["01234567", "89abcdef", "ghijklmn"] {
+        assert_eq!(bench.driver.received(RX1).unwrap(), part.as_bytes());
+    }
+    assert_eq!(bench.driver.received(RX1), None);
+    assert_eq!(bench.control.pending("control"), 12);
+    // The device has asked for this notification, because it has more.
+    bench.driver.post_receive(RX1, 100);
+    assert_eq!(bench.driver.received(RX1).unwrap(), b"opqrstuvwxyz");
+    assert_eq!(bench.control.pending("control"), 0);
+}
+
+#[test]
+fn input_is_bounded_and_taken_whole_or_not_at_all() {
+    let bench = Bench::new();
+    let half = vec![1; MAX_PENDING_BYTES / 2];
+    bench.control.send("bulk", &half).unwrap();
+    bench.control.send("bulk", &half[1..]).unwrap();
+    let error = SendError::Full { port: "bulk".to_owned(), pending: MAX_PENDING_BYTES - 1 };
+    assert_eq!(bench.control.send("bulk", &[1, 2]), Err(error));
+    bench.control.send("bulk", &[1]).unwrap();
+    let unknown = SendError::UnknownPort("nobody".to_owned());
+    assert_eq!(bench.control.send("nobody", &[1]), Err(unknown));
+}
+
+#[test]
+fn reset_in_the_middle_and_a_new_driver_start_afresh() {
+    let mut bench = Bench::running();
+    bench.sinks[2].plan([Step::Take(3), Step::Fail(ErrorKind::WouldBlock)]);
+    bench.driver.send(TX2, b"half of this");
+    bench.work();
+    bench.control.send("control", b"kept").unwrap();
+    for _ in 0..5 {
+        bench.driver.start(ALL_FEATURES);
+        assert!(!bench.control.port_open("control"));
+        bench.work_with_retries();
+        // The chain of the old driver is not returned to the new one.
+        assert_eq!(bench.driver.used(TX2), None);
+        bench.shake_hands();
+        bench.driver.send(TX2, b"+");
+        bench.work();
+        assert!(bench.driver.used(TX2).is_some());
+    }
+    assert_eq!(bench.sinks[2].taken(), b"hal+++++");
+    bench.driver.post_receive(RX1, 64);
+    assert_eq!(bench.driver.received(RX1).unwrap(), b"kept");
+    bench.driver.set(0x70, 0);
+    bench.driver.set(0x70, 0);
+    assert!(bench.control.drained("bulk"));
+}
+
+#[test]
+fn a_kick_before_activation_is_made_up_for() {
+    let mut bench = Bench::new();
+    assert!(bench.driver.negotiate(ALL_FEATURES));
+    bench.driver.set_up_queues();
+    // Two vCPUs: one posts and kicks, the other is about to write DRIVER_OK.
+    for queue in [TX0, TX2] {
+        bench.driver.send(queue, b"early bird");
+    }
+    bench.work();
+    bench.driver.set(0x70, 15);
+    bench.work();
+    assert_eq!(bench.sinks[0].taken(), b"early bird");
+    assert_eq!(bench.sinks[2].taken(), b"early bird");
+}
+
+#[test]
+fn event_idx_spares_interrupts_and_kicks() {
+    let mut bench = Bench::running();
+    let (raised, kicks) = (bench.driver.interrupt.raised(), bench.driver.kicks);
+    for _ in 0..200 {
+        bench.driver.send(TX2, b"quiet");
+    }
+    bench.work();
+    // 200 chains were one notification, and one interrupt: the driver has seen none of them.
+    assert_eq!(bench.driver.kicks - kicks, 1);
+    assert_eq!(bench.driver.interrupt.raised() - raised, 1);
+    // Work that returns nothing interrupts nobody.
+    bench.driver.kick_always(TX2);
+    bench.driver.kick_always(TX0);
+    bench.work();
+    assert_eq!(bench.driver.interrupt.raised() - raised, 1);
+}
+
+#[test]
+fn receive_buffers_cost_no_exits_while_there_is_nothing_to_receive() {
+    let mut bench = Bench::running();
+    let kicks = bench.driver.kicks;
+    for _ in 0..16 {
+        bench.driver.post_receive(RX1, 4096);
+    }
+    // One for the first, as avail_event starts at zero.
+    assert_eq!(bench.driver.kicks - kicks, 1);
+}
+
+#[test]
+fn without_event_idx_the_flag_suppresses_interrupts() {
+    let mut bench = Bench::new();
+    bench.driver.start(ALL_FEATURES & !(1 << 29));
+    bench.driver.send(TX0, b"a");
+    assert_eq!(bench.driver.interrupt.raised(), 1);
+    let flags = GuestAddress(bench.driver.queues[TX0].avail);
+    bench.driver.ram.write_obj(1u16, flags).unwrap();
+    bench.driver.send(TX0, b"b");
+    assert_eq!(bench.driver.interrupt.raised(), 1);
+    assert_eq!(bench.sinks[0].taken(), b"ab");
+}

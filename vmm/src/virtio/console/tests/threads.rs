@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Workers on threads of their own, as in a machine: no lost wake-ups, no waiting for a sink.
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::*;
+
+/// Waits for the device's interrupt as a sleeping writer does: a lost one fails the test.
+fn wait_for_interrupt(driver: &Driver) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while driver.interrupt.event().read().is_err() {
+        assert!(Instant::now() < deadline, "the interrupt was lost");
+        thread::yield_now();
+    }
+}
+
+fn spawn(worker: PortWorker) {
+    thread::spawn(move || {
+        let mut events = EventManager::new().unwrap();
+        events.add_subscriber(worker);
+        loop {
+            events.run().unwrap();
+        }
+    });
+}
+
+#[test]
+fn no_wake_up_is_lost_in_either_direction() {
+    let sinks: Vec<_> = (0..3).map(|_| TestSink::default()).collect();
+    let handles = Console::new(specs(&sinks)).unwrap();
+    handles.workers.into_iter().for_each(spawn);
+    let mut driver = Driver::new(Box::new(handles.console));
+    driver.start(ALL_FEATURES);
+    let size = driver.queues[TX2].size;
+    let mut expected = Vec::new();
+    let mut in_flight = 0;
+    for n in 0..100_000u32 {
+        while in_flight == size {
+            // Look, then sleep: what the driver does under its lock.
+            while driver.used(TX2).is_some() {
+                in_flight -= 1;
+            }
+            if in_flight == size {
+                wait_for_interrupt(&driver);
+            }
+        }
+        driver.send(TX2, &n.to_le_bytes());
+        expected.extend(n.to_le_bytes());
+        in_flight += 1;
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !handles.control.drained("bulk") {
+        assert!(Instant::now() < deadline, "the last kick was lost");
+        thread::yield_now();
+    }
+    assert!(sinks[2].taken() == expected);
+}
+
+/// A sink that says when it is entered, and stays until told to go on.
+struct Gate {
+    entered: Sender<()>,
+    go_on: Receiver<()>,
+}
+
+impl Write for Gate {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.entered.send(()).unwrap();
+        self.go_on.recv().unwrap();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_sink_that_hangs_stops_nobody_else_not_even_a_reset() {
+    let sinks: Vec<_> = (0..3).map(|_| TestSink::default()).collect();
+    let (entered, wait_entered) = channel();
+    let (let_go, go_on) = channel();
+    let mut specs = specs(&sinks);
+    specs[2].sink = Box::new(Gate { entered, go_on });
+    let handles = Console::new(specs).unwrap();
+    let mut bench = Bench {
+        driver: Driver::new(Box::new(handles.console)),
+        control: handles.control,
+        events: EventManager::new().unwrap(),
+        sinks,
+    };
+    for worker in handles.workers {
+        if worker.name() == "bulk" {
+            spawn(worker);
+        } else {
+            bench.events.add_subscriber(worker);
+        }
+    }
+    bench.driver.start(ALL_FEATURES);
+    bench.shake_hands();
+    bench.driver.send(TX2, b"stuck");
+    wait_entered.recv().unwrap();
+    // All of this happens while the worker sits in its write.
+    bench.driver.send(TX0, b"console");
+    bench.driver.send(TX1, b"control");
+    bench.work();
+    assert_eq!(bench.sinks[0].taken(), b"console");
+    assert_eq!(bench.sinks[1].taken(), b"control");
+    bench.say(2, PORT_OPEN, 0);
+    bench.driver.send(TX2, b"waiting");
+    assert!(!bench.control.drained("bulk"));
+    bench.driver.start(ALL_FEATURES);
+    bench.shake_hands();
+    assert!(bench.control.drained("bulk"));
+    bench.driver.send(TX2, b"new");
+    // The old write ends; its chain must not show up in the new ring.
+    let_go.send(()).unwrap();
+    wait_entered.recv().unwrap();
+    assert_eq!(bench.driver.used(TX2), None);
+    let_go.send(()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !bench.control.drained("bulk") {
+        assert!(Instant::now() < deadline);
+        thread::yield_now();
+    }
+    assert!(bench.driver.used(TX2).is_some());
+    assert_eq!(bench.driver.used(TX2), None);
+}

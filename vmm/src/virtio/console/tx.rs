@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Guest to host: the console's output inline, the other ports' on threads of their own.
+//!
+//! hvc spins with interrupts off until its 16 bytes are consumed (__send_to_port in
+//! drivers/char/virtio_console.c). Handing them to a thread would make the guest wait for the
+//! host's scheduler, the very thing we measure. So the vCPU that rings the bell copies them to
+//! memory itself: one exit, no wake-up.
+//!
+//! A generic port carries bulk data to a sink that may block. Its [`PortWorker`] owns the sink;
+//! the ring stays in a [`TransmitSlot`] that is locked for moments only, never across a write.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use event_manager::{EventOps, Events, MutEventSubscriber};
+use vm_memory::Bytes;
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::batch::Batch;
+use super::port::{Counters, Port, Shared, lock};
+use crate::virtio::ring::{Chain, Ring};
+
+/// Most chains of the console handled for one notification, most descriptors of each, and most
+/// bytes of each: a vCPU in our hands cannot be stopped, so a bell never means much work. Linux
+/// sends one chain of 16 bytes; the rest of a longer one is dropped and counted.
+const MAX_INLINE_CHAINS: usize = 256;
+const MAX_INLINE_DESCRIPTORS: usize = 32;
+const MAX_INLINE_CHAIN_BYTES: usize = 64 << 10;
+
+/// Chains that a worker takes before it lets others on its thread have their turn.
+const CHAINS_PER_WAKE: usize = 64;
+
+/// How long a worker waits when its sink would block.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// The console's output. Lives in the device, on vCPU threads.
+pub(super) struct ConsoleOutput {
+    ring: Option<Ring>,
+    sink: Box<dyn Write + Send>,
+}
+
+impl ConsoleOutput {
+    pub(super) fn new(sink: Box<dyn Write + Send>) -> Self {
+        Self { ring: None, sink }
+    }
+
+    pub(super) fn attach(&mut self, ring: Option<Ring>) {
+        self.ring = ring;
+    }
+
+    /// Moves what the guest has printed to the sink.
+    pub(super) fn drain(&mut self, counters: &Counters) {
+        let Some(ring) = self.ring.as_mut() else { return };
+        for _ in 0..MAX_INLINE_CHAINS {
+            let Some(chain) = ring.pop_or_wait() else { break };
+            let head = chain.head_index();
+            copy_out(&chain, self.sink.as_mut(), counters);
+            ring.complete(head, 0);
+        }
+        ring.notify_driver();
+    }
+}
+
+impl fmt::Debug for ConsoleOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsoleOutput").field("ring", &self.ring).finish_non_exhaustive()
+    }
+}
+
+/// Copies the readable part of `chain` to `sink` by way of the stack: these are short, and a
+/// sink in memory must not see bytes that the guest still changes.
+fn copy_out(chain: &Chain, sink: &mut dyn Write, counters: &Counters) {
+    let ram = chain.memory();
+    let mut budget = MAX_INLINE_CHAIN_BYTES;
+    let mut buffer = [0; 1024];
+    for descriptor in chain.clone().readable().take(MAX_INLINE_DESCRIPTORS) {
+        let mut address = descriptor.addr();
+        let mut left = descriptor.len() as usize;
+        while left > 0 {
+            let wanted = left.min(buffer.len()).min(budget);
+            let read = ram.read(&mut buffer[..wanted], address).unwrap_or(0);
+            if read == 0 {
+                counters.guest_error();
+                counters.dropped(left);
+                return;
+            }
+            let taken = sink.write(&buffer[..read]).unwrap_or(0).min(read);
+            counters.dropped(read - taken);
+            budget -= read;
+            left -= read;
+            address.0 = address.0.wrapping_add(read as u64);
+        }
+    }
+}
+
+/// The transmit ring of a generic port, between the thread that resets the device and the one
+/// that works through the ring.
+#[derive(Debug, Default)]
+pub(super) struct TransmitSlot {
+    ring: Option<Ring>,
+    /// Changes with every reset and activation: chains of another generation are not returned.
+    generation: u64,
+    /// Chains that the worker has popped and not yet returned.
+    in_flight: usize,
+}
+
+impl TransmitSlot {
+    /// The driver is ready (or gone: `None`). Chains in flight are the worker's to forget.
+    pub(super) fn replace(&mut self, ring: Option<Ring>) {
+        self.ring = ring;
+        self.generation += 1;
+        self.in_flight = 0;
+    }
+
+    /// Whether all that the guest has sent was written.
+    pub(super) fn drained(&self) -> bool {
+        self.in_flight == 0 && self.ring.as_ref().is_none_or(Ring::is_empty)
+    }
+}
+
+/// The I/O side of one generic port: add it to the [`EventManager`](event_manager::EventManager)
+/// of the thread that shall write to the port's sink.
+pub struct PortWorker {
+    shared: Arc<Shared>,
+    id: usize,
+    sink: Box<dyn Write + Send>,
+    retry: TimerFd,
+    batch: Batch,
+    generation: u64,
+    failed: bool,
+}
+
+/// What became of one round of work.
+enum Round {
+    /// The ring is empty, and the driver will notify us.
+    Idle,
+    /// The sink is full.
+    Blocked,
+    /// So many chains were returned.
+    Moved(usize),
+}
+
+impl PortWorker {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        id: usize,
+        sink: Box<dyn Write + Send>,
+        retry: TimerFd,
+    ) -> Self {
+        let batch = Batch::default();
+        Self { shared, id, sink, retry, batch, generation: 0, failed: false }
+    }
+
+    /// The name of the port.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.port().name
+    }
+
+    fn port(&self) -> &Port {
+        &self.shared.ports[self.id]
+    }
+
+    /// Works until the ring is empty, the sink is full, or it is the others' turn.
+    fn serve(&mut self) {
+        let mut budget = CHAINS_PER_WAKE;
+        while budget > 0 {
+            match self.round() {
+                Round::Idle => return,
+                Round::Blocked => {
+                    if let Err(error) = self.retry.reset(RETRY, None) {
+                        self.fail(io::Error::from(error));
+                        continue;
+                    }
+                    return;
+                }
+                // A round of a long chain returns none and is work all the same.
+                Round::Moved(chains) => budget = budget.saturating_sub(chains.max(1)),
+            }
+        }
+        self.port().wake();
+    }
+
+    /// Takes chains, writes once, returns the chains that are done.
+    fn round(&mut self) -> Round {
+        self.take_chains();
+        if self.batch.is_empty() {
+            return Round::Idle;
+        }
+        let written = if self.failed {
+            self.shared.counters.dropped(self.batch.discard(&self.shared.counters));
+            Ok(())
+        } else {
+            self.batch.write_to(self.sink.as_mut(), &self.shared.counters)
+        };
+        let moved = self.return_chains();
+        match written {
+            Ok(()) => Round::Moved(moved),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Round::Moved(moved),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Round::Blocked,
+            Err(error) => {
+                self.fail(error);
+                Round::Moved(moved)
+            }
+        }
+    }
+
+    /// Fills the batch from the ring. Leaves with an empty batch only after the driver was
+    /// asked for a notification and no chain had slipped in before.
+    fn take_chains(&mut self) {
+        let mut slot = lock(&self.shared.ports[self.id].transmit);
+        if slot.generation != self.generation {
+            self.batch.clear();
+            self.generation = slot.generation;
+        }
+        let Some(ring) = slot.ring.as_mut() else { return };
+        while self.batch.open_chains() < CHAINS_PER_WAKE {
+            let chain = if self.batch.is_empty() { ring.pop_or_wait() } else { ring.pop() };
+            let Some(chain) = chain else { break };
+            self.batch.push(chain, ring.ram());
+        }
+        slot.in_flight = self.batch.open_chains();
+    }
+
+    /// Returns the chains that are done, unless a reset has taken them from us.
+    fn return_chains(&mut self) -> usize {
+        let mut slot = lock(&self.shared.ports[self.id].transmit);
+        if slot.generation != self.generation {
+            self.batch.clear();
+            return 0;
+        }
+        let mut returned = 0;
+        if let Some(ring) = slot.ring.as_mut() {
+            while let Some(head) = self.batch.pop_finished() {
+                ring.complete(head, 0);
+                returned += 1;
+            }
+            ring.notify_driver();
+        }
+        slot.in_flight = self.batch.open_chains();
+        returned
+    }
+
+    /// The sink is lost: remembers why, tells the guest, and from now on discards.
+    fn fail(&mut self, error: io::Error) {
+        self.failed = true;
+        let port = &self.shared.ports[self.id];
+        // The first error is the one that counts.
+        let _ = port.error.set(Arc::new(error));
+        lock(&self.shared.control).close(self.id, &self.shared.ports, &self.shared.counters);
+    }
+}
+
+/// Which of a worker's descriptors an event is about.
+const KICK: u32 = 0;
+const RETRY_TIMER: u32 = 1;
+
+impl MutEventSubscriber for PortWorker {
+    fn process(&mut self, events: Events, _: &mut EventOps) {
+        // Both are only wake-ups: an error here means that another read has emptied them.
+        if events.data() == RETRY_TIMER {
+            let _ = self.retry.clear();
+        } else {
+            let _ = self.port().kick.read();
+        }
+        self.serve();
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        let kick = Events::with_data(self.port().kick.as_ref(), KICK, EventSet::IN);
+        let retry = Events::with_data(&self.retry, RETRY_TIMER, EventSet::IN);
+        if let Err(error) = ops.add(kick).and_then(|()| ops.add(retry)) {
+            self.fail(io::Error::other(error));
+        }
+    }
+}
+
+impl fmt::Debug for PortWorker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PortWorker").field("name", &self.name()).finish_non_exhaustive()
+    }
+}

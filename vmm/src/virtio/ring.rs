@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A queue in use: the split virtqueue of virtio 1.2, section 2.7, seen from the device.
+//!
+//! [`virtio_queue::Queue`] does the ring arithmetic. [`Ring`] adds what every user needs beside
+//! it: the memory, the interrupt, and one answer to a driver that breaks the rules. A broken
+//! ring yields nothing any more and the device asks for a reset; the other rings live on.
+
+use std::num::Wrapping;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::interrupt::Interrupt;
+use crate::memory::GuestRam;
+
+/// A descriptor chain that keeps the memory it points into alive.
+///
+/// Walking one always ends: the crate bounds it by the size of its table, 65,535 at most.
+pub type Chain = DescriptorChain<Arc<GuestRam>>;
+
+/// VRING_AVAIL_F_NO_INTERRUPT: "do not interrupt me" without EVENT_IDX (virtio 1.2, 2.7.6).
+const AVAIL_F_NO_INTERRUPT: u16 = 1;
+
+/// How many descriptors of a chain [`gather`] and [`scatter`] look at. The Linux console driver
+/// puts a message or buffer into one, and at most two when it crosses a page.
+const MAX_SMALL_DESCRIPTORS: usize = 32;
+
+/// A validated queue, from DRIVER_OK until reset.
+#[derive(Debug)]
+pub struct Ring {
+    queue: Queue,
+    ram: Arc<GuestRam>,
+    interrupt: Interrupt,
+    used_advanced: bool,
+    broken: bool,
+}
+
+impl Ring {
+    /// Puts a queue to use that has been checked to lie in `ram`.
+    pub(super) fn new(queue: Queue, ram: Arc<GuestRam>, interrupt: Interrupt) -> Self {
+        Self { queue, ram, interrupt, used_advanced: false, broken: false }
+    }
+
+    /// The memory that the chains point into.
+    #[must_use]
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.ram
+    }
+
+    /// The next chain that the driver has made available.
+    pub fn pop(&mut self) -> Option<Chain> {
+        if self.broken {
+            return None;
+        }
+        // `iter` compares the driver's index with ours: a jump by more than the size of the
+        // queue is an error here, and otherwise the number of chains is bounded by that size.
+        let Ok(mut available) = self.queue.iter(Arc::clone(&self.ram)) else {
+            self.fail();
+            return None;
+        };
+        let chain = available.next()?;
+        if chain.head_index() >= self.queue.size() {
+            self.fail();
+            return None;
+        }
+        Some(chain)
+    }
+
+    /// As [`pop`](Self::pop); when there is none, asks the driver to notify us of the next.
+    pub fn pop_or_wait(&mut self) -> Option<Chain> {
+        self.pop().or_else(|| if self.wait() { self.pop() } else { None })
+    }
+
+    /// Asks the driver for a notification. True if buffers have arrived in the meantime: the
+    /// notification for those will not come, so the caller has to look again.
+    pub fn wait(&mut self) -> bool {
+        if self.broken {
+            return false;
+        }
+        self.queue.enable_notification(self.ram.as_ref()).unwrap_or_else(|_| {
+            self.fail();
+            false
+        })
+    }
+
+    /// Returns the chain that starts at `head`, with `written` bytes written into it.
+    pub fn complete(&mut self, head: u16, written: u32) {
+        if self.broken {
+            return;
+        }
+        match self.queue.add_used(self.ram.as_ref(), head, written) {
+            Ok(()) => self.used_advanced = true,
+            Err(_) => self.fail(),
+        }
+    }
+
+    /// Interrupts the driver, if chains were returned since the last call and it wants to know.
+    pub fn notify_driver(&mut self) {
+        if self.broken || !std::mem::take(&mut self.used_advanced) {
+            return;
+        }
+        if self.interrupt_suppressed() {
+            return;
+        }
+        match self.queue.needs_notification(self.ram.as_ref()) {
+            Ok(true) => self.interrupt.used_buffers(),
+            Ok(false) => {}
+            Err(_) => self.fail(),
+        }
+    }
+
+    /// Whether every chain that the driver has made available was popped.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.broken
+            || self
+                .queue
+                .avail_idx(self.ram.as_ref(), Ordering::Acquire)
+                .is_ok_and(|index| index == Wrapping(self.queue.next_avail()))
+    }
+
+    /// The flag is for drivers without EVENT_IDX. `needs_notification` does not know it.
+    fn interrupt_suppressed(&self) -> bool {
+        !self.queue.event_idx_enabled()
+            && self
+                .ram
+                .load::<u16>(GuestAddress(self.queue.avail_ring()), Ordering::Acquire)
+                .is_ok_and(|flags| u16::from_le(flags) & AVAIL_F_NO_INTERRUPT != 0)
+    }
+
+    fn fail(&mut self) {
+        self.broken = true;
+        self.interrupt.device_needs_reset();
+    }
+}
+
+/// Copies the readable part of `chain` into `buffer`, as much as fits; returns the length.
+pub fn gather(chain: &Chain, buffer: &mut [u8]) -> usize {
+    let ram = chain.memory();
+    let mut filled = 0;
+    for descriptor in chain.clone().readable().take(MAX_SMALL_DESCRIPTORS) {
+        let rest = &mut buffer[filled..];
+        let wanted = rest.len().min(descriptor.len() as usize);
+        let read = ram.read(&mut rest[..wanted], descriptor.addr()).unwrap_or(0);
+        filled += read;
+        if read < wanted || filled == buffer.len() {
+            break;
+        }
+    }
+    filled
+}
+
+/// Copies `data` into the writable part of `chain`, as much as fits; returns the length.
+pub fn scatter(chain: &Chain, data: &[u8]) -> usize {
+    let ram = chain.memory();
+    let mut written = 0;
+    for descriptor in chain.clone().writable().take(MAX_SMALL_DESCRIPTORS) {
+        let rest = &data[written..];
+        let wanted = rest.len().min(descriptor.len() as usize);
+        let copied = ram.write(&rest[..wanted], descriptor.addr()).unwrap_or(0);
+        written += copied;
+        if copied < wanted || written == data.len() {
+            break;
+        }
+    }
+    written
+}

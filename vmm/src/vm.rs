@@ -1,0 +1,419 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A virtual machine from top to bottom: built in numbered steps, run, stopped.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::{IoEventAddress, VmFd};
+use thiserror::Error;
+use vm_memory::{Bytes, GuestMemoryError};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::bus::{BusError, Buses};
+use crate::config::{Config, ConfigError};
+use crate::devices::i8042::I8042;
+use crate::devices::power::{Power, PowerSwitch};
+use crate::devices::serial::Serial;
+use crate::io::IoThread;
+use crate::kvm::{Hypervisor, KvmError, failed};
+use crate::load::{self, LoadError, LoadedKernel};
+use crate::memory::{self, GuestRam, MemoryError};
+use crate::vcpu::sched::{self, SchedError};
+use crate::vcpu::{Machine, Vcpu, VcpuEnd, kick};
+use crate::virtio::console::{Console, ConsoleControl, ConsoleError, PortSpec, PortWorker};
+use crate::virtio::{Interrupt, MmioTransport};
+use crate::x86_64::acpi::{self, MmioSlot};
+use crate::x86_64::cpuid::{self, Identity};
+use crate::x86_64::image::KernelImage;
+use crate::x86_64::lint::{Lint, LintError};
+use crate::x86_64::{gdt, layout, page_tables, zero_page};
+
+/// A vCPU thread pins itself well within this time, or something is wrong.
+const START_DEADLINE: Duration = Duration::from_secs(10);
+/// A stop takes microseconds; this is the time after which it has failed.
+const STOP_DEADLINE: Duration = Duration::from_secs(1);
+/// QueueNotify, where guests ring for a virtio-mmio queue (virtio 1.2 section 4.2.2).
+const QUEUE_NOTIFY: u64 = 0x50;
+
+/// Why there is no virtual machine.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The host's KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The host's memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Kernel, initrd or command line.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The console's ports.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// Two devices at one address.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// File descriptors.
+    #[error("cannot create an eventfd; is the limit of open files too low?")]
+    EventFd(#[source] io::Error),
+    /// A table outside guest RAM.
+    #[error("cannot write boot structures to guest memory")]
+    Write(#[from] GuestMemoryError),
+}
+
+/// Why a built machine did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A pin.
+    #[error(transparent)]
+    Sched(#[from] SchedError),
+    /// No thread.
+    #[error("cannot start thread {name}")]
+    Thread {
+        /// Its name.
+        name: String,
+        /// Reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The kick signal.
+    #[error("cannot install the signal handler that stops vCPUs")]
+    Signal(#[source] vmm_sys_util::errno::Error),
+    /// A thread said nothing.
+    #[error("thread {0} was not ready after {START_DEADLINE:?}")]
+    Silent(String),
+}
+
+/// A machine did not stop.
+#[derive(Debug, Error)]
+#[error("{0} did not stop within {STOP_DEADLINE:?}")]
+pub struct StopError(pub String);
+
+/// What a machine is given beside its configuration.
+pub struct Parts<'a> {
+    /// The kernel.
+    pub kernel: &'a KernelImage,
+    /// A newc archive, or nothing.
+    pub initrd: &'a [u8],
+    /// Console ports; the first one is the console.
+    pub ports: Vec<PortSpec>,
+    /// Where the 16550 writes, if there is one; must not block.
+    pub serial: Option<Box<dyn Write + Send>>,
+}
+
+/// A machine before its first instruction.
+pub struct Vm {
+    vcpus: Vec<Vcpu>,
+    workers: Vec<PortWorker>,
+    kernel: LoadedKernel,
+    pins: Vec<usize>,
+    facts: Facts,
+    console: ConsoleControl,
+    machine: Arc<Machine>,
+    vm: VmFd,
+}
+
+/// What turned out while the machine was built.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// TSC frequency of the guest, in kHz.
+    pub tsc_khz: u32,
+    /// Whether every vCPU's TSC equals the host's.
+    pub tsc_shared: bool,
+}
+
+impl Vm {
+    /// Builds a machine.
+    ///
+    /// # Errors
+    /// What the configuration, the kernel file or this host makes impossible.
+    pub fn build(
+        hypervisor: &Hypervisor,
+        config: &Config,
+        parts: Parts<'_>,
+    ) -> Result<Self, BuildError> {
+        // 1. What can be refused before anything is made.
+        config.validate()?;
+        hypervisor.check_cpus(config.topology.cpus)?;
+        // 2. The virtual machine with its interrupt controllers, which vCPUs need to exist.
+        let vm = hypervisor.create_vm()?;
+        // 3. RAM.
+        let ram = memory::allocate(config.memory_mib)?;
+        memory::register(&vm, &ram)?;
+        // 4. Kernel, initrd, command line.
+        let kernel = load::kernel(parts.kernel, config.boot, &ram)?;
+        let initrd = load::initrd(parts.initrd, &kernel, &ram)?;
+        let cmdline_len = load::cmdline(&config.cmdline, &kernel, &ram)?;
+        // 5. Boot structures, after the kernel: no segment of it can overwrite them.
+        let console_slot =
+            MmioSlot { base: low(layout::VIRTIO_MMIO.0), gsi: layout::VIRTIO_MMIO_GSI };
+        let tables =
+            acpi::tables(low(layout::ACPI.0), config.topology, &[console_slot], config.serial);
+        let memory_bytes = config.memory_mib << 20;
+        let page = zero_page::build(kernel.header.as_ref(), cmdline_len, initrd, memory_bytes);
+        let descriptors: Vec<u8> = gdt::TABLE.iter().flat_map(|word| word.to_le_bytes()).collect();
+        ram.write_slice(&tables, layout::ACPI)?;
+        ram.write_slice(&page, layout::ZERO_PAGE)?;
+        ram.write_slice(&page_tables::identity_map(), layout::PML4)?;
+        ram.write_slice(&descriptors, layout::GDT)?;
+        // 6. Devices.
+        let mut buses = Buses::default();
+        let power = Arc::new(PowerSwitch::default());
+        let switch = Arc::new(Mutex::new(Power::new(power.clone())));
+        buses.pio.insert(u64::from(layout::POWER_PORT), 1, switch)?;
+        let i8042 = Arc::new(Mutex::new(I8042::new(power.clone())));
+        buses.pio.insert(layout::I8042_PORT.into(), layout::I8042_PORTS.into(), i8042)?;
+        if let Some(sink) = parts.serial {
+            add_serial(&vm, &mut buses, sink)?;
+        }
+        let (console, workers) = add_console(&vm, &mut buses, &ram, console_slot, parts.ports)?;
+        // 7. vCPUs, the boot processor first. One CPUID table, asked once.
+        let supported = hypervisor.supported_cpuid()?;
+        let (vcpus, facts) = add_vcpus(&vm, config, &supported)?;
+        // 8. The boot processor stands at the kernel's entry; the others wait for it.
+        vcpus[0].set_entry(kernel.entry)?;
+        let machine = Machine {
+            buses,
+            power,
+            stop: AtomicBool::new(false),
+            dump: AtomicBool::new(false),
+            ram,
+        };
+        let pins = config.pins.clone();
+        Ok(Self { vcpus, workers, kernel, pins, facts, console, machine: Arc::new(machine), vm })
+    }
+
+    /// The kernel as it was loaded.
+    pub fn kernel(&self) -> &LoadedKernel {
+        &self.kernel
+    }
+
+    /// What turned out while the machine was built.
+    pub fn facts(&self) -> Facts {
+        self.facts
+    }
+
+    /// What the kernel tells about itself, read from guest RAM.
+    ///
+    /// # Errors
+    /// The kernel lacks what the machine needs.
+    pub fn lint(&self) -> Result<Lint, LintError> {
+        self.kernel.lint(&self.machine.ram, u32::try_from(self.vcpus.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Lets the guest run. `on_end` is called once a vCPU, on the vCPU's thread.
+    ///
+    /// No guest instruction runs unless every vCPU thread is where it should be.
+    ///
+    /// # Errors
+    /// A thread could not be started or pinned; then all of them are gone again.
+    pub fn start(
+        self,
+        on_end: impl Fn(VcpuEnd) + Send + Sync + Clone + 'static,
+    ) -> Result<Running, StartError> {
+        kick::install().map_err(StartError::Signal)?;
+        let io = start_io(self.workers, &self.pins)?;
+        let mut running = Running {
+            vcpus: Vec::new(),
+            io,
+            machine: self.machine,
+            console: self.console,
+            _vm: self.vm,
+        };
+        let (placed, placements) = mpsc::channel();
+        let mut gates = Vec::new();
+        for vcpu in self.vcpus {
+            let (gate, opened) = mpsc::channel();
+            let name = format!("CPU {}/KVM", vcpu.cpu);
+            let pin = self.pins.get(vcpu.cpu as usize).copied();
+            let before = wait_at_gate(name.clone(), pin, placed.clone(), opened);
+            let thread = vcpu
+                .spawn(running.machine.clone(), before, on_end.clone())
+                .map_err(|source| StartError::Thread { name: name.clone(), source })?;
+            running.vcpus.push((name, thread));
+            gates.push(gate);
+        }
+        // An error returns here: the gates drop, which every thread takes for a "no".
+        await_placements(&running, &placements)?;
+        for gate in gates {
+            // A thread that has died since reports its own end.
+            let _ = gate.send(());
+        }
+        Ok(running)
+    }
+}
+
+/// What a vCPU thread does before its guest: places itself, tells so, waits for all others.
+fn wait_at_gate(
+    name: String,
+    pin: Option<usize>,
+    placed: Sender<Result<(), SchedError>>,
+    opened: Receiver<()>,
+) -> impl FnOnce() -> bool + Send + 'static {
+    move || {
+        let result = pin.map_or(Ok(()), |cpu| sched::pin(&name, cpu));
+        placed.send(result).is_ok() && opened.recv().is_ok()
+    }
+}
+
+fn await_placements(
+    running: &Running,
+    placements: &Receiver<Result<(), SchedError>>,
+) -> Result<(), StartError> {
+    let deadline = Instant::now() + START_DEADLINE;
+    for (name, _) in &running.vcpus {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match placements.recv_timeout(left) {
+            Ok(result) => result?,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                return Err(StartError::Silent(name.clone()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The first port after the console shares its thread with nothing; all others, which carry
+/// bulk data to files that may be slow, share another.
+fn start_io(workers: Vec<PortWorker>, measured: &[usize]) -> Result<Vec<IoThread>, StartError> {
+    let mut workers = workers.into_iter();
+    let mut threads = Vec::new();
+    let first: Vec<_> = workers.by_ref().take(1).collect();
+    for (name, group) in [("svmm-io", first), ("svmm-bulk", workers.collect())] {
+        if group.is_empty() {
+            continue;
+        }
+        let group = group.into_iter().map(|worker| Box::new(worker) as crate::io::Worker).collect();
+        let thread = IoThread::spawn(name, group, measured.to_vec())
+            .map_err(|source| StartError::Thread { name: name.to_owned(), source })?;
+        threads.push(thread);
+    }
+    Ok(threads)
+}
+
+fn add_serial(vm: &VmFd, buses: &mut Buses, sink: Box<dyn Write + Send>) -> Result<(), BuildError> {
+    let interrupt = EventFd::new(EFD_NONBLOCK).map_err(BuildError::EventFd)?;
+    vm.register_irqfd(&interrupt, layout::SERIAL_GSI).map_err(failed("KVM_IRQFD"))?;
+    let serial = Arc::new(Mutex::new(Serial::new(interrupt, sink)));
+    buses.pio.insert(layout::SERIAL_PORT.into(), layout::SERIAL_PORTS.into(), serial)?;
+    Ok(())
+}
+
+fn add_console(
+    vm: &VmFd,
+    buses: &mut Buses,
+    ram: &GuestRam,
+    slot: MmioSlot,
+    ports: Vec<PortSpec>,
+) -> Result<(ConsoleControl, Vec<PortWorker>), BuildError> {
+    let handles = Console::new(ports)?;
+    let interrupt = Interrupt::new(EventFd::new(EFD_NONBLOCK).map_err(BuildError::EventFd)?);
+    vm.register_irqfd(interrupt.event(), slot.gsi).map_err(failed("KVM_IRQFD"))?;
+    let transport = MmioTransport::new(ram.clone(), Box::new(handles.console), interrupt);
+    let base = u64::from(slot.base);
+    let notify = IoEventAddress::Mmio(base + QUEUE_NOTIFY);
+    for io_event in transport.io_events() {
+        vm.register_ioevent(&io_event.event, &notify, io_event.queue)
+            .map_err(failed("KVM_IOEVENTFD"))?;
+    }
+    buses.mmio.insert(base, layout::VIRTIO_MMIO_SIZE, Arc::new(Mutex::new(transport)))?;
+    Ok((handles.control, handles.workers))
+}
+
+fn add_vcpus(
+    vm: &VmFd,
+    config: &Config,
+    supported: &[kvm_bindings::kvm_cpuid_entry2],
+) -> Result<(Vec<Vcpu>, Facts), BuildError> {
+    let mut vcpus = Vec::new();
+    let mut facts = Facts { tsc_khz: 0, tsc_shared: true };
+    for cpu in 0..config.topology.cpus {
+        let vcpu = Vcpu::create(vm, cpu, cpuid::apic_id(cpu, config.topology))?;
+        facts.tsc_khz = vcpu.tsc_khz()?;
+        let identity = Identity {
+            cpu,
+            topology: config.topology,
+            pv: config.pv,
+            nested: config.nested,
+            tsc_khz: facts.tsc_khz,
+        };
+        vcpu.configure(&cpuid::table(supported, identity))?;
+        facts.tsc_shared &= vcpu.share_host_tsc();
+        vcpus.push(vcpu);
+    }
+    Ok((vcpus, facts))
+}
+
+/// Addresses of `layout` that ACPI and virtio-mmio use lie below 4 GiB.
+fn low(address: u64) -> u32 {
+    u32::try_from(address).unwrap_or(u32::MAX)
+}
+
+/// A machine whose guest runs. Dropping it stops it.
+pub struct Running {
+    vcpus: Vec<(String, JoinHandle<()>)>,
+    io: Vec<IoThread>,
+    machine: Arc<Machine>,
+    console: ConsoleControl,
+    // Last: memory slots must not outlive the RAM that `machine` holds.
+    _vm: VmFd,
+}
+
+impl Running {
+    /// The console's other side.
+    pub fn console(&self) -> &ConsoleControl {
+        &self.console
+    }
+
+    /// Stops all vCPUs, then the I/O threads. With `dump`, stopped vCPUs report their state
+    /// in their [`VcpuEnd`]. Returns the time from the call to the last vCPU's end.
+    ///
+    /// # Errors
+    /// Names the thread that did not stop in time.
+    pub fn stop(&mut self, dump: bool) -> Result<Duration, StopError> {
+        let begin = Instant::now();
+        self.machine.dump.store(dump, Ordering::Release);
+        self.machine.stop.store(true, Ordering::Release);
+        for (_, thread) in &self.vcpus {
+            kick::kick(thread);
+        }
+        let deadline = begin + STOP_DEADLINE;
+        for (name, thread) in self.vcpus.drain(..) {
+            wait_for(&name, || thread.is_finished(), deadline)?;
+            // Its end was reported by the thread itself, panics included.
+            let _ = thread.join();
+        }
+        let took = begin.elapsed();
+        for thread in &self.io {
+            thread.stop();
+        }
+        for thread in self.io.drain(..) {
+            wait_for(thread.name(), || thread.is_finished(), deadline)?;
+        }
+        Ok(took)
+    }
+}
+
+fn wait_for(name: &str, done: impl Fn() -> bool, deadline: Instant) -> Result<(), StopError> {
+    while !done() {
+        if Instant::now() >= deadline {
+            return Err(StopError(name.to_owned()));
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Nobody is left to hear of a thread that hangs; the process ends without it.
+        let _ = self.stop(false);
+    }
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Hardware-reduced ACPI: processors, I/O APIC, virtio-mmio devices, UART, reset and S5.
+//!
+//! Hardware-reduced means there is no PIT, no PIC, no RTC and no PM timer to emulate, so the
+//! kernel probes none of them (arch/x86/kernel/acpi/boot.c, `acpi_generic_reduced_hw_init`).
+//! Table layouts: ACPI specification 6.5, sections 5.2.5 (RSDP), 5.2.8 (XSDT), 5.2.9 (FADT),
+//! 5.2.11 (DSDT) and 5.2.12 (MADT).
+
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::madt::{
+    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
+};
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, aml};
+
+use crate::config::Topology;
+use crate::x86_64::{cpuid, layout};
+
+const OEM_ID: [u8; 6] = *b"SCHEDV";
+const OEM_TABLE_ID: [u8; 8] = *b"SCHEDVMM";
+const OEM_REVISION: u32 = 1;
+/// DSDT revision 2: 64-bit integers in AML.
+const DSDT_REVISION: u8 = 2;
+const SDT_HEADER_LEN: u32 = 36;
+
+/// FADT IAPC_BOOT_ARCH: no VGA (bit 2), no CMOS RTC (bit 5); bit 1 clear says there is no
+/// i8042, which keeps the kernel from probing its ports.
+const BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
+/// Value the kernel writes to the reset register.
+pub const RESET_VALUE: u8 = 1;
+/// SLP_TYP of S5. The kernel writes `SLP_TYP << 2 | SLP_EN` to the sleep control register
+/// (ACPI 6.5 table 4.20).
+pub const S5_SLEEP_TYPE: u8 = 5;
+
+/// A virtio-mmio device's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MmioSlot {
+    /// Guest physical address.
+    pub base: u32,
+    /// Global system interrupt.
+    pub gsi: u32,
+}
+
+/// All tables as one image that starts with the RSDP, to be placed at `base`.
+///
+/// Addresses must lie below 4 GiB, as [`layout::ACPI`] does.
+pub fn tables(base: u32, topology: Topology, devices: &[MmioSlot], serial: bool) -> Vec<u8> {
+    let mut image = vec![0; Rsdp::len().next_multiple_of(16)];
+    let mut place = |table: &dyn Aml| {
+        let at = image.len();
+        table.to_aml_bytes(&mut image);
+        image.resize(image.len().next_multiple_of(16), 0);
+        u64::from(base) + at as u64
+    };
+    let dsdt = place(&dsdt(devices, serial));
+    let fadt = place(&fadt(dsdt));
+    let madt = place(&madt(topology));
+    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    xsdt.add_entry(fadt);
+    xsdt.add_entry(madt);
+    let xsdt = place(&xsdt);
+    let mut rsdp = Vec::new();
+    Rsdp::new(OEM_ID, xsdt).to_aml_bytes(&mut rsdp);
+    image[..rsdp.len()].copy_from_slice(&rsdp);
+    image
+}
+
+fn fadt(dsdt: u64) -> impl Aml {
+    let port = |address: u16| {
+        GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(address))
+    };
+    let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
+        .dsdt_64(dsdt)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::ResetRegSup)
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton);
+    fadt.iapc_boot_arch = BOOT_ARCH.into();
+    fadt.reset_reg = port(layout::POWER_PORT);
+    fadt.reset_value = RESET_VALUE;
+    fadt.sleep_control_reg = port(layout::POWER_PORT);
+    fadt.sleep_status_reg = port(layout::POWER_PORT);
+    fadt.finalize()
+}
+
+/// Processors in APIC ID order, the boot processor first. Plain local-APIC entries: x2APIC
+/// entries would need CONFIG_X86_X2APIC in the guest.
+fn madt(topology: Topology) -> MADT {
+    let local = LocalInterruptController::Address(layout::LOCAL_APIC.0 as u32);
+    let mut madt = MADT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION, local);
+    for cpu in 0..topology.cpus {
+        let (uid, id) = (cpu as u8, cpuid::apic_id(cpu, topology) as u8);
+        madt.add_structure(ProcessorLocalApic::new(uid, id, EnabledStatus::Enabled));
+    }
+    madt.add_structure(IoApic::new(0, layout::IO_APIC.0 as u32, 0));
+    madt
+}
+
+fn dsdt(devices: &[MmioSlot], serial: bool) -> Sdt {
+    let mut dsdt =
+        Sdt::new(*b"DSDT", SDT_HEADER_LEN, DSDT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    let mut body = Vec::new();
+    sleep_state().to_aml_bytes(&mut body);
+    for (uid, slot) in (0u8..).zip(devices) {
+        virtio_device(&mut body, uid, *slot);
+    }
+    if serial {
+        uart(&mut body);
+    }
+    dsdt.append_slice(&body);
+    dsdt
+}
+
+fn sleep_state() -> impl Aml {
+    let package = aml::Package::new(vec![&S5_SLEEP_TYPE, &aml::ZERO]);
+    aml::Name::new("_S5_".into(), &package)
+}
+
+fn virtio_device(body: &mut Vec<u8>, uid: u8, slot: MmioSlot) {
+    let window = aml::Memory32Fixed::new(true, slot.base, layout::VIRTIO_MMIO_SIZE as u32);
+    let interrupt = aml::Interrupt::new(true, true, false, false, slot.gsi);
+    let name = format!("_SB_.V{uid:03}");
+    aml::Device::new(
+        name.as_str().into(),
+        vec![
+            // The ID that drivers/virtio/virtio_mmio.c binds to.
+            &aml::Name::new("_HID".into(), &"LNRO0005"),
+            &aml::Name::new("_UID".into(), &uid),
+            &aml::Name::new("_CCA".into(), &aml::ONE),
+            &aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(vec![&window, &interrupt])),
+        ],
+    )
+    .to_aml_bytes(body);
+}
+
+fn uart(body: &mut Vec<u8>) {
+    let ports =
+        aml::IO::new(layout::SERIAL_PORT, layout::SERIAL_PORT, 1, layout::SERIAL_PORTS as u8);
+    let interrupt = aml::Interrupt::new(true, true, false, false, layout::SERIAL_GSI);
+    aml::Device::new(
+        "_SB_.COM1".into(),
+        vec![
+            &aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0501")),
+            &aml::Name::new("_UID".into(), &aml::ZERO),
+            &aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(vec![&ports, &interrupt])),
+        ],
+    )
+    .to_aml_bytes(body);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: u32 = 0xe_0000;
+
+    fn image() -> Vec<u8> {
+        let slot = MmioSlot { base: 0xd000_0000, gsi: 5 };
+        tables(BASE, Topology { cpus: 4, threads_per_core: 2 }, &[slot], true)
+    }
+
+    fn word(bytes: &[u8], at: usize) -> usize {
+        u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes")) as usize
+    }
+
+    /// The table at a physical address, with its checksum verified.
+    fn table(image: &[u8], address: usize) -> &[u8] {
+        let at = address - BASE as usize;
+        let bytes = &image[at..at + word(image, at + 4)];
+        let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        assert_eq!(sum, 0, "checksum of {:?}", std::str::from_utf8(&bytes[..4]));
+        bytes
+    }
+
+    #[test]
+    fn every_table_is_reached_from_the_rsdp_and_sums_to_zero() {
+        let image = image();
+        assert!(image.len() < layout::ACPI_CAPACITY);
+        assert_eq!(&image[..8], b"RSD PTR ");
+        let xsdt = table(&image, word(&image, 24));
+        assert_eq!(&xsdt[..4], b"XSDT");
+        let (fadt, madt) = (table(&image, word(xsdt, 36)), table(&image, word(xsdt, 44)));
+        assert_eq!((&fadt[..4], &madt[..4]), (b"FACP".as_slice(), b"APIC".as_slice()));
+        let dsdt = table(&image, word(fadt, 140));
+        assert_eq!(&dsdt[..4], b"DSDT");
+        for id in ["LNRO0005", "_S5_", "COM1"] {
+            assert!(dsdt.windows(id.len()).any(|w| w == id.as_bytes()), "{id}");
+        }
+    }
+
+    #[test]
+    fn fadt_says_reduced_hardware_without_rtc_and_i8042() {
+        let image = image();
+        let fadt = table(&image, word(table(&image, word(&image, 24)), 36));
+        assert_eq!(word(fadt, 112), 1 << 20 | 1 << 10 | 1 << 5 | 1 << 4);
+        assert_eq!(fadt[109], 0x24);
+        assert_eq!((fadt[116], word(fadt, 120), fadt[128]), (1, 0x3c0, 1));
+    }
+
+    #[test]
+    fn madt_lists_the_boot_processor_first() {
+        let image = image();
+        let madt = table(&image, word(table(&image, word(&image, 24)), 44));
+        let ids: Vec<u8> = madt[44..].chunks(8).take_while(|e| e[0] == 0).map(|e| e[3]).collect();
+        assert_eq!(ids, [0, 1, 2, 3]);
+    }
+}

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The architecture: pure functions that turn a configuration into bytes and structs.
+
+pub mod acpi;
+pub mod cpuid;
+pub mod gdt;
+pub mod image;
+pub mod lapic;
+pub mod layout;
+pub mod lint;
+pub mod msrs;
+pub mod page_tables;
+pub mod payload;
+pub mod regs;
+pub mod zero_page;

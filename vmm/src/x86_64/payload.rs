@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A bzImage's compressed payload: unpacked once, straight to where the kernel runs.
+//!
+//! Page faults on fresh memory cost more than the decoding, so there is no temporary copy:
+//! the payload is unpacked at such an address that its large segments are already in place,
+//! and the others are moved down.
+
+use std::io::Read;
+
+use liblzma::stream::{Action, Status, Stream};
+use thiserror::Error;
+
+use crate::x86_64::image::{BzImage, ElfKernel, ImageError, parse_elf};
+
+/// Where the first segment lies in the ELF file that Linux packs (its page size for
+/// alignment is 2 MiB, arch/x86/kernel/vmlinux.lds.S). Only a guess at the best address.
+const USUAL_FIRST_OFFSET: u64 = 2 << 20;
+/// LZ4 legacy frame: blocks unpack to this many bytes, but the last.
+const LZ4_BLOCK: usize = 8 << 20;
+/// Memory the xz decoder may use: dictionaries of kernels are at most 128 MiB.
+const XZ_MEMORY_LIMIT: u64 = 256 << 20;
+
+/// Compression formats, by the magic bytes lib/decompress.c knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// RFC 1952.
+    Gzip,
+    /// The .xz container, with the x86 branch filter.
+    Xz,
+    /// The .lzma container.
+    Lzma,
+    /// LZ4's legacy frame.
+    Lz4,
+    /// RFC 8878.
+    Zstd,
+}
+
+/// Why a payload could not be unpacked.
+#[derive(Debug, Error)]
+pub enum PayloadError {
+    /// A compression we have no decoder for: boot by the stub.
+    #[error("the payload's compression (magic {0:02x?}) is none of gzip, xz, lzma, lz4, zstd")]
+    UnknownFormat(Vec<u8>),
+    /// The decoder gave up.
+    #[error("the {format:?} payload is damaged: {reason}")]
+    Damaged {
+        /// Its format.
+        format: Format,
+        /// The decoder's words.
+        reason: String,
+    },
+    /// It unpacks to another size than it says.
+    #[error("the payload says it unpacks to {claimed} bytes, but it unpacks to {got}")]
+    Lies {
+        /// Size in its trailer.
+        claimed: u64,
+        /// Bytes that came out before the end or the limit.
+        got: u64,
+    },
+    /// Guest memory is too small for it.
+    #[error("the kernel needs {needed_mib} MiB of memory; raise --memory")]
+    TooLarge {
+        /// Least memory in MiB.
+        needed_mib: u64,
+    },
+    /// What came out is no kernel.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
+/// The format of `payload`, by its first bytes.
+pub fn format(payload: &[u8]) -> Option<Format> {
+    const MAGICS: [(&[u8], Format); 5] = [
+        (&[0x1f, 0x8b], Format::Gzip),
+        (&[0xfd, b'7', b'z', b'X', b'Z', 0], Format::Xz),
+        (&[0x02, 0x21, 0x4c, 0x18], Format::Lz4),
+        (&[0x28, 0xb5, 0x2f, 0xfd], Format::Zstd),
+        (&[0x5d, 0, 0], Format::Lzma),
+    ];
+    MAGICS.iter().find(|(magic, _)| payload.starts_with(magic)).map(|(_, format)| *format)
+}
+
+/// Unpacks `image`'s payload into `low_ram` (guest RAM from address 0) and puts its segments
+/// where they run.
+///
+/// # Errors
+/// [`PayloadError::UnknownFormat`] leaves `low_ram` untouched; the others may leave garbage
+/// above 1 MiB.
+pub fn unpack(image: &BzImage, low_ram: &mut [u8]) -> Result<ElfKernel, PayloadError> {
+    let payload = &image.bytes[image.payload.clone()];
+    let format = format(payload)
+        .ok_or_else(|| PayloadError::UnknownFormat(payload[..payload.len().min(4)].to_vec()))?;
+    let claimed = claimed_size(payload);
+    let pref_address = image.header.pref_address;
+    let base = pref_address.saturating_sub(USUAL_FIRST_OFFSET).max(1 << 20);
+    let end = base + u64::from(claimed);
+    if end > low_ram.len() as u64 {
+        return Err(PayloadError::TooLarge { needed_mib: end.div_ceil(1 << 20) });
+    }
+    // Both are at most the length of `low_ram`.
+    #[allow(clippy::cast_possible_truncation)]
+    let (base, end) = (base as usize, end as usize);
+    let got = decode(format, payload, &mut low_ram[base..end])?;
+    if got != claimed as usize {
+        return Err(PayloadError::Lies { claimed: u64::from(claimed), got: got as u64 });
+    }
+    let kernel = parse_elf(&low_ram[base..end])?;
+    place(&kernel, base, end, low_ram)?;
+    Ok(kernel)
+}
+
+/// The size in the payload's last four bytes: gzip's own trailer, or what the kernel build
+/// appends to all other formats (scripts/Makefile.lib, `size_append`).
+fn claimed_size(payload: &[u8]) -> u32 {
+    payload.last_chunk::<4>().map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+/// Unpacks into `out`, which has exactly the claimed size. Returns the bytes written.
+fn decode(format: Format, payload: &[u8], out: &mut [u8]) -> Result<usize, PayloadError> {
+    let damaged = |reason: String| PayloadError::Damaged { format, reason };
+    let stream = &payload[..payload.len().saturating_sub(4)];
+    match format {
+        Format::Gzip => {
+            let mut decoder = flate2::bufread::GzDecoder::new(payload);
+            let mut filled = 0;
+            while filled < out.len() {
+                match decoder.read(&mut out[filled..]).map_err(|e| damaged(e.to_string()))? {
+                    0 => break,
+                    n => filled += n,
+                }
+            }
+            Ok(filled)
+        }
+        Format::Zstd => {
+            zstd::bulk::decompress_to_buffer(stream, out).map_err(|e| damaged(e.to_string()))
+        }
+        Format::Xz | Format::Lzma => {
+            let decoder = if format == Format::Xz {
+                Stream::new_stream_decoder(XZ_MEMORY_LIMIT, 0)
+            } else {
+                Stream::new_lzma_decoder(XZ_MEMORY_LIMIT)
+            };
+            let mut decoder = decoder.map_err(|e| damaged(e.to_string()))?;
+            let status =
+                decoder.process(stream, out, Action::Finish).map_err(|e| damaged(e.to_string()))?;
+            let written = usize::try_from(decoder.total_out()).unwrap_or(usize::MAX);
+            match status {
+                Status::StreamEnd => Ok(written),
+                _ if written == out.len() => Ok(written),
+                other => Err(damaged(format!("ended early ({other:?})"))),
+            }
+        }
+        Format::Lz4 => decode_lz4(stream, out).map_err(damaged),
+    }
+}
+
+/// LZ4 legacy frame: magic, then blocks of a little-endian length and data (lib/decompress_unlz4.c).
+fn decode_lz4(mut input: &[u8], out: &mut [u8]) -> Result<usize, String> {
+    let magic = *input.first_chunk::<4>().ok_or("no magic")?;
+    let mut filled = 0;
+    while let Some((length, rest)) = input.split_first_chunk::<4>() {
+        if *length == magic {
+            input = rest;
+            continue;
+        }
+        let length = u32::from_le_bytes(*length) as usize;
+        if length == 0 {
+            break;
+        }
+        let block =
+            rest.get(..length).ok_or_else(|| format!("a block of {length} bytes is cut"))?;
+        let room = &mut out[filled..];
+        let limit = room.len().min(LZ4_BLOCK);
+        filled += lz4_flex::block::decompress_into(block, &mut room[..limit])
+            .map_err(|e| e.to_string())?;
+        input = &rest[length..];
+    }
+    Ok(filled)
+}
+
+/// Moves each segment from the unpacked file at `base..end` to its address and clears the
+/// rest of its memory.
+fn place(
+    kernel: &ElfKernel,
+    base: usize,
+    end: usize,
+    low_ram: &mut [u8],
+) -> Result<(), PayloadError> {
+    let kernel_end = kernel.segments.iter().map(|segment| segment.end()).max().unwrap_or(0);
+    if kernel_end > low_ram.len() as u64 {
+        return Err(PayloadError::TooLarge { needed_mib: kernel_end.div_ceil(1 << 20) });
+    }
+    // Everything below was checked against the file and against the end of low RAM.
+    #[allow(clippy::cast_possible_truncation)]
+    let moves: Vec<_> = kernel
+        .segments
+        .iter()
+        .map(|s| {
+            (base + s.offset as usize, s.address as usize, s.file_len as usize, s.end() as usize)
+        })
+        .collect();
+    // In ascending order, a move downwards never overwrites a segment still to be moved.
+    let in_order = moves.windows(2).all(|pair| pair[0].0 + pair[0].2 <= pair[1].0);
+    if in_order && moves.iter().all(|(from, to, ..)| to <= from) {
+        for &(from, to, len, _) in moves.iter().filter(|(from, to, ..)| from != to) {
+            low_ram.copy_within(from..from + len, to);
+        }
+    } else {
+        let file = low_ram[base..end].to_vec();
+        for &(from, to, len, _) in &moves {
+            low_ram[to..to + len].copy_from_slice(&file[from - base..from - base + len]);
+        }
+    }
+    for &(_, to, len, end) in &moves {
+        low_ram[to + len..end].fill(0);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::x86_64::image::{KernelImage, tests as images};
+
+    const MIB: usize = 1 << 20;
+
+    fn with_size(mut packed: Vec<u8>, size: usize) -> Vec<u8> {
+        packed.extend_from_slice(&(size as u32).to_le_bytes());
+        packed
+    }
+
+    fn lz4_legacy(bytes: &[u8]) -> Vec<u8> {
+        let mut packed = vec![0x02, 0x21, 0x4c, 0x18];
+        for block in bytes.chunks(LZ4_BLOCK) {
+            let data = lz4_flex::block::compress(block);
+            packed.extend_from_slice(&(data.len() as u32).to_le_bytes());
+            packed.extend_from_slice(&data);
+        }
+        packed
+    }
+
+    /// `bytes` in each format, as the kernel's build packs them.
+    fn pack(format: Format, bytes: &[u8]) -> Vec<u8> {
+        match format {
+            Format::Gzip => {
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+                encoder.write_all(bytes).expect("gzip");
+                encoder.finish().expect("gzip")
+            }
+            Format::Xz => {
+                let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 6);
+                encoder.write_all(bytes).expect("xz");
+                with_size(encoder.finish().expect("xz"), bytes.len())
+            }
+            Format::Lzma => {
+                let options = liblzma::stream::LzmaOptions::new_preset(6).expect("lzma");
+                let stream = Stream::new_lzma_encoder(&options).expect("lzma");
+                let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+                encoder.write_all(bytes).expect("lzma");
+                with_size(encoder.finish().expect("lzma"), bytes.len())
+            }
+            Format::Lz4 => with_size(lz4_legacy(bytes), bytes.len()),
+            Format::Zstd => with_size(zstd::bulk::compress(bytes, 3).expect("zstd"), bytes.len()),
+        }
+    }
+
+    fn image(payload: &[u8]) -> BzImage {
+        match KernelImage::parse(images::bzimage(payload)) {
+            Ok(KernelImage::BzImage(image)) => image,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 1u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0] & 0xf
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn every_format_lands_at_its_address() {
+        let code = noise(9 * MIB);
+        let elf = images::elf(0x100_0000, &code);
+        for format in [Format::Gzip, Format::Xz, Format::Lzma, Format::Lz4, Format::Zstd] {
+            let payload = pack(format, &elf);
+            assert_eq!(super::format(&payload), Some(format));
+            let mut ram = vec![0xaa; 48 * MIB];
+            let kernel = unpack(&image(&payload), &mut ram).expect("unpacks");
+            assert_eq!(kernel.entry, 0x100_0000);
+            assert!(ram[0x100_0000..0x100_0000 + code.len()] == code, "{format:?}");
+            assert!(ram[..0x10_0000].iter().all(|b| *b == 0xaa), "below 1 MiB untouched");
+        }
+    }
+
+    #[test]
+    fn unknown_format_is_told_before_anything_is_written() {
+        let mut ram = vec![0xaa; 32 * MIB];
+        let result = unpack(&image(b"BZh9 not for us"), &mut ram);
+        assert!(matches!(result, Err(PayloadError::UnknownFormat(magic)) if magic == b"BZh9"));
+        assert!(ram.iter().all(|byte| *byte == 0xaa));
+    }
+
+    #[test]
+    fn false_sizes_and_damage_are_errors() {
+        let elf = images::elf(0x100_0000, &noise(MIB));
+        for format in [Format::Gzip, Format::Xz, Format::Lzma, Format::Lz4, Format::Zstd] {
+            let good = pack(format, &elf);
+            let last = good.len() - 4;
+            for claim in [0, 100, elf.len() - 1, elf.len() + 1, 40 * MIB, u32::MAX as usize] {
+                let mut lie = good.clone();
+                lie[last..].copy_from_slice(&(claim as u32).to_le_bytes());
+                let result = unpack(&image(&lie), &mut vec![0; 32 * MIB]);
+                assert!(result.is_err(), "{format:?} claiming {claim}");
+            }
+            let cut = with_size(good[..last / 2].to_vec(), elf.len());
+            assert!(unpack(&image(&cut), &mut vec![0; 32 * MIB]).is_err(), "{format:?} cut");
+        }
+    }
+
+    #[test]
+    fn too_little_memory_says_how_much_is_needed() {
+        let payload = pack(Format::Lz4, &images::elf(0x100_0000, &noise(4 * MIB)));
+        let result = unpack(&image(&payload), &mut vec![0; 16 * MIB]);
+        assert!(matches!(result, Err(PayloadError::TooLarge { needed_mib: 19 })), "{result:?}");
+    }
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The executables of this workspace, built by the cargo that runs us.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{process, project};
+
+/// Cargo: the one that started us, else the one in the path.
+pub fn cargo() -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.current_dir(project::root());
+    command
+}
+
+/// The release build of `schedvmm`.
+pub fn schedvmm() -> Result<PathBuf> {
+    build("schedvmm", &["--release"])
+}
+
+/// This program itself, for callers that are another one (the integration tests).
+pub fn xtask() -> Result<PathBuf> {
+    build("xtask", &[])
+}
+
+/// Builds the executable of a package and finds out from cargo where it is.
+fn build(package: &str, options: &[&str]) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--quiet", "--message-format=json-render-diagnostics", "--bin"]);
+    command.args([package, "--package", package]).args(options);
+    command.stderr(std::process::Stdio::inherit());
+    let line = process::command_line(&command);
+    let output = process::output(&mut command)?;
+    if !output.status.success() {
+        bail!("`{line}` failed: {}", output.status);
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == package)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .with_context(|| format!("`{line}` named no executable"))
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//! QEMU's command line, and its process.
+
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use super::protocol::{OUT_PORT, STATUS_PORT, STDERR_PORT, STDOUT_PORT};
+use crate::process::{KillOnDrop, end_with_parent};
+use crate::setup::QEMU;
+
+/// `reboot=t` and `panic=-1`: whatever ends the kernel ends in a triple fault at once, which
+/// `-no-reboot` turns into the end of QEMU.
+const KERNEL_WORDS: &str = "console=ttyS0 quiet reboot=t panic=-1";
+
+/// The machine to emulate.
+pub(super) struct Machine<'a> {
+    pub cpus: u32,
+    pub memory_mib: u32,
+    pub kernel: &'a Path,
+}
+
+/// A running QEMU and our ends of its channels.
+pub(super) struct Qemu {
+    pub console: ChildStdout,
+    pub stdout: UnixStream,
+    pub stderr: UnixStream,
+    pub out: UnixStream,
+    pub status: UnixStream,
+    pub _process: KillOnDrop,
+}
+
+/// Starts the machine.
+pub(super) fn start(machine: &Machine, initrd: &[u8]) -> Result<Qemu> {
+    let initrd = anonymous_file(initrd)?;
+    let mut command = Command::new(QEMU);
+    command
+        // Multi-threaded: with one thread for all CPUs every guest of several CPUs hung.
+        .args(["-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt"])
+        .args(["-smp", &machine.cpus.to_string(), "-m", &machine.memory_mib.to_string()])
+        .args(["-M", "microvm,acpi=off,isa-serial=on", "-nodefaults", "-nographic"])
+        .args(["-no-reboot", "-serial", "stdio", "-append", KERNEL_WORDS, "-kernel"])
+        .arg(machine.kernel)
+        .args(["-initrd", &format!("/proc/self/fd/{}", initrd.as_raw_fd())])
+        .args(["-device", "virtio-serial-device,max_ports=8"]);
+    let mut theirs: Vec<OwnedFd> = vec![initrd.into()];
+    let mut port = |name: &str| -> Result<UnixStream> {
+        let (our_end, their_end) = UnixStream::pair().context("cannot make a socket pair")?;
+        let fd = their_end.as_raw_fd();
+        command
+            .args(["-chardev", &format!("socket,id={name},fd={fd}")])
+            .args(["-device", &format!("virtserialport,chardev={name},name={name}")]);
+        theirs.push(their_end.into());
+        Ok(our_end)
+    };
+    let (stdout, stderr) = (port(STDOUT_PORT)?, port(STDERR_PORT)?);
+    let (out, status) = (port(OUT_PORT)?, port(STATUS_PORT)?);
+
+    pass_on(&mut command, theirs.iter().map(AsRawFd::as_raw_fd).collect());
+    let (console, console_write) = std::io::pipe().context("cannot make a pipe")?;
+    let console_write_too = console_write.try_clone().context("cannot share a pipe")?;
+    command.stdin(Stdio::null()).stdout(console_write).stderr(console_write_too);
+    let process = KillOnDrop(
+        end_with_parent(&mut command, libc::SIGKILL)
+            // Ctrl-C is ours to hand on; it must not reach QEMU from the terminal.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start `{QEMU}`"))?,
+    );
+    Ok(Qemu {
+        console: OwnedFd::from(console).into(),
+        stdout,
+        stderr,
+        out,
+        status,
+        _process: process,
+    })
+}
+
+/// A file without a name that holds `bytes`.
+fn anonymous_file(bytes: &[u8]) -> Result<File> {
+    let mut file = tempfile::tempfile().context("cannot make a temporary file for the initrd")?;
+    file.write_all(bytes).and_then(|()| file.rewind()).context("cannot write the initrd")?;
+    Ok(file)
+}
+
+/// Lets the child keep descriptors that close at exec otherwise.
+fn pass_on(command: &mut Command, descriptors: Vec<RawFd>) {
+    // SAFETY: the closure runs between fork and exec and only calls fcntl, which is
+    // async-signal-safe; it allocates nothing. The descriptors stay open in the parent until
+    // after the spawn, so in the child they are the ones that are meant.
+    unsafe {
+        command.pre_exec(move || {
+            for fd in &descriptors {
+                if libc::fcntl(*fd, libc::F_SETFD, 0) != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+}

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One run of the emulated host, seen from outside: everything that comes out of it, in one
+//! loop, until all of it is here or a deadline has passed.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::protocol::{Ended, Job, Sent, Status};
+use super::qemu::{self, Machine, Qemu};
+use super::signals::Signals;
+
+/// Packing `/out` and sending it may take this long.
+const TRANSFER_DEADLINE: Duration = Duration::from_secs(120);
+
+/// What the console keeps for an error report.
+const CONSOLE_KEPT: usize = 16 * 1024;
+
+/// Lines of it that are shown.
+const CONSOLE_SHOWN_LINES: usize = 30;
+
+/// A line of status is shorter than this, or its sender is not ours.
+const STATUS_MAX: usize = 64 * 1024;
+
+/// Where a piece of the command's output came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Its standard output.
+    Stdout,
+    /// Its standard error.
+    Stderr,
+}
+
+/// How long the parts of a run may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub boot: Duration,
+    pub command: Duration,
+}
+
+/// What a finished run has brought.
+pub(super) struct Finished {
+    pub ended: Ended,
+    /// The contents of `/out` as a tar archive, to be read from its beginning.
+    pub out: File,
+}
+
+/// All that a descriptor of the loop can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Console,
+    Stdout,
+    Stderr,
+    Out,
+    Status,
+    Signals,
+}
+
+/// How far the run is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Phase {
+    Booting,
+    Running,
+    Sending(Ended),
+    Sent(Ended, Sent),
+}
+
+/// A run in progress.
+pub(super) struct Session {
+    qemu: Qemu,
+    limits: Limits,
+    signals: Option<Signals>,
+    signals_seen: u32,
+    phase: Phase,
+    phase_start: Instant,
+    /// Sources that have not come to their end.
+    open: Vec<Source>,
+    received: Sent,
+    console: Vec<u8>,
+    status: Vec<u8>,
+    out: File,
+}
+
+impl Session {
+    /// Starts the machine.
+    pub(super) fn start(
+        machine: &Machine,
+        initrd: &[u8],
+        limits: Limits,
+        signals: Option<Signals>,
+    ) -> Result<Self> {
+        let qemu = qemu::start(machine, initrd)?;
+        let mut open =
+            vec![Source::Console, Source::Stdout, Source::Stderr, Source::Out, Source::Status];
+        open.extend(signals.as_ref().map(|_| Source::Signals));
+        Ok(Self {
+            qemu,
+            limits,
+            signals,
+            signals_seen: 0,
+            phase: Phase::Booting,
+            phase_start: Instant::now(),
+            open,
+            received: Sent::default(),
+            console: Vec::new(),
+            status: Vec::new(),
+            out: tempfile::tempfile().context("cannot make a temporary file")?,
+        })
+    }
+
+    /// Sees the run to its end.
+    pub(super) fn drive(
+        &mut self,
+        job: &Job,
+        on_output: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<Finished> {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            if let Phase::Sent(ended, sent) = self.phase
+                && sent == self.received
+            {
+                self.out.rewind().context("cannot read the temporary file")?;
+                return Ok(Finished { ended, out: self.out.try_clone()? });
+            }
+            if !self.open.iter().any(|source| *source != Source::Signals) {
+                bail!(
+                    "the emulated host ended before {}{}",
+                    self.waiting_for(job),
+                    self.last_words()
+                );
+            }
+            let Some(left) = self.deadline().checked_duration_since(Instant::now()) else {
+                bail!(
+                    "{} did not happen within {} s{}",
+                    self.waiting_for(job),
+                    (self.deadline() - self.phase_start).as_secs(),
+                    self.last_words()
+                );
+            };
+            for source in self.ready(left)? {
+                self.take(source, &mut buffer, on_output)?;
+            }
+        }
+    }
+
+    /// What the run is waiting for, for a message.
+    fn waiting_for(&self, job: &Job) -> String {
+        match self.phase {
+            Phase::Booting => "the start of its first process".into(),
+            Phase::Running => format!("the end of `{}`", job.argv.join(" ")),
+            Phase::Sending(_) | Phase::Sent(..) => "the arrival of the files in /out".into(),
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        self.phase_start
+            + match self.phase {
+                Phase::Booting => self.limits.boot,
+                Phase::Running => self.limits.command,
+                Phase::Sending(_) | Phase::Sent(..) => TRANSFER_DEADLINE,
+            }
+    }
+
+    /// The sources with something to read, after waiting for one up to `left`.
+    fn ready(&self, left: Duration) -> Result<Vec<Source>> {
+        let mut descriptors: Vec<libc::pollfd> = self
+            .open
+            .iter()
+            .map(|source| libc::pollfd {
+                fd: self.descriptor(*source).as_raw_fd(),
+                events: libc::POLLIN,
+                revents: 0,
+            })
+            .collect();
+        let count = libc::nfds_t::try_from(descriptors.len())?;
+        // Rounded up, so that the loop does not spin through the last millisecond.
+        let timeout = i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX);
+        // SAFETY: the array has `count` elements and outlives the call.
+        if unsafe { libc::poll(descriptors.as_mut_ptr(), count, timeout) } < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() == ErrorKind::Interrupted {
+                return Ok(Vec::new());
+            }
+            return Err(error).context("cannot wait for the emulated host");
+        }
+        let ready = self.open.iter().zip(&descriptors);
+        Ok(ready.filter(|(_, fd)| fd.revents != 0).map(|(source, _)| *source).collect())
+    }
+
+    fn descriptor(&self, source: Source) -> BorrowedFd<'_> {
+        match (source, &self.signals) {
+            (Source::Stdout, _) => self.qemu.stdout.as_fd(),
+            (Source::Stderr, _) => self.qemu.stderr.as_fd(),
+            (Source::Out, _) => self.qemu.out.as_fd(),
+            (Source::Status, _) => self.qemu.status.as_fd(),
+            (Source::Signals, Some(signals)) => signals.as_fd(),
+            (Source::Console | Source::Signals, _) => self.qemu.console.as_fd(),
+        }
+    }
+
+    /// Reads once from a source that is ready, and does what it says.
+    fn take(
+        &mut self,
+        source: Source,
+        buffer: &mut [u8],
+        on_output: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<()> {
+        let read = match source {
+            Source::Signals => return self.hand_on_signal(),
+            Source::Console => self.qemu.console.read(buffer),
+            Source::Stdout => self.qemu.stdout.read(buffer),
+            Source::Stderr => self.qemu.stderr.read(buffer),
+            Source::Out => self.qemu.out.read(buffer),
+            Source::Status => self.qemu.status.read(buffer),
+        };
+        let len = match read {
+            Ok(len) => len,
+            // The peer's end, when it died with data of ours unread.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error).context("cannot read from the emulated host"),
+        };
+        if len == 0 {
+            self.open.retain(|open| *open != source);
+            return Ok(());
+        }
+        let bytes = &buffer[..len];
+        let count = u64::try_from(len)?;
+        match source {
+            Source::Stdout => {
+                self.received.stdout += count;
+                on_output(Stream::Stdout, bytes);
+            }
+            Source::Stderr => {
+                self.received.stderr += count;
+                on_output(Stream::Stderr, bytes);
+            }
+            Source::Out => {
+                self.received.out += count;
+                self.out.write_all(bytes).context("cannot keep the files of /out")?;
+            }
+            Source::Status => return self.note_status(bytes),
+            Source::Console | Source::Signals => {
+                self.console.extend_from_slice(bytes);
+                let surplus = self.console.len().saturating_sub(CONSOLE_KEPT);
+                self.console.drain(..surplus);
+            }
+        }
+        Ok(())
+    }
+
+    /// The first signal is for the command; a second one says that it was no use.
+    fn hand_on_signal(&mut self) -> Result<()> {
+        let Some(signals) = &self.signals else { return Ok(()) };
+        let signal = signals.read()?;
+        self.signals_seen += 1;
+        if self.signals_seen > 1 || self.phase != Phase::Running {
+            bail!("interrupted by signal {signal}");
+        }
+        self.qemu.status.write_all(&[signal]).context("cannot reach the emulated host")
+    }
+
+    fn note_status(&mut self, bytes: &[u8]) -> Result<()> {
+        self.status.extend_from_slice(bytes);
+        while let Some(end) = self.status.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.status.drain(..=end).collect();
+            let status = serde_json::from_slice(&line).with_context(|| {
+                format!("the emulated host sent `{}`", String::from_utf8_lossy(&line))
+            })?;
+            self.phase_start = Instant::now();
+            self.phase = match (status, self.phase) {
+                (Status::Ready, _) => Phase::Running,
+                (Status::Ended(ended), _) => Phase::Sending(ended),
+                (Status::Sent(sent), Phase::Sending(ended)) => Phase::Sent(ended, sent),
+                (Status::Failed(reason), _) => bail!("the emulated host: {reason}"),
+                (status, phase) => bail!("the emulated host says {status:?} while {phase:?}"),
+            };
+        }
+        if self.status.len() > STATUS_MAX {
+            bail!("the emulated host sent a status line without an end");
+        }
+        Ok(())
+    }
+
+    /// The end of the console, if there is anything on it.
+    fn last_words(&self) -> String {
+        let text = String::from_utf8_lossy(&self.console);
+        let lines: Vec<&str> = text.lines().collect();
+        if lines.is_empty() {
+            return "; its console is empty".into();
+        }
+        let start = lines.len().saturating_sub(CONSOLE_SHOWN_LINES);
+        let shown: String = lines[start..].iter().map(|line| format!("    {line}\n")).collect();
+        format!("; the end of its console:\n{shown}")
+    }
+}

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What surrounds the product: set-up of a machine, test kernels, and a host with KVM where
+//! there is none. The integration tests use the same [`host::EmulatedHost`] as the commands.
+
+pub mod artifacts;
+pub mod host;
+pub mod kernel;
+pub mod process;
+pub mod project;
+pub mod setup;

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Debian packages: which are there, and how the missing ones come.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::backports;
+use crate::process;
+
+/// The installed version of a package; `None` where it is not installed (or no Debian).
+pub fn installed_version(package: &str) -> Option<String> {
+    let format = "${db:Status-Status} ${Version}";
+    let output =
+        process::output(Command::new("dpkg-query").args(["-W", "-f", format, package])).ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.strip_prefix("installed ").map(String::from)
+}
+
+/// The version apt would install; `None` where it knows none.
+pub(super) fn candidate_version(package: &str) -> Option<String> {
+    let output =
+        process::output(Command::new("apt-cache").env("LC_ALL", "C").args(["policy", package]))
+            .ok()?;
+    parse_candidate(&String::from_utf8(output.stdout).ok()?)
+}
+
+/// Reads the answer of `apt-cache policy`.
+fn parse_candidate(policy: &str) -> Option<String> {
+    let line = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate:"))?;
+    Some(line.trim()).filter(|version| *version != "(none)").map(String::from)
+}
+
+/// Installs those of the packages that are missing.
+pub fn ensure(packages: &[&str]) -> Result<()> {
+    let missing: Vec<&str> =
+        packages.iter().copied().filter(|name| installed_version(name).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    require_root(&format!("sudo apt-get install --no-install-recommends {}", missing.join(" ")))?;
+    let unknown = || missing.iter().copied().find(|name| candidate_version(name).is_none());
+    if unknown().is_some() {
+        update()?;
+    }
+    if unknown().is_some() {
+        backports::add()?;
+    }
+    if let Some(name) = unknown() {
+        bail!("apt offers no package `{name}`; it is needed, add a package source that has it");
+    }
+    install(&missing, &[])
+}
+
+/// Ends with the exact command for an administrator, unless we are one.
+pub(super) fn require_root(command: &str) -> Result<()> {
+    if Command::new("apt-get").arg("--version").output().is_err() {
+        bail!(
+            "this machine has no apt-get; set-up knows Debian only. Install by hand what \
+             this would: {command}"
+        );
+    }
+    // SAFETY: geteuid takes nothing and cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        bail!("packages are missing, and only root may install them. Run:\n    {command}");
+    }
+    Ok(())
+}
+
+/// Fetches the package lists anew.
+pub(super) fn update() -> Result<()> {
+    eprintln!("set-up: apt-get update");
+    process::run(Command::new("apt-get").args(["-qq", "update"])).context("set-up")
+}
+
+/// Installs packages that apt knows; `options` may choose a release.
+pub(super) fn install(packages: &[&str], options: &[&str]) -> Result<()> {
+    let attempt = || {
+        let mut command = Command::new("apt-get");
+        command.args(["-qq", "-y", "--no-install-recommends", "install"]).args(options);
+        command.args(packages).env("DEBIAN_FRONTEND", "noninteractive");
+        eprintln!("set-up: {}", process::command_line(&command));
+        process::run(&mut command)
+    };
+    if attempt().is_ok() {
+        return Ok(());
+    }
+    // Package lists of some age name files that the archive has replaced since.
+    update()?;
+    attempt().context("set-up")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_are_read_from_the_policy() {
+        let policy = "qemu:\n  Installed: (none)\n  Candidate: 1:7.2+dfsg-7\n  Version table:\n";
+        assert_eq!(parse_candidate(policy).as_deref(), Some("1:7.2+dfsg-7"));
+        assert_eq!(parse_candidate("x:\n  Candidate: (none)\n"), None);
+        assert_eq!(parse_candidate(""), None);
+    }
+
+    #[test]
+    fn what_is_not_installed_has_no_version() {
+        assert_eq!(installed_version("no-such-package-at-all"), None);
+    }
+}
