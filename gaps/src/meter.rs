@@ -89,22 +89,24 @@ impl<'a> Meter<'a> {
             iterations += 1;
             // A counter that went backwards gives a huge unsigned difference, so this one
             // branch leads to everything out of the ordinary.
-            while now.tsc.wrapping_sub(last.tsc) >= self.floor {
+            if now.tsc.wrapping_sub(last.tsc) >= self.floor {
                 if signed_difference(now.tsc, last.tsc) < 0 {
                     backwards += 1;
-                    break;
-                }
-                if let Some(hit) = self.take_down(last, now) {
+                } else if let Some(hit) = self.take_down(last, now) {
                     self.recorder.burst(iterations, backwards);
                     return (End::Hit(hit), now);
+                } else {
+                    // Taking it down took time of its own, which belongs to no gap: go on
+                    // from a fresh reading. Unless that took as long as a gap: then one
+                    // began meanwhile, and the next turn finds it.
+                    let fresh = clock.read();
+                    if fresh.tsc.wrapping_sub(now.tsc) < self.floor {
+                        now = fresh;
+                    }
                 }
-                // Taking it down took time of its own, which belongs to no gap: go on from
-                // a fresh reading, unless that interval is a gap in its own right.
-                last = now;
-                now = clock.read();
             }
             last = now;
-            if signed_difference(until, now.tsc) <= 0 {
+            if signed_difference(until, last.tsc) <= 0 {
                 break End::Deadline;
             }
             if stop.load(Relaxed) != 0 {
@@ -236,8 +238,26 @@ mod tests {
 
     #[test]
     fn a_gap_during_book_keeping_is_a_gap_of_its_own() {
-        let outcome = play(&[(0, 0), (500, 0), (900, 0), (910, 0)], 1 << 40);
-        assert_eq!(outcome.records, [record(0, 500), record(500, 900)]);
+        let outcome = play(&[(0, 0), (500, 0), (900, 0), (910, 0), (911, 0)], 1 << 40);
+        assert_eq!(outcome.records, [record(0, 500), record(500, 910)]);
+    }
+
+    #[test]
+    fn a_gap_during_book_keeping_at_the_deadline_is_not_lost() {
+        let outcome = play(&[(0, 0), (500, 0), (900, 0), (910, 0)], 600);
+        assert_eq!(outcome.records, [record(0, 500), record(500, 910)]);
+        assert_eq!(outcome.end, End::Deadline);
+    }
+
+    #[test]
+    fn a_floor_below_the_meters_own_cost_does_not_keep_it_from_ending() {
+        let (tally, stop) = (Tally::default(), AtomicU32::new(0));
+        let recorder = Recorder { tally: &tally, cells: &[], tsc_khz: 1_000_000 };
+        let meter = Meter::new(recorder, Limits { floor_ticks: 1, threshold_ticks: None });
+        let from = tsc::read();
+        let until = from.tsc + 1_000_000;
+        assert_eq!(meter.burst(&mut Rdtscp, from, until, &stop).0, End::Deadline);
+        assert!(tally.gaps() > 0);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{
     error::Error,
     fs,
     io::{self, Read, Write},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -12,21 +13,21 @@ use std::{
     thread,
 };
 
-use gaps::{
-    bench,
-    record::GapRecord,
-    tsc::{Sources, clock_ns},
-};
+use gaps::{bench, record::GapRecord, tsc::clock_ns};
 use thiserror::Error;
 
 use crate::{
+    cgroup::Cgroups,
+    cosched::{self, Arranged, CoschedError, Mechanism},
     cpus::CpuSet,
     frame::{Decoder, encode_gaps, encode_message},
-    job::{CONTROL_PORT, JOB_PATH, Job},
+    job::{CONTROL_PORT, JOB_PATH, Job, TRACE_PORT},
+    knobs::{self, KnobError},
     load::{self, LoadError, Observer, Prepared, Surroundings},
     port::{Port, PortError, PortReader},
     system::{self, MountError},
-    wire::{Command, Failure, FailureKind, Message, Setup, ThresholdHit, Tick},
+    trace::Tracing,
+    wire::{Command, Failure, FailureKind, Message, Setup, ThresholdHit, Tick, TraceProgress},
 };
 
 /// Why the agent cannot go on.
@@ -41,6 +42,15 @@ pub enum AgentError {
     /// The job cannot be read.
     #[error("the job in {JOB_PATH} cannot be read")]
     Job(#[source] io::Error),
+    /// A knob was asked for that makes no sense.
+    #[error("the scheduler cannot be tuned so")]
+    Knob(#[from] KnobError),
+    /// The cookie mechanism asked for is not there.
+    #[error("core scheduling as asked for is not possible")]
+    Cosched(#[from] CoschedError),
+    /// The trace did not get out.
+    #[error("the trace cannot be sent")]
+    Trace(#[source] io::Error),
     /// The load failed.
     #[error("the load failed")]
     Load(#[from] LoadError),
@@ -53,8 +63,9 @@ impl AgentError {
     /// Whose fault it is.
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Mount(_) | Self::Port(_) => FailureKind::Kernel,
-            Self::Job(_) | Self::Send(_) => FailureKind::Internal,
+            Self::Mount(_) | Self::Port(_) | Self::Cosched(_) => FailureKind::Kernel,
+            Self::Knob(_) => FailureKind::Usage,
+            Self::Job(_) | Self::Trace(_) | Self::Send(_) => FailureKind::Internal,
             Self::Load(error) => error.kind(),
         }
     }
@@ -103,13 +114,67 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
     let job = read_job().map_err(AgentError::Job)?;
     keep_off(&job.load.cpus)?;
     let stop = listen(host.port.reader()?)?;
-    let tsc = Sources::known(job.host_tsc_khz);
-    let surroundings = Surroundings { tsc, ..Surroundings::plain(job.host_tsc_khz) };
-    let setup = Setup { cosched: "none".into(), cgroup: "none".into(), ..Setup::default() };
-    let mut observer = Reporter { host, stop, setup, pids: Vec::new() };
-    let outcome = load::run(&job.load, &surroundings, &mut observer)?;
+    let (surroundings, setup, tracing) = prepare(&job)?;
+    let mut observer =
+        Reporter { host, stop, setup, tracing: tracing.as_ref(), pids: Vec::new(), hit: false };
+    let result = load::run(&job.load, &surroundings, &mut observer);
+    let hit = observer.hit;
+    if let Some(tracing) = &tracing {
+        // At a hit the load has stopped it already; a failure leaves it running, which does
+        // no harm any more.
+        let _ = tracing.stop();
+    }
+    let outcome = result?;
     host.send(&Message::Finished(outcome.report))?;
+    if let Some(tracing) = tracing.filter(|_| hit) {
+        ship(host, &tracing)?;
+    }
     outcome.fault.map_or(Ok(()), |fault| Err(fault.into()))
+}
+
+/// Makes the machine as the job wants it; says what became of each wish.
+fn prepare(job: &Job) -> Result<(Surroundings, Setup, Option<Tracing>), AgentError> {
+    let cpus = job.load.cpus.iter().copied().collect();
+    let knobs = knobs::apply_all(Path::new("/"), &job.tune)?;
+    let mut make = |version| Cgroups::mount(version, job.load.groups, &cpus);
+    let Arranged { mechanism, note, cgroups } =
+        cosched::arrange(job.cosched, cosched::probe_prctl(), &mut make)?;
+    let mut setup = Setup {
+        cosched: mechanism.name().into(),
+        cosched_note: note,
+        knobs,
+        cgroup: cgroups.version().name().into(),
+        notes: cgroups.notes().to_vec(),
+        ..Setup::default()
+    };
+    let tracing = job.trace.as_ref().and_then(|spec| {
+        let tracing = Tracing::root().map(|root| Tracing::prepare(&root, spec));
+        setup.trace_note = match &tracing {
+            Some(tracing) => tracing.note_text(),
+            None => Some("this kernel has no tracing; it needs CONFIG_FTRACE=y".into()),
+        };
+        tracing
+    });
+    if let Some(tracing) = &tracing {
+        setup.trace_events = tracing.events().to_vec();
+        setup.trace_clock = tracing.clock().map(str::to_owned);
+    }
+    let surroundings = Surroundings {
+        cookie: mechanism == Mechanism::Prctl,
+        cgroups: cgroups.procs(),
+        trace: tracing.as_ref().map(Tracing::stop_files),
+        ..Surroundings::plain(job.host_tsc_khz)
+    };
+    Ok((surroundings, setup, tracing))
+}
+
+/// Sends the trace over its own port.
+fn ship(host: &mut Host, tracing: &Tracing) -> Result<(), AgentError> {
+    let mut port = Port::open(TRACE_PORT)?;
+    let estimate_bytes = tracing.estimate_bytes();
+    host.send(&Message::Trace(TraceProgress::Begin { estimate_bytes }))?;
+    let bytes = tracing.ship(&mut port).map_err(AgentError::Trace)?;
+    Ok(host.send(&Message::Trace(TraceProgress::End { bytes }))?)
 }
 
 fn read_job() -> io::Result<Job> {
@@ -163,7 +228,9 @@ struct Reporter<'a> {
     host: &'a mut Host,
     stop: Arc<AtomicBool>,
     setup: Setup,
+    tracing: Option<&'a Tracing>,
     pids: Vec<u32>,
+    hit: bool,
 }
 
 impl Observer for Reporter<'_> {
@@ -173,6 +240,10 @@ impl Observer for Reporter<'_> {
         self.setup.tsc_khz = prepared.tsc_khz;
         self.setup.notes.extend_from_slice(&prepared.notes);
         self.setup.iteration_ticks = iteration_ticks();
+        // Last of all, so that the buffers are not filled with our own preparations.
+        if let Some(Err(error)) = self.tracing.map(Tracing::start) {
+            self.setup.trace_note = Some(format!("tracing cannot be started: {error}"));
+        }
         Ok(())
     }
 
@@ -192,6 +263,7 @@ impl Observer for Reporter<'_> {
     }
 
     fn hit(&mut self, hit: ThresholdHit) -> io::Result<()> {
+        self.hit = true;
         self.host.send(&Message::ThresholdHit(hit))
     }
 

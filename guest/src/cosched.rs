@@ -1,7 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Core scheduling: one cookie for each group, by whatever interface the kernel has.
+//!
+//! Four came one after the other: `cpu.scheduled` (the co-scheduling patches of 2018),
+//! `cpu.tag` (core scheduling v1 to v8), `cpu.core_tag` (v9, v10), and the `prctl` of 5.14,
+//! the only one that went upstream. Numbers of that prctl had other meanings in the patches
+//! before; only its reading command is ever used to probe.
 
-use std::io;
+use std::{io, path::Path};
+
+use thiserror::Error;
+
+use crate::{
+    cgroup::{Cgroups, Version},
+    job::CoschedRequest,
+    system,
+};
 
 /// `PR_SCHED_CORE` (include/uapi/linux/prctl.h), Linux 5.14.
 const PR_SCHED_CORE: libc::c_int = 62;
@@ -17,6 +30,205 @@ const SCOPE_THREAD: libc::c_ulong = 0;
 
 /// The target is all threads of a process.
 const SCOPE_THREAD_GROUP: libc::c_ulong = 1;
+
+/// How the groups get their cookies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// Not at all.
+    None,
+    /// Each process by itself, with `prctl`.
+    Prctl,
+    /// By a file of the cgroup.
+    File(TagFile),
+}
+
+/// A cgroup file that tags a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TagFile {
+    /// `cpu.core_tag`.
+    CoreTag,
+    /// `cpu.tag`.
+    Tag,
+    /// `cpu.scheduled`.
+    Scheduled,
+}
+
+impl Mechanism {
+    /// As in the result.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Prctl => "prctl",
+            Self::File(TagFile::CoreTag) => "core_tag",
+            Self::File(TagFile::Tag) => "tag",
+            Self::File(TagFile::Scheduled) => "scheduled",
+        }
+    }
+}
+
+impl TagFile {
+    const NEWEST_FIRST: [Self; 3] = [Self::CoreTag, Self::Tag, Self::Scheduled];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::CoreTag => "cpu.core_tag",
+            Self::Tag => "cpu.tag",
+            Self::Scheduled => "cpu.scheduled",
+        }
+    }
+
+    fn provider(self) -> &'static str {
+        match self {
+            Self::CoreTag => {
+                "the core-scheduling patches v9 or v10 of 2020/21, booted with coresched=on"
+            }
+            Self::Tag => "the core-scheduling patches v1 to v8 of 2019/20",
+            Self::Scheduled => "the co-scheduling patches of 2018, booted with cosched_max_level=1",
+        }
+    }
+}
+
+/// Why the interface that was asked for cannot be had.
+#[derive(Debug, Error)]
+pub enum CoschedError {
+    /// No prctl.
+    #[error("cookies by prctl are not available: {}", explain_prctl(source))]
+    Prctl {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// No such file in any hierarchy.
+    #[error("this kernel has no cgroup file {}; it needs {}", file.name(), file.provider())]
+    NoFile {
+        /// The file.
+        file: TagFile,
+    },
+    /// The file is there and takes no 1.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Cookies and cgroups as they were arranged.
+#[derive(Debug)]
+pub struct Arranged {
+    /// How the groups get their cookies.
+    pub mechanism: Mechanism,
+    /// Why there is none, where any would have done.
+    pub note: Option<String>,
+    /// The groups' cgroups.
+    pub cgroups: Cgroups,
+}
+
+/// Chooses a mechanism and makes the cgroups it needs.
+///
+/// `make` makes the cgroups of one version. Without tag files v2 is preferred, since it alone
+/// reports forced idle time. Tag files are looked for in v1 first, where all of the old
+/// patches have them, and in v2 after that.
+pub fn arrange(
+    request: CoschedRequest,
+    prctl: io::Result<()>,
+    make: &mut dyn FnMut(Version) -> io::Result<Cgroups>,
+) -> Result<Arranged, CoschedError> {
+    let files: &[TagFile] = match (request, prctl) {
+        (CoschedRequest::None, _) => return Ok(without_files(Mechanism::None, None, make)),
+        (CoschedRequest::Prctl | CoschedRequest::Auto, Ok(())) => {
+            return Ok(without_files(Mechanism::Prctl, None, make));
+        }
+        (CoschedRequest::Prctl, Err(source)) => return Err(CoschedError::Prctl { source }),
+        (CoschedRequest::Auto, Err(source)) => {
+            return Ok(tag_by_any(make).unwrap_or_else(|refusals| {
+                let mut note = explain_prctl(&source);
+                for refusal in refusals {
+                    note.push_str("; ");
+                    note.push_str(&refusal);
+                }
+                without_files(Mechanism::None, Some(note), make)
+            }));
+        }
+        (CoschedRequest::CoreTag, _) => &[TagFile::CoreTag],
+        (CoschedRequest::Tag, _) => &[TagFile::Tag],
+        (CoschedRequest::Scheduled, _) => &[TagFile::Scheduled],
+    };
+    tag_by(files, make).map_err(|mut refusals| match (refusals.pop(), files) {
+        (None, &[file, ..]) => CoschedError::NoFile { file },
+        (refusal, _) => CoschedError::Refused(refusal.unwrap_or_default()),
+    })
+}
+
+fn tag_by_any(
+    make: &mut dyn FnMut(Version) -> io::Result<Cgroups>,
+) -> Result<Arranged, Vec<String>> {
+    tag_by(&TagFile::NEWEST_FIRST, make)
+}
+
+/// Tags all groups by the first of these files that any hierarchy has. The error lists the
+/// files that were there and refused.
+fn tag_by(
+    files: &[TagFile],
+    make: &mut dyn FnMut(Version) -> io::Result<Cgroups>,
+) -> Result<Arranged, Vec<String>> {
+    let mut refusals = Vec::new();
+    for version in [Version::V1, Version::V2] {
+        let Ok(cgroups) = make(version) else { continue };
+        for &file in files {
+            match tag_all(&cgroups, file) {
+                Ok(true) => {
+                    let mechanism = Mechanism::File(file);
+                    return Ok(Arranged { mechanism, note: None, cgroups });
+                }
+                Ok(false) => {}
+                Err(refusal) => refusals.push(refusal),
+            }
+        }
+        cgroups.remove();
+    }
+    Err(refusals)
+}
+
+/// `false` where the kernel has no such file.
+fn tag_all(cgroups: &Cgroups, file: TagFile) -> Result<bool, String> {
+    let directories = cgroups.cpu_directories();
+    let path = |directory: &Path| directory.join(file.name());
+    if directories.is_empty() || !directories.iter().all(|directory| path(directory).exists()) {
+        return Ok(false);
+    }
+    for directory in directories {
+        let path = path(directory);
+        system::write_file(&path, "1")
+            .map_err(|error| format!("{} takes no 1: {error}", path.display()))?;
+    }
+    Ok(true)
+}
+
+fn without_files(
+    mechanism: Mechanism,
+    note: Option<String>,
+    make: &mut dyn FnMut(Version) -> io::Result<Cgroups>,
+) -> Arranged {
+    let cgroups = make(Version::V2)
+        .or_else(|v2| make(Version::V1).map_err(|v1| format!("no cgroups: v2: {v2}; v1: {v1}")));
+    Arranged { mechanism, note, cgroups: cgroups.unwrap_or_else(Cgroups::none_because) }
+}
+
+fn explain_prctl(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => {
+            "this kernel has no PR_SCHED_CORE; it needs Linux 5.14 or later with \
+             CONFIG_SCHED_CORE=y"
+        }
+        Some(libc::ENODEV) => {
+            "this kernel sees no SMT, without which core scheduling is off; it needs \
+             CONFIG_SCHED_SMT=y and a machine with 2 threads per core"
+        }
+        _ => return format!("PR_SCHED_CORE fails: {error}"),
+    }
+    .to_owned()
+}
+
+/// Whether this kernel, on this machine, has cookies by `prctl`.
+pub fn probe_prctl() -> io::Result<()> {
+    cookie_of_this_thread().map(|_| ())
+}
 
 /// Gives the calling process, all its threads, a cookie of its own.
 pub fn create_cookie() -> io::Result<()> {
@@ -40,4 +252,102 @@ fn prctl_sched_core(
     // SAFETY: the address is null or that of a u64 which the call may fill.
     let result = unsafe { libc::prctl(PR_SCHED_CORE, command, this, scope, address) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn no_prctl() -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::EINVAL))
+    }
+
+    /// Arranges on a kernel whose v1 cpu hierarchy has these files in each of two groups.
+    fn arrange_with(
+        files: &[&str],
+        request: CoschedRequest,
+        prctl: io::Result<()>,
+    ) -> Result<(Arranged, Vec<String>), CoschedError> {
+        let root = tempfile::tempdir().unwrap();
+        let mut make = |version| {
+            let path = root.path().join(Version::name(version));
+            for group in ["vm1", "vm2"] {
+                fs::create_dir_all(path.join(group)).unwrap();
+                for file in files.iter().filter(|_| version == Version::V1) {
+                    fs::write(path.join(group).join(file), "0").unwrap();
+                }
+            }
+            match version {
+                Version::V1 => Cgroups::create_v1(&path, None, 2, &"0".parse().unwrap()),
+                _ => Cgroups::create_v2(&path, 2, &"0".parse().unwrap()),
+            }
+        };
+        let arranged = arrange(request, prctl, &mut make)?;
+        let tags = arranged.cgroups.cpu_directories().iter().flat_map(|directory| {
+            files.iter().filter_map(|file| fs::read_to_string(directory.join(file)).ok())
+        });
+        let tags = tags.collect();
+        Ok((arranged, tags))
+    }
+
+    #[test]
+    fn auto_takes_the_newest_there_is() {
+        let auto = CoschedRequest::Auto;
+        let (arranged, tags) = arrange_with(&["cpu.tag"], auto, Ok(())).unwrap();
+        assert_eq!(arranged.mechanism.name(), "prctl");
+        assert_eq!((arranged.cgroups.version(), tags.len()), (Version::V2, 0));
+        let (arranged, tags) =
+            arrange_with(&["cpu.tag", "cpu.core_tag"], auto, no_prctl()).unwrap();
+        assert_eq!(arranged.mechanism.name(), "core_tag");
+        assert_eq!(tags, ["0", "1", "0", "1"]);
+        let (arranged, tags) = arrange_with(&["cpu.scheduled"], auto, no_prctl()).unwrap();
+        assert_eq!(arranged.mechanism.name(), "scheduled");
+        assert_eq!(tags, ["1", "1"]);
+    }
+
+    #[test]
+    fn auto_without_any_runs_on_and_says_why() {
+        let (arranged, _) = arrange_with(&[], CoschedRequest::Auto, no_prctl()).unwrap();
+        assert_eq!(arranged.mechanism, Mechanism::None);
+        assert_eq!(arranged.cgroups.version(), Version::V2);
+        assert!(arranged.note.unwrap().contains("CONFIG_SCHED_CORE"));
+        let no_smt = Err(io::Error::from_raw_os_error(libc::ENODEV));
+        let (arranged, _) = arrange_with(&[], CoschedRequest::Auto, no_smt).unwrap();
+        assert!(arranged.note.unwrap().contains("SMT"));
+    }
+
+    #[test]
+    fn an_explicit_choice_is_kept_or_refused() {
+        let (arranged, tags) = arrange_with(&["cpu.tag"], CoschedRequest::Tag, Ok(())).unwrap();
+        assert_eq!((arranged.mechanism.name(), tags), ("tag", vec!["1".into(), "1".into()]));
+        let error = arrange_with(&[], CoschedRequest::CoreTag, Ok(())).unwrap_err();
+        assert!(error.to_string().contains("cpu.core_tag"), "{error}");
+        let error = arrange_with(&[], CoschedRequest::Prctl, no_prctl()).unwrap_err();
+        assert!(error.to_string().contains("CONFIG_SCHED_CORE"), "{error}");
+        let (arranged, tags) = arrange_with(&["cpu.tag"], CoschedRequest::None, Ok(())).unwrap();
+        assert_eq!((arranged.mechanism.name(), tags.len()), ("none", 0));
+    }
+
+    #[test]
+    fn a_file_that_refuses_is_quoted() {
+        // A directory in the file's place cannot be written.
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("vm1/cpu.tag")).unwrap();
+        let mut make = |version| match version {
+            Version::V1 => Cgroups::create_v1(root.path(), None, 1, &"0".parse().unwrap()),
+            _ => Err(io::Error::other("no v2")),
+        };
+        let error = arrange(CoschedRequest::Tag, no_prctl(), &mut make).unwrap_err();
+        assert!(error.to_string().contains("vm1/cpu.tag takes no 1"), "{error}");
+        let arranged = arrange(CoschedRequest::Auto, no_prctl(), &mut make).unwrap();
+        assert!(arranged.note.unwrap().contains("takes no 1"));
+    }
+
+    #[test]
+    fn this_kernel_answers_the_probe_one_way_or_the_other() {
+        if let Err(error) = probe_prctl() {
+            assert!(matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENODEV)), "{error}");
+        }
+    }
 }

@@ -6,11 +6,14 @@
 //! that takes the results.
 
 pub mod agent;
+pub mod cgroup;
 pub mod cosched;
 pub mod cpus;
 pub mod frame;
 pub mod job;
+pub mod knobs;
 pub mod load;
 pub mod port;
 pub mod system;
+pub mod trace;
 pub mod wire;

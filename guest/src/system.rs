@@ -94,8 +94,9 @@ pub fn make_node(path: &Path, major: u32, minor: u32) -> io::Result<()> {
 pub fn say(text: &str) {
     // /dev/kmsg is 1:11 (Documentation/admin-guide/devices.txt).
     let _ = make_node(Path::new("/dev/kmsg"), 1, 11);
-    for path in ["/dev/kmsg", "/dev/console"] {
-        let line = format!("schedvmm: {}\n", text.replace('\n', " "));
+    // Priority 2 (critical): seen on the console even of a kernel booted with `quiet`.
+    for (path, priority) in [("/dev/kmsg", "<2>"), ("/dev/console", "")] {
+        let line = format!("{priority}schedvmm: {}\n", text.replace('\n', " "));
         let file = OpenOptions::new().write(true).open(path);
         // One write a line: each write to the kernel log is a record of its own.
         if file.and_then(|mut file| file.write_all(line.as_bytes())).is_ok() {
@@ -177,9 +178,10 @@ pub fn open_for_writing(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).open(path)
 }
 
-/// Writes a kernel file in one write, as it wants to be written.
+/// Writes a kernel file that must exist, in one write, as a shell's `echo` does.
 pub fn write_file(path: &Path, text: &str) -> io::Result<()> {
-    open_for_writing(path)?.write_all(text.as_bytes())
+    let file = OpenOptions::new().write(true).truncate(true).open(path);
+    file?.write_all(text.as_bytes())
 }
 
 #[cfg(test)]

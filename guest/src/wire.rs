@@ -45,6 +45,7 @@ pub enum Command {
 
 /// What a reader gets.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "one frame exists at a time")]
 pub enum Frame {
     /// A JSON message.
     Message(Message),

@@ -1,3 +1,93 @@
 // SPDX-License-Identifier: Apache-2.0
-//! stub
-fn main() {}
+//! `schedvmm`: one executable, several roles. As PID 1 of a guest it is the agent; started
+//! by the agent with a hidden word it is one group of the load; otherwise it is the command.
+
+mod cli;
+mod facts;
+mod folder;
+mod machine;
+mod placement;
+mod probe;
+mod result;
+mod run;
+mod session;
+mod show;
+mod signals;
+mod sinks;
+mod status;
+mod units;
+mod verdict;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use serde_json::json;
+use vmm::kvm::Hypervisor;
+
+use crate::cli::{Cli, Verb};
+use crate::status::{ExitStatus, Failure, OrFail};
+
+/// Somebody who only asks for the probe can wait longer than a run does.
+const PROBE_PATIENCE: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    // PID 1 of a container is no agent: it has no job.
+    if std::process::id() == 1 && Path::new(guest::job::JOB_PATH).exists() {
+        guest::agent::run_as_pid1();
+    }
+    let mut args = std::env::args_os();
+    if args.nth(1).is_some_and(|word| word == guest::load::GROUP_COMMAND) {
+        guest::load::group_main(args);
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed stdout or stderr takes the text; the status tells all the same.
+            let _ = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            let status = if asked { ExitStatus::Pass } else { ExitStatus::Usage };
+            return ExitCode::from(status.code());
+        }
+    };
+    let ended = match cli.verb {
+        Some(Verb::Probe { json }) => probe_verb(json),
+        None => run::run(&cli.run),
+    };
+    let status = ended.unwrap_or_else(|failure| {
+        eprint(&failure);
+        failure.status
+    });
+    ExitCode::from(status.code())
+}
+
+fn eprint(failure: &Failure) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "schedvmm: {failure}");
+}
+
+/// Whether this host's KVM can run Linux.
+fn probe_verb(json: bool) -> Result<ExitStatus, Failure> {
+    use std::io::Write;
+    let device = Path::new(vmm::kvm::DEVICE);
+    let verdict = Hypervisor::open(device)
+        .or_fail(ExitStatus::Host)
+        .and_then(|hypervisor| probe::run(&hypervisor, PROBE_PATIENCE).or_fail(ExitStatus::Host));
+    let reason = verdict.as_ref().err().map(ToString::to_string);
+    let mut stdout = std::io::stdout();
+    // A closed stdout takes the text; the status tells all the same.
+    let _ = if json {
+        writeln!(stdout, "{}", json!({ "usable": reason.is_none(), "reason": reason }))
+    } else if reason.is_none() {
+        writeln!(stdout, "{}: usable", device.display())
+    } else {
+        Ok(())
+    };
+    match verdict {
+        Err(_) if json => Ok(ExitStatus::Host),
+        Err(failure) => Err(failure),
+        Ok(()) => Ok(ExitStatus::Pass),
+    }
+}

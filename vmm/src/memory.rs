@@ -112,6 +112,36 @@ pub fn low_end(ram: &GuestRam) -> u64 {
     ram.iter().next().map_or(0, GuestMemoryRegion::len)
 }
 
+/// Resident memory of this process outside `ram`, in KiB, from /proc/self/smaps.
+pub fn resident_beyond(ram: &GuestRam) -> Option<u64> {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").ok()?;
+    let guest: Vec<_> = ram
+        .iter()
+        .map(|region| {
+            let start = region.as_ptr() as u64;
+            start..start.saturating_add(region.len())
+        })
+        .collect();
+    Some(resident_outside(&smaps, &guest))
+}
+
+/// Sums the `Rss:` lines of all mappings that begin outside `ranges`.
+fn resident_outside(smaps: &str, ranges: &[std::ops::Range<u64>]) -> u64 {
+    let mut counts = false;
+    let mut sum_kib = 0;
+    for line in smaps.lines() {
+        let first = line.split_whitespace().next().unwrap_or("");
+        if let Some((start, _)) = first.split_once('-') {
+            let start = u64::from_str_radix(start, 16).unwrap_or(0);
+            counts = !ranges.iter().any(|range| range.contains(&start));
+        } else if first == "Rss:" && counts {
+            let kib = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok());
+            sum_kib += kib.unwrap_or(0);
+        }
+    }
+    sum_kib
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,5 +155,15 @@ mod tests {
         for mib in [1u64, 128, 3071, 3072, 3073, 1 << 20] {
             assert_eq!(ranges(mib << 20).iter().map(|r| r.1).sum::<u64>(), mib << 20);
         }
+    }
+
+    #[test]
+    fn guest_ram_is_left_out_of_the_resident_sum() {
+        let smaps = "1000-2000 r-xp 0 00:00 0 /x\nSize: 4 kB\nRss: 4 kB\n\
+            7f00-8f00 rw-p 0 00:00 0\nRss: 900 kB\nPss: 900 kB\n9000-a000 rw-p 0 0 0\nRss: 8 kB\n";
+        assert_eq!(resident_outside(smaps, &[0x7f00..0x8f00]), 12);
+        assert_eq!(resident_outside(smaps, &[]), 912);
+        let ram = allocate(32).expect("memory");
+        assert!(resident_beyond(&ram).expect("smaps") > 100);
     }
 }

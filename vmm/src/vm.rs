@@ -372,6 +372,12 @@ impl Running {
         &self.console
     }
 
+    /// Host memory this process has in use beside guest RAM, in KiB; `None` where the host
+    /// kernel does not tell.
+    pub fn resident_beyond_ram_kib(&self) -> Option<u64> {
+        memory::resident_beyond(&self.machine.ram)
+    }
+
     /// Stops all vCPUs, then the I/O threads. With `dump`, stopped vCPUs report their state
     /// in their [`VcpuEnd`]. Returns the time from the call to the last vCPU's end.
     ///

@@ -3,10 +3,17 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::{process, project};
+
+/// Names the executable of this program to the tests it starts.
+pub const XTASK_ENV: &str = "SCHEDVMM_XTASK";
+
+/// A release build from nothing takes two minutes on two cores.
+const BUILD_DEADLINE: Duration = Duration::from_secs(30 * 60);
 
 /// Cargo: the one that started us, else the one in the path.
 pub fn cargo() -> Command {
@@ -21,9 +28,10 @@ pub fn schedvmm() -> Result<PathBuf> {
     build("schedvmm", &["--release"])
 }
 
-/// This program itself, for callers that are another one (the integration tests).
+/// This program itself, for callers that are another one: the integration tests. Where
+/// `cargo xtask test` started them, it has said where it is.
 pub fn xtask() -> Result<PathBuf> {
-    build("xtask", &[])
+    std::env::var_os(XTASK_ENV).map_or_else(|| build("xtask", &[]), |path| Ok(path.into()))
 }
 
 /// Builds the executable of a package and finds out from cargo where it is.
@@ -31,13 +39,11 @@ fn build(package: &str, options: &[&str]) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--quiet", "--message-format=json-render-diagnostics", "--bin"]);
     command.args([package, "--package", package]).args(options);
-    command.stderr(std::process::Stdio::inherit());
     let line = process::command_line(&command);
-    let output = process::output(&mut command)?;
-    if !output.status.success() {
-        bail!("`{line}` failed: {}", output.status);
+    let (status, text) = process::capture(&mut command, BUILD_DEADLINE)?;
+    if !status.success() {
+        bail!("`{line}` failed: {status}");
     }
-    let text = String::from_utf8_lossy(&output.stdout);
     text.lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter(|message| message["target"]["name"] == package)

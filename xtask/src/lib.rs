@@ -3,8 +3,12 @@
 //! there is none. The integration tests use the same [`host::EmulatedHost`] as the commands.
 
 pub mod artifacts;
+pub mod bench;
+pub mod demo;
 pub mod host;
 pub mod kernel;
 pub mod process;
 pub mod project;
 pub mod setup;
+pub mod test;
+pub mod venue;

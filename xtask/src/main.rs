@@ -2,14 +2,15 @@
 //! `cargo xtask`: everything around the product, one verb each.
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::host::{EmulatedHost, Stream, init};
+use xtask::bench::boot;
+use xtask::demo::Demo;
+use xtask::host::{self, EmulatedHost, init};
 use xtask::kernel::{self, Version};
 
 /// What `xtask` itself ends with when it fails; outside the range of what it runs for others.
@@ -33,6 +34,39 @@ enum Verb {
     },
     /// Run a command in the emulated host; its exit status becomes ours.
     Host(HostOptions),
+    /// Measure a test kernel: sets up what is missing, builds, runs the main job.
+    Demo(DemoOptions),
+    /// Check everything that CI checks.
+    Test,
+    /// Benchmarks of schedvmm itself.
+    #[command(subcommand)]
+    Bench(BenchVerb),
+    /// What this program does inside the emulated host.
+    #[command(subcommand, hide = true)]
+    InHost(InHostVerb),
+}
+
+#[derive(Subcommand)]
+enum BenchVerb {
+    /// Start to PID 1 to exit, against QEMU's microvm, in the emulated host.
+    Boot {
+        /// Timed runs of each.
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        runs: u32,
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum InHostVerb {
+    /// The inner part of `bench boot`.
+    BenchBoot {
+        /// Timed runs of each.
+        #[arg(long)]
+        runs: u32,
+    },
 }
 
 #[derive(clap::Args)]
@@ -49,15 +83,43 @@ struct HostOptions {
     /// Kernel of the host, also found in it as /bzImage; the 6.12 test kernel without this.
     #[arg(long, value_name = "BZIMAGE")]
     kernel: Option<PathBuf>,
+    /// A schedvmm to take instead of building it.
+    #[arg(long, value_name = "EXE")]
+    schedvmm: Option<PathBuf>,
     /// How long the command may take.
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     timeout: u64,
     /// A file of this machine to have in the host too.
     #[arg(long = "file", value_name = "GUEST=HOST", value_parser = parse_pair)]
     files: Vec<(String, PathBuf)>,
+    /// An executable of this machine to have in the host too, with its shared libraries.
+    #[arg(long = "executable", value_name = "GUEST=HOST", value_parser = parse_pair)]
+    executables: Vec<(String, PathBuf)>,
     /// The command and its arguments, passed on as they are. busybox's commands are there.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+#[derive(clap::Args)]
+struct DemoOptions {
+    /// The test kernel to measure: 6.12 (EEVDF) or 6.1 (CFS).
+    #[arg(long, value_name = "VERSION", default_value_t)]
+    kernel: Version,
+    /// Measure virtual machines inside the virtual machine.
+    #[arg(long)]
+    nested: bool,
+    /// Where the result folder goes, new or empty; results/demo without this.
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+    /// How long the main job may take in the emulated host.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    timeout: u64,
+    /// Further options of schedvmm.
+    #[arg(last = true, value_name = "OPTIONS")]
+    options: Vec<OsString>,
 }
 
 fn main() -> ExitCode {
@@ -66,7 +128,13 @@ fn main() -> ExitCode {
     }
     let result = match Options::parse().verb {
         Verb::Kernel { version } => show_kernel(version),
-        Verb::Host(options) => host(options),
+        Verb::Host(options) => run_in_host(options),
+        Verb::Demo(options) => demo(options),
+        Verb::Test => test(),
+        Verb::Bench(BenchVerb::Boot { runs, json }) => bench_boot(runs, json),
+        Verb::InHost(InHostVerb::BenchBoot { runs }) => {
+            boot::driver::run(runs).map(|()| ExitCode::SUCCESS)
+        }
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");
@@ -79,7 +147,7 @@ fn show_kernel(version: Version) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn host(options: HostOptions) -> Result<ExitCode> {
+fn run_in_host(options: HostOptions) -> Result<ExitCode> {
     let mut host = EmulatedHost::builder()
         .xtask(std::env::current_exe()?)
         .cpus(options.cpus)
@@ -89,25 +157,48 @@ fn host(options: HostOptions) -> Result<ExitCode> {
     if let Some(kernel) = options.kernel {
         host = host.kernel(kernel);
     }
+    if let Some(schedvmm) = options.schedvmm {
+        host = host.schedvmm(schedvmm);
+    }
     if let Some(out) = options.out {
         host = host.out(out);
     }
     for (guest, file) in options.files {
         host = host.file(&guest, file);
     }
-    let run = host.run(options.command, show)?;
+    for (guest, executable) in options.executables {
+        host = host.executable(&guest, executable);
+    }
+    let run = host.run(options.command, host::show)?;
     Ok(ExitCode::from(run.ended.code()))
 }
 
-/// Passes output on at once. A reader that has gone away does not end the command.
-fn show(stream: Stream, bytes: &[u8]) {
-    let _ = match stream {
-        Stream::Stdout => {
-            let mut stdout = std::io::stdout().lock();
-            stdout.write_all(bytes).and_then(|()| stdout.flush())
-        }
-        Stream::Stderr => std::io::stderr().lock().write_all(bytes),
-    };
+fn demo(options: DemoOptions) -> Result<ExitCode> {
+    let ended = Demo {
+        version: options.kernel,
+        nested: options.nested,
+        output: options.output,
+        json: options.json,
+        timeout: Duration::from_secs(options.timeout),
+        options: options.options,
+    }
+    .run()?;
+    Ok(ExitCode::from(ended.code()))
+}
+
+fn test() -> Result<ExitCode> {
+    let tally = xtask::test::run()?;
+    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn bench_boot(runs: u32, json: bool) -> Result<ExitCode> {
+    let report = boot::run(runs)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{report}");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn parse_pair(text: &str) -> Result<(String, PathBuf), String> {

@@ -3,15 +3,18 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// How often a running program is looked at.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How often a running program is looked at, at the most and at the least: short ones should
+/// not wait for us, nor long ones be disturbed.
+const POLL_INTERVAL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// A program that is silent for this long gets a sign of life printed for it.
 const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -45,11 +48,11 @@ pub fn end_with_parent(command: &mut Command, signal: i32) -> &mut Command {
     unsafe {
         command.pre_exec(move || {
             if libc::prctl(libc::PR_SET_PDEATHSIG, signal) != 0 {
-                return Err(std::io::Error::last_os_error());
+                return Err(io::Error::last_os_error());
             }
             // We may have ended before the request was made: then nobody would send it.
             if u32::try_from(libc::getppid()) != Ok(parent) {
-                return Err(std::io::Error::from_raw_os_error(libc::ESRCH));
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
             Ok(())
         })
@@ -68,13 +71,61 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program to its end and returns what it printed; whether it failed is the caller's
-/// to judge.
-pub fn output(command: &mut Command) -> Result<Output> {
+/// Runs a program to its end and returns what it printed to its standard output; whether it
+/// failed is the caller's to judge.
+pub fn capture(command: &mut Command, deadline: Duration) -> Result<(ExitStatus, String)> {
     let line = command_line(command);
-    end_with_parent(command, libc::SIGTERM)
-        .output()
-        .with_context(|| format!("cannot start `{line}`"))
+    // A file, unlike a pipe, takes any amount without a reader.
+    let mut file = tempfile::tempfile().context("cannot make a temporary file")?;
+    let theirs = file.try_clone().context("cannot share a temporary file")?;
+    end_with_parent(command, libc::SIGTERM).stdin(Stdio::null()).stdout(theirs);
+    let mut child = KillOnDrop(command.spawn().with_context(|| format!("cannot start `{line}`"))?);
+    let status = wait(&mut child.0, &line, deadline)?;
+    let mut bytes = Vec::new();
+    file.rewind().context("cannot read a temporary file")?;
+    file.read_to_end(&mut bytes).context("cannot read a temporary file")?;
+    Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Runs a program to its end, and shows its output line by line as it comes: standard output
+/// and standard error alike, both to our standard output. `on_line` sees every line too.
+pub fn run_shown(
+    command: &mut Command,
+    what: &str,
+    deadline: Duration,
+    mut on_line: impl FnMut(&str),
+) -> Result<ExitStatus> {
+    let line = command_line(command);
+    let (output, theirs) = io::pipe().context("cannot make a pipe")?;
+    let theirs_too = theirs.try_clone().context("cannot share a pipe")?;
+    end_with_parent(command, libc::SIGTERM).stdin(Stdio::null()).stdout(theirs).stderr(theirs_too);
+    let mut child = KillOnDrop(command.spawn().with_context(|| format!("cannot start `{line}`"))?);
+    // The command holds our copies of the pipe's far end.
+    *command = Command::new(command.get_program());
+
+    let end = Instant::now() + deadline;
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n') {
+            let Ok(line) = line else { return };
+            if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    loop {
+        match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                println!("{line}");
+                on_line(&line);
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                bail!("{what} did not end within {} s and was stopped", deadline.as_secs())
+            }
+        }
+    }
+    wait(&mut child.0, what, end.saturating_duration_since(Instant::now()))
 }
 
 /// Runs a long program with its output appended to a log; the last lines of the log become
@@ -87,10 +138,7 @@ pub fn run_logged(command: &mut Command, log: &Path, what: &str, deadline: Durat
         .open(log)
         .with_context(|| format!("cannot write the log `{}`", log.display()))?;
     let errors = file.try_clone().context("cannot share the log")?;
-    end_with_parent(command, libc::SIGTERM)
-        .stdin(std::process::Stdio::null())
-        .stdout(file)
-        .stderr(errors);
+    end_with_parent(command, libc::SIGTERM).stdin(Stdio::null()).stdout(file).stderr(errors);
     let mut child = KillOnDrop(command.spawn().with_context(|| format!("cannot start `{line}`"))?);
     let status = wait(&mut child.0, what, deadline)?;
     if !status.success() {
@@ -115,7 +163,7 @@ fn wait(child: &mut Child, what: &str, deadline: Duration) -> Result<ExitStatus>
             eprintln!("  … {what}: {} s", start.elapsed().as_secs());
             next_sign += HEARTBEAT;
         }
-        std::thread::sleep(POLL_INTERVAL);
+        std::thread::sleep(start.elapsed().clamp(POLL_INTERVAL.0, POLL_INTERVAL.1));
     }
 }
 
@@ -148,6 +196,26 @@ mod tests {
         assert!(error.contains("counting") && error.contains("exit status: 4"), "{error}");
         assert!(error.contains("line 30") && error.contains("line 11\n"), "{error}");
         assert!(!error.contains("line 10\n"), "{error}");
+    }
+
+    #[test]
+    fn output_is_captured_whole() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "seq 100000; exit 5"]);
+        let (status, text) = capture(&mut command, Duration::from_secs(20)).unwrap();
+        assert_eq!(status.code(), Some(5));
+        assert_eq!(text.lines().last(), Some("100000"));
+    }
+
+    #[test]
+    fn shown_output_reaches_the_caller_too() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo one; echo two >&2; exit 6"]);
+        let mut lines = Vec::new();
+        let on_line = |line: &str| lines.push(line.to_string());
+        let status = run_shown(&mut command, "two", Duration::from_secs(20), on_line).unwrap();
+        assert_eq!(status.code(), Some(6));
+        assert_eq!(lines, ["one", "two"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     fmt,
     fs::File,
-    io,
+    io, panic,
     path::{Path, PathBuf},
     process, thread,
 };
@@ -13,7 +13,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    shared::{GroupSlot, Shared},
+    shared::Shared,
+    slots::GroupSlot,
     thread::{Common, TraceFiles, run},
 };
 use crate::{cosched, job::LoadSpec, system};
@@ -72,15 +73,28 @@ pub fn group_main(mut arguments: impl Iterator<Item = OsString>) -> ! {
 fn obey(plan: &GroupPlan) -> Result<(), String> {
     let shared = Shared::open(&plan.shared, &plan.spec)
         .map_err(|error| format!("load group {}: {error}", plan.group))?;
+    // The mapping lives as long as the process, whichever thread ends it.
+    let shared: &'static Shared = Box::leak(Box::new(shared));
     let slot = shared.groups().get(plan.group as usize);
     let slot = slot.ok_or_else(|| format!("there is no load group {}", plan.group))?;
-    run_group(plan, &shared, slot).inspect_err(|text| {
-        // The supervisor looks here when the process has ended.
-        slot.failure.set(text);
-    })
+    panic::set_hook(Box::new(|info| give_up(slot, &format!("a defect of schedvmm: {info}"))));
+    let common = prepare(plan, shared, slot).unwrap_or_else(|text| give_up(slot, &text));
+    run_threads(&common, slot, plan.group);
+    Ok(())
 }
 
-fn run_group(plan: &GroupPlan, shared: &Shared, slot: &GroupSlot) -> Result<(), String> {
+/// Ends the process with the reason where the supervisor looks for it. At once, from any
+/// thread: the others may be waiting at the barrier for a load that will not begin.
+fn give_up(slot: &GroupSlot, text: &str) -> ! {
+    slot.failure.set(text);
+    process::exit(1)
+}
+
+fn prepare<'a>(
+    plan: &'a GroupPlan,
+    shared: &'a Shared,
+    slot: &GroupSlot,
+) -> Result<Common<'a>, String> {
     die_with(plan.parent).map_err(failed("the supervisor cannot be followed"))?;
     for procs in &plan.cgroups {
         // "0" is the process that writes.
@@ -94,27 +108,26 @@ fn run_group(plan: &GroupPlan, shared: &Shared, slot: &GroupSlot) -> Result<(), 
     if let Err(error) = lock_memory() {
         slot.note.set(&format!("memory is not locked: {error}"));
     }
-    let common = Common { spec: &plan.spec, shared, tsc_khz: plan.tsc_khz, trace: trace.as_ref() };
-    run_threads(&common, plan.group)
+    Ok(Common { spec: &plan.spec, shared, tsc_khz: plan.tsc_khz, trace })
 }
 
-fn run_threads(common: &Common<'_>, group: u32) -> Result<(), String> {
+/// Starts the threads and waits for their end; the process's first thread measures nothing.
+fn run_threads(common: &Common<'_>, slot: &GroupSlot, group: u32) {
     let count = common.spec.threads_per_group;
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..count)
-            .map(|number| {
-                let body = move || run(common, group * count + number);
-                // What the trace shows as the task's name; at most 15 bytes.
-                let builder = thread::Builder::new().name(format!("load-{group}.{number}"));
-                let started = builder.stack_size(STACK_BYTES).spawn_scoped(scope, body);
-                started.map_err(failed(format_args!("thread {number} cannot be started")))
-            })
-            .collect();
-        threads.into_iter().enumerate().try_for_each(|(number, thread)| match thread?.join() {
-            Ok(result) => result.map_err(|error| format!("thread {number} {error}")),
-            Err(_) => Err(format!("thread {number} panicked, which is a defect of schedvmm")),
-        })
-    })
+        for number in 0..count {
+            let body = move || {
+                let result = run(common, group * count + number);
+                result.unwrap_or_else(|error| give_up(slot, &format!("thread {number} {error}")));
+            };
+            // What the trace shows as the task's name; at most 15 bytes.
+            let builder = thread::Builder::new().name(format!("load-{group}.{number}"));
+            let started = builder.stack_size(STACK_BYTES).spawn_scoped(scope, body);
+            if let Err(error) = started {
+                give_up(slot, &format!("thread {number} cannot be started: {error}"));
+            }
+        }
+    });
 }
 
 /// Turns an error into a text with what it means.

@@ -9,8 +9,10 @@
 mod futex;
 mod group;
 mod shared;
+mod slots;
 mod supervise;
 mod thread;
+mod watch;
 
 use std::{io, path::PathBuf, time::Duration};
 

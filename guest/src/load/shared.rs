@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The memory that the load's processes and their supervisor share.
 //!
-//! A file mapping, so that it works on a kernel without memfd. It consists of atomics only
-//! and is valid when all zero, so the processes need no further protocol to trust it:
+//! A file mapping, so that it works on a kernel without memfd:
 //!
 //! ```text
 //!     Control | GroupSlot x groups | ThreadSlot x threads | RecordCell x threads x room
@@ -16,22 +15,13 @@ use std::{
     path::Path,
     ptr::NonNull,
     slice,
-    sync::atomic::{
-        AtomicU8, AtomicU32, AtomicU64,
-        Ordering::{Acquire, Relaxed, Release},
-    },
 };
 
-use gaps::{
-    histogram::Histogram,
-    tally::{RecordCell, Tally},
-};
+use gaps::tally::RecordCell;
 use thiserror::Error;
 
-use crate::{
-    cpus::{CpuSet, MAX_CPUS},
-    job::LoadSpec,
-};
+use super::slots::{Control, GroupSlot, ThreadSlot};
+use crate::job::LoadSpec;
 
 /// Alignment of every part: two cache lines, because CPUs fetch them in pairs.
 const ALIGN: usize = 128;
@@ -80,183 +70,6 @@ pub enum SharedError {
         #[source]
         source: io::Error,
     },
-}
-
-/// A cache line pair of its own for something that others must not be slowed down by.
-#[derive(Debug, Default)]
-#[repr(C, align(128))]
-pub struct Apart<T>(pub T);
-
-/// What steers all threads.
-#[derive(Debug, Default)]
-#[repr(C)]
-pub struct Control {
-    /// Not 0: end now. Read by every turn of every meter, written once.
-    pub stop: Apart<AtomicU32>,
-    /// The start barrier.
-    pub gate: Apart<Gate>,
-    /// Counts what the supervisor wants to wake up for; see [`Control::announce`].
-    pub events: Apart<AtomicU32>,
-    /// The gap that ended the run.
-    pub hit: Apart<Hit>,
-}
-
-/// The start barrier: threads wait on `open`.
-#[derive(Debug, Default)]
-#[repr(C)]
-pub struct Gate {
-    /// Not 0 when the moments below are set.
-    pub open: AtomicU32,
-    /// Begin of the first burst, on CLOCK_MONOTONIC.
-    pub start_ns: AtomicU64,
-    /// The same moment on the TSC.
-    pub start_tsc: AtomicU64,
-}
-
-/// The gap that passed the threshold.
-#[derive(Debug, Default)]
-#[repr(C)]
-pub struct Hit {
-    /// Thread index + 1 of the first thread that saw one.
-    pub claimed: AtomicU32,
-    /// Not 0 when the record is complete, the trace marker written and tracing off.
-    pub published: AtomicU32,
-    /// The gap.
-    pub record: RecordCell,
-}
-
-impl Control {
-    /// Ends all bursts and all sleeps.
-    pub fn stop(&self) {
-        self.stop.0.store(1, Release);
-        super::futex::wake_all(&self.stop.0);
-    }
-
-    /// Wakes the supervisor.
-    pub fn announce(&self) {
-        self.events.0.fetch_add(1, Release);
-        super::futex::wake_all(&self.events.0);
-    }
-}
-
-/// A short text, written once.
-#[derive(Debug)]
-#[repr(C)]
-pub struct Text {
-    length: AtomicU32,
-    bytes: [AtomicU8; Text::ROOM],
-}
-
-impl Default for Text {
-    fn default() -> Self {
-        Self { length: AtomicU32::new(0), bytes: [const { AtomicU8::new(0) }; Self::ROOM] }
-    }
-}
-
-impl Text {
-    const ROOM: usize = 508;
-
-    /// Writes the text, or as much of it as there is room for.
-    pub fn set(&self, text: &str) {
-        let mut length = 0;
-        for (cell, byte) in self.bytes.iter().zip(text.bytes()) {
-            cell.store(byte, Relaxed);
-            length += 1;
-        }
-        self.length.store(length, Release);
-    }
-
-    /// The text, if it was written.
-    pub fn get(&self) -> Option<String> {
-        let length = self.length.load(Acquire) as usize;
-        let bytes: Vec<_> = self.bytes.iter().take(length).map(|byte| byte.load(Relaxed)).collect();
-        (length > 0).then(|| String::from_utf8_lossy(&bytes).into_owned())
-    }
-}
-
-/// One group's process.
-#[derive(Debug, Default)]
-#[repr(C, align(128))]
-pub struct GroupSlot {
-    /// Why it cannot go on.
-    pub failure: Text,
-    /// What it had to do without.
-    pub note: Text,
-}
-
-/// Where a thread stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum State {
-    /// Not started.
-    Absent = 0,
-    /// Prepared, at the barrier.
-    Waiting = 1,
-    /// In the load.
-    Running = 2,
-    /// Ended; its results are complete.
-    Done = 3,
-}
-
-/// One thread.
-#[derive(Debug, Default)]
-#[repr(C, align(128))]
-pub struct ThreadSlot {
-    state: AtomicU32,
-    /// Thread ID.
-    pub tid: AtomicU32,
-    /// Cookie as the kernel reports it.
-    pub cookie: AtomicU64,
-    affinity: [AtomicU64; (MAX_CPUS / 64) as usize],
-    /// What the meter counts.
-    pub tally: Tally,
-    /// Wake-up delays in nanoseconds.
-    pub wakeup_ns: Histogram,
-    /// Longest wake-up delay in nanoseconds.
-    pub wakeup_longest_ns: AtomicU64,
-    /// Time in bursts, from planned begin to end.
-    pub busy_ticks: AtomicU64,
-    /// Bursts completed.
-    pub bursts: AtomicU64,
-    /// CPU time during the load.
-    pub cpu_time_ns: AtomicU64,
-    /// Run delay during the load, plus 1; 0 where the kernel does not tell.
-    pub run_delay_ns_plus_1: AtomicU64,
-}
-
-impl ThreadSlot {
-    /// Where the thread stands.
-    pub fn state(&self) -> State {
-        match self.state.load(Acquire) {
-            1 => State::Waiting,
-            2 => State::Running,
-            3 => State::Done,
-            _ => State::Absent,
-        }
-    }
-
-    /// Says where the thread stands; all it wrote before is visible to whoever sees it.
-    pub fn set_state(&self, state: State) {
-        self.state.store(state as u32, Release);
-    }
-
-    /// Notes the affinity read back.
-    pub fn set_affinity(&self, cpus: &CpuSet) {
-        for cpu in cpus.iter() {
-            if let Some(word) = self.affinity.get(cpu as usize / 64) {
-                word.fetch_or(1 << (cpu % 64), Relaxed);
-            }
-        }
-    }
-
-    /// The affinity read back.
-    pub fn affinity(&self) -> CpuSet {
-        let is_set = |&cpu: &u32| {
-            let word = self.affinity.get(cpu as usize / 64);
-            word.is_some_and(|word| word.load(Relaxed) & (1 << (cpu % 64)) != 0)
-        };
-        (0..MAX_CPUS).filter(is_set).collect()
-    }
 }
 
 /// Where each part of the mapping begins.
@@ -417,8 +230,8 @@ fn allocate(file: &mut File, bytes: usize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::SleepSpec;
-    use std::time::Duration;
+    use crate::{cpus::CpuSet, job::SleepSpec, load::slots::State};
+    use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
     fn spec(groups: u32, threads_per_group: u32, records_per_thread: u32) -> LoadSpec {
         LoadSpec {
@@ -477,12 +290,5 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let shared = Shared::create(&directory.path().join("shared"), &spec(1, 1, 0)).unwrap();
         assert_eq!(shared.records(0).len(), 0);
-    }
-
-    #[test]
-    fn a_long_text_is_cut() {
-        let text = Text::default();
-        text.set(&"x".repeat(Text::ROOM + 9));
-        assert_eq!(text.get().map(|text| text.len()), Some(Text::ROOM));
     }
 }

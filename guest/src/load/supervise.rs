@@ -1,35 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The supervisor of the load: start, barrier, watch, end, collect.
+//! The supervisor of the load: start, barrier; the rest is [`super::watch`]'s.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
     sync::atomic::{
         AtomicU32,
-        Ordering::{Acquire, Relaxed, Release},
+        Ordering::{Acquire, Relaxed},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use gaps::{
-    histogram::Histogram,
-    record::GapRecord,
-    tsc::{self, Anchor, Choice, Sources, bracket, clock_ns, ns_to_ticks},
-};
+use gaps::tsc::{self, Anchor, Choice, Sources, clock_ns};
 
 use super::{
     LoadError, Observer, Outcome, Prepared, Surroundings, futex,
     group::{GROUP_COMMAND, GroupPlan},
-    shared::{Shared, State, ThreadSlot},
+    shared::Shared,
+    slots::{State, ThreadSlot},
     thread::as_ns,
+    watch::Watch,
 };
 use crate::{
     cpus::{CpuSet, MAX_CPUS},
-    frame::MAX_RECORDS_PER_FRAME,
     job::LoadSpec,
-    wire::{Gap, LoadReport, ThreadReport, ThresholdHit, Tick, TscReport},
 };
 
 /// For all threads to stand at the barrier. An emulated machine needs seconds for it.
@@ -37,19 +33,11 @@ const READY: Duration = Duration::from_secs(60);
 
 /// For all threads to end once they are told to. A thread that the kernel under test starves
 /// for longer than this while nobody competes with it will not run again.
-const ENDED: Duration = Duration::from_secs(10);
-
-/// Between the release and the first burst: all threads fall asleep again meanwhile, and
-/// begin together.
-const LEAD: Duration = Duration::from_millis(50);
+pub const ENDED: Duration = Duration::from_secs(10);
 
 /// How often the supervisor looks for a request to stop and for dead processes. It is woken
 /// for everything else.
-const LOOK: Duration = Duration::from_millis(50);
-
-/// Records handed on in one second: 6 MiB on the wire. What is above waits for the next
-/// second, or for the end.
-const RECORDS_PER_SECOND: usize = 1 << 18;
+pub const LOOK: Duration = Duration::from_millis(50);
 
 /// Threads in all; each costs 64 KiB of shared memory without its records.
 const MAX_THREADS: u32 = 4096;
@@ -140,7 +128,7 @@ impl Drop for SharedFile {
 }
 
 /// The groups' processes; killed when dropped.
-struct Groups(Vec<Child>);
+pub struct Groups(Vec<Child>);
 
 impl Groups {
     fn start(
@@ -177,7 +165,7 @@ impl Groups {
     }
 
     /// An error when one has ended while some of its threads had not.
-    fn check(&mut self, spec: &LoadSpec, shared: &Shared) -> Result<(), LoadError> {
+    pub fn check(&mut self, spec: &LoadSpec, shared: &Shared) -> Result<(), LoadError> {
         let threads = shared.threads().chunks(spec.threads_per_group as usize);
         for ((group, child), threads) in (0..).zip(&mut self.0).zip(threads) {
             let Some(status) = child.try_wait()? else { continue };
@@ -235,7 +223,7 @@ fn wait_until_ready(
 }
 
 /// Names of the threads that are not in this state.
-fn those_not(state: State, spec: &LoadSpec, shared: &Shared) -> Vec<String> {
+pub fn those_not(state: State, spec: &LoadSpec, shared: &Shared) -> Vec<String> {
     let threads = shared.threads().iter().enumerate();
     threads
         .filter(|(_, thread)| thread.state() != state)
@@ -285,192 +273,4 @@ fn check_cookies<'a>(
         }
     }
     Ok(())
-}
-
-/// The load while it runs.
-struct Watch<'a> {
-    spec: &'a LoadSpec,
-    shared: &'a Shared,
-    choice: Choice,
-    begin: Anchor,
-    start_ns: u64,
-    second: u32,
-    /// Records handed on so far, by thread.
-    shipped: Vec<usize>,
-    hit_told: bool,
-    tsc_end: u64,
-    slope_khz: Option<f64>,
-}
-
-impl<'a> Watch<'a> {
-    /// Opens the barrier.
-    fn release(
-        spec: &'a LoadSpec,
-        shared: &'a Shared,
-        choice: Choice,
-        observer: &mut dyn Observer,
-    ) -> Result<Self, LoadError> {
-        let begin = Anchor::now();
-        let (tsc, now_ns) = bracket(libc::CLOCK_MONOTONIC);
-        let start_ns = now_ns + as_ns(LEAD);
-        let start_tsc = tsc.wrapping_add(ns_to_ticks(as_ns(LEAD), choice.khz));
-        let gate = &shared.control().gate.0;
-        gate.start_ns.store(start_ns, Relaxed);
-        gate.start_tsc.store(start_tsc, Relaxed);
-        gate.open.store(1, Release);
-        futex::wake_all(&gate.open);
-        observer.released(start_tsc)?;
-        Ok(Self {
-            spec,
-            shared,
-            choice,
-            begin,
-            start_ns,
-            second: 0,
-            shipped: vec![0; shared.threads().len()],
-            hit_told: false,
-            tsc_end: start_tsc,
-            slope_khz: None,
-        })
-    }
-
-    /// Watches until all threads have ended by themselves, or have been told to.
-    fn until_end(
-        &mut self,
-        groups: &mut Groups,
-        observer: &mut dyn Observer,
-    ) -> Result<(), LoadError> {
-        let control = self.shared.control();
-        let deadline_ns = self.start_ns.saturating_add(as_ns(self.spec.duration));
-        loop {
-            let seen = control.events.0.load(Acquire);
-            groups.check(self.spec, self.shared)?;
-            let stopped = control.stop.0.load(Relaxed) != 0 || observer.stop_requested();
-            let now_ns = clock_ns(libc::CLOCK_MONOTONIC);
-            if stopped || now_ns >= deadline_ns {
-                return Ok(());
-            }
-            let next_tick_ns = self.start_ns + u64::from(self.second + 1) * 1_000_000_000;
-            if now_ns >= next_tick_ns {
-                self.tick(observer)?;
-                continue;
-            }
-            let wake_ns = next_tick_ns.min(deadline_ns).min(now_ns + as_ns(LOOK));
-            futex::wait(&control.events.0, seen, wake_ns);
-        }
-    }
-
-    /// Ends the load, waits for its threads, and hands on what is left.
-    fn end(&mut self, groups: &mut Groups, observer: &mut dyn Observer) -> Result<(), LoadError> {
-        let control = self.shared.control();
-        control.stop();
-        let told = self.tell_hit(observer);
-        let deadline = Instant::now() + ENDED;
-        let ended = loop {
-            let seen = control.events.0.load(Acquire);
-            let who = those_not(State::Done, self.spec, self.shared);
-            if who.is_empty() {
-                break Ok(());
-            }
-            if let Err(error) = groups.check(self.spec, self.shared) {
-                break Err(error);
-            }
-            if Instant::now() >= deadline {
-                break Err(LoadError::NotEnded { who, deadline: ENDED });
-            }
-            futex::wait(&control.events.0, seen, clock_ns(libc::CLOCK_MONOTONIC) + as_ns(LOOK));
-        };
-        self.tsc_end = tsc::read().tsc;
-        self.slope_khz = self.begin.slope_khz(&Anchor::now());
-        // Told again: the hit may have been published while the load was ending.
-        let told = told.and_then(|()| self.tell_hit(observer));
-        let shipped = self.ship(observer, usize::MAX);
-        ended.and(told).and(shipped.map_err(LoadError::Observer))
-    }
-
-    fn tell_hit(&mut self, observer: &mut dyn Observer) -> Result<(), LoadError> {
-        let hit = &self.shared.control().hit.0;
-        if self.hit_told || hit.published.load(Acquire) == 0 {
-            return Ok(());
-        }
-        self.hit_told = true;
-        let thread = hit.claimed.load(Relaxed).saturating_sub(1);
-        let slot = self.shared.threads().get(thread as usize);
-        let tid = slot.map_or(0, |slot| slot.tid.load(Relaxed));
-        let gap = Gap { thread, record: hit.record.load() };
-        Ok(observer.hit(ThresholdHit { tid, gap })?)
-    }
-
-    fn tick(&mut self, observer: &mut dyn Observer) -> Result<(), LoadError> {
-        self.second += 1;
-        let threads = self.shared.threads();
-        let online = threads.iter().filter(|thread| thread.state() == State::Running).count();
-        let longest = (0..)
-            .zip(threads)
-            .filter_map(|(thread, slot)| Some(Gap { thread, record: slot.tally.close_window()? }))
-            .max_by_key(|gap| gap.record.ticks());
-        self.ship(observer, RECORDS_PER_SECOND)?;
-        let online = u32::try_from(online).unwrap_or(u32::MAX);
-        Ok(observer.tick(Tick { second: self.second, online, longest })?)
-    }
-
-    /// Hands on new records of all threads, at most so many.
-    fn ship(&mut self, observer: &mut dyn Observer, most: usize) -> io::Result<()> {
-        let mut left = most;
-        for ((thread, slot), shipped) in (0..).zip(self.shared.threads()).zip(&mut self.shipped) {
-            let cells = self.shared.records(thread as usize);
-            while left > 0 {
-                let room = left.min(MAX_RECORDS_PER_FRAME);
-                let records: Vec<GapRecord> =
-                    slot.tally.records(cells, *shipped).take(room).collect();
-                if records.is_empty() {
-                    break;
-                }
-                observer.gaps(thread, &records)?;
-                *shipped += records.len();
-                left -= records.len();
-            }
-        }
-        Ok(())
-    }
-
-    fn report(&self, known: Sources) -> LoadReport {
-        let sources = Sources { slope_khz: self.slope_khz.or(known.slope_khz), ..known };
-        let each = self.spec.threads_per_group;
-        let threads = (0..).zip(self.shared.threads());
-        LoadReport {
-            tsc_end: self.tsc_end,
-            tsc: TscReport {
-                khz: self.choice.khz,
-                source: self.choice.source,
-                kvm_khz: sources.kvm_khz,
-                cpuid_15_khz: sources.cpuid_15_khz,
-                cpuid_40000010_khz: sources.cpuid_40000010_khz,
-                slope_khz: sources.slope_khz,
-                disagreement_ppm: sources.disagreement_ppm(self.choice.khz),
-            },
-            threads: threads.map(|(index, slot)| report_thread(index / each, slot)).collect(),
-        }
-    }
-}
-
-fn report_thread(group: u32, slot: &ThreadSlot) -> ThreadReport {
-    let buckets = |histogram: &Histogram| histogram.buckets().collect();
-    ThreadReport {
-        group,
-        tid: slot.tid.load(Relaxed),
-        gaps: slot.tally.gaps(),
-        gaps_unrecorded: slot.tally.unrecorded(),
-        gap_ticks: slot.tally.gap_ticks(),
-        longest: slot.tally.longest(),
-        gap_histogram_ns: buckets(slot.tally.histogram_ns()),
-        iterations: slot.tally.iterations(),
-        busy_ticks: slot.busy_ticks.load(Relaxed),
-        bursts: slot.bursts.load(Relaxed),
-        backwards: slot.tally.backwards(),
-        wakeup_histogram_ns: buckets(&slot.wakeup_ns),
-        wakeup_longest_ns: slot.wakeup_longest_ns.load(Relaxed),
-        cpu_time_ns: slot.cpu_time_ns.load(Relaxed),
-        run_delay_ns: slot.run_delay_ns_plus_1.load(Relaxed).checked_sub(1),
-    }
 }

@@ -19,7 +19,8 @@ use gaps::{
 
 use super::{
     futex,
-    shared::{Shared, State, ThreadSlot},
+    shared::Shared,
+    slots::{State, ThreadSlot},
 };
 use crate::{
     cosched,
@@ -40,7 +41,7 @@ pub struct Common<'a> {
     /// TSC frequency.
     pub tsc_khz: u64,
     /// The trace to stop at a hit.
-    pub trace: Option<&'a TraceFiles>,
+    pub trace: Option<TraceFiles>,
 }
 
 /// Files of the tracing file system, opened before the load.
@@ -177,14 +178,15 @@ fn hit(common: &Common<'_>, index: u32, record: GapRecord) {
         // Another thread was first, and ends the load.
         return;
     }
-    if let Some(TraceFiles { marker, switch }) = common.trace {
+    if let Some(TraceFiles { marker, switch }) = &common.trace {
         let mut text = Line::default();
         let ns = ticks_to_ns(record.ticks(), common.tsc_khz);
         // A line too long is cut, and a failed write leaves the trace without its marker:
         // neither may keep the trace from being stopped.
         let _ = write!(text, "schedvmm: gap of {ns} ns in thread {index}");
-        let _ = (&*marker).write(text.as_bytes());
-        let _ = (&*switch).write(b"0");
+        let (mut marker, mut switch) = (marker, switch);
+        let _ = marker.write(text.as_bytes());
+        let _ = switch.write(b"0");
     }
     hit.record.store(record);
     hit.published.store(1, Release);

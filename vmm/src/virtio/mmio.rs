@@ -358,3 +358,6 @@ fn read_config(config: &[u8], offset: u64, data: &mut [u8]) {
         data[..length].copy_from_slice(&there[..length]);
     }
 }
+
+#[cfg(test)]
+mod tests;

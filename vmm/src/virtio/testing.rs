@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex};
 
 use virtio_bindings::bindings::virtio_mmio::*;
@@ -57,7 +58,22 @@ pub(super) struct DriverQueue {
     pub(super) used: u64,
     pub(super) avail_index: u16,
     pub(super) seen_used: u16,
-    next_descriptor: u16,
+    pub(super) next_descriptor: u16,
+}
+
+impl DriverQueue {
+    /// A queue whose three parts lie in the 64 KiB from `base`.
+    pub(super) fn at(base: u64, size: u16) -> Self {
+        Self {
+            size,
+            table: base,
+            avail: base + 0x8000,
+            used: base + 0xc000,
+            avail_index: 0,
+            seen_used: 0,
+            next_descriptor: 0,
+        }
+    }
 }
 
 /// A guest with one virtio-mmio device.
@@ -118,15 +134,7 @@ impl Driver {
             }
             assert_eq!(self.get(VIRTIO_MMIO_QUEUE_READY), 0);
             let base = RINGS + RINGS_STRIDE * u64::from(index);
-            let queue = DriverQueue {
-                size: u16::try_from(size).unwrap(),
-                table: base,
-                avail: base + 0x8000,
-                used: base + 0xc000,
-                avail_index: 0,
-                seen_used: 0,
-                next_descriptor: 0,
-            };
+            let queue = DriverQueue::at(base, u16::try_from(size).unwrap());
             let zeros = vec![0; usize::try_from(RINGS_STRIDE).unwrap()];
             self.ram.write_slice(&zeros, GuestAddress(base)).unwrap();
             self.describe(&queue, size);
@@ -191,8 +199,8 @@ impl Driver {
         self.ram.write_obj(head, GuestAddress(at)).unwrap();
         q.avail_index = q.avail_index.wrapping_add(1);
         let index = GuestAddress(q.avail + 2);
-        self.ram.store(q.avail_index, index, std::sync::atomic::Ordering::SeqCst).unwrap();
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        self.ram.store(q.avail_index, index, Ordering::SeqCst).unwrap();
+        fence(Ordering::SeqCst);
     }
 
     /// Whether the device wants to hear of the last chain (virtqueue_kick_prepare).
@@ -202,8 +210,7 @@ impl Driver {
             return self.ram.read_obj::<u16>(GuestAddress(q.used)).unwrap() & 1 == 0;
         }
         let at = q.used + 4 + 8 * u64::from(q.size);
-        let event: u16 =
-            self.ram.load(GuestAddress(at), std::sync::atomic::Ordering::SeqCst).unwrap();
+        let event: u16 = self.ram.load(GuestAddress(at), Ordering::SeqCst).unwrap();
         event == q.avail_index.wrapping_sub(1)
     }
 
@@ -243,8 +250,7 @@ impl Driver {
     /// The next chain the device has returned: head and length (virtqueue_get_buf).
     pub(super) fn used(&mut self, queue: usize) -> Option<(u16, u32)> {
         let q = &mut self.queues[queue];
-        let order = std::sync::atomic::Ordering::SeqCst;
-        let index: u16 = self.ram.load(GuestAddress(q.used + 2), order).unwrap();
+        let index: u16 = self.ram.load(GuestAddress(q.used + 2), Ordering::SeqCst).unwrap();
         if index == q.seen_used {
             return None;
         }
@@ -253,7 +259,7 @@ impl Driver {
         q.seen_used = q.seen_used.wrapping_add(1);
         // "Interrupt me for the next one": used_event.
         let event = GuestAddress(q.avail + 4 + 2 * u64::from(q.size));
-        self.ram.store(q.seen_used, event, order).unwrap();
+        self.ram.store(q.seen_used, event, Ordering::SeqCst).unwrap();
         Some((u16::try_from(head).unwrap(), length))
     }
 

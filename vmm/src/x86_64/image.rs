@@ -120,6 +120,27 @@ pub struct ElfKernel {
 }
 
 impl KernelImage {
+    /// The file's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::BzImage(image) => &image.bytes,
+            Self::Vmlinux(bytes) => bytes,
+        }
+    }
+
+    /// Version and patch level, as in 6.12, from a bzImage's header; a vmlinux has it only
+    /// in its data.
+    pub fn version(&self) -> Option<(u32, u32)> {
+        let Self::BzImage(BzImage { bytes, header, .. }) = self else { return None };
+        // Offset of the text, less 0x200 (boot.rst, "kernel_version"); 0 for none.
+        let offset = header.kernel_version;
+        let text = bytes.get(usize::from(offset).checked_sub(1)? + 1 + SECTOR..)?;
+        let mut numbers = text.split(|byte| !byte.is_ascii_digit()).map(|digits| {
+            std::str::from_utf8(digits).ok()?.parse().ok()
+        });
+        Some((numbers.next()??, numbers.next()??))
+    }
+
     /// Recognises a kernel and checks its headers.
     ///
     /// # Errors

@@ -5,8 +5,9 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread::JoinHandle;
@@ -16,7 +17,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::ports::{self, Counted};
 use super::protocol::{
-    Ended, JOB_PATH, Job, OUT_DIR, OUT_PORT, STATUS_PORT, STDERR_PORT, STDOUT_PORT, Status,
+    Ended, JOB_PATH, Job, OUT_DIR, OUT_PORT, STATUS_PORT, STDERR_PORT, STDOUT_PORT, Sent, Status,
 };
 
 /// File system, where it goes, and its options.
@@ -44,39 +45,43 @@ pub fn is_our_role() -> bool {
 /// The whole life of PID 1. Never returns: the outer end stops the machine when it has all,
 /// and where it could not be told, the machine ends by itself.
 pub fn main() -> ! {
-    if let Err(error) = live() {
-        // Both ways out: the port may be what failed. The console is our standard error.
-        let report = format!("{error:#}");
-        eprintln!("PID 1 of the emulated host: {report}");
-        let told = ports::open(STATUS_PORT)
-            .and_then(|mut port| ports::send(&mut port, &Status::Failed(report)));
-        if told.is_err() {
-            // SAFETY: takes a number and no pointers; there is no state of ours to save.
-            unsafe { libc::reboot(libc::RB_AUTOBOOT) };
-        }
+    let told = prepare().and_then(|mut status| {
+        serve(&mut status)
+            .or_else(|error| ports::send(&mut status, &Status::Failed(format!("{error:#}"))))
+    });
+    if let Err(error) = told {
+        // Standard error is the console, the last way out.
+        eprintln!("PID 1 of the emulated host: {error:#}");
+        // SAFETY: takes a number and no pointers; there is no state of ours to save.
+        unsafe { libc::reboot(libc::RB_AUTOBOOT) };
     }
     loop {
         std::thread::sleep(Duration::from_secs(3600));
     }
 }
 
-fn live() -> Result<()> {
+/// Makes the machine a host, as far as it takes to find the port to report on.
+fn prepare() -> Result<File> {
     for (kind, target, options) in MOUNTS {
         mount(kind, target, options)?;
     }
+    ports::open(STATUS_PORT)
+}
+
+/// Does the one job.
+fn serve(status: &mut File) -> Result<()> {
     let job = std::fs::read(JOB_PATH).with_context(|| format!("cannot read `{JOB_PATH}`"))?;
     let job: Job = serde_json::from_slice(&job).context("cannot understand the job")?;
-    let mut status = ports::open(STATUS_PORT)?;
     let (stdout, stderr) = (ports::open(STDOUT_PORT)?, ports::open(STDERR_PORT)?);
     let out = ports::open(OUT_PORT)?;
 
-    ports::send(&mut status, &Status::Ready)?;
+    ports::send(status, &Status::Ready)?;
     let child = Arc::new(AtomicI32::new(0));
     obey_signals(status.try_clone()?, Arc::clone(&child));
     let (ended, stdout, stderr) = run(&job, &child, stdout, stderr)?;
-    ports::send(&mut status, &Status::Ended(ended))?;
+    ports::send(status, &Status::Ended(ended))?;
     let out = ports::send_folder(out, Path::new(OUT_DIR))?;
-    ports::send(&mut status, &ports::sent(stdout, stderr, out))
+    ports::send(status, &Status::Sent(Sent { stdout, stderr, out }))
 }
 
 fn mount(kind: &str, target: &str, options: &str) -> Result<()> {
@@ -139,10 +144,7 @@ fn wait_for(child: i32, pid: &AtomicI32) -> Result<Ended> {
         }
         if ended == child {
             pid.store(0, Ordering::SeqCst);
-            if libc::WIFSIGNALED(status) {
-                return Ok(Ended::Signaled(u8::try_from(libc::WTERMSIG(status))?));
-            }
-            return Ok(Ended::Exited(u8::try_from(libc::WEXITSTATUS(status))?));
+            return Ok(ExitStatus::from_raw(status).into());
         }
     }
 }

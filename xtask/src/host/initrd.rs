@@ -3,7 +3,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use initrd_builder::Archive;
@@ -11,6 +12,9 @@ use initrd_builder::Archive;
 use super::Addition;
 use super::protocol::{JOB_PATH, Job, OUT_DIR};
 use crate::process;
+
+/// The small tools used here take a fraction of a second.
+const TOOL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The parts.
 pub(super) struct Contents<'a> {
@@ -48,11 +52,11 @@ pub(super) fn compose(contents: &Contents) -> Result<Vec<u8>> {
 
 /// The commands busybox has, itself not included.
 fn applets(busybox: &Path) -> Result<Vec<String>> {
-    let output = process::output(Command::new(busybox).arg("--list"))?;
-    if !output.status.success() {
-        bail!("`{} --list` failed: {}", busybox.display(), output.status);
+    let mut list = Command::new(busybox);
+    let (status, text) = process::capture(list.arg("--list"), TOOL_DEADLINE)?;
+    if !status.success() {
+        bail!("`{} --list` failed: {status}", busybox.display());
     }
-    let text = String::from_utf8(output.stdout).context("busybox lists what is no text")?;
     Ok(text.lines().filter(|name| *name != "busybox").map(String::from).collect())
 }
 
@@ -69,9 +73,9 @@ fn stripped(executable: &Path) -> Result<Vec<u8>> {
     let dir = tempfile::tempdir().context("cannot make a temporary folder")?;
     let small = dir.path().join("init");
     let mut strip = Command::new("strip");
-    strip.arg("-o").arg(&small).arg(executable);
-    let source = match process::output(&mut strip) {
-        Ok(output) if output.status.success() => &small,
+    strip.arg("-o").arg(&small).arg(executable).stderr(Stdio::null());
+    let source = match process::capture(&mut strip, TOOL_DEADLINE) {
+        Ok((status, _)) if status.success() => &small,
         _ => executable,
     };
     std::fs::read(source).with_context(|| format!("cannot read `{}`", source.display()))

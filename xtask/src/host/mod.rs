@@ -18,6 +18,7 @@ mod session;
 mod signals;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -195,4 +196,16 @@ fn unpack(archive: std::fs::File, dir: &Path) -> Result<()> {
     let mut archive = tar::Archive::new(std::io::BufReader::new(archive));
     archive.set_preserve_mtime(false);
     archive.unpack(dir).with_context(|| format!("cannot write to `{}`", dir.display()))
+}
+
+/// For [`EmulatedHost::run`]: passes output on at once, each stream to ours of its name. A
+/// reader that has gone away does not end the command.
+pub fn show(stream: Stream, bytes: &[u8]) {
+    let _ = match stream {
+        Stream::Stdout => {
+            let mut stdout = std::io::stdout().lock();
+            stdout.write_all(bytes).and_then(|()| stdout.flush())
+        }
+        Stream::Stderr => std::io::stderr().lock().write_all(bytes),
+    };
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::protocol::{Sent, Status};
+use super::protocol::Status;
 
 /// Where the kernel lists the ports, one folder each with a file `name` in it.
 const PORTS: &str = "/sys/class/virtio-ports";
@@ -79,9 +79,4 @@ pub(super) fn send_folder(port: File, folder: &Path) -> Result<u64> {
     let writer = archive.into_inner().context("cannot end the archive")?;
     let counted = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
     Ok(counted.count)
-}
-
-/// The sum of what has been sent.
-pub(super) fn sent(stdout: u64, stderr: u64, out: u64) -> Status {
-    Status::Sent(Sent { stdout, stderr, out })
 }

@@ -12,6 +12,8 @@
 //! how many bytes each stream has had. Whoever has received them all needs the host no more.
 
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -68,6 +70,17 @@ impl Ended {
     }
 }
 
+impl From<ExitStatus> for Ended {
+    fn from(status: ExitStatus) -> Self {
+        // Both numbers are below 256 on Linux; one that were not is a failure in any case.
+        let small = |number: i32| u8::try_from(number).unwrap_or(u8::MAX);
+        match status.signal() {
+            Some(signal) => Self::Signaled(small(signal)),
+            None => Self::Exited(small(status.code().unwrap_or(-1))),
+        }
+    }
+}
+
 /// A sign from PID 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -108,5 +121,7 @@ mod tests {
     fn ends_become_the_status_a_shell_reports() {
         assert_eq!(Ended::Exited(3).code(), 3);
         assert_eq!(Ended::Signaled(15).code(), 143);
+        assert_eq!(Ended::from(ExitStatus::from_raw(3 << 8)), Ended::Exited(3));
+        assert_eq!(Ended::from(ExitStatus::from_raw(15)), Ended::Signaled(15));
     }
 }

@@ -17,7 +17,7 @@ use crate::setup::QEMU;
 
 /// `reboot=t` and `panic=-1`: whatever ends the kernel ends in a triple fault at once, which
 /// `-no-reboot` turns into the end of QEMU.
-const KERNEL_WORDS: &str = "console=ttyS0 quiet reboot=t panic=-1";
+const KERNEL_WORDS: &str = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable";
 
 /// The machine to emulate.
 pub(super) struct Machine<'a> {

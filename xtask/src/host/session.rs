@@ -13,14 +13,17 @@ use super::protocol::{Ended, Job, Sent, Status};
 use super::qemu::{self, Machine, Qemu};
 use super::signals::Signals;
 
-/// Packing `/out` and sending it may take this long.
-const TRANSFER_DEADLINE: Duration = Duration::from_secs(120);
+/// While `/out` is packed and sent, nothing may come for this long.
+const TRANSFER_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What the console keeps for an error report.
 const CONSOLE_KEPT: usize = 16 * 1024;
 
 /// Lines of it that are shown.
 const CONSOLE_SHOWN_LINES: usize = 30;
+
+/// QEMU says this of a dozen features of the CPU model, once for each CPU.
+const CONSOLE_NOISE: &str = "warning: TCG doesn't support requested feature";
 
 /// A line of status is shorter than this, or its sender is not ours.
 const STATUS_MAX: usize = 64 * 1024;
@@ -240,6 +243,7 @@ impl Session {
             }
             Source::Out => {
                 self.received.out += count;
+                self.phase_start = Instant::now();
                 self.out.write_all(bytes).context("cannot keep the files of /out")?;
             }
             Source::Status => return self.note_status(bytes),
@@ -288,7 +292,7 @@ impl Session {
     /// The end of the console, if there is anything on it.
     fn last_words(&self) -> String {
         let text = String::from_utf8_lossy(&self.console);
-        let lines: Vec<&str> = text.lines().collect();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.contains(CONSOLE_NOISE)).collect();
         if lines.is_empty() {
             return "; its console is empty".into();
         }

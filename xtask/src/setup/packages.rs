@@ -1,28 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Debian packages: which are there, and how the missing ones come.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::backports;
 use crate::process;
 
+/// Questions to the package tools are answered in a fraction of a second.
+const ASK_DEADLINE: Duration = Duration::from_secs(30);
+
 /// The installed version of a package; `None` where it is not installed (or no Debian).
 pub fn installed_version(package: &str) -> Option<String> {
     let format = "${db:Status-Status} ${Version}";
-    let output =
-        process::output(Command::new("dpkg-query").args(["-W", "-f", format, package])).ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
+    let text = ask(Command::new("dpkg-query").args(["-W", "-f", format, package]))?;
     text.strip_prefix("installed ").map(String::from)
 }
 
 /// The version apt would install; `None` where it knows none.
 pub(super) fn candidate_version(package: &str) -> Option<String> {
-    let output =
-        process::output(Command::new("apt-cache").env("LC_ALL", "C").args(["policy", package]))
-            .ok()?;
-    parse_candidate(&String::from_utf8(output.stdout).ok()?)
+    parse_candidate(&ask(Command::new("apt-cache").env("LC_ALL", "C").args(["policy", package]))?)
+}
+
+/// What a program answers; nothing where it is missing or complains.
+pub(super) fn ask(command: &mut Command) -> Option<String> {
+    let (status, text) = process::capture(command.stderr(Stdio::null()), ASK_DEADLINE).ok()?;
+    status.success().then_some(text)
 }
 
 /// Reads the answer of `apt-cache policy`.
@@ -54,7 +59,7 @@ pub fn ensure(packages: &[&str]) -> Result<()> {
 
 /// Ends with the exact command for an administrator, unless we are one.
 pub(super) fn require_root(command: &str) -> Result<()> {
-    if Command::new("apt-get").arg("--version").output().is_err() {
+    if ask(Command::new("apt-get").arg("--version")).is_none() {
         bail!(
             "this machine has no apt-get; set-up knows Debian only. Install by hand what \
              this would: {command}"
@@ -79,6 +84,8 @@ pub(super) fn install(packages: &[&str], options: &[&str]) -> Result<()> {
         let mut command = Command::new("apt-get");
         command.args(["-qq", "-y", "--no-install-recommends", "install"]).args(options);
         command.args(packages).env("DEBIAN_FRONTEND", "noninteractive");
+        // Our own standard output is for results.
+        command.stdout(std::io::stderr());
         eprintln!("set-up: {}", process::command_line(&command));
         process::run(&mut command)
     };

@@ -6,7 +6,6 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::{backports, packages};
-use crate::process;
 
 /// The program.
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
@@ -76,8 +75,7 @@ fn refuse_old(version: (u32, u32)) -> Result<()> {
 
 /// What the installed program says of itself.
 fn program_version() -> Option<(u32, u32)> {
-    let output = process::output(Command::new(QEMU).arg("--version")).ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
+    let text = packages::ask(Command::new(QEMU).arg("--version"))?;
     parse_version(text.strip_prefix("QEMU emulator version ")?)
 }
 

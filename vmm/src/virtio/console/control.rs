@@ -30,7 +30,8 @@ const PORT_NAME: u16 = 7;
 const MESSAGE_BYTES: usize = 8;
 
 /// Most messages of one notification. The Linux driver has one in flight (__send_control_msg
-/// spins under a lock), so only a driver that posts from several CPUs without one gets here.
+/// spins under a lock), so only a driver that posts from several CPUs without one gets here; the
+/// rest of its messages wait for the next notification.
 const MAX_MESSAGES: usize = 1024;
 
 /// The control queues and what each port is owed.
@@ -190,11 +191,15 @@ impl Control {
 
     /// Takes in one message; false if it makes no sense.
     fn handle(&mut self, message: Message, ports: &[Port], counters: &Counters) -> bool {
-        let on = message.value == 1;
+        let on = match message.value {
+            0 => false,
+            1 => true,
+            _ => return false,
+        };
         if message.event == DEVICE_READY {
             self.forget();
             self.ports.iter_mut().for_each(|state| state.owed.add = on);
-            return message.value <= 1;
+            return true;
         }
         let id = message.id as usize;
         let (Some(state), Some(port)) = (self.ports.get_mut(id), ports.get(id)) else {
@@ -213,7 +218,7 @@ impl Control {
             }
             _ => return false,
         }
-        message.value <= 1
+        true
     }
 
     fn forget(&mut self) {

@@ -3,12 +3,12 @@
 //!
 //! The driver's side is drivers/char/virtio_console.c, and drivers/tty/hvc above it.
 //!
-//! - [`port`]: what a user asks for, and what the threads share about each port
+//! - `port`: what a user asks for, and what the threads share about each port
 //! - `queues`: which queue is whose
 //! - `control`: the handshake that makes ports appear in the guest
-//! - [`tx`]: guest to host; `batch`: without a copy
+//! - `tx`: guest to host; `batch`: without a copy
 //! - `rx`: host to guest
-//! - [`handle`]: what the owner of the machine can do while it runs
+//! - `handle`: what the owner of the machine can do while it runs
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -18,13 +18,13 @@ use vmm_sys_util::timerfd::TimerFd;
 
 mod batch;
 mod control;
-pub mod handle;
-pub mod port;
+mod handle;
+mod port;
 mod queues;
 mod rx;
 #[cfg(test)]
-mod tests;
-pub mod tx;
+pub(super) mod tests;
+mod tx;
 
 pub use handle::{ConsoleControl, ConsoleStats, SendError};
 pub use port::{ConsoleError, MAX_NAME_BYTES, MAX_PORTS, PortKind, PortSpec};
@@ -66,7 +66,7 @@ const ROWS: u16 = 25;
 ///
 /// The worker goes on reading guest memory until its write returns, which is harmless: the memory
 /// stays mapped, and the bytes go nowhere but to the sink. It then finds that the generation of its
-/// [`TransmitSlot`](tx) has changed, and forgets its chains instead of returning them.
+/// ring has changed, and forgets its chains instead of returning them.
 #[derive(Debug)]
 pub struct Console {
     shared: Arc<Shared>,
@@ -92,7 +92,7 @@ impl Console {
     /// # Errors
     ///
     /// If the ports are not such as the guest can use, or file descriptors run out.
-    #[allow(clippy::new_ret_no_self)]
+    #[expect(clippy::new_ret_no_self, reason = "a console is of no use without its handles")]
     pub fn new(specs: Vec<PortSpec>) -> Result<ConsoleHandles, ConsoleError> {
         port::check(&specs)?;
         let mut ports = Vec::new();

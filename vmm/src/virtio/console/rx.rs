@@ -9,8 +9,8 @@ use crate::virtio::ring::{self, Ring};
 /// Most bytes that wait for one port. We send the guest its orders, not bulk data.
 pub const MAX_PENDING_BYTES: usize = 64 << 10;
 
-/// Most buffers filled in one go. Only a driver with one-byte buffers, or one that posts
-/// buffers as fast as we return them empty, gets here; its next notification goes on.
+/// Most buffers filled in one go. Only a driver that posts useless ones as fast as we return
+/// them gets here; what is left goes out with the next bytes to send.
 const MAX_BUFFERS: usize = 1024;
 
 /// The receiving side of one port. Everything here is a short copy: callers on any thread may

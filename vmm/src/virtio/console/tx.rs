@@ -25,7 +25,8 @@ use crate::virtio::ring::{Chain, Ring};
 
 /// Most chains of the console handled for one notification, most descriptors of each, and most
 /// bytes of each: a vCPU in our hands cannot be stopped, so a bell never means much work. Linux
-/// sends one chain of 16 bytes; the rest of a longer one is dropped and counted.
+/// sends one chain of 16 bytes and waits for it. The rest of a longer one is dropped; more chains
+/// than this, which only several CPUs without a lock can post, stay until the next bell.
 const MAX_INLINE_CHAINS: usize = 256;
 const MAX_INLINE_DESCRIPTORS: usize = 32;
 const MAX_INLINE_CHAIN_BYTES: usize = 64 << 10;
@@ -77,19 +78,20 @@ fn copy_out(chain: &Chain, sink: &mut dyn Write, counters: &Counters) {
     let mut budget = MAX_INLINE_CHAIN_BYTES;
     let mut buffer = [0; 1024];
     for descriptor in chain.clone().readable().take(MAX_INLINE_DESCRIPTORS) {
+        let length = descriptor.len() as usize;
         let mut address = descriptor.addr();
-        let mut left = descriptor.len() as usize;
+        let mut left = length.min(budget);
+        counters.dropped(length - left);
+        budget -= left;
         while left > 0 {
-            let wanted = left.min(buffer.len()).min(budget);
+            let wanted = left.min(buffer.len());
             let read = ram.read(&mut buffer[..wanted], address).unwrap_or(0);
             if read == 0 {
                 counters.guest_error();
-                counters.dropped(left);
                 return;
             }
             let taken = sink.write(&buffer[..read]).unwrap_or(0).min(read);
             counters.dropped(read - taken);
-            budget -= read;
             left -= read;
             address.0 = address.0.wrapping_add(read as u64);
         }

@@ -163,6 +163,21 @@ fn transmit_chains_of_any_shape_come_back() {
 }
 
 #[test]
+fn a_chain_is_trusted_up_to_the_first_bad_descriptor() {
+    for bad in [(RAM_BYTES, 4, 0), (RAM_BYTES - 2, 4, 0), (5 << 20, u32::MAX - 8, 0)] {
+        let mut bench = Bench::running();
+        let base = Driver::buffers(TX1);
+        bench.driver.ram.write_slice(b"abcd", GuestAddress(base)).unwrap();
+        let head = bench.driver.post(TX1, &[(base, 2, 0), bad, (base + 2, 2, 0)]);
+        bench.driver.kick(TX1);
+        bench.work();
+        assert_eq!(bench.sinks[1].taken(), b"ab");
+        assert_eq!(bench.driver.used(TX1), Some((head, 0)));
+        assert_eq!(bench.control.stats().guest_errors, 1);
+    }
+}
+
+#[test]
 fn a_chain_of_4_gib_is_streamed_not_collected() {
     let mut bench = Bench::running();
     bench.sinks[0].plan([]);

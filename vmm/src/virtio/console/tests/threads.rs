@@ -29,7 +29,7 @@ fn spawn(worker: PortWorker) {
 
 #[test]
 fn no_wake_up_is_lost_in_either_direction() {
-    let sinks: Vec<_> = (0..3).map(|_| TestSink::default()).collect();
+    let sinks: Vec<_> = NAMES.iter().map(|_| TestSink::default()).collect();
     let handles = Console::new(specs(&sinks)).unwrap();
     handles.workers.into_iter().for_each(spawn);
     let mut driver = Driver::new(Box::new(handles.console));
@@ -59,6 +59,29 @@ fn no_wake_up_is_lost_in_either_direction() {
     assert!(sinks[2].taken() == expected);
 }
 
+#[test]
+fn a_chain_posted_while_the_worker_goes_to_sleep_is_not_forgotten() {
+    let sinks: Vec<_> = NAMES.iter().map(|_| TestSink::default()).collect();
+    let handles = Console::new(specs(&sinks)).unwrap();
+    handles.workers.into_iter().for_each(spawn);
+    let mut driver = Driver::new(Box::new(handles.console));
+    driver.start(ALL_FEATURES);
+    // The next chain comes when the last one is returned: just then the worker looks into the
+    // ring once more, and asks for a notification. A different delay each time hits every point.
+    for n in 0..40_000u32 {
+        for _ in 0..n % 199 {
+            std::hint::spin_loop();
+        }
+        driver.send(TX1, b".");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while driver.used(TX1).is_none() {
+            assert!(Instant::now() < deadline, "chain {n} was forgotten");
+            std::hint::spin_loop();
+        }
+    }
+    assert_eq!(sinks[1].taken().len(), 40_000);
+}
+
 /// A sink that says when it is entered, and stays until told to go on.
 struct Gate {
     entered: Sender<()>,
@@ -79,7 +102,7 @@ impl Write for Gate {
 
 #[test]
 fn a_sink_that_hangs_stops_nobody_else_not_even_a_reset() {
-    let sinks: Vec<_> = (0..3).map(|_| TestSink::default()).collect();
+    let sinks: Vec<_> = NAMES.iter().map(|_| TestSink::default()).collect();
     let (entered, wait_entered) = channel();
     let (let_go, go_on) = channel();
     let mut specs = specs(&sinks);
@@ -102,6 +125,8 @@ fn a_sink_that_hangs_stops_nobody_else_not_even_a_reset() {
     bench.shake_hands();
     bench.driver.send(TX2, b"stuck");
     wait_entered.recv().unwrap();
+    // The ring is empty, but not all is written.
+    assert!(!bench.control.drained("bulk"));
     // All of this happens while the worker sits in its write.
     bench.driver.send(TX0, b"console");
     bench.driver.send(TX1, b"control");

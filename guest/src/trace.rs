@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tracing while the load runs, and shipping the trace after a hit.
+//!
+//! The ring buffers stay in the kernel until the load has ended: reading them is work for the
+//! same CPUs that are measured.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use crate::{job::TraceSpec, load::TraceStop, system::write_file};
+
+/// Where the tracing file system is, newest kernel first.
+const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
+/// The clock of the gap records, then the best of those that every kernel has.
+const CLOCKS: [&str; 2] = ["x86-tsc", "mono"];
+
+/// Bytes of text for one event, about: for the estimate only.
+const BYTES_PER_EVENT: u64 = 115;
+
+/// Bytes that go to the port at once.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// The kernel's tracing, set up and not yet running.
+#[derive(Debug)]
+pub struct Tracing {
+    root: PathBuf,
+    events: Vec<String>,
+    clock: Option<String>,
+    notes: Vec<String>,
+}
+
+impl Tracing {
+    /// The tracing file system, where this kernel has one.
+    pub fn root() -> Option<PathBuf> {
+        ROOTS.iter().map(PathBuf::from).find(|root| root.join("tracing_on").exists())
+    }
+
+    /// Sets up what was asked for. What this kernel lacks is noted, and no reason to stop:
+    /// the measurement does not need the trace.
+    pub fn prepare(root: &Path, spec: &TraceSpec) -> Self {
+        let mut this =
+            Self { root: root.to_owned(), events: Vec::new(), clock: None, notes: Vec::new() };
+        this.set("tracing_on", "0");
+        this.set("current_tracer", "nop");
+        this.set("events/enable", "0");
+        this.clock = this.choose_clock();
+        this.set("buffer_size_kb", &spec.buffer_kib.to_string());
+        for event in &spec.events {
+            this.enable(event);
+        }
+        // Opened for truncation, the file drops what is in the buffers.
+        let clear = OpenOptions::new().write(true).truncate(true).open(root.join("trace"));
+        this.note("trace", clear.map(|_| ()));
+        this
+    }
+
+    fn set(&mut self, file: &str, value: &str) {
+        let result = write_file(&self.root.join(file), value);
+        self.note(file, result);
+    }
+
+    fn note(&mut self, file: &str, result: io::Result<()>) {
+        if let Err(error) = result {
+            self.notes.push(format!("{file}: {error}"));
+        }
+    }
+
+    fn choose_clock(&mut self) -> Option<String> {
+        let file = self.root.join("trace_clock");
+        for clock in CLOCKS {
+            // A clock that the kernel does not have is refused, and shows in what is read.
+            let _ = write_file(&file, clock);
+            if self.clock_in_use().as_deref() == Some(clock) {
+                break;
+            }
+            self.notes.push(format!("no trace clock {clock}"));
+        }
+        self.clock_in_use()
+    }
+
+    /// `local [global] counter …`: the one in brackets.
+    fn clock_in_use(&self) -> Option<String> {
+        let text = fs::read_to_string(self.root.join("trace_clock")).ok()?;
+        let mut words = text.split_ascii_whitespace();
+        words.find_map(|word| word.strip_prefix('[')?.strip_suffix(']')).map(str::to_owned)
+    }
+
+    /// Enables `system` or `system:event`.
+    fn enable(&mut self, event: &str) {
+        let plain = |part: &str| {
+            !part.is_empty()
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+        };
+        if !event.split(':').all(plain) || event.split(':').count() > 2 {
+            self.notes.push(format!("`{event}` is no event; write system or system:event"));
+            return;
+        }
+        let directory = self.root.join("events").join(event.replace(':', "/"));
+        match write_file(&directory.join("enable"), "1") {
+            Ok(()) => self.events.push(event.to_owned()),
+            Err(error) => self.notes.push(format!("event {event}: {error}")),
+        }
+    }
+
+    /// Events being traced.
+    pub fn events(&self) -> &[String] {
+        &self.events
+    }
+
+    /// The clock in use.
+    pub fn clock(&self) -> Option<&str> {
+        self.clock.as_deref()
+    }
+
+    /// What could not be had, in one text.
+    pub fn note_text(&self) -> Option<String> {
+        (!self.notes.is_empty()).then(|| self.notes.join("; "))
+    }
+
+    /// How the load stops tracing at a hit.
+    pub fn stop_files(&self) -> TraceStop {
+        TraceStop { marker: self.root.join("trace_marker"), switch: self.root.join("tracing_on") }
+    }
+
+    /// Starts tracing.
+    pub fn start(&self) -> io::Result<()> {
+        write_file(&self.root.join("tracing_on"), "1")
+    }
+
+    /// Stops tracing, if it is not stopped already, and disables all events.
+    pub fn stop(&self) -> io::Result<()> {
+        write_file(&self.root.join("tracing_on"), "0")?;
+        write_file(&self.root.join("events/enable"), "0")
+    }
+
+    /// About how many bytes of text the buffers hold.
+    pub fn estimate_bytes(&self) -> u64 {
+        let cpus = fs::read_dir(self.root.join("per_cpu")).into_iter().flatten().flatten();
+        let stats = cpus.filter_map(|cpu| fs::read_to_string(cpu.path().join("stats")).ok());
+        stats.map(|stats| entries(&stats).saturating_mul(BYTES_PER_EVENT)).sum()
+    }
+
+    /// Writes the trace of all CPUs as text. Returns the exact number of bytes.
+    pub fn ship(&self, sink: &mut impl Write) -> io::Result<u64> {
+        let mut trace = File::open(self.root.join("trace"))?;
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let mut bytes = 0;
+        loop {
+            // The kernel gives a page at a time; the port is asked as rarely as possible.
+            let length = fill(&mut trace, &mut chunk)?;
+            if length == 0 {
+                return Ok(bytes);
+            }
+            sink.write_all(&chunk[..length])?;
+            bytes += length as u64;
+        }
+    }
+}
+
+/// `entries: 123` in a CPU's statistics.
+fn entries(stats: &str) -> u64 {
+    let mut lines = stats.lines();
+    let count = lines.find_map(|line| line.strip_prefix("entries:")?.trim().parse().ok());
+    count.unwrap_or(0)
+}
+
+/// Reads until the buffer is full or the file has ended.
+fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match file.read(&mut buffer[length..])? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    Ok(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    fn tracefs(files: &[(&str, &str)]) -> TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (file, text) in files {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    fn complete() -> TempDir {
+        tracefs(&[
+            ("tracing_on", "1"),
+            ("current_tracer", "function"),
+            ("events/enable", "1"),
+            ("events/sched/enable", "0"),
+            ("events/irq/irq_handler_entry/enable", "0"),
+            ("trace_clock", ""),
+            ("buffer_size_kb", "1408"),
+            ("trace", "old"),
+            ("trace_marker", ""),
+            ("per_cpu/cpu0/stats", "entries: 100\noverrun: 5\n"),
+            ("per_cpu/cpu1/stats", "entries: 20\n"),
+        ])
+    }
+
+    fn spec(events: &[&str]) -> TraceSpec {
+        TraceSpec { events: events.iter().map(|&event| event.into()).collect(), buffer_kib: 4096 }
+    }
+
+    #[test]
+    fn what_is_there_is_set_up_and_what_is_not_is_noted() {
+        let root = complete();
+        let events = ["sched", "irq:irq_handler_entry", "timer", "../x", "a:b:c", ""];
+        let tracing = Tracing::prepare(root.path(), &spec(&events));
+        let read = |file: &str| fs::read_to_string(root.path().join(file)).unwrap();
+        assert_eq!(tracing.events(), ["sched", "irq:irq_handler_entry"]);
+        assert_eq!(read("events/sched/enable"), "1");
+        assert_eq!(read("events/enable"), "0");
+        assert_eq!(read("current_tracer"), "nop");
+        assert_eq!(read("buffer_size_kb"), "4096");
+        assert_eq!(read("trace"), "");
+        let note = tracing.note_text().unwrap();
+        assert!(note.contains("timer") && note.contains("../x"), "{note}");
+        tracing.start().unwrap();
+        assert_eq!(read("tracing_on"), "1");
+        tracing.stop().unwrap();
+        assert_eq!(read("tracing_on"), "0");
+        assert_eq!(tracing.estimate_bytes(), 120 * BYTES_PER_EVENT);
+    }
+
+    #[test]
+    fn the_clock_is_the_one_in_brackets() {
+        let root = tracefs(&[("trace_clock", "local global [x86-tsc] mono\n")]);
+        let tracing =
+            Tracing { root: root.path().into(), events: vec![], clock: None, notes: vec![] };
+        assert_eq!(tracing.clock_in_use().as_deref(), Some("x86-tsc"));
+        fs::write(root.path().join("trace_clock"), "local\n").unwrap();
+        assert_eq!(tracing.clock_in_use(), None);
+    }
+
+    #[test]
+    fn a_kernel_without_tracing_leaves_notes() {
+        let tracing = Tracing::prepare(Path::new("/nonexistent"), &spec(&["sched"]));
+        assert!(tracing.events().is_empty() && tracing.clock().is_none());
+        assert!(tracing.note_text().unwrap().contains("tracing_on"));
+        assert_eq!(tracing.estimate_bytes(), 0);
+        tracing.start().unwrap_err();
+        tracing.ship(&mut Vec::new()).unwrap_err();
+    }
+
+    #[test]
+    fn the_whole_trace_is_shipped() {
+        let root = complete();
+        let tracing = Tracing::prepare(root.path(), &spec(&[]));
+        let text = "line of a trace\n".repeat(20_000);
+        fs::write(root.path().join("trace"), &text).unwrap();
+        let mut sink = Vec::new();
+        assert_eq!(tracing.ship(&mut sink).unwrap(), text.len() as u64);
+        assert_eq!(sink, text.as_bytes());
+    }
+}

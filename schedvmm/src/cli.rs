@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use guest::job::{CoschedRequest, SleepSpec, TuneRequest};
+use vmm::config::PvProfile;
+
+use crate::units::{self, CpuList, Threshold};
+
+/// Measures scheduling gaps: how long a thread that wants to run does not run.
+///
+/// Boots KERNEL in a microVM of its own, runs bursty threads with core-scheduling cookies
+/// on one core, and reports the longest time one of them was kept waiting.
+///
+/// Exit status: 0 no gap over the threshold; 1 a gap over it; 125 this kernel could not be
+/// tested; 130/143 ended by SIGINT/SIGTERM; 200 usage; 201 this host cannot; 202 internal error.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Cli {
+    /// Another job than the main one.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+    /// The main job.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Everything but the main job.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Says whether this host's KVM can run Linux (exit status 0 or 201).
+    Probe {
+        /// Print one JSON object instead of a sentence.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Options of the main job.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// The kernel under test: a bzImage or a vmlinux.
+    #[arg(long, required = true, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// What the machine is like.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// What runs in it.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// What is traced.
+    #[command(flatten)]
+    pub trace: TraceArgs,
+    /// What comes out.
+    #[command(flatten)]
+    pub show: ShowArgs,
+}
+
+/// The machine.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Machine")]
+pub struct MachineArgs {
+    /// Number of vCPUs.
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    pub cpus: u32,
+    /// Hardware threads per core.
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub threads_per_core: u32,
+    /// Guest memory; allocated as the guest touches it.
+    #[arg(long, default_value = "4G", value_parser = units::mebibytes, value_name = "SIZE")]
+    pub memory: u64,
+    /// Host CPUs for the vCPUs in order, or `none` [default: whole cores from the second on].
+    #[arg(long, value_parser = pin, value_name = "LIST")]
+    pub pin: Option<Pin>,
+    /// How the guest kernel idles.
+    #[arg(long, value_enum, default_value_t = Idle::Halt)]
+    pub idle: Idle,
+    /// KVM paravirtual features the guest sees: clock, cloud or off.
+    #[arg(long, default_value_t = PvProfile::Clock, value_name = "PROFILE")]
+    pub pv: PvProfile,
+    /// Unpack the kernel into guest memory, or let its own stub do it.
+    #[arg(long, value_enum, default_value_t = Boot::Payload)]
+    pub boot: Boot,
+    /// Words added to the kernel command line; they win over ours.
+    #[arg(long, default_value = "", value_name = "WORDS", allow_hyphen_values = true)]
+    pub append: String,
+    /// Time from start to PID 1 after which the kernel counts as not booting.
+    #[arg(long, default_value = "60s", value_parser = units::positive_duration, value_name = "TIME")]
+    pub boot_timeout: Duration,
+    /// Give the guest a 16550 and show its early console.
+    #[arg(long)]
+    pub debug_boot: bool,
+}
+
+/// Where vCPUs run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// Wherever the host's scheduler puts them.
+    None,
+    /// One host CPU for each.
+    List(CpuList),
+}
+
+fn pin(text: &str) -> Result<Pin, String> {
+    if text == "none" { Ok(Pin::None) } else { units::cpu_list(text).map(Pin::List) }
+}
+
+/// `idle=` of the guest kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Idle {
+    /// Halt, as a kernel does by itself.
+    Halt,
+    /// Spin: a forced-idle sibling then takes half of its core's speed.
+    Poll,
+}
+
+/// How the kernel image is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Boot {
+    /// Unpacked by us, entered as ELF.
+    Payload,
+    /// Entered at the bzImage's 64-bit stub.
+    Stub,
+}
+
+/// The load.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Load")]
+pub struct LoadArgs {
+    /// How long to measure.
+    #[arg(long, default_value = "30s", value_parser = units::positive_duration, value_name = "TIME")]
+    pub duration: Duration,
+    /// A gap above this ends the run with status 1; `off` never does.
+    #[arg(long, default_value = "100ms", value_parser = units::optional_duration, value_name = "TIME")]
+    pub threshold: Threshold,
+    /// Gaps from this length on are recorded one by one.
+    #[arg(long, default_value = "100us", value_parser = units::positive_duration, value_name = "TIME")]
+    pub floor: Duration,
+    /// Groups, each a process with a cookie of its own.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub groups: u32,
+    /// Threads in each group.
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub threads: u32,
+    /// Guest CPUs all threads share [default: the last core].
+    #[arg(long, value_parser = units::cpu_list, value_name = "LIST")]
+    pub load_cpus: Option<CpuList>,
+    /// Length of a burst.
+    #[arg(long, default_value = "1s", value_parser = units::positive_duration, value_name = "TIME")]
+    pub busy: Duration,
+    /// Pause between bursts: uniform:MIN-MAX, fixed:TIME or exponential:MEAN.
+    #[arg(long, default_value = "uniform:0s-1s", value_parser = units::sleep, value_name = "PAUSE")]
+    pub sleep: SleepSpec,
+    /// Seed of the pauses.
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub seed: u64,
+    /// Room for gap records of one thread; what does not fit is still counted.
+    #[arg(long, default_value_t = 65_536, value_name = "N")]
+    pub records: u32,
+    /// Where cookies come from: auto takes the newest interface the kernel has.
+    #[arg(long, value_enum, default_value_t = Cosched::Auto)]
+    pub cosched: Cosched,
+    /// A scheduler knob by intent, such as slice=1.875ms or hrtick=off; may be repeated.
+    #[arg(long, value_parser = units::tune, value_name = "NAME=VALUE")]
+    pub tune: Vec<TuneRequest>,
+    /// Leave the kernel's scheduler knobs as they are, but for --tune.
+    #[arg(long)]
+    pub no_default_tune: bool,
+}
+
+/// Cookie mechanisms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Cosched {
+    /// The newest the kernel has; none where it has none.
+    Auto,
+    /// No cookies: the baseline.
+    None,
+    /// prctl(PR_SCHED_CORE), Linux 5.14 and later.
+    Prctl,
+    /// cgroup file cpu.core_tag, patches of 2020/21.
+    CoreTag,
+    /// cgroup file cpu.tag, patches of 2019/20.
+    Tag,
+    /// cgroup file cpu.scheduled, co-scheduling patches of 2018.
+    Scheduled,
+}
+
+impl From<Cosched> for CoschedRequest {
+    fn from(cosched: Cosched) -> Self {
+        match cosched {
+            Cosched::Auto => Self::Auto,
+            Cosched::None => Self::None,
+            Cosched::Prctl => Self::Prctl,
+            Cosched::CoreTag => Self::CoreTag,
+            Cosched::Tag => Self::Tag,
+            Cosched::Scheduled => Self::Scheduled,
+        }
+    }
+}
+
+/// Tracing.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Trace")]
+pub struct TraceArgs {
+    /// Trace the guest's kernel, so that a gap over the threshold can be explained.
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    pub trace: Switch,
+    /// Event systems, or single events as SYSTEM:EVENT.
+    #[arg(long, value_delimiter = ',', default_value = "sched,irq,timer", value_name = "LIST")]
+    pub trace_events: Vec<String>,
+    /// Ring buffer per CPU: it must hold all events of the longest gap.
+    #[arg(long, default_value = "4M", value_parser = units::kibibytes, value_name = "SIZE")]
+    pub trace_buffer: u64,
+    /// Where the trace goes [default: trace.txt in the result folder].
+    #[arg(long, value_name = "FILE")]
+    pub trace_file: Option<PathBuf>,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+/// Output.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct ShowArgs {
+    /// Result folder; must be new or empty [default: a new one under results/].
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Print result.json instead of the screen.
+    #[arg(long)]
+    pub json: bool,
+    /// Print the lines of the original benchmark.
+    #[arg(long, conflicts_with = "json")]
+    pub compat: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_the_originals() {
+        let cli = Cli::try_parse_from(["schedvmm", "--kernel", "bzImage"]).expect("parses");
+        let (machine, load) = (cli.run.machine, cli.run.load);
+        assert_eq!((machine.cpus, machine.threads_per_core, machine.memory), (4, 2, 4096));
+        assert_eq!((load.groups, load.threads, load.seed), (8, 2, 5));
+        assert_eq!(load.threshold, Threshold(Some(Duration::from_millis(100))));
+        assert_eq!((load.duration, load.busy), (Duration::from_secs(30), Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn verbs_need_no_kernel_and_the_main_job_does() {
+        assert!(Cli::try_parse_from(["schedvmm", "probe"]).is_ok());
+        assert!(Cli::try_parse_from(["schedvmm"]).is_err());
+        assert!(Cli::try_parse_from(["schedvmm", "--kernel", "x", "--pin", "2,x"]).is_err());
+    }
+}

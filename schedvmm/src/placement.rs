@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which host CPU each vCPU gets.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use vmm::config::Topology;
+use vmm::vcpu::sched;
+
+use crate::cli::Pin;
+use crate::units;
+
+/// Where Linux describes its CPUs.
+const SYSFS_CPUS: &str = "/sys/devices/system/cpu";
+
+/// Where the vCPUs will run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// One host CPU for each vCPU; empty if they are not pinned.
+    pub pins: Vec<usize>,
+    /// Why the default placement could not be had.
+    pub note: Option<String>,
+}
+
+/// The placement asked for, or the default: whole cores from the second physical core on,
+/// hyperthread by hyperthread, because core 0 serves most of the host's interrupts.
+pub fn choose(asked: Option<&Pin>, topology: Topology) -> Placement {
+    match asked {
+        Some(Pin::None) => Placement::default(),
+        Some(Pin::List(list)) => Placement { pins: list.0.clone(), note: None },
+        None => {
+            let allowed = sched::affinity().unwrap_or_default();
+            by_cores(&cores(Path::new(SYSFS_CPUS)), &allowed, topology)
+        }
+    }
+}
+
+/// Host cores in ascending order of their first CPU, each the list of its CPUs.
+fn cores(sysfs: &Path) -> Vec<Vec<usize>> {
+    let mut cores = BTreeMap::new();
+    for entry in fs::read_dir(sysfs).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_cpu = name.to_str().and_then(|name| name.strip_prefix("cpu"));
+        if is_cpu.is_none_or(|number| number.parse::<usize>().is_err()) {
+            continue;
+        }
+        // Offline CPUs have no topology. Both forms, "2,34" and "2-3", are met in the wild.
+        let Ok(text) = fs::read_to_string(entry.path().join("topology/thread_siblings_list"))
+        else {
+            continue;
+        };
+        if let Ok(list) = units::cpu_list(&text) {
+            let mut cpus = list.0;
+            cpus.sort_unstable();
+            cores.insert(cpus[0], cpus);
+        }
+    }
+    cores.into_values().collect()
+}
+
+fn by_cores(cores: &[Vec<usize>], allowed: &[usize], topology: Topology) -> Placement {
+    let (needed, threads) = (topology.cores() as usize, topology.threads_per_core as usize);
+    let usable: Vec<_> = cores
+        .iter()
+        .skip(1)
+        .filter(|core| core.len() >= threads && core.iter().all(|cpu| allowed.contains(cpu)))
+        .collect();
+    if usable.len() < needed {
+        let note = format!(
+            "vCPUs are not pinned: {needed} cores of {threads} threads beside core 0 are needed, \
+             this process may use {}",
+            usable.len()
+        );
+        return Placement { pins: Vec::new(), note: Some(note) };
+    }
+    let pins = usable.iter().take(needed).flat_map(|core| &core[..threads]).copied().collect();
+    Placement { pins, note: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMT: Topology = Topology { cpus: 4, threads_per_core: 2 };
+
+    #[test]
+    fn both_threads_of_the_second_and_third_core_are_taken() {
+        let cores = [vec![0, 16], vec![1, 17], vec![2, 18], vec![3, 19]];
+        let all: Vec<_> = (0..32).collect();
+        let placement = by_cores(&cores, &all, SMT);
+        assert_eq!(placement, Placement { pins: vec![1, 17, 2, 18], note: None });
+    }
+
+    #[test]
+    fn cores_outside_the_cpuset_are_not_taken() {
+        let cores = [vec![0, 1], vec![2, 3], vec![4, 5], vec![6, 7]];
+        assert_eq!(by_cores(&cores, &[0, 1, 2, 4, 5, 6, 7], SMT).pins, [4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn without_room_or_smt_the_run_goes_on_unpinned_and_says_why() {
+        for cores in [vec![vec![0], vec![1], vec![2], vec![3]], vec![vec![0, 1], vec![2, 3]]] {
+            let placement = by_cores(&cores, &[0, 1, 2, 3], SMT);
+            assert!(placement.pins.is_empty());
+            assert!(placement.note.expect("note").contains("2 cores of 2 threads"));
+        }
+    }
+
+    #[test]
+    fn sibling_lists_are_read_in_both_forms() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        for (cpu, list) in [(0, "0,2\n"), (2, "0,2\n"), (1, "1-3\n"), (10, "10\n")] {
+            let topology = dir.path().join(format!("cpu{cpu}/topology"));
+            fs::create_dir_all(&topology).expect("mkdir");
+            fs::write(topology.join("thread_siblings_list"), list).expect("write");
+        }
+        fs::create_dir_all(dir.path().join("cpu9")).expect("offline");
+        fs::create_dir_all(dir.path().join("cpufreq")).expect("mkdir");
+        assert_eq!(cores(dir.path()), [vec![0, 2], vec![1, 2, 3], vec![10]]);
+    }
+}

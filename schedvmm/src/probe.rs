@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Can this host's KVM run Linux? A dozen instructions find out.
+//!
+//! Some clouds offer a /dev/kvm without hardware virtualization behind it. It runs user code
+//! and interprets kernel code with an emulator that lacks instructions every Linux kernel
+//! uses, so that a boot ends in an internal error or takes an hour. The probe runs one such
+//! instruction, INT3 through an interrupt gate (what the kernel's text patching does).
+
+use std::io;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use thiserror::Error;
+use vmm::config::{BootMethod, Config, PvProfile, Topology};
+use vmm::kvm::Hypervisor;
+use vmm::vcpu::ExitReason;
+use vmm::virtio::console::{PortKind, PortSpec};
+use vmm::vm::{BuildError, Parts, StartError, Vm};
+use vmm::x86_64::image::KernelImage;
+
+/// How long a run waits for the probe before it goes on without its answer.
+pub const PATIENCE: Duration = Duration::from_millis(900);
+/// Where the probe runs.
+const BASE: u32 = 0x10_0000;
+const IDT: u32 = BASE + 0x100;
+const HANDLER: u32 = BASE + 0x80;
+const STACK_TOP: u32 = BASE + 0x1000;
+
+/// Why this KVM is of no use.
+#[derive(Debug, Error)]
+pub enum ProbeError {
+    /// The probe guest met another end than its own.
+    #[error(
+        "this host's KVM cannot run Linux (probe guest: {0}): it has no hardware \
+         virtualization behind it; use a host with VMX or SVM"
+    )]
+    Cannot(String),
+    /// No answer in time: a host so busy, or so slow, that nothing follows from it.
+    #[error("the probe guest has not ended within {0:?}: this host is overloaded or very slow")]
+    Undecided(Duration),
+    /// The probe guest could not be made.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The probe guest could not be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// Runs the probe guest: microseconds on hardware, some milliseconds in an emulated host,
+/// at most `patience`.
+///
+/// # Errors
+/// Linux would not run here, with the reason.
+pub fn run(hypervisor: &Hypervisor, patience: Duration) -> Result<(), ProbeError> {
+    let kernel = KernelImage::parse(image())
+        .map_err(|error| BuildError::Load(error.into()))?;
+    let config = Config {
+        topology: Topology { cpus: 1, threads_per_core: 1 },
+        memory_mib: vmm::config::MIN_MEMORY_MIB,
+        pv: PvProfile::Off,
+        nested: false,
+        serial: false,
+        cmdline: String::new(),
+        boot: BootMethod::Payload,
+        pins: Vec::new(),
+    };
+    let console = PortSpec {
+        name: "console".into(),
+        kind: PortKind::Console,
+        sink: Box::new(io::sink()),
+    };
+    let parts = Parts { kernel: &kernel, initrd: &[], ports: vec![console], serial: None };
+    let vm = Vm::build(hypervisor, &config, parts)?;
+    let (ended, ends) = mpsc::channel();
+    let _running = vm.start(move |end| {
+        // The receiver is gone once the deadline has passed.
+        let _ = ended.send(end.reason);
+    })?;
+    match ends.recv_timeout(patience) {
+        Ok(ExitReason::PowerOff) => Ok(()),
+        Ok(other) => Err(ProbeError::Cannot(other.to_string())),
+        Err(_) => Err(ProbeError::Undecided(patience)),
+    }
+}
+
+/// The probe guest as an ELF kernel.
+fn image() -> Vec<u8> {
+    let mut memory = vec![0u8; 0x200];
+    let mut code = Vec::new();
+    code.extend_from_slice(&[0x0f, 0x01, 0x1c, 0x25]); // lidt [IDT pseudo-descriptor]
+    code.extend_from_slice(&(IDT + 0x40).to_le_bytes());
+    code.extend_from_slice(&[0x48, 0xc7, 0xc4]); // mov rsp, STACK_TOP
+    code.extend_from_slice(&STACK_TOP.to_le_bytes());
+    code.extend_from_slice(&[
+        0xcc, // int3
+        0xba, 0xc0, 0x03, 0x00, 0x00, // mov edx, 0x3c0 (power device)
+        0xb0, 0x34, // mov al, 0x34 (S5)
+        0xee, // out dx, al
+        0xf4, 0xeb, 0xfd, // hlt; jmp back to it
+    ]);
+    memory[..code.len()].copy_from_slice(&code);
+    memory[0x80..0x82].copy_from_slice(&[0x48, 0xcf]); // handler: iretq
+    // Interrupt gate for vector 3 (Intel SDM volume 3A section 7.14.1).
+    let [h0, h1, h2, h3] = HANDLER.to_le_bytes();
+    memory[0x130..0x138].copy_from_slice(&[h0, h1, 0x10, 0, 0, 0x8e, h2, h3]);
+    // Pseudo-descriptor: limit of four gates, base.
+    memory[0x140..0x142].copy_from_slice(&0x3fu16.to_le_bytes());
+    memory[0x142..0x146].copy_from_slice(&IDT.to_le_bytes());
+    elf(&memory)
+}
+
+/// `memory` as an ELF file of one segment at [`BASE`], entered at its first byte.
+fn elf(memory: &[u8]) -> Vec<u8> {
+    const HEADERS: u8 = 64 + 56;
+    let mut file = vec![0; usize::from(HEADERS)];
+    file[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
+    file[16..24].copy_from_slice(&[2, 0, 62, 0, 1, 0, 0, 0]);
+    file[24..28].copy_from_slice(&BASE.to_le_bytes());
+    file[32] = 64; // program headers follow the ELF header
+    file[52] = 64;
+    file[54] = 56;
+    file[56] = 1;
+    let segment = &mut file[64..];
+    segment[0] = 1; // PT_LOAD
+    segment[4] = 7; // read, write, execute
+    segment[8] = HEADERS;
+    segment[16..20].copy_from_slice(&BASE.to_le_bytes());
+    segment[24..28].copy_from_slice(&BASE.to_le_bytes());
+    let len = (memory.len() as u64).to_le_bytes();
+    segment[32..40].copy_from_slice(&len);
+    segment[40..48].copy_from_slice(&len);
+    file.extend_from_slice(memory);
+    file
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_probe_guest_is_a_kernel_by_our_own_rules() {
+        let Ok(KernelImage::Vmlinux(bytes)) = KernelImage::parse(image()) else {
+            panic!("not accepted")
+        };
+        let kernel = vmm::x86_64::image::parse_elf(&bytes).expect("checked");
+        assert_eq!(kernel.entry, u64::from(BASE));
+        assert_eq!(kernel.segments.len(), 1);
+    }
+}

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `result.json`: its shape, and how it follows from what the guest has said.
+//! Every field is described in docs/formats.md.
+
+use std::collections::BTreeMap;
+
+use gaps::record::GapRecord;
+use gaps::tsc::ticks_to_ns;
+use guest::job::Job;
+use guest::wire::{Gap, Hello, Setup, ThreadReport, TscReport};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::session::Session;
+use crate::verdict::{Answer, Verdict};
+
+/// Version of the format; raised when a field changes its meaning or goes away.
+pub const SCHEMA: &str = "schedvmm-result/1";
+
+/// The whole of `result.json`.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct RunResult {
+    pub schema: &'static str,
+    pub version: &'static str,
+    pub target: &'static str,
+    pub command_line: Vec<String>,
+    pub started_utc: String,
+    pub verdict: Answer,
+    pub exit_status: u8,
+    pub reason: String,
+    pub notes: Vec<String>,
+    pub longest_gap_ns: Option<u64>,
+    pub longest_gap: Option<LocatedGap>,
+    pub kernel: KernelFacts,
+    pub cosched: Cosched,
+    pub setup: Option<Setup>,
+    pub job: Job,
+    pub threads: Vec<Thread>,
+    pub groups: Vec<Group>,
+    pub tsc: Option<TscReport>,
+    pub trace: Trace,
+    pub host: Value,
+    pub machine: Value,
+    pub phases_ms: BTreeMap<&'static str, u64>,
+}
+
+/// The kernel under test.
+#[derive(Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct KernelFacts {
+    pub path: String,
+    pub bytes: u64,
+    pub banner: Option<String>,
+    pub entered: String,
+    pub cmdline: String,
+    #[serde(flatten)]
+    pub hello: Option<Hello>,
+}
+
+/// Cookies asked for and had.
+#[derive(Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct Cosched {
+    pub requested: Value,
+    pub mechanism: Option<String>,
+    pub note: Option<String>,
+    pub cookies: Vec<u64>,
+}
+
+/// The trace file.
+#[derive(Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct Trace {
+    pub file: Option<String>,
+    pub bytes: u64,
+    pub complete: bool,
+    pub note: Option<String>,
+}
+
+/// A gap with its place in the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct LocatedGap {
+    pub thread: usize,
+    pub group: u32,
+    pub tid: Option<u32>,
+    /// From the start of the load.
+    pub begin_ns: u64,
+    pub length_ns: u64,
+    pub length_ticks: u64,
+    pub tsc_begin: u64,
+    pub tsc_end: u64,
+    pub cpu_begin: u32,
+    pub cpu_end: u32,
+}
+
+/// One thread of the load.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct Thread {
+    pub thread: usize,
+    pub group: u32,
+    pub gaps: u64,
+    pub gaps_unrecorded: u64,
+    pub gap_ns: u64,
+    pub longest_gap_ns: u64,
+    /// False where the guest ended before it could report: figures then come from the
+    /// records that had arrived.
+    pub complete: bool,
+    #[serde(flatten)]
+    pub report: Option<ThreadReport>,
+}
+
+/// One group of the load.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct Group {
+    pub group: u32,
+    pub cookie: Option<u64>,
+    pub gaps: u64,
+    pub gap_ns: u64,
+    pub longest_gap_ns: u64,
+    /// Part of the time in bursts that was spent in gaps.
+    pub gap_share: Option<f64>,
+    /// Part of all groups' CPU time.
+    pub cpu_share: Option<f64>,
+    pub wakeup_longest_ns: Option<u64>,
+}
+
+/// Turns TSC values of a run into time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    khz: u64,
+    start: u64,
+    threads_per_group: u32,
+}
+
+impl Clock {
+    /// The clock of a run; 0 Hz before the guest has told.
+    pub fn of(session: &Session, threads_per_group: u32) -> Self {
+        let khz = session.report.as_ref().map(|report| report.tsc.khz);
+        let setup = session.setup.as_ref();
+        Self {
+            khz: khz.or(setup.map(|setup| setup.tsc_khz)).unwrap_or(0),
+            start: setup.map_or(0, |setup| setup.tsc_start),
+            threads_per_group: threads_per_group.max(1),
+        }
+    }
+
+    /// Ticks as nanoseconds.
+    pub fn ns(self, ticks: u64) -> u64 {
+        ticks_to_ns(ticks, self.khz)
+    }
+
+    /// A gap with its place in the run.
+    pub fn locate(self, thread: usize, tid: Option<u32>, record: GapRecord) -> LocatedGap {
+        LocatedGap {
+            thread,
+            group: self.group(thread),
+            tid,
+            begin_ns: self.ns(record.tsc_begin.saturating_sub(self.start)),
+            length_ns: self.ns(record.ticks()),
+            length_ticks: record.ticks(),
+            tsc_begin: record.tsc_begin,
+            tsc_end: record.tsc_end,
+            cpu_begin: record.cpu_begin,
+            cpu_end: record.cpu_end,
+        }
+    }
+
+    fn group(self, thread: usize) -> u32 {
+        u32::try_from(thread).unwrap_or(u32::MAX) / self.threads_per_group
+    }
+}
+
+/// Per-thread figures: from the report, or from the records that arrived.
+pub fn threads(session: &Session, clock: Clock) -> Vec<Thread> {
+    let reports = session.report.as_ref().map(|report| report.threads.as_slice());
+    (0..session.gaps.len())
+        .map(|n| {
+            let records = &session.gaps[n];
+            match reports.and_then(|reports| reports.get(n)) {
+                Some(report) => Thread {
+                    thread: n,
+                    group: report.group,
+                    gaps: report.gaps,
+                    gaps_unrecorded: report.gaps_unrecorded,
+                    gap_ns: clock.ns(report.gap_ticks),
+                    longest_gap_ns: report.longest.map_or(0, |gap| clock.ns(gap.ticks())),
+                    complete: true,
+                    report: Some(report.clone()),
+                },
+                None => Thread {
+                    thread: n,
+                    group: clock.group(n),
+                    gaps: records.len() as u64,
+                    gaps_unrecorded: 0,
+                    gap_ns: clock.ns(records.iter().map(GapRecord::ticks).sum()),
+                    longest_gap_ns: clock.ns(records.iter().map(GapRecord::ticks).max().unwrap_or(0)),
+                    complete: false,
+                    report: None,
+                },
+            }
+        })
+        .collect()
+}
+
+/// Per-group figures from per-thread ones.
+pub fn groups(threads: &[Thread], cookies: &[u64], clock: Clock) -> Vec<Group> {
+    let mut groups: BTreeMap<u32, (Group, u64, u64)> = BTreeMap::new();
+    for thread in threads {
+        let (group, busy_ns, cpu_ns) = groups.entry(thread.group).or_default();
+        group.group = thread.group;
+        group.gaps += thread.gaps;
+        group.gap_ns += thread.gap_ns;
+        group.longest_gap_ns = group.longest_gap_ns.max(thread.longest_gap_ns);
+        if let Some(report) = &thread.report {
+            *busy_ns += clock.ns(report.busy_ticks);
+            *cpu_ns += report.cpu_time_ns;
+            group.wakeup_longest_ns = group.wakeup_longest_ns.max(Some(report.wakeup_longest_ns));
+        }
+    }
+    let all_cpu_ns: u64 = groups.values().map(|(_, _, cpu_ns)| cpu_ns).sum();
+    groups
+        .into_values()
+        .map(|(mut group, busy_ns, cpu_ns)| {
+            group.gap_share = share(group.gap_ns, busy_ns);
+            group.cpu_share = share(cpu_ns, all_cpu_ns);
+            group.cookie = cookies.get(group.group as usize).copied();
+            group
+        })
+        .collect()
+}
+
+/// `part / whole`, where there is a whole. Nanoseconds of a run fit f64 exactly.
+#[allow(clippy::cast_precision_loss)]
+fn share(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+/// The longest gap of the run, from whatever source knows of a longer one: the hit, the
+/// report, the streamed records, the per-second maxima.
+pub fn longest(session: &Session, clock: Clock) -> Option<LocatedGap> {
+    let reports = session.report.iter().flat_map(|report| &report.threads).enumerate();
+    let from_reports = reports.filter_map(|(n, thread)| Some((n, thread.longest?)));
+    let records = session.gaps.iter().enumerate();
+    let from_records = records.flat_map(|(n, gaps)| gaps.iter().map(move |gap| (n, *gap)));
+    let index = |gap: Gap| (gap.thread as usize, gap.record);
+    let from_ticks = session.ticks.iter().filter_map(|tick| tick.longest).map(index);
+    let from_hit = session.hit.iter().map(|hit| index(hit.gap));
+    let (thread, record) = from_reports
+        .chain(from_records)
+        .chain(from_ticks)
+        .chain(from_hit)
+        .max_by_key(|(_, record)| record.ticks())?;
+    let tid = session
+        .report
+        .as_ref()
+        .and_then(|report| report.threads.get(thread))
+        .map(|report| report.tid)
+        .or_else(|| session.hit.filter(|hit| hit.gap.thread as usize == thread).map(|hit| hit.tid));
+    Some(clock.locate(thread, tid, record))
+}
+
+/// Milliseconds in each phase, from when each stage was entered.
+pub fn phases_ms(session: &Session, built: u64, end: std::time::Instant) -> BTreeMap<&'static str, u64> {
+    use crate::session::Stage;
+    let mut phases = BTreeMap::from([("build", built)]);
+    let ends = session.entered.iter().skip(1).map(|(_, at)| *at).chain([end]);
+    for ((stage, begin), end) in session.entered.iter().zip(ends) {
+        let name = match stage {
+            Stage::Boot => "boot",
+            Stage::Setup => "setup",
+            Stage::Run => "run",
+            Stage::Finish => "finish",
+            Stage::PowerOff => "power_off",
+        };
+        let took = end.saturating_duration_since(*begin).as_millis();
+        phases.insert(name, u64::try_from(took).unwrap_or(u64::MAX));
+    }
+    phases
+}
+
+impl RunResult {
+    /// Fills in the verdict.
+    pub fn judged(mut self, verdict: &Verdict) -> Self {
+        self.verdict = verdict.answer;
+        self.exit_status = verdict.status.code();
+        self.reason.clone_from(&verdict.reason);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLOCK: Clock = Clock { khz: 2_000_000, start: 1_000, threads_per_group: 2 };
+
+    #[test]
+    fn ticks_become_time_since_the_start() {
+        let record = GapRecord { tsc_begin: 3_000, tsc_end: 7_000, cpu_begin: 2, cpu_end: 3 };
+        let gap = CLOCK.locate(5, Some(77), record);
+        assert_eq!((gap.group, gap.begin_ns, gap.length_ns), (2, 1_000, 2_000));
+    }
+
+    fn thread(thread: usize, group: u32, gap_ns: u64, busy_ticks: u64, cpu_time_ns: u64) -> Thread {
+        let report = ThreadReport { group, busy_ticks, cpu_time_ns, ..Default::default() };
+        let longest_gap_ns = gap_ns;
+        let report = Some(report);
+        let (gaps, gaps_unrecorded, complete) = (1, 0, true);
+        Thread { thread, group, gaps, gaps_unrecorded, gap_ns, longest_gap_ns, complete, report }
+    }
+
+    #[test]
+    fn groups_add_up_their_threads() {
+        let threads = [
+            thread(0, 0, 300, 2_000, 30),
+            thread(1, 0, 200, 2_000, 30),
+            thread(2, 1, 100, 2_000, 40),
+        ];
+        let groups = groups(&threads, &[0xa, 0xb], CLOCK);
+        assert_eq!(groups.len(), 2);
+        assert_eq!((groups[0].gaps, groups[0].gap_ns, groups[0].longest_gap_ns), (2, 500, 300));
+        assert_eq!((groups[0].gap_share, groups[0].cpu_share), (Some(0.25), Some(0.6)));
+        assert_eq!((groups[1].cookie, groups[1].cpu_share), (Some(0xb), Some(0.4)));
+    }
+}

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the guest has said so far, and what the run waits for next. No clock and no file of
+//! its own: the caller passes the time in, so that every course of events can be tested.
+
+use std::time::{Duration, Instant};
+
+use gaps::record::GapRecord;
+use guest::frame::{Decoder, FrameError};
+use guest::wire::{
+    Failure, Frame, Hello, LoadReport, Message, Setup, ThresholdHit, Tick, TraceProgress,
+};
+use vmm::vcpu::VcpuEnd;
+
+/// From PID 1's first word to the start of the load.
+const SETUP_DEADLINE: Duration = Duration::from_secs(30);
+/// The agent speaks once a second while the load runs.
+const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(10);
+/// After the load: the longest silence while results and the trace come out.
+const FINISH_DEADLINE: Duration = Duration::from_secs(15);
+/// From the agent's last word to the power-off.
+const POWER_OFF_DEADLINE: Duration = Duration::from_secs(10);
+/// From the request to end early to the results.
+pub const GRACE: Duration = Duration::from_secs(5);
+
+/// What reaches the main thread.
+#[derive(Debug)]
+pub enum Event {
+    /// Bytes from the control port.
+    Control(Vec<u8>),
+    /// A vCPU has ended.
+    Vcpu(VcpuEnd),
+    /// A signal to this process.
+    Signal(i32),
+}
+
+/// What the run waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// PID 1's first word.
+    Boot,
+    /// The load's start.
+    Setup,
+    /// The load's end.
+    Run,
+    /// Results and trace.
+    Finish,
+    /// Power-off.
+    PowerOff,
+}
+
+impl Stage {
+    /// What was missing when this stage ran out of time.
+    pub fn waited_for(self) -> &'static str {
+        match self {
+            Self::Boot => "PID 1 to say that it is alive",
+            Self::Setup => "the load to start",
+            Self::Run => "the agent's sign of life, due every second",
+            Self::Finish => "the results or the trace",
+            Self::PowerOff => "the guest to power off",
+        }
+    }
+}
+
+/// What is worth showing at once.
+#[derive(Debug)]
+pub enum Notice {
+    /// PID 1 is alive.
+    Alive,
+    /// The load has started.
+    Started,
+    /// A second has passed.
+    Second(Tick),
+    /// A gap passed the threshold.
+    Hit(ThresholdHit),
+    /// The trace is coming; about so many bytes.
+    TraceComing(u64),
+}
+
+/// Bounds on what the guest may make us keep.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Threads of the load.
+    pub threads: usize,
+    /// Gap records per thread.
+    pub records_per_thread: usize,
+    /// Time from start to PID 1.
+    pub boot: Duration,
+}
+
+/// All the guest has said.
+#[derive(Debug)]
+pub struct Session {
+    limits: Limits,
+    decoder: Decoder,
+    stage: Stage,
+    last_progress: Instant,
+    /// When each stage was entered, the first one at the start.
+    pub entered: Vec<(Stage, Instant)>,
+    /// The kernel's introduction.
+    pub hello: Option<Hello>,
+    /// What was prepared.
+    pub setup: Option<Setup>,
+    /// Longest gaps of each second.
+    pub ticks: Vec<Tick>,
+    /// Gap records of each thread.
+    pub gaps: Vec<Vec<GapRecord>>,
+    /// The gap that ended the run.
+    pub hit: Option<ThresholdHit>,
+    /// Results of the load.
+    pub report: Option<LoadReport>,
+    /// Why the agent gave up.
+    pub failure: Option<Failure>,
+    /// Length of the trace as the agent counted it.
+    pub trace_bytes: Option<u64>,
+    /// Whether the agent had its last word.
+    pub bye: bool,
+}
+
+impl Session {
+    /// A run that starts now.
+    pub fn new(limits: Limits, now: Instant) -> Self {
+        Self {
+            limits,
+            decoder: Decoder::default(),
+            stage: Stage::Boot,
+            last_progress: now,
+            entered: vec![(Stage::Boot, now)],
+            hello: None,
+            setup: None,
+            ticks: Vec::new(),
+            gaps: vec![Vec::new(); limits.threads],
+            hit: None,
+            report: None,
+            failure: None,
+            trace_bytes: None,
+            bye: false,
+        }
+    }
+
+    /// What the run waits for.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// When waiting for it becomes a failure.
+    pub fn deadline(&self) -> Instant {
+        let patience = match self.stage {
+            Stage::Boot => self.limits.boot,
+            Stage::Setup => SETUP_DEADLINE,
+            Stage::Run => HEARTBEAT_DEADLINE,
+            Stage::Finish => FINISH_DEADLINE,
+            Stage::PowerOff => POWER_OFF_DEADLINE,
+        };
+        self.last_progress + patience
+    }
+
+    /// Something moved that is no message: bytes of the trace arrived.
+    pub fn progressed(&mut self, now: Instant) {
+        self.last_progress = now;
+    }
+
+    /// Takes bytes from the control port.
+    ///
+    /// # Errors
+    /// The guest does not speak our language; nothing after that can be trusted.
+    pub fn take(&mut self, bytes: &[u8], now: Instant) -> Result<Vec<Notice>, FrameError> {
+        self.decoder.push(bytes);
+        let mut notices = Vec::new();
+        while let Some(frame) = self.decoder.next_frame()? {
+            match frame {
+                Frame::Message(message) => notices.extend(self.message(message, now)),
+                Frame::Gaps { thread, records } => self.keep(thread, &records),
+            }
+            self.last_progress = now;
+        }
+        Ok(notices)
+    }
+
+    fn keep(&mut self, thread: u32, records: &[GapRecord]) {
+        if let Some(kept) = self.gaps.get_mut(thread as usize) {
+            let room = self.limits.records_per_thread.saturating_sub(kept.len());
+            kept.extend_from_slice(&records[..records.len().min(room)]);
+        }
+    }
+
+    fn message(&mut self, message: Message, now: Instant) -> Option<Notice> {
+        match message {
+            Message::Hello(hello) => {
+                self.hello = Some(hello);
+                self.enter(Stage::Setup, now);
+                Some(Notice::Alive)
+            }
+            Message::Ready(setup) => {
+                self.setup = Some(setup);
+                self.enter(Stage::Run, now);
+                Some(Notice::Started)
+            }
+            Message::Tick(tick) => {
+                self.ticks.push(tick);
+                Some(Notice::Second(tick))
+            }
+            Message::ThresholdHit(hit) => {
+                self.hit = Some(hit);
+                self.enter(Stage::Finish, now);
+                Some(Notice::Hit(hit))
+            }
+            Message::Finished(report) => {
+                self.report = Some(report);
+                self.enter(Stage::Finish, now);
+                None
+            }
+            Message::Trace(TraceProgress::Begin { estimate_bytes }) => {
+                Some(Notice::TraceComing(estimate_bytes))
+            }
+            Message::Trace(TraceProgress::End { bytes }) => {
+                self.trace_bytes = Some(bytes);
+                None
+            }
+            Message::Failed(failure) => {
+                self.failure = Some(failure);
+                self.enter(Stage::PowerOff, now);
+                None
+            }
+            Message::Bye => {
+                self.bye = true;
+                self.enter(Stage::PowerOff, now);
+                None
+            }
+        }
+    }
+
+    /// Stages only ever go forward.
+    fn enter(&mut self, stage: Stage, now: Instant) {
+        if (stage as u8) > (self.stage as u8) {
+            self.stage = stage;
+            self.entered.push((stage, now));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use guest::frame::{encode_gaps, encode_message};
+    use guest::wire::FailureKind;
+
+    use super::*;
+
+    const LIMITS: Limits =
+        Limits { threads: 2, records_per_thread: 3, boot: Duration::from_secs(60) };
+
+    fn bytes(message: &Message) -> Vec<u8> {
+        encode_message(message).expect("encodes")
+    }
+
+    #[test]
+    fn a_run_goes_through_its_stages() {
+        let start = Instant::now();
+        let mut session = Session::new(LIMITS, start);
+        assert_eq!(session.deadline(), start + LIMITS.boot);
+        let steps = [
+            (Message::Hello(Hello::default()), Stage::Setup),
+            (Message::Ready(Setup::default()), Stage::Run),
+            (Message::Tick(Tick::default()), Stage::Run),
+            (Message::Finished(LoadReport::default()), Stage::Finish),
+            (Message::Trace(TraceProgress::End { bytes: 7 }), Stage::Finish),
+            (Message::Bye, Stage::PowerOff),
+        ];
+        for (n, (message, stage)) in (1..).zip(steps) {
+            let now = start + Duration::from_secs(n);
+            session.take(&bytes(&message), now).expect("understood");
+            assert_eq!(session.stage(), stage);
+            assert!(session.deadline() > now);
+        }
+        let stages: Vec<_> = session.entered.iter().map(|(stage, _)| *stage).collect();
+        use Stage::*;
+        assert_eq!(stages, [Boot, Setup, Run, Finish, PowerOff]);
+        assert_eq!((session.trace_bytes, session.bye), (Some(7), true));
+    }
+
+    #[test]
+    fn silence_is_measured_from_the_last_word() {
+        let start = Instant::now();
+        let mut session = Session::new(LIMITS, start);
+        session.take(&bytes(&Message::Hello(Hello::default())), start).expect("understood");
+        session.take(&bytes(&Message::Ready(Setup::default())), start).expect("understood");
+        let later = start + Duration::from_secs(9);
+        session.take(&bytes(&Message::Tick(Tick::default())), later).expect("understood");
+        assert_eq!(session.deadline(), later + HEARTBEAT_DEADLINE);
+        session.progressed(later + Duration::from_secs(1));
+        assert_eq!(session.deadline(), later + Duration::from_secs(1) + HEARTBEAT_DEADLINE);
+    }
+
+    #[test]
+    fn a_hostile_guest_cannot_make_us_keep_more_than_agreed() {
+        let now = Instant::now();
+        let mut session = Session::new(LIMITS, now);
+        let gap = GapRecord { tsc_begin: 1, tsc_end: 2, cpu_begin: 0, cpu_end: 0 };
+        for thread in [0, 1, 2, u32::MAX] {
+            for _ in 0..2 {
+                let frame = encode_gaps(thread, &[gap; 2]).expect("encodes");
+                session.take(&frame, now).expect("understood");
+            }
+        }
+        assert_eq!(session.gaps.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3]);
+        assert!(session.take(&[0xff; 64], now).is_err());
+    }
+
+    #[test]
+    fn a_failure_is_the_last_word() {
+        let now = Instant::now();
+        let mut session = Session::new(LIMITS, now);
+        let failure = Failure { kind: FailureKind::Kernel, text: "no".into() };
+        session.take(&bytes(&Message::Failed(failure.clone())), now).expect("understood");
+        assert_eq!((session.stage(), session.failure), (Stage::PowerOff, Some(failure)));
+    }
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the user sees. Output that cannot be written (a closed pipe) is lost, and the run
+//! goes on: its results are in the folder.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use guest::wire::{ThresholdHit, Tick};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::result::{Clock, Group, RunResult};
+use crate::units::show_ns;
+use crate::verdict::Answer;
+
+/// Which lines go to stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Our own.
+    Screen,
+    /// Those of the original benchmark.
+    Compat,
+    /// Nothing but result.json at the end.
+    Json,
+}
+
+/// The terminal: lines on stdout, a progress bar on stderr where that is a terminal.
+pub struct Show {
+    style: Style,
+    bar: ProgressBar,
+}
+
+impl Show {
+    /// Output in this style.
+    pub fn new(style: Style) -> Self {
+        let target = if io::stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        Self { style, bar: ProgressBar::with_draw_target(None, target) }
+    }
+
+    /// One line on stdout, the progress bar out of its way.
+    pub fn line(&self, text: &str) {
+        self.bar.suspend(|| {
+            let _ = writeln!(io::stdout(), "{text}");
+        });
+    }
+
+    /// One line on stderr, for a person only.
+    pub fn remark(&self, text: &str) {
+        self.bar.suspend(|| {
+            let _ = writeln!(io::stderr(), "schedvmm: {text}");
+        });
+    }
+
+    /// Starts a phase of so many steps.
+    pub fn phase(&self, name: &'static str, steps: u64) {
+        // The template is a constant of ours; a fault in it would only cost the bar.
+        let style = ProgressStyle::with_template("{msg:>6} [{bar:40}] {elapsed}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        self.bar.set_style(style.progress_chars("=> "));
+        self.bar.reset();
+        self.bar.set_length(steps.max(1));
+        self.bar.set_message(name);
+    }
+
+    /// Moves the bar.
+    pub fn progress(&self, step: u64) {
+        self.bar.set_position(step);
+    }
+
+    /// Takes the bar away.
+    pub fn done(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    /// The line of one second.
+    pub fn second(&self, tick: Tick, clock: Clock) {
+        let ticks = tick.longest.map_or(0, |gap| gap.record.ticks());
+        let ns = clock.ns(ticks);
+        match self.style {
+            Style::Json => {}
+            Style::Compat => self.line(&compat_second(ns, ticks, tick.online)),
+            Style::Screen => {
+                let gap = tick.longest.map_or_else(
+                    || "no gap".to_owned(),
+                    |gap| format!("longest gap {:>9}  thread {}", show_ns(ns), gap.thread),
+                );
+                self.line(&format!("{:>4} s  {gap}  {} online", tick.second, tick.online));
+            }
+        }
+    }
+
+    /// The gap that ends the run.
+    pub fn hit(&self, hit: ThresholdHit, clock: Clock) {
+        let record = hit.gap.record;
+        let ns = clock.ns(record.ticks());
+        match self.style {
+            Style::Json => {}
+            Style::Compat => {
+                self.line(&format!("diff: {}ms", ns / 1_000_000));
+                self.line(&format!("TID: {}", hit.tid));
+                self.line(&format!("TSC: {}", record.tsc_end));
+            }
+            Style::Screen => self.line(&format!(
+                "gap over the threshold: {} in thread {} (tid {})",
+                show_ns(ns),
+                hit.gap.thread,
+                hit.tid
+            )),
+        }
+    }
+
+    /// The end: a screen, or the whole result as JSON.
+    pub fn end(&self, result: &RunResult, folder: &std::path::Path) {
+        self.done();
+        match self.style {
+            Style::Compat => {}
+            Style::Screen => self.line(&screen(result, folder)),
+            Style::Json => match serde_json::to_string_pretty(result) {
+                Ok(text) => self.line(&text),
+                Err(error) => self.remark(&format!("cannot print the result: {error}")),
+            },
+        }
+    }
+}
+
+fn compat_second(ns: u64, ticks: u64, online: u32) -> String {
+    format!("Max latency: {} ms ({ticks} ticks, {online} online)", ns / 1_000_000)
+}
+
+/// The end screen.
+fn screen(result: &RunResult, folder: &std::path::Path) -> String {
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    let _ = write_screen(&mut text, result, folder);
+    text
+}
+
+fn write_screen(
+    text: &mut String,
+    result: &RunResult,
+    folder: &std::path::Path,
+) -> std::fmt::Result {
+    let load = &result.job.load;
+    writeln!(text)?;
+    writeln!(text, "kernel   {}", kernel_line(result))?;
+    writeln!(text, "cookies  {}", cookie_line(result))?;
+    writeln!(text, "machine  {}", result.machine["summary"].as_str().unwrap_or_default())?;
+    let cpus: Vec<_> = load.cpus.iter().map(u32::to_string).collect();
+    writeln!(
+        text,
+        "load     {} groups x {} threads on CPUs {}, bursts of {:?}, seed {}, {:?}",
+        load.groups,
+        load.threads_per_group,
+        cpus.join(","),
+        load.busy,
+        load.seed,
+        load.duration
+    )?;
+    for note in &result.notes {
+        writeln!(text, "note     {note}")?;
+    }
+    if result.setup.is_some() {
+        writeln!(text)?;
+        writeln!(text, "group             cookie     gaps    longest  in gaps  CPU share  latest wake-up")?;
+        for group in &result.groups {
+            writeln!(text, "{}", group_line(group))?;
+        }
+    }
+    writeln!(text)?;
+    writeln!(text, "longest  {}", longest_line(result))?;
+    writeln!(text, "verdict  {}", verdict_line(result, load.threshold))?;
+    write!(text, "result   {}", folder.display())
+}
+
+fn kernel_line(result: &RunResult) -> String {
+    match &result.kernel.hello {
+        Some(hello) => format!("{} {}", hello.release, hello.version),
+        None => result.kernel.banner.clone().unwrap_or_else(|| result.kernel.path.clone()),
+    }
+}
+
+fn cookie_line(result: &RunResult) -> String {
+    let mechanism = result.cosched.mechanism.as_deref().unwrap_or("not set up");
+    match &result.cosched.note {
+        Some(note) => format!("{mechanism} ({note})"),
+        None => mechanism.to_owned(),
+    }
+}
+
+fn group_line(group: &Group) -> String {
+    let percent = |share: Option<f64>| {
+        share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", 100.0 * share))
+    };
+    let cookie = match group.cookie {
+        None | Some(0) => "-".to_owned(),
+        Some(cookie) => format!("{cookie:x}"),
+    };
+    let wakeup = group.wakeup_longest_ns.map_or_else(|| "-".to_owned(), show_ns);
+    format!(
+        "{:>5}  {cookie:>17}  {:>7}  {:>9}  {:>7}  {:>9}  {wakeup:>14}",
+        group.group + 1,
+        group.gaps,
+        show_ns(group.longest_gap_ns),
+        percent(group.gap_share),
+        percent(group.cpu_share)
+    )
+}
+
+fn longest_line(result: &RunResult) -> String {
+    let Some(gap) = &result.longest_gap else { return "no gap".to_owned() };
+    let tid = gap.tid.map_or_else(String::new, |tid| format!(" (tid {tid})"));
+    format!(
+        "{}: group {}, thread {}{tid}, {} after the start, CPU {} to {}",
+        show_ns(gap.length_ns),
+        gap.group + 1,
+        gap.thread,
+        show_ns(gap.begin_ns),
+        gap.cpu_begin,
+        gap.cpu_end
+    )
+}
+
+fn verdict_line(result: &RunResult, threshold: Option<Duration>) -> String {
+    let line = match (result.verdict, threshold) {
+        (Answer::Pass, Some(threshold)) => format!("PASS: no gap over {threshold:?}"),
+        (Answer::Pass, None) => "PASS: no threshold was set".to_owned(),
+        (Answer::OverThreshold, threshold) => {
+            format!("OVER THRESHOLD: a gap over {:?}", threshold.unwrap_or_default())
+        }
+        (Answer::Untestable, _) => "UNTESTABLE".to_owned(),
+        (Answer::Interrupted, _) => "INTERRUPTED".to_owned(),
+    };
+    if result.reason.is_empty() { line } else { format!("{line}: {}", result.reason) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compat_is_the_originals_line() {
+        let line = compat_second(47_900_000, 119_754_120, 16);
+        assert_eq!(line, "Max latency: 47 ms (119754120 ticks, 16 online)");
+    }
+
+    #[test]
+    fn a_group_fits_its_columns() {
+        let group = Group {
+            group: 0,
+            cookie: Some(0xffff_8880_0123_4560),
+            gaps: 1234,
+            longest_gap_ns: 47_200_000,
+            gap_share: Some(0.862),
+            cpu_share: Some(0.125),
+            wakeup_longest_ns: Some(3_200_000),
+            gap_ns: 0,
+        };
+        let line = group_line(&group);
+        assert!(line.contains("ffff888001234560") && line.contains("86.2 %"), "{line}");
+        assert!(group_line(&Group::default()).contains('-'));
+    }
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where the guest's ports end on the host.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::session::Event;
+
+/// Console bytes kept between two visits of the main thread. A guest prints some hundred
+/// kilobytes at most while it boots; one that prints more loses it with a mark.
+const CONSOLE_PENDING_MOST: usize = 1 << 20;
+/// Console bytes kept for the message that tells why a run failed.
+const TAIL_BYTES: usize = 4096;
+/// Longest piece of the control port handed over at once.
+const CONTROL_PIECE: usize = 64 << 10;
+
+/// The console's memory ring. Writing never blocks and never fails: it happens on a vCPU
+/// thread, with the guest waiting.
+#[derive(Clone, Default)]
+pub struct ConsoleRing(Arc<Mutex<Pending>>);
+
+#[derive(Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    dropped: u64,
+}
+
+impl ConsoleRing {
+    /// Takes what came since the last call, a mark for what was lost included.
+    pub fn take(&self) -> Vec<u8> {
+        let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = std::mem::take(&mut pending.bytes);
+        let dropped = std::mem::take(&mut pending.dropped);
+        drop(pending);
+        if dropped > 0 {
+            bytes.extend_from_slice(format!("\n[{dropped} bytes dropped]\n").as_bytes());
+        }
+        bytes
+    }
+}
+
+impl Write for ConsoleRing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = CONSOLE_PENDING_MOST.saturating_sub(pending.bytes.len()).min(bytes.len());
+        pending.bytes.extend_from_slice(&bytes[..room]);
+        pending.dropped += (bytes.len() - room) as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The last few KiB of a stream.
+#[derive(Default)]
+pub struct Tail(Vec<u8>);
+
+impl Tail {
+    /// Adds bytes, forgetting the oldest.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+        let excess = self.0.len().saturating_sub(TAIL_BYTES);
+        self.0.drain(..excess);
+    }
+
+    /// What is remembered, with replacement characters for what is not text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0).into_owned()
+    }
+}
+
+/// Hands the control port's bytes to the main thread. When that is behind, the guest waits:
+/// the port's worker keeps the guest's buffers until there is room.
+pub struct ControlSink(pub SyncSender<Event>);
+
+impl Write for ControlSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = &bytes[..bytes.len().min(CONTROL_PIECE)];
+        match self.0.try_send(Event::Control(piece.to_vec())) {
+            Ok(()) => Ok(piece.len()),
+            Err(TrySendError::Full(_)) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(TrySendError::Disconnected(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The trace file: made with the first byte, counted as it grows.
+pub struct TraceSink {
+    path: PathBuf,
+    file: Option<File>,
+    written: Arc<AtomicU64>,
+}
+
+impl TraceSink {
+    /// A sink for `path`, and the count of bytes written to it.
+    pub fn new(path: PathBuf) -> (Self, Arc<AtomicU64>) {
+        let written = Arc::new(AtomicU64::new(0));
+        (Self { path, file: None, written: written.clone() }, written)
+    }
+
+    fn file(&mut self) -> io::Result<&mut File> {
+        match &mut self.file {
+            Some(file) => Ok(file),
+            slot => Ok(slot.insert(File::create(&self.path)?)),
+        }
+    }
+
+    fn count(&self, result: io::Result<usize>) -> io::Result<usize> {
+        if let Ok(len) = result {
+            self.written.fetch_add(len as u64, Ordering::Release);
+        }
+        result
+    }
+}
+
+impl Write for TraceSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let result = self.file()?.write(bytes);
+        self.count(result)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let result = self.file()?.write_vectored(slices);
+        self.count(result)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_on_the_console_is_bounded_and_marked() {
+        let mut ring = ConsoleRing::default();
+        ring.write_all(&vec![b'x'; CONSOLE_PENDING_MOST - 1]).expect("never fails");
+        ring.write_all(b"abc").expect("never fails");
+        let taken = ring.take();
+        assert!(taken.ends_with(b"xa\n[2 bytes dropped]\n"));
+        assert!(ring.take().is_empty());
+    }
+
+    #[test]
+    fn the_tail_forgets_the_oldest() {
+        let mut tail = Tail::default();
+        tail.push(&[b'a'; TAIL_BYTES]);
+        tail.push(b"end");
+        assert_eq!(tail.0.len(), TAIL_BYTES);
+        assert!(tail.text().ends_with("aend"));
+    }
+
+    #[test]
+    fn a_full_channel_makes_the_guest_wait_and_a_closed_one_closes_the_port() {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        let mut sink = ControlSink(sender);
+        assert_eq!(sink.write(b"one").expect("room"), 3);
+        assert_eq!(sink.write(b"two").expect_err("full").kind(), io::ErrorKind::WouldBlock);
+        drop(receiver);
+        assert_eq!(sink.write(b"two").expect_err("closed").kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn the_trace_file_appears_with_its_first_byte() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("trace.txt");
+        let (mut sink, written) = TraceSink::new(path.clone());
+        assert!(!path.exists());
+        sink.write_all(b"hello").expect("write");
+        assert_eq!(written.load(Ordering::Acquire), 5);
+        assert_eq!(std::fs::read(&path).expect("read"), b"hello");
+        let (mut sink, _) = TraceSink::new(dir.path().join("no/such/dir"));
+        assert!(sink.write(b"x").is_err());
+    }
+}

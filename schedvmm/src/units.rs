@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Durations, sizes and pauses as people write and read them.
+
+use std::time::Duration;
+
+use guest::job::{SleepSpec, TuneRequest};
+
+/// Longest duration accepted: a day is longer than any run, and far from overflow.
+const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
+
+/// `30s`, `100ms`, `1.875ms`, `50us`, `10ns`, `2m`; the unit is required.
+///
+/// # Errors
+/// What is wrong, for clap to show beside the option.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit_seconds = match unit {
+        "ns" => 1e-9,
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "" => return Err("it needs a unit: ns, us, ms, s or m".into()),
+        other => return Err(format!("\"{other}\" is no unit of time: use ns, us, ms, s or m")),
+    };
+    let value: f64 = number.parse().map_err(|_| format!("\"{number}\" is no number"))?;
+    Duration::try_from_secs_f64(value * unit_seconds)
+        .ok()
+        .filter(|duration| *duration <= MAX_DURATION)
+        .ok_or_else(|| "it is longer than a day".into())
+}
+
+/// Like [`duration`], but not zero.
+///
+/// # Errors
+/// As [`duration`], or it is zero.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration.is_zero() { Err("it must be longer than zero".into()) } else { Ok(duration) }
+}
+
+/// A duration, or `off` for none.
+///
+/// # Errors
+/// As [`positive_duration`].
+pub fn optional_duration(text: &str) -> Result<Threshold, String> {
+    if text == "off" {
+        return Ok(Threshold(None));
+    }
+    positive_duration(text).map(|duration| Threshold(Some(duration)))
+}
+
+/// A threshold that may be off. (clap gives a plain `Option` a meaning of its own.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Threshold(pub Option<Duration>);
+
+/// `4G`, `512M`, `65536K`: whole MiB.
+///
+/// # Errors
+/// What is wrong.
+pub fn mebibytes(text: &str) -> Result<u64, String> {
+    let kib = kibibytes(text)?;
+    if kib % 1024 != 0 { Err(format!("{text} is no whole number of MiB")) } else { Ok(kib / 1024) }
+}
+
+/// `4M`, `512K`, `1G`: in KiB.
+///
+/// # Errors
+/// What is wrong.
+pub fn kibibytes(text: &str) -> Result<u64, String> {
+    let number = text.trim_end_matches("iB");
+    let (number, factor) = match number.char_indices().last() {
+        Some((at, 'G' | 'g')) => (&number[..at], 1 << 20),
+        Some((at, 'M' | 'm')) => (&number[..at], 1 << 10),
+        Some((at, 'K' | 'k')) => (&number[..at], 1),
+        _ => return Err("it needs a unit: K, M or G".into()),
+    };
+    let value: u64 = number.parse().map_err(|_| format!("\"{number}\" is no whole number"))?;
+    value.checked_mul(factor).ok_or_else(|| "it is too large".into())
+}
+
+/// `uniform:0s-1s`, `fixed:500ms`, `exponential:300ms`.
+///
+/// # Errors
+/// What is wrong.
+pub fn sleep(text: &str) -> Result<SleepSpec, String> {
+    let (kind, value) = text
+        .split_once(':')
+        .ok_or("it needs a kind: uniform:MIN-MAX, fixed:TIME or exponential:MEAN")?;
+    match kind {
+        "uniform" => {
+            let (min, max) = value.split_once('-').ok_or("uniform needs MIN-MAX")?;
+            let (min, max) = (duration(min)?, duration(max)?);
+            if min > max {
+                return Err(format!("its minimum {min:?} is above its maximum {max:?}"));
+            }
+            Ok(SleepSpec::Uniform { min, max })
+        }
+        "fixed" => Ok(SleepSpec::Fixed(duration(value)?)),
+        "exponential" => Ok(SleepSpec::Exponential(positive_duration(value)?)),
+        other => Err(format!("\"{other}\" is none of uniform, fixed, exponential")),
+    }
+}
+
+/// `NAME=VALUE`.
+///
+/// # Errors
+/// There is no `=`.
+pub fn tune(text: &str) -> Result<TuneRequest, String> {
+    let (name, value) = text.split_once('=').ok_or("it needs the form NAME=VALUE")?;
+    Ok(TuneRequest { name: name.to_owned(), value: value.to_owned() })
+}
+
+/// A CPU list such as `2,3` or `0-3,8`, in the order written.
+///
+/// # Errors
+/// What is wrong.
+pub fn cpu_list(text: &str) -> Result<CpuList, String> {
+    const MOST: usize = 8192;
+    let number = |text: &str| {
+        text.parse::<usize>().ok().filter(|cpu| *cpu < MOST).ok_or(format!("\"{text}\" is no CPU"))
+    };
+    let mut cpus = Vec::new();
+    for part in text.trim().split(',') {
+        match part.split_once('-') {
+            None => cpus.push(number(part)?),
+            Some((first, last)) => {
+                let (first, last) = (number(first)?, number(last)?);
+                if first > last {
+                    return Err(format!("{part} runs backwards"));
+                }
+                cpus.extend(first..=last);
+            }
+        }
+    }
+    let mut seen = cpus.clone();
+    seen.sort_unstable();
+    match seen.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(format!("CPU {} is named twice", pair[0])),
+        None => Ok(CpuList(cpus)),
+    }
+}
+
+/// CPUs in the order written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuList(pub Vec<usize>);
+
+/// Nanoseconds for a reader: `47.2 ms`, `812 µs`, `1.25 s`.
+pub fn show_ns(ns: u64) -> String {
+    // A figure for a reader needs no more digits than f64 has.
+    #[allow(clippy::cast_precision_loss)]
+    let value = ns as f64;
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => format!("{:.1} µs", value / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} ms", value / 1e6),
+        _ => format!("{:.2} s", value / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit_and_a_number() {
+        assert_eq!(duration("1.875ms"), Ok(Duration::from_nanos(1_875_000)));
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("100us"), Ok(Duration::from_micros(100)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for bad in ["", "5", "ms", "1.2.3s", "5 s", "-1s", "3h", "9e9s", "99999999s", "1e3ms"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert!(positive_duration("0ms").is_err());
+        assert_eq!(optional_duration("off"), Ok(Threshold(None)));
+    }
+
+    #[test]
+    fn sizes_are_binary() {
+        assert_eq!(mebibytes("4G"), Ok(4096));
+        assert_eq!(mebibytes("512MiB"), Ok(512));
+        assert_eq!(kibibytes("4M"), Ok(4096));
+        for bad in ["", "4", "G", "1.5G", "99999999999999999G", "100K"] {
+            assert!(mebibytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pauses_have_a_kind() {
+        let max = Duration::from_secs(1);
+        assert_eq!(sleep("uniform:0s-1s"), Ok(SleepSpec::Uniform { min: Duration::ZERO, max }));
+        assert_eq!(sleep("fixed:1s"), Ok(SleepSpec::Fixed(max)));
+        for bad in ["1s", "uniform:1s", "uniform:2s-1s", "gauss:1s", "exponential:0s"] {
+            assert!(sleep(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn cpu_lists_keep_their_order() {
+        assert_eq!(cpu_list("2,34,3-5"), Ok(CpuList(vec![2, 34, 3, 4, 5])));
+        for bad in ["", "x", "3-1", "1,1", "0-99999", "-1", "1,,2"] {
+            assert!(cpu_list(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lengths_read_well() {
+        let shown = [999, 1_500, 47_249_000, 1_250_000_000].map(show_ns);
+        assert_eq!(shown, ["999 ns", "1.5 µs", "47.2 ms", "1.25 s"]);
+    }
+}

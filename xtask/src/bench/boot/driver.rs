@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The part of the boot benchmark that runs inside the emulated host.
+//!
+//! Timed runs are left alone by everybody. Exits and memory come from one further run of each
+//! monitor: watching costs time, and what is counted does not depend on it.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::peers::{self, MEMORY_MIB, Peer};
+use super::stats::{Exits, OpenStats};
+use super::{REPORT_FILE, Report, Side, memory};
+use crate::process::KillOnDrop;
+
+/// Version of the report's format.
+const SCHEMA: u32 = 1;
+
+/// One monitor's whole life; about five seconds on an idle machine.
+const RUN_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How often a running monitor is looked at: much less than a run, and seldom enough to leave
+/// the CPUs alone.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// What a counted run has shown.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counted {
+    pub exits: Exits,
+    pub memory_kib: u64,
+}
+
+/// Runs the benchmark and leaves the report in the current folder.
+pub fn run(runs: u32) -> Result<()> {
+    let (ours, qemu) = (peers::schedvmm(), peers::qemu()?);
+    let mut seconds = (Vec::new(), Vec::new());
+    // The first run of each is a warm-up: the emulation translates all that code anew.
+    for run in 0..=runs {
+        let pair = (time(&ours)?, time(&qemu)?);
+        eprintln!("run {run} of {runs}: {:.2} s, QEMU {:.2} s", pair.0, pair.1);
+        if run > 0 {
+            seconds.0.push(pair.0);
+            seconds.1.push(pair.1);
+        }
+    }
+    let schedvmm = Side::new(&ours, seconds.0, count(&ours)?)?;
+    let qemu = Side::new(&qemu, seconds.1, count(&qemu)?)?;
+    let ratio = schedvmm.median_seconds / qemu.median_seconds;
+    let report = Report { schema: SCHEMA, ratio, schedvmm, qemu };
+    let text = serde_json::to_vec_pretty(&report)?;
+    std::fs::write(Path::new(REPORT_FILE), text).context("cannot write the report")
+}
+
+/// Seconds from a monitor's start to its exit.
+fn time(peer: &Peer) -> Result<f64> {
+    let start = Instant::now();
+    let mut running = Running::start(peer)?;
+    running.wait(|| {})?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// Exits and memory of one run.
+fn count(peer: &Peer) -> Result<Counted> {
+    let mut running = Running::start(peer)?;
+    let pid = running.process.0.id();
+    let stats = OpenStats::of_process(pid).with_context(|| format!("watching {}", peer.name))?;
+    let mut memory_kib = 0;
+    running.wait(|| {
+        let now = memory::beside_guest_kib(pid, u64::from(MEMORY_MIB) << 10);
+        memory_kib = memory_kib.max(now.unwrap_or_default());
+    })?;
+    Ok(Counted { exits: stats.read()?, memory_kib })
+}
+
+/// A monitor that has been started.
+struct Running<'a> {
+    peer: &'a Peer,
+    process: KillOnDrop,
+    output: File,
+    start: Instant,
+}
+
+impl<'a> Running<'a> {
+    fn start(peer: &'a Peer) -> Result<Self> {
+        let output = tempfile::tempfile().context("cannot make a temporary file")?;
+        let process = Command::new(&peer.command[0])
+            .args(&peer.command[1..])
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output.try_clone()?)
+            .spawn()
+            .with_context(|| format!("cannot start {}", peer.name))?;
+        Ok(Self { peer, process: KillOnDrop(process), output, start: Instant::now() })
+    }
+
+    /// Waits for its exit; calls `look` every now and then.
+    fn wait(&mut self, mut look: impl FnMut()) -> Result<()> {
+        let status = loop {
+            if let Some(status) = self.process.0.try_wait().context("cannot wait")? {
+                break status;
+            }
+            if self.start.elapsed() > RUN_DEADLINE {
+                bail!(
+                    "{} did not exit within {} s{}",
+                    self.peer.name,
+                    RUN_DEADLINE.as_secs(),
+                    self.said()
+                );
+            }
+            look();
+            std::thread::sleep(POLL_INTERVAL);
+        };
+        if !status.success() {
+            bail!("{} failed: {status}{}", self.peer.name, self.said());
+        }
+        Ok(())
+    }
+
+    /// Its own words, for an error.
+    fn said(&mut self) -> String {
+        let mut text = Vec::new();
+        let read = self.output.rewind().and_then(|()| self.output.read_to_end(&mut text));
+        match read {
+            Ok(_) => format!("; it said:\n{}", String::from_utf8_lossy(&text)),
+            Err(error) => format!("; what it said cannot be read: {error}"),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask bench boot`: how long from the start of a monitor to its exit with a kernel
+//! booted to PID 1 in between, ours against QEMU's microvm.
+//!
+//! Both run alternately in one emulated host, with the same kernel, 4 vCPUs as 2 cores of 2
+//! threads, as much memory, and an initrd of the same size. The times are emulation; their
+//! ratio, the exits and the memory are what counts. Inside the host, [`driver`] does the work.
+
+pub mod driver;
+mod memory;
+mod peers;
+mod stats;
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::median;
+use crate::host::{EmulatedHost, Ended, Stream};
+use crate::{artifacts, setup};
+
+/// What the driver leaves in the host's `/out`.
+const REPORT_FILE: &str = "bench-boot.json";
+
+/// Fewer runs have no meaningful median.
+const FEWEST_RUNS: u32 = 5;
+
+/// One run of one monitor takes about five seconds on an idle machine.
+const RUN_ALLOWANCE: Duration = Duration::from_secs(60);
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of this format.
+    pub schema: u32,
+    /// Median time of ours over QEMU's.
+    pub ratio: f64,
+    /// Our side.
+    pub schedvmm: Side,
+    /// The other side.
+    pub qemu: Side,
+}
+
+/// One monitor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Side {
+    /// Its command line.
+    pub command: Vec<String>,
+    /// From start to exit, in seconds, run by run. Emulation, no measurements.
+    pub seconds: Vec<f64>,
+    /// The median of them.
+    pub median_seconds: f64,
+    /// Exits from guest to host in one run, by KVM's own statistics.
+    pub exits: stats::Exits,
+    /// Most memory beside the guest's that it had at once, in KiB.
+    pub memory_kib: u64,
+    /// Size of its executable, without the shared libraries it needs.
+    pub executable_bytes: u64,
+}
+
+/// Runs the comparison.
+pub fn run(runs: u32) -> Result<Report> {
+    if runs < FEWEST_RUNS {
+        bail!("{runs} runs give no median to rely on; --runs is at least {FEWEST_RUNS}");
+    }
+    setup::ensure_qemu()?;
+    let out = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let mut host = EmulatedHost::builder()
+        .xtask(std::env::current_exe()?)
+        .schedvmm(artifacts::schedvmm()?)
+        .executable(peers::QEMU_PATH, find_in_path(setup::QEMU)?)
+        .out(out.path())
+        // A warm-up, a counted run and the timed ones, of two monitors.
+        .timeout(RUN_ALLOWANCE * (runs + 2) * 2)
+        .forward_signals();
+    for firmware in peers::QEMU_FIRMWARE {
+        host = host.file(firmware, firmware);
+    }
+    let runs = runs.to_string();
+    let words = ["xtask", "in-host", "bench-boot", "--runs", &runs];
+    let mut complaints = Vec::new();
+    let run = host.run(words, |stream, bytes| match stream {
+        Stream::Stdout => complaints.extend_from_slice(bytes),
+        Stream::Stderr => crate::host::show(stream, bytes),
+    })?;
+    if run.ended != Ended::Exited(0) {
+        bail!("the benchmark failed in the emulated host{}", String::from_utf8_lossy(&complaints));
+    }
+    let report = std::fs::read(out.path().join(REPORT_FILE)).context("the host left no report")?;
+    serde_json::from_slice(&report).context("cannot understand the report")
+}
+
+/// Where the shell would find a program.
+fn find_in_path(program: &str) -> Result<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|candidate| candidate.is_file())
+        .with_context(|| format!("no `{program}` in PATH"))
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ratio, schedvmm: ours, qemu, .. } = self;
+        let mut row = |name: &str, ours: String, theirs: String| {
+            writeln!(f, "{name:<34}{ours:>12}{theirs:>12}")
+        };
+        let seconds = |value: f64| format!("{value:.2}");
+        let fastest = |side: &Side| side.seconds.iter().copied().fold(f64::INFINITY, f64::min);
+        let slowest = |side: &Side| side.seconds.iter().copied().fold(0.0, f64::max);
+        let mib = |bytes: u64| {
+            format!("{:.1}", f64::from(u32::try_from(bytes >> 10).unwrap_or(u32::MAX)) / 1024.0)
+        };
+        row("", "schedvmm".into(), "QEMU".into())?;
+        row("start to exit, median s", seconds(ours.median_seconds), seconds(qemu.median_seconds))?;
+        row("  fastest s", seconds(fastest(ours)), seconds(fastest(qemu)))?;
+        row("  slowest s", seconds(slowest(ours)), seconds(slowest(qemu)))?;
+        for (name, ours, theirs) in ours.exits.rows(&qemu.exits) {
+            row(name, ours.to_string(), theirs.to_string())?;
+        }
+        row(
+            "memory beside the guest's MiB",
+            mib(ours.memory_kib << 10),
+            mib(qemu.memory_kib << 10),
+        )?;
+        row("executable MiB", mib(ours.executable_bytes), mib(qemu.executable_bytes))?;
+        write!(
+            f,
+            "ratio of the medians: {ratio:.3} ({} runs each, in emulation)",
+            ours.seconds.len()
+        )
+    }
+}
+
+impl Side {
+    /// Puts together what was seen of a monitor.
+    fn new(peer: &peers::Peer, seconds: Vec<f64>, counted: driver::Counted) -> Result<Self> {
+        let executable = &peer.command[0];
+        let metadata =
+            std::fs::metadata(executable).with_context(|| format!("cannot read `{executable}`"))?;
+        Ok(Self {
+            command: peer.command.clone(),
+            median_seconds: median(seconds.iter().copied()).context("no runs")?,
+            seconds,
+            exits: counted.exits,
+            memory_kib: counted.memory_kib,
+            executable_bytes: metadata.len(),
+        })
+    }
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask demo`: from a bare machine to a measured kernel in one command.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::host::{EmulatedHost, Ended};
+use crate::kernel::{self, Version};
+use crate::venue::Venue;
+use crate::{artifacts, host, process, project};
+
+/// Where the kernel under test lies in the emulated host. The host's own is always 6.12.
+const GUEST_KERNEL: &str = "/target-kernel";
+
+/// What to show.
+#[derive(Clone, Debug)]
+pub struct Demo {
+    /// The kernel under test.
+    pub version: Version,
+    /// Its target is a virtual machine in the virtual machine.
+    pub nested: bool,
+    /// The result folder; `results/demo` of the project without one.
+    pub output: Option<PathBuf>,
+    /// Print the result as JSON.
+    pub json: bool,
+    /// How long the main job may take in the emulated host.
+    pub timeout: Duration,
+    /// Further options of `schedvmm`.
+    pub options: Vec<OsString>,
+}
+
+impl Demo {
+    /// Sets up what is missing, runs the main job, and leaves its result folder.
+    pub fn run(&self) -> Result<Ended> {
+        let output = self.prepare_output()?;
+        let schedvmm = artifacts::schedvmm()?;
+        let venue = Venue::detect(&schedvmm)?;
+        if self.json {
+            eprintln!("{venue}");
+        } else {
+            println!("{venue}");
+        }
+        let image = kernel::ensure(self.version)?;
+        match venue {
+            Venue::Own => self.run_here(&schedvmm, &image, &output),
+            Venue::Emulated(_) => {
+                let run = EmulatedHost::builder()
+                    .xtask(std::env::current_exe()?)
+                    .schedvmm(schedvmm)
+                    .file(GUEST_KERNEL, image)
+                    .out(&output)
+                    .timeout(self.timeout)
+                    .forward_signals()
+                    .run(
+                        self.command("schedvmm".as_ref(), GUEST_KERNEL.as_ref(), "/out".as_ref()),
+                        host::show,
+                    )?;
+                eprintln!("result folder: {}", output.display());
+                Ok(run.ended)
+            }
+        }
+    }
+
+    /// The main job on this machine; Ctrl-C reaches it from the terminal.
+    fn run_here(&self, schedvmm: &Path, image: &Path, output: &Path) -> Result<Ended> {
+        let command = self.command(schedvmm, image, output);
+        let (program, arguments) = command.split_first().context("no command")?;
+        let mut command = Command::new(program);
+        let status = process::end_with_parent(command.args(arguments), libc::SIGTERM)
+            .status()
+            .with_context(|| format!("cannot start `{}`", program.display()))?;
+        Ok(status.into())
+    }
+
+    fn command(&self, schedvmm: &Path, image: &Path, output: &Path) -> Vec<OsString> {
+        let mut command: Vec<OsString> = vec![
+            schedvmm.into(),
+            "--kernel".into(),
+            image.into(),
+            "--output".into(),
+            output.into(),
+        ];
+        command.extend(self.nested.then(|| "--nested".into()));
+        command.extend(self.json.then(|| "--json".into()));
+        command.extend(self.options.iter().cloned());
+        command
+    }
+
+    /// The result folder, new or empty. Only the default one is emptied: it is ours.
+    fn prepare_output(&self) -> Result<PathBuf> {
+        let output = match &self.output {
+            Some(dir) => std::path::absolute(dir).context("no current folder")?,
+            None => project::root().join("results/demo"),
+        };
+        let full = || std::fs::read_dir(&output).is_ok_and(|mut entries| entries.next().is_some());
+        if full() && self.output.is_none() {
+            std::fs::remove_dir_all(&output)
+                .with_context(|| format!("cannot remove the old `{}`", output.display()))?;
+        }
+        if full() {
+            bail!("`{}` is not empty; name a new folder with --output", output.display());
+        }
+        std::fs::create_dir_all(&output)
+            .with_context(|| format!("cannot make `{}`", output.display()))?;
+        Ok(output)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demo(output: Option<PathBuf>) -> Demo {
+        Demo {
+            version: Version::V6_1,
+            nested: true,
+            output,
+            json: false,
+            timeout: Duration::from_secs(1),
+            options: vec!["--duration".into(), "5s".into()],
+        }
+    }
+
+    #[test]
+    fn options_are_passed_on_in_order() {
+        let words = demo(None).command("s".as_ref(), "k".as_ref(), "o".as_ref());
+        let expected = ["s", "--kernel", "k", "--output", "o", "--nested", "--duration", "5s"];
+        assert_eq!(words, expected.map(OsString::from));
+    }
+
+    #[test]
+    fn somebody_elses_files_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = dir.path().join("a/b");
+        assert_eq!(demo(Some(new.clone())).prepare_output().unwrap(), new);
+        std::fs::write(new.join("precious"), "").unwrap();
+        let error = demo(Some(new.clone())).prepare_output().unwrap_err();
+        assert!(error.to_string().contains("not empty"), "{error}");
+        assert!(new.join("precious").exists());
+    }
+}

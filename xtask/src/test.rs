@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask test`: everything that CI checks, in one command. A step that fails does not
+//! keep the others from running.
+
+use std::fmt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::kernel::{self, Version};
+use crate::venue::Venue;
+use crate::{artifacts, process};
+
+/// No step takes this long unless it hangs.
+const STEP_DEADLINE: Duration = Duration::from_secs(40 * 60);
+
+/// How a step shows what it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// It passes or fails as a whole.
+    Check,
+    /// Its output counts tests.
+    Tests,
+}
+
+/// What passed, failed, and could not be tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Checks and tests that passed.
+    pub passed: u64,
+    /// Checks and tests that failed.
+    pub failed: u64,
+    /// Tests that could not be tried here; each says why in its own output.
+    pub skipped: u64,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { passed, failed, skipped } = self;
+        write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
+    }
+}
+
+/// Runs every step; the sum of them all.
+pub fn run() -> Result<Tally> {
+    println!("{}", Venue::detect(&artifacts::schedvmm()?)?);
+    let mut report = Report::default();
+    report.command("format", Kind::Check, cargo(&["fmt", "--all", "--check"]));
+    report.command(
+        "lints",
+        Kind::Check,
+        cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+    );
+    let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    report.command("documentation", Kind::Check, doc);
+    report.command("tests", Kind::Tests, workspace_tests());
+    report.command(
+        "examples in documentation",
+        Kind::Tests,
+        cargo(&["test", "--workspace", "--doc"]),
+    );
+
+    let mut real = cargo(&["test", "--package", "schedvmm", "--test", "real_kernel"]);
+    real.env(artifacts::XTASK_ENV, std::env::current_exe()?);
+    let kernels =
+        [(Version::V6_12, "SCHEDVMM_TEST_KERNEL_612"), (Version::V6_1, "SCHEDVMM_TEST_KERNEL_61")];
+    for (version, variable) in kernels {
+        report.step(&format!("test kernel {version}"), || {
+            real.env(variable, kernel::ensure(version)?);
+            Ok(Tally { passed: 1, ..Tally::default() })
+        });
+    }
+    report.command("real kernels in the emulated host", Kind::Tests, real);
+    report.print();
+    Ok(report.sum())
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = artifacts::cargo();
+    command.args(arguments);
+    command
+}
+
+/// nextest where it is installed: it runs every test in a process of its own.
+fn workspace_tests() -> Command {
+    let mut version = cargo(&["nextest", "--version"]);
+    version.stderr(std::process::Stdio::null());
+    match process::capture(&mut version, STEP_DEADLINE) {
+        Ok((status, _)) if status.success() => {
+            cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])
+        }
+        _ => cargo(&["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"]),
+    }
+}
+
+/// The steps that have run.
+#[derive(Default)]
+struct Report {
+    steps: Vec<(String, Duration, Tally)>,
+}
+
+impl Report {
+    /// Runs one step that is a command.
+    fn command(&mut self, name: &str, kind: Kind, mut command: Command) {
+        self.step(name, || {
+            let mut tally = Tally::default();
+            let status = process::run_shown(&mut command, name, STEP_DEADLINE, |line| {
+                if kind == Kind::Tests {
+                    tally = tally + count(line);
+                }
+            })?;
+            if status.success() && kind == Kind::Check {
+                tally.passed += 1;
+            }
+            // A failure that no test accounts for: it did not compile, or it crashed.
+            if !status.success() && tally.failed == 0 {
+                tally.failed += 1;
+            }
+            Ok(tally)
+        });
+    }
+
+    fn step(&mut self, name: &str, work: impl FnOnce() -> Result<Tally>) {
+        println!("\n== {name}");
+        let start = Instant::now();
+        let tally = work().unwrap_or_else(|error| {
+            println!("{name}: {error:#}");
+            Tally { failed: 1, ..Tally::default() }
+        });
+        println!("== {name}: {tally} ({:.1} s)", start.elapsed().as_secs_f64());
+        self.steps.push((name.into(), start.elapsed(), tally));
+    }
+
+    fn sum(&self) -> Tally {
+        self.steps.iter().fold(Tally::default(), |sum, (_, _, tally)| sum + *tally)
+    }
+
+    fn print(&self) {
+        println!("\n{:<36}{:>9}  result", "step", "seconds");
+        for (name, time, tally) in &self.steps {
+            let verdict = if tally.failed == 0 { "ok" } else { "FAILED" };
+            println!("{name:<36}{:>9.1}  {verdict}: {tally}", time.as_secs_f64());
+        }
+        println!("{}", self.sum());
+    }
+}
+
+impl std::ops::Add for Tally {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+            skipped: self.skipped + other.skipped,
+        }
+    }
+}
+
+/// Reads the summary lines of libtest (`test result: ok. 3 passed; 0 failed; 1 ignored; …`)
+/// and nextest (`Summary [ 0.5s] 4 tests run: 3 passed (1 slow), 1 timed out, 1 skipped`).
+fn count(line: &str) -> Tally {
+    let line = line.trim();
+    let counts = match line.strip_prefix("test result: ") {
+        Some(rest) => rest.split_once(". ").map(|(_, counts)| counts),
+        None if line.starts_with("Summary [") => {
+            line.split_once(" run: ").map(|(_, counts)| counts)
+        }
+        None => None,
+    };
+    let mut tally = Tally::default();
+    for part in counts.unwrap_or_default().split([';', ',']) {
+        let mut words = part.split_whitespace();
+        let Some(number) = words.next().and_then(|word| word.parse::<u64>().ok()) else { continue };
+        match words.next() {
+            Some("passed") => tally.passed += number,
+            Some("failed" | "timed" | "exec") => tally.failed += number,
+            Some("ignored" | "skipped") => tally.skipped += number,
+            _ => {}
+        }
+    }
+    tally
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_are_counted() {
+        let tally = |passed, failed, skipped| Tally { passed, failed, skipped };
+        let libtest = "test result: FAILED. 20 passed; 2 failed; 1 ignored; 0 measured; \
+                       3 filtered out; finished in 0.67s";
+        assert_eq!(count(libtest), tally(20, 2, 1));
+        let nextest = "     Summary [   1.275s] 30 tests run: 27 passed (1 slow), 2 failed, \
+                       1 timed out, 4 skipped";
+        assert_eq!(count(nextest), tally(27, 3, 4));
+        assert_eq!(count("     Summary [ 0.1s] 5 tests run: 5 passed, 0 skipped"), tally(5, 0, 0));
+        for other in ["", "20 passed; 3 failed", "test archive::tests ... ok"] {
+            assert_eq!(count(other), Tally::default());
+        }
+    }
+
+    #[test]
+    fn the_last_line_is_plain() {
+        let tally = Tally { passed: 7, failed: 0, skipped: 2 };
+        assert_eq!(tally.to_string(), "7 passed, 0 failed, 2 skipped");
+    }
+
+    #[test]
+    fn a_command_that_dies_without_counting_has_failed() {
+        let mut report = Report::default();
+        report.command("dies", Kind::Tests, Command::new("false"));
+        report.command("is missing", Kind::Check, Command::new("/nonexistent"));
+        report.command("passes", Kind::Check, Command::new("true"));
+        assert_eq!(report.sum(), Tally { passed: 1, failed: 2, skipped: 0 });
+    }
+}
