@@ -42,16 +42,20 @@ pub struct LoadSpec {
     /// CPUs that all threads share (guest CPU numbers).
     pub cpus: Vec<u32>,
     /// Length of a burst.
+    #[serde(rename = "busy_ns", with = "nanoseconds")]
     pub busy: Duration,
     /// Pause between two bursts.
     pub sleep: SleepSpec,
     /// Seed of the pauses; the same seed gives every thread the same pauses again.
     pub seed: u64,
     /// How long the load runs.
+    #[serde(rename = "duration_ns", with = "nanoseconds")]
     pub duration: Duration,
     /// Gaps at or above this length are recorded one by one.
+    #[serde(rename = "floor_ns", with = "nanoseconds")]
     pub floor: Duration,
     /// A gap above this length ends the run; `None` never does.
+    #[serde(rename = "threshold_ns", with = "optional_nanoseconds")]
     pub threshold: Option<Duration>,
     /// Room for gap records, in records per thread; further gaps only reach the histogram.
     pub records_per_thread: u32,
@@ -64,13 +68,17 @@ pub enum SleepSpec {
     /// Evenly distributed between the two, ends included.
     Uniform {
         /// Shortest pause.
+        #[serde(rename = "min_ns", with = "nanoseconds")]
         min: Duration,
         /// Longest pause.
+        #[serde(rename = "max_ns", with = "nanoseconds")]
         max: Duration,
     },
     /// Always the same.
+    #[serde(rename = "fixed_ns", with = "nanoseconds")]
     Fixed(Duration),
     /// Exponentially distributed with this mean.
+    #[serde(rename = "exponential_mean_ns", with = "nanoseconds")]
     Exponential(Duration),
 }
 
@@ -108,4 +116,35 @@ pub struct TraceSpec {
     pub events: Vec<String>,
     /// Ring buffer per CPU, in KiB.
     pub buffer_kib: u32,
+}
+
+/// Durations as whole nanoseconds: the unit of every other time in our files.
+mod nanoseconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_nanos)
+    }
+}
+
+/// The same, or `null`.
+mod optional_nanoseconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        let ns = duration.map(|duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        ns.serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(from)?.map(Duration::from_nanos))
+    }
 }

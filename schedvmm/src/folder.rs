@@ -86,10 +86,7 @@ impl Folder {
     /// The disk is full, for one.
     pub fn write_gaps(&self, gaps: &[Vec<GapRecord>], clock: Clock) -> Result<(), FolderError> {
         self.write("gaps.csv", |file| {
-            writeln!(
-                file,
-                "thread,group,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end"
-            )?;
+            writeln!(file, "thread,group,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end")?;
             for (thread, records) in gaps.iter().enumerate() {
                 for record in records {
                     let gap = clock.locate(thread, None, *record);

@@ -103,10 +103,8 @@ pub fn cmdline(args: &MachineArgs, load_cpus: &[u32], version: Option<(u32, u32)
         "pci=off".into(),
         "random.trust_cpu=1".into(),
     ];
-    let housekeeping: Vec<String> = (0..args.cpus)
-        .filter(|cpu| !load_cpus.contains(cpu))
-        .map(|cpu| cpu.to_string())
-        .collect();
+    let housekeeping: Vec<String> =
+        (0..args.cpus).filter(|cpu| !load_cpus.contains(cpu)).map(|cpu| cpu.to_string()).collect();
     if !housekeeping.is_empty() {
         // Device interrupts stay off the measured CPUs.
         words.push(format!("irqaffinity={}", housekeeping.join(",")));

@@ -88,6 +88,6 @@ fn probe_verb(json: bool) -> Result<ExitStatus, Failure> {
     match verdict {
         Err(_) if json => Ok(ExitStatus::Host),
         Err(failure) => Err(failure),
-        Ok(()) => Ok(ExitStatus::Pass),
+        Ok(_) => Ok(ExitStatus::Pass),
     }
 }

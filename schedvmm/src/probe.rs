@@ -15,7 +15,7 @@ use vmm::config::{BootMethod, Config, PvProfile, Topology};
 use vmm::kvm::Hypervisor;
 use vmm::vcpu::ExitReason;
 use vmm::virtio::console::{PortKind, PortSpec};
-use vmm::vm::{BuildError, Parts, StartError, Vm};
+use vmm::vm::{BuildError, Facts, Parts, StartError, Vm};
 use vmm::x86_64::image::KernelImage;
 
 /// How long a run waits for the probe before it goes on without its answer.
@@ -47,13 +47,13 @@ pub enum ProbeError {
 }
 
 /// Runs the probe guest: microseconds on hardware, some milliseconds in an emulated host,
-/// at most `patience`.
+/// at most `patience`. Returns what its machine told about the host, such as the TSC's
+/// frequency, which the guest under test has to be given before its own machine exists.
 ///
 /// # Errors
 /// Linux would not run here, with the reason.
-pub fn run(hypervisor: &Hypervisor, patience: Duration) -> Result<(), ProbeError> {
-    let kernel = KernelImage::parse(image())
-        .map_err(|error| BuildError::Load(error.into()))?;
+pub fn run(hypervisor: &Hypervisor, patience: Duration) -> Result<Facts, ProbeError> {
+    let kernel = KernelImage::parse(image()).map_err(|error| BuildError::Load(error.into()))?;
     let config = Config {
         topology: Topology { cpus: 1, threads_per_core: 1 },
         memory_mib: vmm::config::MIN_MEMORY_MIB,
@@ -64,20 +64,18 @@ pub fn run(hypervisor: &Hypervisor, patience: Duration) -> Result<(), ProbeError
         boot: BootMethod::Payload,
         pins: Vec::new(),
     };
-    let console = PortSpec {
-        name: "console".into(),
-        kind: PortKind::Console,
-        sink: Box::new(io::sink()),
-    };
+    let console =
+        PortSpec { name: "console".into(), kind: PortKind::Console, sink: Box::new(io::sink()) };
     let parts = Parts { kernel: &kernel, initrd: &[], ports: vec![console], serial: None };
     let vm = Vm::build(hypervisor, &config, parts)?;
+    let facts = vm.facts();
     let (ended, ends) = mpsc::channel();
     let _running = vm.start(move |end| {
         // The receiver is gone once the deadline has passed.
         let _ = ended.send(end.reason);
     })?;
     match ends.recv_timeout(patience) {
-        Ok(ExitReason::PowerOff) => Ok(()),
+        Ok(ExitReason::PowerOff) => Ok(facts),
         Ok(other) => Err(ProbeError::Cannot(other.to_string())),
         Err(_) => Err(ProbeError::Undecided(patience)),
     }

@@ -197,7 +197,11 @@ pub fn threads(session: &Session, clock: Clock) -> Vec<Thread> {
                     gaps: records.len() as u64,
                     gaps_unrecorded: 0,
                     gap_ns: clock.ns(records.iter().map(GapRecord::ticks).sum()),
-                    longest_gap_ns: clock.ns(records.iter().map(GapRecord::ticks).max().unwrap_or(0)),
+                    longest_gap_ns: clock.ns(records
+                        .iter()
+                        .map(GapRecord::ticks)
+                        .max()
+                        .unwrap_or(0)),
                     complete: false,
                     report: None,
                 },
@@ -240,7 +244,8 @@ fn share(part: u64, whole: u64) -> Option<f64> {
 }
 
 /// The longest gap of the run, from whatever source knows of a longer one: the hit, the
-/// report, the streamed records, the per-second maxima.
+/// report, the streamed records, the per-second maxima. What began after a hit does not
+/// count: the load was being stopped by then.
 pub fn longest(session: &Session, clock: Clock) -> Option<LocatedGap> {
     let reports = session.report.iter().flat_map(|report| &report.threads).enumerate();
     let from_reports = reports.filter_map(|(n, thread)| Some((n, thread.longest?)));
@@ -253,6 +258,9 @@ pub fn longest(session: &Session, clock: Clock) -> Option<LocatedGap> {
         .chain(from_records)
         .chain(from_ticks)
         .chain(from_hit)
+        .filter(|(_, record)| {
+            session.hit.is_none_or(|hit| record.tsc_begin < hit.gap.record.tsc_end)
+        })
         .max_by_key(|(_, record)| record.ticks())?;
     let tid = session
         .report
@@ -264,7 +272,11 @@ pub fn longest(session: &Session, clock: Clock) -> Option<LocatedGap> {
 }
 
 /// Milliseconds in each phase, from when each stage was entered.
-pub fn phases_ms(session: &Session, built: u64, end: std::time::Instant) -> BTreeMap<&'static str, u64> {
+pub fn phases_ms(
+    session: &Session,
+    built: u64,
+    end: std::time::Instant,
+) -> BTreeMap<&'static str, u64> {
     use crate::session::Stage;
     let mut phases = BTreeMap::from([("build", built)]);
     let ends = session.entered.iter().skip(1).map(|(_, at)| *at).chain([end]);

@@ -2,9 +2,9 @@
 //! The main job: one kernel, one machine, one load, one result.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -69,8 +69,7 @@ impl Plan {
         // clap requires it for the main job.
         let kernel_path = args.kernel.clone().ok_or_else(|| usage("--kernel is missing".into()))?;
         let machine = &args.machine;
-        let topology =
-            Topology { cpus: machine.cpus, threads_per_core: machine.threads_per_core };
+        let topology = Topology { cpus: machine.cpus, threads_per_core: machine.threads_per_core };
         let load_cpus = match &args.load.load_cpus {
             None => machine::default_load_cpus(topology),
             Some(list) => list.0.iter().filter_map(|cpu| u32::try_from(*cpu).ok()).collect(),
@@ -116,6 +115,9 @@ fn job(args: &RunArgs, cpus: Vec<u32>) -> Result<Job, Failure> {
     let buffer_kib = u32::try_from(args.trace.trace_buffer)
         .map_err(|_| Failure::new(ExitStatus::Usage, "--trace-buffer is too large"))?;
     let mut tune = if load.no_default_tune { Vec::new() } else { guest::knobs::default_tune() };
+    for request in &load.tune {
+        guest::knobs::check(request).or_fail(ExitStatus::Usage)?;
+    }
     // A knob given by the user replaces ours of the same name.
     tune.retain(|ours| load.tune.iter().all(|theirs| theirs.name != ours.name));
     tune.extend(load.tune.iter().cloned());
@@ -160,7 +162,7 @@ struct Attempt {
 
 impl Attempt {
     /// From the plan to the first guest instruction.
-    fn prepare(plan: Plan, events: SyncSender<Event>) -> Result<Self, Failure> {
+    fn prepare(mut plan: Plan, events: SyncSender<Event>) -> Result<Self, Failure> {
         let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).or_fail(ExitStatus::Host)?;
         // The probe runs beside the reading of the kernel: it costs no time of its own.
         let (probed, kernel) = thread::scope(|scope| {
@@ -171,14 +173,14 @@ impl Attempt {
         let kernel = kernel?;
         let mut notes: Vec<String> = facts::emulation_note().into_iter().collect();
         match probed {
-            Ok(Ok(())) => {}
+            Ok(Ok(facts)) => plan.job.host_tsc_khz = Some(facts.tsc_khz.into()),
             Ok(Err(undecided @ ProbeError::Undecided(_))) => notes.push(undecided.to_string()),
             Ok(Err(error)) => return Err(error).or_fail(ExitStatus::Host),
             Err(_) => return Err(Failure::new(ExitStatus::Internal, "the KVM probe panicked")),
         }
         let stamp = plan.started_utc.replace(':', "");
-        let folder = Folder::create(plan.args.show.output.as_deref(), &stamp)
-            .or_fail(ExitStatus::Usage)?;
+        let folder =
+            Folder::create(plan.args.show.output.as_deref(), &stamp).or_fail(ExitStatus::Usage)?;
         let trace_path =
             plan.args.trace.trace_file.clone().unwrap_or_else(|| folder.path().join("trace.txt"));
 
@@ -194,7 +196,8 @@ impl Attempt {
         let lint = vm.lint().or_fail(ExitStatus::Untestable)?;
         notes.extend(plan.placement.note.clone());
         notes.extend(vm.kernel().note.clone());
-        let kernel = kernel_facts(&plan.kernel_path, kernel, &vm, lint.banner, config.cmdline.clone());
+        let kernel =
+            kernel_facts(&plan.kernel_path, kernel, &vm, lint.banner, config.cmdline.clone());
         let machine = describe_machine(&plan, &config, &vm);
         let limits = Limits {
             threads: (plan.job.load.groups * plan.job.load.threads_per_group) as usize,
@@ -339,10 +342,10 @@ impl Attempt {
         if self.plan.args.machine.debug_boot {
             self.show.remark(String::from_utf8_lossy(&bytes).trim_end());
         }
-        if let Err(error) = self.folder.log(&bytes) {
-            if !std::mem::replace(&mut self.console_lost, true) {
-                self.notes.push(format!("console.log is incomplete: {error}"));
-            }
+        if let Err(error) = self.folder.log(&bytes)
+            && !std::mem::replace(&mut self.console_lost, true)
+        {
+            self.notes.push(format!("console.log is incomplete: {error}"));
         }
     }
 
@@ -418,10 +421,13 @@ impl Attempt {
         let complete = self.session.trace_bytes == Some(bytes) && bytes > 0;
         let error = self.running.console().port_error(TRACE_PORT);
         let note = match error {
-            Some(error) => {
-                Some(format!("the trace is cut: cannot write {}: {error}", self.trace_path.display()))
+            Some(error) => Some(format!(
+                "the trace is cut: cannot write {}: {error}",
+                self.trace_path.display()
+            )),
+            None if bytes > 0 && !complete => {
+                Some("the trace is cut: the guest ended early".into())
             }
-            None if bytes > 0 && !complete => Some("the trace is cut: the guest ended early".into()),
             None => self.session.setup.as_ref().and_then(|setup| setup.trace_note.clone()),
         };
         if let Some(note) = &note {

@@ -165,7 +165,10 @@ fn write_screen(
     }
     if result.setup.is_some() {
         writeln!(text)?;
-        writeln!(text, "group             cookie     gaps    longest  in gaps  CPU share  latest wake-up")?;
+        writeln!(
+            text,
+            "group             cookie     gaps    longest  in gaps  CPU share  latest wake-up"
+        )?;
         for group in &result.groups {
             writeln!(text, "{}", group_line(group))?;
         }

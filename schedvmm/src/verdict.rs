@@ -134,7 +134,9 @@ mod tests {
         let limits = Limits { threads: 1, records_per_thread: 1, boot: Duration::from_secs(1) };
         let mut session = Session::new(limits, Instant::now());
         for message in messages {
-            session.take(&encode_message(message).expect("encodes"), Instant::now()).expect("taken");
+            session
+                .take(&encode_message(message).expect("encodes"), Instant::now())
+                .expect("taken");
         }
         session
     }

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use crate::x86_64::cpuid;
+
 /// Most vCPUs we describe: APIC IDs up to 254 fit the MADT's local APIC entries.
 pub const MAX_CPUS: u32 = 254;
 /// Least memory in MiB: below, a 64-bit kernel and its initrd do not fit.
@@ -141,8 +143,12 @@ impl Config {
         if cpus == 0 || cpus > MAX_CPUS {
             return Err(ConfigError::Cpus(cpus));
         }
-        if threads == 0 || cpus % threads != 0 {
+        if threads == 0 || !cpus.is_multiple_of(threads) {
             return Err(ConfigError::Threads { cpus, threads });
+        }
+        // Cores whose size is no power of two leave holes between the APIC IDs.
+        if cpuid::apic_id(cpus - 1, self.topology) > MAX_CPUS {
+            return Err(ConfigError::Cpus(cpus));
         }
         if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
             return Err(ConfigError::Memory(self.memory_mib));
@@ -180,6 +186,7 @@ mod tests {
         };
         assert_eq!(topology(0, 1).validate(), Err(ConfigError::Cpus(0)));
         assert_eq!(topology(255, 1).validate(), Err(ConfigError::Cpus(255)));
+        assert_eq!(topology(252, 3).validate(), Err(ConfigError::Cpus(252)));
         assert_eq!(topology(3, 2).validate(), Err(ConfigError::Threads { cpus: 3, threads: 2 }));
         assert_eq!(topology(4, 0).validate(), Err(ConfigError::Threads { cpus: 4, threads: 0 }));
         let memory = Config { memory_mib: 31, ..config() };

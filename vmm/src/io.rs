@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::vcpu::sched;
 
@@ -47,7 +47,7 @@ impl IoThread {
         workers: Vec<Worker>,
         measured: Vec<usize>,
     ) -> io::Result<Self> {
-        let wake = EventFd::new(EFD_NONBLOCK)?;
+        let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let stop = Arc::new(AtomicBool::new(false));
         let alarm = Alarm(wake.try_clone()?);
         let stopped = stop.clone();
@@ -60,10 +60,10 @@ impl IoThread {
             }
             while !stopped.load(Ordering::Acquire) {
                 // An interrupted wait is no event; any other error would come again.
-                if let Err(event_manager::Error::Epoll(error)) = manager.run() {
-                    if error.errno() != libc::EINTR {
-                        break;
-                    }
+                if let Err(event_manager::Error::Epoll(error)) = manager.run()
+                    && error.errno() != libc::EINTR
+                {
+                    break;
                 }
             }
         })?;

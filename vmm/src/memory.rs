@@ -161,7 +161,7 @@ mod tests {
     fn guest_ram_is_left_out_of_the_resident_sum() {
         let smaps = "1000-2000 r-xp 0 00:00 0 /x\nSize: 4 kB\nRss: 4 kB\n\
             7f00-8f00 rw-p 0 00:00 0\nRss: 900 kB\nPss: 900 kB\n9000-a000 rw-p 0 0 0\nRss: 8 kB\n";
-        assert_eq!(resident_outside(smaps, &[0x7f00..0x8f00]), 12);
+        assert_eq!(resident_outside(smaps, std::slice::from_ref(&(0x7f00..0x8f00))), 12);
         assert_eq!(resident_outside(smaps, &[]), 912);
         let ram = allocate(32).expect("memory");
         assert!(resident_beyond(&ram).expect("smaps") > 100);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestMemoryError};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::bus::{BusError, Buses};
 use crate::config::{Config, ConfigError};
@@ -25,6 +25,7 @@ use crate::memory::{self, GuestRam, MemoryError};
 use crate::vcpu::sched::{self, SchedError};
 use crate::vcpu::{Machine, Vcpu, VcpuEnd, kick};
 use crate::virtio::console::{Console, ConsoleControl, ConsoleError, PortSpec, PortWorker};
+use crate::virtio::mmio::QUEUE_NOTIFY_OFFSET;
 use crate::virtio::{Interrupt, MmioTransport};
 use crate::x86_64::acpi::{self, MmioSlot};
 use crate::x86_64::cpuid::{self, Identity};
@@ -36,8 +37,6 @@ use crate::x86_64::{gdt, layout, page_tables, zero_page};
 const START_DEADLINE: Duration = Duration::from_secs(10);
 /// A stop takes microseconds; this is the time after which it has failed.
 const STOP_DEADLINE: Duration = Duration::from_secs(1);
-/// QueueNotify, where guests ring for a virtio-mmio queue (virtio 1.2 section 4.2.2).
-const QUEUE_NOTIFY: u64 = 0x50;
 
 /// Why there is no virtual machine.
 #[derive(Debug, Error)]
@@ -153,9 +152,13 @@ impl Vm {
         let cmdline_len = load::cmdline(&config.cmdline, &kernel, &ram)?;
         // 5. Boot structures, after the kernel: no segment of it can overwrite them.
         let console_slot =
-            MmioSlot { base: low(layout::VIRTIO_MMIO.0), gsi: layout::VIRTIO_MMIO_GSI };
-        let tables =
-            acpi::tables(low(layout::ACPI.0), config.topology, &[console_slot], config.serial);
+            MmioSlot { base: layout::narrow(layout::VIRTIO_MMIO.0), gsi: layout::VIRTIO_MMIO_GSI };
+        let tables = acpi::tables(
+            layout::narrow(layout::ACPI.0),
+            config.topology,
+            &[console_slot],
+            config.serial,
+        );
         let memory_bytes = config.memory_mib << 20;
         let page = zero_page::build(kernel.header.as_ref(), cmdline_len, initrd, memory_bytes);
         let descriptors: Vec<u8> = gdt::TABLE.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -299,7 +302,7 @@ fn start_io(workers: Vec<PortWorker>, measured: &[usize]) -> Result<Vec<IoThread
 }
 
 fn add_serial(vm: &VmFd, buses: &mut Buses, sink: Box<dyn Write + Send>) -> Result<(), BuildError> {
-    let interrupt = EventFd::new(EFD_NONBLOCK).map_err(BuildError::EventFd)?;
+    let interrupt = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(BuildError::EventFd)?;
     vm.register_irqfd(&interrupt, layout::SERIAL_GSI).map_err(failed("KVM_IRQFD"))?;
     let serial = Arc::new(Mutex::new(Serial::new(interrupt, sink)));
     buses.pio.insert(layout::SERIAL_PORT.into(), layout::SERIAL_PORTS.into(), serial)?;
@@ -314,11 +317,12 @@ fn add_console(
     ports: Vec<PortSpec>,
 ) -> Result<(ConsoleControl, Vec<PortWorker>), BuildError> {
     let handles = Console::new(ports)?;
-    let interrupt = Interrupt::new(EventFd::new(EFD_NONBLOCK).map_err(BuildError::EventFd)?);
+    let interrupt =
+        Interrupt::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(BuildError::EventFd)?);
     vm.register_irqfd(interrupt.event(), slot.gsi).map_err(failed("KVM_IRQFD"))?;
     let transport = MmioTransport::new(ram.clone(), Box::new(handles.console), interrupt);
     let base = u64::from(slot.base);
-    let notify = IoEventAddress::Mmio(base + QUEUE_NOTIFY);
+    let notify = IoEventAddress::Mmio(base + QUEUE_NOTIFY_OFFSET);
     for io_event in transport.io_events() {
         vm.register_ioevent(&io_event.event, &notify, io_event.queue)
             .map_err(failed("KVM_IOEVENTFD"))?;
@@ -349,11 +353,6 @@ fn add_vcpus(
         vcpus.push(vcpu);
     }
     Ok((vcpus, facts))
-}
-
-/// Addresses of `layout` that ACPI and virtio-mmio use lie below 4 GiB.
-fn low(address: u64) -> u32 {
-    u32::try_from(address).unwrap_or(u32::MAX)
 }
 
 /// A machine whose guest runs. Dropping it stops it.

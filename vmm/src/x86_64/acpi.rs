@@ -89,13 +89,15 @@ fn fadt(dsdt: u64) -> impl Aml {
 /// Processors in APIC ID order, the boot processor first. Plain local-APIC entries: x2APIC
 /// entries would need CONFIG_X86_X2APIC in the guest.
 fn madt(topology: Topology) -> MADT {
-    let local = LocalInterruptController::Address(layout::LOCAL_APIC.0 as u32);
+    let local = LocalInterruptController::Address(layout::narrow(layout::LOCAL_APIC.0));
     let mut madt = MADT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION, local);
     for cpu in 0..topology.cpus {
-        let (uid, id) = (cpu as u8, cpuid::apic_id(cpu, topology) as u8);
+        // `Config::validate` keeps both below 255.
+        let narrow = |id: u32| u8::try_from(id).unwrap_or(u8::MAX);
+        let (uid, id) = (narrow(cpu), narrow(cpuid::apic_id(cpu, topology)));
         madt.add_structure(ProcessorLocalApic::new(uid, id, EnabledStatus::Enabled));
     }
-    madt.add_structure(IoApic::new(0, layout::IO_APIC.0 as u32, 0));
+    madt.add_structure(IoApic::new(0, layout::narrow(layout::IO_APIC.0), 0));
     madt
 }
 
@@ -120,7 +122,7 @@ fn sleep_state() -> impl Aml {
 }
 
 fn virtio_device(body: &mut Vec<u8>, uid: u8, slot: MmioSlot) {
-    let window = aml::Memory32Fixed::new(true, slot.base, layout::VIRTIO_MMIO_SIZE as u32);
+    let window = aml::Memory32Fixed::new(true, slot.base, layout::narrow(layout::VIRTIO_MMIO_SIZE));
     let interrupt = aml::Interrupt::new(true, true, false, false, slot.gsi);
     let name = format!("_SB_.V{uid:03}");
     aml::Device::new(
@@ -137,8 +139,7 @@ fn virtio_device(body: &mut Vec<u8>, uid: u8, slot: MmioSlot) {
 }
 
 fn uart(body: &mut Vec<u8>) {
-    let ports =
-        aml::IO::new(layout::SERIAL_PORT, layout::SERIAL_PORT, 1, layout::SERIAL_PORTS as u8);
+    let ports = aml::IO::new(layout::SERIAL_PORT, layout::SERIAL_PORT, 1, layout::SERIAL_PORTS);
     let interrupt = aml::Interrupt::new(true, true, false, false, layout::SERIAL_GSI);
     aml::Device::new(
         "_SB_.COM1".into(),

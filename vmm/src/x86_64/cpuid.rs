@@ -65,7 +65,7 @@ impl Identity {
 /// Cores of one, two or four threads give consecutive IDs.
 pub fn apic_id(cpu: u32, topology: Topology) -> u32 {
     let threads = topology.threads_per_core;
-    (cpu / threads) << bits(threads) | cpu % threads
+    ((cpu / threads) << bits(threads)) | (cpu % threads)
 }
 
 /// Bits needed to number `n` things.

@@ -135,9 +135,9 @@ impl KernelImage {
         // Offset of the text, less 0x200 (boot.rst, "kernel_version"); 0 for none.
         let offset = header.kernel_version;
         let text = bytes.get(usize::from(offset).checked_sub(1)? + 1 + SECTOR..)?;
-        let mut numbers = text.split(|byte| !byte.is_ascii_digit()).map(|digits| {
-            std::str::from_utf8(digits).ok()?.parse().ok()
-        });
+        let mut numbers = text
+            .split(|byte| !byte.is_ascii_digit())
+            .map(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
         Some((numbers.next()??, numbers.next()??))
     }
 
@@ -332,6 +332,7 @@ pub(crate) mod tests {
 
     /// A bzImage with this payload and nothing else.
     pub(crate) fn bzimage(payload: &[u8]) -> Vec<u8> {
+        let payload_len = u32::try_from(payload.len()).expect("small");
         let mut bytes = vec![0u8; 5 * SECTOR];
         bytes[0x1fe..0x200].copy_from_slice(&BOOT_FLAG.to_le_bytes());
         bytes[HEADER_JUMP] = 0x66;
@@ -339,9 +340,9 @@ pub(crate) mod tests {
         bytes[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
         bytes[0x236] = 1;
         bytes[0x238..0x23c].copy_from_slice(&2047u32.to_le_bytes());
-        bytes[0x24c..0x250].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        bytes[0x24c..0x250].copy_from_slice(&payload_len.to_le_bytes());
         bytes[0x258..0x260].copy_from_slice(&0x100_0000u64.to_le_bytes());
-        bytes[0x1f4..0x1f8].copy_from_slice(&(payload.len() as u32 / 16).to_le_bytes());
+        bytes[0x1f4..0x1f8].copy_from_slice(&(payload_len / 16).to_le_bytes());
         bytes.extend_from_slice(payload);
         bytes
     }

@@ -20,6 +20,19 @@
 
 use vm_memory::GuestAddress;
 
+/// An address or size of this map as the 32-bit field of a table takes it.
+///
+/// # Panics
+/// At compile time, where it is used in a constant: the value does not fit.
+pub const fn narrow(value: u64) -> u32 {
+    assert!(value <= u32::MAX as u64);
+    // Checked just above.
+    #[allow(clippy::cast_possible_truncation)]
+    {
+        value as u32
+    }
+}
+
 /// GDT, 4 entries of 8 bytes: [0x500, 0x520).
 pub const GDT: GuestAddress = GuestAddress(0x500);
 /// `struct boot_params`, one page: [0x7000, 0x8000).
@@ -70,7 +83,7 @@ pub const MMIO_GAP_END: GuestAddress = GuestAddress(1 << 32);
 /// 16550 UART: ports [0x3f8, 0x400).
 pub const SERIAL_PORT: u16 = 0x3f8;
 /// Number of UART ports.
-pub const SERIAL_PORTS: u16 = 8;
+pub const SERIAL_PORTS: u8 = 8;
 /// GSI of the UART.
 pub const SERIAL_GSI: u32 = 4;
 /// GSI of the first virtio-mmio device; further devices take the next ones.

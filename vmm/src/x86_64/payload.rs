@@ -226,8 +226,12 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
+    fn word(len: usize) -> [u8; 4] {
+        u32::try_from(len).expect("small").to_le_bytes()
+    }
+
     fn with_size(mut packed: Vec<u8>, size: usize) -> Vec<u8> {
-        packed.extend_from_slice(&(size as u32).to_le_bytes());
+        packed.extend_from_slice(&word(size));
         packed
     }
 
@@ -235,7 +239,7 @@ mod tests {
         let mut packed = vec![0x02, 0x21, 0x4c, 0x18];
         for block in bytes.chunks(LZ4_BLOCK) {
             let data = lz4_flex::block::compress(block);
-            packed.extend_from_slice(&(data.len() as u32).to_le_bytes());
+            packed.extend_from_slice(&word(data.len()));
             packed.extend_from_slice(&data);
         }
         packed
@@ -313,7 +317,7 @@ mod tests {
             let last = good.len() - 4;
             for claim in [0, 100, elf.len() - 1, elf.len() + 1, 40 * MIB, u32::MAX as usize] {
                 let mut lie = good.clone();
-                lie[last..].copy_from_slice(&(claim as u32).to_le_bytes());
+                lie[last..].copy_from_slice(&word(claim));
                 let result = unpack(&image(&lie), &mut vec![0; 32 * MIB]);
                 assert!(result.is_err(), "{format:?} claiming {claim}");
             }

@@ -28,7 +28,7 @@ pub fn general(entry: u64) -> kvm_regs {
 /// `reset` (as KVM gives it, with its APIC base) changed into 64-bit mode.
 pub fn special(reset: kvm_sregs) -> kvm_sregs {
     let data = gdt::segment(gdt::DATA_SELECTOR);
-    let table_limit = (8 * gdt::TABLE.len() - 1) as u16;
+    let table_limit = u16::try_from(size_of_val(&gdt::TABLE) - 1).unwrap_or(u16::MAX);
     kvm_sregs {
         cs: gdt::segment(gdt::CODE_SELECTOR),
         ds: data,

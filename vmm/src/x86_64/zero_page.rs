@@ -47,14 +47,14 @@ pub fn build(
         }
     }
     params.hdr.type_of_loader = LOADER_TYPE;
-    params.hdr.cmd_line_ptr = layout::CMDLINE.0 as u32;
+    params.hdr.cmd_line_ptr = layout::narrow(layout::CMDLINE.0);
     params.hdr.cmdline_size = u32::try_from(cmdline_len).unwrap_or(u32::MAX);
     params.hdr.ramdisk_image = initrd.start;
     params.hdr.ramdisk_size = initrd.len;
     params.acpi_rsdp_addr = layout::ACPI.0;
-    for (n, (addr, size, kind)) in e820(memory_bytes).into_iter().enumerate() {
-        params.e820_table[n] = boot_e820_entry { addr, size, r#type: kind };
-        params.e820_entries = (n + 1) as u8;
+    for (n, (addr, size, kind)) in (0u8..).zip(e820(memory_bytes)) {
+        params.e820_table[usize::from(n)] = boot_e820_entry { addr, size, r#type: kind };
+        params.e820_entries = n + 1;
     }
     params.as_slice().to_vec()
 }

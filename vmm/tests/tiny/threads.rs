@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Threads, files and mappings of the host: where they are, and that they go away.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Completion, Failed};
+use vmm::vcpu::sched;
+use vmm::vm::StartError;
+
+use crate::tiny::{Guest, Live, code, eventually};
+use crate::{same, skip};
+
+/// Promised to users: a run ends at most so long after it was decided.
+const STOP_LIMIT: Duration = Duration::from_millis(100);
+const STOPS: usize = 50;
+const MACHINES: usize = 200;
+
+/// Names of this process's threads, with the CPUs each may use.
+fn threads() -> Result<Vec<(String, String)>, Failed> {
+    let mut threads = Vec::new();
+    for entry in fs::read_dir("/proc/self/task")? {
+        // A thread may end between the listing and the reading.
+        let Ok(status) = fs::read_to_string(entry?.path().join("status")) else { continue };
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        threads.push((field("Name:"), field("Cpus_allowed_list:")));
+    }
+    threads.sort_unstable();
+    Ok(threads)
+}
+
+fn entries(directory: &str) -> Result<usize, Failed> {
+    Ok(fs::read_dir(directory)?.count())
+}
+
+/// Waits until only this thread is left.
+fn alone() -> Result<(), Failed> {
+    eventually(|| match threads() {
+        Ok(threads) if threads.len() <= 1 => Ok(()),
+        Ok(threads) => Err(format!("threads left over: {threads:?}")),
+        Err(error) => Err(format!("{error:?}")),
+    })
+}
+
+/// A machine of four vCPUs, all of which are in `tail`.
+fn all_in(tail: &[u8]) -> Result<Live, Failed> {
+    let boot = [code::WAKE_OTHERS, &code::say(0), tail].concat();
+    let live = Guest::four(&boot, &[code::SAY_APIC_ID, tail].concat()).start()?;
+    let mut ids = live.hear(4)?;
+    ids.sort_unstable();
+    same("vCPUs that run", ids, vec![0, 1, 2, 3])?;
+    Ok(live)
+}
+
+fn stops_in_time(name: &str, tail: &[u8]) -> Result<Completion, Failed> {
+    let mut times = Vec::new();
+    for _ in 0..STOPS {
+        let live = all_in(tail)?;
+        // The last instruction before `tail` was seen; give `tail` itself a moment.
+        std::thread::sleep(Duration::from_millis(1));
+        let (took, ends) = live.stop(false)?;
+        same("ends", ends.len(), 4)?;
+        times.push(took);
+    }
+    times.sort_unstable();
+    let (least, median, most) = (times[0], times[STOPS / 2], times[STOPS - 1]);
+    eprintln!("{name}: {STOPS} stops, min {least:?} median {median:?} max {most:?}");
+    if most > STOP_LIMIT {
+        return Err(format!("a stop took {most:?}, more than {STOP_LIMIT:?}").into());
+    }
+    Ok(Completion::Completed)
+}
+
+pub fn spinning_machine_stops_in_time() -> Result<Completion, Failed> {
+    stops_in_time("4 vCPUs spinning", code::SPIN)
+}
+
+pub fn halted_machine_stops_in_time() -> Result<Completion, Failed> {
+    stops_in_time("4 vCPUs halted", code::HALT)
+}
+
+pub fn a_dropped_machine_is_gone() -> Result<Completion, Failed> {
+    let live = all_in(code::SPIN)?;
+    drop(live);
+    alone()?;
+    Ok(Completion::Completed)
+}
+
+pub fn impossible_pin_starts_nothing() -> Result<Completion, Failed> {
+    let here = sched::affinity()?[0];
+    let boot = [code::WAKE_OTHERS, &code::say(0), code::SPIN].concat();
+    for pins in [vec![here, here, here, 1023], vec![1 << 20, here, here, here]] {
+        let wanted = if pins[0] == here { (3, 1023) } else { (0, 1 << 20) };
+        let guest = Guest::four(&boot, code::SPIN).pins(pins);
+        let Err((error, ends)) = guest.try_start()? else {
+            return Err("it started all the same".into());
+        };
+        let StartError::Sched(sched::SchedError::Refused { thread, cpu, .. }) = &error else {
+            return Err(format!("{error:?}").into());
+        };
+        same("refused", (thread.as_str(), *cpu), (&format!("CPU {}/KVM", wanted.0), wanted.1))?;
+        alone()?;
+        // No vCPU has run, so none has an end.
+        same("ends", ends.try_iter().count(), 0)?;
+    }
+    Ok(Completion::Completed)
+}
+
+pub fn threads_are_named_and_pinned() -> Result<Completion, Failed> {
+    let name = "threads_are_named_and_pinned";
+    let allowed = sched::affinity()?;
+    let [first, .., last] = allowed[..] else {
+        return Ok(skip(name, "it takes two host CPUs"));
+    };
+    for (pins, io) in [([first, last, last, first], None), ([first; 4], Some(first))] {
+        let boot = [&code::say(0)[..], code::HALT].concat();
+        let live = Guest::four(&boot, &[]).pins(pins.to_vec()).start()?;
+        live.hear(1)?;
+        let threads = threads()?;
+        for (cpu, pin) in pins.iter().enumerate() {
+            let wanted = (format!("CPU {cpu}/KVM"), pin.to_string());
+            same("a thread pinned as asked", threads.contains(&wanted), true)?;
+        }
+        let of_io: Vec<_> = threads.iter().filter(|(name, _)| name.starts_with("svmm-")).collect();
+        same("I/O threads", of_io.len(), 2)?;
+        // They keep off the measured CPUs where there are others.
+        if let Some(measured) = io {
+            let off = |list: &str| {
+                list != measured.to_string() && !list.starts_with(&format!("{measured}-"))
+            };
+            eventually(|| match self::threads() {
+                Ok(now) if now.iter().all(|(n, l)| !n.starts_with("svmm-") || off(l)) => Ok(()),
+                other => Err(format!("I/O threads on the measured CPU: {other:?}")),
+            })?;
+        }
+        live.stop(false)?;
+    }
+    Ok(Completion::Completed)
+}
+
+/// What this process holds: files, threads, mappings.
+fn held() -> Result<[usize; 3], Failed> {
+    let maps = fs::read_to_string("/proc/self/maps")?.lines().count();
+    Ok([entries("/proc/self/fd")?, entries("/proc/self/task")?, maps])
+}
+
+pub fn two_hundred_machines_leave_nothing() -> Result<Completion, Failed> {
+    /// Stacks that glibc caches and allocator arenas come and go.
+    const MAPPINGS_SLACK: usize = 24;
+    // What a process makes once is made by then.
+    for _ in 0..5 {
+        all_in(code::HALT)?.stop(false)?;
+    }
+    alone()?;
+    let before = held()?;
+    let begin = Instant::now();
+    for round in 0..MACHINES {
+        let tail = if round % 2 == 0 { code::SPIN } else { code::HALT };
+        all_in(tail)?.stop(false)?;
+    }
+    alone()?;
+    let (took, after) = (begin.elapsed(), held()?);
+    eprintln!("{MACHINES} machines in {took:?}; files, threads, mappings {before:?} -> {after:?}");
+    same("files and threads", &after[..2], &before[..2])?;
+    if after[2] > before[2] + MAPPINGS_SLACK {
+        return Err(format!("mappings grew from {} to {}", before[2], after[2]).into());
+    }
+    Ok(Completion::Completed)
+}
