@@ -144,7 +144,7 @@ impl Clock {
         Self {
             khz: khz.or(setup.map(|setup| setup.tsc_khz)).unwrap_or(0),
             start: setup.map_or(0, |setup| setup.tsc_start),
-            threads_per_group: threads_per_group.max(1),
+            threads_per_group,
         }
     }
 
@@ -170,7 +170,7 @@ impl Clock {
     }
 
     fn group(self, thread: usize) -> u32 {
-        u32::try_from(thread).unwrap_or(u32::MAX) / self.threads_per_group
+        u32::try_from(thread).unwrap_or(u32::MAX) / self.threads_per_group.max(1)
     }
 }
 

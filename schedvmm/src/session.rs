@@ -272,8 +272,8 @@ mod tests {
             assert!(session.deadline() > now);
         }
         let stages: Vec<_> = session.entered.iter().map(|(stage, _)| *stage).collect();
-        use Stage::*;
-        assert_eq!(stages, [Boot, Setup, Run, Finish, PowerOff]);
+        let all = [Stage::Boot, Stage::Setup, Stage::Run, Stage::Finish, Stage::PowerOff];
+        assert_eq!(stages, all);
         assert_eq!((session.trace_bytes, session.bye), (Some(7), true));
     }
 

@@ -16,6 +16,7 @@ pub mod protocol;
 mod qemu;
 mod session;
 mod signals;
+mod tsc;
 
 use std::ffi::OsString;
 use std::io::Write;

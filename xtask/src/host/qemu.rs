@@ -12,11 +12,13 @@ use std::process::{ChildStdout, Command, Stdio};
 use anyhow::{Context, Result};
 
 use super::protocol::{OUT_PORT, STATUS_PORT, STDERR_PORT, STDOUT_PORT};
+use super::tsc;
 use crate::process::{KillOnDrop, end_with_parent};
 use crate::setup::QEMU;
 
 /// `reboot=t` and `panic=-1`: whatever ends the kernel ends in a triple fault at once, which
-/// `-no-reboot` turns into the end of QEMU.
+/// `-no-reboot` turns into the end of QEMU. `tsc=reliable`: no watchdog compares the counter
+/// with emulated timers, which run late.
 const KERNEL_WORDS: &str = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable";
 
 /// The machine to emulate.
@@ -45,7 +47,9 @@ pub(super) fn start(machine: &Machine, initrd: &[u8]) -> Result<Qemu> {
         .args(["-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt"])
         .args(["-smp", &machine.cpus.to_string(), "-m", &machine.memory_mib.to_string()])
         .args(["-M", "microvm,acpi=off,isa-serial=on", "-nodefaults", "-nographic"])
-        .args(["-no-reboot", "-serial", "stdio", "-append", KERNEL_WORDS, "-kernel"])
+        .args(["-no-reboot", "-serial", "stdio", "-append"])
+        .arg(format!("{KERNEL_WORDS} tsc_early_khz={}", tsc::khz()))
+        .arg("-kernel")
         .arg(machine.kernel)
         .args(["-initrd", &format!("/proc/self/fd/{}", initrd.as_raw_fd())])
         .args(["-device", "virtio-serial-device,max_ports=8"]);
