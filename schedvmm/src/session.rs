@@ -11,8 +11,9 @@ use guest::wire::{
 };
 use vmm::vcpu::VcpuEnd;
 
-/// From PID 1's first word to the start of the load.
-const SETUP_DEADLINE: Duration = Duration::from_secs(30);
+/// From PID 1's first word to the start of the load: a little more than the agent itself
+/// waits for its threads, because it can name those that are missing.
+const SETUP_DEADLINE: Duration = Duration::from_secs(75);
 /// The agent speaks once a second while the load runs.
 const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(10);
 /// After the load: the longest silence while results and the trace come out.

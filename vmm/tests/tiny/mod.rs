@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
@@ -162,22 +162,21 @@ impl Live {
         self.ends.recv_timeout(DEADLINE).map_err(|_| "no vCPU has ended in time".into())
     }
 
-    /// Stops it. Returns the time this took and the ends not yet seen, by number of the vCPU.
-    pub fn stop(mut self, dump: bool) -> Result<(Duration, Vec<VcpuEnd>), Failed> {
-        let took = match self.running.stop(dump) {
-            Ok(t) => t,
-            Err(e) => {
-                for d in std::fs::read_dir("/proc/self/task")?.flatten() {
-                    let r = |f: &str| std::fs::read_to_string(d.path().join(f)).unwrap_or_default();
-                    eprintln!("DBG {} {} sys={} stack={} {}", r("comm").trim(), r("wchan"), r("syscall").trim(), r("stack"), r("status").lines().filter(|l| l.starts_with("State") || l.contains("ctxt")).collect::<Vec<_>>().join(" "));
-                }
-                for f in std::fs::read_dir("/proc/self/fd")?.flatten() { eprintln!("DBGFD {:?} {:?} {:?}", f.path(), std::fs::read_link(f.path()), std::fs::read_to_string(format!("/proc/self/fdinfo/{}", f.file_name().to_string_lossy()))); }
-                return Err(e.into());
-            }
-        };
+    /// Stops it. Returns the time this took, `None` if it was late because the host is too
+    /// busy to run our threads, and the ends not yet seen, by number of the vCPU.
+    pub fn stop(mut self, dump: bool) -> Result<(Option<Duration>, Vec<VcpuEnd>), Failed> {
+        // Late or never? Never is found out below.
+        let took = self.running.stop(dump).ok();
         drop(self.running);
-        // All senders are gone with the threads, so this ends.
-        let mut ends: Vec<_> = self.ends.iter().collect();
+        let mut ends = Vec::new();
+        loop {
+            match self.ends.recv_timeout(DEADLINE) {
+                Ok(end) => ends.push(end),
+                // All senders are gone with the threads.
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => return Err("a vCPU thread hangs".into()),
+            }
+        }
         ends.sort_unstable_by_key(|end| end.cpu);
         Ok((took, ends))
     }

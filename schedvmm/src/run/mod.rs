@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The main job: one kernel, one machine, one load, one result.
+
+mod conclude;
+mod plan;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use guest::frame::encode_command;
+use guest::job::{CONTROL_PORT, TRACE_PORT};
+use guest::wire::Command;
+use serde_json::json;
+use vmm::kvm::Hypervisor;
+use vmm::vcpu::{ExitReason, VcpuEnd, sched};
+use vmm::virtio::console::{PortKind, PortSpec};
+use vmm::vm::{Parts, Running, Vm};
+
+use self::plan::Plan;
+use crate::cli::RunArgs;
+use crate::folder::Folder;
+use crate::probe::{self, ProbeError};
+use crate::result::{Clock, KernelFacts};
+use crate::session::{Event, GRACE, Notice, Session, Stage};
+use crate::show::{Show, Style};
+use crate::sinks::{ConsoleRing, ControlSink, Tail, TraceSink};
+use crate::status::{ExitStatus, Failure, OrFail};
+use crate::verdict::End;
+use crate::{facts, machine, signals};
+
+/// Name of the console port.
+const CONSOLE_PORT: &str = "schedvmm.console";
+/// Messages on their way to the main thread; beyond, the guest waits.
+const EVENTS_IN_FLIGHT: usize = 256;
+/// How often the main thread looks at the console and the deadlines.
+const BEAT: Duration = Duration::from_millis(50);
+
+/// Does the main job.
+///
+/// # Errors
+/// What kept it from giving an answer, with the status it deserves.
+pub fn run(args: &RunArgs) -> Result<ExitStatus, Failure> {
+    let begin = Instant::now();
+    let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
+    signals::forward(events.clone()).or_fail(ExitStatus::Internal)?;
+    let plan = Plan::make(args)?;
+    sched::keep_off(&plan.placement.pins);
+    let mut attempt = Attempt::prepare(plan, events)?;
+    attempt.built_ms = millis(begin.elapsed());
+    attempt.watch(&inbox, begin)
+}
+
+/// A machine that runs, and all that is known of it.
+struct Attempt {
+    plan: Plan,
+    show: Show,
+    folder: Folder,
+    console: ConsoleRing,
+    tail: Tail,
+    trace_path: PathBuf,
+    trace_written: Arc<AtomicU64>,
+    session: Session,
+    running: Running,
+    kernel: KernelFacts,
+    machine: serde_json::Value,
+    notes: Vec<String>,
+    built_ms: u64,
+    console_lost: bool,
+}
+
+impl Attempt {
+    /// From the plan to the first guest instruction.
+    fn prepare(mut plan: Plan, events: SyncSender<Event>) -> Result<Self, Failure> {
+        let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).or_fail(ExitStatus::Host)?;
+        // The probe runs beside the reading of the kernel: it costs no time of its own.
+        let (probed, kernel) = thread::scope(|scope| {
+            let probe = scope.spawn(|| probe::run(&hypervisor, probe::PATIENCE));
+            let kernel = machine::kernel(&plan.kernel_path);
+            (probe.join(), kernel)
+        });
+        let kernel = kernel?;
+        let mut notes: Vec<String> = facts::emulation_note().into_iter().collect();
+        match probed {
+            Ok(Ok(facts)) => plan.job.host_tsc_khz = Some(facts.tsc_khz.into()),
+            Ok(Err(undecided @ ProbeError::Undecided(_))) => notes.push(undecided.to_string()),
+            Ok(Err(error)) => return Err(error).or_fail(ExitStatus::Host),
+            Err(_) => return Err(Failure::new(ExitStatus::Internal, "the KVM probe panicked")),
+        }
+        let stamp = plan.started_utc.replace(':', "");
+        let folder =
+            Folder::create(plan.args.show.output.as_deref(), &stamp).or_fail(ExitStatus::Usage)?;
+        let trace_path =
+            plan.args.trace.trace_file.clone().unwrap_or_else(|| folder.path().join("trace.txt"));
+
+        let console = ConsoleRing::default();
+        let (trace_sink, trace_written) = TraceSink::new(trace_path.clone());
+        let ports = ports(console.clone(), events.clone(), trace_sink);
+        let config = plan.config(&kernel);
+        let initrd = machine::initrd(&plan.job)?;
+        let serial = config.serial.then(|| Box::new(console.clone()) as _);
+        let parts = Parts { kernel: &kernel, initrd: &initrd, ports, serial };
+        let vm = Vm::build(&hypervisor, &config, parts).map_err(build_failure)?;
+        drop(initrd);
+        let lint = vm.lint().or_fail(ExitStatus::Untestable)?;
+        notes.extend(plan.placement.note.clone());
+        notes.extend(vm.kernel().note.clone());
+        let facts = KernelFacts {
+            path: plan.kernel_path.display().to_string(),
+            bytes: kernel.bytes().len() as u64,
+            banner: lint.banner,
+            entered: format!("{:?}", vm.kernel().entered).to_lowercase(),
+            cmdline: config.cmdline,
+            hello: None,
+        };
+        // The file's bytes have served; memory beside guest RAM is kept small.
+        drop(kernel);
+        let machine = plan.describe(&vm);
+        let limits = plan.limits();
+        let show = Show::new(plan.style());
+        if plan.style() != Style::Json {
+            notes.iter().for_each(|note| show.remark(note));
+        }
+        show.phase("boot", limits.boot.as_secs());
+        let session = Session::new(limits, Instant::now());
+        let running = vm
+            .start(move |end| {
+                // Nobody listens any more once the run has ended.
+                let _ = events.send(Event::Vcpu(end));
+            })
+            .or_fail(ExitStatus::Usage)?;
+        Ok(Self {
+            plan,
+            show,
+            folder,
+            console,
+            tail: Tail::default(),
+            trace_path,
+            trace_written,
+            session,
+            running,
+            kernel: facts,
+            machine,
+            notes,
+            built_ms: 0,
+            console_lost: false,
+        })
+    }
+
+    /// From the first guest instruction to the exit status.
+    fn watch(mut self, inbox: &Receiver<Event>, begin: Instant) -> Result<ExitStatus, Failure> {
+        let end = self.events(inbox);
+        let decided = Instant::now();
+        // Only a guest that does not answer has something to tell by its registers.
+        let stopped = self.running.stop(matches!(end, End::Late(_)));
+        let mut ends: Vec<VcpuEnd> = Vec::new();
+        // Other vCPUs' ends, and what was still under way on the control port.
+        for event in inbox.try_iter() {
+            match event {
+                Event::Vcpu(end) => ends.push(end),
+                Event::Control(bytes) => {
+                    let _ = self.session.take(&bytes, decided);
+                }
+                Event::Signal(_) => {}
+            }
+        }
+        self.drain_console();
+        match stopped {
+            Ok(took) => self.machine["stop_us"] = json!(took.as_micros()),
+            Err(error) => self.notes.push(error.to_string()),
+        }
+        if let End::Vcpu(end) = &end {
+            ends.push(end.clone());
+        }
+        self.conclude(&end, ends, decided, begin)
+    }
+
+    /// Serves events until there is an end.
+    fn events(&mut self, inbox: &Receiver<Event>) -> End {
+        let mut traced = 0;
+        let mut signalled: Option<(i32, Instant)> = None;
+        loop {
+            match inbox.recv_timeout(BEAT) {
+                Ok(Event::Control(bytes)) => match self.session.take(&bytes, Instant::now()) {
+                    Ok(notices) => notices.into_iter().for_each(|notice| self.announce(&notice)),
+                    Err(error) => return End::Garbled(error.to_string()),
+                },
+                Ok(Event::Vcpu(end)) if end.reason == ExitReason::Stopped => {}
+                Ok(Event::Vcpu(end)) => return End::Vcpu(end),
+                Ok(Event::Signal(signal)) => {
+                    if signalled.is_some() || !self.ask_to_stop() {
+                        return End::Signal(signal);
+                    }
+                    signalled = Some((signal, Instant::now() + GRACE));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return End::Garbled("all threads of the machine are gone".into());
+                }
+            }
+            let now = Instant::now();
+            self.drain_console();
+            let written = self.trace_written.load(Ordering::Acquire);
+            if written != traced {
+                traced = written;
+                self.session.progressed(now);
+                self.show.progress(written);
+            }
+            match signalled {
+                // The guest's own end comes with its results, as asked.
+                Some((signal, _)) if self.session.bye => return End::Signal(signal),
+                Some((signal, deadline)) if now >= deadline => return End::Signal(signal),
+                _ => {}
+            }
+            if now >= self.session.deadline() {
+                return End::Late(self.session.stage());
+            }
+        }
+    }
+
+    /// Asks the agent to end early. False if it cannot answer yet.
+    fn ask_to_stop(&self) -> bool {
+        let console = self.running.console();
+        self.session.stage() == Stage::Run
+            && encode_command(Command::Stop)
+                .is_ok_and(|frame| console.send(CONTROL_PORT, &frame).is_ok())
+    }
+
+    fn announce(&mut self, notice: &Notice) {
+        let clock = self.clock();
+        match notice {
+            Notice::Alive => {}
+            Notice::Started => {
+                self.show.phase("run", self.plan.job.load.duration.as_secs());
+            }
+            Notice::Second(tick) => {
+                self.show.second(*tick, clock);
+                self.show.progress(u64::from(tick.second));
+            }
+            Notice::Hit(hit) => self.show.hit(*hit, clock),
+            Notice::TraceComing(bytes) => self.show.phase("dump", *bytes),
+        }
+    }
+
+    fn clock(&self) -> Clock {
+        Clock::of(&self.session, self.plan.job.load.threads_per_group)
+    }
+
+    fn drain_console(&mut self) {
+        let bytes = self.console.take();
+        if bytes.is_empty() {
+            return;
+        }
+        self.tail.push(&bytes);
+        if self.plan.args.machine.debug_boot {
+            self.show.remark(String::from_utf8_lossy(&bytes).trim_end());
+        }
+        if let Err(error) = self.folder.log(&bytes)
+            && !std::mem::replace(&mut self.console_lost, true)
+        {
+            self.notes.push(format!("console.log is incomplete: {error}"));
+        }
+    }
+}
+
+fn ports(console: ConsoleRing, events: SyncSender<Event>, trace: TraceSink) -> Vec<PortSpec> {
+    let port = |name: &str, kind, sink| PortSpec { name: name.to_owned(), kind, sink };
+    vec![
+        port(CONSOLE_PORT, PortKind::Console, Box::new(console)),
+        port(CONTROL_PORT, PortKind::Generic, Box::new(ControlSink(events))),
+        port(TRACE_PORT, PortKind::Generic, Box::new(trace)),
+    ]
+}
+
+/// Whose fault a machine is that could not be built.
+fn build_failure(error: vmm::vm::BuildError) -> Failure {
+    use vmm::load::LoadError;
+    use vmm::vm::BuildError;
+    let status = match &error {
+        BuildError::Config(_) => ExitStatus::Usage,
+        BuildError::Kvm(_) | BuildError::Memory(_) | BuildError::EventFd(_) => ExitStatus::Host,
+        BuildError::Load(load) => match load {
+            LoadError::Memory { .. }
+            | LoadError::CmdlineLength { .. }
+            | LoadError::CmdlineCharacter(_)
+            | LoadError::Cmdline(_) => ExitStatus::Usage,
+            LoadError::Image(_) | LoadError::Payload(_) => ExitStatus::Untestable,
+            LoadError::Loader(_) | LoadError::Write(_) => ExitStatus::Internal,
+        },
+        BuildError::Console(_) | BuildError::Bus(_) | BuildError::Write(_) => ExitStatus::Internal,
+    };
+    Failure::new(status, error)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

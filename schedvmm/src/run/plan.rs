@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the options come to, before anything is made.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use gaps::record::GapRecord;
+use guest::job::{Job, LoadSpec, TraceSpec};
+use serde_json::json;
+use vmm::config::{Config, Topology};
+use vmm::vm::Vm;
+use vmm::x86_64::image::KernelImage;
+
+use crate::cli::{Idle, RunArgs, Switch};
+use crate::placement::{self, Placement};
+use crate::session::Limits;
+use crate::show::Style;
+use crate::status::{ExitStatus, Failure, OrFail};
+use crate::{folder, machine};
+
+/// As many threads as the agent accepts.
+const MOST_THREADS: u32 = 4096;
+
+/// A run before it begins.
+pub struct Plan {
+    /// The options.
+    pub args: RunArgs,
+    /// The kernel under test.
+    pub kernel_path: PathBuf,
+    /// Processors of the guest.
+    pub topology: Topology,
+    /// Where they run on the host.
+    pub placement: Placement,
+    /// Refuses a load that the guest could not hold.
+fn check_size(args: &RunArgs) -> Result<(), String> {
+    let (groups, each) = (args.load.groups, args.load.threads);
+    let threads = groups.checked_mul(each).filter(|threads| (1..=MOST_THREADS).contains(threads));
+    let Some(threads) = threads else {
+        return Err(format!(
+            "--groups {groups} of --threads {each}: give 1 to {MOST_THREADS} threads in all"
+        ));
+    };
+    let bytes = u64::from(threads) * u64::from(args.load.records) * size_of::<GapRecord>() as u64;
+    let room = args.machine.memory << 19;
+    if bytes > room {
+        return Err(format!(
+            "--records {} for {threads} threads take {} MiB, more than half of the guest's {} \
+             MiB; lower --records or raise --memory",
+            args.load.records,
+            bytes >> 20,
+            args.machine.memory
+        ));
+    }
+    Ok(())
+}
+
+/// The agent's orders.
+    pub job: Job,
+    /// When the run began.
+    pub started_utc: String,
+}
+
+impl Plan {
+    /// Turns options into a plan.
+    ///
+    /// # Errors
+    /// Options that contradict each other or make no sense.
+    pub fn make(args: &RunArgs) -> Result<Self, Failure> {
+        let usage = |text: String| Failure::new(ExitStatus::Usage, text);
+        // clap requires it for the main job.
+        let kernel_path = args.kernel.clone().ok_or_else(|| usage("--kernel is missing".into()))?;
+        let machine = &args.machine;
+        let topology = Topology { cpus: machine.cpus, threads_per_core: machine.threads_per_core };
+        let load_cpus = match &args.load.load_cpus {
+            None => machine::default_load_cpus(topology),
+            Some(list) => list.0.iter().filter_map(|cpu| u32::try_from(*cpu).ok()).collect(),
+        };
+        if let Some(cpu) = load_cpus.iter().find(|cpu| **cpu >= machine.cpus) {
+            return Err(usage(format!(
+                "--load-cpus names CPU {cpu}, the guest has 0 to {}",
+                machine.cpus.saturating_sub(1)
+            )));
+        }
+        check_size(args).map_err(usage)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Self {
+            kernel_path,
+            topology,
+            placement: placement::choose(machine.pin.as_ref(), topology),
+            job: job(args, load_cpus)?,
+            started_utc: folder::utc(now.as_secs()),
+            args: args.clone(),
+        })
+    }
+
+    /// The machine for `kernel`.
+    pub fn config(&self, kernel: &KernelImage) -> Config {
+        let machine = &self.args.machine;
+        Config {
+            topology: self.topology,
+            memory_mib: machine.memory,
+            pv: machine.pv,
+            nested: false,
+            serial: machine.debug_boot,
+            cmdline: machine::cmdline(machine, &self.job.load.cpus, kernel.version()),
+            boot: machine.boot.into(),
+            pins: self.placement.pins.clone(),
+        }
+    }
+
+    /// Which lines go to stdout.
+    pub fn style(&self) -> Style {
+        match (self.args.show.json, self.args.show.compat) {
+            (true, _) => Style::Json,
+            (_, true) => Style::Compat,
+            _ => Style::Screen,
+        }
+    }
+
+    /// What the guest may make us keep, and how long it may take to boot.
+    pub fn limits(&self) -> Limits {
+        let load = &self.job.load;
+        Limits {
+            threads: (load.groups * load.threads_per_group) as usize,
+            records_per_thread: load.records_per_thread as usize,
+            boot: self.args.machine.boot_timeout,
+        }
+    }
+
+    /// The machine as result.json describes it.
+    pub fn describe(&self, vm: &Vm) -> serde_json::Value {
+        let args = &self.args.machine;
+        let pins = match self.placement.pins.as_slice() {
+            [] => "not pinned".to_owned(),
+            pins => {
+                let pins: Vec<_> = pins.iter().map(usize::to_string).collect();
+                format!("pinned to host CPUs {}", pins.join(","))
+            }
+        };
+        let idle = if args.idle == Idle::Poll { "poll" } else { "halt" };
+        json!({
+            "summary": format!(
+                "{} vCPUs = {} cores x {} threads, {} MiB, idle {idle}, pv {}, {pins}",
+                args.cpus,
+                self.topology.cores(),
+                args.threads_per_core,
+                args.memory,
+                args.pv
+            ),
+            "cpus": args.cpus,
+            "threads_per_core": args.threads_per_core,
+            "memory_mib": args.memory,
+            "idle": idle,
+            "pv": args.pv.name(),
+            "pins": self.placement.pins,
+            "pin_note": self.placement.note,
+            "tsc_khz": vm.facts().tsc_khz,
+            "tsc_equals_host": vm.facts().tsc_shared,
+        })
+    }
+}
+
+/// The agent's orders.
+fn job(args: &RunArgs, cpus: Vec<u32>) -> Result<Job, Failure> {
+    let load = &args.load;
+    let buffer_kib = u32::try_from(args.trace.trace_buffer)
+        .map_err(|_| Failure::new(ExitStatus::Usage, "--trace-buffer is too large"))?;
+    let mut tune = if load.no_default_tune { Vec::new() } else { guest::knobs::default_tune() };
+    for request in &load.tune {
+        guest::knobs::check(request).or_fail(ExitStatus::Usage)?;
+    }
+    // A knob given by the user replaces ours of the same name.
+    tune.retain(|ours| load.tune.iter().all(|theirs| theirs.name != ours.name));
+    tune.extend(load.tune.iter().cloned());
+    Ok(Job {
+        load: LoadSpec {
+            groups: load.groups,
+            threads_per_group: load.threads,
+            cpus,
+            busy: load.busy,
+            sleep: load.sleep,
+            seed: load.seed,
+            duration: load.duration,
+            floor: load.floor,
+            threshold: load.threshold.0,
+            records_per_thread: load.records,
+        },
+        cosched: load.cosched.into(),
+        tune,
+        trace: (args.trace.trace == Switch::On)
+            .then(|| TraceSpec { events: args.trace.trace_events.clone(), buffer_kib }),
+        host_tsc_khz: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    fn plan(words: &[&str]) -> Result<Plan, Failure> {
+        let args = ["schedvmm", "--kernel", "x"].iter().chain(words);
+        Plan::make(&Cli::try_parse_from(args).expect("parses").run)
+    }
+
+    #[test]
+    fn loads_that_cannot_be_are_usage_errors() {
+        for words in [
+            ["--groups", "0"],
+            ["--threads", "4294967295"],
+            ["--load-cpus", "4"],
+            ["--records", "4000000000"],
+            ["--tune", "no-such-knob=1"],
+            ["--trace-buffer", "99999G"],
+        ] {
+            let Err(failure) = plan(&words) else { panic!("{words:?} accepted") };
+            assert_eq!(failure.status, ExitStatus::Usage, "{words:?}");
+            assert!(failure.to_string().len() > 20, "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_knob_given_by_the_user_replaces_ours() {
+        let plan = plan(&["--tune", "slice=3ms"]).map_err(|failure| failure.to_string());
+        let tune = plan.expect("a plan").job.tune;
+        let slices: Vec<_> = tune.iter().filter(|request| request.name == "slice").collect();
+        assert_eq!(slices.len(), 1);
+        assert_eq!(slices[0].value, "3ms");
+        assert!(tune.len() > 3);
+    }
+}
