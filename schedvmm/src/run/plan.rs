@@ -31,30 +31,7 @@ pub struct Plan {
     pub topology: Topology,
     /// Where they run on the host.
     pub placement: Placement,
-    /// Refuses a load that the guest could not hold.
-fn check_size(args: &RunArgs) -> Result<(), String> {
-    let (groups, each) = (args.load.groups, args.load.threads);
-    let threads = groups.checked_mul(each).filter(|threads| (1..=MOST_THREADS).contains(threads));
-    let Some(threads) = threads else {
-        return Err(format!(
-            "--groups {groups} of --threads {each}: give 1 to {MOST_THREADS} threads in all"
-        ));
-    };
-    let bytes = u64::from(threads) * u64::from(args.load.records) * size_of::<GapRecord>() as u64;
-    let room = args.machine.memory << 19;
-    if bytes > room {
-        return Err(format!(
-            "--records {} for {threads} threads take {} MiB, more than half of the guest's {} \
-             MiB; lower --records or raise --memory",
-            args.load.records,
-            bytes >> 20,
-            args.machine.memory
-        ));
-    }
-    Ok(())
-}
-
-/// The agent's orders.
+    /// The agent's orders.
     pub job: Job,
     /// When the run began.
     pub started_utc: String,
@@ -158,6 +135,29 @@ impl Plan {
             "tsc_equals_host": vm.facts().tsc_shared,
         })
     }
+}
+
+/// Refuses a load that the guest could not hold.
+fn check_size(args: &RunArgs) -> Result<(), String> {
+    let (groups, each) = (args.load.groups, args.load.threads);
+    let threads = groups.checked_mul(each).filter(|threads| (1..=MOST_THREADS).contains(threads));
+    let Some(threads) = threads else {
+        return Err(format!(
+            "--groups {groups} of --threads {each}: give 1 to {MOST_THREADS} threads in all"
+        ));
+    };
+    let bytes = u64::from(threads) * u64::from(args.load.records) * size_of::<GapRecord>() as u64;
+    let room = args.machine.memory << 19;
+    if bytes > room {
+        return Err(format!(
+            "--records {} for {threads} threads take {} MiB, more than half of the guest's {} \
+             MiB; lower --records or raise --memory",
+            args.load.records,
+            bytes >> 20,
+            args.machine.memory
+        ));
+    }
+    Ok(())
 }
 
 /// The agent's orders.
