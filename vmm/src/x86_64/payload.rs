@@ -93,7 +93,8 @@ pub fn unpack(image: &BzImage, low_ram: &mut [u8]) -> Result<ElfKernel, PayloadE
     let claimed = claimed_size(payload);
     let pref_address = image.header.pref_address;
     let base = pref_address.saturating_sub(USUAL_FIRST_OFFSET).max(1 << 20);
-    let end = base + u64::from(claimed);
+    // Both are the file's claims: an address near the end of 64 bits must not wrap around.
+    let end = base.saturating_add(u64::from(claimed));
     if end > low_ram.len() as u64 {
         return Err(PayloadError::TooLarge { needed_mib: end.div_ceil(1 << 20) });
     }
