@@ -31,12 +31,28 @@ pub struct Cli {
 /// Everything but the main job.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Boots a kernel with an initrd of your own and shows its console; measures nothing.
+    Boot(Box<BootArgs>),
     /// Says whether this host's KVM can run Linux (exit status 0 or 201).
     Probe {
         /// Print one JSON object instead of a sentence.
         #[arg(long)]
         json: bool,
     },
+}
+
+/// Options of `boot`.
+#[derive(Debug, Args)]
+pub struct BootArgs {
+    /// A bzImage or a vmlinux.
+    #[arg(long, value_name = "FILE")]
+    pub kernel: PathBuf,
+    /// An initial RAM file system, as the kernel takes it.
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// What the machine is like.
+    #[command(flatten)]
+    pub machine: MachineArgs,
 }
 
 /// Options of the main job.

@@ -9,6 +9,8 @@ use guest::job::{JOB_PATH, Job};
 use initrd_builder::Archive;
 use thiserror::Error;
 use vmm::config::{BootMethod, Topology};
+use vmm::load::LoadError;
+use vmm::vm::BuildError;
 use vmm::x86_64::image::{ImageError, KernelImage, MAX_IMAGE_BYTES};
 
 use crate::cli::{Boot, Idle, MachineArgs};
@@ -142,6 +144,24 @@ impl From<Boot> for BootMethod {
             Boot::Stub => Self::Stub,
         }
     }
+}
+
+/// Whose fault a machine is that could not be built.
+pub fn build_failure(error: BuildError) -> Failure {
+    let status = match &error {
+        BuildError::Config(_) => ExitStatus::Usage,
+        BuildError::Kvm(_) | BuildError::Memory(_) | BuildError::EventFd(_) => ExitStatus::Host,
+        BuildError::Load(load) => match load {
+            LoadError::Memory { .. }
+            | LoadError::CmdlineLength { .. }
+            | LoadError::CmdlineCharacter(_)
+            | LoadError::Cmdline(_) => ExitStatus::Usage,
+            LoadError::Image(_) | LoadError::Payload(_) => ExitStatus::Untestable,
+            LoadError::Loader(_) | LoadError::Write(_) => ExitStatus::Internal,
+        },
+        BuildError::Console(_) | BuildError::Bus(_) | BuildError::Write(_) => ExitStatus::Internal,
+    };
+    Failure::new(status, error)
 }
 
 #[cfg(test)]

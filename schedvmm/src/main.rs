@@ -2,6 +2,7 @@
 //! `schedvmm`: one executable, several roles. As PID 1 of a guest it is the agent; started
 //! by the agent with a hidden word it is one group of the load; otherwise it is the command.
 
+mod boot;
 mod cli;
 mod facts;
 mod folder;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         }
     };
     let ended = match cli.verb {
+        Some(Verb::Boot(args)) => boot::run(&args),
         Some(Verb::Probe { json }) => probe_verb(json),
         None => run::run(&cli.run),
     };

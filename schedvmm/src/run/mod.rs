@@ -103,7 +103,7 @@ impl Attempt {
         let initrd = machine::initrd(&plan.job)?;
         let serial = config.serial.then(|| Box::new(console.clone()) as _);
         let parts = Parts { kernel: &kernel, initrd: &initrd, ports, serial };
-        let vm = Vm::build(&hypervisor, &config, parts).map_err(build_failure)?;
+        let vm = Vm::build(&hypervisor, &config, parts).map_err(machine::build_failure)?;
         drop(initrd);
         let lint = vm.lint().or_fail(ExitStatus::Untestable)?;
         notes.extend(plan.placement.note.clone());
@@ -273,26 +273,6 @@ fn ports(console: ConsoleRing, events: SyncSender<Event>, trace: TraceSink) -> V
         port(CONTROL_PORT, PortKind::Generic, Box::new(ControlSink(events))),
         port(TRACE_PORT, PortKind::Generic, Box::new(trace)),
     ]
-}
-
-/// Whose fault a machine is that could not be built.
-fn build_failure(error: vmm::vm::BuildError) -> Failure {
-    use vmm::load::LoadError;
-    use vmm::vm::BuildError;
-    let status = match &error {
-        BuildError::Config(_) => ExitStatus::Usage,
-        BuildError::Kvm(_) | BuildError::Memory(_) | BuildError::EventFd(_) => ExitStatus::Host,
-        BuildError::Load(load) => match load {
-            LoadError::Memory { .. }
-            | LoadError::CmdlineLength { .. }
-            | LoadError::CmdlineCharacter(_)
-            | LoadError::Cmdline(_) => ExitStatus::Usage,
-            LoadError::Image(_) | LoadError::Payload(_) => ExitStatus::Untestable,
-            LoadError::Loader(_) | LoadError::Write(_) => ExitStatus::Internal,
-        },
-        BuildError::Console(_) | BuildError::Bus(_) | BuildError::Write(_) => ExitStatus::Internal,
-    };
-    Failure::new(status, error)
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `schedvmm boot`: a kernel and an initrd of the user's own, until the machine ends.
+//! Nothing is measured; it shows whether, and how fast, a kernel comes up in our machine.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use vmm::config::{Config, Topology};
+use vmm::kvm::Hypervisor;
+use vmm::vcpu::{ExitReason, sched};
+use vmm::virtio::console::{PortKind, PortSpec};
+use vmm::vm::{Parts, Vm};
+
+use crate::cli::BootArgs;
+use crate::session::Event;
+use crate::sinks::ConsoleRing;
+use crate::status::{ExitStatus, Failure, OrFail};
+use crate::{machine, placement, signals};
+
+/// How often the console is shown.
+const BEAT: Duration = Duration::from_millis(20);
+/// Events on their way to the main thread: one a vCPU, and signals.
+const EVENTS_IN_FLIGHT: usize = 1024;
+
+/// Boots and shows the console on stdout.
+///
+/// # Errors
+/// The machine could not be made, or ended by accident.
+pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
+    let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
+    signals::forward(events.clone()).or_fail(ExitStatus::Internal)?;
+    let machine = &args.machine;
+    let topology = Topology { cpus: machine.cpus, threads_per_core: machine.threads_per_core };
+    let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).or_fail(ExitStatus::Host)?;
+    let kernel = machine::kernel(&args.kernel)?;
+    let initrd = match &args.initrd {
+        Some(path) => fs::read(path)
+            .map_err(|error| format!("cannot read initrd {}: {error}", path.display()))
+            .or_fail(ExitStatus::Usage)?,
+        None => Vec::new(),
+    };
+    let config = Config {
+        topology,
+        memory_mib: machine.memory,
+        pv: machine.pv,
+        nested: false,
+        serial: machine.debug_boot,
+        cmdline: machine::cmdline(machine, &[], kernel.version()),
+        boot: machine.boot.into(),
+        pins: placement::choose(machine.pin.as_ref(), topology).pins,
+    };
+    sched::keep_off(&config.pins);
+    let console = ConsoleRing::default();
+    let port = PortSpec {
+        name: "console".into(),
+        kind: PortKind::Console,
+        sink: Box::new(console.clone()),
+    };
+    let serial = config.serial.then(|| Box::new(console.clone()) as _);
+    let parts = Parts { kernel: &kernel, initrd: &initrd, ports: vec![port], serial };
+    let vm = Vm::build(&hypervisor, &config, parts).map_err(machine::build_failure)?;
+    drop((kernel, initrd));
+    let mut running = vm
+        .start(move |end| {
+            // Nobody listens any more once the first vCPU has ended.
+            let _ = events.send(Event::Vcpu(end));
+        })
+        .or_fail(ExitStatus::Usage)?;
+    let end = wait(&inbox, &console, machine.boot_timeout);
+    let stopped = running.stop(false);
+    show(&console);
+    stopped.or_fail(ExitStatus::Internal)?;
+    end
+}
+
+/// Shows the console until the machine ends, somebody ends it, or time is up.
+fn wait(
+    inbox: &Receiver<Event>,
+    console: &ConsoleRing,
+    patience: Duration,
+) -> Result<ExitStatus, Failure> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match inbox.recv_timeout(BEAT) {
+            Ok(Event::Vcpu(end)) => match end.reason {
+                ExitReason::PowerOff | ExitReason::Reset => return Ok(ExitStatus::Pass),
+                reason => {
+                    let state = end.state.unwrap_or_default();
+                    let text = format!("vCPU {} ended: {reason}\n{state}", end.cpu);
+                    return Err(Failure::new(ExitStatus::Untestable, text));
+                }
+            },
+            Ok(Event::Signal(libc::SIGINT)) => return Ok(ExitStatus::Interrupted),
+            Ok(Event::Signal(_)) => return Ok(ExitStatus::Terminated),
+            Ok(Event::Control(_)) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Failure::new(ExitStatus::Internal, "all vCPU threads are gone"));
+            }
+        }
+        show(console);
+        if Instant::now() >= deadline {
+            let text = format!("the machine has not ended within {patience:?} (--boot-timeout)");
+            return Err(Failure::new(ExitStatus::Untestable, text));
+        }
+    }
+}
+
+/// A closed stdout takes what is shown; the machine goes on.
+fn show(console: &ConsoleRing) {
+    let bytes = console.take();
+    if !bytes.is_empty() {
+        let mut stdout = std::io::stdout();
+        let _ = stdout.write_all(&bytes).and_then(|()| stdout.flush());
+    }
+}

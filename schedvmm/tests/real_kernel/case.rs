@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One case: what to do in the emulated host, and what to find afterwards.
+
+use std::time::Duration;
+
+use crate::outcome::Outcome;
+
+/// Longest time of a case that says nothing else. A run of the main job takes a quarter of it
+/// on an idle machine.
+const LIMIT: Duration = Duration::from_secs(120);
+
+type Check = Box<dyn Fn(&Outcome) + Send + Sync>;
+
+/// One case of a group.
+pub struct Case {
+    pub name: String,
+    /// Shell words, run in a folder of their own that is fetched afterwards.
+    pub script: String,
+    /// After this time the case is killed and has failed.
+    pub limit: Duration,
+    /// Panics where the outcome is wrong.
+    pub check: Check,
+}
+
+impl Case {
+    /// A case of any shell words.
+    pub fn new(
+        name: impl Into<String>,
+        script: impl Into<String>,
+        check: impl Fn(&Outcome) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            script: script.into(),
+            limit: LIMIT,
+            check: Box::new(check),
+        }
+    }
+
+    /// A case of one `schedvmm` run with these options, its results in `r`.
+    pub fn run(
+        name: impl Into<String>,
+        options: &str,
+        check: impl Fn(&Outcome) + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(name, main_job(options), check)
+    }
+
+    /// Another time limit.
+    pub fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+}
+
+/// The main job on the kernel of the host, its results in `r`.
+pub fn main_job(options: &str) -> String {
+    format!("schedvmm --kernel /bzImage --output r {options}")
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A group of cases that share one boot of the emulated host.
+
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use tempfile::TempDir;
+use xtask::host::EmulatedHost;
+
+use crate::case::Case;
+use crate::outcome::Outcome;
+
+/// Tests this executable instead of a fresh build.
+const EXECUTABLE_ENV: &str = "SCHEDVMM_TEST_EXECUTABLE";
+/// Keeps what the cases wrote.
+const KEEP_ENV: &str = "SCHEDVMM_TEST_KEEP";
+/// Ends a case's script in the suite; no script contains it.
+const END_OF_SCRIPT: &str = "END-OF-CASE";
+/// The suite's exit status where the host's KVM runs no guest at all.
+const NO_KVM: u8 = 99;
+/// For the preparation of a group, beyond its cases' own limits.
+const PREPARATION: Duration = Duration::from_secs(120);
+
+/// Which kernel runs the host and is tested in it.
+#[derive(Clone, Copy, Debug)]
+pub enum TestKernel {
+    /// 6.12: EEVDF.
+    V612,
+    /// 6.1: CFS.
+    V61,
+}
+
+impl TestKernel {
+    fn variable(self) -> &'static str {
+        match self {
+            Self::V612 => "SCHEDVMM_TEST_KERNEL_612",
+            Self::V61 => "SCHEDVMM_TEST_KERNEL_61",
+        }
+    }
+
+    /// Its bzImage; an error names the variable.
+    pub fn path(self) -> Result<PathBuf, String> {
+        env::var_os(self.variable()).map(PathBuf::from).ok_or_else(|| {
+            format!("{} is not set; run `cargo xtask test`", self.variable())
+        })
+    }
+}
+
+/// Cases that share a boot.
+pub struct Group {
+    name: &'static str,
+    kernel: TestKernel,
+    cases: Vec<Case>,
+    prepare: fn(&Path) -> Result<Preparation, String>,
+}
+
+/// What a group needs beside kernel and executable.
+#[derive(Default)]
+pub struct Preparation {
+    /// Files for the host: path there, path here.
+    pub files: Vec<(&'static str, PathBuf)>,
+    /// Shell words that run before the cases.
+    pub script: String,
+}
+
+impl Group {
+    /// Cases for this kernel.
+    pub fn new(name: &'static str, kernel: TestKernel, cases: Vec<Case>) -> Self {
+        Self { name, kernel, cases, prepare: |_| Ok(Preparation::default()) }
+    }
+
+    /// With a preparation, made from the path of the kernel.
+    pub fn prepared(self, prepare: fn(&Path) -> Result<Preparation, String>) -> Self {
+        Self { prepare, ..self }
+    }
+
+    /// One trial for each case that `args` do not filter out. The first to run boots the host
+    /// for all of them.
+    pub fn trials(mut self, args: &Arguments) -> Vec<Trial> {
+        let group = self.name;
+        self.cases.retain(|case| {
+            let named = Trial::test(format!("{group}::{}", case.name), || Ok(()));
+            !args.is_filtered_out(&named)
+        });
+        let count = self.cases.len();
+        let boot = Arc::new(Boot { group: self, ran: OnceLock::new() });
+        (0..count)
+            .map(|n| {
+                let boot = Arc::clone(&boot);
+                let name = format!("{group}::{}", boot.group.cases[n].name);
+                Trial::ignorable_test(name, move || boot.judge(n))
+            })
+            .collect()
+    }
+
+    /// All cases as one script. Each has its own folder, its own process and its own time.
+    fn suite(&self, prepare: &str) -> String {
+        let mut text = format!("schedvmm probe || exit {NO_KVM}\nmkdir -p /tmp/cases\n{prepare}\n");
+        for Case { name, script, limit, .. } in &self.cases {
+            // Writing to a String does not fail.
+            let _ = write!(
+                text,
+                "cat > /tmp/cases/{name} <<'{END_OF_SCRIPT}'\n{script}\n{END_OF_SCRIPT}\n\
+                 mkdir -p /out/{name}; cd /out/{name}; begin=$(cut -d' ' -f1 /proc/uptime)\n\
+                 timeout -s KILL {} sh /tmp/cases/{name} > stdout 2> stderr < /dev/null\n\
+                 echo $? > status; echo \"$begin $(cut -d' ' -f1 /proc/uptime)\" > times\n\
+                 killall -9 schedvmm 2> /dev/null\n",
+                limit.as_secs()
+            );
+        }
+        text.push_str("exit 0\n");
+        text
+    }
+}
+
+/// A group and, once it has run, where its cases' folders are.
+struct Boot {
+    group: Group,
+    ran: OnceLock<Result<Folders, String>>,
+}
+
+/// Where the cases' folders are.
+struct Folders {
+    path: PathBuf,
+    _temporary: Option<TempDir>,
+}
+
+impl Boot {
+    fn judge(&self, n: usize) -> Result<Completion, Failed> {
+        if let Err(reason) = self.group.kernel.path() {
+            return Ok(Completion::ignored_with(reason));
+        }
+        let folders = self.ran.get_or_init(|| self.run()).as_ref()?;
+        let case = &self.group.cases[n];
+        let outcome = Outcome::read(&folders.path.join(&case.name), case.limit)?;
+        println!("     {}: status {} after {:.1} s", case.name, outcome.status, outcome.seconds);
+        outcome.assert_civil();
+        (case.check)(&outcome);
+        Ok(Completion::Completed)
+    }
+
+    /// Boots the host and runs the suite in it.
+    fn run(&self) -> Result<Folders, String> {
+        let start = Instant::now();
+        let group = &self.group;
+        let kernel = group.kernel.path()?;
+        let folders = Folders::make(group.name)?;
+        let preparation = (group.prepare)(&kernel)?;
+        let limit = group.cases.iter().map(|case| case.limit).sum::<Duration>() + PREPARATION;
+        let mut host = EmulatedHost::builder().kernel(kernel).out(&folders.path).timeout(limit);
+        if let Some(executable) = env::var_os(EXECUTABLE_ENV) {
+            host = host.schedvmm(executable);
+        }
+        for (there, here) in preparation.files {
+            host = host.file(there, here);
+        }
+        let mut told = Vec::new();
+        let suite = group.suite(&preparation.script);
+        let run = host
+            .run(["sh", "-c", &suite], |_, bytes| told.extend_from_slice(bytes))
+            .map_err(|error| format!("{error:#}"))?;
+        let told = String::from_utf8_lossy(&told);
+        match run.ended.code() {
+            0 => {}
+            NO_KVM => return Err(format!("the emulated host's KVM runs no guest: {told}")),
+            code => return Err(format!("the suite ended with status {code}: {told}")),
+        }
+        println!(
+            "group {}: {} cases in {:.1} s",
+            group.name,
+            group.cases.len(),
+            start.elapsed().as_secs_f64()
+        );
+        Ok(folders)
+    }
+}
+
+impl Folders {
+    fn make(group: &str) -> Result<Self, String> {
+        match env::var_os(KEEP_ENV) {
+            None => {
+                let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+                Ok(Self { path: dir.path().to_owned(), _temporary: Some(dir) })
+            }
+            Some(keep) => {
+                let path = PathBuf::from(keep).join(group);
+                // What an earlier run left must not be taken for ours.
+                let _ = fs::remove_dir_all(&path);
+                fs::create_dir_all(&path).map_err(|error| error.to_string())?;
+                Ok(Self { path, _temporary: None })
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `schedvmm` with real kernels, as a user meets it: exit status, words, files.
+//!
+//! Everything runs in the emulated host of xtask, the same machine everywhere; figures from
+//! there are printed, not judged, unless they count events. A boot of that host takes several
+//! seconds, so that cases come in groups that share one ([`lab::Group`]); what a case left
+//! behind is judged here, case by case, after its group has run.
+//!
+//! The test kernels are named by environment variables (`cargo xtask test` sets them);
+//! without them the cases are skipped, and say so. Their `vmlinux` is expected beside them.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `SCHEDVMM_TEST_KERNEL_612`, `SCHEDVMM_TEST_KERNEL_61` | the kernels' bzImages |
+//! | `SCHEDVMM_TEST_EXECUTABLE` | tests this `schedvmm` instead of a fresh release build |
+//! | `SCHEDVMM_TEST_KEEP` | a folder where all that the cases wrote stays |
+
+mod bad_input;
+mod broken_guest;
+mod case;
+mod early_end;
+mod host_fault;
+mod kernels;
+mod lab;
+mod machine;
+mod outcome;
+mod stall;
+mod threshold;
+mod user;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+
+use crate::lab::Group;
+
+fn main() -> ExitCode {
+    let mut args = Arguments::from_args();
+    // One emulated host at a time: it needs all the CPUs a small machine has.
+    args.test_threads = Some(1);
+    let groups: Vec<Group> = vec![
+        bad_input::group(),
+        host_fault::group(),
+        user::group(),
+        threshold::group(),
+        early_end::group(),
+        machine::group(),
+        broken_guest::group(),
+        stall::group(),
+        user::group_of_cfs(),
+    ];
+    let mut trials: Vec<_> = groups.into_iter().flat_map(|group| group.trials(&args)).collect();
+    trials.push(host_fault::own_machine());
+    libtest_mimic::run(&args, trials).exit_code()
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a case left behind, and the questions asked of it. Every one panics with the text it
+//! found where the answer is wrong.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// Top-level keys of every `result.json`.
+const KEYS: [&str; 11] = [
+    "schema",
+    "target",
+    "verdict",
+    "longest_gap_ns",
+    "threads",
+    "groups",
+    "kernel",
+    "cosched",
+    "host",
+    "machine",
+    "phases_ms",
+];
+/// The part of a long text that is shown.
+const SHOWN_BYTES: usize = 4096;
+
+/// What a case left behind.
+pub struct Outcome {
+    pub status: u8,
+    pub seconds: f64,
+    pub stdout: String,
+    pub stderr: String,
+    limit: Duration,
+    folder: PathBuf,
+}
+
+/// One line of `gaps.csv`.
+#[derive(Clone, Copy, Debug)]
+pub struct GapLine {
+    pub thread: usize,
+    pub length_ns: u64,
+}
+
+impl Outcome {
+    /// Reads a case's folder.
+    pub fn read(folder: &Path, limit: Duration) -> Result<Self, String> {
+        let text = |name: &str| {
+            let path = folder.join(name);
+            fs::read(&path)
+                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+                .map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let status = text("status")?;
+        let times = text("times")?;
+        let mut times = times.split_whitespace().filter_map(|time| time.parse::<f64>().ok());
+        let (Some(begin), Some(end)) = (times.next(), times.next()) else {
+            return Err("the case has no times".into());
+        };
+        Ok(Self {
+            status: status.trim().parse().map_err(|error| format!("status {status}: {error}"))?,
+            seconds: end - begin,
+            stdout: text("stdout")?,
+            stderr: text("stderr")?,
+            limit,
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// No crash of ours, no hang.
+    #[track_caller]
+    pub fn assert_civil(&self) {
+        // `timeout -s KILL` reports the signal.
+        assert_ne!(self.status, 137, "not done after {:?}{}", self.limit, self.words());
+        for text in [&self.stdout, &self.stderr] {
+            assert!(!text.contains("panicked at"), "a panic of ours{}", self.words());
+        }
+    }
+
+    #[track_caller]
+    pub fn assert_status(&self, expected: u8) {
+        assert_eq!(self.status, expected, "exit status{}", self.words());
+    }
+
+    /// Standard error has all these words, in one line.
+    #[track_caller]
+    pub fn assert_says(&self, words: &[&str]) {
+        let said = |line: &str| words.iter().all(|word| line.contains(word));
+        assert!(self.stderr.lines().any(said), "no line with {words:?}{}", self.words());
+    }
+
+    /// Both outputs, shortened, for a message.
+    pub fn words(&self) -> String {
+        format!(
+            " (status {}, {:.1} s)\n-- stdout\n{}\n-- stderr\n{}",
+            self.status,
+            self.seconds,
+            tail(&self.stdout),
+            tail(&self.stderr)
+        )
+    }
+
+    /// A file the case wrote.
+    pub fn file(&self, name: &str) -> Option<String> {
+        let bytes = fs::read(self.folder.join(name)).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// `result.json` of the run in `r`, with every key that must be there.
+    #[track_caller]
+    pub fn result(&self) -> Value {
+        let Some(text) = self.file("r/result.json") else {
+            panic!("no result.json{}", self.words())
+        };
+        let result: Value = serde_json::from_str(&text).expect("result.json is JSON");
+        for key in KEYS {
+            assert!(result.get(key).is_some(), "result.json lacks `{key}`");
+        }
+        assert_eq!(result["schema"], "schedvmm-result/1");
+        assert_eq!(result["target"], "user");
+        assert_eq!(result["exit_status"], self.status, "exit_status{}", self.words());
+        result
+    }
+
+    /// Verdict and reason of `result.json`.
+    #[track_caller]
+    pub fn assert_verdict(&self, verdict: &str) -> Value {
+        let result = self.result();
+        assert_eq!(result["verdict"], verdict, "{}{}", result["reason"], self.words());
+        result
+    }
+
+    /// The records in `gaps.csv`.
+    #[track_caller]
+    pub fn gaps(&self) -> Vec<GapLine> {
+        let text = self.file("r/gaps.csv").expect("gaps.csv");
+        let mut lines = text.lines();
+        let columns = "thread,group,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end";
+        assert_eq!(lines.next(), Some(columns));
+        lines.map(gap_line).collect()
+    }
+}
+
+#[track_caller]
+fn gap_line(line: &str) -> GapLine {
+    let fields: Vec<u64> = line.split(',').map(|field| field.parse().expect("a number")).collect();
+    let [thread, _group, _begin, length_ns, tsc_begin, tsc_end, _, _] = fields[..] else {
+        panic!("gaps.csv has the line {line}")
+    };
+    assert!(tsc_end > tsc_begin, "{line}");
+    GapLine { thread: usize::try_from(thread).expect("small"), length_ns }
+}
+
+/// The list at `key`.
+#[track_caller]
+pub fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value[key].as_array().unwrap_or_else(|| panic!("`{key}` is no list: {}", value[key]))
+}
+
+/// The number at `key`.
+#[track_caller]
+pub fn number(value: &Value, key: &str) -> u64 {
+    value[key].as_u64().unwrap_or_else(|| panic!("`{key}` is no number: {}", value[key]))
+}
+
+/// The text at `key`.
+#[track_caller]
+pub fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_else(|| panic!("`{key}` is no text: {}", value[key]))
+}
+
+fn tail(text: &str) -> &str {
+    let mut start = text.len().saturating_sub(SHOWN_BYTES);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    &text[start..]
+}
