@@ -68,7 +68,7 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
             // Nobody listens any more once the first vCPU has ended.
             let _ = events.send(Event::Vcpu(end));
         })
-        .or_fail(ExitStatus::Usage)?;
+        .map_err(machine::start_failure)?;
     let end = wait(&inbox, &console, machine.boot_timeout);
     let stopped = running.stop(false);
     show(&console);

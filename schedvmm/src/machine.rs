@@ -10,7 +10,7 @@ use initrd_builder::Archive;
 use thiserror::Error;
 use vmm::config::{BootMethod, Topology};
 use vmm::load::LoadError;
-use vmm::vm::BuildError;
+use vmm::vm::{BuildError, StartError};
 use vmm::x86_64::image::{ImageError, KernelImage, MAX_IMAGE_BYTES};
 
 use crate::cli::{Boot, Idle, MachineArgs};
@@ -160,6 +160,16 @@ pub fn build_failure(error: BuildError) -> Failure {
             LoadError::Loader(_) | LoadError::Write(_) => ExitStatus::Internal,
         },
         BuildError::Console(_) | BuildError::Bus(_) | BuildError::Write(_) => ExitStatus::Internal,
+    };
+    Failure::new(status, error)
+}
+
+/// Whose fault a machine is that did not start.
+pub fn start_failure(error: StartError) -> Failure {
+    let status = match &error {
+        StartError::Sched(_) => ExitStatus::Usage,
+        StartError::Thread { .. } | StartError::Silent(_) => ExitStatus::Host,
+        StartError::Signal(_) => ExitStatus::Internal,
     };
     Failure::new(status, error)
 }

@@ -53,11 +53,14 @@ fn main() -> ExitCode {
             return ExitCode::from(status.code());
         }
     };
-    let ended = match cli.verb {
+    // A panic is a defect of ours and has its own status; its text is on stderr by then.
+    let ended = std::panic::catch_unwind(|| match cli.verb {
         Some(Verb::Boot(args)) => boot::run(&args),
         Some(Verb::Probe { json }) => probe_verb(json),
         None => run::run(&cli.run),
-    };
+    });
+    let ended = ended
+        .unwrap_or_else(|_| Err(Failure::new(ExitStatus::Internal, "this is a defect: report it")));
     let status = ended.unwrap_or_else(|failure| {
         eprint(&failure);
         failure.status

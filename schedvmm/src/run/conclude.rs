@@ -51,7 +51,9 @@ impl Attempt {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
             target: "user",
-            command_line: std::env::args().collect(),
+            command_line: std::env::args_os()
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect(),
             started_utc: self.plan.started_utc.clone(),
             verdict: Answer::Untestable,
             exit_status: 0,

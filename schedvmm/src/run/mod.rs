@@ -131,7 +131,7 @@ impl Attempt {
                 // Nobody listens any more once the run has ended.
                 let _ = events.send(Event::Vcpu(end));
             })
-            .or_fail(ExitStatus::Usage)?;
+            .map_err(machine::start_failure)?;
         Ok(Self {
             plan,
             show,
@@ -208,6 +208,9 @@ impl Attempt {
                 traced = written;
                 self.session.progressed(now);
                 self.show.progress(written);
+            }
+            if self.session.stage() == Stage::Boot {
+                self.show.progress(now.duration_since(self.session.entered[0].1).as_secs());
             }
             match signalled {
                 // The guest's own end comes with its results, as asked.
