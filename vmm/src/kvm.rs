@@ -144,10 +144,7 @@ impl Hypervisor {
         self.kvm.check_extension_int(Cap::NestedState) > 0
     }
 
-    /// A virtual machine with its in-kernel interrupt controllers and no memory.
-    ///
-    /// There is no PIT: a hardware-reduced ACPI guest wants none, and KVM's re-injecting PIT
-    /// inhibits AMD's AVIC (arch/x86/kvm/i8254.c).
+    /// A virtual machine with nothing in it.
     ///
     /// # Errors
     /// The ioctl that failed.
@@ -166,9 +163,19 @@ impl Hypervisor {
             .map_err(failed("KVM_SET_IDENTITY_MAP_ADDR"))?;
         vm.set_tss_address(usize::try_from(layout::KVM_TSS.0).unwrap_or(usize::MAX))
             .map_err(failed("KVM_SET_TSS_ADDR"))?;
-        vm.create_irq_chip().map_err(failed("KVM_CREATE_IRQCHIP"))?;
         Ok(vm)
     }
+}
+
+/// Gives `vm` the in-kernel interrupt controllers, without which it can have no vCPUs here.
+///
+/// There is no PIT: a hardware-reduced ACPI guest wants none, and KVM's re-injecting PIT
+/// inhibits AMD's AVIC (arch/x86/kvm/i8254.c).
+///
+/// # Errors
+/// The ioctl's.
+pub fn add_interrupt_controllers(vm: &VmFd) -> Result<(), KvmError> {
+    vm.create_irq_chip().map_err(failed("KVM_CREATE_IRQCHIP"))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::devices::i8042::I8042;
 use crate::devices::power::{Power, PowerSwitch};
 use crate::devices::serial::Serial;
 use crate::io::IoThread;
-use crate::kvm::{Hypervisor, KvmError, failed};
+use crate::kvm::{self, Hypervisor, KvmError, failed};
 use crate::load::{self, LoadError, LoadedKernel};
 use crate::memory::{self, GuestRam, MemoryError};
 use crate::vcpu::sched::{self, SchedError};
@@ -35,8 +35,9 @@ use crate::x86_64::{gdt, layout, page_tables, zero_page};
 
 /// A vCPU thread pins itself well within this time, or something is wrong.
 const START_DEADLINE: Duration = Duration::from_secs(10);
-/// A stop takes microseconds; this is the time after which it has failed.
-const STOP_DEADLINE: Duration = Duration::from_secs(1);
+/// A stop takes microseconds, on a host that starves us some hundred milliseconds; this is
+/// the time after which it has failed.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why there is no virtual machine.
 #[derive(Debug, Error)]
@@ -141,11 +142,14 @@ impl Vm {
         // 1. What can be refused before anything is made.
         config.validate()?;
         hypervisor.check_cpus(config.topology.cpus)?;
-        // 2. The virtual machine with its interrupt controllers, which vCPUs need to exist.
+        // 2. The virtual machine and its RAM. Memory slots come before any device in KVM: each
+        // waits for an SRCU grace period, which takes milliseconds while a device's own is
+        // pending.
         let vm = hypervisor.create_vm()?;
-        // 3. RAM.
         let ram = memory::allocate(config.memory_mib)?;
         memory::register(&vm, &ram)?;
+        // 3. Interrupt controllers, which vCPUs need to exist.
+        kvm::add_interrupt_controllers(&vm)?;
         // 4. Kernel, initrd, command line.
         let kernel = load::kernel(parts.kernel, config.boot, &ram)?;
         let initrd = load::initrd(parts.initrd, &kernel, &ram)?;
@@ -384,25 +388,30 @@ impl Running {
     /// Names the thread that did not stop in time.
     pub fn stop(&mut self, dump: bool) -> Result<Duration, StopError> {
         let begin = Instant::now();
+        let deadline = begin + STOP_DEADLINE;
         self.machine.dump.store(dump, Ordering::Release);
         self.machine.stop.store(true, Ordering::Release);
         for (_, thread) in &self.vcpus {
             kick::kick(thread);
         }
-        let deadline = begin + STOP_DEADLINE;
+        let mut late = None;
         for (name, thread) in self.vcpus.drain(..) {
-            wait_for(&name, || thread.is_finished(), deadline)?;
-            // Its end was reported by the thread itself, panics included.
-            let _ = thread.join();
+            match wait_for(&name, || thread.is_finished(), deadline) {
+                // Its end was reported by the thread itself, panics included.
+                Ok(()) => drop(thread.join()),
+                Err(error) => late = late.or(Some(error)),
+            }
         }
         let took = begin.elapsed();
         for thread in &self.io {
             thread.stop();
         }
         for thread in self.io.drain(..) {
-            wait_for(thread.name(), || thread.is_finished(), deadline)?;
+            if let Err(error) = wait_for(thread.name(), || thread.is_finished(), deadline) {
+                late = late.or(Some(error));
+            }
         }
-        Ok(took)
+        late.map_or(Ok(took), Err)
     }
 }
 

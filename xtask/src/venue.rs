@@ -43,8 +43,8 @@ impl fmt::Display for Venue {
             Self::Own => f.write_str("KVM: this machine's own"),
             Self::Emulated(reason) => write!(
                 f,
-                "KVM: an emulated host's, so latencies below are emulation and not \
-                 measurements (this machine's own will not do: {reason})"
+                "KVM: an emulated host's; latencies from emulation are not measurements\n  \
+                 (this machine's own KVM will not do: {reason})"
             ),
         }
     }

@@ -29,12 +29,7 @@ impl Case {
         script: impl Into<String>,
         check: impl Fn(&Outcome) + Send + Sync + 'static,
     ) -> Self {
-        Self {
-            name: name.into(),
-            script: script.into(),
-            limit: LIMIT,
-            check: Box::new(check),
-        }
+        Self { name: name.into(), script: script.into(), limit: LIMIT, check: Box::new(check) }
     }
 
     /// A case of one `schedvmm` run with these options, its results in `r`.

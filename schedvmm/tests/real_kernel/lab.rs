@@ -45,9 +45,9 @@ impl TestKernel {
 
     /// Its bzImage; an error names the variable.
     pub fn path(self) -> Result<PathBuf, String> {
-        env::var_os(self.variable()).map(PathBuf::from).ok_or_else(|| {
-            format!("{} is not set; run `cargo xtask test`", self.variable())
-        })
+        env::var_os(self.variable())
+            .map(PathBuf::from)
+            .ok_or_else(|| format!("{} is not set; run `cargo xtask test`", self.variable()))
     }
 }
 

@@ -2,10 +2,13 @@
 //! What a case left behind, and the questions asked of it. Every one panics with the text it
 //! found where the answer is wrong.
 
+use std::collections::HashSet;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 /// Top-level keys of every `result.json`.
@@ -112,7 +115,7 @@ impl Outcome {
         let Some(text) = self.file("r/result.json") else {
             panic!("no result.json{}", self.words())
         };
-        let result: Value = serde_json::from_str(&text).expect("result.json is JSON");
+        let result = json(&text);
         for key in KEYS {
             assert!(result.get(key).is_some(), "result.json lacks `{key}`");
         }
@@ -138,6 +141,73 @@ impl Outcome {
         let columns = "thread,group,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end";
         assert_eq!(lines.next(), Some(columns));
         lines.map(gap_line).collect()
+    }
+}
+
+/// Parses JSON and insists on keys being there once: of two with one name, each reader takes
+/// the one it likes.
+#[track_caller]
+pub fn json(text: &str) -> Value {
+    if let Err(error) = serde_json::from_str::<UniqueKeys>(text) {
+        panic!("not the JSON it should be: {error}");
+    }
+    serde_json::from_str(text).expect("parsed just now")
+}
+
+/// Any JSON value without two keys of one name in an object.
+struct UniqueKeys;
+
+impl<'de> Deserialize<'de> for UniqueKeys {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for UniqueKeys {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        let mut keys = HashSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            map.next_value::<Self>()?;
+            if let Some(again) = keys.replace(key) {
+                return Err(A::Error::custom(format!("the key `{again}` is there twice")));
+            }
+        }
+        Ok(Self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self, A::Error> {
+        while list.next_element::<Self>()?.is_some() {}
+        Ok(Self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(Self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(Self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(Self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(Self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(Self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(Self)
     }
 }
 

@@ -157,7 +157,7 @@ impl Build<'_> {
             std::fs::rename(work.join(from), kept.join(to))
                 .with_context(|| format!("the build left no `{from}`"))?;
         }
-        std::fs::copy(log, kept.join("build.log")).context("cannot keep the log")?;
+        std::fs::rename(log, kept.join("build.log")).context("cannot keep the log")?;
         if self.home.exists() {
             bail!("`{}` holds no bzImage; remove it", self.home.display());
         }

@@ -31,12 +31,15 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counted {
     pub exits: Exits,
+    /// The last look before the monitor's exit.
     pub memory_kib: u64,
+    pub memory_peak_kib: u64,
 }
 
 /// Runs the benchmark and leaves the report in the current folder.
 pub fn run(runs: u32) -> Result<()> {
-    let (ours, qemu) = (peers::schedvmm(), peers::qemu()?);
+    peers::make_initrd()?;
+    let (ours, qemu) = (peers::schedvmm(), peers::qemu());
     let mut seconds = (Vec::new(), Vec::new());
     // The first run of each is a warm-up: the emulation translates all that code anew.
     for run in 0..=runs {
@@ -68,12 +71,14 @@ fn count(peer: &Peer) -> Result<Counted> {
     let mut running = Running::start(peer)?;
     let pid = running.process.0.id();
     let stats = OpenStats::of_process(pid).with_context(|| format!("watching {}", peer.name))?;
-    let mut memory_kib = 0;
+    let (mut memory_kib, mut memory_peak_kib) = (0, 0);
     running.wait(|| {
+        // A process on its way out has no memory any more: what it had before counts.
         let now = memory::beside_guest_kib(pid, u64::from(MEMORY_MIB) << 10);
-        memory_kib = memory_kib.max(now.unwrap_or_default());
+        memory_kib = now.filter(|kib| *kib > 0).unwrap_or(memory_kib);
+        memory_peak_kib = memory_peak_kib.max(memory_kib);
     })?;
-    Ok(Counted { exits: stats.read()?, memory_kib })
+    Ok(Counted { exits: stats.read()?, memory_kib, memory_peak_kib })
 }
 
 /// A monitor that has been started.

@@ -2,8 +2,8 @@
 //! `cargo xtask bench boot`: how long from the start of a monitor to its exit with a kernel
 //! booted to PID 1 in between, ours against QEMU's microvm.
 //!
-//! Both run alternately in one emulated host, with the same kernel, 4 vCPUs as 2 cores of 2
-//! threads, as much memory, and an initrd of the same size. The times are emulation; their
+//! Both run alternately in one emulated host, with the same kernel and initrd, 4 vCPUs as 2
+//! cores of 2 threads, and as much memory. The times are emulation; their
 //! ratio, the exits and the memory are what counts. Inside the host, [`driver`] does the work.
 
 pub mod driver;
@@ -54,10 +54,12 @@ pub struct Side {
     pub median_seconds: f64,
     /// Exits from guest to host in one run, by KVM's own statistics.
     pub exits: stats::Exits,
-    /// Most memory beside the guest's that it had at once, in KiB.
+    /// Memory it had beside the guest's at the end of one run, in KiB.
     pub memory_kib: u64,
-    /// Size of its executable, without the shared libraries it needs.
-    pub executable_bytes: u64,
+    /// The most it had at once in that run, in KiB.
+    pub memory_peak_kib: u64,
+    /// Size of its executable in KiB, without the shared libraries it needs.
+    pub executable_kib: u64,
 }
 
 /// Runs the comparison.
@@ -110,22 +112,21 @@ impl fmt::Display for Report {
         let seconds = |value: f64| format!("{value:.2}");
         let fastest = |side: &Side| side.seconds.iter().copied().fold(f64::INFINITY, f64::min);
         let slowest = |side: &Side| side.seconds.iter().copied().fold(0.0, f64::max);
-        let mib = |bytes: u64| {
-            format!("{:.1}", f64::from(u32::try_from(bytes >> 10).unwrap_or(u32::MAX)) / 1024.0)
-        };
+        let mib = |kib: u64| format!("{}.{}", kib / 1024, kib % 1024 * 10 / 1024);
         row("", "schedvmm".into(), "QEMU".into())?;
-        row("start to exit, median s", seconds(ours.median_seconds), seconds(qemu.median_seconds))?;
-        row("  fastest s", seconds(fastest(ours)), seconds(fastest(qemu)))?;
-        row("  slowest s", seconds(slowest(ours)), seconds(slowest(qemu)))?;
+        row(
+            "start to exit, median, s",
+            seconds(ours.median_seconds),
+            seconds(qemu.median_seconds),
+        )?;
+        row("  fastest, s", seconds(fastest(ours)), seconds(fastest(qemu)))?;
+        row("  slowest, s", seconds(slowest(ours)), seconds(slowest(qemu)))?;
         for (name, ours, theirs) in ours.exits.rows(&qemu.exits) {
             row(name, ours.to_string(), theirs.to_string())?;
         }
-        row(
-            "memory beside the guest's MiB",
-            mib(ours.memory_kib << 10),
-            mib(qemu.memory_kib << 10),
-        )?;
-        row("executable MiB", mib(ours.executable_bytes), mib(qemu.executable_bytes))?;
+        row("memory beside the guest's, MiB", mib(ours.memory_kib), mib(qemu.memory_kib))?;
+        row("  at its peak, MiB", mib(ours.memory_peak_kib), mib(qemu.memory_peak_kib))?;
+        row("executable, MiB", mib(ours.executable_kib), mib(qemu.executable_kib))?;
         write!(
             f,
             "ratio of the medians: {ratio:.3} ({} runs each, in emulation)",
@@ -146,7 +147,8 @@ impl Side {
             seconds,
             exits: counted.exits,
             memory_kib: counted.memory_kib,
-            executable_bytes: metadata.len(),
+            memory_peak_kib: counted.memory_peak_kib,
+            executable_kib: metadata.len() >> 10,
         })
     }
 }

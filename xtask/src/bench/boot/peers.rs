@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use initrd_builder::Archive;
 
 /// Guest memory of both, in MiB.
@@ -26,43 +26,46 @@ pub(super) struct Peer {
     pub command: Vec<String>,
 }
 
-/// Ours: boots to its agent as PID 1, which ends the machine at once.
+/// What PID 1 is told in both, after `rdinit`: end the machine at once, without a farewell to
+/// processes that are not there.
+const INIT_WORDS: &str = "rdinit=/bin/reboot -- -f";
+
+/// Ours.
 pub(super) fn schedvmm() -> Peer {
     let memory = format!("{MEMORY_MIB}M");
-    let words = [SCHEDVMM_PATH, "boot", "--kernel", KERNEL_PATH, "--memory", &memory];
-    Peer { name: "schedvmm", command: words.map(String::from).to_vec() }
+    let words = [
+        &[SCHEDVMM_PATH, "boot", "--memory", &memory, "--pin", "none"][..],
+        &["--kernel", KERNEL_PATH, "--initrd", INITRD_PATH, "--append", INIT_WORDS],
+    ];
+    Peer { name: "schedvmm", command: words.concat().into_iter().map(String::from).collect() }
 }
 
 /// QEMU's microvm, without the devices that it can leave out and Linux can do without: slower
 /// with them, and ours has none of them either.
-pub(super) fn qemu() -> Result<Peer> {
-    std::fs::write(INITRD_PATH, initrd()?)
-        .with_context(|| format!("cannot write `{INITRD_PATH}`"))?;
+pub(super) fn qemu() -> Peer {
     let memory = MEMORY_MIB.to_string();
+    let append = format!("quiet reboot=t panic=-1 {INIT_WORDS}");
     let words = [
         &[QEMU_PATH, "-accel", "kvm", "-cpu", "host", "-m", &memory][..],
         &["-M", "microvm,pit=off,pic=off,rtc=off,isa-serial=off", "-smp", "4,cores=2,threads=2"],
         &["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
-        &["-kernel", KERNEL_PATH, "-initrd", INITRD_PATH],
-        &["-append", "quiet reboot=t panic=-1 rdinit=/bin/reboot -- -f"],
+        &["-kernel", KERNEL_PATH, "-initrd", INITRD_PATH, "-append", &append],
     ];
-    Ok(Peer { name: "QEMU", command: words.concat().into_iter().map(String::from).collect() })
+    Peer { name: "QEMU", command: words.concat().into_iter().map(String::from).collect() }
 }
 
-/// An initrd as large as the one that `schedvmm` makes from itself: busybox, whose `reboot`
-/// is PID 1, and a file that fills the rest.
-fn initrd() -> Result<Vec<u8>> {
+/// Makes the initrd of both: busybox, whose `reboot` is PID 1, and a file that makes it as
+/// large as the one of `schedvmm`'s main job, which has its own executable in it.
+pub(super) fn make_initrd() -> Result<()> {
     let size = |path: &str| {
         let metadata = std::fs::metadata(path).with_context(|| format!("cannot read `{path}`"))?;
         usize::try_from(metadata.len()).context("an executable too large to be true")
     };
-    let (ours, busybox) = (size(SCHEDVMM_PATH)?, size("/bin/busybox")?);
-    let Some(filling) = ours.checked_sub(busybox) else {
-        bail!("busybox ({busybox} bytes) is larger than schedvmm ({ours}): no initrd of one size");
-    };
+    let filling = size(SCHEDVMM_PATH)?.saturating_sub(size("/bin/busybox")?);
     let mut archive = Archive::new();
     archive.standard_nodes()?;
     archive.add_executable("/bin/reboot", Path::new("/bin/busybox"))?;
     archive.file("/filling", 0o644, vec![0; filling])?;
-    Ok(archive.finish())
+    std::fs::write(INITRD_PATH, archive.finish())
+        .with_context(|| format!("cannot write `{INITRD_PATH}`"))
 }

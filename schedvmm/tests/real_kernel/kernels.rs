@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Test kernels with a few bytes changed: kernels that hang, crash or lack a driver, without
+//! another build. The changes are made in the host, by shell words made here.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use object::read::elf::{ElfFile64, FileHeader as _, ProgramHeader as _};
+use object::{Endianness, Object as _, ObjectSymbol as _};
+
+/// A jump to itself.
+pub const HANG: &[u8] = &[0xeb, 0xfe];
+/// An invalid instruction; without an IDT, a triple fault.
+pub const CRASH: &[u8] = &[0x0f, 0x0b];
+
+/// The vmlinux that lies beside a test kernel's bzImage.
+pub fn vmlinux(bzimage: &Path) -> Result<PathBuf, String> {
+    let path = bzimage.with_file_name("vmlinux");
+    if path.is_file() { Ok(path) } else { Err(format!("no kernel at {}", path.display())) }
+}
+
+/// Where a function of a vmlinux is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// In the kernel's address space.
+    pub address: u64,
+    /// In the file.
+    pub offset: u64,
+}
+
+/// Where the function `symbol` is.
+pub fn function(vmlinux: &[u8], symbol: &str) -> Result<Place, String> {
+    let elf = ElfFile64::<Endianness>::parse(vmlinux).map_err(|error| error.to_string())?;
+    let address = elf
+        .symbols()
+        .find(|found| found.name() == Ok(symbol))
+        .map(|found| found.address())
+        .ok_or_else(|| format!("vmlinux has no symbol {symbol}"))?;
+    let endian = elf.endian();
+    let headers = elf.elf_header().program_headers(endian, vmlinux);
+    for header in headers.map_err(|error| error.to_string())? {
+        let (start, len) = (header.p_vaddr(endian), header.p_filesz(endian));
+        if (start..start + len).contains(&address) {
+            return Ok(Place { address, offset: address - start + header.p_offset(endian) });
+        }
+    }
+    Err(format!("{symbol} at {address:#x} is in no segment of vmlinux"))
+}
+
+/// Shell words that make `copy` of `file` with these bytes changed.
+pub fn patched(file: &str, copy: &str, changes: &[(u64, &[u8])]) -> String {
+    let mut script = format!("cp {file} {copy}\n");
+    for (offset, bytes) in changes {
+        let octal: String = bytes.iter().map(|byte| format!("\\{byte:03o}")).collect();
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            script,
+            "printf '{octal}' | dd of={copy} bs=1 seek={offset} conv=notrunc 2> /dev/null"
+        );
+    }
+    script
+}
+
+/// Changes that take the first letter of every `text` away.
+pub fn without<'a>(file: &[u8], text: &str) -> Vec<(u64, &'a [u8])> {
+    let found = file.windows(text.len()).enumerate().filter(|(_, part)| *part == text.as_bytes());
+    found.map(|(offset, _)| (offset as u64, b"X".as_slice())).collect()
+}
+
+/// The compressed kernel in a bzImage, from its boot header (boot.rst, "payload_offset").
+pub fn payload(bzimage: &[u8]) -> Result<std::ops::Range<u64>, String> {
+    let word = |at: usize| -> Option<u64> {
+        Some(u64::from(u32::from_le_bytes(bzimage.get(at..at + 4)?.try_into().ok()?)))
+    };
+    let read = || {
+        let setup = (u64::from(*bzimage.get(0x1f1)?) + 1) * 512;
+        let (offset, len) = (word(0x248)?, word(0x24c)?);
+        Some(setup + offset..setup + offset + len)
+    };
+    read().ok_or_else(|| "the test kernel has no boot header".to_owned())
+}
+
+/// A file's bytes.
+pub fn read(path: &Path) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+}

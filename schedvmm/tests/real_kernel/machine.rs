@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Other machines than the default one, and other ways into the kernel.
+
+use serde_json::Value;
+
+use crate::case::Case;
+use crate::kernels;
+use crate::lab::{Group, Preparation, TestKernel};
+use crate::outcome::{Outcome, list, number, text};
+
+/// The shortest run that measures something.
+const SHORT: &str = "--threshold off --duration 1s --trace off";
+
+/// One case for each option that changes the machine.
+pub fn group() -> Group {
+    let run = |name: &str, options: &str, check: fn(&Outcome)| {
+        Case::run(name, &format!("{SHORT} {options}"), check)
+    };
+    let cases = vec![
+        run("stub", "--boot stub", |outcome| {
+            assert_eq!(passed(outcome)["kernel"]["entered"], "stub");
+        }),
+        // The last --kernel would be an error; the file has its own command line.
+        Case::new("vmlinux", format!("schedvmm --kernel /vmlinux --output r {SHORT}"), |outcome| {
+            assert_eq!(passed(outcome)["kernel"]["entered"], "vmlinux")
+        }),
+        run("no_smt", "--cpus 2 --threads-per-core 1 --load-cpus 1", |outcome| {
+            let result = passed(outcome);
+            assert_eq!(result["kernel"]["cpus_online"], "0-1");
+            assert_eq!(result["kernel"]["siblings"].to_string(), r#"["0","1"]"#);
+            let affinity = list(&result["setup"], "affinity");
+            assert!(affinity.iter().all(|cpus| cpus == "1"), "{affinity:?}");
+        }),
+        run("debug_boot", "--debug-boot", |outcome| {
+            passed(outcome);
+            outcome.assert_says(&["Linux version 6.12"]);
+            let log = outcome.file("r/console.log").expect("console.log");
+            assert!(log.contains("Linux version 6.12"), "console.log: {log}");
+        }),
+        run("idle_poll", "--idle poll", |outcome| {
+            let result = passed(outcome);
+            assert_eq!(result["machine"]["idle"], "poll");
+            assert!(text(&result["kernel"], "cmdline").contains("idle=poll"));
+        }),
+        run("pinned", "--pin 0,1,2,3", |outcome| {
+            let result = passed(outcome);
+            assert_eq!(result["machine"]["pins"].to_string(), "[0,1,2,3]");
+        }),
+    ];
+    Group::new("machine", TestKernel::V612, cases).prepared(|bzimage| {
+        let files = vec![("/vmlinux", kernels::vmlinux(bzimage)?)];
+        Ok(Preparation { files, script: String::new() })
+    })
+}
+
+fn passed(outcome: &Outcome) -> Value {
+    outcome.assert_status(0);
+    let result = outcome.assert_verdict("pass");
+    println!(
+        "     {} KiB beyond guest RAM, {} exits, stopped in {} us, phases {}",
+        number(&result["machine"], "resident_beyond_ram_kib"),
+        number(&result["machine"], "exits_to_user_space"),
+        result["machine"]["stop_us"],
+        result["phases_ms"]
+    );
+    result
+}

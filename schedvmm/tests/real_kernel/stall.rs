@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A stall of known length, made by stopping the launcher with all its vCPUs, is found with
+//! the right length.
+
+use serde_json::Value;
+
+use crate::case::{Case, main_job};
+use crate::lab::{Group, TestKernel};
+use crate::outcome::{Outcome, number};
+use crate::threshold;
+use crate::user::milliseconds;
+
+/// How long the launcher is stopped, at least.
+const STOPPED_MS: u64 = 700;
+/// A stop takes effect a little after the signal is sent: a gap may be shorter by this.
+const EARLIEST: f64 = 0.99;
+/// The vCPU was preempted before, or waits for a CPU after: 40 ms were seen in emulation,
+/// where the host's own scheduler ticks take longer than on hardware.
+const SLACK_MS: f64 = 150.0;
+
+/// One thread that never pauses, so that nothing but the stall makes a long gap.
+const LOAD: &str = "--compat --groups 1 --threads 1 --busy 1s --sleep fixed:0s --trace off \
+                    --duration 30s --threshold 400ms";
+
+/// One stall that ends the run, as the original's user would see it.
+pub fn group() -> Group {
+    let script = format!(
+        "now() {{ cut -d' ' -f1 /proc/uptime; }}\n\
+         touch ticks\n\
+         ( until grep -q online ticks; do usleep 20000; done; launcher=$(pidof schedvmm)\n\
+           begin=$(now); kill -STOP $launcher; usleep {}; kill -CONT $launcher\n\
+           echo $begin $(now) > stall ) &\n\
+         {} > ticks; code=$?; cat ticks; exit $code",
+        STOPPED_MS * 1000,
+        main_job(LOAD)
+    );
+    Group::new("stall", TestKernel::V612, vec![Case::new("launcher_stopped", script, found)])
+}
+
+fn found(outcome: &Outcome) {
+    outcome.assert_status(1);
+    let result: Value = outcome.assert_verdict("over-threshold");
+    threshold::compat(outcome, &result);
+    assert!(outcome.stdout.starts_with("Max latency: "), "{}", outcome.words());
+    let times = outcome.file("stall").expect("the times of the stall");
+    let times: Vec<f64> = times.split_whitespace().filter_map(|time| time.parse().ok()).collect();
+    let [begin, end] = times[..] else { panic!("times of the stall: {times:?}") };
+    let longest_ms = milliseconds(number(&result, "longest_gap_ns"));
+    let at_least_ms = milliseconds(STOPPED_MS * 1_000_000);
+    let signals_ms = (end - begin) * 1000.0;
+    println!(
+        "     stopped for {at_least_ms:.0} to {signals_ms:.0} ms, found a gap of {longest_ms:.1} ms"
+    );
+    assert!(longest_ms >= at_least_ms * EARLIEST, "{longest_ms} ms is too short");
+    assert!(longest_ms <= signals_ms + SLACK_MS, "{longest_ms} ms is too long");
+    // No gap but this one: the run ended with it.
+    assert!(outcome.gaps().iter().filter(|gap| gap.length_ns > 400_000_000).count() == 1);
+}

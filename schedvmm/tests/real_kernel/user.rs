@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The user target: what a run measures, what it reports, and whether the figures agree with
+//! each other.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use crate::case::Case;
+use crate::lab::{Group, TestKernel};
+use crate::outcome::{GapLine, Outcome, list, number, text};
+
+/// Threads and groups of a default load.
+const THREADS: usize = 16;
+const GROUPS: usize = 8;
+/// A source of the TSC frequency further away than this is wrong.
+const MOST_DISAGREEMENT_PPM: f64 = 500.0;
+
+/// With cookies, without, and with cookies of a kind that this kernel never had.
+pub fn group() -> Group {
+    let cases = vec![
+        Case::run("with_cookies", "--threshold off --duration 5s", |outcome| {
+            let result = measured(outcome);
+            cookies(&result, "prctl");
+            assert_eq!(knob_file(&result, "slice"), "/sys/kernel/debug/sched/base_slice_ns");
+            assert!(outcome.stdout.contains("16 online"), "no tick line{}", outcome.words());
+            assert!(outcome.stdout.contains("cookies  prctl"), "no screen{}", outcome.words());
+            assert!(outcome.stdout.contains("verdict  PASS"), "no verdict{}", outcome.words());
+        }),
+        Case::run("baseline", "--threshold off --duration 3s --cosched none", |outcome| {
+            let result = measured(outcome);
+            assert_eq!(result["cosched"]["mechanism"], "none");
+            let cookies = list(&result["cosched"], "cookies");
+            assert!(cookies.iter().all(|cookie| *cookie == 0), "{cookies:?}");
+        }),
+        Case::run("absent_cookies", "--cosched tag", no_such_interface),
+        // The reason is part of every way to show a result.
+        Case::run("absent_cookies_compat", "--cosched core_tag --compat", |outcome| {
+            outcome.assert_status(125);
+            outcome.assert_says(&["cpu.core_tag", "2020/21"]);
+        }),
+    ];
+    Group::new("user", TestKernel::V612, cases)
+}
+
+/// The same on the last kernels with CFS.
+pub fn group_of_cfs() -> Group {
+    let cases = vec![Case::run("with_cookies", "--threshold off --duration 5s", |outcome| {
+        let result = measured(outcome);
+        cookies(&result, "prctl");
+        assert_eq!(knob_file(&result, "latency"), "/sys/kernel/debug/sched/latency_ns");
+        assert_eq!(knob(&result, "latency")["effective"], "30000000");
+        let knobs = result["setup"]["knobs"].to_string();
+        assert!(!knobs.contains("base_slice"), "6.1 has no base_slice_ns: {knobs}");
+        assert!(text(&result["kernel"], "release").starts_with("6.1."));
+    })];
+    Group::new("user_6_1", TestKernel::V61, cases)
+}
+
+fn no_such_interface(outcome: &Outcome) {
+    outcome.assert_status(125);
+    let result = outcome.assert_verdict("untestable");
+    let reason = text(&result, "reason");
+    assert!(reason.contains("cpu.tag") && reason.contains("2019/20"), "{reason}");
+    assert!(outcome.stdout.contains(reason), "the screen has no reason{}", outcome.words());
+}
+
+/// A plain pass whose figures agree; its result.
+fn measured(outcome: &Outcome) -> Value {
+    outcome.assert_status(0);
+    let result = outcome.assert_verdict("pass");
+    environment(&result);
+    figures(outcome, &result);
+    println!(
+        "     longest gap {:.1} ms, {} MiB beyond guest RAM, phases {}",
+        milliseconds(number(&result, "longest_gap_ns")),
+        number(&result["machine"], "resident_beyond_ram_kib") / 1024,
+        result["phases_ms"]
+    );
+    result
+}
+
+/// What the measurement stood on.
+fn environment(result: &Value) {
+    let kernel = &result["kernel"];
+    assert_eq!(kernel["clocksource"], "tsc");
+    assert_eq!(kernel["cpus_online"], "0-3");
+    assert_eq!(kernel["siblings"].to_string(), r#"["0-1","0-1","2-3","2-3"]"#);
+    let affinity = list(&result["setup"], "affinity");
+    assert_eq!(affinity.len(), THREADS);
+    assert!(affinity.iter().all(|cpus| cpus == "2-3"), "{affinity:?}");
+    for report in list(&result["setup"], "knobs") {
+        let told = ["file", "note"].iter().any(|key| !report[key].is_null());
+        assert!(told, "neither applied nor explained: {report}");
+    }
+    let tsc = &result["tsc"];
+    assert_eq!(tsc["source"], "kvm", "{tsc}");
+    let disagreement = tsc["disagreement_ppm"].as_f64().expect("a number");
+    println!("     TSC {} kHz, sources differ by {disagreement:.0} ppm", tsc["khz"]);
+    assert!(disagreement < MOST_DISAGREEMENT_PPM, "{tsc}");
+    assert!(number(&result["machine"], "resident_beyond_ram_kib") > 0);
+}
+
+/// Do `result.json` and `gaps.csv` tell the same story?
+fn figures(outcome: &Outcome, result: &Value) {
+    let threads = list(result, "threads");
+    assert_eq!(threads.len(), THREADS);
+    assert_eq!(list(result, "groups").len(), GROUPS);
+    let records = outcome.gaps();
+    for (n, thread) in threads.iter().enumerate() {
+        assert_eq!(thread["complete"], true);
+        let own: Vec<GapLine> = records.iter().filter(|gap| gap.thread == n).copied().collect();
+        let recorded = number(thread, "gaps") - number(thread, "gaps_unrecorded");
+        assert_eq!(recorded, own.len() as u64, "records of thread {n}");
+        let longest = own.iter().map(|gap| gap.length_ns).max().unwrap_or(0);
+        assert_eq!(number(thread, "longest_gap_ns"), longest, "longest of thread {n}");
+        let counted: u64 = list(thread, "gap_histogram_ns").iter().map(count).sum();
+        assert_eq!(counted, number(thread, "gaps"), "histogram of thread {n}");
+        assert_eq!(number(thread, "backwards"), 0, "thread {n}");
+        assert!(number(thread, "iterations") > 0, "thread {n}");
+    }
+    let longest = records.iter().map(|gap| gap.length_ns).max();
+    assert_eq!(result["longest_gap_ns"].as_u64(), longest);
+    let of_threads: u64 = threads.iter().map(|thread| number(thread, "gaps")).sum();
+    let of_groups: u64 = list(result, "groups").iter().map(|group| number(group, "gaps")).sum();
+    assert_eq!(of_threads, of_groups);
+}
+
+/// The count of one histogram bucket.
+fn count(bucket: &Value) -> u64 {
+    bucket[1].as_u64().expect("buckets are pairs of numbers")
+}
+
+/// One cookie for each group, none of them zero or shared.
+fn cookies(result: &Value, mechanism: &str) {
+    assert_eq!(result["cosched"]["mechanism"], mechanism);
+    let cookies = list(&result["cosched"], "cookies");
+    let distinct: HashSet<_> = cookies.iter().filter_map(Value::as_u64).collect();
+    assert!(cookies.len() == GROUPS && distinct.len() == GROUPS, "{cookies:?}");
+    assert!(!distinct.contains(&0), "{cookies:?}");
+    for (group, cookie) in list(result, "groups").iter().zip(cookies) {
+        assert_eq!(group["cookie"], *cookie);
+    }
+}
+
+fn knob<'a>(result: &'a Value, name: &str) -> &'a Value {
+    let named = |report: &&Value| text(report, "request").split('=').next() == Some(name);
+    let found = list(&result["setup"], "knobs").iter().find(named);
+    found.unwrap_or_else(|| panic!("no knob `{name}`: {}", result["setup"]["knobs"]))
+}
+
+fn knob_file<'a>(result: &'a Value, name: &str) -> &'a str {
+    text(knob(result, name), "file")
+}
+
+/// For a reader.
+#[allow(clippy::cast_precision_loss)]
+pub fn milliseconds(ns: u64) -> f64 {
+    ns as f64 / 1e6
+}
