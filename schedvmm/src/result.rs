@@ -53,7 +53,8 @@ pub struct KernelFacts {
     pub bytes: u64,
     pub banner: Option<String>,
     pub entered: String,
-    pub cmdline: String,
+    /// As given by us; `cmdline` is what the kernel itself says.
+    pub cmdline_given: String,
     #[serde(flatten)]
     pub hello: Option<Hello>,
 }
@@ -100,16 +101,13 @@ pub struct LocatedGap {
 #[allow(missing_docs)]
 pub struct Thread {
     pub thread: usize,
-    pub group: u32,
-    pub gaps: u64,
-    pub gaps_unrecorded: u64,
     pub gap_ns: u64,
     pub longest_gap_ns: u64,
-    /// False where the guest ended before it could report: figures then come from the
-    /// records that had arrived.
+    /// False where the guest ended before it could report: the figures then come from the
+    /// records that had arrived, and what they do not tell is 0 or empty.
     pub complete: bool,
     #[serde(flatten)]
-    pub report: Option<ThreadReport>,
+    pub report: ThreadReport,
 }
 
 /// One group of the load.
@@ -177,51 +175,45 @@ impl Clock {
 /// Per-thread figures: from the report, or from the records that arrived.
 pub fn threads(session: &Session, clock: Clock) -> Vec<Thread> {
     let reports = session.report.as_ref().map(|report| report.threads.as_slice());
-    (0..session.gaps.len())
-        .map(|n| {
-            let records = &session.gaps[n];
-            match reports.and_then(|reports| reports.get(n)) {
-                Some(report) => Thread {
-                    thread: n,
-                    group: report.group,
-                    gaps: report.gaps,
-                    gaps_unrecorded: report.gaps_unrecorded,
-                    gap_ns: clock.ns(report.gap_ticks),
-                    longest_gap_ns: report.longest.map_or(0, |gap| clock.ns(gap.ticks())),
-                    complete: true,
-                    report: Some(report.clone()),
-                },
-                None => Thread {
-                    thread: n,
-                    group: clock.group(n),
-                    gaps: records.len() as u64,
-                    gaps_unrecorded: 0,
-                    gap_ns: clock.ns(records.iter().map(GapRecord::ticks).sum()),
-                    longest_gap_ns: clock.ns(records
-                        .iter()
-                        .map(GapRecord::ticks)
-                        .max()
-                        .unwrap_or(0)),
-                    complete: false,
-                    report: None,
-                },
-            }
-        })
-        .collect()
+    let located = session.gaps.iter().enumerate().map(|(thread, records)| {
+        let report = reports.and_then(|reports| reports.get(thread)).cloned();
+        let complete = report.is_some();
+        let report = report.unwrap_or_else(|| from_records(clock.group(thread), records));
+        Thread {
+            thread,
+            gap_ns: clock.ns(report.gap_ticks),
+            longest_gap_ns: report.longest.map_or(0, |gap| clock.ns(gap.ticks())),
+            complete,
+            report,
+        }
+    });
+    located.collect()
+}
+
+/// What the records alone tell of a thread.
+fn from_records(group: u32, records: &[GapRecord]) -> ThreadReport {
+    ThreadReport {
+        group,
+        gaps: records.len() as u64,
+        gap_ticks: records.iter().map(GapRecord::ticks).sum(),
+        longest: records.iter().copied().max_by_key(GapRecord::ticks),
+        ..ThreadReport::default()
+    }
 }
 
 /// Per-group figures from per-thread ones.
 pub fn groups(threads: &[Thread], cookies: &[u64], clock: Clock) -> Vec<Group> {
     let mut groups: BTreeMap<u32, (Group, u64, u64)> = BTreeMap::new();
     for thread in threads {
-        let (group, busy_ns, cpu_ns) = groups.entry(thread.group).or_default();
-        group.group = thread.group;
-        group.gaps += thread.gaps;
+        let report = &thread.report;
+        let (group, busy_ns, cpu_ns) = groups.entry(report.group).or_default();
+        group.group = report.group;
+        group.gaps += report.gaps;
         group.gap_ns += thread.gap_ns;
         group.longest_gap_ns = group.longest_gap_ns.max(thread.longest_gap_ns);
-        if let Some(report) = &thread.report {
-            *busy_ns += clock.ns(report.busy_ticks);
-            *cpu_ns += report.cpu_time_ns;
+        *busy_ns += clock.ns(report.busy_ticks);
+        *cpu_ns += report.cpu_time_ns;
+        if thread.complete {
             group.wakeup_longest_ns = group.wakeup_longest_ns.max(Some(report.wakeup_longest_ns));
         }
     }
@@ -318,11 +310,34 @@ mod tests {
     }
 
     fn thread(thread: usize, group: u32, gap_ns: u64, busy_ticks: u64, cpu_time_ns: u64) -> Thread {
-        let report = ThreadReport { group, busy_ticks, cpu_time_ns, ..Default::default() };
-        let longest_gap_ns = gap_ns;
-        let report = Some(report);
-        let (gaps, gaps_unrecorded, complete) = (1, 0, true);
-        Thread { thread, group, gaps, gaps_unrecorded, gap_ns, longest_gap_ns, complete, report }
+        let report = ThreadReport { group, gaps: 1, busy_ticks, cpu_time_ns, ..Default::default() };
+        Thread { thread, gap_ns, longest_gap_ns: gap_ns, complete: true, report }
+    }
+
+    #[test]
+    fn no_key_is_there_twice() {
+        let text = serde_json::to_string(&thread(0, 0, 1, 1, 1)).expect("JSON");
+        for key in ["group", "gaps", "gap_ns", "longest"] {
+            assert_eq!(text.matches(&format!("\"{key}\":")).count(), 1, "{key} in {text}");
+        }
+        let kernel = KernelFacts { hello: Some(Hello::default()), ..Default::default() };
+        let text = serde_json::to_string(&kernel).expect("JSON");
+        assert_eq!(text.matches("\"cmdline\":").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn threads_without_a_report_come_from_their_records() {
+        let limits = crate::session::Limits {
+            threads: 1,
+            records_per_thread: 9,
+            boot: std::time::Duration::from_secs(1),
+        };
+        let mut session = Session::new(limits, std::time::Instant::now());
+        let gap = |tsc_begin, tsc_end| GapRecord { tsc_begin, tsc_end, cpu_begin: 2, cpu_end: 2 };
+        session.gaps[0] = vec![gap(0, 2_000), gap(5_000, 11_000)];
+        let threads = threads(&session, CLOCK);
+        assert_eq!((threads[0].report.gaps, threads[0].complete), (2, false));
+        assert_eq!((threads[0].gap_ns, threads[0].longest_gap_ns), (4_000, 3_000));
     }
 
     #[test]

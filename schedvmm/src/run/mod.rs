@@ -113,7 +113,7 @@ impl Attempt {
             bytes: kernel.bytes().len() as u64,
             banner: lint.banner,
             entered: format!("{:?}", vm.kernel().entered).to_lowercase(),
-            cmdline: config.cmdline,
+            cmdline_given: config.cmdline,
             hello: None,
         };
         // The file's bytes have served; memory beside guest RAM is kept small.

@@ -39,7 +39,7 @@ pub fn group() -> Group {
         Case::new(
             "kvm_forbidden",
             as_user(&format!("chmod 600 {DEVICE}"), &main_job("")),
-            |outcome| told(outcome, 201, &[DEVICE, "ermission denied", "group"]),
+            |outcome| told(outcome, 201, &[DEVICE, "permission", "join its group"]),
         ),
         Case::new(
             "kernel_unreadable",

@@ -43,6 +43,7 @@ pub struct Outcome {
 pub struct GapLine {
     pub thread: usize,
     pub length_ns: u64,
+    pub tsc_end: u64,
 }
 
 impl Outcome {
@@ -92,6 +93,13 @@ impl Outcome {
         assert!(self.stderr.lines().any(said), "no line with {words:?}{}", self.words());
     }
 
+    /// Standard error has all these words, in any lines.
+    #[track_caller]
+    pub fn assert_explains(&self, words: &[&str]) {
+        let all = words.iter().all(|word| self.stderr.contains(word));
+        assert!(all, "{words:?} expected{}", self.words());
+    }
+
     /// Both outputs, shortened, for a message.
     pub fn words(&self) -> String {
         format!(
@@ -115,7 +123,7 @@ impl Outcome {
         let Some(text) = self.file("r/result.json") else {
             panic!("no result.json{}", self.words())
         };
-        let result = json(&text);
+        let result: Value = serde_json::from_str(&text).expect("result.json is JSON");
         for key in KEYS {
             assert!(result.get(key).is_some(), "result.json lacks `{key}`");
         }
@@ -144,14 +152,13 @@ impl Outcome {
     }
 }
 
-/// Parses JSON and insists on keys being there once: of two with one name, each reader takes
-/// the one it likes.
+/// Insists on every key being there once: of two with one name, each reader takes the one it
+/// likes.
 #[track_caller]
-pub fn json(text: &str) -> Value {
+pub fn assert_unique_keys(text: &str) {
     if let Err(error) = serde_json::from_str::<UniqueKeys>(text) {
         panic!("not the JSON it should be: {error}");
     }
-    serde_json::from_str(text).expect("parsed just now")
 }
 
 /// Any JSON value without two keys of one name in an object.
@@ -218,7 +225,7 @@ fn gap_line(line: &str) -> GapLine {
         panic!("gaps.csv has the line {line}")
     };
     assert!(tsc_end > tsc_begin, "{line}");
-    GapLine { thread: usize::try_from(thread).expect("small"), length_ns }
+    GapLine { thread: usize::try_from(thread).expect("small"), length_ns, tsc_end }
 }
 
 /// The list at `key`.

@@ -40,7 +40,8 @@ pub fn group() -> Group {
 fn found(outcome: &Outcome) {
     outcome.assert_status(1);
     let result: Value = outcome.assert_verdict("over-threshold");
-    threshold::compat(outcome, &result);
+    let hit = threshold::compat(outcome);
+    assert_eq!(hit.length_ns, number(&result, "longest_gap_ns"), "another gap is longer");
     assert!(outcome.stdout.starts_with("Max latency: "), "{}", outcome.words());
     let times = outcome.file("stall").expect("the times of the stall");
     let times: Vec<f64> = times.split_whitespace().filter_map(|time| time.parse().ok()).collect();

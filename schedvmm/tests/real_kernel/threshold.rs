@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::case::{Case, main_job};
 use crate::lab::{Group, TestKernel};
-use crate::outcome::{Outcome, number, text};
+use crate::outcome::{GapLine, Outcome, assert_unique_keys, list, number, text};
 use crate::user::milliseconds;
 
 /// What the agent writes into the trace at the gap's end.
@@ -15,22 +15,23 @@ const MARKER: &str = "schedvmm: gap of";
 /// All cases end with a hit.
 pub fn group() -> Group {
     let small_disk = "mkdir -p /tmp/small; mount -t tmpfs -o size=64k none /tmp/small\n";
-    let full_folder = "mkdir -p /tmp/full; mount -t tmpfs -o size=256k none /tmp/full\n";
+    let full_folder = "mkdir -p /tmp/full; mount -t tmpfs -o size=128k none /tmp/full\n";
     let cases = vec![
         Case::run("default", "", |outcome| {
             let result = hit(outcome);
             assert_eq!(result["trace"]["file"], "r/trace.txt");
-            trace(&result, &outcome.file("r/trace.txt").expect("trace.txt"));
+            trace(outcome, &result, &outcome.file("r/trace.txt").expect("trace.txt"));
             assert!(outcome.stdout.contains("verdict  OVER THRESHOLD"), "{}", outcome.words());
         }),
         Case::run("trace_file", "--trace-file log --trace-events sched:sched_switch", |outcome| {
             let result = hit(outcome);
             assert_eq!(result["trace"]["file"], "log");
-            trace(&result, &outcome.file("log").expect("the file named by --trace-file"));
+            trace(outcome, &result, &outcome.file("log").expect("the file named by --trace-file"));
             assert!(outcome.file("r/trace.txt").is_none(), "a second trace");
         }),
         Case::run("json", "--json --trace off", |outcome| {
             let result = hit(outcome);
+            assert_unique_keys(&outcome.stdout);
             let printed: Value = serde_json::from_str(&outcome.stdout)
                 .unwrap_or_else(|error| panic!("{error}{}", outcome.words()));
             assert_eq!(printed, result);
@@ -38,8 +39,8 @@ pub fn group() -> Group {
             assert!(outcome.file("r/trace.txt").is_none(), "a trace in spite of --trace off");
         }),
         Case::run("compat", "--compat --trace off", |outcome| {
-            let result = hit(outcome);
-            compat(outcome, &result);
+            hit(outcome);
+            compat(outcome);
         }),
         Case::new(
             "trace_disk_full",
@@ -84,30 +85,52 @@ fn hit(outcome: &Outcome) -> Value {
 }
 
 /// Is everything in the trace that explains the gap?
-fn trace(result: &Value, log: &str) {
+fn trace(outcome: &Outcome, result: &Value, log: &str) {
     let trace = &result["trace"];
     assert_eq!(trace["complete"], true, "{trace}");
     assert_eq!(number(trace, "bytes"), log.len() as u64);
     let marker = log.lines().find(|line| line.contains(MARKER)).expect("the marker");
     println!("     {} lines of trace; {}", log.lines().count(), marker.trim());
     assert!(log.contains("sched_switch:"), "no sched_switch event");
-    let tid = number(&result["longest_gap"], "tid");
-    assert!(marker.contains(&format!("{tid}")), "no tid {tid} in: {marker}");
+    let (ns, thread) = marked(marker);
+    let gaps = outcome.gaps();
+    let hit = gaps.iter().find(|gap| gap.thread == thread && gap.length_ns == ns);
+    let hit = hit.unwrap_or_else(|| panic!("gaps.csv does not have the gap of: {marker}"));
+    // Tracing ended with the hit; the load was being stopped from then on.
+    let longest = &result["longest_gap"];
+    assert!(
+        number(longest, "tsc_end") <= hit.tsc_end,
+        "the longest gap ended after the trace, which ended with {hit:?}: {longest}"
+    );
 }
 
-/// The original's three lines, to the letter.
-pub fn compat(outcome: &Outcome, result: &Value) {
-    let gap = &result["longest_gap"];
+/// Length and thread in a line with the marker.
+fn marked(line: &str) -> (u64, usize) {
+    let words = line.split_once(MARKER).map(|(_, words)| words.split_whitespace());
+    let read = || {
+        let mut words = words?;
+        let ns = words.next()?.parse().ok()?;
+        Some((ns, words.next_back()?.parse().ok()?))
+    };
+    read().unwrap_or_else(|| panic!("not `{MARKER} N ns in thread N`: {line}"))
+}
+
+/// The original's three lines, to the letter, about a gap that gaps.csv has; that gap.
+pub fn compat(outcome: &Outcome) -> GapLine {
     let lines: Vec<&str> = outcome.stdout.lines().collect();
     let at = lines.iter().position(|line| line.starts_with("diff: "));
     let at = at.unwrap_or_else(|| panic!("no `diff: `{}", outcome.words()));
-    let expected = [
-        format!("diff: {}ms", number(gap, "length_ns") / 1_000_000),
-        format!("TID: {}", number(gap, "tid")),
-        format!("TSC: {}", number(gap, "tsc_end")),
-    ];
-    assert_eq!(lines[at..], expected, "{}", outcome.words());
+    let [diff, tid, tsc] = lines[at..] else { panic!("three lines expected{}", outcome.words()) };
+    let tsc = tsc.strip_prefix("TSC: ").and_then(|tsc| tsc.parse::<u64>().ok());
+    let gaps = outcome.gaps();
+    let gap = gaps.iter().find(|gap| Some(gap.tsc_end) == tsc);
+    let gap = gap.unwrap_or_else(|| panic!("no such gap in gaps.csv{}", outcome.words()));
+    assert_eq!(diff, format!("diff: {}ms", gap.length_ns / 1_000_000));
+    let result = outcome.result();
+    let thread = &list(&result, "threads")[gap.thread];
+    assert_eq!(tid, format!("TID: {}", number(thread, "tid")));
     lines[..at].iter().for_each(|line| second(line));
+    *gap
 }
 
 /// One line a second, such as `Max latency: 47 ms (119754120 ticks, 16 online)`.

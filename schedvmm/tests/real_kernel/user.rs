@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::case::Case;
 use crate::lab::{Group, TestKernel};
-use crate::outcome::{GapLine, Outcome, list, number, text};
+use crate::outcome::{GapLine, Outcome, assert_unique_keys, list, number, text};
 
 /// Threads and groups of a default load.
 const THREADS: usize = 16;
@@ -26,6 +26,7 @@ pub fn group() -> Group {
             assert!(outcome.stdout.contains("16 online"), "no tick line{}", outcome.words());
             assert!(outcome.stdout.contains("cookies  prctl"), "no screen{}", outcome.words());
             assert!(outcome.stdout.contains("verdict  PASS"), "no verdict{}", outcome.words());
+            assert_unique_keys(&outcome.file("r/result.json").expect("result.json"));
         }),
         Case::run("baseline", "--threshold off --duration 3s --cosched none", |outcome| {
             let result = measured(outcome);

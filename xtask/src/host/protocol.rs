@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | `xtask.stdout`, `xtask.stderr` | out | what the command prints, as it comes |
 //! | `xtask.out` | out | the folder `/out` as one tar archive, after the command's end |
-//! | `xtask.status` | out | one [`Status`] a line, as JSON |
+//! | `xtask.status` | out | one `Status` a line, as JSON |
 //! | `xtask.status` | in | numbers of signals for the command, one a byte |
 //!
 //! A virtio-console gives no end of file that outlives the machine, so the last status says

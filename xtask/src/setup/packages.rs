@@ -67,7 +67,7 @@ pub(super) fn require_root(command: &str) -> Result<()> {
     }
     // SAFETY: geteuid takes nothing and cannot fail.
     if unsafe { libc::geteuid() } != 0 {
-        bail!("packages are missing, and only root may install them. Run:\n    {command}");
+        bail!("packages are missing or too old, and only root may install them. Run:\n    {command}");
     }
     Ok(())
 }
