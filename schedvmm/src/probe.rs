@@ -16,7 +16,7 @@ use vmm::kvm::Hypervisor;
 use vmm::vcpu::ExitReason;
 use vmm::virtio::console::{PortKind, PortSpec};
 use vmm::vm::{BuildError, Facts, Parts, StartError, Vm};
-use vmm::x86_64::image::KernelImage;
+use vmm::x86_64::image::{KernelImage, flat_kernel};
 
 /// How long a run waits for the probe before it goes on without its answer.
 pub const PATIENCE: Duration = Duration::from_millis(900);
@@ -104,31 +104,7 @@ fn image() -> Vec<u8> {
     // Pseudo-descriptor: limit of four gates, base.
     memory[0x140..0x142].copy_from_slice(&0x3fu16.to_le_bytes());
     memory[0x142..0x146].copy_from_slice(&IDT.to_le_bytes());
-    elf(&memory)
-}
-
-/// `memory` as an ELF file of one segment at [`BASE`], entered at its first byte.
-fn elf(memory: &[u8]) -> Vec<u8> {
-    const HEADERS: u8 = 64 + 56;
-    let mut file = vec![0; usize::from(HEADERS)];
-    file[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
-    file[16..24].copy_from_slice(&[2, 0, 62, 0, 1, 0, 0, 0]);
-    file[24..28].copy_from_slice(&BASE.to_le_bytes());
-    file[32] = 64; // program headers follow the ELF header
-    file[52] = 64;
-    file[54] = 56;
-    file[56] = 1;
-    let segment = &mut file[64..];
-    segment[0] = 1; // PT_LOAD
-    segment[4] = 7; // read, write, execute
-    segment[8] = HEADERS;
-    segment[16..20].copy_from_slice(&BASE.to_le_bytes());
-    segment[24..28].copy_from_slice(&BASE.to_le_bytes());
-    let len = (memory.len() as u64).to_le_bytes();
-    segment[32..40].copy_from_slice(&len);
-    segment[40..48].copy_from_slice(&len);
-    file.extend_from_slice(memory);
-    file
+    flat_kernel(BASE, &memory)
 }
 
 #[cfg(test)]

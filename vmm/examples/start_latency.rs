@@ -20,7 +20,7 @@ use vmm::config::{BootMethod, Config, PvProfile, Topology};
 use vmm::kvm::{DEVICE, Hypervisor};
 use vmm::virtio::console::{PortKind, PortSpec};
 use vmm::vm::{Parts, Vm};
-use vmm::x86_64::image::KernelImage;
+use vmm::x86_64::image::{KernelImage, flat_kernel};
 
 const RUNS: usize = 20;
 /// What the project promises, in ms.
@@ -80,7 +80,7 @@ impl Write for Stamp {
 fn child(started: &str) -> Result<(), Box<dyn Error>> {
     let main = monotonic_ns();
     let started: u64 = started.parse()?;
-    let kernel = KernelImage::parse(image())?;
+    let kernel = KernelImage::parse(flat_kernel(BASE, GUEST))?;
     let config = Config {
         topology: Topology { cpus: 4, threads_per_core: 2 },
         memory_mib: 256,
@@ -172,25 +172,4 @@ impl Spread {
         times.sort_by(f64::total_cmp);
         Self { min: times[0], median: times[times.len() / 2], max: times[times.len() - 1] }
     }
-}
-
-/// [`GUEST`] as an ELF kernel of one segment at [`BASE`].
-fn image() -> Vec<u8> {
-    let mut file = vec![0; 64 + 56];
-    file[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
-    file[16..24].copy_from_slice(&[2, 0, 62, 0, 1, 0, 0, 0]);
-    file[24..28].copy_from_slice(&BASE.to_le_bytes());
-    file[32] = 64; // program headers follow the ELF header
-    file[54] = 56;
-    file[56] = 1;
-    let segment = &mut file[64..];
-    segment[0] = 1; // PT_LOAD
-    segment[4] = 5; // read, execute
-    segment[8] = 64 + 56;
-    segment[24..28].copy_from_slice(&BASE.to_le_bytes());
-    let len = (GUEST.len() as u64).to_le_bytes();
-    segment[32..40].copy_from_slice(&len);
-    segment[40..48].copy_from_slice(&len);
-    file.extend_from_slice(GUEST);
-    file
 }

@@ -246,11 +246,11 @@ pub fn cmdline(text: &str, kernel: &LoadedKernel, ram: &GuestRam) -> Result<usiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::x86_64::image::tests as images;
+    use crate::x86_64::image::{flat_kernel, tests as images};
 
     fn loaded(memory_mib: u64) -> (GuestRam, LoadedKernel) {
         let ram = memory::allocate(memory_mib).expect("memory");
-        let image = KernelImage::parse(images::elf(0x100_0000, &[0xf4; 64])).expect("image");
+        let image = KernelImage::parse(flat_kernel(0x100_0000, &[0xf4; 64])).expect("image");
         let kernel = kernel(&image, BootMethod::Payload, &ram).expect("loads");
         (ram, kernel)
     }

@@ -2,13 +2,15 @@
 //! `cargo xtask`: everything around the product, one verb each.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::bench::boot;
+use serde::Serialize;
+use xtask::bench::{boot, meter, start};
 use xtask::demo::Demo;
 use xtask::host::{self, EmulatedHost, init};
 use xtask::kernel::{self, Version};
@@ -53,6 +55,21 @@ enum BenchVerb {
         /// Timed runs of each.
         #[arg(long, value_name = "N", default_value_t = 5)]
         runs: u32,
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Process start to first guest instruction, on this machine's own KVM.
+    Start {
+        /// Timed starts.
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        runs: u32,
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// One turn of the meter's loop against a bare reading of the TSC, on this machine.
+    Meter {
         /// Print one JSON object instead of a table.
         #[arg(long)]
         json: bool,
@@ -131,7 +148,9 @@ fn main() -> ExitCode {
         Verb::Host(options) => run_in_host(options),
         Verb::Demo(options) => demo(options),
         Verb::Test => test(),
-        Verb::Bench(BenchVerb::Boot { runs, json }) => bench_boot(runs, json),
+        Verb::Bench(BenchVerb::Boot { runs, json }) => boot::run(runs).and_then(|r| show(&r, json)),
+        Verb::Bench(BenchVerb::Start { runs, json }) => bench_start(runs, json),
+        Verb::Bench(BenchVerb::Meter { json }) => meter::run().and_then(|r| show(&r, json)),
         Verb::InHost(InHostVerb::BenchBoot { runs }) => {
             boot::driver::run(runs).map(|()| ExitCode::SUCCESS)
         }
@@ -191,14 +210,18 @@ fn test() -> Result<ExitCode> {
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn bench_boot(runs: u32, json: bool) -> Result<ExitCode> {
-    let report = boot::run(runs)?;
+fn show(report: &(impl Serialize + Display), json: bool) -> Result<ExitCode> {
     if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        println!("{}", serde_json::to_string_pretty(report)?);
     } else {
         println!("{report}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn bench_start(runs: u32, json: bool) -> Result<ExitCode> {
+    let status = start::run(runs, json)?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn parse_pair(text: &str) -> Result<(String, PathBuf), String> {

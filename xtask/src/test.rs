@@ -44,7 +44,8 @@ impl fmt::Display for Tally {
 
 /// Runs every step; the sum of them all.
 pub fn run() -> Result<Tally> {
-    println!("{}", Venue::detect(&artifacts::schedvmm()?)?);
+    let schedvmm = artifacts::schedvmm()?;
+    println!("{}", Venue::detect(&schedvmm)?);
     let mut report = Report::default();
     report.command("format", Kind::Check, cargo(&["fmt", "--all", "--check"]));
     report.command(
@@ -64,6 +65,8 @@ pub fn run() -> Result<Tally> {
 
     let mut real = cargo(&["test", "--package", "schedvmm", "--test", "real_kernel"]);
     real.env(artifacts::XTASK_ENV, std::env::current_exe()?);
+    // One executable for all cases, even if somebody works on the sources meanwhile.
+    real.env("SCHEDVMM_TEST_EXECUTABLE", schedvmm);
     let kernels =
         [(Version::V6_12, "SCHEDVMM_TEST_KERNEL_612"), (Version::V6_1, "SCHEDVMM_TEST_KERNEL_61")];
     for (version, variable) in kernels {

@@ -293,6 +293,32 @@ fn check_segment(raw: &[u8], file_len: u64) -> Result<Segment, ImageError> {
     Ok(segment)
 }
 
+/// `memory` as an ELF kernel of one segment at `address`, entered at its first byte: for
+/// guests of a few instructions.
+pub fn flat_kernel(address: u32, memory: &[u8]) -> Vec<u8> {
+    let headers = ELF_HEADER_LEN + ELF_SEGMENT_LEN;
+    let mut file = vec![0; headers];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, ELF_MAGIC);
+    put(4, &[ELF_CLASS_64, ELF_LITTLE_ENDIAN, 1]);
+    put(16, &[2, 0]); // ET_EXEC
+    put(18, &ELF_X86_64.to_le_bytes());
+    put(20, &[1]);
+    put(24, &u64::from(address).to_le_bytes());
+    put(32, &(ELF_HEADER_LEN as u64).to_le_bytes());
+    put(54, &[56, 0, 1]); // one program header of 56 bytes
+    let len = (memory.len() as u64).to_le_bytes();
+    let segment = ELF_HEADER_LEN;
+    put(segment, &ELF_LOAD.to_le_bytes());
+    put(segment + 4, &[7]); // read, write, execute
+    put(segment + 8, &(headers as u64).to_le_bytes());
+    put(segment + 24, &u64::from(address).to_le_bytes());
+    put(segment + 32, &len);
+    put(segment + 40, &len);
+    file.extend_from_slice(memory);
+    file
+}
+
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
@@ -308,27 +334,6 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-
-    /// An ELF kernel of one executable segment with `code` at `address`.
-    pub(crate) fn elf(address: u64, code: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0; ELF_HEADER_LEN + ELF_SEGMENT_LEN];
-        bytes[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
-        bytes[16..20].copy_from_slice(&[2, 0, 62, 0]);
-        bytes[24..32].copy_from_slice(&address.to_le_bytes());
-        bytes[32] = 64;
-        bytes[54] = 56;
-        bytes[56] = 1;
-        let len = (code.len() as u64).to_le_bytes();
-        let segment = &mut bytes[64..];
-        segment[0] = 1;
-        segment[4] = 5;
-        segment[8] = 120;
-        segment[24..32].copy_from_slice(&address.to_le_bytes());
-        segment[32..40].copy_from_slice(&len);
-        segment[40..48].copy_from_slice(&len);
-        bytes.extend_from_slice(code);
-        bytes
-    }
 
     /// A bzImage with this payload and nothing else.
     pub(crate) fn bzimage(payload: &[u8]) -> Vec<u8> {
@@ -354,7 +359,7 @@ pub(crate) mod tests {
     #[test]
     fn good_images_are_recognised() {
         assert!(matches!(
-            KernelImage::parse(elf(0x100_0000, &[0xf4])),
+            KernelImage::parse(flat_kernel(0x100_0000, &[0xf4])),
             Ok(KernelImage::Vmlinux(_))
         ));
         let Ok(KernelImage::BzImage(image)) = KernelImage::parse(bzimage(&[7; 64])) else {
@@ -382,7 +387,7 @@ pub(crate) mod tests {
     #[test]
     fn lying_elf_headers_are_refused() {
         let damage = |at: usize, with: &[u8]| {
-            let mut bytes = elf(0x100_0000, &[0xf4; 16]);
+            let mut bytes = flat_kernel(0x100_0000, &[0xf4; 16]);
             bytes[at..at + with.len()].copy_from_slice(with);
             error(bytes)
         };
@@ -398,7 +403,7 @@ pub(crate) mod tests {
 
     #[test]
     fn no_prefix_or_flipped_bit_panics() {
-        for image in [elf(0x100_0000, &[0xf4; 16]), bzimage(&[7; 64])] {
+        for image in [flat_kernel(0x100_0000, &[0xf4; 16]), bzimage(&[7; 64])] {
             for len in 0..image.len() {
                 let _ = KernelImage::parse(image[..len].to_vec());
             }

@@ -223,7 +223,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::x86_64::image::{KernelImage, tests as images};
+    use crate::x86_64::image::{KernelImage, flat_kernel, tests as images};
 
     const MIB: usize = 1 << 20;
 
@@ -292,7 +292,7 @@ mod tests {
         for format in [Format::Gzip, Format::Xz, Format::Lzma, Format::Lz4, Format::Zstd] {
             // LZ4's legacy frame has blocks of 8 MiB: more than one of them there.
             let code = noise(if format == Format::Lz4 { 9 * MIB } else { MIB });
-            let elf = images::elf(0x100_0000, &code);
+            let elf = flat_kernel(0x100_0000, &code);
             let payload = pack(format, &elf);
             assert_eq!(super::format(&payload), Some(format));
             let mut ram = vec![0xaa; 48 * MIB];
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn false_sizes_and_damage_are_errors() {
-        let elf = images::elf(0x100_0000, &noise(MIB / 4));
+        let elf = flat_kernel(0x100_0000, &noise(MIB / 4));
         for format in [Format::Gzip, Format::Xz, Format::Lzma, Format::Lz4, Format::Zstd] {
             let good = pack(format, &elf);
             let last = good.len() - 4;
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn too_little_memory_says_how_much_is_needed() {
-        let payload = pack(Format::Lz4, &images::elf(0x100_0000, &noise(4 * MIB)));
+        let payload = pack(Format::Lz4, &flat_kernel(0x100_0000, &noise(4 * MIB)));
         let result = unpack(&image(&payload), &mut vec![0; 16 * MIB]);
         assert!(matches!(result, Err(PayloadError::TooLarge { needed_mib: 19 })), "{result:?}");
     }

@@ -10,6 +10,8 @@
 //! 0x20_0000  REPORT: what SAY sends to the serial line
 //! ```
 
+use vmm::x86_64::image::flat_kernel;
+
 /// Where the boot processor begins.
 pub const BASE: u32 = 0x10_0000;
 const OTHERS: usize = 0x800;
@@ -132,26 +134,5 @@ pub fn image(boot: &[u8], others: &[u8]) -> Vec<u8> {
         let at = DEVICE_PAGES + 8 * usize::from((address >> 21 & 0x1ff) as u16);
         memory[at..at + 8].copy_from_slice(&entry);
     }
-    elf(&memory)
-}
-
-/// `memory` as an ELF file of one segment at [`BASE`], entered at its first byte.
-fn elf(memory: &[u8]) -> Vec<u8> {
-    let mut file = vec![0; 64 + 56];
-    file[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
-    file[16..24].copy_from_slice(&[2, 0, 62, 0, 1, 0, 0, 0]);
-    file[24..28].copy_from_slice(&BASE.to_le_bytes());
-    file[32] = 64; // program headers follow the ELF header
-    file[54] = 56;
-    file[56] = 1;
-    let segment = &mut file[64..];
-    segment[0] = 1; // PT_LOAD
-    segment[4] = 7; // read, write, execute
-    segment[8] = 64 + 56;
-    segment[24..28].copy_from_slice(&BASE.to_le_bytes());
-    let len = (memory.len() as u64).to_le_bytes();
-    segment[32..40].copy_from_slice(&len);
-    segment[40..48].copy_from_slice(&len);
-    file.extend_from_slice(memory);
-    file
+    flat_kernel(BASE, &memory)
 }

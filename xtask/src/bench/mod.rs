@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Benchmarks of the product itself, against another virtual machine monitor.
+//! Benchmarks of the product itself: booting against another virtual machine monitor, starting
+//! on this machine's own KVM, and the meter against a bare reading of the counter.
 
 pub mod boot;
+pub mod meter;
+pub mod start;
 
 /// The middle one of some numbers; the mean of the two middle ones where their count is even.
 fn median(numbers: impl IntoIterator<Item = f64>) -> Option<f64> {

@@ -54,7 +54,7 @@ pub fn ensure(packages: &[&str]) -> Result<()> {
     if let Some(name) = unknown() {
         bail!("apt offers no package `{name}`; it is needed, add a package source that has it");
     }
-    install(&missing, &[])
+    install(&missing)
 }
 
 /// Ends with the exact command for an administrator, unless we are one.
@@ -67,7 +67,9 @@ pub(super) fn require_root(command: &str) -> Result<()> {
     }
     // SAFETY: geteuid takes nothing and cannot fail.
     if unsafe { libc::geteuid() } != 0 {
-        bail!("packages are missing or too old, and only root may install them. Run:\n    {command}");
+        bail!(
+            "packages are missing or too old, and only root may install them. Run:\n    {command}"
+        );
     }
     Ok(())
 }
@@ -78,11 +80,11 @@ pub(super) fn update() -> Result<()> {
     process::run(Command::new("apt-get").args(["-qq", "update"])).context("set-up")
 }
 
-/// Installs packages that apt knows; `options` may choose a release.
-pub(super) fn install(packages: &[&str], options: &[&str]) -> Result<()> {
+/// Installs packages that apt knows.
+pub(super) fn install(packages: &[&str]) -> Result<()> {
     let attempt = || {
         let mut command = Command::new("apt-get");
-        command.args(["-qq", "-y", "--no-install-recommends", "install"]).args(options);
+        command.args(["-qq", "-y", "--no-install-recommends", "install"]);
         command.args(packages).env("DEBIAN_FRONTEND", "noninteractive");
         // Our own standard output is for results.
         command.stdout(std::io::stderr());

@@ -14,8 +14,10 @@ pub(crate) const QEMU: &str = "qemu-system-x86_64";
 /// `Oops: int3` or a silent hang of the emulated kernel.
 const OLDEST: (u32, u32) = (8, 1);
 
-/// The program's package and the firmware of its microvm machine.
-const PACKAGES: &[&str] = &["qemu-system-x86", "seabios"];
+/// The program's package, those that must be of its version, and the firmware of its microvm
+/// machine.
+const PACKAGES: [&str; 4] =
+    ["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
 
 /// Makes sure there is a QEMU that emulates correctly.
 pub fn ensure_qemu() -> Result<()> {
@@ -27,23 +29,29 @@ pub fn ensure_qemu() -> Result<()> {
     let by_default = offered_by_default();
     packages::require_root(&by_hand(by_default))?;
     if by_default {
-        packages::install(PACKAGES, &[])?;
+        packages::install(&PACKAGES)?;
     } else {
-        let suite = backports::add()?;
-        packages::install(PACKAGES, &["-t", &suite])?;
+        let names = from_suite(&backports::add()?);
+        packages::install(&names.each_ref().map(String::as_str))?;
     }
     let version = program_version().with_context(|| format!("`{QEMU}` does not run"))?;
     refuse_old(version)
 }
 
+/// The packages by names that apt takes from a suite. Not `-t`: that takes libraries from
+/// there too, and then the development packages of Debian itself no longer fit them.
+fn from_suite(suite: &str) -> [String; 4] {
+    PACKAGES.map(|package| format!("{package}/{suite}"))
+}
+
 /// What an administrator types where we may not.
 fn by_hand(offered_by_default: bool) -> String {
-    let install = format!("sudo apt-get install --no-install-recommends {}", PACKAGES.join(" "));
+    let install = "sudo apt-get install --no-install-recommends";
     match backports::by_hand() {
         Ok((suite, commands)) if !offered_by_default => {
-            format!("{commands}\n    {install} -t {suite}")
+            format!("{commands}\n    {install} {}", from_suite(&suite).join(" "))
         }
-        _ => install,
+        _ => format!("{install} {}", PACKAGES.join(" ")),
     }
 }
 

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask bench meter`: what the meter's loop costs beside a loop that only reads the
+//! time stamp counter, both in one run, in turns, on this machine.
+
+use std::fmt;
+
+use anyhow::{Result, ensure};
+use gaps::bench::MeterCost;
+use gaps::tsc;
+use serde::Serialize;
+
+/// Each batch takes some 50 µs.
+const BATCHES: usize = 4000;
+
+/// All costs in TSC ticks per turn: the median batch.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The format of this object.
+    pub schema: &'static str,
+    /// The meter's loop over the bare one.
+    pub ratio: f64,
+    /// What the ratio must not exceed.
+    pub limit: f64,
+    /// A loop of bare RDTSCP.
+    pub bare_ticks: f64,
+    /// The meter's loop.
+    pub meter_ticks: f64,
+    /// Taking down one gap.
+    pub record_ticks: f64,
+}
+
+/// Measures.
+///
+/// # Errors
+/// This CPU has no RDTSCP.
+pub fn run() -> Result<Report> {
+    ensure!(tsc::has_rdtscp(), "this CPU has no RDTSCP, which the meter reads its time with");
+    let MeterCost { bare, meter, record } = gaps::bench::meter(BATCHES);
+    Ok(Report {
+        schema: "schedvmm-bench-meter/1",
+        ratio: meter.median_ticks / bare.median_ticks,
+        limit: 1.3,
+        bare_ticks: bare.median_ticks,
+        meter_ticks: meter.median_ticks,
+        record_ticks: record.median_ticks,
+    })
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "bare RDTSCP    {:>8.1} ticks a turn", self.bare_ticks)?;
+        writeln!(f, "meter's loop   {:>8.1} ticks a turn", self.meter_ticks)?;
+        writeln!(f, "one record     {:>8.1} ticks", self.record_ticks)?;
+        write!(f, "ratio          {:>8.3} (at most {})", self.ratio, self.limit)
+    }
+}
