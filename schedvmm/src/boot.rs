@@ -61,7 +61,8 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     };
     let serial = config.serial.then(|| Box::new(console.clone()) as _);
     let parts = Parts { kernel: &kernel, initrd: &initrd, ports: vec![port], serial };
-    let vm = Vm::build(&hypervisor, &config, parts).map_err(machine::build_failure)?;
+    let vm = Vm::build(&hypervisor, &config, parts)
+        .map_err(|error| machine::build_failure(&args.kernel, error))?;
     drop((kernel, initrd));
     let mut running = vm
         .start(move |end| {

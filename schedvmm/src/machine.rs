@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From options to a machine: kernel file, initrd, command line.
 
+use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use guest::job::{JOB_PATH, Job};
 use initrd_builder::Archive;
-use thiserror::Error;
 use vmm::config::{BootMethod, Topology};
 use vmm::load::LoadError;
 use vmm::vm::{BuildError, StartError};
-use vmm::x86_64::image::{ImageError, KernelImage, MAX_IMAGE_BYTES};
+use vmm::x86_64::image::{KernelImage, MAX_IMAGE_BYTES};
 
 use crate::cli::{Boot, Idle, MachineArgs};
 use crate::status::{ExitStatus, Failure, OrFail};
 
 /// A kernel file that cannot be used.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum KernelFileError {
     /// It cannot be read.
     #[error("cannot read kernel {}", .path.display())]
@@ -41,12 +41,12 @@ pub enum KernelFileError {
     },
     /// It is no kernel for us.
     #[error("kernel {}", .path.display())]
-    Image {
+    Unusable {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         #[source]
-        source: ImageError,
+        source: Box<dyn Error + Send + Sync>,
     },
 }
 
@@ -69,9 +69,12 @@ pub fn kernel(path: &Path) -> Result<KernelImage, Failure> {
         return Err(error).or_fail(ExitStatus::Untestable);
     }
     let bytes = fs::read(path).map_err(read)?;
-    KernelImage::parse(bytes)
-        .map_err(|source| KernelFileError::Image { path: path.to_owned(), source })
-        .or_fail(ExitStatus::Untestable)
+    KernelImage::parse(bytes).map_err(|error| unusable(path, error)).or_fail(ExitStatus::Untestable)
+}
+
+/// An error of the kernel file's contents, with the file's name before it.
+pub fn unusable(path: &Path, error: impl Error + Send + Sync + 'static) -> KernelFileError {
+    KernelFileError::Unusable { path: path.to_owned(), source: Box::new(error) }
 }
 
 /// The initrd: this very executable as /init, and the job.
@@ -146,8 +149,8 @@ impl From<Boot> for BootMethod {
     }
 }
 
-/// Whose fault a machine is that could not be built.
-pub fn build_failure(error: BuildError) -> Failure {
+/// Whose fault a machine with the kernel at `path` is that could not be built.
+pub fn build_failure(path: &Path, error: BuildError) -> Failure {
     let status = match &error {
         BuildError::Config(_) => ExitStatus::Usage,
         BuildError::Kvm(_) | BuildError::Memory(_) | BuildError::EventFd(_) => ExitStatus::Host,
@@ -161,7 +164,10 @@ pub fn build_failure(error: BuildError) -> Failure {
         },
         BuildError::Console(_) | BuildError::Bus(_) | BuildError::Write(_) => ExitStatus::Internal,
     };
-    Failure::new(status, error)
+    match status {
+        ExitStatus::Untestable => Failure::new(status, unusable(path, error)),
+        _ => Failure::new(status, error),
+    }
 }
 
 /// Whose fault a machine is that did not start.

@@ -236,8 +236,8 @@ fn share(part: u64, whole: u64) -> Option<f64> {
 }
 
 /// The longest gap of the run, from whatever source knows of a longer one: the hit, the
-/// report, the streamed records, the per-second maxima. What began after a hit does not
-/// count: the load was being stopped by then.
+/// report, the streamed records, the per-second maxima. What ended after a hit does not
+/// count: the load was being stopped by then, and the trace had stopped.
 pub fn longest(session: &Session, clock: Clock) -> Option<LocatedGap> {
     let reports = session.report.iter().flat_map(|report| &report.threads).enumerate();
     let from_reports = reports.filter_map(|(n, thread)| Some((n, thread.longest?)));
@@ -251,7 +251,7 @@ pub fn longest(session: &Session, clock: Clock) -> Option<LocatedGap> {
         .chain(from_ticks)
         .chain(from_hit)
         .filter(|(_, record)| {
-            session.hit.is_none_or(|hit| record.tsc_begin < hit.gap.record.tsc_end)
+            session.hit.is_none_or(|hit| record.tsc_end <= hit.gap.record.tsc_end)
         })
         .max_by_key(|(_, record)| record.ticks())?;
     let tid = session

@@ -14,8 +14,9 @@ use vmm::vcpu::VcpuEnd;
 /// From PID 1's first word to the start of the load: a little more than the agent itself
 /// waits for its threads, because it can name those that are missing.
 const SETUP_DEADLINE: Duration = Duration::from_secs(75);
-/// The agent speaks once a second while the load runs.
-const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(10);
+/// The agent speaks once a second while the load runs. At the end it waits up to ten seconds
+/// for threads that do not end, and can name them: so a little more than that.
+const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(20);
 /// After the load: the longest silence while results and the trace come out.
 const FINISH_DEADLINE: Duration = Duration::from_secs(15);
 /// From the agent's last word to the power-off.

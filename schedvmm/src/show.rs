@@ -113,16 +113,27 @@ impl Show {
         }
     }
 
+    /// Prints a result that could not be written, unless it has been printed anyway.
+    pub fn rescue(&self, result: &RunResult) {
+        if self.style != Style::Json {
+            self.json(result);
+        }
+    }
+
+    fn json(&self, result: &RunResult) {
+        match serde_json::to_string_pretty(result) {
+            Ok(text) => self.line(&text),
+            Err(error) => self.remark(&format!("cannot print the result: {error}")),
+        }
+    }
+
     /// The end: a screen, or the whole result as JSON.
     pub fn end(&self, result: &RunResult, folder: &std::path::Path) {
         self.done();
         match self.style {
             Style::Compat => {}
             Style::Screen => self.line(&screen(result, folder)),
-            Style::Json => match serde_json::to_string_pretty(result) {
-                Ok(text) => self.line(&text),
-                Err(error) => self.remark(&format!("cannot print the result: {error}")),
-            },
+            Style::Json => self.json(result),
         }
     }
 }

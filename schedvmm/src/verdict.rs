@@ -15,6 +15,8 @@ pub enum End {
     Vcpu(VcpuEnd),
     /// A stage took too long.
     Late(Stage),
+    /// The trace cannot be written; all else is there.
+    TraceLost,
     /// SIGINT, SIGTERM or SIGHUP.
     Signal(i32),
     /// The guest's messages make no sense.
@@ -72,6 +74,10 @@ pub fn judge(session: &Session, end: &End, over: bool, console: &str) -> Verdict
             verdict(Answer::Interrupted, status, format!("ended by signal {signal}"))
         }
         _ if session.report.is_some() => verdict(Answer::Pass, ExitStatus::Pass, String::new()),
+        End::TraceLost => {
+            let reason = "the trace could not be written".to_owned();
+            verdict(Answer::Untestable, ExitStatus::Host, reason)
+        }
         End::Late(stage) => {
             let reason = format!("the guest hangs: waited for {}", stage.waited_for());
             verdict(Answer::Untestable, ExitStatus::Untestable, reason)
@@ -95,6 +101,8 @@ pub fn judge(session: &Session, end: &End, over: bool, console: &str) -> Verdict
 fn after_hit(session: &Session, end: &End) -> String {
     match end {
         _ if session.bye => String::new(),
+        // Said by the trace's own note.
+        End::TraceLost => String::new(),
         End::Vcpu(end) => format!("afterwards vCPU {} ended: {}", end.cpu, end.reason),
         End::Late(stage) => format!("afterwards the guest did not answer ({})", stage.waited_for()),
         End::Signal(signal) => format!("afterwards ended by signal {signal}"),

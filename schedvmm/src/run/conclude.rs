@@ -11,21 +11,18 @@ use vmm::vcpu::VcpuEnd;
 use super::{Attempt, millis};
 use crate::facts;
 use crate::result::{self, Cosched, RunResult, SCHEMA, Trace};
-use crate::status::{ExitStatus, Failure, OrFail};
+use crate::status::{ExitStatus, Failure};
 use crate::verdict::{Answer, End, judge};
 
 impl Attempt {
     /// Judges, writes, shows.
-    ///
-    /// # Errors
-    /// The result cannot be written; it has been shown then.
     pub(super) fn conclude(
         mut self,
         end: &End,
         ends: Vec<VcpuEnd>,
         decided: Instant,
         begin: Instant,
-    ) -> Result<ExitStatus, Failure> {
+    ) -> ExitStatus {
         let clock = self.clock();
         let longest = result::longest(&self.session, clock);
         let limit_ns = self.plan.job.load.threshold.map(|limit| limit.as_nanos());
@@ -82,8 +79,12 @@ impl Attempt {
         if verdict.answer == Answer::Untestable {
             self.explain(&ends);
         }
-        written.or_fail(ExitStatus::Host)?;
-        Ok(verdict.status)
+        if let Err(error) = written {
+            // The answer stands, and is not lost with the disk.
+            self.show.remark(&Failure::new(ExitStatus::Host, error).to_string());
+            self.show.rescue(&result);
+        }
+        verdict.status
     }
 
     /// The trace as it arrived.

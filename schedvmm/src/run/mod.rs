@@ -51,7 +51,7 @@ pub fn run(args: &RunArgs) -> Result<ExitStatus, Failure> {
     sched::keep_off(&plan.placement.pins);
     let mut attempt = Attempt::prepare(plan, events)?;
     attempt.built_ms = millis(begin.elapsed());
-    attempt.watch(&inbox, begin)
+    Ok(attempt.watch(&inbox, begin))
 }
 
 /// A machine that runs, and all that is known of it.
@@ -99,13 +99,17 @@ impl Attempt {
         let console = ConsoleRing::default();
         let (trace_sink, trace_written) = TraceSink::new(trace_path.clone());
         let ports = ports(console.clone(), events.clone(), trace_sink);
-        let config = plan.config(&kernel);
+        let config = plan.config(kernel.version());
         let initrd = machine::initrd(&plan.job)?;
         let serial = config.serial.then(|| Box::new(console.clone()) as _);
         let parts = Parts { kernel: &kernel, initrd: &initrd, ports, serial };
-        let vm = Vm::build(&hypervisor, &config, parts).map_err(machine::build_failure)?;
+        let vm = Vm::build(&hypervisor, &config, parts)
+            .map_err(|error| machine::build_failure(&plan.kernel_path, error))?;
         drop(initrd);
-        let lint = vm.lint().or_fail(ExitStatus::Untestable)?;
+        let lint = vm
+            .lint()
+            .map_err(|error| machine::unusable(&plan.kernel_path, error))
+            .or_fail(ExitStatus::Untestable)?;
         notes.extend(plan.placement.note.clone());
         notes.extend(vm.kernel().note.clone());
         let facts = KernelFacts {
@@ -151,7 +155,7 @@ impl Attempt {
     }
 
     /// From the first guest instruction to the exit status.
-    fn watch(mut self, inbox: &Receiver<Event>, begin: Instant) -> Result<ExitStatus, Failure> {
+    fn watch(mut self, inbox: &Receiver<Event>, begin: Instant) -> ExitStatus {
         let end = self.events(inbox);
         let decided = Instant::now();
         // Only a guest that does not answer has something to tell by its registers.
@@ -217,6 +221,12 @@ impl Attempt {
                 Some((signal, _)) if self.session.bye => return End::Signal(signal),
                 Some((signal, deadline)) if now >= deadline => return End::Signal(signal),
                 _ => {}
+            }
+            if self.session.report.is_some()
+                && self.running.console().port_error(TRACE_PORT).is_some()
+            {
+                // The agent waits for a port that takes nothing any more.
+                return End::TraceLost;
             }
             if now >= self.session.deadline() {
                 return End::Late(self.session.stage());

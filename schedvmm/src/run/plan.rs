@@ -9,7 +9,6 @@ use guest::job::{Job, LoadSpec, TraceSpec};
 use serde_json::json;
 use vmm::config::{Config, Topology};
 use vmm::vm::Vm;
-use vmm::x86_64::image::KernelImage;
 
 use crate::cli::{Idle, RunArgs, Switch};
 use crate::placement::{self, Placement};
@@ -58,20 +57,22 @@ impl Plan {
                 machine.cpus.saturating_sub(1)
             )));
         }
-        check_size(args).map_err(usage)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Self {
+        let plan = Self {
             kernel_path,
             topology,
             placement: placement::choose(machine.pin.as_ref(), topology),
             job: job(args, load_cpus)?,
             started_utc: folder::utc(now.as_secs()),
             args: args.clone(),
-        })
+        };
+        plan.config(None).validate().or_fail(ExitStatus::Usage)?;
+        check_size(args).map_err(usage)?;
+        Ok(plan)
     }
 
-    /// The machine for `kernel`.
-    pub fn config(&self, kernel: &KernelImage) -> Config {
+    /// The machine for a kernel of this version, where it is known.
+    pub fn config(&self, version: Option<(u32, u32)>) -> Config {
         let machine = &self.args.machine;
         Config {
             topology: self.topology,
@@ -79,7 +80,7 @@ impl Plan {
             pv: machine.pv,
             nested: false,
             serial: machine.debug_boot,
-            cmdline: machine::cmdline(machine, &self.job.load.cpus, kernel.version()),
+            cmdline: machine::cmdline(machine, &self.job.load.cpus, version),
             boot: machine.boot.into(),
             pins: self.placement.pins.clone(),
         }

@@ -49,7 +49,7 @@ const OPTIONS: [Row; 21] = [
     ("pin_too_few", "--pin 0,1", 200, &["2 host CPUs", "4 vCPUs"]),
     ("pin_no_list", "--pin x", 200, &["--pin", "x"]),
     ("load_cpus_absent", "--load-cpus 9", 200, &["--load-cpus", "9", "0 to 3"]),
-    ("groups_none", "--groups 0", 200, &["--groups", "at least 1"]),
+    ("groups_none", "--groups 0", 200, &["--groups", "give 1 to 4096 threads"]),
     ("threads_many", "--groups 4000000000 --threads 4000000000", 200, &["--groups"]),
     ("duration_without_unit", "--duration 5", 200, &["5", "--duration", "unit"]),
     ("sleep_backwards", "--sleep uniform:2s-1s", 200, &["2s-1s", "minimum"]),

@@ -42,18 +42,26 @@ pub enum PayloadError {
     #[error("the payload's compression (magic {0:02x?}) is none of gzip, xz, lzma, lz4, zstd")]
     UnknownFormat(Vec<u8>),
     /// The decoder gave up.
-    #[error("the {format:?} payload is damaged: {reason}")]
+    #[error(
+        "its {format:?} payload does not unpack to the {claimed} bytes it claims: {reason}; \
+         build or copy the kernel again"
+    )]
     Damaged {
         /// Its format.
         format: Format,
+        /// Size in its trailer.
+        claimed: u32,
         /// The decoder's words.
         reason: String,
     },
     /// It unpacks to another size than it says.
-    #[error("the payload says it unpacks to {claimed} bytes, but it unpacks to {got}")]
+    #[error(
+        "its payload claims to unpack to {claimed} bytes, but unpacks to {got}; build or copy \
+         the kernel again"
+    )]
     Lies {
         /// Size in its trailer.
-        claimed: u64,
+        claimed: u32,
         /// Bytes that came out before the end or the limit.
         got: u64,
     },
@@ -103,7 +111,7 @@ pub fn unpack(image: &BzImage, low_ram: &mut [u8]) -> Result<ElfKernel, PayloadE
     let (base, end) = (base as usize, end as usize);
     let got = decode(format, payload, &mut low_ram[base..end])?;
     if got != claimed as usize {
-        return Err(PayloadError::Lies { claimed: u64::from(claimed), got: got as u64 });
+        return Err(PayloadError::Lies { claimed, got: got as u64 });
     }
     let kernel = parse_elf(&low_ram[base..end])?;
     place(&kernel, base, end, low_ram)?;
@@ -118,7 +126,8 @@ fn claimed_size(payload: &[u8]) -> u32 {
 
 /// Unpacks into `out`, which has exactly the claimed size. Returns the bytes written.
 fn decode(format: Format, payload: &[u8], out: &mut [u8]) -> Result<usize, PayloadError> {
-    let damaged = |reason: String| PayloadError::Damaged { format, reason };
+    let claimed = claimed_size(payload);
+    let damaged = |reason: String| PayloadError::Damaged { format, claimed, reason };
     let stream = &payload[..payload.len().saturating_sub(4)];
     match format {
         Format::Gzip => {
