@@ -131,7 +131,9 @@ impl Show {
     pub fn end(&self, result: &RunResult, folder: &std::path::Path) {
         self.done();
         match self.style {
-            Style::Compat => {}
+            // The original's lines have no place for a reason.
+            Style::Compat if result.reason.is_empty() => {}
+            Style::Compat => self.remark(&verdict_line(result, result.job.load.threshold)),
             Style::Screen => self.line(&screen(result, folder)),
             Style::Json => self.json(result),
         }
