@@ -41,6 +41,18 @@ pub enum FolderError {
     },
 }
 
+impl FolderError {
+    /// Whether it is the disk that has no room left.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Write { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// A result folder.
 pub struct Folder {
     path: PathBuf,

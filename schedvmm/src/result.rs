@@ -32,6 +32,8 @@ pub struct RunResult {
     pub notes: Vec<String>,
     pub longest_gap_ns: Option<u64>,
     pub longest_gap: Option<LocatedGap>,
+    /// The gap that ended the run.
+    pub threshold_hit: Option<LocatedGap>,
     pub kernel: KernelFacts,
     pub cosched: Cosched,
     pub setup: Option<Setup>,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where the guest's ports end on the host.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -108,6 +108,17 @@ impl TraceSink {
         (Self { path, file: None, written: written.clone() }, written)
     }
 
+    /// Finds out whether the file can be written, before anything is measured for it. A file
+    /// that was not there is not there afterwards.
+    ///
+    /// # Errors
+    /// It cannot be opened for writing.
+    pub fn check(path: &Path) -> io::Result<()> {
+        let is_new = !path.exists();
+        OpenOptions::new().append(true).create(true).open(path)?;
+        if is_new { std::fs::remove_file(path) } else { Ok(()) }
+    }
+
     fn file(&mut self) -> io::Result<&mut File> {
         match &mut self.file {
             Some(file) => Ok(file),
@@ -181,6 +192,11 @@ mod tests {
         sink.write_all(b"hello").expect("write");
         assert_eq!(written.load(Ordering::Acquire), 5);
         assert_eq!(std::fs::read(&path).expect("read"), b"hello");
+        assert!(TraceSink::check(&path).is_ok());
+        assert_eq!(std::fs::read(&path).expect("still there"), b"hello");
+        let other = dir.path().join("other");
+        assert!(TraceSink::check(&other).is_ok() && !other.exists());
+        assert!(TraceSink::check(&dir.path().join("no/such/dir")).is_err());
         let (mut sink, _) = TraceSink::new(dir.path().join("no/such/dir"));
         assert!(sink.write(b"x").is_err());
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From the end of a run to its result.
 
+use std::fs::OpenOptions;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -10,9 +11,13 @@ use vmm::vcpu::VcpuEnd;
 
 use super::{Attempt, millis};
 use crate::facts;
-use crate::result::{self, Cosched, RunResult, SCHEMA, Trace};
+use crate::folder::FolderError;
+use crate::result::{self, Clock, Cosched, RunResult, SCHEMA, Trace};
 use crate::status::{ExitStatus, Failure};
 use crate::verdict::{Answer, End, judge};
+
+/// How often the trace is halved to make room.
+const TRACE_CUTS: u32 = 4;
 
 impl Attempt {
     /// Judges, writes, shows.
@@ -44,7 +49,11 @@ impl Attempt {
             cookies: cookies.to_vec(),
         };
         self.kernel.hello = self.session.hello.clone();
-        let result = RunResult {
+        let hit = self
+            .session
+            .hit
+            .map(|hit| clock.locate(hit.gap.thread as usize, Some(hit.tid), hit.gap.record));
+        let mut result = RunResult {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
             target: "user",
@@ -58,6 +67,7 @@ impl Attempt {
             notes: self.notes.clone(),
             longest_gap_ns: longest.as_ref().map(|gap| gap.length_ns),
             longest_gap: longest,
+            threshold_hit: hit,
             kernel: std::mem::take(&mut self.kernel),
             cosched,
             setup: self.session.setup.clone(),
@@ -71,10 +81,7 @@ impl Attempt {
             phases_ms: phases,
         }
         .judged(&verdict);
-        let written = self
-            .folder
-            .write_gaps(&self.session.gaps, clock)
-            .and_then(|()| self.folder.write_result(&result));
+        let written = self.write(&mut result, clock);
         self.show.end(&result, self.folder.path());
         if verdict.answer == Answer::Untestable {
             self.explain(&ends);
@@ -85,6 +92,40 @@ impl Attempt {
             self.show.rescue(&result);
         }
         verdict.status
+    }
+
+    /// Writes the result's files. On a full disk the trace, by far the largest of them, gives
+    /// up its end.
+    fn write(&self, result: &mut RunResult, clock: Clock) -> Result<(), FolderError> {
+        for _ in 0..TRACE_CUTS {
+            match self.write_once(result, clock) {
+                Err(error) if error.is_full() && self.cut_trace(&mut result.trace) => {}
+                written => return written,
+            }
+        }
+        self.write_once(result, clock)
+    }
+
+    /// One file that cannot be written does not keep the other from it.
+    fn write_once(&self, result: &RunResult, clock: Clock) -> Result<(), FolderError> {
+        let gaps = self.folder.write_gaps(&self.session.gaps, clock);
+        self.folder.write_result(result).and(gaps)
+    }
+
+    /// Halves the trace, if it lies in the result folder. False if that gives no room.
+    fn cut_trace(&self, trace: &mut Trace) -> bool {
+        let half = trace.bytes / 2;
+        if half == 0 || !self.trace_path.starts_with(self.folder.path()) {
+            return false;
+        }
+        let cut = OpenOptions::new().write(true).open(&self.trace_path);
+        if cut.and_then(|file| file.set_len(half)).is_err() {
+            return false;
+        }
+        trace.bytes = half;
+        trace.complete = false;
+        trace.note = Some("the trace is cut: the disk is full".into());
+        true
     }
 
     /// The trace as it arrived.

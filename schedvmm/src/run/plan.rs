@@ -14,6 +14,7 @@ use crate::cli::{Idle, RunArgs, Switch};
 use crate::placement::{self, Placement};
 use crate::session::Limits;
 use crate::show::Style;
+use crate::sinks::TraceSink;
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::{folder, machine};
 
@@ -68,6 +69,10 @@ impl Plan {
         };
         plan.config(None).validate().or_fail(ExitStatus::Usage)?;
         check_size(args).map_err(usage)?;
+        if let Some(path) = &args.trace.trace_file {
+            TraceSink::check(path)
+                .map_err(|error| usage(format!("cannot write {}: {error}", path.display())))?;
+        }
         Ok(plan)
     }
 

@@ -38,7 +38,7 @@ const KERNELS: [Row; 16] = [
 /// Options of the main job.
 const OPTIONS: [Row; 21] = [
     ("memory_too_small", "--memory 32M", 200, &["32 MiB", "raise --memory"]),
-    ("memory_tiny", "--memory 1M", 200, &["1 MiB", "give 32"]),
+    ("memory_tiny", "--memory 1M --records 100", 200, &["1 MiB", "give 32"]),
     ("memory_without_unit", "--memory 4", 200, &["4", "--memory", "unit"]),
     ("cmdline_too_long", "--append $(printf %4000s | tr ' ' x)", 200, &["shorten --append"]),
     ("cmdline_not_ascii", "--append \u{e4}", 200, &["printable ASCII"]),

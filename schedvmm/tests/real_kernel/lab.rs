@@ -25,6 +25,11 @@ const END_OF_SCRIPT: &str = "END-OF-CASE";
 const NO_KVM: u8 = 99;
 /// For the preparation of a group, beyond its cases' own limits.
 const PREPARATION: Duration = Duration::from_secs(120);
+/// How a run ends whose guest waits for ever for an interprocessor interrupt. QEMU's software
+/// emulation, when it is short of CPU time, loses one in some forty runs: all vCPUs halted but
+/// one, which waits for the others to take part in the patching of kernel text. Such a case is
+/// run once more, and says so.
+const LOST_INTERRUPT: &str = "waited for the (agent|load|results)";
 
 /// Which kernel runs the host and is tested in it.
 #[derive(Clone, Copy, Debug)]
@@ -102,15 +107,20 @@ impl Group {
     fn suite(&self, prepare: &str) -> String {
         let mut text = format!("schedvmm probe || exit {NO_KVM}\nmkdir -p /tmp/cases\n{prepare}\n");
         for Case { name, script, limit, .. } in &self.cases {
+            let seconds = limit.as_secs();
             // Writing to a String does not fail.
             let _ = write!(
                 text,
                 "cat > /tmp/cases/{name} <<'{END_OF_SCRIPT}'\n{script}\n{END_OF_SCRIPT}\n\
                  mkdir -p /out/{name}; cd /out/{name}; begin=$(cut -d' ' -f1 /proc/uptime)\n\
-                 timeout -s KILL {} sh /tmp/cases/{name} > stdout 2> stderr < /dev/null\n\
-                 echo $? > status; echo \"$begin $(cut -d' ' -f1 /proc/uptime)\" > times\n\
-                 killall -9 schedvmm 2> /dev/null\n",
-                limit.as_secs()
+                 once() {{ timeout -s KILL {seconds} sh /tmp/cases/{name} > stdout 2> stderr \
+                 < /dev/null; echo $? > status; }}\n\
+                 once\n\
+                 if grep -qsE '{LOST_INTERRUPT}' r/result.json; then\n\
+                 rm -rf /out/{name}/*; touch retried; begin=$(cut -d' ' -f1 /proc/uptime); once\n\
+                 fi\n\
+                 echo \"$begin $(cut -d' ' -f1 /proc/uptime)\" > times\n\
+                 killall -9 schedvmm 2> /dev/null\n"
             );
         }
         text.push_str("exit 0\n");
@@ -138,6 +148,9 @@ impl Boot {
         let folders = self.ran.get_or_init(|| self.run()).as_ref()?;
         let case = &self.group.cases[n];
         let outcome = Outcome::read(&folders.path.join(&case.name), case.limit)?;
+        if folders.path.join(&case.name).join("retried").exists() {
+            println!("     {}: RETRIED once: the emulated host lost an interrupt", case.name);
+        }
         println!("     {}: status {} after {:.1} s", case.name, outcome.status, outcome.seconds);
         outcome.assert_civil();
         (case.check)(&outcome);

@@ -14,6 +14,10 @@ const CODE_BYTES: usize = 32;
 /// Words of stack shown.
 const STACK_WORDS: usize = 8;
 
+/// In-service and interrupt-request registers of the local APIC (Intel SDM volume 3A table 12-1).
+const ISR: usize = 0x100;
+const IRR: usize = 0x200;
+
 /// KVM_EXIT_INTERNAL_ERROR in detail.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InternalError {
@@ -97,10 +101,23 @@ fn write_state(text: &mut String, vcpu: &VcpuFd, ram: &GuestRam) -> fmt::Result 
             s.cs.selector, s.ss.selector, s.gdt.base, s.gdt.limit, s.idt.base, s.idt.limit
         )?;
     }
+    if let Ok(lapic) = vcpu.get_lapic() {
+        let vectors = |first| vectors(&lapic.regs, first);
+        writeln!(text, "requested interrupts {:x?}, in service {:x?}", vectors(IRR), vectors(ISR))?;
+    }
     if let Ok(mp) = vcpu.get_mp_state() {
         writeln!(text, "mp_state {}", mp.mp_state)?;
     }
     Ok(())
+}
+
+/// Vectors whose bits are set in the eight 32-bit registers, 16 bytes apart, from `first` on.
+fn vectors(registers: &[i8], first: usize) -> Vec<usize> {
+    let bit = |vector: usize| {
+        let byte = registers.get(first + vector / 32 * 16 + vector % 32 / 8).copied().unwrap_or(0);
+        byte >> (vector % 8) & 1 != 0
+    };
+    (0..256).filter(|vector| bit(*vector)).collect()
 }
 
 /// Reads guest linear memory; the range may cross into a page that is not mapped, then
@@ -110,4 +127,19 @@ fn read_linear(vcpu: &VcpuFd, ram: &GuestRam, address: u64, data: &mut [u8]) -> 
         translation.valid != 0
             && ram.read_slice(data, GuestAddress(translation.physical_address)).is_ok()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_are_found_in_their_registers() {
+        let mut registers = [0i8; 0x400];
+        registers[IRR] = 1;
+        registers[IRR + 0x70 + 3] = i8::MIN;
+        registers[IRR + 0x10 + 1] = 0b10;
+        assert_eq!(vectors(&registers, IRR), [0, 41, 255]);
+        assert!(vectors(&registers, ISR).is_empty());
+    }
 }
