@@ -59,12 +59,15 @@ impl OpenStats {
     pub(super) fn of_process(pid: u32) -> Result<Self> {
         let start = Instant::now();
         loop {
-            if let Some(folder) = find(Path::new(KVM_DEBUGFS), pid) {
-                return Self::open(&folder);
+            // The folder is there before its files are.
+            if let Some(folder) = find(Path::new(KVM_DEBUGFS), pid)
+                && let Ok(stats) = Self::open(&folder)
+            {
+                return Ok(stats);
             }
             if start.elapsed() > CREATE_DEADLINE {
                 bail!(
-                    "process {pid} has made no virtual machine within {} s",
+                    "process {pid} has made no virtual machine with statistics within {} s",
                     CREATE_DEADLINE.as_secs()
                 );
             }
