@@ -132,8 +132,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use guest::frame::encode_message;
-    use guest::wire::{Failure, LoadReport, Message, ThresholdHit};
+    use guest::wire::{Failure, Hello, LoadReport, Message, ThresholdHit};
     use vmm::vcpu::ExitCounts;
+    use xtask::host::accident::Accident;
 
     use super::*;
     use crate::session::Limits;
@@ -195,6 +196,25 @@ mod tests {
             let failed = [Message::Failed(Failure { kind, text: "no".into() })];
             assert_eq!(status(&failed, &ended(ExitReason::PowerOff)), expected);
         }
+    }
+
+    /// The suite with real kernels runs a case once more by these words.
+    #[test]
+    fn accidents_of_an_emulated_host_are_told_in_words_that_tests_know() {
+        let alive = [Message::Hello(Hello::default())];
+        let hit = [Message::ThresholdHit(ThresholdHit::default())];
+        let told = |messages: &[Message], end: &End| {
+            let verdict = judge(&session(messages), end, false, "");
+            Accident::find(&verdict.reason).map(|(accident, _)| accident)
+        };
+        for stage in [Stage::Setup, Stage::Run, Stage::Finish] {
+            assert_eq!(told(&alive, &End::Late(stage)), Some(Accident::Hang), "{stage:?}");
+        }
+        assert_eq!(told(&hit, &End::Late(Stage::Finish)), Some(Accident::Hang));
+        assert_eq!(told(&[], &End::Late(Stage::Boot)), None);
+        assert_eq!(told(&[], &ended(ExitReason::TripleFault)), Some(Accident::TripleFault));
+        assert_eq!(told(&alive, &ended(ExitReason::TripleFault)), None);
+        assert_eq!(told(&[], &ended(ExitReason::Reset)), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::host::accident::Retries;
 use crate::kernel::{self, Version};
 use crate::venue::Venue;
 use crate::{artifacts, process};
@@ -33,12 +34,18 @@ pub struct Tally {
     pub failed: u64,
     /// Tests that could not be tried here; each says why in its own output.
     pub skipped: u64,
+    /// Tests that were run once more because the emulation had let them down.
+    pub retried: u64,
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { passed, failed, skipped } = self;
-        write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
+        let Self { passed, failed, skipped, retried } = self;
+        write!(f, "{passed} passed, {failed} failed, {skipped} skipped")?;
+        if *retried > 0 {
+            write!(f, ", {retried} retried")?;
+        }
+        Ok(())
     }
 }
 
@@ -161,14 +168,19 @@ impl std::ops::Add for Tally {
             passed: self.passed + other.passed,
             failed: self.failed + other.failed,
             skipped: self.skipped + other.skipped,
+            retried: self.retried + other.retried,
         }
     }
 }
 
 /// Reads the summary lines of libtest (`test result: ok. 3 passed; 0 failed; 1 ignored; …`)
-/// and nextest (`Summary [ 0.5s] 4 tests run: 3 passed (1 slow), 1 timed out, 1 skipped`).
+/// and nextest (`Summary [ 0.5s] 4 tests run: 3 passed (1 slow), 1 timed out, 1 skipped`), and
+/// that of the cases in the emulated host.
 fn count(line: &str) -> Tally {
     let line = line.trim();
+    if let Some(retried) = Retries::in_summary(line) {
+        return Tally { retried, ..Tally::default() };
+    }
     let counts = match line.strip_prefix("test result: ") {
         Some(rest) => rest.split_once(". ").map(|(_, counts)| counts),
         None if line.starts_with("Summary [") => {
@@ -196,7 +208,7 @@ mod tests {
 
     #[test]
     fn summaries_are_counted() {
-        let tally = |passed, failed, skipped| Tally { passed, failed, skipped };
+        let tally = |passed, failed, skipped| Tally { passed, failed, skipped, retried: 0 };
         let libtest = "test result: FAILED. 20 passed; 2 failed; 1 ignored; 0 measured; \
                        3 filtered out; finished in 0.67s";
         assert_eq!(count(libtest), tally(20, 2, 1));
@@ -204,6 +216,8 @@ mod tests {
                        1 timed out, 4 skipped";
         assert_eq!(count(nextest), tally(27, 3, 4));
         assert_eq!(count("     Summary [ 0.1s] 5 tests run: 5 passed, 0 skipped"), tally(5, 0, 0));
+        let retries = Retries { cases: 80, retried: 2 };
+        assert_eq!(count(&retries.to_string()), Tally { retried: 2, ..Tally::default() });
         for other in ["", "20 passed; 3 failed", "test archive::tests ... ok"] {
             assert_eq!(count(other), Tally::default());
         }
@@ -211,8 +225,10 @@ mod tests {
 
     #[test]
     fn the_last_line_is_plain() {
-        let tally = Tally { passed: 7, failed: 0, skipped: 2 };
+        let tally = Tally { passed: 7, failed: 0, skipped: 2, retried: 0 };
         assert_eq!(tally.to_string(), "7 passed, 0 failed, 2 skipped");
+        let tally = Tally { retried: 1, ..tally };
+        assert_eq!(tally.to_string(), "7 passed, 0 failed, 2 skipped, 1 retried");
     }
 
     #[test]
@@ -221,6 +237,6 @@ mod tests {
         report.command("dies", Kind::Tests, Command::new("false"));
         report.command("is missing", Kind::Check, Command::new("/nonexistent"));
         report.command("passes", Kind::Check, Command::new("true"));
-        assert_eq!(report.sum(), Tally { passed: 1, failed: 2, skipped: 0 });
+        assert_eq!(report.sum(), Tally { passed: 1, failed: 2, ..Tally::default() });
     }
 }

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use xtask::host::accident::Accident;
+
 use crate::case::Case;
 use crate::kernels::{self, CRASH, HANG};
 use crate::lab::{Group, Preparation, TestKernel};
@@ -42,7 +44,8 @@ pub fn group() -> Group {
             assert!(reason.contains("triple fault"), "{reason}");
             assert!(reason.contains("before PID 1"), "{reason}");
             outcome.assert_says(&["state of vCPU 0", "triple fault"]);
-        }),
+        })
+        .expecting(Accident::TripleFault),
         // The original's lines have no place for a reason, which must be told all the same.
         Case::run("slow_compat", "--compat --boot-timeout 1s", |outcome| {
             outcome.assert_status(125);

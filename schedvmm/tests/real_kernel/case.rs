@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use libtest_mimic::{Completion, Failed};
+use xtask::host::accident::Accident;
+
 use crate::outcome::Outcome;
 
 /// Longest time of a case that says nothing else. A run of the main job takes a quarter of it
@@ -18,8 +21,10 @@ pub struct Case {
     pub script: String,
     /// After this time the case is killed and has failed.
     pub limit: Duration,
+    /// How the guest ends because the case wants it so: then it is no accident.
+    pub expects: Option<Accident>,
     /// Panics where the outcome is wrong.
-    pub check: Check,
+    check: Check,
 }
 
 impl Case {
@@ -29,7 +34,13 @@ impl Case {
         script: impl Into<String>,
         check: impl Fn(&Outcome) + Send + Sync + 'static,
     ) -> Self {
-        Self { name: name.into(), script: script.into(), limit: LIMIT, check: Box::new(check) }
+        Self {
+            name: name.into(),
+            script: script.into(),
+            limit: LIMIT,
+            expects: None,
+            check: Box::new(check),
+        }
     }
 
     /// A case of one `schedvmm` run with these options, its results in `r`.
@@ -44,6 +55,19 @@ impl Case {
     /// Another time limit.
     pub fn within(self, limit: Duration) -> Self {
         Self { limit, ..self }
+    }
+
+    /// A guest that is broken so that it ends in this way.
+    pub fn expecting(self, accident: Accident) -> Self {
+        Self { expects: Some(accident), ..self }
+    }
+
+    /// Panics where the outcome is wrong.
+    pub fn judge(&self, outcome: &Outcome) -> Result<Completion, Failed> {
+        println!("     {}: status {} after {:.1} s", self.name, outcome.status, outcome.seconds);
+        outcome.assert_civil();
+        (self.check)(outcome);
+        Ok(Completion::Completed)
     }
 }
 

@@ -5,12 +5,13 @@ use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tempfile::TempDir;
 use xtask::host::EmulatedHost;
+use xtask::host::accident::{Accident, Retries};
 
 use crate::case::Case;
 use crate::outcome::Outcome;
@@ -25,12 +26,6 @@ const END_OF_SCRIPT: &str = "END-OF-CASE";
 const NO_KVM: u8 = 99;
 /// For the preparation of a group, beyond its cases' own limits.
 const PREPARATION: Duration = Duration::from_secs(120);
-/// How a run ends whose guest waits for ever for an interprocessor interrupt. QEMU's software
-/// emulation, when it is short of CPU time, loses one in some forty runs: all vCPUs halted but
-/// one, which waits for the others to take part in the patching of kernel text. Such a case is
-/// run once more, and says so.
-const LOST_INTERRUPT: &str = "waited for the (agent|load|results)";
-
 /// Which kernel runs the host and is tested in it.
 #[derive(Clone, Copy, Debug)]
 pub enum TestKernel {
@@ -85,15 +80,16 @@ impl Group {
     }
 
     /// One trial for each case that `args` do not filter out. The first to run boots the host
-    /// for all of them.
-    pub fn trials(mut self, args: &Arguments) -> Vec<Trial> {
+    /// for all of them; a case that met an accident of the emulation is run once more, in a
+    /// host of its own, and counted in `retries`.
+    pub fn trials(mut self, args: &Arguments, retries: &Arc<Mutex<Retries>>) -> Vec<Trial> {
         let group = self.name;
         self.cases.retain(|case| {
             let named = Trial::test(format!("{group}::{}", case.name), || Ok(()));
             !args.is_filtered_out(&named)
         });
         let count = self.cases.len();
-        let boot = Arc::new(Boot { group: self, ran: OnceLock::new() });
+        let boot = Arc::new(Boot { group: self, ran: OnceLock::new(), retries: retries.clone() });
         (0..count)
             .map(|n| {
                 let boot = Arc::clone(&boot);
@@ -103,28 +99,52 @@ impl Group {
             .collect()
     }
 
-    /// All cases as one script. Each has its own folder, its own process and its own time.
-    fn suite(&self, prepare: &str) -> String {
+    /// These cases as one script. Each has its own folder, its own process and its own time.
+    fn suite(&self, prepare: &str, cases: &[Case]) -> String {
         let mut text = format!("schedvmm probe || exit {NO_KVM}\nmkdir -p /tmp/cases\n{prepare}\n");
-        for Case { name, script, limit, .. } in &self.cases {
+        for Case { name, script, limit, .. } in cases {
             let seconds = limit.as_secs();
             // Writing to a String does not fail.
             let _ = write!(
                 text,
                 "cat > /tmp/cases/{name} <<'{END_OF_SCRIPT}'\n{script}\n{END_OF_SCRIPT}\n\
                  mkdir -p /out/{name}; cd /out/{name}; begin=$(cut -d' ' -f1 /proc/uptime)\n\
-                 once() {{ timeout -s KILL {seconds} sh /tmp/cases/{name} > stdout 2> stderr \
-                 < /dev/null; echo $? > status; }}\n\
-                 once\n\
-                 if grep -qsE '{LOST_INTERRUPT}' r/result.json; then\n\
-                 rm -rf /out/{name}/*; touch retried; begin=$(cut -d' ' -f1 /proc/uptime); once\n\
-                 fi\n\
-                 echo \"$begin $(cut -d' ' -f1 /proc/uptime)\" > times\n\
+                 timeout -s KILL {seconds} sh /tmp/cases/{name} > stdout 2> stderr < /dev/null\n\
+                 echo $? > status; echo \"$begin $(cut -d' ' -f1 /proc/uptime)\" > times\n\
                  killall -9 schedvmm 2> /dev/null\n"
             );
         }
         text.push_str("exit 0\n");
         text
+    }
+
+    /// Boots the host and runs these cases in it; what they leave goes to folders in `into`.
+    fn run(&self, cases: &[Case], into: &Path) -> Result<(), String> {
+        let start = Instant::now();
+        let kernel = self.kernel.path()?;
+        let preparation = (self.prepare)(&kernel)?;
+        let limit = cases.iter().map(|case| case.limit).sum::<Duration>() + PREPARATION;
+        let mut host = EmulatedHost::builder().kernel(kernel).out(into).timeout(limit);
+        if let Some(executable) = env::var_os(EXECUTABLE_ENV) {
+            host = host.schedvmm(executable);
+        }
+        for (there, here) in preparation.files {
+            host = host.file(there, here);
+        }
+        let mut told = Vec::new();
+        let suite = self.suite(&preparation.script, cases);
+        let run = host
+            .run(["sh", "-c", &suite], |_, bytes| told.extend_from_slice(bytes))
+            .map_err(|error| format!("{error:#}"))?;
+        let told = String::from_utf8_lossy(&told);
+        match run.ended.code() {
+            0 => {}
+            NO_KVM => return Err(format!("the emulated host's KVM runs no guest: {told}")),
+            code => return Err(format!("the suite ended with status {code}: {told}")),
+        }
+        let took = start.elapsed().as_secs_f64();
+        println!("group {}: {} cases in {took:.1} s", self.name, cases.len());
+        Ok(())
     }
 }
 
@@ -132,6 +152,7 @@ impl Group {
 struct Boot {
     group: Group,
     ran: OnceLock<Result<Folders, String>>,
+    retries: Arc<Mutex<Retries>>,
 }
 
 /// Where the cases' folders are.
@@ -145,50 +166,26 @@ impl Boot {
         if let Err(reason) = self.group.kernel.path() {
             return Ok(Completion::ignored_with(reason));
         }
-        let folders = self.ran.get_or_init(|| self.run()).as_ref()?;
+        let folders = self.ran.get_or_init(|| self.all()).as_ref()?;
         let case = &self.group.cases[n];
+        let retries = || self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        retries().cases += 1;
         let outcome = Outcome::read(&folders.path.join(&case.name), case.limit)?;
-        if folders.path.join(&case.name).join("retried").exists() {
-            println!("     {}: RETRIED once: the emulated host lost an interrupt", case.name);
-        }
-        println!("     {}: status {} after {:.1} s", case.name, outcome.status, outcome.seconds);
-        outcome.assert_civil();
-        (case.check)(&outcome);
-        Ok(Completion::Completed)
+        let told = outcome.reason();
+        let Some((_, line)) = Accident::find(&told).filter(|(is, _)| Some(*is) != case.expects)
+        else {
+            return case.judge(&outcome);
+        };
+        retries().retried += 1;
+        println!("     {}: RETRIED after an accident of the emulation: {line}", case.name);
+        let again = Folders::make(&format!("{}-{}-again", self.group.name, case.name))?;
+        self.group.run(&self.group.cases[n..=n], &again.path)?;
+        case.judge(&Outcome::read(&again.path.join(&case.name), case.limit)?)
     }
 
-    /// Boots the host and runs the suite in it.
-    fn run(&self) -> Result<Folders, String> {
-        let start = Instant::now();
-        let group = &self.group;
-        let kernel = group.kernel.path()?;
-        let folders = Folders::make(group.name)?;
-        let preparation = (group.prepare)(&kernel)?;
-        let limit = group.cases.iter().map(|case| case.limit).sum::<Duration>() + PREPARATION;
-        let mut host = EmulatedHost::builder().kernel(kernel).out(&folders.path).timeout(limit);
-        if let Some(executable) = env::var_os(EXECUTABLE_ENV) {
-            host = host.schedvmm(executable);
-        }
-        for (there, here) in preparation.files {
-            host = host.file(there, here);
-        }
-        let mut told = Vec::new();
-        let suite = group.suite(&preparation.script);
-        let run = host
-            .run(["sh", "-c", &suite], |_, bytes| told.extend_from_slice(bytes))
-            .map_err(|error| format!("{error:#}"))?;
-        let told = String::from_utf8_lossy(&told);
-        match run.ended.code() {
-            0 => {}
-            NO_KVM => return Err(format!("the emulated host's KVM runs no guest: {told}")),
-            code => return Err(format!("the suite ended with status {code}: {told}")),
-        }
-        println!(
-            "group {}: {} cases in {:.1} s",
-            group.name,
-            group.cases.len(),
-            start.elapsed().as_secs_f64()
-        );
+    fn all(&self) -> Result<Folders, String> {
+        let folders = Folders::make(self.group.name)?;
+        self.group.run(&self.group.cases, &folders.path)?;
         Ok(folders)
     }
 }

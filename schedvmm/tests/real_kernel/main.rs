@@ -4,7 +4,8 @@
 //! Everything runs in the emulated host of xtask, the same machine everywhere; figures from
 //! there are printed, not judged, unless they count events. A boot of that host takes several
 //! seconds, so that cases come in groups that share one ([`lab::Group`]); what a case left
-//! behind is judged here, case by case, after its group has run.
+//! behind is judged here, case by case, after its group has run. What becomes of a case whose
+//! guest the emulation let down is told in [`xtask::host::accident`].
 //!
 //! The test kernels are named by environment variables (`cargo xtask test` sets them);
 //! without them the cases are skipped, and say so. Their `vmlinux` is expected beside them.
@@ -29,8 +30,10 @@ mod threshold;
 mod user;
 
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use libtest_mimic::Arguments;
+use xtask::host::accident::Retries;
 
 use crate::lab::Group;
 
@@ -49,7 +52,14 @@ fn main() -> ExitCode {
         stall::group(),
         user::group_of_cfs(),
     ];
-    let mut trials: Vec<_> = groups.into_iter().flat_map(|group| group.trials(&args)).collect();
+    let retries = Arc::new(Mutex::new(Retries::default()));
+    let mut trials: Vec<_> =
+        groups.into_iter().flat_map(|group| group.trials(&args, &retries)).collect();
     trials.push(host_fault::own_machine());
-    libtest_mimic::run(&args, trials).exit_code()
+    let conclusion = libtest_mimic::run(&args, trials);
+    let retries = *retries.lock().unwrap_or_else(PoisonError::into_inner);
+    if retries.cases > 0 {
+        println!("{retries}");
+    }
+    if retries.are_too_many() { ExitCode::FAILURE } else { conclusion.exit_code() }
 }

@@ -111,6 +111,15 @@ impl Outcome {
         )
     }
 
+    /// Why the run in `r` ended as it did. Where there is no result, which may be because of
+    /// how it ended, all that was printed: one of the two outputs has the reason.
+    pub fn reason(&self) -> String {
+        let result = self.file("r/result.json");
+        let result = result.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+        let reason = result.as_ref().and_then(|result| result["reason"].as_str());
+        reason.map_or_else(|| format!("{}\n{}", self.stdout, self.stderr), str::to_owned)
+    }
+
     /// A file the case wrote.
     pub fn file(&self, name: &str) -> Option<String> {
         let bytes = fs::read(self.folder.join(name)).ok()?;

@@ -9,6 +9,7 @@
 //! serial console is for the kernel's last words. All channels are anonymous descriptors:
 //! nothing is left on the disk, and QEMU dies with us.
 
+pub mod accident;
 pub mod init;
 mod initrd;
 mod ports;

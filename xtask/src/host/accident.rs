@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Accidents of the emulation, and how many of them a test suite forgives.
+//!
+//! QEMU's multi-threaded emulation loses races that hardware wins, the oftener the less CPU
+//! time it has. A guest that was innocent then ends in one of the two ways of [`Accident`].
+//! Nothing but the number of such ends tells them from a defect of ours, so a case that met
+//! one is run once more, it says so, and a suite with more than a few of them has failed
+//! ([`Retries`]).
+
+use std::fmt;
+
+/// The share of a suite's cases that may need another run, in percent; one case always may.
+const MOST_PERCENT: usize = 5;
+/// However large the suite is, no more than this.
+const MOST: usize = 3;
+/// Begins the suite's summary line.
+const SUMMARY: &str = "emulation: ";
+
+/// How a guest ends that the emulation has let down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accident {
+    /// An interprocessor interrupt was lost: all vCPUs halted but one, which waits for the
+    /// others to take part in the patching of kernel text. One in some forty runs on a busy
+    /// machine.
+    Hang,
+    /// The guest triple-faulted before its first process and had printed nothing. One in some
+    /// thousand boots.
+    TripleFault,
+}
+
+impl Accident {
+    /// The accident that `told` is about, with the line that says so. `told` is the reason in
+    /// a result, or all that a run has printed where there is no result.
+    ///
+    /// A guest that hangs before its first process is not among them: that was never seen.
+    pub fn find(told: &str) -> Option<(Self, &str)> {
+        told.lines().find_map(|line| {
+            // The words of schedvmm, for the stages after the boot; a hit comes first or not.
+            let stages = ["the agent", "the load", "the results"];
+            let waits = |before: &str| {
+                let mut after = line.split(before).skip(1);
+                after.any(|after| stages.iter().any(|stage| after.starts_with(stage)))
+            };
+            let accident = if waits("the guest hangs: waited for ")
+                || waits("afterwards the guest did not answer (")
+            {
+                Self::Hang
+            } else if line.contains("ended before PID 1: triple fault") {
+                Self::TripleFault
+            } else {
+                return None;
+            };
+            Some((accident, line.trim()))
+        })
+    }
+}
+
+/// Counts a suite's cases, and those that were run once more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retries {
+    /// Cases that ran.
+    pub cases: usize,
+    /// Those of them that met an accident and were run once more.
+    pub retried: usize,
+}
+
+impl Retries {
+    /// Whether accidents alone explain so many.
+    pub fn are_too_many(self) -> bool {
+        self.retried > (self.cases * MOST_PERCENT / 100).clamp(1, MOST)
+    }
+
+    /// Reads the count of retried cases back from a summary line.
+    pub fn in_summary(line: &str) -> Option<u64> {
+        line.trim().strip_prefix(SUMMARY)?.split_whitespace().next()?.parse().ok()
+    }
+}
+
+impl fmt::Display for Retries {
+    /// The summary line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cases, retried } = self;
+        write!(f, "{SUMMARY}{retried} of {cases} cases met an accident and were run once more")?;
+        if self.are_too_many() {
+            f.write_str("; that is too many for accidents: FAILED")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(told: &str) -> Option<Accident> {
+        Accident::find(told).map(|(accident, _)| accident)
+    }
+
+    #[test]
+    fn a_guest_that_stops_answering_is_an_accident_after_its_boot_only() {
+        for waited_for in [
+            "the agent's sign of life, due every second",
+            "the load to start",
+            "the results or the trace",
+        ] {
+            let reason = format!("the guest hangs: waited for {waited_for}");
+            assert_eq!(kind(&reason), Some(Accident::Hang), "{reason}");
+            let after_hit = format!("afterwards the guest did not answer ({waited_for})");
+            assert_eq!(kind(&after_hit), Some(Accident::Hang), "{after_hit}");
+        }
+        for other in [
+            "the guest hangs: waited for PID 1 to say that it is alive",
+            "afterwards the guest did not answer (the guest to power off)",
+            "the trace could not be written",
+            "schedvmm: the load failed: threads are not ready after 60s",
+            "",
+        ] {
+            assert_eq!(kind(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_triple_fault_is_an_accident_before_the_first_process_only() {
+        assert_eq!(kind("vCPU 0 ended before PID 1: triple fault"), Some(Accident::TripleFault));
+        for other in [
+            "vCPU 2 ended while the load ran: triple fault",
+            "the kernel panicked before PID 1: Kernel panic - not syncing: VFS",
+            "vCPU 0 ended before PID 1: KVM internal error: emulation failure",
+            "state of vCPU 0 (triple fault):",
+        ] {
+            assert_eq!(kind(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_line_that_says_so_is_found_among_others() {
+        let told = "vCPUs are not pinned\n  verdict  UNTESTABLE: vCPU 1 ended before PID 1: \
+                    triple fault\nresult   r\n";
+        let (accident, line) = Accident::find(told).unwrap();
+        assert_eq!(accident, Accident::TripleFault);
+        assert_eq!(line, "verdict  UNTESTABLE: vCPU 1 ended before PID 1: triple fault");
+    }
+
+    #[test]
+    fn a_few_are_forgiven_and_more_are_not() {
+        let too_many = |cases, retried| Retries { cases, retried }.are_too_many();
+        for (cases, most) in [(0, 1), (1, 1), (39, 1), (40, 2), (60, 3), (80, 3), (1000, 3)] {
+            assert!(!too_many(cases, most), "{most} of {cases}");
+            assert!(too_many(cases, most + 1), "{} of {cases}", most + 1);
+        }
+    }
+
+    #[test]
+    fn the_summary_is_read_as_it_is_written() {
+        for retried in [0, 2, 17] {
+            let line = Retries { cases: 90, retried }.to_string();
+            assert_eq!(Retries::in_summary(&line), Some(retried as u64), "{line}");
+            assert_eq!(line.ends_with("FAILED"), retried == 17, "{line}");
+        }
+        assert_eq!(Retries::in_summary("test result: ok. 3 passed"), None);
+    }
+}
