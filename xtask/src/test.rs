@@ -13,6 +13,9 @@ use crate::kernel::{self, Version};
 use crate::venue::Venue;
 use crate::{artifacts, process};
 
+/// The test kernels, and what tests know them by.
+const KERNELS: [(Version, &str); 2] =
+    [(Version::V6_12, "SCHEDVMM_TEST_KERNEL_612"), (Version::V6_1, "SCHEDVMM_TEST_KERNEL_61")];
 /// No step takes this long unless it hangs.
 const STEP_DEADLINE: Duration = Duration::from_secs(40 * 60);
 
@@ -63,7 +66,19 @@ pub fn run() -> Result<Tally> {
     let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
     report.command("documentation", Kind::Check, doc);
-    report.command("tests", Kind::Tests, workspace_tests());
+
+    // Before all tests: some outside the emulated host read these kernels, too.
+    let mut kernels = Vec::new();
+    for (version, variable) in KERNELS {
+        report.step(&format!("test kernel {version}"), || {
+            kernels.push((variable, kernel::ensure(version)?));
+            Ok(Tally { passed: 1, ..Tally::default() })
+        });
+    }
+    for (name, mut tests) in workspace_tests() {
+        tests.envs(kernels.iter().cloned());
+        report.command(name, Kind::Tests, tests);
+    }
     report.command(
         "examples in documentation",
         Kind::Tests,
@@ -74,14 +89,7 @@ pub fn run() -> Result<Tally> {
     real.env(artifacts::XTASK_ENV, std::env::current_exe()?);
     // One executable for all cases, even if somebody works on the sources meanwhile.
     real.env("SCHEDVMM_TEST_EXECUTABLE", schedvmm);
-    let kernels =
-        [(Version::V6_12, "SCHEDVMM_TEST_KERNEL_612"), (Version::V6_1, "SCHEDVMM_TEST_KERNEL_61")];
-    for (version, variable) in kernels {
-        report.step(&format!("test kernel {version}"), || {
-            real.env(variable, kernel::ensure(version)?);
-            Ok(Tally { passed: 1, ..Tally::default() })
-        });
-    }
+    real.envs(kernels);
     report.command("real kernels in the emulated host", Kind::Tests, real);
     report.print();
     Ok(report.sum())
@@ -93,19 +101,22 @@ fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// nextest where it is installed: it runs every test in a process of its own. The real kernels
-/// have a step of their own; where they cannot be left out here, their cases skip themselves.
-fn workspace_tests() -> Command {
+/// All tests but those with real kernels in the emulated host, which have a step of their own.
+/// With nextest where it is installed: it runs every test in a process of its own.
+fn workspace_tests() -> Vec<(&'static str, Command)> {
     let mut version = cargo(&["nextest", "--version"]);
     version.stderr(Stdio::null());
-    let mut tests = match process::capture(&mut version, STEP_DEADLINE) {
-        Ok((status, _)) if status.success() => {
-            cargo(&["nextest", "run", "-E", "not binary(real_kernel)"])
-        }
-        _ => cargo(&["test", "--lib", "--bins", "--tests"]),
-    };
-    tests.args(["--workspace", "--no-fail-fast"]);
-    tests
+    let nextest = process::capture(&mut version, STEP_DEADLINE);
+    if nextest.is_ok_and(|(status, _)| status.success()) {
+        let rest = "not binary(real_kernel)";
+        let all = cargo(&["nextest", "run", "--workspace", "--no-fail-fast", "-E", rest]);
+        return vec![("tests", all)];
+    }
+    // Plain `cargo test` can leave out a package, but no single test program.
+    let mut others = cargo(&["test", "--workspace", "--exclude", "schedvmm", "--no-fail-fast"]);
+    others.args(["--lib", "--bins", "--tests"]);
+    let ours = cargo(&["test", "--package", "schedvmm", "--bins", "--no-fail-fast"]);
+    vec![("tests", others), ("tests of the command", ours)]
 }
 
 /// The steps that have run.
