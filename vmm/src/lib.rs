@@ -11,6 +11,7 @@ pub mod io;
 pub mod kvm;
 pub mod load;
 pub mod memory;
+mod running;
 pub mod vcpu;
 pub mod virtio;
 pub mod vm;

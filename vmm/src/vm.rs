@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A virtual machine from top to bottom: built in numbered steps, run, stopped.
+//! A virtual machine from top to bottom: built in numbered steps, and started.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::{IoEventAddress, VmFd};
@@ -22,6 +21,7 @@ use crate::io::IoThread;
 use crate::kvm::{self, Hypervisor, KvmError, failed};
 use crate::load::{self, LoadError, LoadedKernel};
 use crate::memory::{self, GuestRam, MemoryError};
+pub use crate::running::{Running, StopError};
 use crate::vcpu::sched::{self, SchedError};
 use crate::vcpu::{Machine, Vcpu, VcpuEnd, kick};
 use crate::virtio::console::{Console, ConsoleControl, ConsoleError, PortSpec, PortWorker};
@@ -35,9 +35,6 @@ use crate::x86_64::{gdt, layout, page_tables, zero_page};
 
 /// A vCPU thread pins itself well within this time, or something is wrong.
 const START_DEADLINE: Duration = Duration::from_secs(10);
-/// A stop takes microseconds, on a host that starves us some hundred milliseconds; this is
-/// the time after which it has failed.
-const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why there is no virtual machine.
 #[derive(Debug, Error)]
@@ -90,11 +87,6 @@ pub enum StartError {
     #[error("thread {0} was not ready after {START_DEADLINE:?}")]
     Silent(String),
 }
-
-/// A machine did not stop.
-#[derive(Debug, Error)]
-#[error("{0} did not stop within {STOP_DEADLINE:?}")]
-pub struct StopError(pub String);
 
 /// What a machine is given beside its configuration.
 pub struct Parts<'a> {
@@ -357,77 +349,4 @@ fn add_vcpus(
         vcpus.push(vcpu);
     }
     Ok((vcpus, facts))
-}
-
-/// A machine whose guest runs. Dropping it stops it.
-pub struct Running {
-    vcpus: Vec<(String, JoinHandle<()>)>,
-    io: Vec<IoThread>,
-    machine: Arc<Machine>,
-    console: ConsoleControl,
-    // Last: memory slots must not outlive the RAM that `machine` holds.
-    _vm: VmFd,
-}
-
-impl Running {
-    /// The console's other side.
-    pub fn console(&self) -> &ConsoleControl {
-        &self.console
-    }
-
-    /// Host memory this process has in use beside guest RAM, in KiB; `None` where the host
-    /// kernel does not tell.
-    pub fn resident_beyond_ram_kib(&self) -> Option<u64> {
-        memory::resident_beyond(&self.machine.ram)
-    }
-
-    /// Stops all vCPUs, then the I/O threads. With `dump`, stopped vCPUs report their state
-    /// in their [`VcpuEnd`]. Returns the time from the call to the last vCPU's end.
-    ///
-    /// # Errors
-    /// Names the thread that did not stop in time.
-    pub fn stop(&mut self, dump: bool) -> Result<Duration, StopError> {
-        let begin = Instant::now();
-        let deadline = begin + STOP_DEADLINE;
-        self.machine.dump.store(dump, Ordering::Release);
-        self.machine.stop.store(true, Ordering::Release);
-        for (_, thread) in &self.vcpus {
-            kick::kick(thread);
-        }
-        let mut late = None;
-        for (name, thread) in self.vcpus.drain(..) {
-            match wait_for(&name, || thread.is_finished(), deadline) {
-                // Its end was reported by the thread itself, panics included.
-                Ok(()) => drop(thread.join()),
-                Err(error) => late = late.or(Some(error)),
-            }
-        }
-        let took = begin.elapsed();
-        for thread in &self.io {
-            thread.stop();
-        }
-        for thread in self.io.drain(..) {
-            if let Err(error) = wait_for(thread.name(), || thread.is_finished(), deadline) {
-                late = late.or(Some(error));
-            }
-        }
-        late.map_or(Ok(took), Err)
-    }
-}
-
-fn wait_for(name: &str, done: impl Fn() -> bool, deadline: Instant) -> Result<(), StopError> {
-    while !done() {
-        if Instant::now() >= deadline {
-            return Err(StopError(name.to_owned()));
-        }
-        std::thread::sleep(Duration::from_micros(200));
-    }
-    Ok(())
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Nobody is left to hear of a thread that hangs; the process ends without it.
-        let _ = self.stop(false);
-    }
 }

@@ -35,6 +35,7 @@ const TESTS: &[(&str, Test)] = &[
     ("woken_processors_have_their_apic_ids", ends::woken_processors_have_their_apic_ids),
     ("power_off_leaves_the_others_to_be_stopped", ends::power_off_leaves_the_others),
     ("a_panic_in_a_device_ends_one_vcpu", ends::a_panic_in_a_device_ends_one_vcpu),
+    ("a_vcpu_that_does_not_stop_is_named", ends::a_vcpu_that_does_not_stop_is_named),
     ("a_dropped_machine_is_gone", threads::a_dropped_machine_is_gone),
     ("impossible_pin_starts_nothing", threads::impossible_pin_starts_nothing),
     ("threads_are_named_and_pinned", threads::threads_are_named_and_pinned),

@@ -3,12 +3,14 @@
 
 use std::io::{self, Write};
 use std::panic;
+use std::sync::mpsc::{self, Receiver, Sender};
 
 use libtest_mimic::{Completion, Failed};
 use vmm::vcpu::{ExitReason, VcpuEnd};
 
 use crate::same;
-use crate::tiny::{Guest, code};
+use crate::threads::threads;
+use crate::tiny::{DEADLINE, Guest, code};
 
 /// One end of each vCPU, all told to stop.
 fn all_stopped(ends: &[VcpuEnd], cpus: &[u32]) -> Result<(), Failed> {
@@ -134,5 +136,45 @@ pub fn a_panic_in_a_device_ends_one_vcpu() -> Result<Completion, Failed> {
     same("first end", (end.cpu, &end.reason), (0, &panicked))?;
     same("its state", end.state.is_some(), true)?;
     all_stopped(&others, &[1, 2, 3])?;
+    Ok(Completion::Completed)
+}
+
+/// A device's other side that says when it is entered, and stays until its gate is dropped.
+struct Trap {
+    entered: Sender<()>,
+    gate: Receiver<()>,
+}
+
+impl Write for Trap {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // The test waits for the first byte, and may be gone at the next.
+        let _ = self.entered.send(());
+        let _ = self.gate.recv();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+pub fn a_vcpu_that_does_not_stop_is_named() -> Result<Completion, Failed> {
+    let (entered, wait_entered) = mpsc::channel();
+    let (open, gate) = mpsc::channel();
+    let boot = [&code::say(b'B')[..], code::SPIN].concat();
+    let mut live = Guest::four(&boot, &[]).serial(Box::new(Trap { entered, gate })).start()?;
+    wait_entered.recv_timeout(DEADLINE)?;
+    let error = live.running.stop(false).err().ok_or("it stopped all the same")?;
+    same("named", error.0.as_str(), "CPU 0/KVM")?;
+    // All others have stopped: three ends, and no thread but this one and the one named.
+    let others = [live.next_end()?, live.next_end()?, live.next_end()?];
+    same("the others", others.iter().all(|end| end.reason == ExitReason::Stopped), true)?;
+    let names: Vec<_> = threads()?.into_iter().map(|(name, _)| name).collect();
+    same("threads left", names.iter().filter(|name| name.ends_with("/KVM")).count(), 1)?;
+    same("threads of I/O left", names.iter().filter(|name| name.starts_with("svmm-")).count(), 0)?;
+    // Let go, it ends as it was told to.
+    drop(open);
+    let (_, ends) = live.stop(false)?;
+    all_stopped(&ends, &[0])?;
     Ok(Completion::Completed)
 }

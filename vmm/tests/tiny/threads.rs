@@ -23,7 +23,7 @@ const LATE: Duration = Duration::from_secs(1);
 const MACHINES: usize = 200;
 
 /// Names of this process's threads, with the CPUs each may use.
-fn threads() -> Result<Vec<(String, String)>, Failed> {
+pub fn threads() -> Result<Vec<(String, String)>, Failed> {
     let mut threads = Vec::new();
     for entry in fs::read_dir("/proc/self/task")? {
         // A thread may end between the listing and the reading.

@@ -79,6 +79,14 @@ impl ConsoleControl {
         self.find(port).is_none_or(|port| lock(&port.transmit).drained())
     }
 
+    /// As [`drained`](Self::drained), for all ports. Wakes the workers that are not done: a
+    /// guest that was stopped in the midst of a write has not rung for it.
+    #[must_use]
+    pub fn flushed(&self) -> bool {
+        let behind = self.shared.ports.iter().filter(|port| !lock(&port.transmit).drained());
+        behind.map(Port::wake).count() == 0
+    }
+
     /// Why the port takes no output any more: the first error of its sink.
     #[must_use]
     pub fn port_error(&self, port: &str) -> Option<Arc<io::Error>> {

@@ -92,6 +92,22 @@ fn generic_output_goes_to_its_own_sink_in_order() {
 }
 
 #[test]
+fn a_flush_takes_what_no_bell_was_rung_for() {
+    let mut bench = Bench::running();
+    bench.work();
+    assert!(bench.control.flushed());
+    let base = Driver::buffers(TX2);
+    bench.driver.ram.write_slice(b"last words", GuestAddress(base)).unwrap();
+    bench.driver.post(TX2, &[(base, 10, 0)]);
+    bench.work();
+    assert!(bench.sinks[2].taken().is_empty(), "it came without a bell");
+    assert!(!bench.control.flushed());
+    bench.work();
+    assert_eq!(bench.sinks[2].taken(), b"last words");
+    assert!(bench.control.flushed());
+}
+
+#[test]
 fn chains_of_many_descriptors_direct_and_indirect_are_written_at_once() {
     let mut bench = Bench::running();
     let base = Driver::buffers(TX2);
