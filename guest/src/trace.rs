@@ -102,6 +102,9 @@ impl Tracing {
         let directory = self.root.join("events").join(event.replace(':', "/"));
         match write_file(&directory.join("enable"), "1") {
             Ok(()) => self.events.push(event.to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.notes.push(format!("this kernel has no event `{event}`"));
+            }
             Err(error) => self.notes.push(format!("event {event}: {error}")),
         }
     }
@@ -228,7 +231,7 @@ mod tests {
         assert_eq!(read("buffer_size_kb"), "4096");
         assert_eq!(read("trace"), "");
         let note = tracing.note_text().unwrap();
-        assert!(note.contains("timer") && note.contains("../x"), "{note}");
+        assert!(note.contains("no event `timer`") && note.contains("../x"), "{note}");
         tracing.start().unwrap();
         assert_eq!(read("tracing_on"), "1");
         tracing.stop().unwrap();

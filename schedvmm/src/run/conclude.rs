@@ -133,7 +133,7 @@ impl Attempt {
         let bytes = self.trace_written.load(Ordering::Acquire);
         let complete = self.session.trace_bytes == Some(bytes) && bytes > 0;
         let error = self.running.console().port_error(TRACE_PORT);
-        let note = match error {
+        let cut = match error {
             Some(error) => Some(format!(
                 "the trace is cut: cannot write {}: {error}",
                 self.trace_path.display()
@@ -141,11 +141,14 @@ impl Attempt {
             None if bytes > 0 && !complete => {
                 Some("the trace is cut: the guest ended early".into())
             }
-            None => self.session.setup.as_ref().and_then(|setup| setup.trace_note.clone()),
+            None => None,
         };
-        if let Some(note) = &note {
+        if let Some(note) = &cut {
             self.show.remark(note);
         }
+        // What the setup has to say was told when the load started.
+        let at_setup = || self.session.setup.as_ref()?.trace_note.clone();
+        let note = cut.or_else(at_setup);
         let file = (bytes > 0).then(|| self.trace_path.display().to_string());
         Trace { file, bytes, complete, note }
     }

@@ -247,6 +247,11 @@ impl Attempt {
         match notice {
             Notice::Alive => {}
             Notice::Started => {
+                let setup = self.session.setup.as_ref();
+                if let Some(note) = setup.and_then(|setup| setup.trace_note.as_ref()) {
+                    // Now: who wants the trace need not wait for the end of a run without it.
+                    self.note(format!("trace: {note}"));
+                }
                 self.show.phase("run", self.plan.job.load.duration.as_secs());
             }
             Notice::Second(tick) => {
@@ -274,8 +279,16 @@ impl Attempt {
         if let Err(error) = self.folder.log(&bytes)
             && !std::mem::replace(&mut self.console_lost, true)
         {
-            self.notes.push(format!("console.log is incomplete: {error}"));
+            self.note(format!("console.log is incomplete: {error}"));
         }
+    }
+
+    /// Tells what came up after the start, and keeps it for the result.
+    fn note(&mut self, note: String) {
+        if self.plan.style() != Style::Json {
+            self.show.remark(&note);
+        }
+        self.notes.push(note);
     }
 }
 

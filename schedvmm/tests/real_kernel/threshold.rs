@@ -12,6 +12,9 @@ use crate::user::milliseconds;
 /// What the agent writes into the trace at the gap's end.
 const MARKER: &str = "schedvmm: gap of";
 
+/// Events of which one is in no kernel.
+const SOME_EVENTS: &str = "--trace-events sched:sched_switch,sched:such_a_thing";
+
 /// All cases end with a hit.
 pub fn group() -> Group {
     let small_disk = "mkdir -p /tmp/small; mount -t tmpfs -o size=64k none /tmp/small\n";
@@ -23,8 +26,14 @@ pub fn group() -> Group {
             trace(outcome, &result, &outcome.file("r/trace.txt").expect("trace.txt"));
             assert!(outcome.stdout.contains("verdict  OVER THRESHOLD"), "{}", outcome.words());
         }),
-        Case::run("trace_file", "--trace-file log --trace-events sched:sched_switch", |outcome| {
+        Case::run("trace_file", &format!("--trace-file log {SOME_EVENTS}"), |outcome| {
             let result = hit(outcome);
+            // One of the events does not exist: it is named, and the others are traced.
+            let events = result["setup"]["trace_events"].to_string();
+            assert_eq!(events, r#"["sched:sched_switch"]"#);
+            outcome.assert_says(&["trace: ", "no event `sched:such_a_thing`"]);
+            assert!(text(&result["trace"], "note").contains("sched:such_a_thing"));
+            assert!(result["notes"].to_string().contains("sched:such_a_thing"));
             assert_eq!(result["trace"]["file"], "log");
             trace(outcome, &result, &outcome.file("log").expect("the file named by --trace-file"));
             assert!(outcome.file("r/trace.txt").is_none(), "a second trace");
