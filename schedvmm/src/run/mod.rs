@@ -39,6 +39,9 @@ const EVENTS_IN_FLIGHT: usize = 256;
 /// How often the main thread looks at the console and the deadlines.
 const BEAT: Duration = Duration::from_millis(50);
 
+/// How often it looks whether the machine has stopped.
+const STOP_BEAT: Duration = Duration::from_millis(1);
+
 /// Does the main job.
 ///
 /// # Errors
@@ -159,27 +162,45 @@ impl Attempt {
         let end = self.events(inbox);
         let decided = Instant::now();
         // Only a guest that does not answer has something to tell by its registers.
-        let stopped = self.running.stop(matches!(end, End::Late(_)));
-        let mut ends: Vec<VcpuEnd> = Vec::new();
-        // Other vCPUs' ends, and what was still under way on the control port.
-        for event in inbox.try_iter() {
-            match event {
-                Event::Vcpu(end) => ends.push(end),
-                Event::Control(bytes) => {
-                    let _ = self.session.take(&bytes, decided);
-                }
-                Event::Signal(_) => {}
-            }
-        }
+        let mut ends = self.stop(inbox, decided, matches!(end, End::Late(_)));
         self.drain_console();
-        match stopped {
-            Ok(took) => self.machine["stop_us"] = json!(took.as_micros()),
-            Err(error) => self.notes.push(error.to_string()),
-        }
         if let End::Vcpu(end) = &end {
             ends.push(end.clone());
         }
         self.conclude(&end, ends, decided, begin)
+    }
+
+    /// Stops the machine and returns the ends of its vCPUs. What it says meanwhile is taken:
+    /// a thread that finds the inbox full does not end.
+    fn stop(&mut self, inbox: &Receiver<Event>, decided: Instant, dump: bool) -> Vec<VcpuEnd> {
+        let mut ends: Vec<VcpuEnd> = Vec::new();
+        let Self { running, session, .. } = self;
+        let mut take = |event| match event {
+            Event::Vcpu(end) => ends.push(end),
+            Event::Control(bytes) => {
+                // What makes no sense changes nothing any more.
+                let _ = session.take(&bytes, decided);
+            }
+            Event::Signal(_) => {}
+        };
+        let stopped = thread::scope(|scope| {
+            let stop = scope.spawn(|| running.stop(dump));
+            while !stop.is_finished() {
+                if let Ok(event) = inbox.recv_timeout(STOP_BEAT) {
+                    take(event);
+                }
+            }
+            stop.join()
+        });
+        inbox.try_iter().for_each(take);
+        // The results stand, whatever became of the machine.
+        let stopped = match stopped {
+            Ok(stopped) => stopped.map_err(|error| error.to_string()),
+            Err(_) => Err("stopping the machine panicked: this is a defect, report it".into()),
+        };
+        self.machine["stop_us"] = json!(stopped.as_ref().ok().map(Duration::as_micros));
+        stopped.err().into_iter().for_each(|error| self.note(error));
+        ends
     }
 
     /// Serves events until there is an end.

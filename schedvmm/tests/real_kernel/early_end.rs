@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use crate::case::{Case, main_job};
+use crate::frozen;
 use crate::lab::{Group, TestKernel};
 use crate::outcome::{Outcome, list, number};
 
@@ -12,11 +13,11 @@ use crate::outcome::{Outcome, list, number};
 const MOST_SECONDS_TO_END: f64 = 10.0;
 
 /// A load that would go on for long.
-const LONG: &str = "--threshold off --duration 60s --trace off";
+pub const LONG: &str = "--threshold off --duration 60s --trace off";
 
 /// Signals while the load runs and before, and a closed stdout.
 pub fn group() -> Group {
-    let cases = vec![
+    let mut cases = vec![
         Case::new("sigint", signalled("INT", "online", &main_job(LONG)), |outcome| {
             outcome.assert_status(130);
             kept(outcome);
@@ -43,25 +44,33 @@ pub fn group() -> Group {
             finished,
         ),
     ];
+    cases.extend(frozen::cases());
     Group::new("early_end", TestKernel::V612, cases)
 }
 
-/// Sends `signal` to `job` as soon as its output has `word`. The job stays in the
-/// foreground: a shell lets what it starts in the background ignore SIGINT.
+/// Sends `signal` to `job` as soon as its output has `word`.
 fn signalled(signal: &str, word: &str, job: &str) -> String {
-    killer(signal, &format!("grep -q {word} ticks"), job)
+    meanwhile(&format!("grep -q {word} ticks"), &kill(signal), job)
 }
 
 fn at_boot() -> String {
-    killer("INT", "test -e r/console.log", &main_job(LONG))
+    meanwhile("test -e r/console.log", &kill("INT"), &main_job(LONG))
 }
 
-fn killer(signal: &str, condition: &str, job: &str) -> String {
+/// Shell words that send `signal`, and leave the time.
+pub fn kill(signal: &str) -> String {
+    format!("cut -d' ' -f1 /proc/uptime > signalled; kill -{signal} $launcher")
+}
+
+/// Runs `job` and, once `condition` holds, `deed`, which finds the launcher's process in
+/// `$launcher`. The job stays in the foreground: a shell lets what it starts in the
+/// background ignore SIGINT.
+pub fn meanwhile(condition: &str, deed: &str, job: &str) -> String {
     format!(
         "touch ticks\n\
          ( until {condition}; do usleep 20000; done\n\
            launcher=$(pidof schedvmm); cat /proc/$launcher/task/*/comm > comms\n\
-           cut -d' ' -f1 /proc/uptime > signalled; kill -{signal} $launcher ) &\n\
+           {deed} ) &\n\
          {job} > ticks; code=$?; cut -d' ' -f1 /proc/uptime > ended\n\
          cat ticks; exit $code"
     )
@@ -89,10 +98,15 @@ fn kept(outcome: &Outcome) {
 }
 
 fn ended_soon(outcome: &Outcome) {
-    let time = |name| outcome.file(name).and_then(|text| text.trim().parse::<f64>().ok());
-    let took = time("ended").expect("a time") - time("signalled").expect("a time");
+    let took = seconds_to_end(outcome);
     println!("     ended {took:.2} s after the signal");
     assert!(took < MOST_SECONDS_TO_END, "{took} s after the signal{}", outcome.words());
+}
+
+/// From the signal to the end of the process.
+pub fn seconds_to_end(outcome: &Outcome) -> f64 {
+    let time = |name| outcome.file(name).and_then(|text| text.trim().parse::<f64>().ok());
+    time("ended").expect("a time") - time("signalled").expect("a time")
 }
 
 /// A plain pass, whoever listened.

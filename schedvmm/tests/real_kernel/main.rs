@@ -20,6 +20,7 @@ mod bad_input;
 mod broken_guest;
 mod case;
 mod early_end;
+mod frozen;
 mod host_fault;
 mod kernels;
 mod lab;
