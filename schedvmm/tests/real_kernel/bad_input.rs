@@ -42,7 +42,7 @@ const OPTIONS: [Row; 21] = [
     ("memory_without_unit", "--memory 4", 200, &["4", "--memory", "unit"]),
     ("cmdline_too_long", "--append $(printf %4000s | tr ' ' x)", 200, &["shorten --append"]),
     ("cmdline_not_ascii", "--append \u{e4}", 200, &["printable ASCII"]),
-    ("cpus_many", "--cpus 300", 200, &["300", "give 1 to 254"]),
+    ("cpus_many", "--cpus 255", 200, &["255", "give 1 to 254"]),
     ("cpus_none", "--cpus 0", 200, &["0 vCPUs", "give 1 to 254"]),
     ("cpus_odd", "--cpus 3", 200, &["3 vCPUs", "cores of 2 threads"]),
     ("pin_absent_cpu", "--pin 4096,4097,4098,4099", 200, &["host CPU 409"]),

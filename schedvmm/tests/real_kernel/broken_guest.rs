@@ -1,19 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Kernels that panic, hang or crash: status 125, the reason, and what helps to find out why.
+//! Kernels that panic, hang or crash, before PID 1 and while the load runs: status 125, the
+//! reason, what helps to find out why, and what was measured until then.
 
 use std::path::Path;
 
 use xtask::host::accident::Accident;
 
 use crate::case::Case;
-use crate::kernels::{self, CRASH, HANG};
+use crate::kernels::{self, CRASH, HANG, Place};
 use crate::lab::{Group, Preparation, TestKernel};
-use crate::outcome::{Outcome, text};
+use crate::outcome::{Outcome, list, number, text};
 
 /// The thread that becomes PID 1 starts here, on whichever CPU.
 const BECOMES_PID_1: &str = "kernel_init";
 /// The kernel starts here.
 const ENTRY: &str = "startup_64";
+/// PID 1 looks for orphans once a second while the load runs, with this system call, and
+/// nobody else makes it. The records of that second are out by then.
+const ONCE_A_SECOND: &str = "__x64_sys_waitid";
+
+/// A load that has a gap to report in its first second.
+const LOAD: &str = "--threshold off --duration 10s --trace off";
 
 /// One way to break for each case.
 pub fn group() -> Group {
@@ -46,6 +53,27 @@ pub fn group() -> Group {
             outcome.assert_says(&["state of vCPU 0", "triple fault"]);
         })
         .expecting(Accident::TripleFault),
+        // Without the word the oops would take one thread of PID 1 only, and end as a hang.
+        Case::new(
+            "panic_later",
+            run("oops_later", &format!("{LOAD} --append oops=panic")),
+            |outcome| {
+                let reason = untestable(outcome);
+                assert!(reason.contains("panicked while the load ran"), "{reason}");
+                assert!(reason.contains("Fatal exception"), "{reason}");
+                outcome.assert_says(&["Kernel panic - not syncing"]);
+                kept(outcome);
+                assert!(outcome.seconds < 60.0, "{}", outcome.words());
+            },
+        ),
+        Case::new("hang_later", run("hang_later", LOAD), |outcome| {
+            let reason = untestable(outcome);
+            assert!(reason.contains("waited for the agent's sign of life"), "{reason}");
+            outcome.assert_says(&["state of vCPU 0 "]);
+            kept(outcome);
+            assert!(outcome.seconds > 20.0, "{}", outcome.words());
+        })
+        .expecting(Accident::Hang),
         // The original's lines have no place for a reason, which must be told all the same.
         Case::run("slow_compat", "--compat --boot-timeout 1s", |outcome| {
             outcome.assert_status(125);
@@ -62,12 +90,18 @@ fn prepare(bzimage: &Path) -> Result<Preparation, String> {
     let bytes = kernels::read(&path)?;
     let hang = kernels::function(&bytes, BECOMES_PID_1)?;
     let crash = kernels::function(&bytes, ENTRY)?;
-    let script = format!(
-        "{}{}echo {:016x} > /out/hang_address\n",
-        kernels::patched("/vmlinux", "/tmp/hang", &[(hang.offset, HANG)]),
-        kernels::patched("/vmlinux", "/tmp/crash", &[(crash.offset, CRASH)]),
-        hang.address
-    );
+    let later = kernels::function(&bytes, ONCE_A_SECOND)?;
+    let broken = |name: &str, place: Place, code| {
+        kernels::patched("/vmlinux", &format!("/tmp/{name}"), &[(place.offset, code)])
+    };
+    let script = [
+        broken("hang", hang, HANG),
+        broken("crash", crash, CRASH),
+        broken("hang_later", later, HANG),
+        broken("oops_later", later, CRASH),
+        format!("echo {:016x} > /out/hang_address\n", hang.address),
+    ]
+    .concat();
     Ok(Preparation { files: vec![("/vmlinux", path)], script })
 }
 
@@ -79,4 +113,16 @@ fn untestable(outcome: &Outcome) -> String {
     println!("     {reason}");
     assert!(!reason.is_empty() && outcome.stdout.contains(reason), "{}", outcome.words());
     reason.to_owned()
+}
+
+/// The gaps that had arrived are in the result; no thread was there to the end.
+fn kept(outcome: &Outcome) {
+    let result = outcome.result();
+    let threads = list(&result, "threads");
+    assert_eq!(threads.len(), 16);
+    assert!(threads.iter().all(|thread| thread["complete"] == false), "{threads:?}");
+    let gaps = outcome.gaps();
+    println!("     {} gaps kept", gaps.len());
+    let longest = gaps.iter().map(|gap| gap.length_ns).max().expect("gaps.csv is empty");
+    assert_eq!(longest, number(&result, "longest_gap_ns"));
 }

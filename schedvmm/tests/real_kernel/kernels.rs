@@ -11,7 +11,7 @@ use object::{Endianness, Object as _, ObjectSymbol as _};
 
 /// A jump to itself.
 pub const HANG: &[u8] = &[0xeb, 0xfe];
-/// An invalid instruction; without an IDT, a triple fault.
+/// An invalid instruction: an oops, or, without an IDT, a triple fault.
 pub const CRASH: &[u8] = &[0x0f, 0x0b];
 
 /// The vmlinux that lies beside a test kernel's bzImage.

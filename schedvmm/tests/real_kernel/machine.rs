@@ -11,6 +11,10 @@ use crate::outcome::{Outcome, list, number, text};
 /// The shortest run that measures something.
 const SHORT: &str = "--threshold off --duration 1s --trace off";
 
+/// The largest machine.
+const MOST_CPUS: &str = "--cpus 254 --threads-per-core 1 --load-cpus 1 --append maxcpus=2 \
+                         --boot-timeout 100s";
+
 /// One case for each option that changes the machine.
 pub fn group() -> Group {
     let run = |name: &str, options: &str, check: fn(&Outcome)| {
@@ -41,6 +45,15 @@ pub fn group() -> Group {
             let result = passed(outcome);
             assert_eq!(result["machine"]["idle"], "poll");
             assert!(text(&result["kernel"], "cmdline").contains("idle=poll"));
+        }),
+        // As many as there can be. The guest starts two: all would take an emulation minutes.
+        run("most_cpus", MOST_CPUS, |outcome| {
+            let result = passed(outcome);
+            assert_eq!(result["machine"]["cpus"], 254);
+            assert_eq!(result["kernel"]["cpus_online"], "0-1");
+            let ends = list(&result["machine"], "vcpus");
+            assert_eq!(ends.len(), 254);
+            assert!(ends.iter().all(|end| end["state"].is_null()), "{ends:?}");
         }),
         run("pinned", "--pin 0,1,2,3", |outcome| {
             let result = passed(outcome);
