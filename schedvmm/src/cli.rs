@@ -100,7 +100,7 @@ pub struct MachineArgs {
     /// Unpack the kernel into guest memory, or let its own stub do it.
     #[arg(long, value_enum, default_value_t = Boot::Payload)]
     pub boot: Boot,
-    /// Words added to the kernel command line; they win over ours.
+    /// Words added to the end of the kernel command line; of two values, the last one counts.
     #[arg(long, default_value = "", value_name = "WORDS", allow_hyphen_values = true)]
     pub append: String,
     /// Time from start to PID 1 after which the kernel counts as not booting.
