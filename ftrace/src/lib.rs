@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reads what the Linux kernel traced, and says why a thread did not run.
 
+pub mod attribution;
 mod comms;
 mod error;
 mod format;
 mod region;
 mod ring;
+mod sched;
 mod symbols;
 mod trace;
 mod tracedat;

@@ -21,7 +21,8 @@ pub(crate) const MAX_CPUS: u64 = 8192;
 /// Everything about a trace but its pages. The texts are as the kernel wrote them.
 #[derive(Clone, Debug, Default)]
 pub struct Metadata {
-    /// `events/header_page`.
+    /// `events/header_page`. The kernel hands it out in the first read only, whatever its
+    /// size, so it wants a large buffer; `header_event` as well.
     pub header_page: Vec<u8>,
     /// `events/header_event`.
     pub header_event: Vec<u8>,

@@ -167,6 +167,11 @@ impl Formats {
         self.by_id.get(&id).map(|&index| &self.events[index])
     }
 
+    /// Where the number of a record's event is.
+    pub(crate) fn common_type(&self) -> IntField {
+        self.common_type
+    }
+
     /// The number of the event that a record is of; `None` if it is too short to have one.
     #[inline]
     pub fn event_id(&self, record: &[u8]) -> Option<u16> {

@@ -90,12 +90,23 @@ impl Events {
         }
         let Some(&Reverse((time, cpu))) = self.order.peek() else { return Ok(None) };
         self.taken = true;
+        Ok(Some(self.head(time, cpu)))
+    }
+
+    #[inline]
+    fn head(&self, time: u64, cpu: u32) -> Item<'_> {
         let stream = &self.streams[cpu as usize];
-        Ok(Some(match stream.head() {
+        match stream.head() {
             Head::Record { begin, end } => {
                 Item::Record(Record { cpu, time, data: &stream.bytes()[begin..end] })
             }
             Head::Lost { events, reason } => Item::Lost(Lost { cpu, after: time, events, reason }),
-        }))
+        }
+    }
+
+    /// What stands first on each CPU that has anything left, in no order. Before the first
+    /// call of [`Self::next`], a record here means that nothing was lost before it.
+    pub fn heads(&self) -> impl Iterator<Item = Item<'_>> {
+        self.order.iter().map(|&Reverse((time, cpu))| self.head(time, cpu))
     }
 }
