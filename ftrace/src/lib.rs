@@ -5,6 +5,7 @@ pub mod attribution;
 mod comms;
 mod error;
 mod format;
+mod perfetto;
 mod region;
 mod ring;
 mod sched;

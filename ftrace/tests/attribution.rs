@@ -88,13 +88,13 @@ fn forced_idle_names_the_siblings_group() {
     let forced = |tid, group| Cause::ForcedIdle { cpu: 2, sibling: 3, by: task(tid, Some(group)) };
     let expected = [(forced(21, 2), 3000), (forced(31, 3), 1000), (Cause::Idle { cpu: 2 }, 5)];
     assert_eq!(parts(&found), expected);
-    let text = found.paragraph(&context(), Units { ticks_per_ms: 10.0 });
+    let text = found.paragraph(&context(), Units::tsc(10));
     assert_eq!(
         text,
         "VM 1 thread 11 waited 400.5 ms: 400.0 ms CPU 2 forced idle while VM 2 and group 3 \
          ran on CPU 3, 0.5 ms runnable on an idle CPU."
     );
-    let table = found.table(&context(), Units { ticks_per_ms: 10.0 });
+    let table = found.table(&context(), Units::tsc(10));
     assert!(table.contains("CPU 2 forced idle: CPU 3 ran VM 2, t21 (tid 21)"), "{table}");
 }
 
@@ -233,7 +233,7 @@ fn before_and_after_the_trace() {
     ];
     assert_eq!(parts(&before), expected);
     assert_eq!(before.trace_begin, Some(900));
-    let text = before.paragraph(&context(), Units { ticks_per_ms: 10.0 });
+    let text = before.paragraph(&context(), Units::tsc(10));
     assert!(text.ends_with("The trace starts 80.0 ms after the gap began."), "{text}");
 
     let after = one(&trace, gap(1500, 5000), &context());

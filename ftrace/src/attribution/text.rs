@@ -8,27 +8,33 @@ use super::cause::{Cause, Explanation, Task, UnknownReason};
 use super::context::Context;
 
 /// How long a tick of the trace clock is.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Units {
-    /// Ticks in a millisecond: a TSC's kHz, or 1e6 for a clock of nanoseconds.
-    pub ticks_per_ms: f64,
+    /// Ticks in a millisecond: a TSC's kHz, or 1 000 000 for a clock of nanoseconds.
+    ticks_per_ms: u64,
 }
 
 impl Units {
-    /// Of the trace clock `x86-tsc`, at this frequency.
-    pub fn tsc(khz: u32) -> Self {
-        Self { ticks_per_ms: f64::from(khz) }
+    /// Of the trace clock `x86-tsc`, at this frequency; 0 counts as 1.
+    pub fn tsc(khz: u64) -> Self {
+        Self { ticks_per_ms: khz.max(1) }
     }
 
     /// Of the clocks that count nanoseconds.
     pub fn nanoseconds() -> Self {
-        Self { ticks_per_ms: 1e6 }
+        Self { ticks_per_ms: 1_000_000 }
     }
 
     /// Ticks in milliseconds.
     #[allow(clippy::cast_precision_loss, reason = "53 bits of ticks are a month")]
     pub fn ms(self, ticks: u64) -> f64 {
-        ticks as f64 / self.ticks_per_ms
+        ticks as f64 / self.ticks_per_ms as f64
+    }
+
+    /// Ticks in nanoseconds, up to what fits.
+    pub fn ns(self, ticks: u64) -> u64 {
+        let ns = u128::from(ticks) * 1_000_000 / u128::from(self.ticks_per_ms);
+        u64::try_from(ns).unwrap_or(u64::MAX)
     }
 
     /// For people: milliseconds, or microseconds below a tenth of one.
@@ -88,7 +94,7 @@ impl Explanation {
     }
 
     /// The thread's group, where it has one, and name.
-    fn title(&self, context: &Context) -> String {
+    pub(crate) fn title(&self, context: &Context) -> String {
         match self.group {
             Some(group) => format!("{} {}", context.group_name(group), self.name),
             None => format!("{} (tid {})", self.name, self.gap.tid),
@@ -184,7 +190,13 @@ impl Phrase {
     }
 
     fn text(&self) -> String {
-        let names: Vec<&str> = self.culprits.keys().map(String::as_str).collect();
+        /// Names in a clause; the table has them all.
+        const MOST: usize = 5;
+        let mut names: Vec<&str> = self.culprits.keys().map(String::as_str).take(MOST).collect();
+        let others = format!("{} others", self.culprits.len() - names.len());
+        if self.culprits.len() > MOST {
+            names.push(&others);
+        }
         let list = match names.split_last() {
             None => return self.clause.clone(),
             Some((last, [])) => (*last).to_owned(),

@@ -3,10 +3,23 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::process::Command;
+
 use ftrace::{FormatFile, Metadata, Region, Trace};
 
 pub const PAGE_SIZE: usize = 4096;
 const HEADER_SIZE: usize = 16;
+
+/// What a program prints. It fails where the program is missing, and says where it comes from:
+/// a test that looks at nothing is worse than one that fails.
+pub fn run(command: &mut Command, package: &str) -> String {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let hint = format!("`{program}` is needed: install the package `{package}`");
+    let output = command.output().expect(&hint);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}: {errors}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
 
 pub const HEADER_PAGE: &str = "\tfield: u64 timestamp;\toffset:0;\tsize:8;\tsigned:0;\n\
     \tfield: local_t commit;\toffset:8;\tsize:8;\tsigned:1;\n\
@@ -136,7 +149,10 @@ fn format_file(spec: &Spec, mirrored: bool) -> FormatFile {
             "\tfield:{before} {name}{after};\toffset:{offset};\tsize:{size};\tsigned:{signed};\n"
         );
     }
-    text += "\nprint fmt: \"%s\", \"\"\n";
+    text += match *name {
+        "print" => "\nprint fmt: \"%ps: %s\", (void *)REC->ip, REC->buf\n",
+        _ => "\nprint fmt: \"%s\", \"\"\n",
+    };
     FormatFile { system: (*system).into(), text: text.into_bytes() }
 }
 
