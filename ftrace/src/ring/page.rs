@@ -264,6 +264,19 @@ mod tests {
     }
 
     #[test]
+    fn pages_of_32_bit_kernels_have_a_shorter_header() {
+        let layout = PageLayout { commit_size: 4, data_offset: 12, ..PAGE };
+        let mut page = 50_u64.to_le_bytes().to_vec();
+        page.extend((8_u32 | 3 << 30).to_le_bytes());
+        page.extend([head(1, 5), 0xAB, 6].map(u32::to_le_bytes).concat());
+        page.resize(layout.page_size, 0);
+        let (mut cursor, missed) = PageCursor::begin(&page, &layout).expect("a page");
+        assert_eq!(missed, Missed::Overwritten(Some(6)));
+        assert_eq!(cursor.step(&page, &ENTRY), Step::Record { begin: 16, end: 20 });
+        assert_eq!((cursor.time, cursor.step(&page, &ENTRY)), (55, Step::End));
+    }
+
+    #[test]
     fn entries_that_leave_the_page_are_damage() {
         for words in [
             &[head(28, 0), 0][..],
