@@ -11,7 +11,7 @@ use anyhow::Result;
 use crate::host::accident::Retries;
 use crate::kernel::{self, Version};
 use crate::venue::Venue;
-use crate::{artifacts, process};
+use crate::{artifacts, process, setup};
 
 /// The test kernels, and what tests know them by.
 const KERNELS: [(Version, &str); 2] =
@@ -66,7 +66,10 @@ pub fn run() -> Result<Tally> {
     let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
     report.command("documentation", Kind::Check, doc);
-
+    report.step("programs for tests", || {
+        setup::ensure(setup::TEST_READERS)?;
+        Ok(Tally { passed: 1, ..Tally::default() })
+    });
     // Before all tests: some outside the emulated host read these kernels, too.
     let mut kernels = Vec::new();
     for (version, variable) in KERNELS {

@@ -27,6 +27,9 @@ pub const KERNEL_BUILD: &[&str] = &[
     "xz-utils",
 ];
 
+/// Programs that read what we write, in tests: the readers of trace.dat and of protocol buffers.
+pub const TEST_READERS: &[&str] = &["protobuf-compiler", "trace-cmd"];
+
 /// The machine's busybox; installed if there is none.
 pub fn ensure_busybox() -> Result<PathBuf> {
     let known = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new);

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A run of bytes that need not be in memory: a part of a file, or a buffer.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::FtraceError;
+
+/// Bytes that are read where and when they are needed.
+#[derive(Clone, Debug)]
+pub struct Region(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    File { file: Arc<File>, offset: u64, len: u64 },
+    Bytes { bytes: Arc<[u8]>, offset: usize, len: usize },
+}
+
+impl Region {
+    /// `len` bytes of a regular file from `offset` on. What lies behind the file's end is
+    /// missing when it is read, not here.
+    pub fn file(file: Arc<File>, offset: u64, len: u64) -> Self {
+        Self(Source::File { file, offset, len })
+    }
+
+    /// All of a regular file.
+    ///
+    /// # Errors
+    /// [`FtraceError::ReadFile`].
+    pub fn open(path: &Path) -> Result<Self, FtraceError> {
+        let open = || {
+            let file = File::open(path)?;
+            let len = file.metadata()?.len();
+            Ok(Self::file(Arc::new(file), 0, len))
+        };
+        open().map_err(FtraceError::read_file(path))
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(bytes: impl Into<Arc<[u8]>>) -> Self {
+        let bytes = bytes.into();
+        Self(Source::Bytes { offset: 0, len: bytes.len(), bytes })
+    }
+
+    /// `len` bytes of it from `offset` on, or as many as it has.
+    pub(crate) fn part(&self, offset: u64, len: u64) -> Self {
+        let skip = offset.min(self.len());
+        let len = len.min(self.len() - skip);
+        Self(match &self.0 {
+            Source::File { file, offset, .. } => {
+                Source::File { file: file.clone(), offset: offset.saturating_add(skip), len }
+            }
+            Source::Bytes { bytes, offset, .. } => {
+                // Both fit: they are within a buffer in memory.
+                let fit = |n| usize::try_from(n).unwrap_or(usize::MAX);
+                Source::Bytes { bytes: bytes.clone(), offset: offset + fit(skip), len: fit(len) }
+            }
+        })
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        match &self.0 {
+            Source::File { len, .. } => *len,
+            Source::Bytes { len, .. } => *len as u64,
+        }
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads from `position` (in bytes) until `buffer` is full or the region ends; the number
+    /// of bytes read.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.len().saturating_sub(position);
+        let wanted = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let buffer = &mut buffer[..wanted];
+        match &self.0 {
+            Source::Bytes { bytes, offset, len } => {
+                let begin = offset + usize::try_from(position).unwrap_or(usize::MAX).min(*len);
+                buffer.copy_from_slice(&bytes[begin..begin + wanted]);
+                Ok(wanted)
+            }
+            Source::File { file, offset, .. } => {
+                let mut done = 0;
+                while done < wanted {
+                    let Some(at) = offset.checked_add(position + done as u64) else { break };
+                    match file.read_at(&mut buffer[done..], at) {
+                        Ok(0) => break,
+                        Ok(count) => done += count,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(done)
+            }
+        }
+    }
+
+    /// A reader from the beginning on.
+    pub fn reader(&self) -> RegionReader<'_> {
+        RegionReader { region: self, position: 0 }
+    }
+}
+
+impl Default for Region {
+    fn default() -> Self {
+        Self::bytes([])
+    }
+}
+
+/// Reads a [`Region`] in order.
+#[derive(Debug)]
+pub struct RegionReader<'a> {
+    region: &'a Region,
+    position: u64,
+}
+
+impl io::Read for RegionReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.region.read_at(self.position, buffer)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn parts_of_files_and_memory_read_alike() -> io::Result<()> {
+        let mut file = tempfile::tempfile()?;
+        file.write_all(b"0123456789")?;
+        let file = Arc::new(file);
+        let regions = [
+            Region::file(file.clone(), 2, 5),
+            Region::bytes(*b"23456"),
+            Region::file(file.clone(), 0, 10).part(2, 5),
+            Region::bytes(*b"xx23456").part(1, 100).part(1, 5),
+        ];
+        for region in regions {
+            let mut text = String::new();
+            region.reader().read_to_string(&mut text)?;
+            assert_eq!((text.as_str(), region.len()), ("23456", 5));
+            let mut buffer = [0; 4];
+            assert_eq!(region.read_at(3, &mut buffer)?, 2);
+            assert_eq!(&buffer[..2], b"56");
+            assert_eq!(region.read_at(u64::MAX, &mut buffer)?, 0);
+        }
+        // A file that is shorter than promised, and an offset beyond all files.
+        let mut buffer = [0; 4];
+        assert_eq!(Region::file(file.clone(), 8, 100).read_at(0, &mut buffer)?, 2);
+        assert_eq!(Region::file(file, u64::MAX, 100).read_at(1, &mut buffer)?, 0);
+        Ok(())
+    }
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Damaged and hostile traces: whatever the bytes, reading ends, in bounded memory, without a
+//! panic, and gaps still close. Mutations come from seeds, so a failure can be had again: it
+//! prints the seed, and `SEEDS` of earlier failures are tried first.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Builder, HEADER_EVENT, HEADER_PAGE};
+use ftrace::attribution::{Context, Gap, Topology, Units, explain};
+use ftrace::{EventFormat, FormatFile, Item, Region, Trace};
+
+/// Each test tries new seeds for this long.
+const TIME: Duration = Duration::from_secs(4);
+/// Seeds that are always tried: some of each kind of mutation, and those that failed once.
+const SEEDS: [u64; 8] = [0, 1, 2, 3, 0xDEAD, 0xBEEF, 1 << 40, u64::MAX];
+
+/// Numbers that look random (xorshift64*, Vigna 2016).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next() % limit.max(1) as u64).expect("below a usize")
+    }
+
+    /// Changes bytes in one of several ways.
+    fn mutate(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..=self.below(8) {
+            let at = self.below(bytes.len());
+            match self.below(6) {
+                0 if !bytes.is_empty() => bytes[at] ^= 1 << self.below(8),
+                1 => bytes.truncate(at),
+                2 => {
+                    // Numbers at the edges, where lengths and offsets go wrong.
+                    let edge = [0, 1, 3, 4, 0x7F, 0x7FFF_FFFF, u32::MAX, 1 << 31, 1 << 30];
+                    let value = edge[self.below(edge.len())].to_le_bytes();
+                    let end = (at + 4).min(bytes.len());
+                    bytes[at..end].copy_from_slice(&value[..end - at]);
+                }
+                3 => {
+                    let from = self.below(bytes.len());
+                    let length = self.below(64).min(bytes.len() - from.max(at));
+                    bytes.copy_within(from..from + length, at);
+                }
+                4 => {
+                    let noise: Vec<u8> = self.next().to_le_bytes().to_vec();
+                    bytes.splice(at..at, noise);
+                }
+                _ => {
+                    let end = (at + self.below(16)).min(bytes.len());
+                    bytes.drain(at..end);
+                }
+            }
+        }
+    }
+}
+
+/// Tries the kept seeds, and then new ones until the time is over.
+fn with_seeds(mut attempt: impl FnMut(&mut Random)) {
+    let start = Instant::now();
+    let fresh = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let first = fresh.map_or(7, |time| u64::from(time.subsec_nanos())) << 20;
+    let mut count = 0_u32;
+    for seed in SEEDS.into_iter().chain(first..) {
+        if start.elapsed() > TIME && count > 16 {
+            break;
+        }
+        // Shown only if the test fails.
+        println!("seed {seed:#x}");
+        // Zero would stay zero.
+        attempt(&mut Random(seed.wrapping_mul(2).wrapping_add(1)));
+        count += 1;
+    }
+    assert!(count > 16);
+}
+
+fn sample() -> Builder {
+    let mut trace = Builder::new(4);
+    for turn in 0..300_u64 {
+        let time = 1000 + turn * 40_000_000;
+        trace.wake(0, time, "sched_waking", 11, 2).migrate(0, time + 1, 11, 2, 3);
+        trace.wake(0, time + 2, "sched_wakeup", 11, 3);
+        trace.switch(2, time + 9, 256, 21).switch(3, time + 10, 1, 11);
+        trace.event(3, time + 12, "softirq_entry", &[("vec", 3.into())]);
+        trace.event(3, time + 13, "softirq_exit", &[("vec", 3.into())]);
+        trace.switch(3, time + 20, 256, 0).switch(2, time + 30, 1, 0);
+        if turn % 50 == 0 {
+            trace.lose(3, Some(turn));
+        }
+    }
+    trace
+}
+
+/// Reads all of a trace in every way there is. What comes out must hold together.
+fn use_up(trace: &Trace) {
+    let bytes: u64 = trace.pages().iter().map(Region::len).sum();
+    let mut events = trace.events().expect("in memory");
+    let mut items = 0_u64;
+    while let Some(item) = events.next().expect("in memory") {
+        items += 1;
+        if let Item::Record(record) = item
+            && let Some(event) = trace.formats().event_of(record.data)
+        {
+            for field in &event.fields {
+                let range = field.range(record.data);
+                assert_eq!(field.bytes(record.data).map(<[u8]>::len), range.map(|r| r.len()));
+                let _ = field.int().and_then(|int| int.get(record.data));
+            }
+        }
+    }
+    // An entry has a word; a page may be damaged, and follow a loss.
+    assert!(items <= bytes / 4 + 2, "{items} items in {bytes} bytes");
+    let context = Context {
+        topology: Topology::from_cores([&[0, 1][..], &[2, 3]]),
+        groups: [(11, 1), (21, 2)].into(),
+        core_scheduling: true,
+        max_segments: 50,
+        ..Context::default()
+    };
+    let gaps = [(11, 0, u64::MAX), (21, 1000, 12_000_000_000), (0, 500, 90_000_000), (11, 7, 7)]
+        .map(|(tid, begin, end)| Gap { tid, begin, end });
+    let found = explain(trace, &gaps, &context).expect("in memory");
+    for explanation in &found {
+        let sum: u64 = explanation.parts.iter().map(|part| part.ticks).sum();
+        assert_eq!(sum, explanation.gap.end - explanation.gap.begin, "{explanation:#?}");
+    }
+    let mut out = Vec::new();
+    trace.write_perfetto(&found, &context, Units::tsc(1000), &mut out).expect("in memory");
+    let most = bytes * 64 + (1 << 16);
+    assert!(out.len() as u64 <= most, "{} bytes from {bytes}", out.len());
+}
+
+#[test]
+fn mutated_pages_are_read_to_their_end() {
+    let builder = sample();
+    let pages = builder.pages();
+    with_seeds(|random| {
+        let mut pages = pages.clone();
+        for _ in 0..=random.below(3) {
+            let cpu = random.below(pages.len());
+            random.mutate(&mut pages[cpu]);
+        }
+        let pages = pages.into_iter().map(Region::bytes).collect();
+        use_up(&Trace::new(builder.metadata(), pages).expect("the metadata is good"));
+    });
+}
+
+#[test]
+fn pages_of_noise_are_read_to_their_end() {
+    let builder = sample();
+    with_seeds(|random| {
+        let page = |random: &mut Random| -> Vec<u8> {
+            let mut page: Vec<u8> = (0..512).flat_map(|_| random.next().to_le_bytes()).collect();
+            // A length that is none would end the page at once.
+            page[8..16].copy_from_slice(&(random.next() & 0xFF8).to_le_bytes());
+            page
+        };
+        let pages = (0..2).map(|_| Region::bytes([page(random), page(random)].concat())).collect();
+        use_up(&Trace::new(builder.metadata(), pages).expect("the metadata is good"));
+    });
+}
+
+#[test]
+fn mutated_trace_dats_are_read_or_refused() {
+    let mut whole = Vec::new();
+    let trace = sample().build();
+    trace.write_trace_dat(&mut whole).expect("in memory");
+    let headers = whole.windows(10).position(|part| part == b"flyrecord\0").expect("in it") + 80;
+    let (mut read, mut refused) = (0, 0);
+    with_seeds(|random| {
+        let mut head = whole[..headers].to_vec();
+        random.mutate(&mut head);
+        let bytes = [&head, &whole[headers..]].concat();
+        match Trace::from_trace_dat_bytes(bytes) {
+            Ok(trace) => {
+                use_up(&trace);
+                read += 1;
+            }
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                refused += 1;
+            }
+        }
+    });
+    assert!(read > 0 && refused > 0, "{read} read, {refused} refused");
+}
+
+#[test]
+fn mutated_formats_are_read_or_refused() {
+    let formats = sample().metadata().formats;
+    with_seeds(|random| {
+        let FormatFile { system, mut text } = formats[random.below(formats.len())].clone();
+        random.mutate(&mut text);
+        let file = FormatFile { system, text };
+        if let Ok(event) = EventFormat::parse(&file) {
+            // Bytes of no meaning, short and long, under a format of no meaning.
+            let record: Vec<u8> =
+                (0..random.below(20)).flat_map(|_| random.next().to_le_bytes()).collect();
+            for field in &event.fields {
+                assert!(field.bytes(&record).is_none_or(|bytes| bytes.len() <= record.len()));
+                let _ = field.int().map(|int| (int.get(&record), int.get_i32(&record)));
+            }
+        }
+        let mut metadata = sample().metadata();
+        metadata.formats.push(file);
+        metadata.header_page = HEADER_PAGE.into();
+        random.mutate(&mut metadata.header_page);
+        metadata.header_event = HEADER_EVENT.into();
+        random.mutate(&mut metadata.header_event);
+        if let Ok(trace) =
+            Trace::new(metadata, sample().pages().into_iter().map(Region::bytes).collect())
+        {
+            use_up(&trace);
+        }
+    });
+}
+
+#[test]
+fn sizes_that_would_need_much_memory_are_refused() {
+    let mut whole = Vec::new();
+    sample().build().write_trace_dat(&mut whole).expect("in memory");
+    let find = |part: &[u8]| {
+        whole.windows(part.len()).position(|window| window == part).expect("in it") + part.len()
+    };
+    // Lengths and counts, each as large as can be.
+    for at in [find(b"header_page\0"), find(b"header_event\0"), find(b"sched\0"), find(b"irq\0")] {
+        let mut bad = whole.clone();
+        bad[at..at + 4].copy_from_slice(&[0xFF; 4]);
+        let error = Trace::from_trace_dat_bytes(bad).expect_err("too much").to_string();
+        assert!(error.contains("limit"), "{error}");
+    }
+    let pages = vec![Region::default(); 8193];
+    let error = Trace::new(sample().metadata(), pages).expect_err("too many CPUs").to_string();
+    assert!(error.contains("8193"), "{error}");
+    // As many CPUs as may be, with pages as large as may be.
+    let mut metadata = sample().metadata();
+    metadata.header_page = HEADER_PAGE.replace("size:4080", "size:1048560").into();
+    let page: Region = Region::bytes(*b"x");
+    let trace = Trace::new(metadata, vec![page; 8192]).expect("possible");
+    let error = trace.events().expect_err("8 GiB").to_string();
+    assert!(error.contains("page size"), "{error}");
+}
