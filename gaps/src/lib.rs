@@ -11,5 +11,6 @@ pub mod histogram;
 pub mod meter;
 pub mod pauses;
 pub mod record;
+pub mod stats;
 pub mod tally;
 pub mod tsc;
