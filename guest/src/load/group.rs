@@ -10,6 +10,7 @@ use std::{
     process, thread,
 };
 
+use gaps::bench;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -108,7 +109,8 @@ fn prepare<'a>(
     if let Err(error) = lock_memory() {
         slot.note.set(&format!("memory is not locked: {error}"));
     }
-    Ok(Common { spec: &plan.spec, shared, tsc_khz: plan.tsc_khz, trace })
+    let turn_ticks = bench::turn_ticks();
+    Ok(Common { spec: &plan.spec, shared, tsc_khz: plan.tsc_khz, turn_ticks, trace })
 }
 
 /// Starts the threads and waits for their end; the process's first thread measures nothing.

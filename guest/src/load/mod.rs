@@ -21,7 +21,7 @@ use thiserror::Error;
 
 pub use group::{GROUP_COMMAND, TraceStop, group_main};
 pub use shared::SharedError;
-pub use supervise::run;
+pub use supervise::{run, tsc_frequency};
 
 use crate::{
     cpus::CpuSet,

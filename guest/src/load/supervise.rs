@@ -55,7 +55,8 @@ pub fn run(
     if !tsc::has_rdtscp() {
         return Err(LoadError::NoRdtscp);
     }
-    let choice = tsc_frequency(surroundings.tsc)?;
+    let mut sources = surroundings.tsc;
+    let choice = tsc_frequency(&mut sources)?;
     let file = SharedFile::new(&surroundings.memory);
     let shared = Shared::create(&file.0, spec)?;
     let mut groups = Groups::start(spec, surroundings, &file.0, choice.khz)?;
@@ -69,7 +70,7 @@ pub fn run(
     if let Err(error) = watch.end(&mut groups, observer) {
         fault.get_or_insert(error);
     }
-    Ok(Outcome { report: watch.report(surroundings.tsc), fault })
+    Ok(Outcome { report: watch.report(sources), fault })
 }
 
 fn validate(spec: &LoadSpec, online: &CpuSet) -> Result<(), LoadError> {
@@ -95,8 +96,11 @@ fn validate(spec: &LoadSpec, online: &CpuSet) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// The frequency from what is known, or else measured.
-fn tsc_frequency(mut sources: Sources) -> Result<Choice, LoadError> {
+/// The frequency from what is known, or else measured; that is a known source then.
+///
+/// # Errors
+/// Nothing tells it, not even a clock.
+pub fn tsc_frequency(sources: &mut Sources) -> Result<Choice, LoadError> {
     /// Long enough for an error well below 0.01 % on a quiet machine.
     const CALIBRATION: Duration = Duration::from_millis(100);
     if let Some(choice) = sources.choose() {
