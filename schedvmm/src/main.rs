@@ -4,8 +4,13 @@
 
 mod boot;
 mod cli;
+mod compose;
+mod deliver;
+mod expected;
 mod facts;
 mod folder;
+mod hlog;
+mod host;
 mod machine;
 mod placement;
 mod probe;
@@ -16,6 +21,7 @@ mod show;
 mod signals;
 mod sinks;
 mod status;
+mod summary;
 mod units;
 mod verdict;
 
@@ -56,6 +62,7 @@ fn main() -> ExitCode {
     // A panic is a defect of ours and has its own status; its text is on stderr by then.
     let ended = std::panic::catch_unwind(|| match cli.verb {
         Some(Verb::Boot(args)) => boot::run(&args),
+        Some(Verb::Host(args)) => host::run(&args),
         Some(Verb::Probe { json }) => probe_verb(json),
         None => run::run(&cli.run),
     });
