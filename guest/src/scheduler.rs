@@ -59,7 +59,7 @@ pub fn facts(root: &Path, release: &str) -> SchedulerFacts {
 
 /// Coarse clocks advance with the tick, and their resolution is its length
 /// (kernel/time/posix-timers.c, posix_get_coarse_res).
-fn tick_ns() -> Option<u64> {
+pub fn tick_ns() -> Option<u64> {
     let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a local timespec that the call fills.
     let result = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) };

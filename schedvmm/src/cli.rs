@@ -35,6 +35,26 @@ pub enum Verb {
     Boot(Box<BootArgs>),
     /// Measures the kernel that is running: the same load and meter, no VM, no root needed.
     Host(Box<HostArgs>),
+    /// Repeats a run, with the options that its result was measured with.
+    Run {
+        /// Its result.json.
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// Result folder; must be new or empty [default: a new one under results/].
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+        /// Print result.json instead of the screen.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes gaps of known length on this machine and looks for them: is the meter right here?
+    ///
+    /// Exit status 0 where all that could be tried is right, 201 where it is not.
+    Selftest {
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Says whether this host's KVM can run Linux (exit status 0 or 201).
     Probe {
         /// Print one JSON object instead of a sentence.

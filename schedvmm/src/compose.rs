@@ -98,6 +98,7 @@ impl Account<'_> {
             command_line: std::env::args_os()
                 .map(|word| word.to_string_lossy().into_owned())
                 .collect(),
+            working_directory: std::env::current_dir().ok(),
             started_utc: self.started_utc,
             verdict: self.verdict.answer,
             exit_status: self.verdict.status.code(),

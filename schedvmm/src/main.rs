@@ -14,8 +14,10 @@ mod host;
 mod machine;
 mod placement;
 mod probe;
+mod repeat;
 mod result;
 mod run;
+mod selftest;
 mod session;
 mod show;
 mod signals;
@@ -64,6 +66,8 @@ fn main() -> ExitCode {
         Some(Verb::Boot(args)) => boot::run(&args),
         Some(Verb::Host(args)) => host::run(&args),
         Some(Verb::Probe { json }) => probe_verb(json),
+        Some(Verb::Run { from, output, json }) => repeat::run(&from, output.as_deref(), json),
+        Some(Verb::Selftest { json }) => selftest::run(json),
         None => run::run(&cli.run),
     });
     let ended = ended

@@ -3,6 +3,7 @@
 //! Every field is described in docs/formats.md.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use gaps::evidence::Class;
 use gaps::record::GapRecord;
@@ -29,6 +30,8 @@ pub struct RunResult {
     pub version: &'static str,
     pub target: &'static str,
     pub command_line: Vec<String>,
+    /// Where it was called.
+    pub working_directory: Option<PathBuf>,
     pub started_utc: String,
     pub verdict: Answer,
     pub exit_status: u8,

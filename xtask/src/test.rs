@@ -3,17 +3,22 @@
 //! keep the others from running.
 
 use std::fmt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::kernel::{self, Version};
 use crate::venue::Venue;
-use crate::{artifacts, process};
+use crate::{artifacts, process, setup};
 
 /// No step takes this long unless it hangs.
 const STEP_DEADLINE: Duration = Duration::from_secs(40 * 60);
+
+/// What statistics are compared with; the test skips itself where it is missing.
+const NUMPY: &[&str] = &["python3-numpy"];
 
 /// How a step shows what it did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +61,9 @@ pub fn run() -> Result<Tally> {
     let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
     report.command("documentation", Kind::Check, doc);
+    if let Err(error) = setup::ensure(NUMPY) {
+        println!("statistics will not be compared with NumPy: {error:#}");
+    }
     report.command("tests", Kind::Tests, workspace_tests());
     report.command(
         "examples in documentation",
@@ -63,10 +71,12 @@ pub fn run() -> Result<Tally> {
         cargo(&["test", "--workspace", "--doc"]),
     );
 
+    report.step("self-test of the meter on this machine", || selftest(&schedvmm));
+
     let mut real = cargo(&["test", "--package", "schedvmm", "--test", "real_kernel"]);
     real.env(artifacts::XTASK_ENV, std::env::current_exe()?);
     // One executable for all cases, even if somebody works on the sources meanwhile.
-    real.env("SCHEDVMM_TEST_EXECUTABLE", schedvmm);
+    real.env("SCHEDVMM_TEST_EXECUTABLE", &schedvmm);
     let kernels =
         [(Version::V6_12, "SCHEDVMM_TEST_KERNEL_612"), (Version::V6_1, "SCHEDVMM_TEST_KERNEL_61")];
     for (version, variable) in kernels {
@@ -78,6 +88,22 @@ pub fn run() -> Result<Tally> {
     report.command("real kernels in the emulated host", Kind::Tests, real);
     report.print();
     Ok(report.sum())
+}
+
+/// Every case of the self-test is a test.
+fn selftest(schedvmm: &Path) -> Result<Tally> {
+    let mut command = Command::new(schedvmm);
+    command.args(["selftest", "--json"]);
+    let (status, text) = process::capture(&mut command, STEP_DEADLINE)?;
+    println!("{}", text.trim_end());
+    let report: Value = serde_json::from_str(&text)
+        .with_context(|| format!("`schedvmm selftest --json` ended with {status}, no JSON"))?;
+    let cases = report["cases"].as_array().context("the self-test has no cases")?;
+    let count = |wanted: &str| cases.iter().filter(|case| case["status"] == wanted).count() as u64;
+    let tally =
+        Tally { passed: count("passed"), failed: count("failed"), skipped: count("skipped") };
+    ensure!(status.success() == (tally.failed == 0), "it ended with {status} and says {tally}");
+    Ok(tally)
 }
 
 fn cargo(arguments: &[&str]) -> Command {
