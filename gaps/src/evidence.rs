@@ -118,6 +118,10 @@ const SHORT_NS: u64 = 50_000;
 /// that are compared differ by some microseconds in a second.
 const TELLING_NS: u64 = 200_000;
 
+/// Interrupts take no longer than this in one piece: softirqs are handed to a thread, which is
+/// a switch, after 2 ms or a jiffy (kernel/softirq.c, MAX_SOFTIRQ_TIME), at most 10 ms at 100 Hz.
+const LONGEST_IRQ_NS: u64 = 20_000_000;
+
 /// Compares what the kernel says now with what it said at the last look.
 #[derive(Clone, Debug)]
 pub struct Evidence<E> {
@@ -127,6 +131,7 @@ pub struct Evidence<E> {
     notice_ticks: u64,
     short_ticks: u64,
     telling_ticks: u64,
+    longest_irq_ticks: u64,
     /// Whether the kernel knows of time that its own host steals.
     steal_known: bool,
     /// Time in short interruptions without a switch, and how much of it the kernel has kept
@@ -156,6 +161,7 @@ impl<E: Eye> Evidence<E> {
             notice_ticks: ticks(NOTICE_NS).max(turn_ticks.saturating_mul(TURNS)),
             short_ticks: ticks(SHORT_NS),
             telling_ticks: ticks(TELLING_NS),
+            longest_irq_ticks: ticks(LONGEST_IRQ_NS),
             steal_known,
             short: 0,
             short_kept_out: 0,
@@ -174,6 +180,7 @@ impl<E: Eye> Evidence<E> {
             (true, true) => Class::ScheduledOut,
             // The kernel believes that the thread ran: it does not know what took the time.
             (_, false) if self.irq_known() == Some(true) => Class::Host,
+            (_, false) if length >= self.longest_irq_ticks => Class::Host,
             // Interrupts would look the same.
             (_, false) => Class::Unknown,
             // Never switched out, and yet the kernel gave it no CPU time.

@@ -78,6 +78,8 @@ fn a_kernel_that_counts_interrupts_as_the_threads_cannot_tell_them_from_the_host
     ticks(&mut evidence, 10_000);
     assert_eq!(evidence.irq_known(), Some(false));
     assert_eq!(interval(&mut evidence, 5 * MS, 5 * MS, 0), Class::Unknown);
+    // But no interrupt takes that long.
+    assert_eq!(interval(&mut evidence, 30 * MS, 29 * MS, 3), Class::Host);
 }
 
 #[test]

@@ -3,8 +3,6 @@
 
 use std::{fs, path::Path};
 
-use gaps::bench;
-
 use crate::{
     cpus::CpuSet,
     job::Job,
@@ -44,6 +42,6 @@ impl Setup {
         self.affinity = prepared.affinity.iter().map(CpuSet::to_string).collect();
         self.tsc_khz = prepared.tsc_khz;
         self.notes.extend_from_slice(&prepared.notes);
-        self.iteration_ticks = bench::turn_ticks();
+        self.iteration_ticks = prepared.turn_ticks;
     }
 }
