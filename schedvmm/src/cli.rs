@@ -215,6 +215,9 @@ pub struct LoadArgs {
     /// How long to measure the noise floor on the load's CPUs before the load, or `off`.
     #[arg(long, default_value = "500ms", value_parser = units::optional_duration, value_name = "TIME")]
     pub noise: Threshold,
+    /// A run of whose time the host took more than this is marked as contaminated.
+    #[arg(long, default_value = "0.5%", value_parser = units::percent, value_name = "PERCENT")]
+    pub steal_budget: f64,
     /// Where cookies come from: auto takes the newest interface the kernel has.
     #[arg(long, value_enum, default_value_t = Cosched::Auto)]
     pub cosched: Cosched,

@@ -12,7 +12,7 @@ use crate::result::{
     self, Clock, Cosched, Group, KernelFacts, RunFairness, RunResult, SCHEMA, Thread, Trace,
 };
 use crate::session::Session;
-use crate::summary::{Fairness, ThreadGaps, of_threads};
+use crate::summary::{Fairness, Steal, ThreadGaps, of_threads};
 use crate::verdict::Verdict;
 
 /// Where the threads that measured ran, as `result.json` has it.
@@ -53,6 +53,8 @@ pub struct Account<'a> {
     pub trace: Trace,
     /// Milliseconds in each phase.
     pub phases_ms: BTreeMap<&'static str, u64>,
+    /// How much of the time the host may take, as a part of 1.
+    pub steal_budget: f64,
     /// The answer.
     pub verdict: &'a Verdict,
 }
@@ -90,6 +92,9 @@ impl Account<'_> {
         let hit = session
             .hit
             .map(|hit| clock.locate(hit.gap.thread as usize, Some(hit.tid), hit.gap.record));
+        let steal = Steal::of(&statistics, self.steal_budget);
+        let mut notes = self.notes;
+        notes.extend(steal.note());
         let scheduler = setup.map(|setup| setup.scheduler.clone()).unwrap_or_default();
         RunResult {
             schema: SCHEMA,
@@ -103,7 +108,7 @@ impl Account<'_> {
             verdict: self.verdict.answer,
             exit_status: self.verdict.status.code(),
             reason: self.verdict.reason.clone(),
-            notes: self.notes,
+            notes,
             longest_gap_ns,
             longest_gap: longest,
             threshold_hit: hit,
@@ -118,6 +123,7 @@ impl Account<'_> {
             job: self.job.clone(),
             statistics,
             fairness: fairness(&threads, &groups, clock),
+            steal,
             expected: Expected::of(load, &scheduler, longest_gap_ns),
             threads,
             groups,

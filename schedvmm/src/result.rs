@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::expected::Expected;
 use crate::session::Session;
-use crate::summary::{Fairness, Statistics};
+use crate::summary::{Fairness, Statistics, Steal};
 use crate::verdict::Answer;
 
 /// Version of the format; raised when a field changes its meaning or goes away.
@@ -49,6 +49,7 @@ pub struct RunResult {
     pub statistics: Statistics,
     pub fairness: RunFairness,
     pub expected: Expected,
+    pub steal: Steal,
     pub threads: Vec<Thread>,
     pub groups: Vec<Group>,
     pub tsc: Option<TscReport>,

@@ -95,6 +95,36 @@ pub struct Fairness {
     pub max_over_min: Option<f64>,
 }
 
+/// How much of the time in bursts the host took, as far as gaps of its class tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[allow(missing_docs)]
+pub struct Steal {
+    pub share: Option<f64>,
+    pub budget: f64,
+    /// More than the budget: not to be compared with other runs.
+    pub contaminated: bool,
+}
+
+impl Steal {
+    /// Of a run with these figures.
+    pub fn of(statistics: &Statistics, budget: f64) -> Self {
+        let host = statistics.classes.iter().filter(|class| class.class == Class::Host);
+        let share = share(host.map(|class| class.gap_ns).sum(), statistics.wanted_ns);
+        Self { share, budget, contaminated: share.is_some_and(|share| share > budget) }
+    }
+
+    /// What a reader must know, if it is too much.
+    pub fn note(&self) -> Option<String> {
+        let share = self.share.filter(|_| self.contaminated)?;
+        Some(format!(
+            "contaminated: the host took {:.2} % of the time, more than --steal-budget {:.2} %; \
+             repeat the run on a quieter host",
+            100.0 * share,
+            100.0 * self.budget
+        ))
+    }
+}
+
 impl Fairness {
     /// Of these shares.
     pub fn of(shares: &[u64]) -> Self {

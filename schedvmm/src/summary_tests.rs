@@ -130,3 +130,13 @@ fn fairness_of_shares() {
     assert_eq!(Fairness::of(&[7, 7]), even);
     assert_eq!(Fairness::of(&[0, 0]), Fairness::default());
 }
+
+#[test]
+fn too_much_steal_is_told() {
+    let found = statistics(&[thread(&[4 * MS])]);
+    let steal = Steal::of(&found, 0.005);
+    assert_eq!((steal.share, steal.contaminated, steal.note()), (Some(0.004), false, None));
+    let steal = Steal::of(&found, 0.003);
+    assert!(steal.contaminated && steal.note().expect("told").contains("0.40 %"));
+    assert!(!Steal::of(&Statistics::default(), 0.0).contaminated);
+}

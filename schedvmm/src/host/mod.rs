@@ -83,6 +83,7 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
         notes: run.notes.clone(),
         trace: std::mem::take(&mut run.trace),
         phases_ms: phases,
+        steal_budget: args.load.steal_budget,
         verdict: &verdict,
     };
     let mut result = account.result();

@@ -40,6 +40,7 @@ impl Attempt {
             notes: self.notes.clone(),
             trace,
             phases_ms: phases,
+            steal_budget: self.plan.args.load.steal_budget,
             verdict: &verdict,
         };
         let mut result = account.result();

@@ -43,7 +43,36 @@ pub fn group() -> Group {
             outcome.assert_says(&["cpu.core_tag", "2020/21"]);
         }),
     ];
+    let mut cases = cases;
+    cases.push(Case::new("without_a_machine", ON_THE_HOST, on_the_host));
     Group::new("user", TestKernel::V612, cases)
+}
+
+/// The load on the emulated host's own kernel, as root: with a trace, and with a knob that is
+/// to be back afterwards.
+const ON_THE_HOST: &str = "slice=/sys/kernel/debug/sched/base_slice_ns\n\
+    instances=/sys/kernel/tracing/instances\n\
+    before=$(cat $slice)\n\
+    schedvmm host --threshold 20ms --duration 30s --tune slice=4ms --output r\n\
+    code=$?\n\
+    [ \"$(cat $slice)\" = \"$before\" ] && [ -z \"$(ls $instances)\" ] && touch restored\n\
+    exit $code";
+
+fn on_the_host(outcome: &Outcome) {
+    outcome.assert_status(1);
+    let text = outcome.file("r/result.json").expect("result.json");
+    assert_unique_keys(&text);
+    let result: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(result["target"], "host");
+    assert_eq!(knob(&result, "slice")["effective"], "4000000");
+    assert!(outcome.file("restored").is_some(), "something stayed behind{}", outcome.words());
+    let expected = &result["expected"];
+    assert!(number(expected, "gap_ns") >= 3 * number(expected, "turn_ns"), "{expected}");
+    let trace = outcome.file("r/trace.txt").expect("a trace");
+    assert_eq!(result["trace"]["complete"], true, "{}", result["trace"]);
+    let hit = number(&result["threshold_hit"], "length_ns");
+    assert!(trace.contains(&format!("schedvmm: gap of {hit} ns in thread")), "no marker");
+    println!("     cookies {}, hit {:.1} ms", result["cosched"]["mechanism"], milliseconds(hit));
 }
 
 /// The same on the last kernels with CFS.
