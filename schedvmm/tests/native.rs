@@ -166,6 +166,31 @@ fn an_ordinary_user_measures_too() {
 }
 
 #[test]
+fn the_self_test_says_what_it_cannot_try() {
+    let output = call(Path::new("/"), &["selftest", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON and nothing else");
+    let cases = report["cases"].as_array().expect("cases");
+    assert_eq!(cases.len(), 7);
+    let with = |status: &str| cases.iter().filter(|case| case["status"] == status).count();
+    let (passed, failed, skipped) = (with("passed"), with("failed"), with("skipped"));
+    assert_eq!(passed + failed + skipped, cases.len());
+    assert_eq!(report["skipped"].as_u64(), Some(skipped as u64));
+    assert_eq!(report["passed"], failed == 0, "{report:#}");
+    assert_eq!(output.status.code(), Some(if failed == 0 { 0 } else { 201 }));
+    for case in cases {
+        let whole = case["status"] == "passed";
+        assert_eq!(whole, case["reason"] == "", "{case}");
+        if whole {
+            assert_eq!(case["found"], case["injected"], "{case}");
+            assert!(number(&case["worst_error_percent"]) >= number(&case["mean_error_percent"]));
+        }
+    }
+    // Stops need no rights: whoever runs this has had them found. How exactly depends on the
+    // machine, and is `cargo xtask test`'s to judge.
+    assert!(cases.iter().take(4).all(|case| case["found"] == case["injected"]), "{report:#}");
+}
+
+#[test]
 fn a_run_is_repeated_with_its_options_elsewhere() {
     let (first, second) = (tempfile::tempdir().expect("one"), tempfile::tempdir().expect("two"));
     let output = quick(&first, &["--output", "out", "--seed", "77", "--groups", "1"]);

@@ -81,7 +81,7 @@ impl Place {
         };
         match measure(&self.spec(1, LONGEST), &self.surroundings(), Box::new(action)) {
             Ok(measured) => Case::judged(&name, &self.find_stops(&measured, length)),
-            Err(error) => Case::skipped(&name, error),
+            Err(error) => Case::broken(&name, error),
         }
     }
 
@@ -127,7 +127,7 @@ impl Place {
                 let limit_ns = self.tick_ns() + LEAST_LIMIT_NS + self.noise_ns;
                 Case::judged(name, &self.like(&measured, DURATION, slice_ns, limit_ns, least))
             }
-            Err(error) => Case::skipped(name, error),
+            Err(error) => Case::broken(name, error),
         }
     }
 
@@ -145,7 +145,7 @@ impl Place {
         let wait = |_: Vec<u32>| thread::sleep(DURATION + Duration::from_millis(50));
         let measured = match measure(&self.spec(1, DURATION), &surroundings, Box::new(wait)) {
             Ok(measured) => measured,
-            Err(error) => return Case::skipped(name, error),
+            Err(error) => return Case::broken(name, error),
         };
         let all = self.like(&measured, DURATION, HalfCpu::GAP_NS, u64::MAX, 10);
         let lengths = self.inside(&measured, DURATION, HalfCpu::GAP_NS);
@@ -191,7 +191,7 @@ impl Place {
                 tried.class_right = tried.class_right.min(tried.injected);
                 Case::judged(name, &tried)
             }
-            Err(error) => Case::skipped(name, error),
+            Err(error) => Case::broken(name, error),
         }
     }
 
@@ -234,7 +234,9 @@ impl Place {
 impl Tried {
     fn found(&mut self, found_ns: u64, injected_ns: u64, class: Class) {
         self.errors_ns.push(found_ns.abs_diff(injected_ns));
-        self.class_right += usize::from(class == Class::ScheduledOut);
+        // Of a gap that is more than twice as long, most is somebody else's doing.
+        let ours = found_ns <= injected_ns.saturating_mul(2);
+        self.class_right += usize::from(!ours || class == Class::ScheduledOut);
     }
 }
 
@@ -250,5 +252,55 @@ fn kept_from_fair_threads() -> Result<u64, String> {
     match text.trim().parse::<u64>() {
         Ok(runtime_us) => Ok(runtime_us.saturating_mul(1000)),
         Err(_) => Err(format!("{file} is {}: real-time threads are not limited", text.trim())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KHZ: u64 = 1_000_000;
+    const MS: u64 = 1_000_000;
+
+    fn place() -> Place {
+        Place { cpu: 0, sources: Sources::default(), khz: KHZ, noise_ns: 1000 }
+    }
+
+    fn gap(begin: u64, end: u64, class: Class) -> GapRecord {
+        GapRecord { tsc_begin: begin, tsc_end: end, class, ..GapRecord::default() }
+    }
+
+    #[test]
+    fn each_stop_is_looked_for_in_its_middle() {
+        let stop = |begin| Stop { begin, end: begin + 5 * MS, doubt: 10 };
+        let measured = Measured {
+            gaps: vec![vec![
+                gap(0, MS, Class::Host),
+                gap(10 * MS, 15 * MS + 7, Class::ScheduledOut),
+                gap(50 * MS, 70 * MS, Class::Host),
+            ]],
+            tsc_start: 0,
+            done: vec![stop(10 * MS), stop(30 * MS), stop(55 * MS)],
+        };
+        let tried = place().find_stops(&measured, Duration::from_millis(5));
+        assert_eq!((tried.injected, tried.errors_ns), (3, vec![7, 15 * MS]));
+        // A hundredth of it, the noise, and the doubt.
+        assert_eq!(tried.limit_ns, 50_000 + 1000 + 10);
+        // The last one is most of all the host's, as it says.
+        assert_eq!(tried.class_right, 2);
+    }
+
+    #[test]
+    fn gaps_that_the_end_cuts_are_no_evidence() {
+        let whole = gap(10 * MS, 60 * MS, Class::ScheduledOut);
+        let measured = Measured {
+            gaps: vec![vec![gap(0, MS, Class::Irq), whole, gap(70 * MS, 100 * MS, Class::Host)]],
+            tsc_start: 0,
+            done: (),
+        };
+        let duration = Duration::from_millis(100);
+        assert_eq!(place().inside(&measured, duration, 50 * MS), [whole]);
+        let tried = place().like(&measured, duration, 50 * MS, 1, 1);
+        assert_eq!((tried.injected, tried.errors_ns, tried.class_right), (1, vec![0], 1));
     }
 }

@@ -73,6 +73,11 @@ impl Case {
         }
     }
 
+    /// One whose load broke down.
+    fn broken(name: &str, reason: String) -> Self {
+        Self { status: Status::Failed, ..Self::skipped(name, reason) }
+    }
+
     /// One that was tried.
     fn judged(name: &str, tried: &Tried) -> Self {
         let percent = |ns: f64| 100.0 * ns / as_f64(tried.length_ns.max(1));
@@ -268,6 +273,7 @@ mod tests {
 
     #[test]
     fn a_skipped_case_has_its_reason_and_no_figures() {
+        assert_eq!(Case::broken("x", "no load".into()).status, Status::Failed);
         let case = Case::skipped("x", "no root");
         let json = serde_json::to_value(&case).expect("JSON");
         assert_eq!(
