@@ -98,11 +98,19 @@ fn selftest(schedvmm: &Path) -> Result<Tally> {
     println!("{}", text.trim_end());
     let report: Value = serde_json::from_str(&text)
         .with_context(|| format!("`schedvmm selftest --json` ended with {status}, no JSON"))?;
+    let tally = tally_of(&report)?;
+    ensure!(status.success() == (tally.failed == 0), "it ended with {status} and says {tally}");
+    Ok(tally)
+}
+
+/// Counts the cases of a self-test's report.
+fn tally_of(report: &Value) -> Result<Tally> {
     let cases = report["cases"].as_array().context("the self-test has no cases")?;
     let count = |wanted: &str| cases.iter().filter(|case| case["status"] == wanted).count() as u64;
     let tally =
         Tally { passed: count("passed"), failed: count("failed"), skipped: count("skipped") };
-    ensure!(status.success() == (tally.failed == 0), "it ended with {status} and says {tally}");
+    let counted = tally.passed + tally.failed + tally.skipped;
+    ensure!(counted == cases.len() as u64, "a case of the self-test has no known status: {report}");
     Ok(tally)
 }
 
@@ -233,6 +241,19 @@ mod tests {
         for other in ["", "20 passed; 3 failed", "test archive::tests ... ok"] {
             assert_eq!(count(other), Tally::default());
         }
+    }
+
+    #[test]
+    fn every_case_of_the_self_test_counts() {
+        let report = |statuses: &[&str]| {
+            let cases: Vec<_> =
+                statuses.iter().map(|status| serde_json::json!({ "status": status })).collect();
+            serde_json::json!({ "cases": cases })
+        };
+        let tally = tally_of(&report(&["passed", "skipped", "passed", "failed"])).unwrap();
+        assert_eq!(tally, Tally { passed: 2, failed: 1, skipped: 1 });
+        tally_of(&report(&["passed", "perhaps"])).unwrap_err();
+        tally_of(&serde_json::json!({})).unwrap_err();
     }
 
     #[test]

@@ -52,6 +52,9 @@ pub struct Case {
     pub limit_ns: Option<u64>,
     /// Found gaps whose cause was told right, all of them being the scheduler's doing.
     pub class_right: usize,
+    /// Gaps that something else on a noisy machine made longer, or of another class: up to a
+    /// tenth of them are excused.
+    pub disturbed: usize,
     /// Why it failed, or was skipped.
     pub reason: String,
 }
@@ -69,6 +72,7 @@ impl Case {
             worst_error_percent: None,
             limit_ns: None,
             class_right: 0,
+            disturbed: 0,
             reason: reason.into(),
         }
     }
@@ -81,21 +85,22 @@ impl Case {
     /// One that was tried.
     fn judged(name: &str, tried: &Tried) -> Self {
         let percent = |ns: f64| 100.0 * ns / as_f64(tried.length_ns.max(1));
-        let errors: Vec<f64> = tried.errors_ns.iter().map(|error| as_f64(*error)).collect();
-        let worst_ns = tried.errors_ns.iter().copied().max();
-        let count = as_f64(errors.len() as u64);
-        let mean_ns = (!errors.is_empty()).then(|| errors.iter().sum::<f64>() / count);
-        let reason = tried.fault(worst_ns);
+        let sizes = || tried.errors_ns.iter().map(|error| error.unsigned_abs());
+        let worst_ns = sizes().max();
+        let count = as_f64(tried.errors_ns.len() as u64);
+        let mean_ns = worst_ns.map(|_| sizes().map(as_f64).sum::<f64>() / count);
+        let reason = tried.fault();
         Self {
             name: name.to_owned(),
             status: if reason.is_empty() { Status::Passed } else { Status::Failed },
             injected: tried.injected,
-            found: errors.len(),
+            found: tried.errors_ns.len(),
             injected_ns: Some(tried.length_ns),
             mean_error_percent: mean_ns.map(percent),
             worst_error_percent: worst_ns.map(|worst| percent(as_f64(worst))),
             limit_ns: Some(tried.limit_ns),
             class_right: tried.class_right,
+            disturbed: tried.disturbed(),
             reason,
         }
     }
@@ -112,15 +117,28 @@ struct Tried {
     length_ns: u64,
     /// The largest error that passes.
     limit_ns: u64,
-    /// Sizes of the errors of those that were found.
-    errors_ns: Vec<u64>,
+    /// Errors of those that were found: positive for one that is too long.
+    errors_ns: Vec<i64>,
     /// Found ones that are of the right class.
     class_right: usize,
+    /// Something else was seen to take this CPU.
+    noisy: bool,
 }
 
 impl Tried {
+    /// Those that are too long, or of another class. Whatever else runs on a machine can only
+    /// make a gap longer; nothing makes one too short but a fault of the meter.
+    fn disturbed(&self) -> usize {
+        let long = self.errors_ns.iter().filter(|error| **error > self.limit());
+        long.count() + (self.errors_ns.len() - self.class_right)
+    }
+
+    fn limit(&self) -> i64 {
+        i64::try_from(self.limit_ns).unwrap_or(i64::MAX)
+    }
+
     /// What is wrong; empty where nothing is.
-    fn fault(&self, worst_ns: Option<u64>) -> String {
+    fn fault(&self) -> String {
         let found = self.errors_ns.len();
         if self.injected < self.least {
             return format!("{} gaps where at least {} should be", self.injected, self.least);
@@ -128,14 +146,23 @@ impl Tried {
         if found < self.injected {
             return format!("{} gaps were not found", self.injected - found);
         }
-        if worst_ns > Some(self.limit_ns) {
-            let worst = show_ns(worst_ns.unwrap_or(0));
-            return format!("an error of {worst}, where {} may be", show_ns(self.limit_ns));
+        let limit = show_ns(self.limit_ns);
+        let shortest = self.errors_ns.iter().copied().min().unwrap_or(0);
+        if shortest < -self.limit() {
+            return format!(
+                "too short by {}, where {limit} may be",
+                show_ns(shortest.unsigned_abs())
+            );
+        }
+        let excused = if self.noisy { found.div_ceil(10) } else { 0 };
+        if self.disturbed() <= excused {
+            return String::new();
         }
         if self.class_right < found {
             return format!("{} gaps have the wrong class", found - self.class_right);
         }
-        String::new()
+        let longest = self.errors_ns.iter().copied().max().unwrap_or(0);
+        format!("too long by {}, where {limit} may be", show_ns(longest.unsigned_abs()))
     }
 }
 
@@ -248,20 +275,22 @@ mod tests {
             least: 2,
             length_ns: 1000,
             limit_ns: 10,
-            errors_ns: vec![1, 2, 9],
+            errors_ns: vec![1, -2, 9],
             class_right: 3,
+            noisy: false,
         }
     }
 
     #[test]
     fn a_case_passes_only_whole() {
         let good = Case::judged("x", &tried());
-        assert_eq!((good.status, good.found), (Status::Passed, 3));
+        assert_eq!((good.status, good.found, good.disturbed), (Status::Passed, 3, 0));
         assert_eq!((good.mean_error_percent, good.worst_error_percent), (Some(0.4), Some(0.9)));
         for (bad, text) in [
             (Tried { injected: 4, ..tried() }, "1 gaps were not found"),
             (Tried { injected: 1, ..tried() }, "at least 2"),
-            (Tried { errors_ns: vec![1, 2, 11], ..tried() }, "error of 11 ns"),
+            (Tried { errors_ns: vec![1, 2, 11], ..tried() }, "too long by 11 ns"),
+            (Tried { errors_ns: vec![1, 2, -11], ..tried() }, "too short by 11 ns"),
             (Tried { class_right: 2, ..tried() }, "wrong class"),
         ] {
             let case = Case::judged("x", &bad);
@@ -269,6 +298,19 @@ mod tests {
             assert!(case.reason.contains(text), "{}", case.reason);
             assert!(line(&case).contains("FAILED: "), "{}", line(&case));
         }
+    }
+
+    #[test]
+    fn noise_excuses_one_gap_that_is_too_long_and_none_that_is_too_short() {
+        let noisy = |errors_ns: &[i64], class_right| {
+            let errors_ns = errors_ns.to_vec();
+            Case::judged("x", &Tried { errors_ns, class_right, noisy: true, ..tried() }).status
+        };
+        assert_eq!(noisy(&[1, 2, 500], 3), Status::Passed);
+        assert_eq!(noisy(&[1, 2, 3], 2), Status::Passed);
+        assert_eq!(noisy(&[1, 2, 500], 2), Status::Failed);
+        assert_eq!(noisy(&[1, 500, 500], 3), Status::Failed);
+        assert_eq!(noisy(&[1, 2, -11], 3), Status::Failed);
     }
 
     #[test]
