@@ -4,6 +4,7 @@
 use std::{hint::black_box, sync::atomic::AtomicU32};
 
 use crate::{
+    evidence::{Eye, KernelEye},
     meter::{Limits, Meter, Rdtscp},
     record::GapRecord,
     tally::{RecordCell, Recorder, Tally},
@@ -28,6 +29,8 @@ pub struct MeterCost {
     pub meter: Cost,
     /// Taking down one gap.
     pub record: Cost,
+    /// Asking the kernel who took its time.
+    pub evidence: Cost,
 }
 
 impl MeterCost {
@@ -40,18 +43,45 @@ impl MeterCost {
 /// Readings in a batch: about 50 µs, so that most batches see no interrupt.
 const BATCH: u32 = 2000;
 
-/// Measures all three costs in `batches` batches each, taken in turns so that a change of the
+/// Looks in a batch: each is two system calls.
+const LOOKS: u32 = 50;
+
+/// Measures all costs in `batches` batches each, taken in turns so that a change of the
 /// machine's speed meets all of them.
 pub fn meter(batches: usize) -> MeterCost {
     let cells: Vec<_> = (0..BATCH).map(|_| RecordCell::default()).collect();
-    let (mut bare, mut burst, mut record) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut bare, mut burst, mut record, mut evidence) = (vec![], vec![], vec![], vec![]);
     for _ in 0..batches.max(1) {
         bare.push(bare_batch());
         // As long as the bare batch took, so that both see as many interrupts.
         burst.push(meter_batch(bare.last().copied().unwrap_or(0.0)));
         record.push(record_batch(&cells));
+        evidence.push(evidence_batch());
     }
-    MeterCost { bare: cost(bare), meter: cost(burst), record: cost(record) }
+    MeterCost {
+        bare: cost(bare),
+        meter: cost(burst),
+        record: cost(record),
+        evidence: cost(evidence),
+    }
+}
+
+/// Cost of one turn of the meter's loop on the calling thread's CPU, in ticks; takes some 2 ms.
+pub fn turn_ticks() -> u64 {
+    /// About 50 µs each.
+    const BATCHES: usize = 15;
+    let mut turns = Vec::with_capacity(BATCHES);
+    for _ in 0..BATCHES {
+        turns.push(meter_batch(bare_batch()));
+    }
+    let ticks = cost(turns).median_ticks.round();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a cost of some tens to thousands of ticks; `as` saturates"
+    )]
+    let ticks = ticks as u64;
+    ticks
 }
 
 fn bare_batch() -> f64 {
@@ -75,7 +105,7 @@ fn meter_batch(bare_ticks: f64) -> f64 {
     let ticks = (bare_ticks * f64::from(BATCH)) as u64;
     let from = tsc::read();
     let until = black_box(from.tsc.wrapping_add(ticks));
-    let (_, last) = meter.burst(&mut Rdtscp, from, until, black_box(&stop));
+    let (_, last) = meter.burst(&mut Rdtscp, &mut (), from, until, black_box(&stop));
     per_iteration(last.tsc.wrapping_sub(from.tsc), tally.iterations())
 }
 
@@ -86,9 +116,18 @@ fn record_batch(cells: &[RecordCell]) -> f64 {
     for round in 0..BATCH {
         let tsc_begin = begin.wrapping_add(u64::from(round));
         let tsc_end = tsc_begin.wrapping_add(1_000_000);
-        recorder.gap(black_box(GapRecord { tsc_begin, tsc_end, cpu_begin: 0, cpu_end: 1 }));
+        let gap = GapRecord { tsc_begin, tsc_end, cpu_end: 1, ..GapRecord::default() };
+        recorder.gap(black_box(gap));
     }
     per_iteration(tsc::read().tsc.wrapping_sub(begin), u64::from(BATCH))
+}
+
+fn evidence_batch() -> f64 {
+    let begin = tsc::read().tsc;
+    for _ in 0..LOOKS {
+        black_box(KernelEye.look());
+    }
+    per_iteration(tsc::read().tsc.wrapping_sub(begin), u64::from(LOOKS))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "both are far below 2^53")]
@@ -111,7 +150,7 @@ mod tests {
     #[test]
     fn every_cost_is_found() {
         let cost = meter(20);
-        for one in [cost.bare, cost.meter, cost.record] {
+        for one in [cost.bare, cost.meter, cost.record, cost.evidence] {
             assert!(one.min_ticks >= 1.0 && one.min_ticks <= one.median_ticks, "{cost:?}");
         }
         assert!(cost.ratio() > 0.5, "{cost:?}");

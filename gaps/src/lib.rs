@@ -7,9 +7,11 @@
 //! writes, and no part of the meter needs `unsafe`.
 
 pub mod bench;
+pub mod evidence;
 pub mod histogram;
 pub mod meter;
 pub mod pauses;
 pub mod record;
+pub mod stats;
 pub mod tally;
 pub mod tsc;

@@ -9,6 +9,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::{
+    evidence::Witness,
     record::GapRecord,
     tally::Recorder,
     tsc::{self, Reading},
@@ -75,34 +76,36 @@ impl<'a> Meter<'a> {
     ///
     /// `from` is the last reading before the burst: the first interval begins there. Returns
     /// the last reading together with the reason.
-    pub fn burst<C: Clock>(
+    ///
+    /// `witness` has seen the burst begin, and is asked about every interval that stands out:
+    /// the gaps, and shorter ones that it wants to know of.
+    pub fn burst<C: Clock, W: Witness>(
         &self,
         clock: &mut C,
+        witness: &mut W,
         from: Reading,
         until: u64,
         stop: &AtomicU32,
     ) -> (End, Reading) {
         let (mut iterations, mut backwards) = (0u64, 0u64);
+        let notice = self.floor.min(witness.notice_ticks());
         let mut last = from;
         let end = loop {
             let mut now = clock.read();
             iterations += 1;
             // A counter that went backwards gives a huge unsigned difference, so this one
             // branch leads to everything out of the ordinary.
-            if now.tsc.wrapping_sub(last.tsc) >= self.floor {
+            if now.tsc.wrapping_sub(last.tsc) >= notice {
                 if signed_difference(now.tsc, last.tsc) < 0 {
                     backwards += 1;
-                } else if let Some(hit) = self.take_down(last, now) {
+                } else if let Some(hit) = self.take_down(last, now, witness) {
                     self.recorder.burst(iterations, backwards);
                     return (End::Hit(hit), now);
                 } else {
                     // Taking it down took time of its own, which belongs to no gap: go on
                     // from a fresh reading. Unless that took as long as a gap: then one
                     // began meanwhile, and the next turn finds it.
-                    let fresh = clock.read();
-                    if fresh.tsc.wrapping_sub(now.tsc) < self.floor {
-                        now = fresh;
-                    }
+                    now = self.resume(clock, now);
                 }
             }
             last = now;
@@ -117,14 +120,31 @@ impl<'a> Meter<'a> {
         (end, last)
     }
 
+    /// A fresh reading after work of our own that began with the reading `before`. That
+    /// reading itself, where as much as a gap has passed: then one began meanwhile.
+    pub fn resume<C: Clock>(&self, clock: &mut C, before: Reading) -> Reading {
+        let fresh = clock.read();
+        if fresh.tsc.wrapping_sub(before.tsc) < self.floor { fresh } else { before }
+    }
+
     #[cold]
     #[inline(never)]
-    fn take_down(&self, last: Reading, now: Reading) -> Option<GapRecord> {
+    fn take_down<W: Witness>(
+        &self,
+        last: Reading,
+        now: Reading,
+        witness: &mut W,
+    ) -> Option<GapRecord> {
+        let class = witness.judge(last.tsc, now.tsc);
+        if now.tsc.wrapping_sub(last.tsc) < self.floor {
+            return None;
+        }
         let record = GapRecord {
             tsc_begin: last.tsc,
             tsc_end: now.tsc,
             cpu_begin: last.cpu,
             cpu_end: now.cpu,
+            class,
         };
         self.recorder.gap(record);
         (record.ticks() > self.threshold).then_some(record)
@@ -140,6 +160,7 @@ fn signed_difference(later: u64, earlier: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evidence::Class;
     use crate::tally::{RecordCell, Tally};
 
     /// Gives the readings of a list, then sets the stop flag.
@@ -178,13 +199,14 @@ mod tests {
         let from = Reading { tsc: readings[0].0, cpu: readings[0].1 };
         let readings = readings[1..].iter().copied();
         let mut script = Script { readings, last: from, stop: &stop };
-        let (end, last) = Meter::new(recorder, limits).burst(&mut script, from, until, &stop);
+        let (end, last) =
+            Meter::new(recorder, limits).burst(&mut script, &mut (), from, until, &stop);
         let records = tally.records(&cells, 0).collect();
         Outcome { end, last, records, tally }
     }
 
     fn record(tsc_begin: u64, tsc_end: u64) -> GapRecord {
-        GapRecord { tsc_begin, tsc_end, cpu_begin: 0, cpu_end: 0 }
+        GapRecord { tsc_begin, tsc_end, ..GapRecord::default() }
     }
 
     #[test]
@@ -200,6 +222,39 @@ mod tests {
         assert_eq!(outcome.records, [record(0, 1000), record(1001, 2002)]);
         assert_eq!(outcome.end, End::Hit(record(1001, 2002)));
         assert_eq!(outcome.last.tsc, 2002);
+    }
+
+    /// Wants to know of everything from 50 ticks on, and blames by length.
+    #[derive(Default)]
+    struct Judge(Vec<(u64, u64)>);
+
+    impl Witness for Judge {
+        fn notice_ticks(&self) -> u64 {
+            50
+        }
+
+        fn begin(&mut self) {}
+
+        fn judge(&mut self, begin: u64, end: u64) -> Class {
+            self.0.push((begin, end));
+            if end - begin > 300 { Class::Host } else { Class::ScheduledOut }
+        }
+    }
+
+    #[test]
+    fn the_witness_sees_what_stands_out_and_only_gaps_are_recorded() {
+        let stop = AtomicU32::new(0);
+        let (tally, cells) = (Tally::default(), [(); 4].map(|()| RecordCell::default()));
+        let recorder = Recorder { tally: &tally, cells: &cells, tsc_khz: 1_000_000 };
+        let limits = Limits { floor_ticks: FLOOR, threshold_ticks: None };
+        let readings = [(40, 0), (100, 0), (100, 0), (500, 0), (500, 0), (620, 0), (620, 0)];
+        let last = Reading { tsc: 0, cpu: 0 };
+        let mut script = Script { readings: readings.iter().copied(), last, stop: &stop };
+        let mut judge = Judge::default();
+        Meter::new(recorder, limits).burst(&mut script, &mut judge, last, 1 << 40, &stop);
+        assert_eq!(judge.0, [(40, 100), (100, 500), (500, 620)]);
+        let classes: Vec<_> = tally.records(&cells, 0).map(|gap| gap.class).collect();
+        assert_eq!(classes, [Class::Host, Class::ScheduledOut]);
     }
 
     #[test]
@@ -256,7 +311,7 @@ mod tests {
         let meter = Meter::new(recorder, Limits { floor_ticks: 1, threshold_ticks: None });
         let from = tsc::read();
         let until = from.tsc + 1_000_000;
-        assert_eq!(meter.burst(&mut Rdtscp, from, until, &stop).0, End::Deadline);
+        assert_eq!(meter.burst(&mut Rdtscp, &mut (), from, until, &stop).0, End::Deadline);
         assert!(tally.gaps() > 0);
     }
 
@@ -291,7 +346,8 @@ mod tests {
         let limits = Limits { floor_ticks: 1 << 40, threshold_ticks: None };
         let from = tsc::read();
         let until = from.tsc + 1_000_000;
-        let (end, last) = Meter::new(recorder, limits).burst(&mut Rdtscp, from, until, &stop);
+        let (end, last) =
+            Meter::new(recorder, limits).burst(&mut Rdtscp, &mut (), from, until, &stop);
         assert_eq!(end, End::Deadline);
         assert!(last.tsc >= until);
         assert!(tally.iterations() > 100);

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::Class;
+
 /// An interval in which a thread that wanted to run did not run.
 ///
 /// `tsc_begin` is the last reading before the gap, `tsc_end` the first one after it; both
@@ -19,6 +21,9 @@ pub struct GapRecord {
     pub cpu_begin: u32,
     /// CPU that took the reading after the gap.
     pub cpu_end: u32,
+    /// Who took the time.
+    #[serde(default)]
+    pub class: Class,
 }
 
 impl GapRecord {

@@ -13,7 +13,9 @@ use std::sync::atomic::{
     fence,
 };
 
-use crate::{histogram::Histogram, record::GapRecord, tsc::ticks_to_ns};
+use serde::{Deserialize, Serialize};
+
+use crate::{evidence::Class, histogram::Histogram, record::GapRecord, tsc::ticks_to_ns};
 
 /// Room for one [`GapRecord`].
 #[derive(Debug, Default)]
@@ -23,6 +25,7 @@ pub struct RecordCell {
     tsc_end: AtomicU64,
     cpu_begin: AtomicU32,
     cpu_end: AtomicU32,
+    class: AtomicU32,
 }
 
 impl RecordCell {
@@ -32,6 +35,7 @@ impl RecordCell {
         self.tsc_end.store(record.tsc_end, Relaxed);
         self.cpu_begin.store(record.cpu_begin, Relaxed);
         self.cpu_end.store(record.cpu_end, Relaxed);
+        self.class.store(record.class as u32, Relaxed);
     }
 
     /// The record, once the writer has published it in some way.
@@ -41,6 +45,7 @@ impl RecordCell {
             tsc_end: self.tsc_end.load(Relaxed),
             cpu_begin: self.cpu_begin.load(Relaxed),
             cpu_end: self.cpu_end.load(Relaxed),
+            class: Class::from_number(self.class.load(Relaxed)),
         }
     }
 }
@@ -81,6 +86,25 @@ impl Longest {
     }
 }
 
+/// Gaps of one class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassTotal {
+    /// Who took the time.
+    pub class: Class,
+    /// How many gaps.
+    pub gaps: u64,
+    /// Their sum.
+    pub gap_ticks: u64,
+}
+
+/// Counters of one class.
+#[derive(Debug, Default)]
+#[repr(C)]
+struct ClassCells {
+    gaps: AtomicU64,
+    gap_ticks: AtomicU64,
+}
+
 /// Counters of one thread.
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -92,6 +116,7 @@ pub struct Tally {
     gap_ticks: AtomicU64,
     iterations: AtomicU64,
     backwards: AtomicU64,
+    classes: [ClassCells; Class::ALL.len()],
     longest: Longest,
     longest_in_window: Longest,
     histogram_ns: Histogram,
@@ -121,6 +146,16 @@ impl Tally {
     /// Readings that went backwards, up to the end of the last burst.
     pub fn backwards(&self) -> u64 {
         self.backwards.load(Relaxed)
+    }
+
+    /// All gaps by class, recorded or not; classes without a gap are left out.
+    pub fn classes(&self) -> Vec<ClassTotal> {
+        let totals = Class::ALL.iter().zip(&self.classes).map(|(&class, cells)| ClassTotal {
+            class,
+            gaps: cells.gaps.load(Relaxed),
+            gap_ticks: cells.gap_ticks.load(Relaxed),
+        });
+        totals.filter(|total| total.gaps > 0).collect()
     }
 
     /// The longest gap.
@@ -173,6 +208,10 @@ impl Recorder<'_> {
         let ticks = record.ticks();
         bump(&tally.gaps, 1);
         bump(&tally.gap_ticks, ticks);
+        if let Some(cells) = tally.classes.get(record.class as usize) {
+            bump(&cells.gaps, 1);
+            bump(&cells.gap_ticks, ticks);
+        }
         tally.histogram_ns.record(ticks_to_ns(ticks, self.tsc_khz));
         if tally.longest().is_none_or(|longest| longest.ticks() < ticks) {
             tally.longest.store(record, 0);
@@ -211,7 +250,13 @@ mod tests {
     const KHZ: u64 = 1_000_000;
 
     fn gap(begin: u64, ticks: u64) -> GapRecord {
-        GapRecord { tsc_begin: begin, tsc_end: begin + ticks, cpu_begin: 1, cpu_end: 2 }
+        GapRecord {
+            tsc_begin: begin,
+            tsc_end: begin + ticks,
+            cpu_begin: 1,
+            cpu_end: 2,
+            class: Class::Host,
+        }
     }
 
     fn cells(count: usize) -> Vec<RecordCell> {
@@ -234,6 +279,19 @@ mod tests {
         assert_eq!(all, [gap(0, 10), gap(100, 30)]);
         assert_eq!(tally.records(&cells, 1).collect::<Vec<_>>(), [gap(100, 30)]);
         assert_eq!(tally.records(&cells, 9).count(), 0);
+    }
+
+    #[test]
+    fn classes_are_counted_whether_recorded_or_not() {
+        let (tally, cells) = (Tally::default(), cells(1));
+        let recorder = Recorder { tally: &tally, cells: &cells, tsc_khz: KHZ };
+        assert_eq!(tally.classes(), []);
+        recorder.gap(gap(0, 10));
+        recorder.gap(GapRecord { class: Class::Irq, ..gap(100, 5) });
+        recorder.gap(gap(200, 7));
+        let total = |class, gaps, gap_ticks| ClassTotal { class, gaps, gap_ticks };
+        assert_eq!(tally.classes(), [total(Class::Host, 2, 17), total(Class::Irq, 1, 5)]);
+        assert_eq!(tally.records(&cells, 0).next().map(|gap| gap.class), Some(Class::Host));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
     thread,
 };
 
-use gaps::{bench, record::GapRecord, tsc::clock_ns};
+use gaps::{record::GapRecord, tsc::clock_ns};
 use thiserror::Error;
 
 use crate::{
@@ -159,12 +159,13 @@ fn prepare(job: &Job) -> Result<(Surroundings, Setup, Option<Tracing>), AgentErr
         setup.trace_events = tracing.events().to_vec();
         setup.trace_clock = tracing.clock().map(str::to_owned);
     }
-    let surroundings = Surroundings {
+    let mut surroundings = Surroundings {
         cookie: mechanism == Mechanism::Prctl,
         cgroups: cgroups.procs(),
         trace: tracing.as_ref().map(Tracing::stop_files),
         ..Surroundings::plain(job.host_tsc_khz)
     };
+    setup.describe_quiet(job, &mut surroundings)?;
     Ok((surroundings, setup, tracing))
 }
 
@@ -235,11 +236,7 @@ struct Reporter<'a> {
 
 impl Observer for Reporter<'_> {
     fn prepared(&mut self, prepared: &Prepared) -> io::Result<()> {
-        self.setup.cookies.clone_from(&prepared.cookies);
-        self.setup.affinity = prepared.affinity.iter().map(CpuSet::to_string).collect();
-        self.setup.tsc_khz = prepared.tsc_khz;
-        self.setup.notes.extend_from_slice(&prepared.notes);
-        self.setup.iteration_ticks = iteration_ticks();
+        self.setup.describe_threads(prepared);
         // Last of all, so that the buffers are not filled with our own preparations.
         if let Some(Err(error)) = self.tracing.map(Tracing::start) {
             self.setup.trace_note = Some(format!("tracing cannot be started: {error}"));
@@ -274,18 +271,4 @@ impl Observer for Reporter<'_> {
     fn processes(&mut self, pids: &[u32]) {
         self.pids = pids.to_vec();
     }
-}
-
-/// Cost of one turn of the meter's loop, measured on a CPU that is not measured.
-fn iteration_ticks() -> u64 {
-    /// About 5 ms in all.
-    const BATCHES: usize = 30;
-    let ticks = bench::meter(BATCHES).meter.median_ticks.round();
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a cost of some tens to thousands of ticks; `as` saturates"
-    )]
-    let ticks = ticks as u64;
-    ticks
 }

@@ -4,6 +4,7 @@
 //! The decoder trusts nothing: a length is checked before anything is stored for it, so a
 //! broken or hostile peer costs at most one payload of memory.
 
+use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
@@ -22,8 +23,8 @@ const KIND_GAPS: u8 = 2;
 /// Kind of a frame that carries a [`Command`] as JSON.
 const KIND_COMMAND: u8 = 3;
 
-/// One gap record: two `u64` and two `u32`.
-const RECORD_BYTES: usize = 24;
+/// One gap record: two `u64` and three `u32`.
+const RECORD_BYTES: usize = 28;
 
 /// Most records that go into one frame.
 pub const MAX_RECORDS_PER_FRAME: usize = (MAX_PAYLOAD_BYTES - 4) / RECORD_BYTES;
@@ -79,6 +80,7 @@ pub fn encode_gaps(thread: u32, records: &[GapRecord]) -> Result<Vec<u8>, FrameE
         payload.extend(record.tsc_end.to_le_bytes());
         payload.extend(record.cpu_begin.to_le_bytes());
         payload.extend(record.cpu_end.to_le_bytes());
+        payload.extend((record.class as u32).to_le_bytes());
     }
     frame(KIND_GAPS, &payload)
 }
@@ -177,7 +179,13 @@ fn decode_record(bytes: &[u8; RECORD_BYTES]) -> GapRecord {
     let (words, _) = bytes.as_chunks::<4>();
     let word = |index: usize| u32::from_le_bytes(words[index]);
     let long = |index| u64::from(word(index + 1)) << 32 | u64::from(word(index));
-    GapRecord { tsc_begin: long(0), tsc_end: long(2), cpu_begin: word(4), cpu_end: word(5) }
+    GapRecord {
+        tsc_begin: long(0),
+        tsc_end: long(2),
+        cpu_begin: word(4),
+        cpu_end: word(5),
+        class: Class::from_number(word(6)),
+    }
 }
 
 #[cfg(test)]
@@ -208,6 +216,7 @@ mod tests {
                 tsc_end: u64::MAX - n,
                 cpu_begin: 2,
                 cpu_end: u32::MAX,
+                class: Class::from_number(u32::try_from(n % 4).unwrap()),
             })
             .collect()
     }

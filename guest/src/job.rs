@@ -30,6 +30,9 @@ pub struct Job {
     pub trace: Option<TraceSpec>,
     /// TSC frequency as KVM reports it to the launcher, in kHz.
     pub host_tsc_khz: Option<u64>,
+    /// How long the noise floor is measured before the load; zero leaves it out.
+    #[serde(rename = "noise_ns", with = "nanoseconds", default)]
+    pub noise: Duration,
 }
 
 /// The load: `groups` processes of `threads_per_group` threads, one cookie a group.

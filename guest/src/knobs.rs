@@ -184,6 +184,28 @@ pub fn apply_all(root: &Path, requests: &[TuneRequest]) -> Result<Vec<KnobReport
         .collect()
 }
 
+/// Files, and what to write to them.
+pub type Before = Vec<(PathBuf, String)>;
+
+/// Applies requests in order on a machine that others use too: what was there before comes
+/// back with the second value, newest first.
+pub fn apply_for_a_while(
+    root: &Path,
+    requests: &[TuneRequest],
+) -> Result<(Vec<KnobReport>, Before), KnobError> {
+    let (mut reports, mut before) = (Vec::new(), Vec::new());
+    for request in requests {
+        let change = Change::of(request)?;
+        let old = change.files.iter().map(|file| root.join(file)).find(|path| path.exists());
+        let old = old.and_then(|path| Some((path.clone(), change.read_back(&path)?)));
+        let report = change.apply(root, request);
+        before.extend(old.filter(|(_, old)| report.effective.as_ref() != Some(old)));
+        reports.push(report);
+    }
+    before.reverse();
+    Ok((reports, before))
+}
+
 /// What to write where.
 struct Change {
     files: &'static [&'static str],
@@ -405,6 +427,22 @@ mod tests {
         assert_eq!(apply(&root, "bandwidth-slice=100us").effective.as_deref(), Some("100"));
         assert_eq!(apply(&root, "scaling=none").effective.as_deref(), Some("0"));
         assert_eq!(apply(&root, "scaling=2").effective.as_deref(), Some("2"));
+    }
+
+    #[test]
+    fn what_is_applied_for_a_while_comes_back() {
+        let (slice, preempt) =
+            ("sys/kernel/debug/sched/base_slice_ns", "sys/kernel/debug/sched/preempt");
+        let root = kernel(&[(slice, "700000"), (preempt, "none (voluntary) full")]);
+        let requests = ["slice=3ms", "slice=4ms", "latency=30ms"].map(request);
+        let (reports, before) = apply_for_a_while(root.path(), &requests).unwrap();
+        assert_eq!(reports.len(), 3);
+        assert_eq!(fs::read_to_string(root.path().join(slice)).unwrap(), "4000000");
+        let path = root.path().join(slice);
+        assert_eq!(before, [(path.clone(), "3000000".into()), (path, "700000".into())]);
+        let (_, before) = apply_for_a_while(root.path(), &[request("preempt=full")]).unwrap();
+        assert_eq!(before, [(root.path().join(preempt), "voluntary".into())]);
+        apply_for_a_while(root.path(), &[request("nonsense=1")]).unwrap_err();
     }
 
     #[test]

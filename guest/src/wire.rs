@@ -7,13 +7,17 @@
 //! of it and a person may have to read it.
 
 use gaps::record::GapRecord;
+pub use gaps::tally::ClassTotal;
 pub use gaps::tsc::Source as TscSource;
 use serde::{Deserialize, Serialize};
+
+use crate::{noise::NoiseFloor, scheduler::SchedulerFacts};
 
 /// Longest payload a reader accepts; a longer length means a broken or hostile peer.
 pub const MAX_PAYLOAD_BYTES: usize = 4 << 20;
 
 /// Guest to host.
+#[expect(clippy::large_enum_variant, reason = "one message exists at a time")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Message {
@@ -107,6 +111,12 @@ pub struct Setup {
     /// What the load had to do without, such as locked memory.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// What the scheduler goes by, with all knobs set.
+    #[serde(default)]
+    pub scheduler: SchedulerFacts,
+    /// What was found on the load's CPUs before the load; `None` where it was not asked for.
+    #[serde(default)]
+    pub noise: Option<NoiseFloor>,
 }
 
 /// One scheduler knob.
@@ -235,6 +245,9 @@ pub struct ThreadReport {
     pub gap_ticks: u64,
     /// Longest gap.
     pub longest: Option<GapRecord>,
+    /// All gaps by who took their time; classes without a gap are left out.
+    #[serde(default)]
+    pub classes: Vec<ClassTotal>,
     /// Histogram of all gaps, lengths in nanoseconds: `(upper bound, count)`, empty buckets left out.
     pub gap_histogram_ns: Vec<(u64, u64)>,
     /// Turns of the meter's loop.

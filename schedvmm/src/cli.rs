@@ -33,6 +33,28 @@ pub struct Cli {
 pub enum Verb {
     /// Boots a kernel with an initrd of your own and shows its console; measures nothing.
     Boot(Box<BootArgs>),
+    /// Measures the kernel that is running: the same load and meter, no VM, no root needed.
+    Host(Box<HostArgs>),
+    /// Repeats a run, with the options that its result was measured with.
+    Run {
+        /// Its result.json.
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// Result folder; must be new or empty [default: a new one under results/].
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+        /// Print result.json instead of the screen.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes gaps of known length on this machine and looks for them: is the meter right here?
+    ///
+    /// Exit status 0 where all that could be tried is right, 201 where it is not.
+    Selftest {
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Says whether this host's KVM can run Linux (exit status 0 or 201).
     Probe {
         /// Print one JSON object instead of a sentence.
@@ -53,6 +75,20 @@ pub struct BootArgs {
     /// What the machine is like.
     #[command(flatten)]
     pub machine: MachineArgs,
+}
+
+/// Options of `host`.
+#[derive(Clone, Debug, Args)]
+pub struct HostArgs {
+    /// What runs.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// What is traced; needs root, and is done without where there is none.
+    #[command(flatten)]
+    pub trace: TraceArgs,
+    /// What comes out.
+    #[command(flatten)]
+    pub show: ShowArgs,
 }
 
 /// Options of the main job.
@@ -161,7 +197,7 @@ pub struct LoadArgs {
     /// Threads in each group.
     #[arg(long, default_value_t = 2, value_name = "N")]
     pub threads: u32,
-    /// Guest CPUs all threads share [default: the last core].
+    /// CPUs all threads share [default: the last core].
     #[arg(long, value_parser = units::cpu_list, value_name = "LIST")]
     pub load_cpus: Option<CpuList>,
     /// Length of a burst.
@@ -176,6 +212,12 @@ pub struct LoadArgs {
     /// Room for gap records of one thread; what does not fit is still counted.
     #[arg(long, default_value_t = 65_536, value_name = "N")]
     pub records: u32,
+    /// How long to measure the noise floor on the load's CPUs before the load, or `off`.
+    #[arg(long, default_value = "500ms", value_parser = units::optional_duration, value_name = "TIME")]
+    pub noise: Threshold,
+    /// A run of whose time the host took more than this is marked as contaminated.
+    #[arg(long, default_value = "0.5%", value_parser = units::percent, value_name = "PERCENT")]
+    pub steal_budget: f64,
     /// Where cookies come from: auto takes the newest interface the kernel has.
     #[arg(long, value_enum, default_value_t = Cosched::Auto)]
     pub cosched: Cosched,

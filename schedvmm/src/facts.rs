@@ -2,7 +2,9 @@
 //! Facts about the host that a reader needs to trust, or to repeat, a figure.
 
 use std::arch::x86_64::__cpuid;
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -15,7 +17,7 @@ pub fn host() -> Value {
         "kernel": read("/proc/sys/kernel/osrelease"),
         "kernel_version": read("/proc/sys/kernel/version"),
         "cmdline": read("/proc/cmdline"),
-        "cpu": cpu_model(),
+        "cpu": cpuinfo("model name"),
         "cpus_online": read("/sys/devices/system/cpu/online"),
         "smt": read("/sys/devices/system/cpu/smt/control"),
         "clocksource": read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
@@ -23,7 +25,37 @@ pub fn host() -> Value {
         "hypervisor": hypervisor(),
         "kvm_halt_poll_ns": read("/sys/module/kvm/parameters/halt_poll_ns"),
         "sched_autogroup": read("/proc/sys/kernel/sched_autogroup_enabled"),
+        "microcode": cpuinfo("microcode"),
+        "frequency_driver": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_driver"),
+        "boost": read("/sys/devices/system/cpu/cpufreq/boost"),
+        "intel_no_turbo": read("/sys/devices/system/cpu/intel_pstate/no_turbo"),
+        "cpus_isolated": read("/sys/devices/system/cpu/isolated"),
+        "cpus_nohz_full": read("/sys/devices/system/cpu/nohz_full"),
+        "transparent_hugepages": read("/sys/kernel/mm/transparent_hugepage/enabled"),
+        "rt_runtime_us": read("/proc/sys/kernel/sched_rt_runtime_us"),
+        "load_average": read("/proc/loadavg"),
+        "cgroup": read("/proc/self/cgroup"),
+        "mitigations": directory(Path::new("/sys/devices/system/cpu/vulnerabilities")),
+        "kvm": parameters(),
     })
+}
+
+/// Parameters of KVM's modules.
+fn parameters() -> BTreeMap<&'static str, BTreeMap<String, String>> {
+    let modules = ["kvm", "kvm_intel", "kvm_amd"];
+    let of =
+        |module| (module, directory(&Path::new("/sys/module").join(module).join("parameters")));
+    modules.into_iter().map(of).filter(|(_, found)| !found.is_empty()).collect()
+}
+
+/// Every readable file of a directory, by name.
+fn directory(path: &Path) -> BTreeMap<String, String> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let file = |entry: fs::DirEntry| {
+        let text = fs::read_to_string(entry.path()).ok()?;
+        Some((entry.file_name().to_string_lossy().into_owned(), text.trim_end().to_owned()))
+    };
+    entries.filter_map(file).collect()
 }
 
 /// A warning where latencies mean nothing.
@@ -45,12 +77,36 @@ fn hypervisor() -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned())
 }
 
-fn cpu_model() -> Option<String> {
+/// What the first processor of /proc/cpuinfo has under this name.
+fn cpuinfo(name: &str) -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("model name"))?;
-    line.split_once(": ").map(|(_, model)| model.to_owned())
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    line.split_once(": ").map(|(_, value)| value.to_owned())
 }
 
 fn read(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_gives_its_readable_files() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        fs::write(dir.path().join("nx_huge_pages"), "Y\n").expect("write");
+        fs::create_dir(dir.path().join("sub")).expect("mkdir");
+        let found = directory(dir.path());
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), [("nx_huge_pages".into(), "Y".into())]);
+        assert!(directory(Path::new("/nonexistent")).is_empty());
+    }
+
+    #[test]
+    fn this_host_is_described() {
+        let host = host();
+        for key in ["kernel", "cpu", "cpus_online", "clocksource", "load_average"] {
+            assert!(host[key].as_str().is_some_and(|text| !text.is_empty()), "{key} in {host}");
+        }
+    }
 }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use gaps::record::GapRecord;
 use thiserror::Error;
 
-use crate::result::{Clock, RunResult};
+use crate::hlog;
+use crate::result::{Clock, RunResult, Thread};
 
 /// Folder for results without a name.
 const PARENT: &str = "results";
@@ -98,13 +99,16 @@ impl Folder {
     /// The disk is full, for one.
     pub fn write_gaps(&self, gaps: &[Vec<GapRecord>], clock: Clock) -> Result<(), FolderError> {
         self.write("gaps.csv", |file| {
-            writeln!(file, "thread,group,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end")?;
+            writeln!(
+                file,
+                "thread,group,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class"
+            )?;
             for (thread, records) in gaps.iter().enumerate() {
                 for record in records {
                     let gap = clock.locate(thread, None, *record);
                     writeln!(
                         file,
-                        "{},{},{},{},{},{},{},{}",
+                        "{},{},{},{},{},{},{},{},{}",
                         gap.thread,
                         gap.group,
                         gap.begin_ns,
@@ -112,12 +116,21 @@ impl Folder {
                         gap.tsc_begin,
                         gap.tsc_end,
                         gap.cpu_begin,
-                        gap.cpu_end
+                        gap.cpu_end,
+                        gap.class.name()
                     )?;
                 }
             }
             Ok(())
         })
+    }
+
+    /// Writes the distributions of gaps and wake-up delays.
+    ///
+    /// # Errors
+    /// The disk is full, for one.
+    pub fn write_histograms(&self, threads: &[Thread]) -> Result<(), FolderError> {
+        self.write("gaps.hlog", |file| hlog::write(file, threads))
     }
 
     /// Writes `result.json`.
@@ -204,6 +217,8 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use gaps::evidence::Class;
+
     use super::*;
 
     #[test]
@@ -232,11 +247,12 @@ mod tests {
     fn gaps_are_written_whole() {
         let dir = tempfile::tempdir().expect("tempdir");
         let folder = Folder::create(Some(&dir.path().join("r")), "x").expect("made");
-        let record = GapRecord { tsc_begin: 10, tsc_end: 30, cpu_begin: 2, cpu_end: 3 };
+        let record =
+            GapRecord { tsc_begin: 10, tsc_end: 30, cpu_begin: 2, cpu_end: 3, class: Class::Host };
         folder.write_gaps(&[vec![], vec![record]], Clock::default()).expect("written");
         let text = fs::read_to_string(folder.path().join("gaps.csv")).expect("read");
         assert_eq!(text.lines().count(), 2);
-        assert!(text.ends_with("\n1,1,0,0,10,30,2,3\n"), "{text}");
+        assert!(text.ends_with("\n1,1,0,0,10,30,2,3,host\n"), "{text}");
         assert!(!folder.path().join("gaps.csv.part").exists());
     }
 }

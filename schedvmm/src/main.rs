@@ -4,18 +4,26 @@
 
 mod boot;
 mod cli;
+mod compose;
+mod deliver;
+mod expected;
 mod facts;
 mod folder;
+mod hlog;
+mod host;
 mod machine;
 mod placement;
 mod probe;
+mod repeat;
 mod result;
 mod run;
+mod selftest;
 mod session;
 mod show;
 mod signals;
 mod sinks;
 mod status;
+mod summary;
 mod units;
 mod verdict;
 
@@ -56,7 +64,10 @@ fn main() -> ExitCode {
     // A panic is a defect of ours and has its own status; its text is on stderr by then.
     let ended = std::panic::catch_unwind(|| match cli.verb {
         Some(Verb::Boot(args)) => boot::run(&args),
+        Some(Verb::Host(args)) => host::run(&args),
         Some(Verb::Probe { json }) => probe_verb(json),
+        Some(Verb::Run { from, output, json }) => repeat::run(&from, output.as_deref(), json),
+        Some(Verb::Selftest { json }) => selftest::run(json),
         None => run::run(&cli.run),
     });
     let ended = ended

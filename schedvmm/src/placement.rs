@@ -36,6 +36,17 @@ pub fn choose(asked: Option<&Pin>, topology: Topology) -> Placement {
     }
 }
 
+/// All CPUs of the last core that this process may use: the farthest from core 0, which serves
+/// most interrupts. Empty where none of the cores may be used as a whole.
+pub fn last_core() -> Vec<usize> {
+    last_of(&cores(Path::new(SYSFS_CPUS)), &sched::affinity().unwrap_or_default())
+}
+
+fn last_of(cores: &[Vec<usize>], allowed: &[usize]) -> Vec<usize> {
+    let whole = |core: &&Vec<usize>| core.iter().all(|cpu| allowed.contains(cpu));
+    cores.iter().rev().find(whole).cloned().unwrap_or_default()
+}
+
 /// Host cores in ascending order of their first CPU, each the list of its CPUs.
 fn cores(sysfs: &Path) -> Vec<Vec<usize>> {
     let mut cores = BTreeMap::new();
@@ -105,6 +116,14 @@ mod tests {
             assert!(placement.pins.is_empty());
             assert!(placement.note.expect("note").contains("2 cores of 2 threads"));
         }
+    }
+
+    #[test]
+    fn the_last_core_is_taken_whole_or_not_at_all() {
+        let cores = [vec![0, 2], vec![1, 3]];
+        assert_eq!(last_of(&cores, &[0, 1, 2, 3]), [1, 3]);
+        assert_eq!(last_of(&cores, &[0, 1, 2]), [0, 2]);
+        assert!(last_of(&cores, &[0, 1]).is_empty());
     }
 
     #[test]

@@ -3,16 +3,21 @@
 //! Every field is described in docs/formats.md.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use gaps::evidence::Class;
 use gaps::record::GapRecord;
+use gaps::stats::share;
 use gaps::tsc::ticks_to_ns;
 use guest::job::Job;
-use guest::wire::{Gap, Hello, Setup, ThreadReport, TscReport};
+use guest::wire::{ClassTotal, Gap, Hello, Setup, ThreadReport, TscReport};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::expected::Expected;
 use crate::session::Session;
-use crate::verdict::{Answer, Verdict};
+use crate::summary::{Fairness, Statistics, Steal};
+use crate::verdict::Answer;
 
 /// Version of the format; raised when a field changes its meaning or goes away.
 pub const SCHEMA: &str = "schedvmm-result/1";
@@ -25,6 +30,8 @@ pub struct RunResult {
     pub version: &'static str,
     pub target: &'static str,
     pub command_line: Vec<String>,
+    /// Where it was called.
+    pub working_directory: Option<PathBuf>,
     pub started_utc: String,
     pub verdict: Answer,
     pub exit_status: u8,
@@ -38,6 +45,11 @@ pub struct RunResult {
     pub cosched: Cosched,
     pub setup: Option<Setup>,
     pub job: Job,
+    /// What all gaps come to.
+    pub statistics: Statistics,
+    pub fairness: RunFairness,
+    pub expected: Expected,
+    pub steal: Steal,
     pub threads: Vec<Thread>,
     pub groups: Vec<Group>,
     pub tsc: Option<TscReport>,
@@ -45,6 +57,14 @@ pub struct RunResult {
     pub host: Value,
     pub machine: Value,
     pub phases_ms: BTreeMap<&'static str, u64>,
+}
+
+/// How evenly threads, and groups, got the time they wanted.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct RunFairness {
+    pub threads: Fairness,
+    pub groups: Fairness,
 }
 
 /// The kernel under test.
@@ -96,6 +116,8 @@ pub struct LocatedGap {
     pub tsc_end: u64,
     pub cpu_begin: u32,
     pub cpu_end: u32,
+    /// Who took the time.
+    pub class: Class,
 }
 
 /// One thread of the load.
@@ -108,6 +130,7 @@ pub struct Thread {
     /// False where the guest ended before it could report: the figures then come from the
     /// records that had arrived, and what they do not tell is 0 or empty.
     pub complete: bool,
+    pub statistics: Statistics,
     #[serde(flatten)]
     pub report: ThreadReport,
 }
@@ -126,6 +149,7 @@ pub struct Group {
     /// Part of all groups' CPU time.
     pub cpu_share: Option<f64>,
     pub wakeup_longest_ns: Option<u64>,
+    pub statistics: Statistics,
 }
 
 /// Turns TSC values of a run into time.
@@ -137,15 +161,17 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// A clock of this frequency, with the load's start on it.
+    pub fn new(khz: u64, start: u64, threads_per_group: u32) -> Self {
+        Self { khz, start, threads_per_group }
+    }
+
     /// The clock of a run; 0 Hz before the guest has told.
     pub fn of(session: &Session, threads_per_group: u32) -> Self {
         let khz = session.report.as_ref().map(|report| report.tsc.khz);
         let setup = session.setup.as_ref();
-        Self {
-            khz: khz.or(setup.map(|setup| setup.tsc_khz)).unwrap_or(0),
-            start: setup.map_or(0, |setup| setup.tsc_start),
-            threads_per_group,
-        }
+        let khz = khz.or(setup.map(|setup| setup.tsc_khz)).unwrap_or(0);
+        Self::new(khz, setup.map_or(0, |setup| setup.tsc_start), threads_per_group)
     }
 
     /// Ticks as nanoseconds.
@@ -166,6 +192,7 @@ impl Clock {
             tsc_end: record.tsc_end,
             cpu_begin: record.cpu_begin,
             cpu_end: record.cpu_end,
+            class: record.class,
         }
     }
 
@@ -186,6 +213,7 @@ pub fn threads(session: &Session, clock: Clock) -> Vec<Thread> {
             gap_ns: clock.ns(report.gap_ticks),
             longest_gap_ns: report.longest.map_or(0, |gap| clock.ns(gap.ticks())),
             complete,
+            statistics: Statistics::default(),
             report,
         }
     });
@@ -199,8 +227,20 @@ fn from_records(group: u32, records: &[GapRecord]) -> ThreadReport {
         gaps: records.len() as u64,
         gap_ticks: records.iter().map(GapRecord::ticks).sum(),
         longest: records.iter().copied().max_by_key(GapRecord::ticks),
+        classes: classes(records),
         ..ThreadReport::default()
     }
+}
+
+/// Records by class, in the order of [`Class::ALL`].
+fn classes(records: &[GapRecord]) -> Vec<ClassTotal> {
+    let total = |class| {
+        let of_class = records.iter().filter(|record| record.class == class);
+        let (gaps, gap_ticks) =
+            of_class.fold((0, 0), |(gaps, sum), record| (gaps + 1, sum + record.ticks()));
+        ClassTotal { class, gaps, gap_ticks }
+    };
+    Class::ALL.into_iter().map(total).filter(|total| total.gaps > 0).collect()
 }
 
 /// Per-group figures from per-thread ones.
@@ -229,12 +269,6 @@ pub fn groups(threads: &[Thread], cookies: &[u64], clock: Clock) -> Vec<Group> {
             group
         })
         .collect()
-}
-
-/// `part / whole`, where there is a whole. Nanoseconds of a run fit f64 exactly.
-#[allow(clippy::cast_precision_loss)]
-fn share(part: u64, whole: u64) -> Option<f64> {
-    (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 /// The longest gap of the run, from whatever source knows of a longer one: the hit, the
@@ -288,16 +322,6 @@ pub fn phases_ms(
     phases
 }
 
-impl RunResult {
-    /// Fills in the verdict.
-    pub fn judged(mut self, verdict: &Verdict) -> Self {
-        self.verdict = verdict.answer;
-        self.exit_status = verdict.status.code();
-        self.reason.clone_from(&verdict.reason);
-        self
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,14 +330,21 @@ mod tests {
 
     #[test]
     fn ticks_become_time_since_the_start() {
-        let record = GapRecord { tsc_begin: 3_000, tsc_end: 7_000, cpu_begin: 2, cpu_end: 3 };
+        let record = GapRecord { tsc_begin: 3_000, tsc_end: 7_000, ..Default::default() };
         let gap = CLOCK.locate(5, Some(77), record);
         assert_eq!((gap.group, gap.begin_ns, gap.length_ns), (2, 1_000, 2_000));
     }
 
     fn thread(thread: usize, group: u32, gap_ns: u64, busy_ticks: u64, cpu_time_ns: u64) -> Thread {
         let report = ThreadReport { group, gaps: 1, busy_ticks, cpu_time_ns, ..Default::default() };
-        Thread { thread, gap_ns, longest_gap_ns: gap_ns, complete: true, report }
+        Thread {
+            thread,
+            gap_ns,
+            longest_gap_ns: gap_ns,
+            complete: true,
+            statistics: Statistics::default(),
+            report,
+        }
     }
 
     #[test]
@@ -335,7 +366,7 @@ mod tests {
             boot: std::time::Duration::from_secs(1),
         };
         let mut session = Session::new(limits, std::time::Instant::now());
-        let gap = |tsc_begin, tsc_end| GapRecord { tsc_begin, tsc_end, cpu_begin: 2, cpu_end: 2 };
+        let gap = |tsc_begin, tsc_end| GapRecord { tsc_begin, tsc_end, ..Default::default() };
         session.gaps[0] = vec![gap(0, 2_000), gap(5_000, 11_000)];
         let threads = threads(&session, CLOCK);
         assert_eq!((threads[0].report.gaps, threads[0].complete), (2, false));

@@ -178,14 +178,16 @@ impl Session {
         Ok(notices)
     }
 
-    fn keep(&mut self, thread: u32, records: &[GapRecord]) {
+    /// Keeps gap records, as many as was agreed.
+    pub fn keep(&mut self, thread: u32, records: &[GapRecord]) {
         if let Some(kept) = self.gaps.get_mut(thread as usize) {
             let room = self.limits.records_per_thread.saturating_sub(kept.len());
             kept.extend_from_slice(&records[..records.len().min(room)]);
         }
     }
 
-    fn message(&mut self, message: Message, now: Instant) -> Option<Notice> {
+    /// Takes one message.
+    pub fn message(&mut self, message: Message, now: Instant) -> Option<Notice> {
         match message {
             Message::Hello(hello) => {
                 self.hello = Some(hello);
@@ -296,7 +298,7 @@ mod tests {
     fn a_hostile_guest_cannot_make_us_keep_more_than_agreed() {
         let now = Instant::now();
         let mut session = Session::new(LIMITS, now);
-        let gap = GapRecord { tsc_begin: 1, tsc_end: 2, cpu_begin: 0, cpu_end: 0 };
+        let gap = GapRecord { tsc_begin: 1, tsc_end: 2, ..GapRecord::default() };
         for thread in [0, 1, 2, u32::MAX] {
             for _ in 0..2 {
                 let frame = encode_gaps(thread, &[gap; 2]).expect("encodes");

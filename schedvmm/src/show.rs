@@ -6,12 +6,18 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use guest::noise::NoiseFloor;
 use guest::wire::{ThresholdHit, Tick};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::result::{Clock, Group, RunResult};
+use crate::session::Notice;
+use crate::summary::{ClassShare, Source, Statistics};
 use crate::units::show_ns;
 use crate::verdict::Answer;
+
+/// The wait whose probability is on the screen.
+const SHOWN_WAIT_NS: u64 = 10_000_000;
 
 /// Which lines go to stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +82,29 @@ impl Show {
         self.bar.finish_and_clear();
     }
 
+    /// Remarks for a person; whoever reads JSON finds them there.
+    pub fn notes(&self, notes: &[String]) {
+        if self.style != Style::Json {
+            notes.iter().for_each(|note| self.remark(note));
+        }
+    }
+
+    /// What is worth showing at once.
+    pub fn notice(&self, notice: &Notice, clock: Clock, duration: Duration) {
+        match notice {
+            Notice::Alive => {}
+            Notice::Started => self.phase("run", duration.as_secs()),
+            Notice::Second(tick) => {
+                self.second(*tick, clock);
+                self.progress(u64::from(tick.second));
+            }
+            Notice::Hit(hit) => self.hit(*hit, clock),
+            Notice::TraceComing(bytes) => self.phase("dump", *bytes),
+        }
+    }
+
     /// The line of one second.
-    pub fn second(&self, tick: Tick, clock: Clock) {
+    fn second(&self, tick: Tick, clock: Clock) {
         let ticks = tick.longest.map_or(0, |gap| gap.record.ticks());
         let ns = clock.ns(ticks);
         match self.style {
@@ -94,7 +121,7 @@ impl Show {
     }
 
     /// The gap that ends the run.
-    pub fn hit(&self, hit: ThresholdHit, clock: Clock) {
+    fn hit(&self, hit: ThresholdHit, clock: Clock) {
         let record = hit.gap.record;
         let ns = clock.ns(record.ticks());
         match self.style {
@@ -180,7 +207,8 @@ fn write_screen(
         writeln!(text)?;
         writeln!(
             text,
-            "group             cookie     gaps    longest  in gaps  CPU share  latest wake-up"
+            "group             cookie     gaps    longest        p99  in gaps  CPU share  \
+             latest wake-up"
         )?;
         for group in &result.groups {
             writeln!(text, "{}", group_line(group))?;
@@ -188,6 +216,13 @@ fn write_screen(
     }
     writeln!(text)?;
     writeln!(text, "longest  {}", longest_line(result))?;
+    if let Some(setup) = &result.setup {
+        writeln!(text, "expected {}", result.expected.line())?;
+        writeln!(text, "gaps     {}", gaps_line(&result.statistics))?;
+        writeln!(text, "fairness {}", fairness_line(result))?;
+        writeln!(text, "cause    {}", cause_line(&result.statistics))?;
+        writeln!(text, "noise    {}", noise_line(setup.noise.as_ref()))?;
+    }
     writeln!(text, "verdict  {}", verdict_line(result, load.threshold))?;
     write!(text, "result   {}", folder.display())
 }
@@ -207,20 +242,94 @@ fn cookie_line(result: &RunResult) -> String {
     }
 }
 
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", 100.0 * share))
+}
+
+/// What all gaps come to.
+fn gaps_line(found: &Statistics) -> String {
+    let Some(quantiles) = found.quantiles else { return "none".to_owned() };
+    let mut line = format!(
+        "p50 {}, p99 {}, p99.9 {}",
+        show_ns(quantiles.p50_ns),
+        show_ns(quantiles.p99_ns),
+        show_ns(quantiles.p999_ns)
+    );
+    if let Some(mean_ns) = found.mean_wait_ns {
+        // Positive, and a figure for a reader.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let mean_ns = mean_ns as u64;
+        let _ = write!(line, "; a random arrival waits {} on average", show_ns(mean_ns));
+    }
+    if let Some(point) = found.wait_exceeds.iter().find(|point| point.wait_ns == SHOWN_WAIT_NS) {
+        let (wait, probability) = (show_ns(point.wait_ns), percent(Some(point.probability)));
+        let _ = write!(line, ", over {wait} with {probability}");
+    }
+    match found.source {
+        Source::Records => {}
+        Source::Histogram => line.push_str("; records overflowed: figures are up to 1.6 % high"),
+        Source::Partial => line.push_str("; the run ended early: some gaps are missing"),
+    }
+    line
+}
+
+fn fairness_line(result: &RunResult) -> String {
+    let number =
+        |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
+    let (threads, groups) = (result.fairness.threads, result.fairness.groups);
+    let starvation = result.statistics.starvation;
+    format!(
+        "Jain {} of threads, {} of groups; most over least {} and {}; starved over {}: {} times",
+        number(threads.jain),
+        number(groups.jain),
+        number(threads.max_over_min),
+        number(groups.max_over_min),
+        show_ns(starvation.longer_than_ns),
+        starvation.count
+    )
+}
+
+/// Who took the time.
+fn cause_line(found: &Statistics) -> String {
+    let class = |class: &ClassShare| format!("{} {}", class.class.name(), percent(class.share));
+    // Shares that would be shown as 0.0 % say nothing.
+    let shown = found.classes.iter().filter(|class| class.share.is_some_and(|share| share >= 5e-4));
+    let classes: Vec<_> = shown.map(class).collect();
+    if classes.is_empty() {
+        "-".to_owned()
+    } else {
+        format!("{} of the time in gaps", classes.join(", "))
+    }
+}
+
+/// What the meter found without a load.
+fn noise_line(noise: Option<&NoiseFloor>) -> String {
+    noise.map_or_else(
+        || "not measured".to_owned(),
+        |noise| {
+            format!(
+                "longest {} in {} without a load, {} lost",
+                show_ns(noise.longest_ns),
+                show_ns(noise.duration_ns),
+                percent(Some(noise.gap_share))
+            )
+        },
+    )
+}
+
 fn group_line(group: &Group) -> String {
-    let percent = |share: Option<f64>| {
-        share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", 100.0 * share))
-    };
     let cookie = match group.cookie {
         None | Some(0) => "-".to_owned(),
         Some(cookie) => format!("{cookie:x}"),
     };
     let wakeup = group.wakeup_longest_ns.map_or_else(|| "-".to_owned(), show_ns);
+    let p99 = group.statistics.quantiles.map_or(0, |quantiles| quantiles.p99_ns);
     format!(
-        "{:>5}  {cookie:>17}  {:>7}  {:>9}  {:>7}  {:>9}  {wakeup:>14}",
+        "{:>5}  {cookie:>17}  {:>7}  {:>9}  {:>9}  {:>7}  {:>9}  {wakeup:>14}",
         group.group + 1,
         group.gaps,
         show_ns(group.longest_gap_ns),
+        show_ns(p99),
         percent(group.gap_share),
         percent(group.cpu_share)
     )
@@ -230,8 +339,9 @@ fn longest_line(result: &RunResult) -> String {
     let Some(gap) = &result.longest_gap else { return "no gap".to_owned() };
     let tid = gap.tid.map_or_else(String::new, |tid| format!(" (tid {tid})"));
     format!(
-        "{}: group {}, thread {}{tid}, {} after the start, CPU {} to {}",
+        "{} ({}): group {}, thread {}{tid}, {} after the start, CPU {} to {}",
         show_ns(gap.length_ns),
+        gap.class.name(),
         gap.group + 1,
         gap.thread,
         show_ns(gap.begin_ns),
@@ -273,7 +383,7 @@ mod tests {
             gap_share: Some(0.862),
             cpu_share: Some(0.125),
             wakeup_longest_ns: Some(3_200_000),
-            gap_ns: 0,
+            ..Group::default()
         };
         let line = group_line(&group);
         assert!(line.contains("ffff888001234560") && line.contains("86.2 %"), "{line}");

@@ -80,6 +80,20 @@ pub fn kibibytes(text: &str) -> Result<u64, String> {
     value.checked_mul(factor).ok_or_else(|| "it is too large".into())
 }
 
+/// `0.5%` or `0.5`, as a part of 1.
+///
+/// # Errors
+/// What is wrong.
+pub fn percent(text: &str) -> Result<f64, String> {
+    let number = text.trim_end_matches('%').trim_end();
+    let percent: f64 = number.parse().map_err(|_| format!("\"{text}\" is no percentage"))?;
+    if (0.0..=100.0).contains(&percent) {
+        Ok(percent / 100.0)
+    } else {
+        Err("it must be between 0% and 100%".into())
+    }
+}
+
 /// `uniform:0s-1s`, `fixed:500ms`, `exponential:300ms`.
 ///
 /// # Errors
@@ -183,6 +197,17 @@ mod tests {
         assert_eq!(kibibytes("4M"), Ok(4096));
         for bad in ["", "4", "G", "1.5G", "99999999999999999G", "100K"] {
             assert!(mebibytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn percentages_are_parts_of_one() {
+        assert_eq!(
+            (percent("0.5%"), percent("50"), percent("100 %")),
+            (Ok(0.005), Ok(0.5), Ok(1.0))
+        );
+        for bad in ["", "%", "-1%", "101%", "NaN", "x"] {
+            assert!(percent(bad).is_err(), "{bad}");
         }
     }
 

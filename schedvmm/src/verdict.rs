@@ -21,6 +21,8 @@ pub enum End {
     Signal(i32),
     /// The guest's messages make no sense.
     Garbled(String),
+    /// The load on this very kernel has ended.
+    Finished,
 }
 
 /// The answer, as result.json spells it.
@@ -82,6 +84,10 @@ pub fn judge(session: &Session, end: &End, over: bool, console: &str) -> Verdict
             let reason = format!("the guest hangs: waited for {}", stage.waited_for());
             verdict(Answer::Untestable, ExitStatus::Untestable, reason)
         }
+        End::Finished => {
+            let reason = "the load ended without a report".to_owned();
+            verdict(Answer::Untestable, ExitStatus::Internal, reason)
+        }
         End::Garbled(error) => {
             let reason = format!("the agent in the guest sent what it never should: {error}");
             verdict(Answer::Untestable, ExitStatus::Untestable, reason)
@@ -102,7 +108,7 @@ fn after_hit(session: &Session, end: &End) -> String {
     match end {
         _ if session.bye => String::new(),
         // Said by the trace's own note.
-        End::TraceLost => String::new(),
+        End::TraceLost | End::Finished => String::new(),
         End::Vcpu(end) => format!("afterwards vCPU {} ended: {}", end.cpu, end.reason),
         End::Late(stage) => format!("afterwards the guest did not answer ({})", stage.waited_for()),
         End::Signal(signal) => format!("afterwards ended by signal {signal}"),
@@ -179,6 +185,8 @@ mod tests {
         let done = [Message::Finished(LoadReport::default()), Message::Bye];
         assert_eq!(status(&done, &ended(ExitReason::PowerOff)), ExitStatus::Pass);
         assert_eq!(status(&done, &End::Late(Stage::PowerOff)), ExitStatus::Pass);
+        assert_eq!(status(&done, &End::Finished), ExitStatus::Pass);
+        assert_eq!(status(&[], &End::Finished), ExitStatus::Internal);
         assert_eq!(status(&[], &ended(ExitReason::PowerOff)), ExitStatus::Untestable);
         assert_eq!(status(&[], &ended(ExitReason::TripleFault)), ExitStatus::Untestable);
         assert_eq!(status(&[], &End::Late(Stage::Boot)), ExitStatus::Untestable);

@@ -3,10 +3,12 @@
 //! keep the others from running.
 
 use std::fmt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::host::accident::Retries;
 use crate::kernel::{self, Version};
@@ -18,6 +20,9 @@ const KERNELS: [(Version, &str); 2] =
     [(Version::V6_12, "SCHEDVMM_TEST_KERNEL_612"), (Version::V6_1, "SCHEDVMM_TEST_KERNEL_61")];
 /// No step takes this long unless it hangs.
 const STEP_DEADLINE: Duration = Duration::from_secs(40 * 60);
+
+/// What statistics are compared with; the test skips itself where it is missing.
+const NUMPY: &[&str] = &["python3-numpy"];
 
 /// How a step shows what it did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +75,9 @@ pub fn run() -> Result<Tally> {
         setup::ensure(setup::TEST_READERS)?;
         Ok(Tally { passed: 1, ..Tally::default() })
     });
+    if let Err(error) = setup::ensure(NUMPY) {
+        println!("statistics will not be compared with NumPy: {error:#}");
+    }
     // Before all tests: some outside the emulated host read these kernels, too.
     let mut kernels = Vec::new();
     for (version, variable) in KERNELS {
@@ -88,14 +96,44 @@ pub fn run() -> Result<Tally> {
         cargo(&["test", "--workspace", "--doc"]),
     );
 
+    report.step("self-test of the meter on this machine", || selftest(&schedvmm));
+
     let mut real = cargo(&["test", "--package", "schedvmm", "--test", "real_kernel"]);
     real.env(artifacts::XTASK_ENV, std::env::current_exe()?);
     // One executable for all cases, even if somebody works on the sources meanwhile.
-    real.env("SCHEDVMM_TEST_EXECUTABLE", schedvmm);
+    real.env("SCHEDVMM_TEST_EXECUTABLE", &schedvmm);
     real.envs(kernels);
     report.command("real kernels in the emulated host", Kind::Tests, real);
     report.print();
     Ok(report.sum())
+}
+
+/// Every case of the self-test is a test.
+fn selftest(schedvmm: &Path) -> Result<Tally> {
+    let mut command = Command::new(schedvmm);
+    command.args(["selftest", "--json"]);
+    let (status, text) = process::capture(&mut command, STEP_DEADLINE)?;
+    println!("{}", text.trim_end());
+    let report: Value = serde_json::from_str(&text)
+        .with_context(|| format!("`schedvmm selftest --json` ended with {status}, no JSON"))?;
+    let tally = tally_of(&report)?;
+    ensure!(status.success() == (tally.failed == 0), "it ended with {status} and says {tally}");
+    Ok(tally)
+}
+
+/// Counts the cases of a self-test's report.
+fn tally_of(report: &Value) -> Result<Tally> {
+    let cases = report["cases"].as_array().context("the self-test has no cases")?;
+    let count = |wanted: &str| cases.iter().filter(|case| case["status"] == wanted).count() as u64;
+    let tally = Tally {
+        passed: count("passed"),
+        failed: count("failed"),
+        skipped: count("skipped"),
+        ..Tally::default()
+    };
+    let counted = tally.passed + tally.failed + tally.skipped;
+    ensure!(counted == cases.len() as u64, "a case of the self-test has no known status: {report}");
+    Ok(tally)
 }
 
 fn cargo(arguments: &[&str]) -> Command {
@@ -235,6 +273,19 @@ mod tests {
         for other in ["", "20 passed; 3 failed", "test archive::tests ... ok"] {
             assert_eq!(count(other), Tally::default());
         }
+    }
+
+    #[test]
+    fn every_case_of_the_self_test_counts() {
+        let report = |statuses: &[&str]| {
+            let cases: Vec<_> =
+                statuses.iter().map(|status| serde_json::json!({ "status": status })).collect();
+            serde_json::json!({ "cases": cases })
+        };
+        let tally = tally_of(&report(&["passed", "skipped", "passed", "failed"])).unwrap();
+        assert_eq!(tally, Tally { passed: 2, failed: 1, skipped: 1, retried: 0 });
+        tally_of(&report(&["passed", "perhaps"])).unwrap_err();
+        tally_of(&serde_json::json!({})).unwrap_err();
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct GroupPlan {
     pub shared: PathBuf,
     /// TSC frequency.
     pub tsc_khz: u64,
+    /// Cost of one turn of the meter's loop.
+    pub turn_ticks: u64,
     /// Whether the process gives itself a core-scheduling cookie.
     pub cookie: bool,
     /// `cgroup.procs` files to enter.
@@ -108,7 +110,8 @@ fn prepare<'a>(
     if let Err(error) = lock_memory() {
         slot.note.set(&format!("memory is not locked: {error}"));
     }
-    Ok(Common { spec: &plan.spec, shared, tsc_khz: plan.tsc_khz, trace })
+    let GroupPlan { spec, tsc_khz, turn_ticks, .. } = plan;
+    Ok(Common { spec, shared, tsc_khz: *tsc_khz, turn_ticks: *turn_ticks, trace })
 }
 
 /// Starts the threads and waits for their end; the process's first thread measures nothing.

@@ -21,7 +21,7 @@ use thiserror::Error;
 
 pub use group::{GROUP_COMMAND, TraceStop, group_main};
 pub use shared::SharedError;
-pub use supervise::run;
+pub use supervise::{run, tsc_frequency};
 
 use crate::{
     cpus::CpuSet,
@@ -72,6 +72,8 @@ pub struct Prepared {
     pub notes: Vec<String>,
     /// TSC frequency in use, in kHz.
     pub tsc_khz: u64,
+    /// Cost of one turn of the meter's loop, measured before the load by its supervisor.
+    pub turn_ticks: u64,
 }
 
 /// Takes what the load gives, in the supervisor's thread.

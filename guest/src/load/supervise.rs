@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gaps::tsc::{self, Anchor, Choice, Sources, clock_ns};
+use gaps::{
+    bench,
+    tsc::{self, Anchor, Choice, Sources, clock_ns},
+};
 
 use super::{
     LoadError, Observer, Outcome, Prepared, Surroundings, futex,
@@ -55,21 +58,23 @@ pub fn run(
     if !tsc::has_rdtscp() {
         return Err(LoadError::NoRdtscp);
     }
-    let choice = tsc_frequency(surroundings.tsc)?;
+    let mut sources = surroundings.tsc;
+    let choice = tsc_frequency(&mut sources)?;
+    let cost = Cost { tsc_khz: choice.khz, turn_ticks: bench::turn_ticks() };
     let file = SharedFile::new(&surroundings.memory);
     let shared = Shared::create(&file.0, spec)?;
-    let mut groups = Groups::start(spec, surroundings, &file.0, choice.khz)?;
+    let mut groups = Groups::start(spec, surroundings, &file.0, cost)?;
     observer.processes(&groups.pids());
     wait_until_ready(spec, &shared, &mut groups)?;
     drop(file);
-    let prepared = prepared(spec, surroundings, &shared, choice.khz)?;
+    let prepared = prepared(spec, surroundings, &shared, cost)?;
     observer.prepared(&prepared)?;
     let mut watch = Watch::release(spec, &shared, choice, observer)?;
     let mut fault = watch.until_end(&mut groups, observer).err();
     if let Err(error) = watch.end(&mut groups, observer) {
         fault.get_or_insert(error);
     }
-    Ok(Outcome { report: watch.report(surroundings.tsc), fault })
+    Ok(Outcome { report: watch.report(sources), fault })
 }
 
 fn validate(spec: &LoadSpec, online: &CpuSet) -> Result<(), LoadError> {
@@ -95,8 +100,11 @@ fn validate(spec: &LoadSpec, online: &CpuSet) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// The frequency from what is known, or else measured.
-fn tsc_frequency(mut sources: Sources) -> Result<Choice, LoadError> {
+/// The frequency from what is known, or else measured; that is a known source then.
+///
+/// # Errors
+/// Nothing tells it, not even a clock.
+pub fn tsc_frequency(sources: &mut Sources) -> Result<Choice, LoadError> {
     /// Long enough for an error well below 0.01 % on a quiet machine.
     const CALIBRATION: Duration = Duration::from_millis(100);
     if let Some(choice) = sources.choose() {
@@ -106,6 +114,13 @@ fn tsc_frequency(mut sources: Sources) -> Result<Choice, LoadError> {
     thread::sleep(CALIBRATION);
     sources.slope_khz = begin.slope_khz(&Anchor::now());
     sources.choose().ok_or(LoadError::NoTscFrequency)
+}
+
+/// What the CPU's counter and its readings are like.
+#[derive(Clone, Copy)]
+struct Cost {
+    tsc_khz: u64,
+    turn_ticks: u64,
 }
 
 /// The file of the shared memory, which goes away once everybody has mapped it.
@@ -135,7 +150,7 @@ impl Groups {
         spec: &LoadSpec,
         surroundings: &Surroundings,
         shared: &Path,
-        tsc_khz: u64,
+        cost: Cost,
     ) -> Result<Self, LoadError> {
         let mut groups = Self(Vec::new());
         for group in 0..spec.groups {
@@ -144,7 +159,8 @@ impl Groups {
                 group,
                 parent: process::id(),
                 shared: shared.to_owned(),
-                tsc_khz,
+                tsc_khz: cost.tsc_khz,
+                turn_ticks: cost.turn_ticks,
                 cookie: surroundings.cookie,
                 cgroups: surroundings.cgroups.get(group as usize).cloned().unwrap_or_default(),
                 trace: surroundings.trace.clone(),
@@ -238,7 +254,7 @@ fn prepared(
     spec: &LoadSpec,
     surroundings: &Surroundings,
     shared: &Shared,
-    tsc_khz: u64,
+    cost: Cost,
 ) -> Result<Prepared, LoadError> {
     let all: Vec<_> = shared.threads().iter().map(|thread| thread.cookie.load(Relaxed)).collect();
     let groups = all.chunks(spec.threads_per_group as usize);
@@ -250,7 +266,7 @@ fn prepared(
     // The same for every group, as a rule.
     notes.dedup();
     let affinity = shared.threads().iter().map(ThreadSlot::affinity).collect();
-    Ok(Prepared { cookies, affinity, notes, tsc_khz })
+    Ok(Prepared { cookies, affinity, notes, tsc_khz: cost.tsc_khz, turn_ticks: cost.turn_ticks })
 }
 
 /// A cookie that is missing, or that two groups share, would make the whole run a lie.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use gaps::{
+    evidence::{Evidence, Witness},
     meter::{End, Limits, Meter, Rdtscp},
     pauses::{Distribution, Pauses},
     record::GapRecord,
@@ -40,6 +41,8 @@ pub struct Common<'a> {
     pub shared: &'a Shared,
     /// TSC frequency.
     pub tsc_khz: u64,
+    /// Cost of one turn of the meter's loop.
+    pub turn_ticks: u64,
     /// The trace to stop at a hit.
     pub trace: Option<TraceFiles>,
 }
@@ -117,6 +120,7 @@ fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) {
         Recorder { tally: &slot.tally, cells, tsc_khz: khz },
         Limits { floor_ticks: ticks(spec.floor), threshold_ticks: spec.threshold.map(ticks) },
     );
+    let mut evidence = Evidence::of_this_thread(khz, common.turn_ticks);
     let mut pauses = Pauses::new(distribution(spec.sleep), spec.seed, index);
     let start = Planned {
         ns: control.gate.0.start_ns.load(Acquire),
@@ -129,11 +133,13 @@ fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) {
     let mut wake_ns = start.ns;
     while wake_ns < end.ns && !futex::wait(&control.stop.0, 0, wake_ns) {
         let (awake, begin_tsc) = note_wakeup(slot, wake_ns, khz);
+        evidence.begin();
+        let from = meter.resume(&mut Rdtscp, awake);
         // The burst is counted from the plan: waking up late costs busy time, as it would
         // cost a real machine, and the delay is not hidden by starting over.
         let planned_end = begin_tsc.wrapping_add(ticks(spec.busy));
         let until = earlier(planned_end, end.tsc);
-        let (why, last) = meter.burst(&mut Rdtscp, awake, until, &control.stop.0);
+        let (why, last) = meter.burst(&mut Rdtscp, &mut evidence, from, until, &control.stop.0);
         note_burst(slot, last.tsc.wrapping_sub(begin_tsc), why);
         match why {
             End::Hit(record) => return hit(common, index, record),

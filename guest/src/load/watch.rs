@@ -220,6 +220,7 @@ fn report_thread(group: u32, slot: &ThreadSlot) -> ThreadReport {
         gaps_unrecorded: slot.tally.unrecorded(),
         gap_ticks: slot.tally.gap_ticks(),
         longest: slot.tally.longest(),
+        classes: slot.tally.classes(),
         gap_histogram_ns: buckets(slot.tally.histogram_ns()),
         iterations: slot.tally.iterations(),
         busy_ticks: slot.busy_ticks.load(Relaxed),

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From the end of a run to its result.
 
-use std::fs::OpenOptions;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -10,14 +9,11 @@ use serde_json::json;
 use vmm::vcpu::VcpuEnd;
 
 use super::{Attempt, millis};
-use crate::facts;
-use crate::folder::FolderError;
-use crate::result::{self, Clock, Cosched, RunResult, SCHEMA, Trace};
-use crate::status::{ExitStatus, Failure};
+use crate::compose::{self, Account, Target};
+use crate::deliver::Delivery;
+use crate::result::{self, Trace};
+use crate::status::ExitStatus;
 use crate::verdict::{Answer, End, judge};
-
-/// How often the trace is halved to make room.
-const TRACE_CUTS: u32 = 4;
 
 impl Attempt {
     /// Judges, writes, shows.
@@ -28,104 +24,37 @@ impl Attempt {
         decided: Instant,
         begin: Instant,
     ) -> ExitStatus {
-        let clock = self.clock();
-        let longest = result::longest(&self.session, clock);
-        let limit_ns = self.plan.job.load.threshold.map(|limit| limit.as_nanos());
-        let over = limit_ns.is_some_and(|limit| {
-            longest.as_ref().is_some_and(|gap| u128::from(gap.length_ns) > limit)
-        });
+        let over = compose::over_threshold(&self.session, &self.plan.job);
         let verdict = judge(&self.session, end, over, &self.tail.text());
         let trace = self.trace();
         self.describe_ends(&ends);
-        let threads = result::threads(&self.session, clock);
-        let cookies = self.session.setup.as_ref().map_or(&[][..], |setup| &setup.cookies);
-        let groups = result::groups(&threads, cookies, clock);
         let mut phases = result::phases_ms(&self.session, self.built_ms, decided);
         phases.insert("total", millis(begin.elapsed()));
-        let cosched = Cosched {
-            requested: json!(self.plan.job.cosched),
-            mechanism: self.session.setup.as_ref().map(|setup| setup.cosched.clone()),
-            note: self.session.setup.as_ref().and_then(|setup| setup.cosched_note.clone()),
-            cookies: cookies.to_vec(),
-        };
-        self.kernel.hello = self.session.hello.clone();
-        let hit = self
-            .session
-            .hit
-            .map(|hit| clock.locate(hit.gap.thread as usize, Some(hit.tid), hit.gap.record));
-        let mut result = RunResult {
-            schema: SCHEMA,
-            version: env!("CARGO_PKG_VERSION"),
-            target: "user",
-            command_line: std::env::args_os()
-                .map(|word| word.to_string_lossy().into_owned())
-                .collect(),
+        let account = Account {
+            target: Target::User,
             started_utc: self.plan.started_utc.clone(),
-            verdict: Answer::Untestable,
-            exit_status: 0,
-            reason: String::new(),
-            notes: self.notes.clone(),
-            longest_gap_ns: longest.as_ref().map(|gap| gap.length_ns),
-            longest_gap: longest,
-            threshold_hit: hit,
+            session: &self.session,
+            job: &self.plan.job,
             kernel: std::mem::take(&mut self.kernel),
-            cosched,
-            setup: self.session.setup.clone(),
-            job: self.plan.job.clone(),
-            threads,
-            groups,
-            tsc: self.session.report.as_ref().map(|report| report.tsc),
-            trace,
-            host: facts::host(),
             machine: self.machine.clone(),
+            notes: self.notes.clone(),
+            trace,
             phases_ms: phases,
+            steal_budget: self.plan.args.load.steal_budget,
+            verdict: &verdict,
+        };
+        let mut result = account.result();
+        Delivery {
+            folder: &self.folder,
+            trace_path: &self.trace_path,
+            session: &self.session,
+            show: &self.show,
         }
-        .judged(&verdict);
-        let written = self.write(&mut result, clock);
-        self.show.end(&result, self.folder.path());
+        .deliver(&mut result);
         if verdict.answer == Answer::Untestable {
             self.explain(&ends);
         }
-        if let Err(error) = written {
-            // The answer stands, and is not lost with the disk.
-            self.show.remark(&Failure::new(ExitStatus::Host, error).to_string());
-            self.show.rescue(&result);
-        }
         verdict.status
-    }
-
-    /// Writes the result's files. On a full disk the trace, by far the largest of them, gives
-    /// up its end.
-    fn write(&self, result: &mut RunResult, clock: Clock) -> Result<(), FolderError> {
-        for _ in 0..TRACE_CUTS {
-            match self.write_once(result, clock) {
-                Err(error) if error.is_full() && self.cut_trace(&mut result.trace) => {}
-                written => return written,
-            }
-        }
-        self.write_once(result, clock)
-    }
-
-    /// One file that cannot be written does not keep the other from it.
-    fn write_once(&self, result: &RunResult, clock: Clock) -> Result<(), FolderError> {
-        let gaps = self.folder.write_gaps(&self.session.gaps, clock);
-        self.folder.write_result(result).and(gaps)
-    }
-
-    /// Halves the trace, if it lies in the result folder. False if that gives no room.
-    fn cut_trace(&self, trace: &mut Trace) -> bool {
-        let half = trace.bytes / 2;
-        if half == 0 || !self.trace_path.starts_with(self.folder.path()) {
-            return false;
-        }
-        let cut = OpenOptions::new().write(true).open(&self.trace_path);
-        if cut.and_then(|file| file.set_len(half)).is_err() {
-            return false;
-        }
-        trace.bytes = half;
-        trace.complete = false;
-        trace.note = Some("the trace is cut: the disk is full".into());
-        true
     }
 
     /// The trace as it arrived.

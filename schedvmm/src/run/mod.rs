@@ -2,7 +2,7 @@
 //! The main job: one kernel, one machine, one load, one result.
 
 mod conclude;
-mod plan;
+pub mod plan;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::folder::Folder;
 use crate::probe::{self, ProbeError};
 use crate::result::{Clock, KernelFacts};
 use crate::session::{Event, GRACE, Notice, Session, Stage};
-use crate::show::{Show, Style};
+use crate::show::Show;
 use crate::sinks::{ConsoleRing, ControlSink, Tail, TraceSink};
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::verdict::End;
@@ -127,10 +127,8 @@ impl Attempt {
         drop(kernel);
         let machine = plan.describe(&vm);
         let limits = plan.limits();
-        let show = Show::new(plan.style());
-        if plan.style() != Style::Json {
-            notes.iter().for_each(|note| show.remark(note));
-        }
+        let show = Show::new(plan::style(&plan.args.show));
+        show.notes(&notes);
         show.phase("boot", limits.boot.as_secs());
         let session = Session::new(limits, Instant::now());
         let running = vm
@@ -264,24 +262,13 @@ impl Attempt {
     }
 
     fn announce(&mut self, notice: &Notice) {
-        let clock = self.clock();
-        match notice {
-            Notice::Alive => {}
-            Notice::Started => {
-                let setup = self.session.setup.as_ref();
-                if let Some(note) = setup.and_then(|setup| setup.trace_note.as_ref()) {
-                    // Now: who wants the trace need not wait for the end of a run without it.
-                    self.note(format!("trace: {note}"));
-                }
-                self.show.phase("run", self.plan.job.load.duration.as_secs());
-            }
-            Notice::Second(tick) => {
-                self.show.second(*tick, clock);
-                self.show.progress(u64::from(tick.second));
-            }
-            Notice::Hit(hit) => self.show.hit(*hit, clock),
-            Notice::TraceComing(bytes) => self.show.phase("dump", *bytes),
+        if let Notice::Started = notice
+            && let Some(note) = self.session.setup.as_ref().and_then(|it| it.trace_note.as_ref())
+        {
+            // Now: who wants the trace need not wait for the end of a run without it.
+            self.note(format!("trace: {note}"));
         }
+        self.show.notice(notice, self.clock(), self.plan.job.load.duration);
     }
 
     fn clock(&self) -> Clock {
@@ -306,9 +293,7 @@ impl Attempt {
 
     /// Tells what came up after the start, and keeps it for the result.
     fn note(&mut self, note: String) {
-        if self.plan.style() != Style::Json {
-            self.show.remark(&note);
-        }
+        self.show.notes(std::slice::from_ref(&note));
         self.notes.push(note);
     }
 }

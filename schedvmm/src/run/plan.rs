@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use gaps::record::GapRecord;
-use guest::job::{Job, LoadSpec, TraceSpec};
+use guest::job::{Job, LoadSpec, TraceSpec, TuneRequest};
 use serde_json::json;
 use vmm::config::{Config, Topology};
 use vmm::vm::Vm;
 
-use crate::cli::{Idle, RunArgs, Switch};
+use crate::cli::{Idle, LoadArgs, RunArgs, ShowArgs, Switch, TraceArgs};
 use crate::placement::{self, Placement};
 use crate::session::Limits;
 use crate::show::Style;
@@ -58,21 +58,17 @@ impl Plan {
                 machine.cpus.saturating_sub(1)
             )));
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let plan = Self {
             kernel_path,
             topology,
             placement: placement::choose(machine.pin.as_ref(), topology),
-            job: job(args, load_cpus)?,
-            started_utc: folder::utc(now.as_secs()),
+            job: job(&args.load, &args.trace, load_cpus, default_tune(&args.load))?,
+            started_utc: started_utc(),
             args: args.clone(),
         };
         plan.config(None).validate().or_fail(ExitStatus::Usage)?;
-        check_size(args).map_err(usage)?;
-        if let Some(path) = &args.trace.trace_file {
-            TraceSink::check(path)
-                .map_err(|error| usage(format!("cannot write {}: {error}", path.display())))?;
-        }
+        check_size(args)?;
+        check_trace_file(&args.trace)?;
         Ok(plan)
     }
 
@@ -88,15 +84,6 @@ impl Plan {
             cmdline: machine::cmdline(machine, &self.job.load.cpus, version),
             boot: machine.boot.into(),
             pins: self.placement.pins.clone(),
-        }
-    }
-
-    /// Which lines go to stdout.
-    pub fn style(&self) -> Style {
-        match (self.args.show.json, self.args.show.compat) {
-            (true, _) => Style::Json,
-            (_, true) => Style::Compat,
-            _ => Style::Screen,
         }
     }
 
@@ -143,35 +130,83 @@ impl Plan {
     }
 }
 
-/// Refuses a load that the guest could not hold.
-fn check_size(args: &RunArgs) -> Result<(), String> {
-    let (groups, each) = (args.load.groups, args.load.threads);
+/// Which lines go to stdout.
+pub fn style(show: &ShowArgs) -> Style {
+    match (show.json, show.compat) {
+        (true, _) => Style::Json,
+        (_, true) => Style::Compat,
+        _ => Style::Screen,
+    }
+}
+
+/// Finds out now whether the trace file can be written.
+///
+/// # Errors
+/// It cannot.
+pub fn check_trace_file(trace: &TraceArgs) -> Result<(), Failure> {
+    let Some(path) = &trace.trace_file else { return Ok(()) };
+    TraceSink::check(path).map_err(|error| {
+        let text = format!("cannot write {}: {error}", path.display());
+        Failure::new(ExitStatus::Usage, text)
+    })
+}
+
+/// Where the run stands in the calendar.
+pub fn started_utc() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    folder::utc(now.as_secs())
+}
+
+/// The number of threads.
+///
+/// # Errors
+/// It is none, or more than can be held.
+pub fn threads(load: &LoadArgs) -> Result<u32, Failure> {
+    let (groups, each) = (load.groups, load.threads);
     let threads = groups.checked_mul(each).filter(|threads| (1..=MOST_THREADS).contains(threads));
-    let Some(threads) = threads else {
-        return Err(format!(
+    threads.ok_or_else(|| {
+        let text = format!(
             "--groups {groups} of --threads {each}: give 1 to {MOST_THREADS} threads in all"
-        ));
-    };
+        );
+        Failure::new(ExitStatus::Usage, text)
+    })
+}
+
+/// Refuses a load that the guest could not hold.
+fn check_size(args: &RunArgs) -> Result<(), Failure> {
+    let threads = threads(&args.load)?;
     let bytes = u64::from(threads) * u64::from(args.load.records) * size_of::<GapRecord>() as u64;
     let room = args.machine.memory << 19;
     if bytes > room {
-        return Err(format!(
+        let text = format!(
             "--records {} for {threads} threads take {} MiB, more than half of the guest's {} \
              MiB; lower --records or raise --memory",
             args.load.records,
             bytes >> 20,
             args.machine.memory
-        ));
+        );
+        return Err(Failure::new(ExitStatus::Usage, text));
     }
     Ok(())
 }
 
-/// The agent's orders.
-fn job(args: &RunArgs, cpus: Vec<u32>) -> Result<Job, Failure> {
-    let load = &args.load;
-    let buffer_kib = u32::try_from(args.trace.trace_buffer)
+fn default_tune(load: &LoadArgs) -> Vec<TuneRequest> {
+    if load.no_default_tune { Vec::new() } else { guest::knobs::default_tune() }
+}
+
+/// The orders, for an agent or for ourselves. `tune` is what is set unless the user says
+/// otherwise.
+///
+/// # Errors
+/// Options that make no sense.
+pub fn job(
+    load: &LoadArgs,
+    trace: &TraceArgs,
+    cpus: Vec<u32>,
+    mut tune: Vec<TuneRequest>,
+) -> Result<Job, Failure> {
+    let buffer_kib = u32::try_from(trace.trace_buffer)
         .map_err(|_| Failure::new(ExitStatus::Usage, "--trace-buffer is too large"))?;
-    let mut tune = if load.no_default_tune { Vec::new() } else { guest::knobs::default_tune() };
     for request in &load.tune {
         guest::knobs::check(request).or_fail(ExitStatus::Usage)?;
     }
@@ -193,9 +228,10 @@ fn job(args: &RunArgs, cpus: Vec<u32>) -> Result<Job, Failure> {
         },
         cosched: load.cosched.into(),
         tune,
-        trace: (args.trace.trace == Switch::On)
-            .then(|| TraceSpec { events: args.trace.trace_events.clone(), buffer_kib }),
+        trace: (trace.trace == Switch::On)
+            .then(|| TraceSpec { events: trace.trace_events.clone(), buffer_kib }),
         host_tsc_khz: None,
+        noise: load.noise.0.unwrap_or_default(),
     })
 }
 

@@ -155,7 +155,7 @@ impl Outcome {
     pub fn gaps(&self) -> Vec<GapLine> {
         let text = self.file("r/gaps.csv").expect("gaps.csv");
         let mut lines = text.lines();
-        let columns = "thread,group,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end";
+        let columns = "thread,group,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class";
         assert_eq!(lines.next(), Some(columns));
         lines.map(gap_line).collect()
     }
@@ -229,7 +229,10 @@ impl<'de> Visitor<'de> for UniqueKeys {
 
 #[track_caller]
 fn gap_line(line: &str) -> GapLine {
-    let fields: Vec<u64> = line.split(',').map(|field| field.parse().expect("a number")).collect();
+    let (numbers, class) = line.rsplit_once(',').expect("columns");
+    assert!(["unknown", "scheduled-out", "host", "irq"].contains(&class), "{line}");
+    let fields: Vec<u64> =
+        numbers.split(',').map(|field| field.parse().expect("a number")).collect();
     let [thread, _group, _begin, length_ns, tsc_begin, tsc_end, _, _] = fields[..] else {
         panic!("gaps.csv has the line {line}")
     };

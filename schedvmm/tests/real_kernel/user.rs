@@ -23,6 +23,8 @@ pub fn group() -> Group {
             let result = measured(outcome);
             cookies(&result, "prctl");
             assert_eq!(knob_file(&result, "slice"), "/sys/kernel/debug/sched/base_slice_ns");
+            // Eight threads a CPU, and a slice of 1.875 ms that HRTICK ends.
+            expectation(&result, "eevdf", 7 * 1_875_000);
             assert!(outcome.stdout.contains("16 online"), "no tick line{}", outcome.words());
             assert!(outcome.stdout.contains("cookies  prctl"), "no screen{}", outcome.words());
             assert!(outcome.stdout.contains("verdict  PASS"), "no verdict{}", outcome.words());
@@ -41,7 +43,36 @@ pub fn group() -> Group {
             outcome.assert_says(&["cpu.core_tag", "2020/21"]);
         }),
     ];
+    let mut cases = cases;
+    cases.push(Case::new("without_a_machine", ON_THE_HOST, on_the_host));
     Group::new("user", TestKernel::V612, cases)
+}
+
+/// The load on the emulated host's own kernel, as root: with a trace, and with a knob that is
+/// to be back afterwards.
+const ON_THE_HOST: &str = "slice=/sys/kernel/debug/sched/base_slice_ns\n\
+    instances=/sys/kernel/tracing/instances\n\
+    before=$(cat $slice)\n\
+    schedvmm host --threshold 20ms --duration 30s --tune slice=4ms --output r\n\
+    code=$?\n\
+    [ \"$(cat $slice)\" = \"$before\" ] && [ -z \"$(ls $instances)\" ] && touch restored\n\
+    exit $code";
+
+fn on_the_host(outcome: &Outcome) {
+    outcome.assert_status(1);
+    let text = outcome.file("r/result.json").expect("result.json");
+    assert_unique_keys(&text);
+    let result: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(result["target"], "host");
+    assert_eq!(knob(&result, "slice")["effective"], "4000000");
+    assert!(outcome.file("restored").is_some(), "something stayed behind{}", outcome.words());
+    let expected = &result["expected"];
+    assert!(number(expected, "gap_ns") >= 3 * number(expected, "turn_ns"), "{expected}");
+    let trace = outcome.file("r/trace.txt").expect("a trace");
+    assert_eq!(result["trace"]["complete"], true, "{}", result["trace"]);
+    let hit = number(&result["threshold_hit"], "length_ns");
+    assert!(trace.contains(&format!("schedvmm: gap of {hit} ns in thread")), "no marker");
+    println!("     cookies {}, hit {:.1} ms", result["cosched"]["mechanism"], milliseconds(hit));
 }
 
 /// The same on the last kernels with CFS.
@@ -51,6 +82,8 @@ pub fn group_of_cfs() -> Group {
         cookies(&result, "prctl");
         assert_eq!(knob_file(&result, "latency"), "/sys/kernel/debug/sched/latency_ns");
         assert_eq!(knob(&result, "latency")["effective"], "30000000");
+        // 30 ms divided among eight.
+        expectation(&result, "cfs", 7 * 3_750_000);
         let knobs = result["setup"]["knobs"].to_string();
         assert!(!knobs.contains("base_slice"), "6.1 has no base_slice_ns: {knobs}");
         assert!(text(&result["kernel"], "release").starts_with("6.1."));
@@ -125,6 +158,28 @@ fn figures(outcome: &Outcome, result: &Value) {
     let of_threads: u64 = threads.iter().map(|thread| number(thread, "gaps")).sum();
     let of_groups: u64 = list(result, "groups").iter().map(|group| number(group, "gaps")).sum();
     assert_eq!(of_threads, of_groups);
+}
+
+/// What this kernel's scheduler gives by design, and what was found without a load.
+fn expectation(result: &Value, family: &str, gap_ns: u64) {
+    let setup = &result["setup"];
+    assert_eq!(setup["scheduler"]["family"], family, "{}", setup["scheduler"]);
+    assert_eq!(setup["scheduler"]["hrtick"], true, "{}", setup["scheduler"]);
+    let expected = &result["expected"];
+    assert_eq!(number(expected, "gap_ns"), gap_ns, "{expected}");
+    assert!(expected["inflation"].as_f64().is_some_and(|times| times > 0.0), "{expected}");
+    let noise = list(&setup["noise"], "cpus");
+    assert_eq!(noise.iter().map(|cpu| number(cpu, "cpu")).collect::<Vec<_>>(), [2, 3]);
+    let statistics = &result["statistics"];
+    let classes = list(statistics, "classes");
+    println!("     classes {}, noise {} ns", statistics["classes"], setup["noise"]["longest_ns"]);
+    let counted: u64 = classes.iter().map(|class| number(class, "gaps")).sum();
+    let gaps: u64 = list(result, "threads").iter().map(|thread| number(thread, "gaps")).sum();
+    assert_eq!(counted, gaps, "{classes:?}");
+    // Eight threads on a CPU wait for each other, whatever else happens on it.
+    let scheduled_out = classes.iter().find(|class| class["class"] == "scheduled-out");
+    let share = scheduled_out.and_then(|class| class["share"].as_f64()).unwrap_or(0.0);
+    assert!(share > 0.5, "{classes:?}");
 }
 
 /// The count of one histogram bucket.

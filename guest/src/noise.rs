@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The noise floor: what the meter finds on the load's CPUs while there is no load.
+//!
+//! One thread for each CPU, all at once, as the load will have them busy. What they miss is
+//! the work of interrupts, of other tasks and of the host, and no scheduler under test can do
+//! better than that.
+
+use std::{
+    io,
+    sync::{Barrier, atomic::AtomicU32},
+    thread,
+    time::Duration,
+};
+
+use gaps::{
+    bench,
+    evidence::{Evidence, Witness},
+    meter::{Limits, Meter, Rdtscp},
+    stats::{Distribution, Quantiles, share},
+    tally::{ClassTotal, Recorder, Tally},
+    tsc::{self, ns_to_ticks, ticks_to_ns},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::cpus::CpuSet;
+
+/// What was found on all CPUs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NoiseFloor {
+    /// How long it was measured.
+    pub duration_ns: u64,
+    /// Shorter interruptions are not seen.
+    pub floor_ns: u64,
+    /// The longest interruption of all.
+    pub longest_ns: u64,
+    /// Part of the time that was lost, on average over the CPUs.
+    pub gap_share: f64,
+    /// One entry for each CPU.
+    pub cpus: Vec<CpuNoise>,
+}
+
+/// What was found on one CPU.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CpuNoise {
+    /// Its number.
+    pub cpu: u32,
+    /// Interruptions at or above the floor.
+    pub gaps: u64,
+    /// Their sum.
+    pub gap_ns: u64,
+    /// The longest.
+    pub longest_ns: u64,
+    /// How long they were; `null` without any.
+    pub quantiles: Option<Quantiles>,
+    /// By who took the time.
+    pub classes: Vec<ClassTotal>,
+}
+
+/// Measures on these CPUs, all at the same time. `khz` is the TSC frequency.
+///
+/// # Errors
+/// A thread cannot be started, or not be pinned to its CPU.
+pub fn measure(cpus: &[u32], duration: Duration, khz: u64) -> io::Result<NoiseFloor> {
+    let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    let turn_ticks = bench::turn_ticks();
+    let barrier = Barrier::new(cpus.len());
+    let found: io::Result<Vec<_>> = thread::scope(|scope| {
+        let one = |&cpu: &u32| {
+            let barrier = &barrier;
+            let body = move || {
+                let pinned = CpuSet::from_iter([cpu]).confine_this_thread();
+                // Whoever fails must not keep the others waiting.
+                barrier.wait();
+                pinned.map(|()| watch(cpu, ns_to_ticks(duration_ns, khz), khz, turn_ticks))
+            };
+            scope.spawn(body)
+        };
+        // All are started before the first one is waited for.
+        let threads: Vec<_> = cpus.iter().map(one).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|_| Err(io::Error::other("the noise meter panicked")))
+        };
+        threads.into_iter().map(join).collect()
+    });
+    let cpus = found?;
+    let lost = cpus.iter().fold(0u64, |sum, cpu| sum.saturating_add(cpu.gap_ns));
+    let watched = duration_ns.saturating_mul(cpus.len() as u64);
+    Ok(NoiseFloor {
+        duration_ns,
+        floor_ns: ticks_to_ns(floor_ticks(khz, turn_ticks), khz),
+        longest_ns: cpus.iter().map(|cpu| cpu.longest_ns).max().unwrap_or(0),
+        gap_share: share(lost, watched).unwrap_or(0.0),
+        cpus,
+    })
+}
+
+/// Everything that the evidence can be asked about.
+fn floor_ticks(khz: u64, turn_ticks: u64) -> u64 {
+    Evidence::of_this_thread(khz, turn_ticks).notice_ticks()
+}
+
+fn watch(cpu: u32, ticks: u64, khz: u64, turn_ticks: u64) -> CpuNoise {
+    let tally = Box::<Tally>::default();
+    let recorder = Recorder { tally: &tally, cells: &[], tsc_khz: khz };
+    let floor_ticks = floor_ticks(khz, turn_ticks);
+    let meter = Meter::new(recorder, Limits { floor_ticks, threshold_ticks: None });
+    let mut evidence = Evidence::of_this_thread(khz, turn_ticks);
+    evidence.begin();
+    let from = tsc::read();
+    let until = from.tsc.wrapping_add(ticks);
+    meter.burst(&mut Rdtscp, &mut evidence, from, until, &AtomicU32::new(0));
+    let buckets: Vec<_> = tally.histogram_ns().buckets().collect();
+    CpuNoise {
+        cpu,
+        gaps: tally.gaps(),
+        gap_ns: ticks_to_ns(tally.gap_ticks(), khz),
+        longest_ns: tally.longest().map_or(0, |gap| ticks_to_ns(gap.ticks(), khz)),
+        quantiles: Distribution::of_buckets(&buckets).quantiles(),
+        classes: tally.classes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load;
+    use gaps::tsc::Sources;
+
+    #[test]
+    fn this_machine_has_some_and_each_cpu_is_told_apart() {
+        let khz = load::tsc_frequency(&mut Sources::known(None)).unwrap().khz;
+        let cpus: Vec<_> = CpuSet::of_this_thread().unwrap().iter().take(2).collect();
+        let duration = Duration::from_millis(200);
+        let noise = measure(&cpus, duration, khz).unwrap();
+        assert_eq!(noise.cpus.iter().map(|cpu| cpu.cpu).collect::<Vec<_>>(), cpus);
+        // There are timer interrupts at least.
+        assert!(noise.cpus.iter().all(|cpu| cpu.gaps > 0 && cpu.quantiles.is_some()), "{noise:?}");
+        for cpu in &noise.cpus {
+            assert_eq!(cpu.classes.iter().map(|total| total.gaps).sum::<u64>(), cpu.gaps);
+            assert!(cpu.longest_ns >= noise.floor_ns && cpu.longest_ns <= cpu.gap_ns + 1);
+        }
+        assert!(noise.gap_share > 0.0, "{noise:?}");
+    }
+
+    #[test]
+    fn a_cpu_that_is_not_there_is_an_error_and_no_hang() {
+        let here = CpuSet::of_this_thread().unwrap().iter().next().unwrap();
+        measure(&[here, 1023], Duration::from_millis(1), 1_000_000).unwrap_err();
+    }
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the running kernel's scheduler goes by: how long a turn is, and when it can end.
+
+use std::{fs, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+/// What the fair scheduler divides the time by. `None` is what this kernel, or this user's
+/// lack of rights, does not tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchedulerFacts {
+    /// `eevdf` (6.6 and later) or `cfs`.
+    pub family: Option<String>,
+    /// Time between two ticks: the resolution of the coarse clocks.
+    pub tick_ns: Option<u64>,
+    /// EEVDF's base slice, CFS's minimum granularity.
+    pub slice_ns: Option<u64>,
+    /// CFS's latency.
+    pub latency_ns: Option<u64>,
+    /// Whether a turn ends by a timer of its own rather than at a tick.
+    pub hrtick: Option<bool>,
+    /// Whether sessions share the CPU before their threads do.
+    pub autogroup: Option<bool>,
+}
+
+/// Facts about the kernel whose files are below `root`; its release as `uname -r` has it.
+pub fn facts(root: &Path, release: &str) -> SchedulerFacts {
+    let read = |file: &str| {
+        let text = fs::read_to_string(root.join(file)).ok()?;
+        Some(text.trim().to_owned())
+    };
+    let number = |files: &[&str]| files.iter().find_map(|file| read(file)?.parse().ok());
+    let base_slice = number(&["sys/kernel/debug/sched/base_slice_ns"]);
+    let latency_ns =
+        number(&["sys/kernel/debug/sched/latency_ns", "proc/sys/kernel/sched_latency_ns"]);
+    let features =
+        read("sys/kernel/debug/sched/features").or_else(|| read("sys/kernel/debug/sched_features"));
+    let family = match (base_slice, latency_ns) {
+        (Some(_), _) => Some("eevdf"),
+        (None, Some(_)) => Some("cfs"),
+        (None, None) => {
+            version(release).map(|version| if version >= (6, 6) { "eevdf" } else { "cfs" })
+        }
+    };
+    SchedulerFacts {
+        family: family.map(str::to_owned),
+        tick_ns: tick_ns(),
+        slice_ns: base_slice.or_else(|| {
+            number(&[
+                "sys/kernel/debug/sched/min_granularity_ns",
+                "proc/sys/kernel/sched_min_granularity_ns",
+            ])
+        }),
+        latency_ns,
+        hrtick: features.map(|text| text.split_ascii_whitespace().any(|word| word == "HRTICK")),
+        autogroup: read("proc/sys/kernel/sched_autogroup_enabled").map(|text| text == "1"),
+    }
+}
+
+/// Coarse clocks advance with the tick, and their resolution is its length
+/// (kernel/time/posix-timers.c, posix_get_coarse_res).
+pub fn tick_ns() -> Option<u64> {
+    let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a local timespec that the call fills.
+    let result = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) };
+    (result == 0).then(|| u64::try_from(resolution.tv_nsec).ok())?.filter(|&ns| ns > 0)
+}
+
+/// `6.12.117-rc1` is 6.12.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (file, text) in files {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn each_family_is_known_by_its_files() {
+        let eevdf = kernel(&[
+            ("sys/kernel/debug/sched/base_slice_ns", "1875000\n"),
+            ("sys/kernel/debug/sched/features", "PLACE_LAG HRTICK NO_HRTICK_DL\n"),
+            ("proc/sys/kernel/sched_autogroup_enabled", "0\n"),
+        ]);
+        let found = facts(eevdf.path(), "6.12.117");
+        assert_eq!((found.family.as_deref(), found.slice_ns), (Some("eevdf"), Some(1_875_000)));
+        assert_eq!((found.hrtick, found.autogroup), (Some(true), Some(false)));
+        let cfs = kernel(&[
+            ("sys/kernel/debug/sched/latency_ns", "30000000\n"),
+            ("sys/kernel/debug/sched/min_granularity_ns", "1875000\n"),
+            ("sys/kernel/debug/sched/features", "NO_HRTICK\n"),
+        ]);
+        let found = facts(cfs.path(), "6.1.0");
+        assert_eq!((found.family.as_deref(), found.slice_ns), (Some("cfs"), Some(1_875_000)));
+        assert_eq!((found.latency_ns, found.hrtick), (Some(30_000_000), Some(false)));
+    }
+
+    #[test]
+    fn without_files_the_release_tells_the_family_and_nothing_more() {
+        let root = kernel(&[]);
+        let family = |release| facts(root.path(), release).family;
+        assert_eq!(family("6.6.0").as_deref(), Some("eevdf"));
+        assert_eq!(family("6.5.13-cloud").as_deref(), Some("cfs"));
+        assert_eq!(family("nonsense"), None);
+        let found = facts(root.path(), "6.6.0");
+        assert_eq!((found.slice_ns, found.hrtick), (None, None));
+    }
+
+    #[test]
+    fn this_kernels_tick_is_one_of_the_rates_that_linux_has() {
+        let tick = tick_ns().expect("coarse clocks are as old as 2.6.32");
+        let hz = 1_000_000_000_f64 / tick as f64;
+        assert!([100.0, 250.0, 300.0, 1000.0].iter().any(|rate| (hz - rate).abs() < 1.0), "{hz}");
+    }
+}

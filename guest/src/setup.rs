@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is found out between the preparations and the load, wherever it runs.
+
+use std::{fs, path::Path};
+
+use crate::{
+    cpus::CpuSet,
+    job::Job,
+    load::{self, LoadError, Prepared, Surroundings},
+    noise, scheduler,
+    wire::Setup,
+};
+
+impl Setup {
+    /// Adds what can be found out while there is no load: the scheduler's own figures, with
+    /// all knobs set, and the noise floor.
+    ///
+    /// # Errors
+    /// The TSC frequency cannot be found.
+    pub fn describe_quiet(
+        &mut self,
+        job: &Job,
+        surroundings: &mut Surroundings,
+    ) -> Result<(), LoadError> {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        self.scheduler = scheduler::facts(Path::new("/"), release.trim());
+        if job.noise.is_zero() {
+            return Ok(());
+        }
+        let khz = load::tsc_frequency(&mut surroundings.tsc)?.khz;
+        match noise::measure(&job.load.cpus, job.noise, khz) {
+            Ok(noise) => self.noise = Some(noise),
+            // The load will meet the same fault, and name it.
+            Err(error) => self.notes.push(format!("no noise floor: {error}")),
+        }
+        Ok(())
+    }
+
+    /// Adds what the threads have found about themselves at the start barrier.
+    pub fn describe_threads(&mut self, prepared: &Prepared) {
+        self.cookies.clone_from(&prepared.cookies);
+        self.affinity = prepared.affinity.iter().map(CpuSet::to_string).collect();
+        self.tsc_khz = prepared.tsc_khz;
+        self.notes.extend_from_slice(&prepared.notes);
+        self.iteration_ticks = prepared.turn_ticks;
+    }
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One result from all that is known of a run, wherever it was measured.
+
+use std::collections::BTreeMap;
+
+use guest::job::Job;
+use serde_json::{Value, json};
+
+use crate::expected::Expected;
+use crate::facts;
+use crate::result::{
+    self, Clock, Cosched, Group, KernelFacts, RunFairness, RunResult, SCHEMA, Thread, Trace,
+};
+use crate::session::Session;
+use crate::summary::{Fairness, Steal, ThreadGaps, of_threads};
+use crate::verdict::Verdict;
+
+/// Where the threads that measured ran, as `result.json` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// In a microVM of ours.
+    User,
+    /// On the kernel that runs already.
+    Host,
+}
+
+impl Target {
+    fn name(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Host => "host",
+        }
+    }
+}
+
+/// What is known of a run that has ended.
+pub struct Account<'a> {
+    /// Where it was measured.
+    pub target: Target,
+    /// When it began.
+    pub started_utc: String,
+    /// What the threads reported.
+    pub session: &'a Session,
+    /// What they had been told to do.
+    pub job: &'a Job,
+    /// The kernel under test.
+    pub kernel: KernelFacts,
+    /// What it ran on.
+    pub machine: Value,
+    /// What a reader must know.
+    pub notes: Vec<String>,
+    /// The trace, if there is one.
+    pub trace: Trace,
+    /// Milliseconds in each phase.
+    pub phases_ms: BTreeMap<&'static str, u64>,
+    /// How much of the time the host may take, as a part of 1.
+    pub steal_budget: f64,
+    /// The answer.
+    pub verdict: &'a Verdict,
+}
+
+impl Account<'_> {
+    /// The result, with every figure that follows from what was measured.
+    pub fn result(self) -> RunResult {
+        let (session, load) = (self.session, &self.job.load);
+        let clock = Clock::of(session, load.threads_per_group);
+        let setup = session.setup.as_ref();
+        let cookies = setup.map_or(&[][..], |setup| &setup.cookies);
+        let mut threads = result::threads(session, clock);
+        let mut groups = result::groups(&threads, cookies, clock);
+        let gaps: Vec<_> = threads
+            .iter()
+            .zip(&session.gaps)
+            .map(|(thread, records)| ThreadGaps::of(thread, records, clock))
+            .collect();
+        let of = |wanted: &dyn Fn(&Thread) -> bool| {
+            let both = threads.iter().zip(&gaps).filter(|(thread, _)| wanted(thread));
+            let (threads, gaps): (Vec<_>, Vec<_>) = both.unzip();
+            of_threads(&threads, &gaps, load, clock)
+        };
+        let statistics = of(&|_| true);
+        for group in &mut groups {
+            group.statistics = of(&|thread| thread.report.group == group.group);
+        }
+        let each: Vec<_> =
+            (0..threads.len()).map(|number| of(&|thread| thread.thread == number)).collect();
+        for (thread, statistics) in threads.iter_mut().zip(each) {
+            thread.statistics = statistics;
+        }
+        let longest = result::longest(session, clock);
+        let longest_gap_ns = longest.as_ref().map(|gap| gap.length_ns);
+        let hit = session
+            .hit
+            .map(|hit| clock.locate(hit.gap.thread as usize, Some(hit.tid), hit.gap.record));
+        let steal = Steal::of(&statistics, self.steal_budget);
+        let mut notes = self.notes;
+        notes.extend(steal.note());
+        let scheduler = setup.map(|setup| setup.scheduler.clone()).unwrap_or_default();
+        RunResult {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION"),
+            target: self.target.name(),
+            command_line: std::env::args_os()
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect(),
+            working_directory: std::env::current_dir().ok(),
+            started_utc: self.started_utc,
+            verdict: self.verdict.answer,
+            exit_status: self.verdict.status.code(),
+            reason: self.verdict.reason.clone(),
+            notes,
+            longest_gap_ns,
+            longest_gap: longest,
+            threshold_hit: hit,
+            kernel: KernelFacts { hello: session.hello.clone(), ..self.kernel },
+            cosched: Cosched {
+                requested: json!(self.job.cosched),
+                mechanism: setup.map(|setup| setup.cosched.clone()),
+                note: setup.and_then(|setup| setup.cosched_note.clone()),
+                cookies: cookies.to_vec(),
+            },
+            setup: setup.cloned(),
+            job: self.job.clone(),
+            statistics,
+            fairness: fairness(&threads, &groups, clock),
+            steal,
+            expected: Expected::of(load, &scheduler, longest_gap_ns),
+            threads,
+            groups,
+            tsc: session.report.as_ref().map(|report| report.tsc),
+            trace: self.trace,
+            host: facts::host(),
+            machine: self.machine,
+            phases_ms: self.phases_ms,
+        }
+    }
+}
+
+/// Whether a gap is above the threshold, whoever noticed.
+pub fn over_threshold(session: &Session, job: &Job) -> bool {
+    let clock = Clock::of(session, job.load.threads_per_group);
+    let longest_ns = result::longest(session, clock).map(|gap| u128::from(gap.length_ns));
+    job.load.threshold.zip(longest_ns).is_some_and(|(limit, longest)| longest > limit.as_nanos())
+}
+
+/// `part` of `whole` in millionths; 0 without a whole.
+fn parts_per_million(part: u64, whole: u64) -> u64 {
+    let millionths = u128::from(part) * 1_000_000;
+    let share = millionths.checked_div(u128::from(whole)).unwrap_or(0);
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
+/// Of the parts that threads, and groups, got of the time they wanted: bursts and pauses differ
+/// from thread to thread, and whoever sleeps longer is not treated worse for it.
+fn fairness(threads: &[Thread], groups: &[Group], clock: Clock) -> RunFairness {
+    let got = |wanted: &dyn Fn(&Thread) -> bool| {
+        let of_it = threads.iter().filter(|thread| thread.complete && wanted(thread));
+        let (cpu_ns, busy_ns) = of_it.fold((0u64, 0u64), |(cpu, busy), thread| {
+            let report = &thread.report;
+            (
+                cpu.saturating_add(report.cpu_time_ns),
+                busy.saturating_add(clock.ns(report.busy_ticks)),
+            )
+        });
+        parts_per_million(cpu_ns, busy_ns)
+    };
+    let each: Vec<_> =
+        (0..threads.len()).map(|number| got(&|thread| thread.thread == number)).collect();
+    let groups: Vec<_> =
+        groups.iter().map(|group| got(&|thread| thread.report.group == group.group)).collect();
+    RunFairness { threads: Fairness::of(&each), groups: Fairness::of(&groups) }
+}
+
+#[cfg(test)]
+mod tests {
+    use guest::wire::ThreadReport;
+
+    use super::*;
+    use crate::summary::Statistics;
+
+    fn thread(thread: usize, busy_ns: u64, cpu_time_ns: u64) -> Thread {
+        let group = u32::try_from(thread / 2).expect("few");
+        // One tick is one nanosecond.
+        let report = ThreadReport { group, busy_ticks: busy_ns, cpu_time_ns, ..Default::default() };
+        let statistics = Statistics::default();
+        Thread { thread, gap_ns: 0, longest_gap_ns: 0, complete: true, statistics, report }
+    }
+
+    #[test]
+    fn who_sleeps_longer_is_not_treated_worse() {
+        let clock = Clock::new(1_000_000, 0, 2);
+        let fair = |threads: &[Thread]| {
+            let groups = result::groups(threads, &[], clock);
+            fairness(threads, &groups, clock)
+        };
+        let even = fair(&[thread(0, 1000, 500), thread(1, 600, 300)]);
+        assert_eq!(even.threads, Fairness { jain: Some(1.0), max_over_min: Some(1.0) });
+        let starved = fair(&[thread(0, 1000, 500), thread(1, 1000, 500), thread(2, 1000, 0)]);
+        assert_eq!(starved.threads.jain.map(|jain| (jain * 3.0).round()), Some(2.0));
+        assert_eq!((starved.groups.jain, starved.groups.max_over_min), (Some(0.5), None));
+    }
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The longest gap that a fair scheduler gives by design, to hold the measured one against.
+//!
+//! With n threads that always want to run on one CPU, each waits for the others' turns:
+//! (n - 1) turns. docs/method.md derives the length of a turn, and says when this is not what
+//! to expect.
+
+use guest::job::LoadSpec;
+use guest::scheduler::SchedulerFacts;
+use serde::Serialize;
+
+use crate::units::show_ns;
+
+/// What is to be expected, and how far the measurement is from it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Expected {
+    /// The longest gap by design; `null` where it cannot be said.
+    pub gap_ns: Option<u64>,
+    /// Threads that share a CPU when all want to run.
+    pub threads_per_cpu: u32,
+    /// How long each of them runs at a time.
+    pub turn_ns: Option<u64>,
+    /// Longest measured gap over the expected one.
+    pub inflation: Option<f64>,
+    /// How the turn was found, or why nothing is expected.
+    pub note: String,
+}
+
+impl Expected {
+    /// For a load on a kernel.
+    pub fn of(spec: &LoadSpec, facts: &SchedulerFacts, longest_gap_ns: Option<u64>) -> Self {
+        let cpus = u32::try_from(spec.cpus.len()).unwrap_or(u32::MAX).max(1);
+        let threads = spec.groups.saturating_mul(spec.threads_per_group);
+        let threads_per_cpu = threads.div_ceil(cpus);
+        let mut expected = Self { threads_per_cpu, ..Self::default() };
+        match turn(threads_per_cpu, facts) {
+            _ if threads_per_cpu <= 1 => {
+                expected.note = "each thread has a CPU of its own: no gap is by design".into();
+            }
+            Err(note) => expected.note = note,
+            Ok((turn_ns, note)) => {
+                let gap_ns = turn_ns.saturating_mul(u64::from(threads_per_cpu - 1));
+                expected.gap_ns = Some(gap_ns);
+                expected.turn_ns = Some(turn_ns);
+                expected.note = note;
+                expected.inflation =
+                    longest_gap_ns.and_then(|longest| gaps::stats::share(longest, gap_ns));
+            }
+        }
+        expected
+    }
+
+    /// For the end screen.
+    pub fn line(&self) -> String {
+        let Some((gap_ns, turn_ns)) = self.gap_ns.zip(self.turn_ns) else {
+            return format!("none: {}", self.note);
+        };
+        let inflation =
+            self.inflation.map_or_else(String::new, |times| format!(", measured {times:.2} x"));
+        format!(
+            "{} = {} turns of {} ({}){inflation}",
+            show_ns(gap_ns),
+            self.threads_per_cpu - 1,
+            show_ns(turn_ns),
+            self.note
+        )
+    }
+}
+
+/// How long one of n threads runs at a time, and where that is from.
+fn turn(n: u32, facts: &SchedulerFacts) -> Result<(u64, String), String> {
+    let family = facts.family.as_deref().unwrap_or_default();
+    let slice = match (family, facts.slice_ns, facts.latency_ns) {
+        ("eevdf", Some(slice), _) => slice,
+        // The latency is divided among the threads until each has the minimum granularity.
+        ("cfs", Some(least), Some(latency)) => (latency / u64::from(n.max(1))).max(least),
+        ("eevdf" | "cfs", _, _) => {
+            return Err("the scheduler's slice cannot be read; it needs root, debugfs and, \
+                        before Linux 6.15, CONFIG_SCHED_DEBUG"
+                .into());
+        }
+        _ => return Err("the kernel's release does not tell its scheduler".into()),
+    };
+    let about = |rest: &str| format!("{family}, slice {}, {rest}", show_ns(slice));
+    match (facts.hrtick, facts.tick_ns) {
+        (Some(true), _) => Ok((slice, about("HRTICK"))),
+        (_, Some(tick)) => {
+            let ticks = slice.div_ceil(tick).max(1);
+            Ok((ticks.saturating_mul(tick), about(&format!("tick {}", show_ns(tick)))))
+        }
+        (_, None) => Err("the kernel's tick cannot be found".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use guest::job::SleepSpec;
+
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn spec(groups: u32, cpus: u32) -> LoadSpec {
+        LoadSpec {
+            groups,
+            threads_per_group: 2,
+            cpus: (0..cpus).collect(),
+            busy: Duration::from_secs(1),
+            sleep: SleepSpec::Fixed(Duration::ZERO),
+            seed: 0,
+            duration: Duration::from_secs(1),
+            floor: Duration::from_nanos(1),
+            threshold: None,
+            records_per_thread: 1,
+        }
+    }
+
+    fn facts(family: &str, slice_ns: u64, tick_ms: u64, hrtick: bool) -> SchedulerFacts {
+        SchedulerFacts {
+            family: Some(family.into()),
+            tick_ns: Some(tick_ms * MS),
+            slice_ns: Some(slice_ns),
+            latency_ns: (family == "cfs").then_some(30 * MS),
+            hrtick: Some(hrtick),
+            autogroup: None,
+        }
+    }
+
+    #[test]
+    fn the_figures_of_the_literature() {
+        let gap = |facts| Expected::of(&spec(8, 2), &facts, None).gap_ns;
+        // The original benchmark's tuning: seven turns of 3.75 ms.
+        assert_eq!(gap(facts("cfs", 1_875_000, 4, true)), Some(26_250_000));
+        // EEVDF's own slice on 4 CPUs: a turn ends at the tick that follows.
+        assert_eq!(gap(facts("eevdf", 2_100_000, 4, false)), Some(28 * MS));
+        assert_eq!(gap(facts("eevdf", 2_100_000, 1, false)), Some(21 * MS));
+        assert_eq!(gap(facts("eevdf", 2_100_000, 4, true)), Some(14_700_000));
+    }
+
+    #[test]
+    fn many_threads_on_cfs_have_the_minimum_granularity() {
+        let found = Expected::of(&spec(32, 2), &facts("cfs", 1_875_000, 4, true), None);
+        assert_eq!((found.threads_per_cpu, found.turn_ns), (32, Some(1_875_000)));
+    }
+
+    #[test]
+    fn inflation_is_measured_over_expected() {
+        let found = Expected::of(&spec(8, 2), &facts("eevdf", 3 * MS, 4, false), Some(56 * MS));
+        assert_eq!((found.gap_ns, found.inflation), (Some(28 * MS), Some(2.0)));
+        assert!(found.line().ends_with("measured 2.00 x"), "{}", found.line());
+    }
+
+    #[test]
+    fn what_cannot_be_said_is_not_said() {
+        let alone = Expected::of(&spec(1, 2), &facts("eevdf", 3 * MS, 4, false), Some(1));
+        assert_eq!((alone.gap_ns, alone.inflation), (None, None));
+        assert!(alone.line().contains("CPU of its own"), "{}", alone.line());
+        let hidden = SchedulerFacts { slice_ns: None, ..facts("eevdf", 0, 4, false) };
+        let hidden = Expected::of(&spec(8, 2), &hidden, Some(1));
+        assert!(hidden.gap_ns.is_none() && hidden.note.contains("root"), "{hidden:?}");
+        let nothing = Expected::of(&spec(8, 2), &SchedulerFacts::default(), Some(1));
+        assert!(nothing.gap_ns.is_none() && !nothing.note.is_empty());
+    }
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Distributions as an HdrHistogram log: any tool for that format plots them, and merges those
+//! of several runs.
+
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::V2Serializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+
+use crate::result::Thread;
+
+/// Values keep three decimal digits: finer than the buckets they come from.
+const DIGITS: u8 = 3;
+
+/// Writes two histograms for each thread, in nanoseconds: gaps with the tag `gap-THREAD`,
+/// wake-up delays with the tag `wakeup-THREAD`.
+pub fn write(sink: &mut impl Write, threads: &[Thread]) -> io::Result<()> {
+    let mut serializer = V2Serializer::new();
+    let mut log = IntervalLogWriterBuilder::new()
+        .with_start_time(SystemTime::UNIX_EPOCH)
+        .with_max_value_divisor(1.0)
+        .add_comment("schedvmm: lengths in nanoseconds")
+        .begin_log_with(sink, &mut serializer)?;
+    for thread in threads {
+        let report = &thread.report;
+        let length = Duration::from_nanos(thread.statistics.wanted_ns);
+        let both = [("gap", &report.gap_histogram_ns), ("wakeup", &report.wakeup_histogram_ns)];
+        for (name, buckets) in both {
+            let name = format!("{name}-{}", thread.thread);
+            let tag = Tag::new(&name).ok_or_else(|| io::Error::other("a tag of a log"))?;
+            let histogram = histogram(buckets).map_err(io::Error::other)?;
+            log.write_histogram(&histogram, Duration::ZERO, length, Some(tag))
+                .map_err(|error| io::Error::other(format!("{error:?}")))?;
+        }
+    }
+    Ok(())
+}
+
+fn histogram(
+    buckets: &[(u64, u64)],
+) -> Result<Histogram<u64>, Box<dyn std::error::Error + Send + Sync>> {
+    let mut histogram = Histogram::new(DIGITS)?;
+    for &(bound, count) in buckets {
+        histogram.record_n(bound, count)?;
+    }
+    Ok(histogram)
+}
+
+#[cfg(test)]
+mod tests {
+    use guest::wire::ThreadReport;
+    use hdrhistogram::serialization::Deserializer;
+    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+
+    use super::*;
+    use crate::summary::Statistics;
+
+    fn thread(thread: usize, gaps: &[(u64, u64)]) -> Thread {
+        let report = ThreadReport {
+            gap_histogram_ns: gaps.to_vec(),
+            wakeup_histogram_ns: vec![(7, 1)],
+            ..ThreadReport::default()
+        };
+        let statistics = Statistics::default();
+        Thread { thread, gap_ns: 0, longest_gap_ns: 0, complete: true, statistics, report }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_and_merges() {
+        let mut log = Vec::new();
+        let threads = [thread(0, &[(1_000_000, 3), (50_000_000, 1)]), thread(1, &[(1_000_000, 2)])];
+        write(&mut log, &threads).expect("written");
+        let (mut tags, mut all) = (Vec::new(), Histogram::<u64>::new(DIGITS).expect("made"));
+        for entry in IntervalLogIterator::new(&log) {
+            let LogEntry::Interval(entry) = entry.expect("readable") else { continue };
+            let tag = entry.tag().expect("a tag").as_str().to_owned();
+            let encoded = entry.encoded_histogram().as_bytes();
+            let bytes = unbase64(encoded);
+            let one: Histogram<u64> =
+                Deserializer::new().deserialize(&mut bytes.as_slice()).expect("a histogram");
+            if tag.starts_with("gap-") {
+                all.add(one).expect("merged");
+            }
+            tags.push(tag);
+        }
+        assert_eq!(tags, ["gap-0", "wakeup-0", "gap-1", "wakeup-1"]);
+        assert_eq!((all.len(), all.count_at(1_000_000), all.count_at(50_000_000)), (6, 5, 1));
+    }
+
+    /// RFC 4648, as the log has it.
+    fn unbase64(text: &[u8]) -> Vec<u8> {
+        let (mut bits, mut count, mut bytes) = (0u32, 0, Vec::new());
+        for digit in text.iter().take_while(|digit| **digit != b'=') {
+            let value = match digit {
+                b'A'..=b'Z' => digit - b'A',
+                b'a'..=b'z' => digit - b'a' + 26,
+                b'0'..=b'9' => digit - b'0' + 52,
+                b'+' => 62,
+                b'/' => 63,
+                other => panic!("{other} is no digit"),
+            };
+            bits = bits << 6 | u32::from(value);
+            count += 6;
+            if count >= 8 {
+                count -= 8;
+                bytes.push(u8::try_from(bits >> count & 0xff).expect("masked"));
+            }
+        }
+        bytes
+    }
+}

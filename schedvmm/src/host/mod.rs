@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The same load and the same meter on the kernel that runs already: no machine, no root.
+
+mod prepare;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver};
+use std::time::Instant;
+
+use gaps::record::GapRecord;
+use gaps::tsc::clock_ns;
+use guest::job::Job;
+use guest::load::{self, LoadError, Observer, Outcome, Prepared};
+use guest::system;
+use guest::trace::Tracing;
+use guest::wire::{self, Message, Setup, ThresholdHit, Tick, TraceProgress};
+use serde_json::json;
+use vmm::vcpu::sched;
+
+use self::prepare::{Prepare, Ready};
+use crate::cli::HostArgs;
+use crate::compose::{self, Account, Target};
+use crate::deliver::Delivery;
+use crate::folder::Folder;
+use crate::result::{self, Clock, KernelFacts, Trace};
+use crate::run::plan;
+use crate::session::{Event, Limits, Session};
+use crate::show::Show;
+use crate::sinks::TraceSink;
+use crate::status::{ExitStatus, Failure, OrFail};
+use crate::verdict::{End, judge};
+use crate::{facts, signals};
+
+/// Signals on their way to the load's supervisor.
+const EVENTS_IN_FLIGHT: usize = 16;
+
+/// Measures the running kernel.
+///
+/// # Errors
+/// What kept it from giving an answer, with the status it deserves.
+pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
+    let begin = Instant::now();
+    let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
+    signals::forward(events).or_fail(ExitStatus::Internal)?;
+    let plan = Prepare::plan(args)?;
+    plan::check_trace_file(&args.trace)?;
+    let started_utc = plan::started_utc();
+    let folder = Folder::create(args.show.output.as_deref(), &started_utc.replace(':', ""))
+        .or_fail(ExitStatus::Usage)?;
+    let trace_path =
+        args.trace.trace_file.clone().unwrap_or_else(|| folder.path().join("trace.txt"));
+    let show = Show::new(plan::style(&args.show));
+    // What is not measuring keeps off the CPUs that are measured, if there are others.
+    let measured: Vec<_> = plan.job.load.cpus.iter().map(|cpu| *cpu as usize).collect();
+    sched::keep_off(&measured);
+    let mut run = Run {
+        session: Session::new(limits(&plan.job), begin),
+        notes: facts::emulation_note().into_iter().chain(plan.notes.iter().cloned()).collect(),
+        job: plan.job.clone(),
+        inbox,
+        signal: None,
+        trace: Trace::default(),
+        trace_path,
+        show,
+    };
+    run.show.notes(&run.notes);
+    run.tell(Message::Hello(system::hello(clock_ns(libc::CLOCK_BOOTTIME))));
+    let built_ms = millis(begin);
+    let end = run.measure(&plan);
+    let decided = Instant::now();
+    let verdict = judge(&run.session, &end, compose::over_threshold(&run.session, &run.job), "");
+    let mut phases = result::phases_ms(&run.session, built_ms, decided);
+    phases.insert("total", millis(begin));
+    let account = Account {
+        target: Target::Host,
+        started_utc,
+        session: &run.session,
+        job: &run.job,
+        kernel: KernelFacts { entered: "running".into(), ..KernelFacts::default() },
+        machine: json!({ "summary": plan.summary() }),
+        notes: run.notes.clone(),
+        trace: std::mem::take(&mut run.trace),
+        phases_ms: phases,
+        steal_budget: args.load.steal_budget,
+        verdict: &verdict,
+    };
+    let mut result = account.result();
+    let (session, show) = (&run.session, &run.show);
+    Delivery { folder: &folder, trace_path: &run.trace_path, session, show }.deliver(&mut result);
+    Ok(verdict.status)
+}
+
+fn limits(job: &Job) -> Limits {
+    let load = &job.load;
+    Limits {
+        threads: (load.groups * load.threads_per_group) as usize,
+        records_per_thread: load.records_per_thread as usize,
+        // Nothing boots.
+        boot: std::time::Duration::ZERO,
+    }
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A run under way.
+struct Run {
+    session: Session,
+    notes: Vec<String>,
+    job: Job,
+    inbox: Receiver<Event>,
+    signal: Option<i32>,
+    trace: Trace,
+    trace_path: PathBuf,
+    show: Show,
+}
+
+impl Run {
+    /// Takes a message as if an agent had sent it, and shows what is worth it.
+    fn tell(&mut self, message: Message) {
+        let notice = self.session.message(message, Instant::now());
+        if let Some(notice) = notice {
+            let clock = Clock::of(&self.session, self.job.load.threads_per_group);
+            self.show.notice(&notice, clock, self.job.load.duration);
+        }
+    }
+
+    /// From the preparations to the end of the load, with everything put back as it was.
+    fn measure(&mut self, plan: &Prepare) -> End {
+        let ready = match plan.ready() {
+            Ok(ready) => ready,
+            Err(failure) => {
+                self.tell(Message::Failed(failure));
+                return End::Finished;
+            }
+        };
+        let Ready { mut surroundings, mut setup, tracing, restore } = ready;
+        let described = setup.describe_quiet(&self.job, &mut surroundings);
+        let job = self.job.clone();
+        let outcome = described.and_then(|()| {
+            let tracing = tracing.as_ref().map(|instance| instance.tracing());
+            let mut observer = Reporter { run: self, setup, tracing };
+            load::run(&job.load, &surroundings, &mut observer)
+        });
+        if let Some(instance) = &tracing {
+            // At a hit the load has stopped it already.
+            let _ = instance.tracing().stop();
+        }
+        self.account(outcome);
+        if let Some(instance) = tracing.as_ref().filter(|_| self.session.hit.is_some()) {
+            self.ship(instance.tracing());
+        }
+        self.notes.extend(restore.undo());
+        self.tell(Message::Bye);
+        self.signal.map_or(End::Finished, End::Signal)
+    }
+
+    /// Takes the load's report, and its fault.
+    fn account(&mut self, outcome: Result<Outcome, LoadError>) {
+        let fault = match outcome {
+            Ok(Outcome { report, fault }) => {
+                self.tell(Message::Finished(report));
+                fault
+            }
+            Err(error) => Some(error),
+        };
+        if let Some(error) = fault {
+            let kind = error.kind();
+            let text = Failure::new(ExitStatus::Internal, error).to_string();
+            self.tell(Message::Failed(wire::Failure { kind, text }));
+        }
+        if let Some(setup) = &self.session.setup {
+            self.notes.extend(setup.notes.iter().cloned());
+        }
+    }
+
+    /// Writes the trace to its file.
+    fn ship(&mut self, tracing: &Tracing) {
+        let estimate_bytes = tracing.estimate_bytes();
+        self.tell(Message::Trace(TraceProgress::Begin { estimate_bytes }));
+        let (mut sink, written) = TraceSink::new(self.trace_path.clone());
+        let shipped = tracing.ship(&mut sink);
+        let bytes = written.load(Ordering::Acquire);
+        self.trace = Trace {
+            file: (bytes > 0).then(|| self.trace_path.display().to_string()),
+            bytes,
+            complete: shipped.is_ok() && bytes > 0,
+            note: shipped.err().map(|error| {
+                format!("the trace is cut: cannot write {}: {error}", self.trace_path.display())
+            }),
+        };
+        if let Some(note) = &self.trace.note {
+            self.show.remark(note);
+        }
+        self.tell(Message::Trace(TraceProgress::End { bytes }));
+    }
+}
+
+/// Takes what the load gives.
+struct Reporter<'a> {
+    run: &'a mut Run,
+    setup: Setup,
+    tracing: Option<&'a Tracing>,
+}
+
+impl Observer for Reporter<'_> {
+    fn prepared(&mut self, prepared: &Prepared) -> io::Result<()> {
+        self.setup.describe_threads(prepared);
+        // Last of all, so that the buffers are not filled with our own preparations.
+        if let Some(Err(error)) = self.tracing.map(Tracing::start) {
+            self.setup.trace_note = Some(format!("tracing cannot be started: {error}"));
+        }
+        Ok(())
+    }
+
+    fn released(&mut self, tsc_start: u64) -> io::Result<()> {
+        self.setup.tsc_start = tsc_start;
+        self.run.tell(Message::Ready(self.setup.clone()));
+        Ok(())
+    }
+
+    fn gaps(&mut self, thread: u32, records: &[GapRecord]) -> io::Result<()> {
+        self.run.session.keep(thread, records);
+        Ok(())
+    }
+
+    fn tick(&mut self, tick: Tick) -> io::Result<()> {
+        self.run.tell(Message::Tick(tick));
+        Ok(())
+    }
+
+    fn hit(&mut self, hit: ThresholdHit) -> io::Result<()> {
+        self.run.tell(Message::ThresholdHit(hit));
+        Ok(())
+    }
+
+    fn stop_requested(&mut self) -> bool {
+        for event in self.run.inbox.try_iter() {
+            if let Event::Signal(signal) = event {
+                self.run.signal.get_or_insert(signal);
+            }
+        }
+        self.run.signal.is_some()
+    }
+}

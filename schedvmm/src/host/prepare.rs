@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the load needs from this kernel, taken as a guest takes a room: what was there before
+//! is there afterwards.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use guest::cosched::{self, CoschedError};
+use guest::job::{CoschedRequest, Job, TraceSpec};
+use guest::load::Surroundings;
+use guest::trace::Tracing;
+use guest::wire::{self, FailureKind, KnobReport, Setup};
+use guest::{knobs, system};
+
+use crate::cli::HostArgs;
+use crate::placement;
+use crate::run::plan;
+use crate::status::{ExitStatus, Failure};
+
+/// A run before it begins.
+pub struct Prepare {
+    /// The orders, to ourselves.
+    pub job: Job,
+    /// What a reader must know.
+    pub notes: Vec<String>,
+    /// How the CPUs were chosen.
+    chosen: &'static str,
+}
+
+/// Everything is prepared.
+pub struct Ready {
+    /// What the load needs.
+    pub surroundings: Surroundings,
+    /// What was prepared.
+    pub setup: Setup,
+    /// Tracing in buffers of our own.
+    pub tracing: Option<TraceInstance>,
+    /// What to put back.
+    pub restore: Restore,
+}
+
+impl Prepare {
+    /// Turns options into a plan.
+    ///
+    /// # Errors
+    /// Options that contradict each other or make no sense here.
+    pub fn plan(args: &HostArgs) -> Result<Self, Failure> {
+        let usage = |text: String| Failure::new(ExitStatus::Usage, text);
+        plan::threads(&args.load)?;
+        let (cpus, chosen) = match &args.load.load_cpus {
+            Some(list) => (list.0.clone(), "as asked"),
+            None => (placement::last_core(), "the last core"),
+        };
+        if cpus.is_empty() {
+            return Err(usage(
+                "no core of this machine may be used as a whole; name CPUs with --load-cpus".into(),
+            ));
+        }
+        let cpus = cpus.into_iter().filter_map(|cpu| u32::try_from(cpu).ok()).collect();
+        // Nothing of this machine is tuned unless it is asked for.
+        let job = plan::job(&args.load, &args.trace, cpus, Vec::new())?;
+        if !matches!(
+            job.cosched,
+            CoschedRequest::Auto | CoschedRequest::None | CoschedRequest::Prctl
+        ) {
+            return Err(usage(
+                "--cosched here is auto, none or prctl: cgroup files would change the cgroups of \
+                 this machine; the microVM has them all"
+                    .into(),
+            ));
+        }
+        Ok(Self { notes: notes(&job, is_root()), job, chosen })
+    }
+
+    /// One line about what is measured.
+    pub fn summary(&self) -> String {
+        let cpus: Vec<_> = self.job.load.cpus.iter().map(u32::to_string).collect();
+        format!("this host, CPUs {} ({})", cpus.join(","), self.chosen)
+    }
+
+    /// Prepares everything.
+    ///
+    /// # Errors
+    /// What was asked for by name and cannot be had.
+    pub fn ready(&self) -> Result<Ready, wire::Failure> {
+        let failure = |kind, text: String| wire::Failure { kind, text };
+        let (cookie, cosched_note) = match (self.job.cosched, cosched::probe_prctl()) {
+            (CoschedRequest::None, _) => (false, None),
+            (_, Ok(())) => (true, None),
+            (request, Err(source)) => {
+                let text = CoschedError::Prctl { source }.to_string();
+                if request == CoschedRequest::Prctl {
+                    return Err(failure(FailureKind::Kernel, text));
+                }
+                (false, Some(text))
+            }
+        };
+        let root = Path::new("/");
+        let (knobs, before) = knobs::apply_for_a_while(root, &self.job.tune)
+            .map_err(|error| failure(FailureKind::Usage, error.to_string()))?;
+        let mut setup = Setup {
+            cosched: if cookie { "prctl" } else { "none" }.into(),
+            cosched_note,
+            knobs: knobs.into_iter().map(explain).collect(),
+            cgroup: "none".into(),
+            ..Setup::default()
+        };
+        let tracing = self.job.trace.as_ref().and_then(|spec| match TraceInstance::make(spec) {
+            Ok(instance) => {
+                setup.trace_note = instance.tracing.note_text();
+                setup.trace_events = instance.tracing.events().to_vec();
+                setup.trace_clock = instance.tracing.clock().map(str::to_owned);
+                Some(instance)
+            }
+            Err(note) => {
+                setup.trace_note = Some(note);
+                None
+            }
+        });
+        let surroundings = Surroundings {
+            cookie,
+            trace: tracing.as_ref().map(|instance| instance.tracing.stop_files()),
+            ..Surroundings::plain(None)
+        };
+        Ok(Ready { surroundings, setup, tracing, restore: Restore(before) })
+    }
+}
+
+/// What somebody who is not root does without.
+fn notes(job: &Job, root: bool) -> Vec<String> {
+    let mut notes = Vec::new();
+    if root {
+        return notes;
+    }
+    if job.trace.is_some() {
+        notes.push(
+            "no trace: tracing needs root; all figures are there without it (--trace off says \
+             that this is meant)"
+                .into(),
+        );
+    }
+    if !job.tune.is_empty() {
+        notes.push("scheduler knobs need root: those of --tune stay as they are".into());
+    }
+    notes
+}
+
+fn is_root() -> bool {
+    // SAFETY: geteuid takes nothing and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// To others than root a knob that is there looks as if it were not.
+fn explain(mut report: KnobReport) -> KnobReport {
+    if report.effective.is_none() && !is_root() {
+        report.note = Some("not set: needs root".into());
+    }
+    report
+}
+
+/// Puts knobs back.
+pub struct Restore(Vec<(PathBuf, String)>);
+
+impl Restore {
+    /// Does it; says what could not be put back.
+    pub fn undo(mut self) -> Vec<String> {
+        let files = std::mem::take(&mut self.0);
+        let undo = |(path, text): (PathBuf, String)| {
+            let error = system::write_file(&path, &text).err()?;
+            Some(format!("{} could not be set back to {text}: {error}", path.display()))
+        };
+        files.into_iter().filter_map(undo).collect()
+    }
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        // Only where nobody has asked what came of it.
+        for (path, text) in &self.0 {
+            let _ = system::write_file(path, text);
+        }
+    }
+}
+
+/// Ring buffers of our own beside those of this machine, which others may be using.
+pub struct TraceInstance {
+    path: PathBuf,
+    tracing: Tracing,
+}
+
+impl TraceInstance {
+    /// Makes the buffers and sets them up.
+    ///
+    /// # Errors
+    /// Why there is no trace.
+    fn make(spec: &TraceSpec) -> Result<Self, String> {
+        let root = Tracing::root().ok_or(if is_root() {
+            "no tracing file system; it needs CONFIG_FTRACE=y and tracefs mounted on \
+             /sys/kernel/tracing"
+        } else {
+            "tracing needs root"
+        })?;
+        let path = root.join("instances").join(format!("schedvmm-{}", std::process::id()));
+        fs::create_dir(&path)
+            .map_err(|error| format!("no trace buffers in {}: {error}", path.display()))?;
+        Ok(Self { tracing: Tracing::prepare(&path, spec), path })
+    }
+
+    /// What is traced.
+    pub fn tracing(&self) -> &Tracing {
+        &self.tracing
+    }
+}
+
+impl Drop for TraceInstance {
+    fn drop(&mut self) {
+        // A directory of tracefs goes with all its files. Best effort: one that somebody
+        // reads stays, and does nothing.
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Verb};
+
+    fn plan(words: &[&str]) -> Result<Prepare, Failure> {
+        let words = ["schedvmm", "host"].iter().chain(words);
+        match Cli::try_parse_from(words).expect("parses").verb {
+            Some(Verb::Host(args)) => Prepare::plan(&args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_is_tuned_unless_asked_for() {
+        let plain = plan(&[]).map_err(|failure| failure.to_string()).expect("a plan");
+        assert!(plain.job.tune.is_empty() && !plain.job.load.cpus.is_empty());
+        assert!(plain.summary().contains("the last core"), "{}", plain.summary());
+        let tuned = plan(&["--tune", "slice=3ms", "--load-cpus", "0"]);
+        let tuned = tuned.map_err(|failure| failure.to_string()).expect("a plan");
+        assert_eq!((tuned.job.tune.len(), &tuned.job.load.cpus), (1, &vec![0]));
+    }
+
+    #[test]
+    fn what_cannot_be_here_is_a_usage_error() {
+        for words in [["--cosched", "tag"], ["--groups", "0"], ["--tune", "nonsense=1"]] {
+            let failure = plan(&words).err().expect("refused");
+            assert_eq!(failure.status, ExitStatus::Usage, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn an_ordinary_user_is_told_what_needs_root() {
+        let job = plan(&["--tune", "slice=3ms"]).map_err(|failure| failure.to_string());
+        let job = job.expect("a plan").job;
+        assert!(notes(&job, true).is_empty());
+        assert!(notes(&job, false).iter().all(|note| note.contains("root")));
+        assert_eq!(notes(&job, false).len(), 2);
+    }
+
+    #[test]
+    fn knobs_come_back_even_if_nobody_asks() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let file = dir.path().join("knob");
+        fs::write(&file, "new").expect("write");
+        drop(Restore(vec![(file.clone(), "old".into())]));
+        assert_eq!(fs::read_to_string(&file).expect("read"), "old");
+        let gone = Restore(vec![(dir.path().join("none"), "old".into())]).undo();
+        assert!(gone[0].contains("could not be set back to old"), "{gone:?}");
+    }
+}

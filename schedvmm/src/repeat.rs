@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A run once more, as an earlier result says it was called.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::Deserialize;
+
+use crate::status::{ExitStatus, Failure, OrFail};
+
+/// What is needed of an earlier result.
+#[derive(Debug, Deserialize)]
+struct Earlier {
+    schema: String,
+    command_line: Vec<String>,
+    working_directory: PathBuf,
+}
+
+/// Options that say where results go: not repeated, for the place is taken.
+const OUTPUT: &str = "--output";
+/// An option whose file is looked for where the earlier run was started.
+const KERNEL: &str = "--kernel";
+
+/// Becomes the earlier run: returns only if that cannot be.
+///
+/// # Errors
+/// The file is no result, or this program cannot be started again.
+pub fn run(from: &Path, output: Option<&Path>, json: bool) -> Result<ExitStatus, Failure> {
+    let usage = |text: String| Failure::new(ExitStatus::Usage, text);
+    let text = fs::read_to_string(from)
+        .map_err(|error| usage(format!("cannot read {}: {error}", from.display())))?;
+    let earlier: Earlier = serde_json::from_str(&text).map_err(|error| {
+        usage(format!("{} is no result.json of schedvmm: {error}", from.display()))
+    })?;
+    if earlier.schema != crate::result::SCHEMA {
+        let schema = earlier.schema;
+        return Err(usage(format!(
+            "{} is of schema {schema}; this program knows {}",
+            from.display(),
+            crate::result::SCHEMA
+        )));
+    }
+    let mut words = words(&earlier);
+    if let Some(path) = output {
+        words.extend([OUTPUT.into(), path.into()]);
+    }
+    if json && !words.iter().any(|word| word == "--json") {
+        words.push("--json".into());
+    }
+    let executable = std::env::current_exe().or_fail(ExitStatus::Internal)?;
+    // Only an error returns from here.
+    Err(Command::new(executable).args(words).exec()).or_fail(ExitStatus::Host)
+}
+
+/// The earlier words without the program, the output, and with the kernel's path from here.
+fn words(earlier: &Earlier) -> Vec<OsString> {
+    let mut words = Vec::new();
+    let mut rest = earlier.command_line.iter().skip(1);
+    while let Some(word) = rest.next() {
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (word.as_str(), None),
+        };
+        if name == OUTPUT {
+            if value.is_none() {
+                rest.next();
+            }
+        } else if name == KERNEL {
+            let value = value.or_else(|| rest.next().map(String::as_str)).unwrap_or_default();
+            words.extend([KERNEL.into(), earlier.working_directory.join(value).into()]);
+        } else {
+            words.push(word.into());
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_output_is_new_and_the_kernel_the_same() {
+        let repeat = |line: &[&str]| {
+            let command_line = line.iter().map(|word| (*word).to_owned()).collect();
+            let working_directory = "/there".into();
+            words(&Earlier { schema: String::new(), command_line, working_directory })
+        };
+        let found = repeat(&["x", "--kernel", "a/bzImage", "--output", "r", "--seed", "7"]);
+        assert_eq!(found, ["--kernel", "/there/a/bzImage", "--seed", "7"]);
+        let found = repeat(&["x", "--output=r", "--kernel=/abs", "--append=a=b", "--json"]);
+        assert_eq!(found, ["--kernel", "/abs", "--append=a=b", "--json"]);
+        assert_eq!(repeat(&["x", "host", "--groups", "2"]), ["host", "--groups", "2"]);
+        assert!(repeat(&["x"]).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_result_is_a_usage_error() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let file = dir.path().join("result.json");
+        let refused = |text: &str| {
+            fs::write(&file, text).expect("write");
+            let failure = run(&file, None, false).expect_err("no result");
+            assert_eq!(failure.status, ExitStatus::Usage);
+            failure.to_string()
+        };
+        assert!(refused("{}").contains("no result.json"));
+        let other = r#"{"schema": "other/9", "command_line": [], "working_directory": "/"}"#;
+        assert!(refused(other).contains("other/9"));
+        let none = run(&dir.path().join("none"), None, false).expect_err("no file");
+        assert!(none.to_string().contains("cannot read"), "{none}");
+    }
+}

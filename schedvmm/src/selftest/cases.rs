@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The gaps that are made, and what must be found of them.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use gaps::evidence::Class;
+use gaps::record::GapRecord;
+use gaps::tsc::{Sources, ns_to_ticks, ticks_to_ns};
+use guest::job::{LoadSpec, SleepSpec};
+use guest::load::Surroundings;
+use guest::scheduler;
+
+use super::inject::{self, HalfCpu, LOAD_PRIORITY, Policy, Stop};
+use super::measure::{Measured, measure};
+use super::{Case, Tried};
+
+/// What a stop's error may be, at the least.
+const LEAST_LIMIT_NS: u64 = 20_000;
+/// The longest interruption of a machine that counts as quiet.
+const QUIET_NS: u64 = 50_000;
+/// Longer than any case.
+const LONGEST: Duration = Duration::from_secs(60);
+const NEEDS_ROOT: &str = "real-time policies need root (CAP_SYS_NICE)";
+
+/// Where gaps are made.
+pub struct Place {
+    /// On which CPU.
+    pub cpu: u32,
+    /// What is known of the TSC.
+    pub sources: Sources,
+    /// Its frequency.
+    pub khz: u64,
+    /// The longest interruption there before any case.
+    pub noise_ns: u64,
+}
+
+impl Place {
+    /// All cases, to be tried one after the other.
+    pub fn all(&self) -> Vec<Box<dyn Fn() -> Case + '_>> {
+        let stops = [(1, 20), (5, 20), (50, 10), (500, 4)];
+        let stop = |(ms, times)| -> Box<dyn Fn() -> Case + '_> {
+            Box::new(move || self.stopped(Duration::from_millis(ms), times))
+        };
+        let mut cases: Vec<_> = stops.into_iter().map(stop).collect();
+        cases.push(Box::new(|| self.round_robin()));
+        cases.push(Box::new(|| self.throttled()));
+        cases.push(Box::new(|| self.under_a_hog()));
+        cases
+    }
+
+    /// Threads that always want to run, all on the one CPU.
+    fn spec(&self, threads: u32, duration: Duration) -> LoadSpec {
+        LoadSpec {
+            groups: 1,
+            threads_per_group: threads,
+            cpus: vec![self.cpu],
+            busy: LONGEST,
+            sleep: SleepSpec::Fixed(Duration::ZERO),
+            seed: 1,
+            duration,
+            floor: Duration::from_micros(100),
+            threshold: None,
+            records_per_thread: 100_000,
+        }
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        Surroundings { tsc: self.sources, ..Surroundings::plain(None) }
+    }
+
+    /// SIGSTOP and SIGCONT.
+    fn stopped(&self, length: Duration, times: usize) -> Case {
+        let name = format!("stop-{}ms", length.as_millis());
+        // Without the right to it whatever else runs here makes gaps longer, and rightly so.
+        let _above = Policy::fifo(LOAD_PRIORITY);
+        let cpu = self.cpu;
+        let action = move |pids: Vec<u32>| {
+            let stops = pids.first().map(|pid| inject::stop_repeatedly(*pid, length, times, cpu));
+            thread::sleep(Duration::from_millis(20));
+            stops.unwrap_or_default()
+        };
+        match measure(&self.spec(1, LONGEST), &self.surroundings(), Box::new(action)) {
+            Ok(measured) => Case::judged(&name, &self.find_stops(&measured, length)),
+            Err(error) => Case::broken(&name, error),
+        }
+    }
+
+    fn find_stops(&self, measured: &Measured<Vec<Stop>>, length: Duration) -> Tried {
+        let length_ns = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+        let doubt_ns = |stop: &Stop| inject::stop_ns(*stop, self.khz).1;
+        let doubt_ns = measured.done.iter().map(doubt_ns).max().unwrap_or(0);
+        let mut tried = Tried {
+            injected: measured.done.len(),
+            least: 1,
+            length_ns,
+            limit_ns: (length_ns / 100).max(LEAST_LIMIT_NS) + self.noise_ns + doubt_ns,
+            ..self.nothing_tried()
+        };
+        for stop in &measured.done {
+            let middle = stop.begin + (stop.end - stop.begin) / 2;
+            let covers = |gap: &&GapRecord| gap.tsc_begin <= middle && middle <= gap.tsc_end;
+            let Some(gap) = measured.gaps.iter().flatten().find(covers) else { continue };
+            let (injected_ns, _) = inject::stop_ns(*stop, self.khz);
+            tried.found(self.ns(gap), injected_ns, gap.class);
+        }
+        tried
+    }
+
+    /// Two SCHED_RR threads of one priority: each waits for the other's timeslice.
+    fn round_robin(&self) -> Case {
+        /// Shorter than what the kernel lets real-time threads have of a second (0.95 s).
+        const DURATION: Duration = Duration::from_millis(900);
+        let name = "round-robin";
+        let Some(_policy) = Policy::round_robin(LOAD_PRIORITY) else {
+            return Case::skipped(name, NEEDS_ROOT);
+        };
+        let Some(slice_ns) = inject::round_robin_slice_ns() else {
+            return Case::skipped(name, "the kernel does not tell SCHED_RR's timeslice");
+        };
+        let least = usize::try_from(nanoseconds(DURATION) / slice_ns).unwrap_or(0) / 2;
+        if least == 0 {
+            return Case::skipped(name, "the timeslice of SCHED_RR is longer than half a second");
+        }
+        let wait = |_: Vec<u32>| thread::sleep(DURATION + Duration::from_millis(50));
+        match measure(&self.spec(2, DURATION), &self.surroundings(), Box::new(wait)) {
+            Ok(measured) => {
+                let limit_ns = self.tick_ns() + LEAST_LIMIT_NS + self.noise_ns;
+                Case::judged(name, &self.like(&measured, DURATION, slice_ns, limit_ns, least))
+            }
+            Err(error) => Case::broken(name, error),
+        }
+    }
+
+    /// A cgroup with half a CPU: throttled for the other half of each period. The quota is
+    /// kept on average, for it is checked at ticks: so it is the mean gap that must be right.
+    fn throttled(&self) -> Case {
+        const DURATION: Duration = Duration::from_secs(2);
+        let name = "throttled";
+        let half = match HalfCpu::make() {
+            Ok(half) => half,
+            Err(reason) => return Case::skipped(name, reason),
+        };
+        let surroundings =
+            Surroundings { cgroups: vec![vec![half.procs()]], ..self.surroundings() };
+        let wait = |_: Vec<u32>| thread::sleep(DURATION + Duration::from_millis(50));
+        let measured = match measure(&self.spec(1, DURATION), &surroundings, Box::new(wait)) {
+            Ok(measured) => measured,
+            Err(error) => return Case::broken(name, error),
+        };
+        let all = self.like(&measured, DURATION, HalfCpu::GAP_NS, u64::MAX, 10);
+        let lengths = self.inside(&measured, DURATION, HalfCpu::GAP_NS);
+        let count = u64::try_from(lengths.len()).unwrap_or(u64::MAX).max(1);
+        let mean_ns = lengths.iter().map(|gap| self.ns(gap)).sum::<u64>() / count;
+        let error_ns = mean_ns.cast_signed() - HalfCpu::GAP_NS.cast_signed();
+        let limit_ns = self.tick_ns() + LEAST_LIMIT_NS + self.noise_ns;
+        Case::judged(name, &Tried { errors_ns: vec![error_ns; lengths.len()], limit_ns, ..all })
+    }
+
+    /// A fair thread under one of real-time policy: it gets what the kernel keeps for it.
+    fn under_a_hog(&self) -> Case {
+        const HOG: Duration = Duration::from_millis(2300);
+        const DURATION: Duration = Duration::from_millis(2800);
+        let name = "fifo-hog";
+        let gap_ns = match kept_from_fair_threads() {
+            Ok(gap_ns) => gap_ns,
+            Err(reason) => return Case::skipped(name, reason),
+        };
+        if Policy::fifo(LOAD_PRIORITY).is_none() {
+            return Case::skipped(name, NEEDS_ROOT);
+        }
+        let (cpu, khz) = (self.cpu, self.khz);
+        let action = move |_: Vec<u32>| {
+            thread::sleep(Duration::from_millis(100));
+            let hogged = inject::hog(cpu, HOG, khz);
+            thread::sleep(Duration::from_millis(400));
+            hogged.is_ok()
+        };
+        match measure(&self.spec(1, DURATION), &self.surroundings(), Box::new(action)) {
+            Ok(Measured { done: false, .. }) => {
+                Case::skipped(name, "the hog could not take its CPU")
+            }
+            Ok(measured) => {
+                // The first one begins anywhere in the kernel's period, so it may be shorter;
+                // half of it belongs to another kind of gap.
+                let limit_ns = gap_ns / 20 + 2 * self.tick_ns() + self.noise_ns;
+                let mut tried = self.like(&measured, DURATION, gap_ns, limit_ns, 1);
+                tried.errors_ns.sort_by_key(|error| error.unsigned_abs());
+                let near = |error: &&i64| error.unsigned_abs() <= limit_ns;
+                let kept = tried.errors_ns.iter().filter(near).count().max(1);
+                tried.errors_ns.truncate(kept);
+                tried.injected = tried.injected.min(kept);
+                tried.class_right = tried.class_right.min(kept);
+                Case::judged(name, &tried)
+            }
+            Err(error) => Case::broken(name, error),
+        }
+    }
+
+    /// Gaps of at least half this length that the load's end did not cut.
+    fn inside<T>(&self, measured: &Measured<T>, duration: Duration, ns: u64) -> Vec<GapRecord> {
+        let ticks = |ns| ns_to_ticks(ns, self.khz);
+        let end = measured.tsc_start.saturating_add(ticks(nanoseconds(duration)));
+        let whole = |gap: &&GapRecord| gap.tsc_end < end && gap.ticks() >= ticks(ns / 2);
+        measured.gaps.iter().flatten().filter(whole).copied().collect()
+    }
+
+    /// All gaps of about this length.
+    fn like<T>(
+        &self,
+        measured: &Measured<T>,
+        duration: Duration,
+        length_ns: u64,
+        limit_ns: u64,
+        least: usize,
+    ) -> Tried {
+        let gaps = self.inside(measured, duration, length_ns);
+        let mut tried =
+            Tried { injected: gaps.len(), least, length_ns, limit_ns, ..self.nothing_tried() };
+        for gap in gaps {
+            tried.found(self.ns(&gap), length_ns, gap.class);
+        }
+        tried
+    }
+
+    /// On a quiet CPU nothing is excused: there are timer interrupts, and nothing longer.
+    fn nothing_tried(&self) -> Tried {
+        Tried { noisy: self.noise_ns > QUIET_NS, ..Tried::default() }
+    }
+
+    fn ns(&self, gap: &GapRecord) -> u64 {
+        ticks_to_ns(gap.ticks(), self.khz)
+    }
+
+    /// The tick, or the longest that Linux has.
+    fn tick_ns(&self) -> u64 {
+        scheduler::tick_ns().unwrap_or(10_000_000)
+    }
+}
+
+impl Tried {
+    fn found(&mut self, found_ns: u64, injected_ns: u64, class: Class) {
+        self.errors_ns.push(found_ns.cast_signed() - injected_ns.cast_signed());
+        self.class_right += usize::from(class == Class::ScheduledOut);
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// How long real-time threads may keep fair ones from running: `sched_rt_runtime_us` of each
+/// period, and the same from the fair server of 6.12 and later, whose defaults are equal.
+fn kept_from_fair_threads() -> Result<u64, String> {
+    let file = "/proc/sys/kernel/sched_rt_runtime_us";
+    let text = fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+    match text.trim().parse::<u64>() {
+        Ok(runtime_us) => Ok(runtime_us.saturating_mul(1000)),
+        Err(_) => Err(format!("{file} is {}: real-time threads are not limited", text.trim())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KHZ: u64 = 1_000_000;
+    const MS: u64 = 1_000_000;
+
+    fn place() -> Place {
+        Place { cpu: 0, sources: Sources::default(), khz: KHZ, noise_ns: 1000 }
+    }
+
+    fn gap(begin: u64, end: u64, class: Class) -> GapRecord {
+        GapRecord { tsc_begin: begin, tsc_end: end, class, ..GapRecord::default() }
+    }
+
+    #[test]
+    fn each_stop_is_looked_for_in_its_middle() {
+        let stop = |begin| Stop { begin, end: begin + 5 * MS, doubt: 10 };
+        let measured = Measured {
+            gaps: vec![vec![
+                gap(0, MS, Class::Host),
+                gap(10 * MS, 15 * MS + 7, Class::ScheduledOut),
+                gap(50 * MS, 70 * MS, Class::Host),
+            ]],
+            tsc_start: 0,
+            done: vec![stop(10 * MS), stop(30 * MS), stop(55 * MS)],
+        };
+        let tried = place().find_stops(&measured, Duration::from_millis(5));
+        assert_eq!((tried.injected, &tried.errors_ns), (3, &vec![7, 15_000_000]));
+        // A hundredth of it, the noise, and the doubt.
+        assert_eq!(tried.limit_ns, 50_000 + 1000 + 10);
+        // Three quarters of the last one are the host's, as it says: a disturbance.
+        assert_eq!((tried.class_right, tried.disturbed(), tried.noisy), (1, 2, false));
+    }
+
+    #[test]
+    fn gaps_that_the_end_cuts_are_no_evidence() {
+        let whole = gap(10 * MS, 60 * MS, Class::ScheduledOut);
+        let measured = Measured {
+            gaps: vec![vec![gap(0, MS, Class::Irq), whole, gap(70 * MS, 100 * MS, Class::Host)]],
+            tsc_start: 0,
+            done: (),
+        };
+        let duration = Duration::from_millis(100);
+        assert_eq!(place().inside(&measured, duration, 50 * MS), [whole]);
+        let tried = place().like(&measured, duration, 50 * MS, 1, 1);
+        assert_eq!((tried.injected, tried.errors_ns, tried.class_right), (1, vec![0], 1));
+    }
+}

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From gaps to the figures of a thread, a group, and the whole run.
+//!
+//! Figures come from single records wherever all of them are there. Where the record memory
+//! overflowed they come from the histogram, which has every gap, at a resolution of 1.6 %;
+//! `source` says which. Nothing is ever computed from a part of the gaps as if it were all.
+
+use std::borrow::Cow;
+
+use gaps::evidence::Class;
+use gaps::record::GapRecord;
+use gaps::stats::lag::{Interval, largest_lag_ns};
+use gaps::stats::{Distribution, Quantiles, Starvation, jain, max_over_min, share};
+use guest::job::LoadSpec;
+use serde::Serialize;
+
+use crate::result::{Clock, Thread};
+
+/// A thread that has not run for longer than this counts as starved: the gap that ended the
+/// original benchmark.
+pub const STARVED_NS: u64 = 100_000_000;
+/// Waits for which the probability is given.
+const WAITS_NS: [u64; 6] = [100_000, 1_000_000, 4_000_000, 10_000_000, 30_000_000, 100_000_000];
+/// Windows in which the lag is looked for.
+const LAG_WINDOWS_NS: [u64; 3] = [100_000_000, 1_000_000_000, 10_000_000_000];
+
+/// Where figures come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// Every single gap.
+    #[default]
+    Records,
+    /// The histogram, because the record memory was full: lengths are up to 1.6 % too high.
+    Histogram,
+    /// The records that had arrived when the measurement ended early: gaps are missing.
+    Partial,
+}
+
+/// What the gaps of some threads come to.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct Statistics {
+    pub source: Source,
+    /// Time in which these threads wanted to run; what the shares below are of.
+    pub wanted_ns: u64,
+    /// Gaps in a second of that time.
+    pub gaps_per_s: Option<f64>,
+    pub quantiles: Option<Quantiles>,
+    pub gap_share: Option<f64>,
+    pub mean_wait_ns: Option<f64>,
+    /// P(wait > x) for somebody who comes at a random moment.
+    pub wait_exceeds: Vec<WaitExceeds>,
+    pub starvation: Starvation,
+    /// Only where all records are there, and of windows that fit into the run.
+    pub largest_lag: Vec<Lag>,
+    /// By who took the time; classes without a gap are left out.
+    pub classes: Vec<ClassShare>,
+    pub wakeup: Option<Quantiles>,
+}
+
+/// One point of the curve.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct WaitExceeds {
+    pub wait_ns: u64,
+    pub probability: f64,
+}
+
+/// The most that a thread fell behind its fair share in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct Lag {
+    pub window_ns: u64,
+    pub lag_ns: u64,
+}
+
+/// Gaps of one class.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[allow(missing_docs)]
+pub struct ClassShare {
+    pub class: Class,
+    pub gaps: u64,
+    pub gap_ns: u64,
+    /// Part of the time in all gaps.
+    pub share: Option<f64>,
+}
+
+/// How evenly the CPU was divided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[allow(missing_docs)]
+pub struct Fairness {
+    /// Jain's index: 1 is even, 1/n is all to one.
+    pub jain: Option<f64>,
+    pub max_over_min: Option<f64>,
+}
+
+/// How much of the time in bursts the host took, as far as gaps of its class tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[allow(missing_docs)]
+pub struct Steal {
+    pub share: Option<f64>,
+    pub budget: f64,
+    /// More than the budget: not to be compared with other runs.
+    pub contaminated: bool,
+}
+
+impl Steal {
+    /// Of a run with these figures.
+    pub fn of(statistics: &Statistics, budget: f64) -> Self {
+        let host = statistics.classes.iter().filter(|class| class.class == Class::Host);
+        let share = share(host.map(|class| class.gap_ns).sum(), statistics.wanted_ns);
+        Self { share, budget, contaminated: share.is_some_and(|share| share > budget) }
+    }
+
+    /// What a reader must know, if it is too much.
+    pub fn note(&self) -> Option<String> {
+        let share = self.share.filter(|_| self.contaminated)?;
+        Some(format!(
+            "contaminated: the host took {:.2} % of the time, more than --steal-budget {:.2} %; \
+             repeat the run on a quieter host",
+            100.0 * share,
+            100.0 * self.budget
+        ))
+    }
+}
+
+impl Fairness {
+    /// Of these shares.
+    pub fn of(shares: &[u64]) -> Self {
+        Self { jain: jain(shares), max_over_min: max_over_min(shares) }
+    }
+}
+
+/// One thread's gaps, ready to be counted.
+pub struct ThreadGaps {
+    /// Lengths of gaps.
+    pub gaps: Distribution,
+    /// Wake-up delays.
+    pub wakeup: Distribution,
+    source: Source,
+    intervals: Vec<Interval>,
+}
+
+impl ThreadGaps {
+    /// From a thread's report and the records that arrived.
+    pub fn of(thread: &Thread, records: &[GapRecord], clock: Clock) -> Self {
+        let report = &thread.report;
+        let whole = report.gaps == records.len() as u64;
+        let source = match (thread.complete, whole) {
+            (true, true) => Source::Records,
+            (true, false) => Source::Histogram,
+            (false, _) => Source::Partial,
+        };
+        let gaps = if source == Source::Histogram {
+            // The last bucket ends above the longest gap, which is known exactly.
+            let bounded = |&(bound, count): &(u64, u64)| (bound.min(thread.longest_gap_ns), count);
+            let buckets: Vec<_> = report.gap_histogram_ns.iter().map(bounded).collect();
+            Distribution::of_buckets(&buckets)
+        } else {
+            let length = |record: &GapRecord| clock.ns(record.ticks());
+            Distribution::of_lengths(records.iter().map(length).collect())
+        };
+        let interval = |record: &GapRecord| (clock.ns(record.tsc_begin), clock.ns(record.tsc_end));
+        let intervals = match source {
+            Source::Records => records.iter().map(interval).collect(),
+            Source::Histogram | Source::Partial => Vec::new(),
+        };
+        let wakeup = Distribution::of_buckets(&report.wakeup_histogram_ns);
+        Self { gaps, wakeup, source, intervals }
+    }
+
+    /// The largest lag in each window that fits into the run.
+    fn lag(&self, fair_share: f64, run_ns: u64) -> Vec<Lag> {
+        if self.source != Source::Records {
+            return Vec::new();
+        }
+        let windows = LAG_WINDOWS_NS.into_iter().filter(|window| *window <= run_ns);
+        let lag = |window_ns| Lag {
+            window_ns,
+            lag_ns: largest_lag_ns(&self.intervals, window_ns, fair_share),
+        };
+        windows.map(lag).collect()
+    }
+}
+
+/// What all of `threads` come to, whose gaps are `gaps` in the same order.
+pub fn of_threads(
+    threads: &[&Thread],
+    gaps: &[&ThreadGaps],
+    spec: &LoadSpec,
+    clock: Clock,
+) -> Statistics {
+    let merged = |part: fn(&ThreadGaps) -> &Distribution| match gaps {
+        [one] => Cow::Borrowed(part(one)),
+        _ => Cow::Owned(Distribution::merged(gaps.iter().map(|gaps| part(gaps)))),
+    };
+    let (all, wakeup) = (merged(|gaps| &gaps.gaps), merged(|gaps| &gaps.wakeup));
+    let busy_ticks =
+        threads.iter().fold(0u64, |sum, thread| sum.saturating_add(thread.report.busy_ticks));
+    let wanted_ns = clock.ns(busy_ticks);
+    let run_ns = u64::try_from(spec.duration.as_nanos()).unwrap_or(u64::MAX);
+    let gap_ns = u64::try_from(all.total_ns()).unwrap_or(u64::MAX);
+    let wait = |wait_ns| {
+        let probability = all.wait_exceeds(wait_ns, wanted_ns)?;
+        Some(WaitExceeds { wait_ns, probability })
+    };
+    Statistics {
+        source: gaps.iter().map(|gaps| gaps.source).max().unwrap_or_default(),
+        wanted_ns,
+        gaps_per_s: share(all.count(), wanted_ns).map(|per_ns| per_ns * 1e9),
+        quantiles: all.quantiles(),
+        gap_share: share(gap_ns, wanted_ns),
+        mean_wait_ns: all.mean_wait_ns(wanted_ns),
+        wait_exceeds: WAITS_NS.into_iter().filter_map(wait).collect(),
+        starvation: all.starvation(STARVED_NS),
+        largest_lag: worst_lag(gaps.iter().map(|gaps| gaps.lag(fair_share(spec), run_ns))),
+        classes: classes(threads, clock),
+        wakeup: wakeup.quantiles(),
+    }
+}
+
+/// What a thread is due if all of them want to run.
+fn fair_share(spec: &LoadSpec) -> f64 {
+    let threads = f64::from(spec.groups) * f64::from(spec.threads_per_group);
+    let cpus = f64::from(u32::try_from(spec.cpus.len()).unwrap_or(u32::MAX));
+    (cpus / threads.max(1.0)).min(1.0)
+}
+
+/// The worst of all threads in each window; nothing if one of them does not know.
+fn worst_lag(each: impl Iterator<Item = Vec<Lag>>) -> Vec<Lag> {
+    let worse = |one: Vec<Lag>, other: Vec<Lag>| {
+        let pairs = one.into_iter().zip(other);
+        pairs.map(|(one, other)| if one.lag_ns >= other.lag_ns { one } else { other }).collect()
+    };
+    each.reduce(worse).unwrap_or_default()
+}
+
+fn classes(threads: &[&Thread], clock: Clock) -> Vec<ClassShare> {
+    let totals = || threads.iter().flat_map(|thread| &thread.report.classes);
+    let all: u64 = totals().map(|total| total.gap_ticks).sum();
+    let class = |class| {
+        let mut found = ClassShare { class, gaps: 0, gap_ns: 0, share: None };
+        let mut ticks = 0u64;
+        for total in totals().filter(|total| total.class == class) {
+            found.gaps = found.gaps.saturating_add(total.gaps);
+            ticks = ticks.saturating_add(total.gap_ticks);
+        }
+        (found.gap_ns, found.share) = (clock.ns(ticks), share(ticks, all));
+        found
+    };
+    Class::ALL.into_iter().map(class).filter(|class| class.gaps > 0).collect()
+}
+
+#[cfg(test)]
+#[path = "summary_tests.rs"]
+mod tests;

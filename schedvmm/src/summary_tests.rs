@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+use std::time::Duration;
+
+use gaps::tally::ClassTotal;
+use guest::job::SleepSpec;
+use guest::wire::ThreadReport;
+
+use super::*;
+
+/// One tick is one nanosecond, and the load begins at 0.
+fn clock() -> Clock {
+    Clock::new(1_000_000, 0, 1)
+}
+
+fn spec(groups: u32) -> LoadSpec {
+    LoadSpec {
+        groups,
+        threads_per_group: 1,
+        cpus: vec![0],
+        busy: Duration::from_secs(1),
+        sleep: SleepSpec::Fixed(Duration::ZERO),
+        seed: 0,
+        duration: Duration::from_secs(1),
+        floor: Duration::from_nanos(1),
+        threshold: None,
+        records_per_thread: 1,
+    }
+}
+
+const MS: u64 = 1_000_000;
+
+/// A thread that reports these gaps, busy for a second.
+fn thread(lengths: &[u64]) -> (Thread, Vec<GapRecord>) {
+    let mut begin = 0;
+    let record = |length: &u64| {
+        let record = GapRecord { tsc_begin: begin, tsc_end: begin + length, ..Default::default() };
+        begin += length + MS;
+        record
+    };
+    let records: Vec<_> = lengths.iter().map(record).collect();
+    let total = lengths.iter().sum();
+    let report = ThreadReport {
+        gaps: lengths.len() as u64,
+        gap_ticks: total,
+        // Buckets of a histogram: a little above what is in them.
+        gap_histogram_ns: lengths.iter().map(|length| (length + length / 64, 1)).collect(),
+        classes: vec![ClassTotal { class: Class::Host, gaps: 1, gap_ticks: total }],
+        busy_ticks: 1000 * MS,
+        wakeup_histogram_ns: vec![(MS, 3), (9 * MS, 1)],
+        ..ThreadReport::default()
+    };
+    let longest_gap_ns = lengths.iter().copied().max().unwrap_or(0);
+    let thread = Thread {
+        thread: 0,
+        gap_ns: total,
+        longest_gap_ns,
+        complete: true,
+        statistics: Statistics::default(),
+        report,
+    };
+    (thread, records)
+}
+
+fn statistics(of: &[(Thread, Vec<GapRecord>)]) -> Statistics {
+    let gaps: Vec<_> =
+        of.iter().map(|(thread, records)| ThreadGaps::of(thread, records, clock())).collect();
+    let threads: Vec<_> = of.iter().map(|(thread, _)| thread).collect();
+    let spec = spec(u32::try_from(of.len()).expect("few"));
+    of_threads(&threads, &gaps.iter().collect::<Vec<_>>(), &spec, clock())
+}
+
+#[test]
+fn a_threads_figures_come_from_its_records() {
+    let found = statistics(&[thread(&[200 * MS, 10 * MS, 10 * MS])]);
+    assert_eq!((found.source, found.wanted_ns), (Source::Records, 1000 * MS));
+    assert_eq!(found.quantiles.map(|q| (q.p50_ns, q.p99_ns)), Some((10 * MS, 200 * MS)));
+    assert_eq!((found.gap_share, found.gaps_per_s), (Some(0.22), Some(3.0)));
+    let wait = found.wait_exceeds.iter().find(|point| point.wait_ns == 100 * MS);
+    assert_eq!(wait.map(|point| point.probability), Some(0.1));
+    assert_eq!((found.starvation.count, found.starvation.total_ns), (1, 200 * MS));
+    // Alone on its CPU it is due all of it: in 100 ms it got nothing once.
+    let windows = [(100 * MS, 100 * MS), (1000 * MS, 220 * MS)];
+    let lag: Vec<_> = found.largest_lag.iter().map(|lag| (lag.window_ns, lag.lag_ns)).collect();
+    assert_eq!(lag, windows);
+    assert_eq!(found.wakeup.map(|wakeup| (wakeup.p50_ns, wakeup.p99_ns)), Some((MS, 9 * MS)));
+    let class = ClassShare { class: Class::Host, gaps: 1, gap_ns: 220 * MS, share: Some(1.0) };
+    assert_eq!(found.classes, [class]);
+}
+
+#[test]
+fn full_record_memory_changes_the_source_and_hardly_the_figures() {
+    let exact = statistics(&[thread(&[200 * MS, 10 * MS, 10 * MS])]);
+    let (reported, mut records) = thread(&[200 * MS, 10 * MS, 10 * MS]);
+    // The longest did not fit.
+    records.remove(0);
+    let rough = statistics(&[(reported, records)]);
+    assert_eq!(rough.source, Source::Histogram);
+    assert!(rough.largest_lag.is_empty());
+    let p99 = |found: &Statistics| found.quantiles.map(|quantiles| quantiles.p99_ns);
+    assert_eq!(p99(&rough), p99(&exact));
+    assert_eq!(rough.starvation, exact.starvation);
+    let (rough, exact) = (rough.gap_share.expect("busy"), exact.gap_share.expect("busy"));
+    assert!(rough >= exact && rough < 1.016 * exact, "{rough} {exact}");
+}
+
+#[test]
+fn one_thread_without_all_records_speaks_for_the_whole_run() {
+    let (reported, _) = thread(&[5 * MS, 6 * MS]);
+    let found = statistics(&[thread(&[MS]), (reported, Vec::new())]);
+    assert_eq!((found.source, found.wanted_ns), (Source::Histogram, 2000 * MS));
+    assert!(found.largest_lag.is_empty());
+    assert_eq!(found.gaps_per_s, Some(1.5));
+}
+
+#[test]
+fn a_thread_that_never_reported_is_partial_and_has_no_shares() {
+    let (mut early, records) = thread(&[5 * MS]);
+    early.complete = false;
+    early.report.busy_ticks = 0;
+    let found = statistics(&[(early, records)]);
+    assert_eq!((found.source, found.gap_share), (Source::Partial, None));
+    assert!(found.wait_exceeds.is_empty() && found.mean_wait_ns.is_none());
+    assert_eq!(found.quantiles.map(|quantiles| quantiles.p50_ns), Some(5 * MS));
+}
+
+#[test]
+fn fairness_of_shares() {
+    let even = Fairness { jain: Some(1.0), max_over_min: Some(1.0) };
+    assert_eq!(Fairness::of(&[7, 7]), even);
+    assert_eq!(Fairness::of(&[0, 0]), Fairness::default());
+}
+
+#[test]
+fn too_much_steal_is_told() {
+    let found = statistics(&[thread(&[4 * MS])]);
+    let steal = Steal::of(&found, 0.005);
+    assert_eq!((steal.share, steal.contaminated, steal.note()), (Some(0.004), false, None));
+    let steal = Steal::of(&found, 0.003);
+    assert!(steal.contaminated && steal.note().expect("told").contains("0.40 %"));
+    assert!(!Steal::of(&Statistics::default(), 0.0).contaminated);
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `schedvmm host` and `schedvmm run` on this machine's own kernel, as a user calls them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// No call here takes this long unless it hangs.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn schedvmm(dir: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_schedvmm"));
+    command.args(words).current_dir(dir).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs it to its end, and not beyond the deadline.
+fn finish(mut child: Child) -> Output {
+    let end = Instant::now() + DEADLINE;
+    while child.try_wait().expect("a child of ours").is_none() {
+        if Instant::now() > end {
+            child.kill().expect("a child of ours");
+            panic!("it did not end within {DEADLINE:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.wait_with_output().expect("a child of ours")
+}
+
+fn call(dir: &Path, words: &[&str]) -> Output {
+    finish(schedvmm(dir, words).spawn().expect("it starts"))
+}
+
+fn result(dir: &Path, folder: &str) -> Value {
+    let text = fs::read(dir.join(folder).join("result.json")).expect("a result");
+    serde_json::from_slice(&text).expect("JSON")
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+const QUICK: [&str; 9] =
+    ["host", "--groups", "2", "--duration", "1s", "--threshold", "off", "--noise", "100ms"];
+
+fn quick(dir: &TempDir, more: &[&str]) -> Output {
+    call(dir.path(), &[&QUICK, more].concat())
+}
+
+#[test]
+fn a_run_leaves_a_whole_result() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let output = quick(&dir, &["--output", "out"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let screen = String::from_utf8_lossy(&output.stdout);
+    for line in ["expected ", "gaps     p50 ", "fairness Jain ", "noise    longest ", "PASS"] {
+        assert!(screen.contains(line), "{line:?} is not in:\n{screen}");
+    }
+    assert!(screen.lines().count() <= 24, "more than a screen:\n{screen}");
+    let result = result(dir.path(), "out");
+    assert_eq!((&result["target"], &result["verdict"]), (&"host".into(), &"pass".into()));
+    let threads = result["threads"].as_array().expect("threads");
+    let busy: f64 = threads.iter().map(|thread| number(&thread["statistics"]["wanted_ns"])).sum();
+    let all = &result["statistics"];
+    assert_eq!(all["source"], "records");
+    assert!((busy - number(&all["wanted_ns"])).abs() <= 4.0, "{busy} {all}");
+    let gaps: f64 = threads.iter().map(|thread| number(&thread["gaps"])).sum();
+    let classes = all["classes"].as_array().expect("classes");
+    assert_eq!(classes.iter().map(|class| number(&class["gaps"])).sum::<f64>(), gaps);
+    // Four threads on one core wait for each other: that is the scheduler's doing.
+    let scheduled_out = classes.iter().find(|class| class["class"] == "scheduled-out");
+    assert!(number(&scheduled_out.expect("some")["share"]) > 0.5, "{classes:?}");
+    let jain = number(&result["fairness"]["threads"]["jain"]);
+    assert!((0.25..=1.0 + 1e-9).contains(&jain), "{jain}");
+    assert!(!result["setup"]["noise"]["cpus"].as_array().expect("CPUs").is_empty());
+    let csv = fs::read_to_string(dir.path().join("out/gaps.csv")).expect("gaps.csv");
+    assert_eq!(csv.lines().count() as f64, gaps + 1.0);
+    assert!(csv.lines().next().expect("a heading").ends_with(",class"));
+    let log = fs::read_to_string(dir.path().join("out/gaps.hlog")).expect("gaps.hlog");
+    let tagged = |name: &str| log.lines().filter(|line| line.starts_with(name)).count();
+    assert_eq!((tagged("Tag=gap-"), tagged("Tag=wakeup-")), (4, 4));
+}
+
+#[test]
+fn full_record_memory_is_told_and_loses_no_statistics() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let output = quick(&dir, &["--output", "out", "--records", "1"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("records overflowed"));
+    let result = result(dir.path(), "out");
+    let (all, threads) = (&result["statistics"], result["threads"].as_array().expect("threads"));
+    assert_eq!(all["source"], "histogram");
+    let gap_ns: f64 = threads.iter().map(|thread| number(&thread["gap_ns"])).sum();
+    let share = gap_ns / number(&all["wanted_ns"]);
+    let found = number(&all["gap_share"]);
+    assert!(found >= share * 0.9999 && found <= share * 1.016, "{found} {share}");
+}
+
+#[test]
+fn a_gap_over_the_threshold_and_bad_input_have_their_status() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let over = ["host", "--duration", "20s", "--threshold", "1ms", "--output", "over"];
+    let output = call(dir.path(), &over);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(number(&result(dir.path(), "over")["threshold_hit"]["length_ns"]) > 1e6);
+    for bad in [
+        &["host", "--groups", "0"][..],
+        &["host", "--cosched", "tag"],
+        &["host", "--tune", "nonsense=1"],
+        &["host", "--load-cpus", "8000", "--output", "cpu"],
+        &["host", "--output", "over"],
+        &["host", "--trace-file", "/nonexistent/trace"],
+        &["run", "--from", "/nonexistent/result.json"],
+        &["selftest", "--no-such-option"],
+    ] {
+        let output = call(dir.path(), bad);
+        assert_eq!(output.status.code(), Some(200), "{bad:?}: {output:?}");
+        assert!(!output.stderr.is_empty() || !output.stdout.is_empty(), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_signal_ends_it_with_what_was_measured() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let words = ["host", "--duration", "60s", "--threshold", "off", "--output", "out"];
+    let child = schedvmm(dir.path(), &words).spawn().expect("it starts");
+    let pid = i32::try_from(child.id()).expect("a process ID");
+    std::thread::sleep(Duration::from_millis(2500));
+    // SAFETY: takes two integers; the child has not been waited for.
+    unsafe { libc::kill(pid, libc::SIGINT) };
+    let output = finish(child);
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    let result = result(dir.path(), "out");
+    assert_eq!(result["verdict"], "interrupted");
+    assert!(number(&result["statistics"]["wanted_ns"]) > 0.0);
+}
+
+#[test]
+fn an_ordinary_user_measures_too() {
+    const NOBODY: u32 = 65_534;
+    let dir = tempfile::tempdir().expect("tempdir");
+    // Its own copy: the build's folder may be out of its reach.
+    let program = dir.path().join("schedvmm");
+    fs::copy(env!("CARGO_BIN_EXE_schedvmm"), &program).expect("copied");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("permitted");
+    let mut command = Command::new(&program);
+    command.args(QUICK).args(["--tune", "slice=3ms", "--output", "out"]).current_dir(dir.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // SAFETY: geteuid takes nothing and cannot fail.
+    if unsafe { libc::geteuid() } == 0 {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let output = finish(command.spawn().expect("it starts"));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let result = result(dir.path(), "out");
+    let notes = result["notes"].to_string();
+    assert!(notes.contains("tracing needs root") && notes.contains("knobs need root"), "{notes}");
+    assert_eq!(result["setup"]["knobs"][0]["note"], "not set: needs root");
+}
+
+#[test]
+fn the_self_test_says_what_it_cannot_try() {
+    let output = call(Path::new("/"), &["selftest", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON and nothing else");
+    let cases = report["cases"].as_array().expect("cases");
+    assert_eq!(cases.len(), 7);
+    let with = |status: &str| cases.iter().filter(|case| case["status"] == status).count();
+    let (passed, failed, skipped) = (with("passed"), with("failed"), with("skipped"));
+    assert_eq!(passed + failed + skipped, cases.len());
+    assert_eq!(report["skipped"].as_u64(), Some(skipped as u64));
+    assert_eq!(report["passed"], failed == 0, "{report:#}");
+    assert_eq!(output.status.code(), Some(if failed == 0 { 0 } else { 201 }));
+    for case in cases {
+        let whole = case["status"] == "passed";
+        assert_eq!(whole, case["reason"] == "", "{case}");
+        if whole {
+            assert_eq!(case["found"], case["injected"], "{case}");
+            assert!(number(&case["worst_error_percent"]) >= number(&case["mean_error_percent"]));
+        }
+    }
+    // Stops need no rights: whoever runs this has had them found. How exactly depends on the
+    // machine, and is `cargo xtask test`'s to judge.
+    assert!(cases.iter().take(4).all(|case| case["found"] == case["injected"]), "{report:#}");
+}
+
+#[test]
+fn a_run_is_repeated_with_its_options_elsewhere() {
+    let (first, second) = (tempfile::tempdir().expect("one"), tempfile::tempdir().expect("two"));
+    let output = quick(&first, &["--output", "out", "--seed", "77", "--groups", "1"]);
+    assert_ne!(output.status.code(), Some(0), "an option given twice is refused");
+    let once = [
+        "host",
+        "--groups",
+        "1",
+        "--seed",
+        "77",
+        "--duration",
+        "500ms",
+        "--noise",
+        "off",
+        "--threshold",
+        "off",
+    ];
+    let output = call(first.path(), &[&once[..], &["--output", "out"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let from = first.path().join("out/result.json");
+    let from = from.to_str().expect("UTF-8");
+    let output = call(second.path(), &["run", "--from", from, "--output", "again"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let (one, two) = (result(first.path(), "out"), result(second.path(), "again"));
+    assert_eq!(one["job"], two["job"]);
+    // And that one can be repeated in its turn.
+    assert_eq!(two["command_line"].as_array().map(Vec::len), Some(once.len() + 3));
+}
