@@ -53,6 +53,9 @@ impl Class {
 pub trait Witness {
     /// Intervals from this length on are worth a look, in ticks.
     fn notice_ticks(&self) -> u64;
+    /// What its own work takes at most, as a rule, in ticks. So much after a question is the
+    /// question's, and no interruption.
+    fn own_ticks(&self) -> u64;
     /// A burst begins: whatever happened before is no part of it.
     fn begin(&mut self);
     /// The interval between these two readings stood out.
@@ -63,6 +66,10 @@ pub trait Witness {
 impl Witness for () {
     fn notice_ticks(&self) -> u64 {
         u64::MAX
+    }
+
+    fn own_ticks(&self) -> u64 {
+        0
     }
 
     fn begin(&mut self) {}
@@ -122,6 +129,31 @@ const TELLING_NS: u64 = 200_000;
 /// a switch, after 2 ms or a jiffy (kernel/softirq.c, MAX_SOFTIRQ_TIME), at most 10 ms at 100 Hz.
 const LONGEST_IRQ_NS: u64 = 20_000_000;
 
+/// What the meter's own work costs on this machine, in ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// One turn of its loop.
+    pub turn_ticks: u64,
+    /// One look of the evidence.
+    pub look_ticks: u64,
+}
+
+/// What a look of [`KernelEye`] costs: two system calls, which an emulated CPU, or one that
+/// has to flush at each, takes some microseconds for. The lower quartile: the first ones find
+/// cold caches (in emulation, untranslated code), and some are interrupted.
+fn look_ticks() -> u64 {
+    /// Some 70 µs in all on a real CPU.
+    const LOOKS: usize = 64;
+    let mut eye = KernelEye;
+    let mut costs = [0; LOOKS];
+    for cost in &mut costs {
+        let before = tsc::read().tsc;
+        *cost = eye.look().tsc.saturating_sub(before);
+    }
+    costs.sort_unstable();
+    costs[LOOKS / 4]
+}
+
 /// Compares what the kernel says now with what it said at the last look.
 #[derive(Clone, Debug)]
 pub struct Evidence<E> {
@@ -129,6 +161,7 @@ pub struct Evidence<E> {
     last: Sight,
     khz: u64,
     notice_ticks: u64,
+    own_ticks: u64,
     short_ticks: u64,
     telling_ticks: u64,
     longest_irq_ticks: u64,
@@ -144,21 +177,27 @@ impl Evidence<KernelEye> {
     /// For the calling thread. `turn_ticks` is the cost of one turn of the meter's loop, which
     /// is no interruption however long it takes (an emulated CPU is slow).
     pub fn of_this_thread(khz: u64, turn_ticks: u64) -> Self {
-        Self::new(KernelEye, khz, turn_ticks, steal_is_known())
+        Self::new(KernelEye, khz, Cost { turn_ticks, look_ticks: look_ticks() }, steal_is_known())
     }
 }
 
 impl<E: Eye> Evidence<E> {
     /// With sights from `eye`.
-    pub fn new(eye: E, khz: u64, turn_ticks: u64, steal_known: bool) -> Self {
+    pub fn new(eye: E, khz: u64, cost: Cost, steal_known: bool) -> Self {
         /// A turn takes longer than its median now and then, for reasons of the CPU's own.
         const TURNS: u64 = 16;
+        /// So does a look.
+        const LOOKS: u64 = 4;
+        let own_ticks = cost.look_ticks.saturating_mul(LOOKS);
+        let turns = cost.turn_ticks.saturating_mul(TURNS);
         let ticks = |ns| ns_to_ticks(ns, khz).max(1);
         Self {
             eye,
             last: Sight::default(),
             khz,
-            notice_ticks: ticks(NOTICE_NS).max(turn_ticks.saturating_mul(TURNS)),
+            // Above the cost of a look: else each would be an interval that calls for the next.
+            notice_ticks: ticks(NOTICE_NS).max(turns).max(own_ticks),
+            own_ticks,
             short_ticks: ticks(SHORT_NS),
             telling_ticks: ticks(TELLING_NS),
             longest_irq_ticks: ticks(LONGEST_IRQ_NS),
@@ -196,6 +235,10 @@ impl<E: Eye> Evidence<E> {
 impl<E: Eye> Witness for Evidence<E> {
     fn notice_ticks(&self) -> u64 {
         self.notice_ticks
+    }
+
+    fn own_ticks(&self) -> u64 {
+        self.own_ticks
     }
 
     fn begin(&mut self) {

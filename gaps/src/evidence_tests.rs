@@ -5,6 +5,7 @@ use super::*;
 /// One tick is one nanosecond.
 const KHZ: u64 = 1_000_000;
 const MS: u64 = 1_000_000;
+const COST: Cost = Cost { turn_ticks: 20, look_ticks: 100 };
 
 /// A kernel as the tests want it: the thread's switches and CPU time are set from outside.
 #[derive(Clone, Copy, Default)]
@@ -17,7 +18,7 @@ impl Eye for Script {
 }
 
 fn evidence(steal_known: bool) -> Evidence<Script> {
-    let mut evidence = Evidence::new(Script::default(), KHZ, 20, steal_known);
+    let mut evidence = Evidence::new(Script::default(), KHZ, COST, steal_known);
     evidence.begin();
     evidence
 }
@@ -120,7 +121,12 @@ fn what_is_too_short_is_not_looked_at() {
     assert_eq!(evidence.judge(100, 101), Class::Unknown);
     assert_eq!(evidence.last, begin);
     // A slow machine: a turn of 1 µs is no interruption, nor are a few of them.
-    assert_eq!(Evidence::new(Script::default(), KHZ, 1_000, false).notice_ticks(), 16_000);
+    let slow = |turn_ticks, look_ticks| {
+        Evidence::new(Script::default(), KHZ, Cost { turn_ticks, look_ticks }, false)
+    };
+    assert_eq!(slow(1_000, 0).notice_ticks(), 16_000);
+    // A look of 5 µs is no interruption either, or it would call for the next one.
+    assert_eq!((slow(30, 5_000).notice_ticks(), slow(30, 5_000).own_ticks()), (20_000, 20_000));
 }
 
 #[test]

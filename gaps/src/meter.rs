@@ -88,7 +88,7 @@ impl<'a> Meter<'a> {
         stop: &AtomicU32,
     ) -> (End, Reading) {
         let (mut iterations, mut backwards) = (0u64, 0u64);
-        let notice = self.floor.min(witness.notice_ticks());
+        let (notice, own) = (self.floor.min(witness.notice_ticks()), witness.own_ticks());
         let mut last = from;
         let end = loop {
             let mut now = clock.read();
@@ -105,7 +105,7 @@ impl<'a> Meter<'a> {
                     // Taking it down took time of its own, which belongs to no gap: go on
                     // from a fresh reading. Unless that took as long as a gap: then one
                     // began meanwhile, and the next turn finds it.
-                    now = self.resume(clock, now);
+                    now = self.resume(clock, now, own);
                 }
             }
             last = now;
@@ -120,11 +120,13 @@ impl<'a> Meter<'a> {
         (end, last)
     }
 
-    /// A fresh reading after work of our own that began with the reading `before`. That
-    /// reading itself, where as much as a gap has passed: then one began meanwhile.
-    pub fn resume<C: Clock>(&self, clock: &mut C, before: Reading) -> Reading {
+    /// A fresh reading after work of our own that began with the reading `before` and takes
+    /// `own` ticks at most. That reading itself, where more than that and as much as a gap has
+    /// passed: then one began meanwhile.
+    pub fn resume<C: Clock>(&self, clock: &mut C, before: Reading, own: u64) -> Reading {
         let fresh = clock.read();
-        if fresh.tsc.wrapping_sub(before.tsc) < self.floor { fresh } else { before }
+        let passed = fresh.tsc.wrapping_sub(before.tsc);
+        if passed < self.floor.max(own) { fresh } else { before }
     }
 
     #[cold]
@@ -224,6 +226,9 @@ mod tests {
         assert_eq!(outcome.last.tsc, 2002);
     }
 
+    /// What the judge's own work takes: more than a gap.
+    const OWN: u64 = 150;
+
     /// Wants to know of everything from 50 ticks on, and blames by length.
     #[derive(Default)]
     struct Judge(Vec<(u64, u64)>);
@@ -233,12 +238,34 @@ mod tests {
             50
         }
 
+        fn own_ticks(&self) -> u64 {
+            OWN
+        }
+
         fn begin(&mut self) {}
 
         fn judge(&mut self, begin: u64, end: u64) -> Class {
             self.0.push((begin, end));
             if end - begin > 300 { Class::Host } else { Class::ScheduledOut }
         }
+    }
+
+    #[test]
+    fn the_witnesss_own_work_is_no_gap_and_what_is_longer_is_one() {
+        let stop = AtomicU32::new(0);
+        let (tally, cells) = (Tally::default(), [(); 4].map(|()| RecordCell::default()));
+        let recorder = Recorder { tally: &tally, cells: &cells, tsc_khz: 1_000_000 };
+        let limits = Limits { floor_ticks: FLOOR, threshold_ticks: None };
+        // A gap; its question takes 140 ticks. Another; a real one begins within its question.
+        let readings =
+            [(1000, 0), (1140, 0), (1150, 0), (2150, 0), (2300, 0), (2300, 0), (2301, 0)];
+        let last = Reading { tsc: 0, cpu: 0 };
+        let mut script = Script { readings: readings.iter().copied(), last, stop: &stop };
+        let mut judge = Judge::default();
+        Meter::new(recorder, limits).burst(&mut script, &mut judge, last, 1 << 40, &stop);
+        let gaps: Vec<_> =
+            tally.records(&cells, 0).map(|gap| (gap.tsc_begin, gap.tsc_end)).collect();
+        assert_eq!(gaps, [(0, 1000), (1150, 2150), (2150, 2300)]);
     }
 
     #[test]

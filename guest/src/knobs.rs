@@ -341,18 +341,8 @@ fn parse_time_ns(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::tree;
     use tempfile::TempDir;
-
-    /// A root with some files.
-    fn kernel(files: &[(&str, &str)]) -> TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for (file, text) in files {
-            let path = root.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        root
-    }
 
     fn request(text: &str) -> TuneRequest {
         let (name, value) = text.split_once('=').unwrap();
@@ -398,7 +388,7 @@ mod tests {
             "sys/kernel/debug/sched/min_granularity_ns",
             "sys/kernel/debug/sched/base_slice_ns",
         ] {
-            let root = kernel(&[(file, "750000\n")]);
+            let root = tree(&[(file, "750000\n")]);
             let report = apply(&root, "slice=1.875ms");
             assert_eq!(report.file, Some(format!("/{file}")));
             assert_eq!(report.effective.as_deref(), Some("1875000"));
@@ -408,7 +398,7 @@ mod tests {
 
     #[test]
     fn what_a_kernel_lacks_is_reported_and_no_error() {
-        let root = kernel(&[]);
+        let root = tree(&[]);
         let reports = apply_all(root.path(), &default_tune()).unwrap();
         assert_eq!(reports.len(), 1 + default_tune().len());
         for report in &reports {
@@ -423,7 +413,7 @@ mod tests {
     fn units_of_the_files() {
         let bandwidth = "proc/sys/kernel/sched_cfs_bandwidth_slice_us";
         let scaling = "sys/kernel/debug/sched/tunable_scaling";
-        let root = kernel(&[(bandwidth, "5000"), (scaling, "1")]);
+        let root = tree(&[(bandwidth, "5000"), (scaling, "1")]);
         assert_eq!(apply(&root, "bandwidth-slice=100us").effective.as_deref(), Some("100"));
         assert_eq!(apply(&root, "scaling=none").effective.as_deref(), Some("0"));
         assert_eq!(apply(&root, "scaling=2").effective.as_deref(), Some("2"));
@@ -433,7 +423,7 @@ mod tests {
     fn what_is_applied_for_a_while_comes_back() {
         let (slice, preempt) =
             ("sys/kernel/debug/sched/base_slice_ns", "sys/kernel/debug/sched/preempt");
-        let root = kernel(&[(slice, "700000"), (preempt, "none (voluntary) full")]);
+        let root = tree(&[(slice, "700000"), (preempt, "none (voluntary) full")]);
         let requests = ["slice=3ms", "slice=4ms", "latency=30ms"].map(request);
         let (reports, before) = apply_for_a_while(root.path(), &requests).unwrap();
         assert_eq!(reports.len(), 3);
@@ -447,7 +437,7 @@ mod tests {
 
     #[test]
     fn autogroup_is_always_switched_off() {
-        let root = kernel(&[("proc/sys/kernel/sched_autogroup_enabled", "1")]);
+        let root = tree(&[("proc/sys/kernel/sched_autogroup_enabled", "1")]);
         let reports = apply_all(root.path(), &[]).unwrap();
         assert_eq!(reports[0].request, "autogroup=off");
         assert_eq!(reports[0].effective.as_deref(), Some("0"));
@@ -456,7 +446,7 @@ mod tests {
     #[test]
     fn features_are_written_by_name_and_read_back_from_the_list() {
         // A plain file takes the write as its whole content; the kernel's gives a list.
-        let root = kernel(&[(FEATURES[1], "")]);
+        let root = tree(&[(FEATURES[1], "")]);
         let report = apply(&root, "hrtick=on");
         assert_eq!(report.file, Some(format!("/{}", FEATURES[1])));
         assert_eq!(report.effective.as_deref(), Some("HRTICK"));
@@ -473,14 +463,14 @@ mod tests {
     #[test]
     fn the_marked_choice_is_the_effective_one() {
         let change = Change::of(&request("preempt=full")).unwrap();
-        let root = kernel(&[("list", "none voluntary (full) lazy\n")]);
+        let root = tree(&[("list", "none voluntary (full) lazy\n")]);
         assert_eq!(change.read_back(&root.path().join("list")).as_deref(), Some("full"));
     }
 
     #[test]
     fn a_refusal_is_reported_with_what_is_in_force() {
         // A directory in the file's place: it exists and cannot be written.
-        let root = kernel(&[("proc/sys/kernel/sched_latency_ns/x", "")]);
+        let root = tree(&[("proc/sys/kernel/sched_latency_ns/x", "")]);
         let report = apply(&root, "latency=30ms");
         assert!(report.file.is_some());
         assert!(report.note.unwrap().contains("30000000"));

@@ -18,5 +18,7 @@ pub mod port;
 pub mod scheduler;
 pub mod setup;
 pub mod system;
+#[cfg(test)]
+mod testing;
 pub mod trace;
 pub mod wire;

@@ -14,7 +14,7 @@ use std::{
 
 use gaps::{
     bench,
-    evidence::{Evidence, Witness},
+    evidence::{Evidence, KernelEye, Witness},
     meter::{Limits, Meter, Rdtscp},
     stats::{Distribution, Quantiles, share},
     tally::{ClassTotal, Recorder, Tally},
@@ -62,16 +62,18 @@ pub struct CpuNoise {
 /// A thread cannot be started, or not be pinned to its CPU.
 pub fn measure(cpus: &[u32], duration: Duration, khz: u64) -> io::Result<NoiseFloor> {
     let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-    let turn_ticks = bench::turn_ticks();
+    let evidence = Evidence::of_this_thread(khz, bench::turn_ticks());
+    // Everything that the evidence can be asked about.
+    let floor_ticks = evidence.notice_ticks();
     let barrier = Barrier::new(cpus.len());
     let found: io::Result<Vec<_>> = thread::scope(|scope| {
         let one = |&cpu: &u32| {
-            let barrier = &barrier;
+            let (barrier, evidence) = (&barrier, evidence.clone());
             let body = move || {
                 let pinned = CpuSet::from_iter([cpu]).confine_this_thread();
                 // Whoever fails must not keep the others waiting.
                 barrier.wait();
-                pinned.map(|()| watch(cpu, ns_to_ticks(duration_ns, khz), khz, turn_ticks))
+                pinned.map(|()| watch(cpu, ns_to_ticks(duration_ns, khz), khz, evidence))
             };
             scope.spawn(body)
         };
@@ -87,24 +89,18 @@ pub fn measure(cpus: &[u32], duration: Duration, khz: u64) -> io::Result<NoiseFl
     let watched = duration_ns.saturating_mul(cpus.len() as u64);
     Ok(NoiseFloor {
         duration_ns,
-        floor_ns: ticks_to_ns(floor_ticks(khz, turn_ticks), khz),
+        floor_ns: ticks_to_ns(floor_ticks, khz),
         longest_ns: cpus.iter().map(|cpu| cpu.longest_ns).max().unwrap_or(0),
         gap_share: share(lost, watched).unwrap_or(0.0),
         cpus,
     })
 }
 
-/// Everything that the evidence can be asked about.
-fn floor_ticks(khz: u64, turn_ticks: u64) -> u64 {
-    Evidence::of_this_thread(khz, turn_ticks).notice_ticks()
-}
-
-fn watch(cpu: u32, ticks: u64, khz: u64, turn_ticks: u64) -> CpuNoise {
+fn watch(cpu: u32, ticks: u64, khz: u64, mut evidence: Evidence<KernelEye>) -> CpuNoise {
     let tally = Box::<Tally>::default();
     let recorder = Recorder { tally: &tally, cells: &[], tsc_khz: khz };
-    let floor_ticks = floor_ticks(khz, turn_ticks);
+    let floor_ticks = evidence.notice_ticks();
     let meter = Meter::new(recorder, Limits { floor_ticks, threshold_ticks: None });
-    let mut evidence = Evidence::of_this_thread(khz, turn_ticks);
     evidence.begin();
     let from = tsc::read();
     let until = from.tsc.wrapping_add(ticks);

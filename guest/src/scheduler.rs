@@ -75,20 +75,11 @@ fn version(release: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn kernel(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for (file, text) in files {
-            let path = root.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        root
-    }
+    use crate::testing::tree;
 
     #[test]
     fn each_family_is_known_by_its_files() {
-        let eevdf = kernel(&[
+        let eevdf = tree(&[
             ("sys/kernel/debug/sched/base_slice_ns", "1875000\n"),
             ("sys/kernel/debug/sched/features", "PLACE_LAG HRTICK NO_HRTICK_DL\n"),
             ("proc/sys/kernel/sched_autogroup_enabled", "0\n"),
@@ -96,7 +87,7 @@ mod tests {
         let found = facts(eevdf.path(), "6.12.117");
         assert_eq!((found.family.as_deref(), found.slice_ns), (Some("eevdf"), Some(1_875_000)));
         assert_eq!((found.hrtick, found.autogroup), (Some(true), Some(false)));
-        let cfs = kernel(&[
+        let cfs = tree(&[
             ("sys/kernel/debug/sched/latency_ns", "30000000\n"),
             ("sys/kernel/debug/sched/min_granularity_ns", "1875000\n"),
             ("sys/kernel/debug/sched/features", "NO_HRTICK\n"),
@@ -108,7 +99,7 @@ mod tests {
 
     #[test]
     fn without_files_the_release_tells_the_family_and_nothing_more() {
-        let root = kernel(&[]);
+        let root = tree(&[]);
         let family = |release| facts(root.path(), release).family;
         assert_eq!(family("6.6.0").as_deref(), Some("eevdf"));
         assert_eq!(family("6.5.13-cloud").as_deref(), Some("cfs"));

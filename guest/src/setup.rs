@@ -8,6 +8,7 @@ use crate::{
     job::Job,
     load::{self, LoadError, Prepared, Surroundings},
     noise, scheduler,
+    trace::Tracing,
     wire::Setup,
 };
 
@@ -36,12 +37,17 @@ impl Setup {
         Ok(())
     }
 
-    /// Adds what the threads have found about themselves at the start barrier.
-    pub fn describe_threads(&mut self, prepared: &Prepared) {
+    /// All threads stand at the start barrier: takes down what they have found about
+    /// themselves, and starts the trace.
+    pub fn threads_stand(&mut self, prepared: &Prepared, tracing: Option<&Tracing>) {
         self.cookies.clone_from(&prepared.cookies);
         self.affinity = prepared.affinity.iter().map(CpuSet::to_string).collect();
         self.tsc_khz = prepared.tsc_khz;
         self.notes.extend_from_slice(&prepared.notes);
         self.iteration_ticks = prepared.turn_ticks;
+        // Last of all, so that the buffers are not filled with our own preparations.
+        if let Some(Err(error)) = tracing.map(Tracing::start) {
+            self.trace_note = Some(format!("tracing cannot be started: {error}"));
+        }
     }
 }

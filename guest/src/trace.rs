@@ -186,20 +186,11 @@ fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::tree;
     use tempfile::TempDir;
 
-    fn tracefs(files: &[(&str, &str)]) -> TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for (file, text) in files {
-            let path = root.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        root
-    }
-
     fn complete() -> TempDir {
-        tracefs(&[
+        tree(&[
             ("tracing_on", "1"),
             ("current_tracer", "function"),
             ("events/enable", "1"),
@@ -241,7 +232,7 @@ mod tests {
 
     #[test]
     fn the_clock_is_the_one_in_brackets() {
-        let root = tracefs(&[("trace_clock", "local global [x86-tsc] mono\n")]);
+        let root = tree(&[("trace_clock", "local global [x86-tsc] mono\n")]);
         let tracing =
             Tracing { root: root.path().into(), events: vec![], clock: None, notes: vec![] };
         assert_eq!(tracing.clock_in_use().as_deref(), Some("x86-tsc"));

@@ -94,28 +94,10 @@ fn turn(n: u32, facts: &SchedulerFacts) -> Result<(u64, String), String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use guest::job::SleepSpec;
-
     use super::*;
+    use crate::testing::load;
 
     const MS: u64 = 1_000_000;
-
-    fn spec(groups: u32, cpus: u32) -> LoadSpec {
-        LoadSpec {
-            groups,
-            threads_per_group: 2,
-            cpus: (0..cpus).collect(),
-            busy: Duration::from_secs(1),
-            sleep: SleepSpec::Fixed(Duration::ZERO),
-            seed: 0,
-            duration: Duration::from_secs(1),
-            floor: Duration::from_nanos(1),
-            threshold: None,
-            records_per_thread: 1,
-        }
-    }
 
     fn facts(family: &str, slice_ns: u64, tick_ms: u64, hrtick: bool) -> SchedulerFacts {
         SchedulerFacts {
@@ -130,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_figures_of_the_literature() {
-        let gap = |facts| Expected::of(&spec(8, 2), &facts, None).gap_ns;
+        let gap = |facts| Expected::of(&load(8, 2, 2), &facts, None).gap_ns;
         // The original benchmark's tuning: seven turns of 3.75 ms.
         assert_eq!(gap(facts("cfs", 1_875_000, 4, true)), Some(26_250_000));
         // EEVDF's own slice on 4 CPUs: a turn ends at the tick that follows.
@@ -141,26 +123,26 @@ mod tests {
 
     #[test]
     fn many_threads_on_cfs_have_the_minimum_granularity() {
-        let found = Expected::of(&spec(32, 2), &facts("cfs", 1_875_000, 4, true), None);
+        let found = Expected::of(&load(32, 2, 2), &facts("cfs", 1_875_000, 4, true), None);
         assert_eq!((found.threads_per_cpu, found.turn_ns), (32, Some(1_875_000)));
     }
 
     #[test]
     fn inflation_is_measured_over_expected() {
-        let found = Expected::of(&spec(8, 2), &facts("eevdf", 3 * MS, 4, false), Some(56 * MS));
+        let found = Expected::of(&load(8, 2, 2), &facts("eevdf", 3 * MS, 4, false), Some(56 * MS));
         assert_eq!((found.gap_ns, found.inflation), (Some(28 * MS), Some(2.0)));
         assert!(found.line().ends_with("measured 2.00 x"), "{}", found.line());
     }
 
     #[test]
     fn what_cannot_be_said_is_not_said() {
-        let alone = Expected::of(&spec(1, 2), &facts("eevdf", 3 * MS, 4, false), Some(1));
+        let alone = Expected::of(&load(1, 2, 2), &facts("eevdf", 3 * MS, 4, false), Some(1));
         assert_eq!((alone.gap_ns, alone.inflation), (None, None));
         assert!(alone.line().contains("CPU of its own"), "{}", alone.line());
         let hidden = SchedulerFacts { slice_ns: None, ..facts("eevdf", 0, 4, false) };
-        let hidden = Expected::of(&spec(8, 2), &hidden, Some(1));
+        let hidden = Expected::of(&load(8, 2, 2), &hidden, Some(1));
         assert!(hidden.gap_ns.is_none() && hidden.note.contains("root"), "{hidden:?}");
-        let nothing = Expected::of(&spec(8, 2), &SchedulerFacts::default(), Some(1));
+        let nothing = Expected::of(&load(8, 2, 2), &SchedulerFacts::default(), Some(1));
         assert!(nothing.gap_ns.is_none() && !nothing.note.is_empty());
     }
 }

@@ -24,6 +24,8 @@ mod signals;
 mod sinks;
 mod status;
 mod summary;
+#[cfg(test)]
+mod testing;
 mod units;
 mod verdict;
 

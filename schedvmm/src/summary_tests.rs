@@ -1,31 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-use std::time::Duration;
-
 use gaps::tally::ClassTotal;
-use guest::job::SleepSpec;
 use guest::wire::ThreadReport;
 
 use super::*;
+use crate::testing::load;
 
 /// One tick is one nanosecond, and the load begins at 0.
 fn clock() -> Clock {
     Clock::new(1_000_000, 0, 1)
-}
-
-fn spec(groups: u32) -> LoadSpec {
-    LoadSpec {
-        groups,
-        threads_per_group: 1,
-        cpus: vec![0],
-        busy: Duration::from_secs(1),
-        sleep: SleepSpec::Fixed(Duration::ZERO),
-        seed: 0,
-        duration: Duration::from_secs(1),
-        floor: Duration::from_nanos(1),
-        threshold: None,
-        records_per_thread: 1,
-    }
 }
 
 const MS: u64 = 1_000_000;
@@ -66,7 +49,7 @@ fn statistics(of: &[(Thread, Vec<GapRecord>)]) -> Statistics {
     let gaps: Vec<_> =
         of.iter().map(|(thread, records)| ThreadGaps::of(thread, records, clock())).collect();
     let threads: Vec<_> = of.iter().map(|(thread, _)| thread).collect();
-    let spec = spec(u32::try_from(of.len()).expect("few"));
+    let spec = load(u32::try_from(of.len()).expect("few"), 1, 1);
     of_threads(&threads, &gaps.iter().collect::<Vec<_>>(), &spec, clock())
 }
 

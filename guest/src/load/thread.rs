@@ -134,7 +134,7 @@ fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) {
     while wake_ns < end.ns && !futex::wait(&control.stop.0, 0, wake_ns) {
         let (awake, begin_tsc) = note_wakeup(slot, wake_ns, khz);
         evidence.begin();
-        let from = meter.resume(&mut Rdtscp, awake);
+        let from = meter.resume(&mut Rdtscp, awake, evidence.own_ticks());
         // The burst is counted from the plan: waking up late costs busy time, as it would
         // cost a real machine, and the delay is not hidden by starting over.
         let planned_end = begin_tsc.wrapping_add(ticks(spec.busy));

@@ -208,11 +208,7 @@ struct Reporter<'a> {
 
 impl Observer for Reporter<'_> {
     fn prepared(&mut self, prepared: &Prepared) -> io::Result<()> {
-        self.setup.describe_threads(prepared);
-        // Last of all, so that the buffers are not filled with our own preparations.
-        if let Some(Err(error)) = self.tracing.map(Tracing::start) {
-            self.setup.trace_note = Some(format!("tracing cannot be started: {error}"));
-        }
+        self.setup.threads_stand(prepared, self.tracing);
         Ok(())
     }
 

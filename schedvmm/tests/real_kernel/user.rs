@@ -170,6 +170,9 @@ fn expectation(result: &Value, family: &str, gap_ns: u64) {
     assert!(expected["inflation"].as_f64().is_some_and(|times| times > 0.0), "{expected}");
     let noise = list(&setup["noise"], "cpus");
     assert_eq!(noise.iter().map(|cpu| number(cpu, "cpu")).collect::<Vec<_>>(), [2, 3]);
+    // A meter that saw its own questions as interruptions would have lost all of the time.
+    let lost = setup["noise"]["gap_share"].as_f64().expect("a share");
+    assert!(lost < 0.95, "the noise floor lost {lost} of the time: {}", setup["noise"]);
     let statistics = &result["statistics"];
     let classes = list(statistics, "classes");
     println!("     classes {}, noise {} ns", statistics["classes"], setup["noise"]["longest_ns"]);
