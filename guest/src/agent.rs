@@ -24,10 +24,13 @@ use crate::{
     job::{CONTROL_PORT, JOB_PATH, Job, TRACE_PORT},
     knobs::{self, KnobError},
     load::{self, LoadError, Observer, Prepared, Surroundings},
+    meter::Meter,
     port::{Port, PortError, PortReader},
     system::{self, MountError},
     trace::Tracing,
-    wire::{Command, Failure, FailureKind, Message, Setup, ThresholdHit, Tick, TraceProgress},
+    wire::{
+        Command, Failure, FailureKind, Message, MeterLine, Setup, ThresholdHit, Tick, TraceProgress,
+    },
 };
 
 /// Why the agent cannot go on.
@@ -114,10 +117,14 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
     let job = read_job().map_err(AgentError::Job)?;
     keep_off(&job.load.cpus)?;
     let stop = listen(host.port.reader()?)?;
-    let (surroundings, setup, tracing) = prepare(&job)?;
+    let (surroundings, mut setup, mut tracing) = prepare(&job)?;
+    let meter = set_up_meter(&job, &mut setup, &mut tracing)?;
     let mut observer =
         Reporter { host, stop, setup, tracing: tracing.as_ref(), pids: Vec::new(), hit: false };
-    let result = load::run(&job.load, &surroundings, &mut observer);
+    let result = match &meter {
+        Some(meter) => meter.run(&job.load, &surroundings, &mut observer),
+        None => load::run(&job.load, &surroundings, &mut observer),
+    };
     let hit = observer.hit;
     if let Some(tracing) = &tracing {
         // At a hit the load has stopped it already; a failure leaves it running, which does
@@ -167,6 +174,23 @@ fn prepare(job: &Job) -> Result<(Surroundings, Setup, Option<Tracing>), AgentErr
     };
     setup.describe_quiet(job, &mut surroundings)?;
     Ok((surroundings, setup, tracing))
+}
+
+/// The meter that takes the load's place, where the job has one.
+fn set_up_meter(
+    job: &Job,
+    setup: &mut Setup,
+    tracing: &mut Option<Tracing>,
+) -> Result<Option<Meter>, AgentError> {
+    let Some(spec) = &job.meter else { return Ok(None) };
+    let meter = Meter::set_up(spec, &job.load, Tracing::root().as_deref());
+    let meter = meter.map_err(LoadError::from)?;
+    setup.meter = Some(meter.facts().clone());
+    if matches!(meter, Meter::Kernel(_)) && tracing.take().is_some() {
+        setup.trace_events.clear();
+        setup.trace_note = Some("off: the kernel's tracing carries the lines of its meter".into());
+    }
+    Ok(Some(meter))
 }
 
 /// Sends the trace over its own port.
@@ -248,6 +272,10 @@ impl Observer for Reporter<'_> {
     fn gaps(&mut self, thread: u32, records: &[GapRecord]) -> io::Result<()> {
         let frame = encode_gaps(thread, records).map_err(io::Error::other)?;
         self.host.port.write_all(&frame)
+    }
+
+    fn line(&mut self, line: MeterLine) -> io::Result<()> {
+        self.host.send(&Message::Line(line))
     }
 
     fn tick(&mut self, tick: Tick) -> io::Result<()> {

@@ -33,6 +33,84 @@ pub struct Job {
     /// How long the noise floor is measured before the load; zero leaves it out.
     #[serde(rename = "noise_ns", with = "nanoseconds", default)]
     pub noise: Duration,
+    /// What measures in place of the load's bursty threads; `None` is the load itself.
+    #[serde(default)]
+    pub meter: Option<MeterSpec>,
+}
+
+/// A meter that keeps every CPU of [`LoadSpec::cpus`] busy by itself: each CPU is a "thread"
+/// of the report. It takes from the load the CPUs, the duration, the floor, the threshold and
+/// the number of records; [`LoadSpec::for_meter`] makes such a load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeterSpec {
+    /// Which one.
+    pub kind: MeterKind,
+    /// Length of one window of the kernel's meters; the next begins after it.
+    #[serde(rename = "window_ns", with = "nanoseconds")]
+    pub window: Duration,
+    /// Part of each window in which they measure; the rest they sleep.
+    #[serde(rename = "width_ns", with = "nanoseconds")]
+    pub width: Duration,
+    /// How hwlat spreads over the CPUs.
+    pub mode: MeterMode,
+}
+
+/// Which meter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MeterKind {
+    /// hwlat where the kernel has it, else rdtsc.
+    Auto,
+    /// The kernel's hwlat tracer: interrupts off, the longest gap of each window.
+    Hwlat,
+    /// The kernel's osnoise tracer: interrupts on, every gap. Linux 5.14 and later.
+    Osnoise,
+    /// Our own loop in user space, one thread a CPU, always busy.
+    Rdtsc,
+}
+
+impl MeterKind {
+    /// As in options and results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Hwlat => "hwlat",
+            Self::Osnoise => "osnoise",
+            Self::Rdtsc => "rdtsc",
+        }
+    }
+}
+
+/// How hwlat spreads over the CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MeterMode {
+    /// One thread that moves to the next CPU with each window: the others idle meanwhile.
+    RoundRobin,
+    /// One thread for each CPU. Linux 5.14 and later.
+    PerCpu,
+}
+
+impl MeterMode {
+    /// As the kernel spells it in `hwlat_detector/mode`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::PerCpu => "per-cpu",
+        }
+    }
+}
+
+impl LoadSpec {
+    /// The load for a [`MeterSpec`]: one group, one always busy thread for each CPU.
+    pub fn for_meter(self) -> Self {
+        Self {
+            groups: 1,
+            threads_per_group: u32::try_from(self.cpus.len()).unwrap_or(u32::MAX),
+            sleep: SleepSpec::Fixed(Duration::ZERO),
+            ..self
+        }
+    }
 }
 
 /// The load: `groups` processes of `threads_per_group` threads, one cookie a group.

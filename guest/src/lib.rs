@@ -13,6 +13,7 @@ pub mod frame;
 pub mod job;
 pub mod knobs;
 pub mod load;
+pub mod meter;
 pub mod noise;
 pub mod port;
 pub mod scheduler;

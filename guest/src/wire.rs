@@ -27,6 +27,8 @@ pub enum Message {
     Ready(Setup),
     /// Once a second while the load runs.
     Tick(Tick),
+    /// A line of the kernel's own meter, as soon as it is read.
+    Line(MeterLine),
     /// A gap passed the threshold; tracing has stopped.
     ThresholdHit(ThresholdHit),
     /// The load has ended; per-thread results.
@@ -117,6 +119,48 @@ pub struct Setup {
     /// What was found on the load's CPUs before the load; `None` where it was not asked for.
     #[serde(default)]
     pub noise: Option<NoiseFloor>,
+    /// The meter in use, where the job asked for one.
+    #[serde(default)]
+    pub meter: Option<MeterFacts>,
+}
+
+/// A meter as it was set up, read back from the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeterFacts {
+    /// `hwlat`, `osnoise` or `rdtsc`: never `auto`.
+    pub kind: String,
+    /// Why another one was taken than the best that `auto` knows.
+    pub note: Option<String>,
+    /// `round-robin` or `per-cpu`; `None` for rdtsc.
+    pub mode: Option<String>,
+    /// Length of a window in microseconds; `None` for rdtsc.
+    pub window_us: Option<u64>,
+    /// Part of it in which it measures; `None` for rdtsc.
+    pub width_us: Option<u64>,
+    /// The kernel reports only what is longer than this; `None` for rdtsc.
+    pub floor_us: Option<u64>,
+}
+
+/// A line of the kernel's own meter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeterLine {
+    /// The line as the kernel wrote it, byte for byte, without its line feed.
+    pub text: String,
+    /// The gap that it tells of, as [`LoadReport`] counts it; `None` for other lines.
+    pub gap: Option<LineGap>,
+}
+
+/// A gap out of a line of the kernel's own meter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineGap {
+    /// The gap, placed as late as it can have been.
+    pub gap: Gap,
+    /// By so many TSC ticks it may have been earlier, both ends alike: the line tells how
+    /// long it was, and not always when.
+    pub earlier_ticks: u64,
+    /// Further gaps above the floor in the same window, of which the line only gives the
+    /// number.
+    pub more: u64,
 }
 
 /// One scheduler knob.
@@ -207,6 +251,22 @@ pub struct LoadReport {
     pub tsc: TscReport,
     /// One entry a thread: group-major order, `group * threads_per_group + n`.
     pub threads: Vec<ThreadReport>,
+    /// What the kernel's own meter left untold; `None` where it did not measure.
+    #[serde(default)]
+    pub meter: Option<MeterReport>,
+}
+
+/// What the kernel's own meter left untold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeterReport {
+    /// Lines read, of whatever kind.
+    pub lines: u64,
+    /// Lines that tell of a gap and could not be understood, or cannot be true.
+    pub unread_lines: u64,
+    /// Events that the kernel overwrote before they were read, as it says itself.
+    pub lost_events: u64,
+    /// Gaps above the floor of which only the number is known, by thread.
+    pub unmeasured_gaps: Vec<u64>,
 }
 
 /// TSC frequency and its sources, all in kHz.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use guest::job::{CoschedRequest, SleepSpec, TuneRequest};
+use guest::job::{CoschedRequest, MeterKind, MeterMode, MeterSpec, SleepSpec, TuneRequest};
 use vmm::config::PvProfile;
 
 use crate::units::{self, CpuList, Threshold};
@@ -103,6 +103,9 @@ pub struct RunArgs {
     /// What runs in it.
     #[command(flatten)]
     pub load: LoadArgs,
+    /// What measures in its place.
+    #[command(flatten)]
+    pub meter: MeterArgs,
     /// What is traced.
     #[command(flatten)]
     pub trace: TraceArgs,
@@ -258,6 +261,64 @@ impl From<Cosched> for CoschedRequest {
             Cosched::Scheduled => Self::Scheduled,
         }
     }
+}
+
+/// A meter in place of the load.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Meter")]
+pub struct MeterArgs {
+    /// Keep the load's CPUs busy with this meter alone, and no bursty threads: what it misses
+    /// is what the machine's host did to it.
+    #[arg(long, value_enum, value_name = "METER")]
+    pub meter: Option<Meter>,
+    /// hwlat and osnoise measure in windows of this length.
+    #[arg(long, default_value = "1s", value_parser = units::positive_duration, value_name = "TIME")]
+    pub meter_window: Duration,
+    /// In each window they measure for so long, and sleep for the rest.
+    #[arg(long, default_value = "500ms", value_parser = units::positive_duration, value_name = "TIME")]
+    pub meter_width: Duration,
+    /// Whether hwlat goes from CPU to CPU, or is on all of them at once.
+    #[arg(long, value_enum, default_value_t = Mode::RoundRobin, value_name = "MODE")]
+    pub meter_mode: Mode,
+}
+
+impl MeterArgs {
+    /// The meter as the agent takes it; `None` where there is none but the load.
+    pub fn spec(&self) -> Option<MeterSpec> {
+        let kind = match self.meter? {
+            Meter::Auto => MeterKind::Auto,
+            Meter::Hwlat => MeterKind::Hwlat,
+            Meter::Osnoise => MeterKind::Osnoise,
+            Meter::Rdtsc => MeterKind::Rdtsc,
+        };
+        let mode = match self.meter_mode {
+            Mode::RoundRobin => MeterMode::RoundRobin,
+            Mode::PerCpu => MeterMode::PerCpu,
+        };
+        Some(MeterSpec { kind, window: self.meter_window, width: self.meter_width, mode })
+    }
+}
+
+/// Meters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Meter {
+    /// hwlat if the kernel has it, else rdtsc.
+    Auto,
+    /// The kernel's hwlat tracer: the longest gap of each window, interrupts off.
+    Hwlat,
+    /// The kernel's osnoise tracer: every gap, interrupts on (Linux 5.14 and later).
+    Osnoise,
+    /// The load's own loop, one thread for each CPU, always busy.
+    Rdtsc,
+}
+
+/// How hwlat spreads over the CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// One thread that moves on with each window; the other CPUs idle.
+    RoundRobin,
+    /// One thread for each CPU (Linux 5.14 and later).
+    PerCpu,
 }
 
 /// Tracing.

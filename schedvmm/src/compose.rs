@@ -92,7 +92,9 @@ impl Account<'_> {
         let hit = session
             .hit
             .map(|hit| clock.locate(hit.gap.thread as usize, Some(hit.tid), hit.gap.record));
-        let steal = Steal::of(&statistics, self.steal_budget);
+        // What the host takes is what a meter in place of the load is there to find.
+        let budget = if self.job.meter.is_some() { 1.0 } else { self.steal_budget };
+        let steal = Steal::of(&statistics, budget);
         let mut notes = self.notes;
         notes.extend(steal.note());
         let scheduler = setup.map(|setup| setup.scheduler.clone()).unwrap_or_default();
@@ -128,6 +130,7 @@ impl Account<'_> {
             threads,
             groups,
             tsc: session.report.as_ref().map(|report| report.tsc),
+            meter: session.report.as_ref().and_then(|report| report.meter.clone()),
             trace: self.trace,
             host: facts::host(),
             machine: self.machine,

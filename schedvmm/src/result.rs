@@ -10,7 +10,7 @@ use gaps::record::GapRecord;
 use gaps::stats::share;
 use gaps::tsc::ticks_to_ns;
 use guest::job::Job;
-use guest::wire::{ClassTotal, Gap, Hello, Setup, ThreadReport, TscReport};
+use guest::wire::{ClassTotal, Gap, Hello, MeterReport, Setup, ThreadReport, TscReport};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -53,6 +53,8 @@ pub struct RunResult {
     pub threads: Vec<Thread>,
     pub groups: Vec<Group>,
     pub tsc: Option<TscReport>,
+    /// What the kernel's own meter left untold.
+    pub meter: Option<MeterReport>,
     pub trace: Trace,
     pub host: Value,
     pub machine: Value,

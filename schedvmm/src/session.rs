@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use gaps::record::GapRecord;
 use guest::frame::{Decoder, FrameError};
 use guest::wire::{
-    Failure, Frame, Hello, LoadReport, Message, Setup, ThresholdHit, Tick, TraceProgress,
+    Failure, Frame, Hello, LoadReport, Message, MeterLine, Setup, ThresholdHit, Tick, TraceProgress,
 };
 use vmm::vcpu::VcpuEnd;
 
@@ -72,6 +72,8 @@ pub enum Notice {
     Started,
     /// A second has passed.
     Second(Tick),
+    /// A line of the kernel's own meter.
+    Line(MeterLine),
     /// A gap passed the threshold.
     Hit(ThresholdHit),
     /// The trace is coming; about so many bytes.
@@ -203,6 +205,7 @@ impl Session {
                 self.ticks.push(tick);
                 Some(Notice::Second(tick))
             }
+            Message::Line(line) => Some(Notice::Line(line)),
             Message::ThresholdHit(hit) => {
                 self.hit = Some(hit);
                 self.enter(Stage::Finish, now);

@@ -2,12 +2,14 @@
 //! What the user sees. Output that cannot be written (a closed pipe) is lost, and the run
 //! goes on: its results are in the folder.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use guest::job::LoadSpec;
 use guest::noise::NoiseFloor;
-use guest::wire::{ThresholdHit, Tick};
+use guest::wire::{MeterFacts, ThresholdHit, Tick};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::result::{Clock, Group, RunResult};
@@ -98,6 +100,8 @@ impl Show {
                 self.second(*tick, clock);
                 self.progress(u64::from(tick.second));
             }
+            Notice::Line(_) if self.style == Style::Json => {}
+            Notice::Line(line) => self.line(&plain(&line.text)),
             Notice::Hit(hit) => self.hit(*hit, clock),
             Notice::TraceComing(bytes) => self.phase("dump", *bytes),
         }
@@ -184,22 +188,14 @@ fn write_screen(
     result: &RunResult,
     folder: &std::path::Path,
 ) -> std::fmt::Result {
-    let load = &result.job.load;
     writeln!(text)?;
     writeln!(text, "kernel   {}", kernel_line(result))?;
     writeln!(text, "cookies  {}", cookie_line(result))?;
     writeln!(text, "machine  {}", result.machine["summary"].as_str().unwrap_or_default())?;
-    let cpus: Vec<_> = load.cpus.iter().map(u32::to_string).collect();
-    writeln!(
-        text,
-        "load     {} groups x {} threads on CPUs {}, bursts of {:?}, seed {}, {:?}",
-        load.groups,
-        load.threads_per_group,
-        cpus.join(","),
-        load.busy,
-        load.seed,
-        load.duration
-    )?;
+    match result.setup.as_ref().and_then(|setup| setup.meter.as_ref()) {
+        Some(meter) => writeln!(text, "meter    {}", meter_line(meter, result))?,
+        None => writeln!(text, "load     {}", load_line(&result.job.load))?,
+    }
     for note in &result.notes {
         writeln!(text, "note     {note}")?;
     }
@@ -223,8 +219,60 @@ fn write_screen(
         writeln!(text, "cause    {}", cause_line(&result.statistics))?;
         writeln!(text, "noise    {}", noise_line(setup.noise.as_ref()))?;
     }
-    writeln!(text, "verdict  {}", verdict_line(result, load.threshold))?;
+    writeln!(text, "verdict  {}", verdict_line(result, result.job.load.threshold))?;
     write!(text, "result   {}", folder.display())
+}
+
+/// A line from the guest as it is, unless it would command the terminal.
+fn plain(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) {
+        text.escape_debug().to_string().into()
+    } else {
+        text.into()
+    }
+}
+
+fn list(cpus: &[u32]) -> String {
+    cpus.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn load_line(load: &LoadSpec) -> String {
+    format!(
+        "{} groups x {} threads on CPUs {}, bursts of {:?}, seed {}, {:?}",
+        load.groups,
+        load.threads_per_group,
+        list(&load.cpus),
+        load.busy,
+        load.seed,
+        load.duration
+    )
+}
+
+/// What measured, and what it left untold.
+fn meter_line(meter: &MeterFacts, result: &RunResult) -> String {
+    let load = &result.job.load;
+    let mut line = format!("{} on CPUs {}, {:?}", meter.kind, list(&load.cpus), load.duration);
+    if let (Some(mode), Some(window_us), Some(width_us)) =
+        (&meter.mode, meter.window_us, meter.width_us)
+    {
+        let us = |us: u64| Duration::from_micros(us);
+        let _ = write!(line, ", {mode}, {:?} of every {:?}", us(width_us), us(window_us));
+    }
+    if let Some(note) = &meter.note {
+        let _ = write!(line, " ({note})");
+    }
+    if let Some(report) = &result.meter {
+        let unmeasured: u64 = report.unmeasured_gaps.iter().sum();
+        let untold = [
+            (unmeasured, "more gaps were only counted"),
+            (report.lost_events, "events were lost"),
+            (report.unread_lines, "lines could not be read"),
+        ];
+        for (count, what) in untold.into_iter().filter(|(count, _)| *count > 0) {
+            let _ = write!(line, "; {count} {what}");
+        }
+    }
+    line
 }
 
 fn kernel_line(result: &RunResult) -> String {

@@ -25,7 +25,8 @@ pub use supervise::{run, tsc_frequency};
 
 use crate::{
     cpus::CpuSet,
-    wire::{FailureKind, LoadReport, ThresholdHit, Tick},
+    meter::MeterError,
+    wire::{FailureKind, LoadReport, MeterLine, ThresholdHit, Tick},
 };
 
 /// What the load needs to know beside its specification.
@@ -84,6 +85,10 @@ pub trait Observer {
     fn released(&mut self, tsc_start: u64) -> io::Result<()>;
     /// New records of one thread, in order.
     fn gaps(&mut self, thread: u32, records: &[GapRecord]) -> io::Result<()>;
+    /// A line of the kernel's own meter; the load itself gives none.
+    fn line(&mut self, _line: MeterLine) -> io::Result<()> {
+        Ok(())
+    }
     /// Once a second, after that second's records.
     fn tick(&mut self, tick: Tick) -> io::Result<()>;
     /// A gap passed the threshold, and the load is ending.
@@ -163,6 +168,9 @@ pub enum LoadError {
     /// The kernel gave cookies that cannot be right.
     #[error("{0}")]
     Cookie(String),
+    /// The meter asked for cannot measure.
+    #[error("the meter cannot be used")]
+    Meter(#[from] MeterError),
     /// The observer could not take a result.
     #[error("results cannot be handed on")]
     Observer(#[from] io::Error),
@@ -177,6 +185,7 @@ impl LoadError {
                 FailureKind::Kernel
             }
             Self::Cookie(_) => FailureKind::Kernel,
+            Self::Meter(error) => error.kind(),
             Self::NoRdtscp | Self::Spawn { .. } | Self::GroupDied { .. } | Self::Observer(_) => {
                 FailureKind::Internal
             }

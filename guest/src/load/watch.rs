@@ -207,6 +207,7 @@ impl<'a> Watch<'a> {
                 disagreement_ppm: sources.disagreement_ppm(self.choice.khz),
             },
             threads: threads.map(|(index, slot)| report_thread(index / each, slot)).collect(),
+            meter: None,
         }
     }
 }

@@ -2,10 +2,10 @@
 //! What the options come to, before anything is made.
 
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gaps::record::GapRecord;
-use guest::job::{Job, LoadSpec, TraceSpec, TuneRequest};
+use guest::job::{CoschedRequest, Job, LoadSpec, MeterSpec, TraceSpec, TuneRequest};
 use serde_json::json;
 use vmm::config::{Config, Topology};
 use vmm::vm::Vm;
@@ -58,11 +58,15 @@ impl Plan {
                 machine.cpus.saturating_sub(1)
             )));
         }
+        let mut job = job(&args.load, &args.trace, load_cpus, default_tune(&args.load))?;
+        if let Some(meter) = args.meter.spec() {
+            metered(&mut job, meter);
+        }
         let plan = Self {
             kernel_path,
             topology,
             placement: placement::choose(machine.pin.as_ref(), topology),
-            job: job(&args.load, &args.trace, load_cpus, default_tune(&args.load))?,
+            job,
             started_utc: started_utc(),
             args: args.clone(),
         };
@@ -232,7 +236,17 @@ pub fn job(
             .then(|| TraceSpec { events: trace.trace_events.clone(), buffer_kib }),
         host_tsc_khz: None,
         noise: load.noise.0.unwrap_or_default(),
+        meter: None,
     })
+}
+
+/// Orders for a meter in place of the bursty threads: each of the load's CPUs is busy with it
+/// alone. So there is nothing to tell apart by cookies, and no noise floor beside it.
+pub fn metered(job: &mut Job, meter: MeterSpec) {
+    job.meter = Some(meter);
+    job.load = job.load.clone().for_meter();
+    job.cosched = CoschedRequest::None;
+    job.noise = Duration::ZERO;
 }
 
 #[cfg(test)]
