@@ -138,7 +138,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use guest::frame::encode_message;
-    use guest::wire::{Failure, Hello, LoadReport, Message, ThresholdHit};
+    use guest::wire::{Failure, Hello, LoadReport, Message, Setup, ThresholdHit};
     use vmm::vcpu::ExitCounts;
     use xtask::host::accident::Accident;
 
@@ -221,6 +221,8 @@ mod tests {
         assert_eq!(told(&hit, &End::Late(Stage::Finish)), Some(Accident::Hang));
         assert_eq!(told(&[], &End::Late(Stage::Boot)), None);
         assert_eq!(told(&[], &ended(ExitReason::TripleFault)), Some(Accident::TripleFault));
+        let running = [Message::Hello(Hello::default()), Message::Ready(Setup::default())];
+        assert_eq!(told(&running, &ended(ExitReason::TripleFault)), Some(Accident::TripleFault));
         assert_eq!(told(&alive, &ended(ExitReason::TripleFault)), None);
         assert_eq!(told(&[], &ended(ExitReason::Reset)), None);
     }

@@ -173,11 +173,13 @@ impl Attempt {
     fn stop(&mut self, inbox: &Receiver<Event>, decided: Instant, dump: bool) -> Vec<VcpuEnd> {
         let mut ends: Vec<VcpuEnd> = Vec::new();
         let Self { running, session, .. } = self;
+        let mut garbled = None;
         let mut take = |event| match event {
             Event::Vcpu(end) => ends.push(end),
             Event::Control(bytes) => {
-                // What makes no sense changes nothing any more.
-                let _ = session.take(&bytes, decided);
+                if let Err(error) = session.take(&bytes, decided) {
+                    garbled.get_or_insert(error);
+                }
             }
             Event::Signal(_) => {}
         };
@@ -191,6 +193,9 @@ impl Attempt {
             stop.join()
         });
         inbox.try_iter().for_each(take);
+        if let Some(error) = garbled {
+            self.note(format!("the guest's last words made no sense: {error}"));
+        }
         // The results stand, whatever became of the machine.
         let stopped = match stopped {
             Ok(stopped) => stopped.map_err(|error| error.to_string()),
