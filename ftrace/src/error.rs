@@ -32,6 +32,14 @@ pub enum FtraceError {
         /// What is wrong there.
         reason: String,
     },
+    /// The file is no dump, or cannot be read.
+    #[error("dump, byte {offset}: {reason}")]
+    Dump {
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// What is wrong there.
+        reason: String,
+    },
     /// More than this crate is willing to hold in memory.
     #[error("the trace's {what} is {size}; the limit is {limit}")]
     TooLarge {

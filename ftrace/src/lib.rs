@@ -3,7 +3,7 @@
 //!
 //! - **Reads** raw ring-buffer pages (`per_cpu/cpuN/trace_pipe_raw`) of Linux 5.4 and later, by
 //!   the kernel's own `header_page`, `header_event` and `format` files, on 64-bit and 32-bit
-//!   little-endian machines; and trace.dat, version 6. All CPUs come in order of time, without
+//!   little-endian machines; trace.dat, version 6; and [`dump`], the same as one stream. All CPUs come in order of time, without
 //!   a copy or an allocation for each event, in bounded memory whatever the trace's size.
 //! - **Explains** gaps of threads, to the tick: [`attribution`]. It knows core scheduling.
 //! - **Writes** trace.dat ([`Trace::write_trace_dat`]) for trace-cmd and KernelShark, and
@@ -40,6 +40,7 @@
 
 pub mod attribution;
 mod comms;
+pub mod dump;
 mod error;
 mod format;
 mod perfetto;

@@ -17,6 +17,16 @@ pub struct Region(Source);
 enum Source {
     File { file: Arc<File>, offset: u64, len: u64 },
     Bytes { bytes: Arc<[u8]>, offset: usize, len: usize },
+    Scattered { whole: Arc<Region>, parts: Arc<[Part]>, offset: u64, len: u64 },
+}
+
+/// A run of bytes of another region.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    /// Where it is in the region that it is a part of.
+    begin: u64,
+    /// Where it is in the other one.
+    at: u64,
 }
 
 impl Region {
@@ -45,6 +55,19 @@ impl Region {
         Self(Source::Bytes { offset: 0, len: bytes.len(), bytes })
     }
 
+    /// The bytes at these places of it (position and length each), one after the other.
+    pub(crate) fn scattered(&self, places: Vec<(u64, u64)>) -> Self {
+        let mut len: u64 = 0;
+        let mut part = |(at, bytes): (u64, u64)| {
+            let begin = len;
+            len = len.saturating_add(bytes);
+            Part { begin, at }
+        };
+        let parts: Vec<Part> = places.into_iter().map(&mut part).collect();
+        let (whole, parts) = (Arc::new(self.clone()), parts.into());
+        Self(Source::Scattered { whole, parts, offset: 0, len })
+    }
+
     /// `len` bytes of it from `offset` on, or as many as it has.
     pub(crate) fn part(&self, offset: u64, len: u64) -> Self {
         let skip = offset.min(self.len());
@@ -58,13 +81,17 @@ impl Region {
                 let fit = |n| usize::try_from(n).unwrap_or(usize::MAX);
                 Source::Bytes { bytes: bytes.clone(), offset: offset + fit(skip), len: fit(len) }
             }
+            Source::Scattered { whole, parts, offset, .. } => {
+                let (whole, parts) = (whole.clone(), parts.clone());
+                Source::Scattered { whole, parts, offset: offset + skip, len }
+            }
         })
     }
 
     /// Length in bytes.
     pub fn len(&self) -> u64 {
         match &self.0 {
-            Source::File { len, .. } => *len,
+            Source::File { len, .. } | Source::Scattered { len, .. } => *len,
             Source::Bytes { len, .. } => *len as u64,
         }
     }
@@ -89,6 +116,9 @@ impl Region {
                 buffer.copy_from_slice(&bytes[begin..begin + wanted]);
                 Ok(wanted)
             }
+            Source::Scattered { whole, parts, offset, .. } => {
+                read_parts(whole, parts, offset.saturating_add(position), buffer)
+            }
             Source::File { file, offset, .. } => {
                 let mut done = 0;
                 while done < wanted {
@@ -109,6 +139,31 @@ impl Region {
     pub fn reader(&self) -> RegionReader<'_> {
         RegionReader { region: self, position: 0 }
     }
+}
+
+/// Fills `buffer` from the parts from `position` on.
+fn read_parts(
+    whole: &Region,
+    parts: &[Part],
+    position: u64,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
+    let mut done = 0;
+    let mut index = parts.partition_point(|part| part.begin <= position).saturating_sub(1);
+    while done < buffer.len() && index < parts.len() {
+        let within = position + done as u64 - parts[index].begin;
+        let end = parts.get(index + 1).map_or(u64::MAX, |next| next.begin);
+        let left = end - parts[index].begin - within;
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len() - done);
+        let place = parts[index].at.saturating_add(within);
+        let count = whole.read_at(place, &mut buffer[done..done + wanted])?;
+        done += count;
+        if count < wanted {
+            break;
+        }
+        index += 1;
+    }
+    Ok(done)
 }
 
 impl Default for Region {
@@ -148,6 +203,9 @@ mod tests {
             Region::bytes(*b"23456"),
             Region::file(file.clone(), 0, 10).part(2, 5),
             Region::bytes(*b"xx23456").part(1, 100).part(1, 5),
+            Region::file(file.clone(), 0, 10).scattered(vec![(2, 1), (3, 3), (6, 1)]),
+            Region::bytes(*b"45.23.6").scattered(vec![(3, 2), (0, 2), (6, 1)]),
+            Region::bytes(*b"23x456").scattered(vec![(1, 1), (0, 2), (3, 3)]).part(1, 9),
         ];
         for region in regions {
             let mut text = String::new();

@@ -133,8 +133,8 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
     }
     let outcome = result?;
     host.send(&Message::Finished(outcome.report))?;
-    if let Some(tracing) = tracing.filter(|_| hit) {
-        ship(host, &tracing)?;
+    if let Some(tracing) = tracing.filter(|tracing| tracing.is_wanted(hit)) {
+        ship(host, &tracing, &job.load.cpus)?;
     }
     outcome.fault.map_or(Ok(()), |fault| Err(fault.into()))
 }
@@ -193,12 +193,12 @@ fn set_up_meter(
     Ok(Some(meter))
 }
 
-/// Sends the trace over its own port.
-fn ship(host: &mut Host, tracing: &Tracing) -> Result<(), AgentError> {
+/// Sends the trace over its own port, that of the measured CPUs first.
+fn ship(host: &mut Host, tracing: &Tracing, measured: &[u32]) -> Result<(), AgentError> {
     let mut port = Port::open(TRACE_PORT)?;
     let estimate_bytes = tracing.estimate_bytes();
     host.send(&Message::Trace(TraceProgress::Begin { estimate_bytes }))?;
-    let bytes = tracing.ship(&mut port).map_err(AgentError::Trace)?;
+    let bytes = tracing.ship(measured, &mut port).map_err(AgentError::Trace)?;
     Ok(host.send(&Message::Trace(TraceProgress::End { bytes }))?)
 }
 

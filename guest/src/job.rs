@@ -197,6 +197,27 @@ pub struct TraceSpec {
     pub events: Vec<String>,
     /// Ring buffer per CPU, in KiB.
     pub buffer_kib: u32,
+    /// After which runs the trace is shipped.
+    #[serde(default)]
+    pub dump: TraceDump,
+}
+
+/// After which runs the trace is shipped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TraceDump {
+    /// Those with a gap over the threshold.
+    #[default]
+    Hit,
+    /// All.
+    Always,
+}
+
+impl TraceDump {
+    /// Whether to ship it after a run that ended so.
+    pub fn wanted(self, hit: bool) -> bool {
+        hit || self == Self::Always
+    }
 }
 
 /// Durations as whole nanoseconds: the unit of every other time in our files.

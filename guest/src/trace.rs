@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tracing while the load runs, and shipping the trace after a hit.
+//! Tracing while the load runs, and shipping the trace afterwards.
 //!
 //! The ring buffers stay in the kernel until the load has ended: reading them is work for the
-//! same CPUs that are measured.
+//! same CPUs that are measured. They are shipped raw, as a [`ftrace::dump`]: text would be
+//! several times as long, and making it is the slowest part of a dump.
+
+mod ship;
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
+    fs::{self, OpenOptions},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
-use crate::{job::TraceSpec, load::TraceStop, system::write_file};
+use crate::{job::TraceDump, job::TraceSpec, load::TraceStop, system::write_file};
 
 /// Where the tracing file system is, newest kernel first.
 const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
@@ -18,18 +21,13 @@ const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 /// The clock of the gap records, then the best of those that every kernel has.
 const CLOCKS: [&str; 2] = ["x86-tsc", "mono"];
 
-/// Bytes of text for one event, about: for the estimate only.
-const BYTES_PER_EVENT: u64 = 115;
-
-/// Bytes that go to the port at once.
-const CHUNK_BYTES: usize = 64 << 10;
-
 /// The kernel's tracing, set up and not yet running.
 #[derive(Debug)]
 pub struct Tracing {
     root: PathBuf,
     events: Vec<String>,
     clock: Option<String>,
+    dump: TraceDump,
     notes: Vec<String>,
 }
 
@@ -42,8 +40,13 @@ impl Tracing {
     /// Sets up what was asked for. What this kernel lacks is noted, and no reason to stop:
     /// the measurement does not need the trace.
     pub fn prepare(root: &Path, spec: &TraceSpec) -> Self {
-        let mut this =
-            Self { root: root.to_owned(), events: Vec::new(), clock: None, notes: Vec::new() };
+        let mut this = Self {
+            root: root.to_owned(),
+            events: Vec::new(),
+            clock: None,
+            dump: spec.dump,
+            notes: Vec::new(),
+        };
         this.set("tracing_on", "0");
         this.set("current_tracer", "nop");
         this.set("events/enable", "0");
@@ -140,47 +143,40 @@ impl Tracing {
         write_file(&self.root.join("events/enable"), "0")
     }
 
-    /// About how many bytes of text the buffers hold.
+    /// Whether to ship the trace after a run that ended with or without a gap over the
+    /// threshold.
+    pub fn is_wanted(&self, hit: bool) -> bool {
+        self.dump.wanted(hit)
+    }
+
+    /// About how many bytes [`Self::ship`] will write.
     pub fn estimate_bytes(&self) -> u64 {
-        let cpus = fs::read_dir(self.root.join("per_cpu")).into_iter().flatten().flatten();
-        let stats = cpus.filter_map(|cpu| fs::read_to_string(cpu.path().join("stats")).ok());
-        stats.map(|stats| entries(&stats).saturating_mul(BYTES_PER_EVENT)).sum()
+        let stats = |cpu: &u32| fs::read_to_string(self.per_cpu(*cpu).join("stats")).ok();
+        self.cpus().iter().filter_map(stats).map(|stats| ship::bytes(&stats)).sum()
     }
 
-    /// Writes the trace of all CPUs as text. Returns the exact number of bytes.
-    pub fn ship(&self, sink: &mut impl Write) -> io::Result<u64> {
-        let mut trace = File::open(self.root.join("trace"))?;
-        let mut chunk = vec![0; CHUNK_BYTES];
-        let mut bytes = 0;
-        loop {
-            // The kernel gives a page at a time; the port is asked as rarely as possible.
-            let length = fill(&mut trace, &mut chunk)?;
-            if length == 0 {
-                return Ok(bytes);
-            }
-            sink.write_all(&chunk[..length])?;
-            bytes += length as u64;
-        }
+    /// Writes the trace as a dump; its length in bytes. CPUs in `first` come first: if the
+    /// sink fails, the others are missing.
+    ///
+    /// # Errors
+    /// What the kernel or the sink says, with the file that it is about.
+    pub fn ship(&self, first: &[u32], sink: &mut impl Write) -> io::Result<u64> {
+        ship::ship(self, first, sink)
     }
-}
 
-/// `entries: 123` in a CPU's statistics.
-fn entries(stats: &str) -> u64 {
-    let mut lines = stats.lines();
-    let count = lines.find_map(|line| line.strip_prefix("entries:")?.trim().parse().ok());
-    count.unwrap_or(0)
-}
-
-/// Reads until the buffer is full or the file has ended.
-fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match file.read(&mut buffer[length..])? {
-            0 => break,
-            more => length += more,
-        }
+    fn per_cpu(&self, cpu: u32) -> PathBuf {
+        self.root.join(format!("per_cpu/cpu{cpu}"))
     }
-    Ok(length)
+
+    /// CPUs with a buffer, in order.
+    fn cpus(&self) -> Vec<u32> {
+        let entries = fs::read_dir(self.root.join("per_cpu")).into_iter().flatten().flatten();
+        let number = |name: &str| name.strip_prefix("cpu")?.parse().ok();
+        let mut cpus: Vec<u32> =
+            entries.filter_map(|entry| number(entry.file_name().to_str()?)).collect();
+        cpus.sort_unstable();
+        cpus
+    }
 }
 
 #[cfg(test)]
@@ -200,13 +196,14 @@ mod tests {
             ("buffer_size_kb", "1408"),
             ("trace", "old"),
             ("trace_marker", ""),
-            ("per_cpu/cpu0/stats", "entries: 100\noverrun: 5\n"),
-            ("per_cpu/cpu1/stats", "entries: 20\n"),
+            ("per_cpu/cpu0/stats", "entries: 100\noverrun: 5\nbytes: 5000\n"),
+            ("per_cpu/cpu1/stats", "entries: 20\nbytes: 800\n"),
         ])
     }
 
     fn spec(events: &[&str]) -> TraceSpec {
-        TraceSpec { events: events.iter().map(|&event| event.into()).collect(), buffer_kib: 4096 }
+        let events = events.iter().map(|&event| event.into()).collect();
+        TraceSpec { events, buffer_kib: 4096, dump: TraceDump::Hit }
     }
 
     #[test]
@@ -227,14 +224,15 @@ mod tests {
         assert_eq!(read("tracing_on"), "1");
         tracing.stop().unwrap();
         assert_eq!(read("tracing_on"), "0");
-        assert_eq!(tracing.estimate_bytes(), 120 * BYTES_PER_EVENT);
+        assert_eq!(tracing.estimate_bytes(), 5800);
+        assert!(!tracing.is_wanted(false) && tracing.is_wanted(true));
     }
 
     #[test]
     fn the_clock_is_the_one_in_brackets() {
         let root = tree(&[("trace_clock", "local global [x86-tsc] mono\n")]);
-        let tracing =
-            Tracing { root: root.path().into(), events: vec![], clock: None, notes: vec![] };
+        let tracing = Tracing::prepare(root.path(), &spec(&[]));
+        fs::write(root.path().join("trace_clock"), "local global [x86-tsc] mono\n").unwrap();
         assert_eq!(tracing.clock_in_use().as_deref(), Some("x86-tsc"));
         fs::write(root.path().join("trace_clock"), "local\n").unwrap();
         assert_eq!(tracing.clock_in_use(), None);
@@ -247,17 +245,6 @@ mod tests {
         assert!(tracing.note_text().unwrap().contains("tracing_on"));
         assert_eq!(tracing.estimate_bytes(), 0);
         tracing.start().unwrap_err();
-        tracing.ship(&mut Vec::new()).unwrap_err();
-    }
-
-    #[test]
-    fn the_whole_trace_is_shipped() {
-        let root = complete();
-        let tracing = Tracing::prepare(root.path(), &spec(&[]));
-        let text = "line of a trace\n".repeat(20_000);
-        fs::write(root.path().join("trace"), &text).unwrap();
-        let mut sink = Vec::new();
-        assert_eq!(tracing.ship(&mut sink).unwrap(), text.len() as u64);
-        assert_eq!(sink, text.as_bytes());
+        tracing.ship(&[], &mut Vec::new()).unwrap_err();
     }
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use guest::job::{CoschedRequest, MeterKind, MeterMode, MeterSpec, SleepSpec, TuneRequest};
+use guest::job::{
+    CoschedRequest, MeterKind, MeterMode, MeterSpec, SleepSpec, TraceDump, TuneRequest,
+};
 use vmm::config::PvProfile;
 
 use crate::units::{self, CpuList, Threshold};
@@ -33,6 +35,8 @@ pub struct Cli {
 pub enum Verb {
     /// Boots a kernel with an initrd of your own and shows its console; measures nothing.
     Boot(Box<BootArgs>),
+    /// Says from its trace why a gap of a result was: who ran instead.
+    Explain(ExplainArgs),
     /// Measures the kernel that is running: the same load and meter, no VM, no root needed.
     Host(Box<HostArgs>),
     /// Repeats a run, with the options that its result was measured with.
@@ -75,6 +79,32 @@ pub struct BootArgs {
     /// What the machine is like.
     #[command(flatten)]
     pub machine: MachineArgs,
+}
+
+/// Options of `explain`.
+#[derive(Clone, Debug, Args)]
+pub struct ExplainArgs {
+    /// A result folder, or its result.json.
+    #[arg(value_name = "RESULT")]
+    pub result: PathBuf,
+    /// The Nth gap of gaps.csv [default: the one over the threshold, else the longest].
+    #[arg(long, value_name = "N", conflicts_with_all = ["longest", "thread"])]
+    pub gap: Option<usize>,
+    /// The longest gap.
+    #[arg(long, conflicts_with = "thread")]
+    pub longest: bool,
+    /// The longest gap of a thread, counted from 0.
+    #[arg(long, value_name = "THREAD")]
+    pub thread: Option<usize>,
+    /// Print one JSON object instead of a paragraph and a table.
+    #[arg(long, conflicts_with = "text")]
+    pub json: bool,
+    /// Print the events of all CPUs in the gap instead.
+    #[arg(long)]
+    pub text: bool,
+    /// Write the whole trace with all gaps for ui.perfetto.dev, beside what is printed.
+    #[arg(long, value_name = "FILE")]
+    pub perfetto: Option<PathBuf>,
 }
 
 /// Options of `host`.
@@ -334,9 +364,30 @@ pub struct TraceArgs {
     /// Ring buffer per CPU: it must hold all events of the longest gap.
     #[arg(long, default_value = "4M", value_parser = units::kibibytes, value_name = "SIZE")]
     pub trace_buffer: u64,
-    /// Where the trace goes [default: trace.txt in the result folder].
+    /// After which runs the trace comes out: those with a gap over the threshold, or all.
+    #[arg(long, value_enum, default_value_t = Dump::Hit)]
+    pub trace_dump: Dump,
+    /// Where the trace goes [default: trace.dat in the result folder].
     #[arg(long, value_name = "FILE")]
     pub trace_file: Option<PathBuf>,
+}
+
+/// After which runs the trace comes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dump {
+    /// Those with a gap over the threshold.
+    Hit,
+    /// All.
+    Always,
+}
+
+impl From<Dump> for TraceDump {
+    fn from(dump: Dump) -> Self {
+        match dump {
+            Dump::Hit => Self::Hit,
+            Dump::Always => Self::Always,
+        }
+    }
 }
 
 /// On or off.

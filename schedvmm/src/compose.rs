@@ -132,6 +132,7 @@ impl Account<'_> {
             tsc: session.report.as_ref().map(|report| report.tsc),
             meter: session.report.as_ref().and_then(|report| report.meter.clone()),
             trace: self.trace,
+            explanation: None,
             host: facts::host(),
             machine: self.machine,
             phases_ms: self.phases_ms,

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A result on its way to the user: into the folder, and onto the screen.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::path::Path;
 
+use crate::explain;
 use crate::folder::{Folder, FolderError};
-use crate::result::{Clock, RunResult, Trace};
+use crate::result::{Clock, RunResult, Trace, TraceForm};
 use crate::session::Session;
 use crate::show::Show;
 use crate::status::{ExitStatus, Failure};
@@ -17,8 +18,6 @@ const TRACE_CUTS: u32 = 4;
 pub struct Delivery<'a> {
     /// Its folder.
     pub folder: &'a Folder,
-    /// Where the trace lies.
-    pub trace_path: &'a Path,
     /// The single gaps.
     pub session: &'a Session,
     /// The screen.
@@ -29,6 +28,10 @@ impl Delivery<'_> {
     /// Writes the result's files and shows the result. The answer stands, and is not lost,
     /// even if the disk takes nothing.
     pub fn deliver(&self, result: &mut RunResult) {
+        match explain::of_result(result) {
+            Ok(explanation) => result.explanation = explanation,
+            Err(failure) => result.notes.push(format!("no explanation: {failure}")),
+        }
         let written = self.write(result);
         self.show.end(result, self.folder.path());
         if let Err(error) = written {
@@ -56,19 +59,33 @@ impl Delivery<'_> {
         self.folder.write_result(result).and(gaps).and(histograms)
     }
 
-    /// Halves the trace, if it lies in the result folder. False if that gives no room.
+    /// Halves the trace as it came, if it lies in the result folder: it can be read up to its
+    /// end. A trace.dat cannot, and goes as a whole. False if that gives no room.
     fn cut_trace(&self, trace: &mut Trace) -> bool {
+        let Some(path) = trace.file.as_ref().map(Path::new) else { return false };
+        if trace.bytes == 0 || !path.starts_with(self.folder.path()) {
+            return false;
+        }
         let half = trace.bytes / 2;
-        if half == 0 || !self.trace_path.starts_with(self.folder.path()) {
+        let cut = match trace.form {
+            Some(TraceForm::Raw) => {
+                OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(half))
+            }
+            _ => fs::remove_file(path),
+        };
+        if cut.is_err() {
             return false;
         }
-        let cut = OpenOptions::new().write(true).open(self.trace_path);
-        if cut.and_then(|file| file.set_len(half)).is_err() {
-            return false;
+        let why = "the disk is full";
+        if trace.form == Some(TraceForm::Raw) {
+            trace.bytes = half;
+            trace.note = Some(format!("the trace is cut: {why}"));
+        } else {
+            let Trace { via, shipped_bytes, .. } = *trace;
+            let note = Some(format!("the trace has been deleted: {why}"));
+            *trace = Trace { via, shipped_bytes, note, ..Trace::default() };
         }
-        trace.bytes = half;
         trace.complete = false;
-        trace.note = Some("the trace is cut: the disk is full".into());
         true
     }
 }

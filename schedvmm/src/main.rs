@@ -7,6 +7,7 @@ mod cli;
 mod compose;
 mod deliver;
 mod expected;
+mod explain;
 mod facts;
 mod folder;
 mod hlog;
@@ -23,9 +24,11 @@ mod show;
 mod signals;
 mod sinks;
 mod status;
+mod stored;
 mod summary;
 #[cfg(test)]
 mod testing;
+mod trace_file;
 mod units;
 mod verdict;
 
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
     // A panic is a defect of ours and has its own status; its text is on stderr by then.
     let ended = std::panic::catch_unwind(|| match cli.verb {
         Some(Verb::Boot(args)) => boot::run(&args),
+        Some(Verb::Explain(args)) => explain::run(&args),
         Some(Verb::Host(args)) => host::run(&args),
         Some(Verb::Probe { json }) => probe_verb(json),
         Some(Verb::Run { from, output, json }) => repeat::run(&from, output.as_deref(), json),

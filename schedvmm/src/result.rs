@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use ftrace::dump::CpuStats;
 use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use gaps::stats::share;
@@ -15,6 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::expected::Expected;
+use crate::explain::Explained;
 use crate::session::Session;
 use crate::summary::{Fairness, Statistics, Steal};
 use crate::verdict::Answer;
@@ -56,6 +58,8 @@ pub struct RunResult {
     /// What the kernel's own meter left untold.
     pub meter: Option<MeterReport>,
     pub trace: Trace,
+    /// Of the gap that ended the run, else of the longest.
+    pub explanation: Option<Explained>,
     pub host: Value,
     pub machine: Value,
     pub phases_ms: BTreeMap<&'static str, u64>,
@@ -93,14 +97,33 @@ pub struct Cosched {
     pub cookies: Vec<u64>,
 }
 
-/// The trace file.
+/// The trace.
 #[derive(Debug, Default, Serialize)]
 #[allow(missing_docs)]
 pub struct Trace {
     pub file: Option<String>,
+    pub form: Option<TraceForm>,
+    /// How it came here: `bulk-port` or `file`.
+    pub via: Option<&'static str>,
+    /// Length of the file.
     pub bytes: u64,
+    /// Length of what was shipped.
+    pub shipped_bytes: u64,
     pub complete: bool,
     pub note: Option<String>,
+    /// What the buffers of the CPUs said.
+    pub cpus: Vec<CpuStats>,
+}
+
+/// What the trace's file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum TraceForm {
+    /// trace.dat, version 6.
+    #[serde(rename = "trace.dat")]
+    TraceDat,
+    /// The stream as it came.
+    #[serde(rename = "raw")]
+    Raw,
 }
 
 /// A gap with its place in the run.

@@ -217,6 +217,9 @@ fn write_screen(
         writeln!(text, "gaps     {}", gaps_line(&result.statistics))?;
         writeln!(text, "fairness {}", fairness_line(result))?;
         writeln!(text, "cause    {}", cause_line(&result.statistics))?;
+        if let Some(explanation) = &result.explanation {
+            writeln!(text, "why      {}", explanation.paragraph)?;
+        }
         writeln!(text, "noise    {}", noise_line(setup.noise.as_ref()))?;
     }
     writeln!(text, "verdict  {}", verdict_line(result, result.job.load.threshold))?;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where the guest's ports end on the host.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, IoSlice, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -94,7 +94,7 @@ impl Write for ControlSink {
     }
 }
 
-/// The trace file: made with the first byte, counted as it grows.
+/// The file of the trace as it comes: made with the first byte, counted as it grows.
 pub struct TraceSink {
     path: PathBuf,
     file: Option<File>,
@@ -106,17 +106,6 @@ impl TraceSink {
     pub fn new(path: PathBuf) -> (Self, Arc<AtomicU64>) {
         let written = Arc::new(AtomicU64::new(0));
         (Self { path, file: None, written: written.clone() }, written)
-    }
-
-    /// Finds out whether the file can be written, before anything is measured for it. A file
-    /// that was not there is not there afterwards.
-    ///
-    /// # Errors
-    /// It cannot be opened for writing.
-    pub fn check(path: &Path) -> io::Result<()> {
-        let is_new = !path.exists();
-        OpenOptions::new().append(true).create(true).open(path)?;
-        if is_new { std::fs::remove_file(path) } else { Ok(()) }
     }
 
     fn file(&mut self) -> io::Result<&mut File> {
@@ -186,17 +175,12 @@ mod tests {
     #[test]
     fn the_trace_file_appears_with_its_first_byte() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let path = dir.path().join("trace.txt");
+        let path = dir.path().join("trace.dat.raw");
         let (mut sink, written) = TraceSink::new(path.clone());
         assert!(!path.exists());
         sink.write_all(b"hello").expect("write");
         assert_eq!(written.load(Ordering::Acquire), 5);
         assert_eq!(std::fs::read(&path).expect("read"), b"hello");
-        assert!(TraceSink::check(&path).is_ok());
-        assert_eq!(std::fs::read(&path).expect("still there"), b"hello");
-        let other = dir.path().join("other");
-        assert!(TraceSink::check(&other).is_ok() && !other.exists());
-        assert!(TraceSink::check(&dir.path().join("no/such/dir")).is_err());
         let (mut sink, _) = TraceSink::new(dir.path().join("no/such/dir"));
         assert!(sink.write(b"x").is_err());
     }

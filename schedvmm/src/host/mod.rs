@@ -4,7 +4,6 @@
 mod prepare;
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Instant;
@@ -30,6 +29,7 @@ use crate::session::{Event, Limits, Session};
 use crate::show::Show;
 use crate::sinks::TraceSink;
 use crate::status::{ExitStatus, Failure, OrFail};
+use crate::trace_file::{Arrival, TraceFile};
 use crate::verdict::{End, judge};
 use crate::{facts, signals};
 
@@ -45,12 +45,11 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
     signals::forward(events).or_fail(ExitStatus::Internal)?;
     let plan = Prepare::plan(args)?;
-    plan::check_trace_file(&args.trace)?;
+    TraceFile::check(args.trace.trace_file.as_deref())?;
     let started_utc = plan::started_utc();
     let folder = Folder::create(args.show.output.as_deref(), &started_utc.replace(':', ""))
         .or_fail(ExitStatus::Usage)?;
-    let trace_path =
-        args.trace.trace_file.clone().unwrap_or_else(|| folder.path().join("trace.txt"));
+    let trace_file = TraceFile::new(args.trace.trace_file.as_deref(), folder.path());
     let show = Show::new(plan::style(&args.show));
     // What is not measuring keeps off the CPUs that are measured, if there are others.
     let measured: Vec<_> = plan.job.load.cpus.iter().map(|cpu| *cpu as usize).collect();
@@ -62,7 +61,7 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
         inbox,
         signal: None,
         trace: Trace::default(),
-        trace_path,
+        trace_file,
         show,
     };
     run.show.notes(&run.notes);
@@ -88,7 +87,7 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     };
     let mut result = account.result();
     let (session, show) = (&run.session, &run.show);
-    Delivery { folder: &folder, trace_path: &run.trace_path, session, show }.deliver(&mut result);
+    Delivery { folder: &folder, session, show }.deliver(&mut result);
     Ok(verdict.status)
 }
 
@@ -114,7 +113,7 @@ struct Run {
     inbox: Receiver<Event>,
     signal: Option<i32>,
     trace: Trace,
-    trace_path: PathBuf,
+    trace_file: TraceFile,
     show: Show,
 }
 
@@ -150,7 +149,8 @@ impl Run {
             let _ = instance.tracing().stop();
         }
         self.account(outcome);
-        if let Some(instance) = tracing.as_ref().filter(|_| self.session.hit.is_some()) {
+        let hit = self.session.hit.is_some();
+        if let Some(instance) = tracing.as_ref().filter(|it| it.tracing().is_wanted(hit)) {
             self.ship(instance.tracing());
         }
         self.notes.extend(restore.undo());
@@ -181,17 +181,13 @@ impl Run {
     fn ship(&mut self, tracing: &Tracing) {
         let estimate_bytes = tracing.estimate_bytes();
         self.tell(Message::Trace(TraceProgress::Begin { estimate_bytes }));
-        let (mut sink, written) = TraceSink::new(self.trace_path.clone());
-        let shipped = tracing.ship(&mut sink);
+        let (mut sink, written) = TraceSink::new(self.trace_file.raw().to_owned());
+        let shipped = tracing.ship(&self.job.load.cpus, &mut sink);
         let bytes = written.load(Ordering::Acquire);
-        self.trace = Trace {
-            file: (bytes > 0).then(|| self.trace_path.display().to_string()),
-            bytes,
-            complete: shipped.is_ok() && bytes > 0,
-            note: shipped.err().map(|error| {
-                format!("the trace is cut: cannot write {}: {error}", self.trace_path.display())
-            }),
-        };
+        let sent = shipped.as_ref().ok().copied();
+        let error = shipped.err().map(|error| error.to_string());
+        let arrival = Arrival { via: "file", bytes, sent, error };
+        self.trace = self.trace_file.receive(&arrival, &self.show);
         if let Some(note) = &self.trace.note {
             self.show.remark(note);
         }

@@ -13,6 +13,7 @@ use crate::compose::{self, Account, Target};
 use crate::deliver::Delivery;
 use crate::result::{self, Trace};
 use crate::status::ExitStatus;
+use crate::trace_file::Arrival;
 use crate::verdict::{Answer, End, judge};
 
 impl Attempt {
@@ -44,42 +45,30 @@ impl Attempt {
             verdict: &verdict,
         };
         let mut result = account.result();
-        Delivery {
-            folder: &self.folder,
-            trace_path: &self.trace_path,
-            session: &self.session,
-            show: &self.show,
-        }
-        .deliver(&mut result);
+        Delivery { folder: &self.folder, session: &self.session, show: &self.show }
+            .deliver(&mut result);
         if verdict.answer == Answer::Untestable {
             self.explain(&ends);
         }
         verdict.status
     }
 
-    /// The trace as it arrived.
+    /// The trace, as far as it arrived.
     fn trace(&self) -> Trace {
-        let bytes = self.trace_written.load(Ordering::Acquire);
-        let complete = self.session.trace_bytes == Some(bytes) && bytes > 0;
-        let error = self.running.console().port_error(TRACE_PORT);
-        let cut = match error {
-            Some(error) => Some(format!(
-                "the trace is cut: cannot write {}: {error}",
-                self.trace_path.display()
-            )),
-            None if bytes > 0 && !complete => {
-                Some("the trace is cut: the guest ended early".into())
-            }
-            None => None,
+        let arrival = Arrival {
+            via: "bulk-port",
+            bytes: self.trace_written.load(Ordering::Acquire),
+            sent: self.session.trace_bytes,
+            error: self.running.console().port_error(TRACE_PORT).map(|error| error.to_string()),
         };
-        if let Some(note) = &cut {
+        let mut trace = self.trace_file.receive(&arrival, &self.show);
+        if let Some(note) = &trace.note {
             self.show.remark(note);
         }
         // What the setup has to say was told when the load started.
         let at_setup = || self.session.setup.as_ref()?.trace_note.clone();
-        let note = cut.or_else(at_setup);
-        let file = (bytes > 0).then(|| self.trace_path.display().to_string());
-        Trace { file, bytes, complete, note }
+        trace.note = trace.note.or_else(at_setup);
+        trace
     }
 
     fn describe_ends(&mut self, ends: &[VcpuEnd]) {

@@ -4,7 +4,7 @@
 mod conclude;
 pub mod plan;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -29,6 +29,7 @@ use crate::session::{Event, GRACE, Notice, Session, Stage};
 use crate::show::Show;
 use crate::sinks::{ConsoleRing, ControlSink, Tail, TraceSink};
 use crate::status::{ExitStatus, Failure, OrFail};
+use crate::trace_file::TraceFile;
 use crate::verdict::End;
 use crate::{facts, machine, signals};
 
@@ -64,7 +65,7 @@ struct Attempt {
     folder: Folder,
     console: ConsoleRing,
     tail: Tail,
-    trace_path: PathBuf,
+    trace_file: TraceFile,
     trace_written: Arc<AtomicU64>,
     session: Session,
     running: Running,
@@ -96,11 +97,10 @@ impl Attempt {
         let stamp = plan.started_utc.replace(':', "");
         let folder =
             Folder::create(plan.args.show.output.as_deref(), &stamp).or_fail(ExitStatus::Usage)?;
-        let trace_path =
-            plan.args.trace.trace_file.clone().unwrap_or_else(|| folder.path().join("trace.txt"));
+        let trace_file = TraceFile::new(plan.args.trace.trace_file.as_deref(), folder.path());
 
         let console = ConsoleRing::default();
-        let (trace_sink, trace_written) = TraceSink::new(trace_path.clone());
+        let (trace_sink, trace_written) = TraceSink::new(trace_file.raw().to_owned());
         let ports = ports(console.clone(), events.clone(), trace_sink);
         let config = plan.config(kernel.version());
         let initrd = machine::initrd(&plan.job)?;
@@ -143,7 +143,7 @@ impl Attempt {
             folder,
             console,
             tail: Tail::default(),
-            trace_path,
+            trace_file,
             trace_written,
             session,
             running,

@@ -14,8 +14,8 @@ use crate::cli::{Idle, LoadArgs, RunArgs, ShowArgs, Switch, TraceArgs};
 use crate::placement::{self, Placement};
 use crate::session::Limits;
 use crate::show::Style;
-use crate::sinks::TraceSink;
 use crate::status::{ExitStatus, Failure, OrFail};
+use crate::trace_file::TraceFile;
 use crate::{folder, machine};
 
 /// As many threads as the agent accepts.
@@ -72,7 +72,7 @@ impl Plan {
         };
         plan.config(None).validate().or_fail(ExitStatus::Usage)?;
         check_size(args)?;
-        check_trace_file(&args.trace)?;
+        TraceFile::check(args.trace.trace_file.as_deref())?;
         Ok(plan)
     }
 
@@ -143,18 +143,6 @@ pub fn style(show: &ShowArgs) -> Style {
     }
 }
 
-/// Finds out now whether the trace file can be written.
-///
-/// # Errors
-/// It cannot.
-pub fn check_trace_file(trace: &TraceArgs) -> Result<(), Failure> {
-    let Some(path) = &trace.trace_file else { return Ok(()) };
-    TraceSink::check(path).map_err(|error| {
-        let text = format!("cannot write {}: {error}", path.display());
-        Failure::new(ExitStatus::Usage, text)
-    })
-}
-
 /// Where the run stands in the calendar.
 pub fn started_utc() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -211,6 +199,7 @@ pub fn job(
 ) -> Result<Job, Failure> {
     let buffer_kib = u32::try_from(trace.trace_buffer)
         .map_err(|_| Failure::new(ExitStatus::Usage, "--trace-buffer is too large"))?;
+    let dump = trace.trace_dump.into();
     for request in &load.tune {
         guest::knobs::check(request).or_fail(ExitStatus::Usage)?;
     }
@@ -232,8 +221,11 @@ pub fn job(
         },
         cosched: load.cosched.into(),
         tune,
-        trace: (trace.trace == Switch::On)
-            .then(|| TraceSpec { events: trace.trace_events.clone(), buffer_kib }),
+        trace: (trace.trace == Switch::On).then(|| TraceSpec {
+            events: trace.trace_events.clone(),
+            buffer_kib,
+            dump,
+        }),
         host_tsc_khz: None,
         noise: load.noise.0.unwrap_or_default(),
         meter: None,

@@ -28,6 +28,7 @@ mod machine;
 mod outcome;
 mod stall;
 mod threshold;
+mod trace;
 mod user;
 
 use std::process::ExitCode;

@@ -120,6 +120,11 @@ impl Outcome {
         reason.map_or_else(|| format!("{}\n{}", self.stdout, self.stderr), str::to_owned)
     }
 
+    /// Where a file is that the case wrote.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// A file the case wrote.
     pub fn file(&self, name: &str) -> Option<String> {
         let bytes = fs::read(self.folder.join(name)).ok()?;

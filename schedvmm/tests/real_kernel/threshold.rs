@@ -7,10 +7,8 @@ use serde_json::Value;
 use crate::case::{Case, main_job};
 use crate::lab::{Group, TestKernel};
 use crate::outcome::{GapLine, Outcome, assert_unique_keys, list, number, text};
+use crate::trace::{marked, read_by_trace_cmd};
 use crate::user::milliseconds;
-
-/// What the agent writes into the trace at the gap's end.
-const MARKER: &str = "schedvmm: gap of";
 
 /// Events of which one is in no kernel.
 const SOME_EVENTS: &str = "--trace-events sched:sched_switch,sched:such_a_thing";
@@ -22,8 +20,7 @@ pub fn group() -> Group {
     let cases = vec![
         Case::run("default", "", |outcome| {
             let result = hit(outcome);
-            assert_eq!(result["trace"]["file"], "r/trace.txt");
-            trace(outcome, &result, &outcome.file("r/trace.txt").expect("trace.txt"));
+            trace(outcome, &result, "r/trace.dat");
             assert!(outcome.stdout.contains("verdict  OVER THRESHOLD"), "{}", outcome.words());
         }),
         Case::run("trace_file", &format!("--trace-file log {SOME_EVENTS}"), |outcome| {
@@ -34,9 +31,8 @@ pub fn group() -> Group {
             outcome.assert_says(&["trace: ", "no event `sched:such_a_thing`"]);
             assert!(text(&result["trace"], "note").contains("sched:such_a_thing"));
             assert!(result["notes"].to_string().contains("sched:such_a_thing"));
-            assert_eq!(result["trace"]["file"], "log");
-            trace(outcome, &result, &outcome.file("log").expect("the file named by --trace-file"));
-            assert!(outcome.file("r/trace.txt").is_none(), "a second trace");
+            trace(outcome, &result, "log");
+            assert!(!outcome.path("r/trace.dat").exists(), "a second trace");
         }),
         Case::run("json", "--json --trace off", |outcome| {
             let result = hit(outcome);
@@ -45,7 +41,7 @@ pub fn group() -> Group {
                 .unwrap_or_else(|error| panic!("{error}{}", outcome.words()));
             assert_eq!(printed, result);
             assert!(result["trace"]["file"].is_null(), "{}", result["trace"]);
-            assert!(outcome.file("r/trace.txt").is_none(), "a trace in spite of --trace off");
+            assert!(!outcome.path("r/trace.dat").exists(), "a trace in spite of --trace off");
         }),
         Case::run("compat", "--compat --trace off", |outcome| {
             hit(outcome);
@@ -94,34 +90,26 @@ fn hit(outcome: &Outcome) -> Value {
 }
 
 /// Is everything in the trace that explains the gap?
-fn trace(outcome: &Outcome, result: &Value, log: &str) {
+fn trace(outcome: &Outcome, result: &Value, name: &str) {
     let trace = &result["trace"];
     assert_eq!(trace["complete"], true, "{trace}");
-    assert_eq!(number(trace, "bytes"), log.len() as u64);
-    let marker = log.lines().find(|line| line.contains(MARKER)).expect("the marker");
-    println!("     {} lines of trace; {}", log.lines().count(), marker.trim());
-    assert!(log.contains("sched_switch:"), "no sched_switch event");
-    let (ns, thread) = marked(marker);
+    assert_eq!((text(trace, "file"), text(trace, "form")), (name, "trace.dat"));
+    assert_eq!(text(trace, "via"), "bulk-port");
+    let path = outcome.path(name);
+    assert_eq!(number(trace, "bytes"), path.metadata().expect("the trace").len());
+    assert!(!path.with_extension("dat.raw").exists(), "the stream stayed");
+    let report = read_by_trace_cmd(&path);
+    assert!(report.contains("sched_switch:"), "no sched_switch event");
+    let (ns, thread) = marked(&report);
     let gaps = outcome.gaps();
     let hit = gaps.iter().find(|gap| gap.thread == thread && gap.length_ns == ns);
-    let hit = hit.unwrap_or_else(|| panic!("gaps.csv does not have the gap of: {marker}"));
+    let hit = hit.unwrap_or_else(|| panic!("gaps.csv has no gap of {ns} ns in thread {thread}"));
     // Tracing ended with the hit; the load was being stopped from then on.
     let longest = &result["longest_gap"];
     assert!(
         number(longest, "tsc_end") <= hit.tsc_end,
         "the longest gap ended after the trace, which ended with {hit:?}: {longest}"
     );
-}
-
-/// Length and thread in a line with the marker.
-fn marked(line: &str) -> (u64, usize) {
-    let words = line.split_once(MARKER).map(|(_, words)| words.split_whitespace());
-    let read = || {
-        let mut words = words?;
-        let ns = words.next()?.parse().ok()?;
-        Some((ns, words.next_back()?.parse().ok()?))
-    };
-    read().unwrap_or_else(|| panic!("not `{MARKER} N ns in thread N`: {line}"))
 }
 
 /// The original's three lines, to the letter, about a gap that gaps.csv has; that gap.

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::case::Case;
 use crate::lab::{Group, TestKernel};
 use crate::outcome::{GapLine, Outcome, assert_unique_keys, list, number, text};
+use crate::trace::{marked, read_by_trace_cmd};
 
 /// Threads and groups of a default load.
 const THREADS: usize = 16;
@@ -68,10 +69,11 @@ fn on_the_host(outcome: &Outcome) {
     assert!(outcome.file("restored").is_some(), "something stayed behind{}", outcome.words());
     let expected = &result["expected"];
     assert!(number(expected, "gap_ns") >= 3 * number(expected, "turn_ns"), "{expected}");
-    let trace = outcome.file("r/trace.txt").expect("a trace");
     assert_eq!(result["trace"]["complete"], true, "{}", result["trace"]);
+    assert_eq!(result["trace"]["via"], "file");
+    let (marked_ns, _) = marked(&read_by_trace_cmd(&outcome.path("r/trace.dat")));
     let hit = number(&result["threshold_hit"], "length_ns");
-    assert!(trace.contains(&format!("schedvmm: gap of {hit} ns in thread")), "no marker");
+    assert_eq!(marked_ns, hit);
     println!("     cookies {}, hit {:.1} ms", result["cosched"]["mechanism"], milliseconds(hit));
 }
 

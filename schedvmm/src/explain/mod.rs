@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Why it happened: gaps of a result, explained from its trace.
+
+mod question;
+mod text;
+mod verb;
+
+pub use question::Question;
+pub use verb::run;
+
+use std::path::Path;
+
+use ftrace::attribution::{Explanation, Part};
+use serde::Serialize;
+
+use crate::result::RunResult;
+use crate::status::{ExitStatus, Failure, OrFail};
+use crate::stored::{Stored, StoredGap};
+
+/// Version of what `schedvmm explain --json` prints.
+pub const SCHEMA: &str = "schedvmm-explanation/1";
+
+/// Explains the gap that a run is about, if it left a trace: the one that ended it, else the
+/// longest.
+///
+/// # Errors
+/// The trace cannot be read or compared with the gaps.
+pub fn of_result(result: &RunResult) -> Result<Option<Explained>, Failure> {
+    let Some(path) = &result.trace.file else { return Ok(None) };
+    let value = serde_json::to_value(result).or_fail(ExitStatus::Internal)?;
+    let stored: Stored = serde_json::from_value(value).or_fail(ExitStatus::Internal)?;
+    let Some(gap) = stored.threshold_hit.or(stored.longest_gap) else { return Ok(None) };
+    let question = Question::new(&stored, Path::new(path))?;
+    question.explain(&gap).map(|(explained, _)| Some(explained))
+}
+
+/// A gap and why it was, as `explain --json` and `result.json` have it; see docs/formats.md.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct Explained {
+    pub thread: usize,
+    pub group: Option<u32>,
+    pub tid: i32,
+    pub begin_ns: u64,
+    pub length_ns: u64,
+    pub tsc_begin: u64,
+    pub tsc_end: u64,
+    /// For people.
+    pub paragraph: String,
+    /// Longest first; their ticks sum to the gap's.
+    pub parts: Vec<ExplainedPart>,
+    /// Part of the gap of which the trace does not tell the cause.
+    pub unknown_share: f64,
+    pub migrations: u64,
+    /// How long after the gap's beginning the trace begins, if so.
+    pub trace_late_ns: Option<u64>,
+}
+
+/// All of a gap's time that has one cause.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct ExplainedPart {
+    #[serde(flatten)]
+    pub part: Part,
+    pub ns: u64,
+    pub longest_ns: u64,
+    pub share: f64,
+    /// For people.
+    pub text: String,
+}
+
+impl Explained {
+    /// Puts into time and words what was found out about a gap.
+    fn new(question: &Question, gap: &StoredGap, found: &Explanation) -> Self {
+        let (context, units) = (question.context(), question.units());
+        let ticks = found.gap.end.saturating_sub(found.gap.begin);
+        #[allow(clippy::cast_precision_loss, reason = "a share for a reader")]
+        let share = |part: u64| if ticks == 0 { 0.0 } else { part as f64 / ticks as f64 };
+        let part = |part: &Part| ExplainedPart {
+            ns: units.ns(part.ticks),
+            longest_ns: units.ns(part.longest),
+            share: share(part.ticks),
+            text: part.cause.describe(context),
+            part: part.clone(),
+        };
+        Self {
+            thread: gap.thread,
+            group: found.group,
+            tid: found.gap.tid,
+            begin_ns: gap.begin_ns,
+            length_ns: gap.length_ns,
+            tsc_begin: gap.tsc_begin,
+            tsc_end: gap.tsc_end,
+            paragraph: found.paragraph(context, units),
+            parts: found.parts.iter().map(part).collect(),
+            unknown_share: share(found.unknown_ticks()),
+            migrations: found.migrations,
+            trace_late_ns: found
+                .trace_begin
+                .map(|begin| units.ns(begin.min(found.gap.end) - found.gap.begin)),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The trace on this side: the stream as it comes, verified, and made a trace.dat.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use ftrace::FtraceError;
+use ftrace::dump::Dump;
+
+use crate::result::{Trace, TraceForm};
+use crate::show::Show;
+use crate::status::{ExitStatus, Failure, chain};
+
+/// Its name in the result folder.
+const NAME: &str = "trace.dat";
+/// What the stream's file has after the trace's name.
+const RAW_SUFFIX: &str = ".raw";
+/// What an unfinished trace.dat has after its name.
+const PART_SUFFIX: &str = ".part";
+
+/// Where the trace of a run goes.
+pub struct TraceFile {
+    path: PathBuf,
+    raw: PathBuf,
+}
+
+/// What came.
+pub struct Arrival {
+    /// How.
+    pub via: &'static str,
+    /// How much was written.
+    pub bytes: u64,
+    /// How much was sent, where the sender came to its end.
+    pub sent: Option<u64>,
+    /// What went wrong on the way.
+    pub error: Option<String>,
+}
+
+impl TraceFile {
+    /// At the place named, or in the result folder.
+    pub fn new(named: Option<&Path>, folder: &Path) -> Self {
+        let path = named.map_or_else(|| folder.join(NAME), Path::to_owned);
+        let raw = with_suffix(&path, RAW_SUFFIX);
+        Self { path, raw }
+    }
+
+    /// The file of the stream as it comes.
+    pub fn raw(&self) -> &Path {
+        &self.raw
+    }
+
+    /// Finds out whether the file named can be written, before anything is measured for it. A
+    /// file that was not there is not there afterwards.
+    ///
+    /// # Errors
+    /// It cannot be written beside, or is none that can be replaced.
+    pub fn check(named: Option<&Path>) -> Result<(), Failure> {
+        let Some(path) = named else { return Ok(()) };
+        let check = || {
+            if path.exists() && !path.is_file() {
+                let text = "it is there, and no regular file; name another with --trace-file";
+                return Err(io::Error::other(text));
+            }
+            let raw = with_suffix(path, RAW_SUFFIX);
+            for path in [path, &raw] {
+                let is_new = !path.exists();
+                OpenOptions::new().append(true).create(true).open(path)?;
+                if is_new {
+                    fs::remove_file(path)?;
+                }
+            }
+            Ok(())
+        };
+        check().map_err(|error| {
+            let text = format!("cannot write {}: {error}", path.display());
+            Failure::new(ExitStatus::Usage, text)
+        })
+    }
+
+    /// Verifies what came, and makes a trace.dat of it. What is torn stays as it came.
+    pub fn receive(&self, arrival: &Arrival, show: &Show) -> Trace {
+        let Arrival { via, bytes, .. } = *arrival;
+        let mut trace = Trace { via: Some(via), shipped_bytes: bytes, ..Trace::default() };
+        let raw = self.raw.display();
+        if bytes == 0 {
+            // Nothing came where nothing was to come, or nothing could be written.
+            trace.via = None;
+            trace.note = arrival.error.as_ref().map(|error| format!("no trace: {raw}: {error}"));
+            return trace;
+        }
+        trace.file = Some(raw.to_string());
+        trace.form = Some(TraceForm::Raw);
+        trace.bytes = bytes;
+        let dump = match Dump::open(&self.raw) {
+            Ok(dump) => dump,
+            Err(error) => {
+                let why = arrival.error.clone().unwrap_or_else(|| chain(&error));
+                trace.note = Some(format!("the trace is cut, and cannot be read: {raw}: {why}"));
+                return trace;
+            }
+        };
+        trace.cpus = dump.stats().to_vec();
+        let torn = match (&arrival.error, dump.torn()) {
+            (Some(error), _) => Some(format!("the trace is cut: {raw}: {error}")),
+            (None, Some(why)) if arrival.sent.is_none() => Some(format!(
+                "the trace is cut: the guest ended early ({why}); what came is in {raw}"
+            )),
+            (None, Some(why)) => Some(format!("the trace is damaged: {why}; it is in {raw}")),
+            (None, None) => None,
+        };
+        trace.complete = torn.is_none();
+        if torn.is_some() {
+            trace.note = torn;
+            return trace;
+        }
+        match self.convert(&dump, show) {
+            Ok(length) => {
+                trace.file = Some(self.path.display().to_string());
+                trace.form = Some(TraceForm::TraceDat);
+                trace.bytes = length;
+                // It has served; if it cannot go, it does no harm.
+                let _ = fs::remove_file(&self.raw);
+            }
+            Err(error) => {
+                let (path, error) = (self.path.display(), chain(&error));
+                trace.note = Some(format!("cannot write {path}: {error}; the trace is in {raw}"));
+            }
+        }
+        trace
+    }
+
+    /// Writes the trace.dat; it is there whole or not at all.
+    fn convert(&self, dump: &Dump, show: &Show) -> Result<u64, FtraceError> {
+        let part = with_suffix(&self.path, PART_SUFFIX);
+        let pages: u64 = dump.trace().pages().iter().map(ftrace::Region::len).sum();
+        show.phase("trace", pages);
+        let written = File::create(&part).map_err(FtraceError::from).and_then(|file| {
+            let mut out = Watched { out: BufWriter::new(file), bytes: 0, show };
+            let length = dump.trace().write_trace_dat(&mut out)?;
+            fs::rename(&part, &self.path)?;
+            Ok(length)
+        });
+        if written.is_err() {
+            // Nothing of use is in it; if it cannot go either, it stays.
+            let _ = fs::remove_file(&part);
+        }
+        written
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Shows how far the writing is.
+struct Watched<'a> {
+    out: BufWriter<File>,
+    bytes: u64,
+    show: &'a Show,
+}
+
+impl Write for Watched<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.out.write(bytes)?;
+        self.bytes += count as u64;
+        self.show.progress(self.bytes);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `schedvmm explain` on a result that is put together from a real trace of Linux 6.12 and the
+//! gaps that its threads measured (`ftrace/tests/data/README.md`).
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const TSC_KHZ: u64 = 2_445_406;
+
+/// A trace's data, packed, and what its threads said.
+fn data() -> (Vec<u8>, String) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ftrace/tests/data");
+    let packed = fs::read(folder.join("linux-6.12.dat.xz")).expect("the trace");
+    let mut bytes = Vec::new();
+    liblzma::read::XzDecoder::new(&packed[..]).read_to_end(&mut bytes).expect("unpacked");
+    (bytes, fs::read_to_string(folder.join("linux-6.12.csv")).expect("its gaps"))
+}
+
+/// A result folder as a run leaves it.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let (trace, csv) = data();
+    let mut threads = BTreeMap::new();
+    let mut gaps = Vec::new();
+    for line in csv.lines() {
+        match line.split(',').collect::<Vec<_>>()[..] {
+            ["group", group, tid, ..] => {
+                let number = threads.len();
+                threads.insert(tid.to_owned(), (number, group.to_owned()));
+            }
+            ["gap", tid, begin, end] => {
+                let number = |text: &str| text.parse::<u64>().expect("a number");
+                gaps.push((tid.to_owned(), number(begin), number(end)));
+            }
+            _ => panic!("{line}"),
+        }
+    }
+    let mut text = "thread,group,begin_ns,length_ns,tsc_begin,tsc_end\n".to_owned();
+    let mut longest = (0, Value::Null);
+    for (tid, begin, end) in &gaps {
+        let (thread, group) = &threads[tid];
+        let length_ns = (end - begin) * 1_000_000 / TSC_KHZ;
+        writeln!(text, "{thread},{group},0,{length_ns},{begin},{end}").expect("a String");
+        if length_ns > longest.0 {
+            let gap = json!({ "thread": thread, "begin_ns": 0, "length_ns": length_ns,
+                "tsc_begin": begin, "tsc_end": end });
+            longest = (length_ns, gap);
+        }
+    }
+    let threads: Vec<Value> = threads
+        .iter()
+        .map(|(tid, (thread, group))| {
+            let number = |text: &str| text.parse::<u32>().expect("a number");
+            json!({ "thread": thread, "group": number(group), "tid": number(tid) })
+        })
+        .collect();
+    let result = json!({
+        "schema": "schedvmm-result/1",
+        "target": "user",
+        "longest_gap": longest.1,
+        "threshold_hit": null,
+        "kernel": { "siblings": ["0-1", "0-1", "2,3", "2,3"] },
+        "cosched": { "mechanism": "prctl" },
+        "tsc": { "khz": TSC_KHZ },
+        "threads": threads,
+        "trace": { "file": "elsewhere/trace.dat", "complete": true },
+    });
+    fs::write(folder.path().join("result.json"), result.to_string()).expect("written");
+    fs::write(folder.path().join("gaps.csv"), text).expect("written");
+    fs::write(folder.path().join("trace.dat"), trace).expect("written");
+    folder
+}
+
+fn explain(folder: &Path, words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_schedvmm"));
+    command.arg("explain").arg(folder).args(words).output().expect("it starts")
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn json_of(folder: &Path, words: &[&str]) -> Value {
+    let text = stdout(&explain(folder, &[words, &["--json"]].concat()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn number(value: &Value, key: &str) -> u64 {
+    value[key].as_u64().unwrap_or_else(|| panic!("{key} in {value}"))
+}
+
+#[test]
+fn the_parts_of_every_gap_sum_to_it() {
+    let folder = folder();
+    let lines = fs::read_to_string(folder.path().join("gaps.csv")).expect("gaps").lines().count();
+    let mut forced = 0;
+    for gap in (1..lines).step_by(7) {
+        let answer = json_of(folder.path(), &["--gap", &gap.to_string()]);
+        assert_eq!(answer["schema"], "schedvmm-explanation/1");
+        let gap = &answer["gap"];
+        let parts = gap["parts"].as_array().expect("parts");
+        let ticks: u64 = parts.iter().map(|part| number(part, "ticks")).sum();
+        assert_eq!(ticks, number(gap, "tsc_end") - number(gap, "tsc_begin"), "{gap}");
+        let ns: u64 = parts.iter().map(|part| number(part, "ns")).sum();
+        let length_ns = number(gap, "length_ns");
+        assert!(ns <= length_ns && length_ns - ns <= parts.len() as u64 + 1, "{gap}");
+        assert!(gap["unknown_share"].as_f64().expect("a share") < 0.05, "{gap}");
+        forced += parts.iter().filter(|part| part["cause"] == "forced-idle").count();
+    }
+    assert!(forced > 0, "cookies force CPUs idle");
+}
+
+#[test]
+fn a_person_gets_a_paragraph_and_a_table() {
+    let folder = folder();
+    let text = stdout(&explain(folder.path(), &[]));
+    let longest = json_of(folder.path(), &["--longest"]);
+    let paragraph = longest["gap"]["paragraph"].as_str().expect("a text");
+    assert!(text.starts_with(paragraph), "{text}");
+    assert!(paragraph.contains("group") && paragraph.contains(" waited "), "{paragraph}");
+    let parts = longest["gap"]["parts"].as_array().expect("parts").len();
+    assert_eq!(text.lines().count(), parts + 3, "{text}");
+    let of_file = stdout(&explain(&folder.path().join("result.json"), &[]));
+    assert_eq!(of_file, text);
+    let thread = number(&longest["gap"], "thread").to_string();
+    assert_eq!(json_of(folder.path(), &["--thread", &thread]), longest);
+}
+
+#[test]
+fn the_events_of_a_gap_come_as_text() {
+    let folder = folder();
+    let text = stdout(&explain(folder.path(), &["--text"]));
+    let switches = text.lines().filter(|line| line.contains(" sched_switch: prev_comm=")).count();
+    assert!(switches > 2, "{text}");
+    assert!(text.lines().all(|line| line.contains(" us [0")), "{text}");
+}
+
+#[test]
+fn a_perfetto_file_has_the_gaps() {
+    let folder = folder();
+    let file: PathBuf = folder.path().join("trace.perfetto");
+    stdout(&explain(folder.path(), &["--perfetto", file.to_str().expect("UTF-8")]));
+    let bytes = fs::read(&file).expect("written");
+    let has = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(has("Scheduling gaps") && has("Forced idle") && has("group 3"));
+}
+
+#[test]
+fn what_cannot_be_explained_is_a_usage_error_with_its_reason() {
+    let folder = folder();
+    let path = folder.path();
+    let refused = |words: &[&str], says: &str| {
+        let output = explain(path, words);
+        assert_eq!(output.status.code(), Some(200));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains(says), "{text}");
+    };
+    refused(&["--gap", "0"], "gaps 1 to ");
+    refused(&["--gap", "999999"], "gaps 1 to ");
+    refused(&["--thread", "77"], "--thread 77");
+    refused(&["--gap", "1", "--longest"], "cannot be used with");
+    refused(&["--perfetto", "/no/such/folder/file"], "/no/such/folder/file");
+    fs::rename(path.join("trace.dat"), path.join("other")).expect("renamed");
+    refused(&[], "is gone");
+    fs::write(path.join("trace.dat"), "no trace").expect("written");
+    refused(&[], "trace.dat, byte 0");
+    fs::remove_file(path.join("result.json")).expect("removed");
+    refused(&[], "result.json");
+}

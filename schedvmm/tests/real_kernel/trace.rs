@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A trace.dat of a real run, as trace-cmd and as our own reader see it.
+
+use std::path::Path;
+use std::process::Command;
+
+use ftrace::{Item, Trace};
+
+/// What the agent writes into the trace at the gap's end.
+const MARKER: &str = "schedvmm: gap of";
+
+/// Reads a trace with trace-cmd: report, conversion to version 7, summary; all with as many
+/// events as our reader finds. Returns what `trace-cmd report` printed.
+pub fn read_by_trace_cmd(path: &Path) -> String {
+    let report = trace_cmd(&["report"], path, &[]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let seven = folder.path().join("7.dat");
+    let convert: [&str; 5] =
+        ["convert", "--file-version", "7", "-o", seven.to_str().expect("UTF-8")];
+    trace_cmd(&convert, path, &[]);
+    let of_seven = trace_cmd(&["report"], &seven, &[]);
+    let summary = trace_cmd(&["dump", "--summary"], path, &[]);
+    assert!(summary.contains("Version") && summary.contains('6'), "{summary}");
+    let ours = events(path);
+    let theirs = report.lines().filter(|line| is_event(line)).count();
+    let again = of_seven.lines().filter(|line| is_event(line)).count();
+    assert_eq!((theirs, again), (ours, ours), "events by trace-cmd, of version 7, by us");
+    println!("     {ours} events, as trace-cmd reads them");
+    report
+}
+
+fn trace_cmd(words: &[&str], path: &Path, more: &[&str]) -> String {
+    let mut command = Command::new("trace-cmd");
+    let output = command.args(words).arg("-i").arg(path).args(more).output();
+    let output = output.unwrap_or_else(|error| panic!("trace-cmd cannot be started: {error}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "trace-cmd {words:?}: {}: {errors}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Lines such as `task-59    [002] 1234: sched_switch: …`, and no others.
+fn is_event(line: &str) -> bool {
+    line.contains(" [0") && line.contains(": ") && !line.contains("EVENTS DROPPED")
+}
+
+fn events(path: &Path) -> usize {
+    let trace = Trace::open(path).unwrap_or_else(|error| panic!("{error}"));
+    let mut events = trace.events().expect("readable");
+    let mut count = 0;
+    while let Some(item) = events.next().expect("readable") {
+        count += usize::from(matches!(item, Item::Record(_)));
+    }
+    count
+}
+
+/// Length in nanoseconds and thread of the gap in the line with the marker.
+pub fn marked(report: &str) -> (u64, usize) {
+    let line = report.lines().find(|line| line.contains(MARKER)).expect("the marker");
+    assert!(line.contains("tracing_mark_write"), "the marker has no name: {line}");
+    println!("     {}", line.trim());
+    let words = line.split_once(MARKER).map(|(_, words)| words.split_whitespace());
+    let read = || {
+        let mut words = words?;
+        let ns = words.next()?.parse().ok()?;
+        Some((ns, words.next_back()?.parse().ok()?))
+    };
+    read().unwrap_or_else(|| panic!("not `{MARKER} N ns in thread N`: {line}"))
+}
