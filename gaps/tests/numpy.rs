@@ -42,7 +42,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let python = PYTHONS.into_iter().find(|python| has_numpy(python));
     if python.is_none() {
-        println!(
+        // Not to stdout, which with --list is a list of tests and nothing else.
+        eprintln!(
             "skipped: no Python with NumPy 1.22 or later; \
              install Debian's python3-numpy, as `cargo xtask test` does"
         );

@@ -130,7 +130,7 @@ impl Meter {
             MeterKind::Auto if Kernels::Hwlat.is_in(root) => Kernels::Hwlat,
             MeterKind::Auto | MeterKind::Rdtsc => {
                 let note = (spec.kind == MeterKind::Auto)
-                    .then(|| MeterError::absent(Kernels::Hwlat, root).to_string());
+                    .then(|| format!("hwlat is not there: it needs {}", Kernels::Hwlat.config()));
                 let kind = MeterKind::Rdtsc.name().into();
                 return Ok(Self::Loop(MeterFacts { kind, note, ..MeterFacts::default() }));
             }
@@ -163,7 +163,11 @@ impl Meter {
     }
 }
 
-fn check(spec: &MeterSpec) -> Result<(), MeterError> {
+/// Whether the times make sense.
+///
+/// # Errors
+/// The width is nothing, or more than the window.
+pub fn check(spec: &MeterSpec) -> Result<(), MeterError> {
     let (window, width) = (spec.window, spec.width);
     if width.as_micros() == 0 || width > window {
         return Err(MeterError::Spec(format!(

@@ -60,6 +60,7 @@ impl Plan {
         }
         let mut job = job(&args.load, &args.trace, load_cpus, default_tune(&args.load))?;
         if let Some(meter) = args.meter.spec() {
+            guest::meter::check(&meter).or_fail(ExitStatus::Usage)?;
             metered(&mut job, meter);
         }
         let plan = Self {
@@ -244,6 +245,7 @@ pub fn metered(job: &mut Job, meter: MeterSpec) {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use guest::job::MeterKind;
 
     use super::*;
     use crate::cli::Cli;
@@ -262,11 +264,25 @@ mod tests {
             ["--records", "4000000000"],
             ["--tune", "no-such-knob=1"],
             ["--trace-buffer", "99999G"],
+            ["--meter=hwlat", "--meter-width=1001ms"],
+            ["--meter=auto", "--meter-window=1ns"],
         ] {
             let Err(failure) = plan(&words) else { panic!("{words:?} accepted") };
             assert_eq!(failure.status, ExitStatus::Usage, "{words:?}");
             assert!(failure.to_string().len() > 20, "{failure}");
         }
+    }
+
+    #[test]
+    fn a_meter_has_the_cpus_for_itself() {
+        let plan =
+            plan(&["--meter", "osnoise", "--groups", "5"]).map_err(|failure| failure.to_string());
+        let plan = plan.expect("a plan");
+        assert_eq!(plan.job.meter.map(|meter| meter.kind), Some(MeterKind::Osnoise));
+        let load = &plan.job.load;
+        assert_eq!((load.groups, load.threads_per_group, load.cpus.len()), (1, 2, 2));
+        assert_eq!(plan.limits().threads, 2);
+        assert_eq!(plan.job.noise, Duration::ZERO);
     }
 
     #[test]

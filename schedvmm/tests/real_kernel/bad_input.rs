@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 type Row = (&'static str, &'static str, u8, &'static [&'static str]);
 
 /// Kernel files, made by [`prepare`] in `/tmp`.
-const KERNELS: [Row; 16] = [
+const KERNELS: [Row; 17] = [
     ("missing", "/no/such/bzImage", 200, &["/no/such/bzImage", "No such file"]),
     ("directory", "/tmp", 200, &["/tmp", "not a regular file"]),
     ("empty", "/tmp/empty", 125, &["/tmp/empty", "empty", "give a bzImage or a vmlinux"]),
@@ -33,6 +33,7 @@ const KERNELS: [Row; 16] = [
     ("no_console", "/tmp/no_console", 125, &["virtio console", "CONFIG_VIRTIO_CONSOLE=y"]),
     ("no_virtio_mmio", "/tmp/no_mmio", 125, &["virtio-mmio", "CONFIG_VIRTIO_MMIO=y"]),
     ("no_initrd", "/tmp/no_initrd", 125, &["initramfs", "CONFIG_BLK_DEV_INITRD=y"]),
+    ("no_smp", "/tmp/no_smp", 125, &["one CPU only", "CONFIG_SMP=y"]),
 ];
 
 /// Options of the main job.
@@ -121,6 +122,8 @@ fn prepare(bzimage: &Path) -> Result<Preparation, String> {
         lacking("no_console", "virtio_console"),
         lacking("no_mmio", "LNRO0005"),
         lacking("no_initrd", "Initramfs unpacking failed"),
+        // The banner says it.
+        lacking("no_smp", " SMP"),
     ];
     Ok(Preparation { files: vec![("/vmlinux", path)], script: script.concat() })
 }

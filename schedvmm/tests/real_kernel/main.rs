@@ -25,6 +25,7 @@ mod host_fault;
 mod kernels;
 mod lab;
 mod machine;
+mod meter;
 mod outcome;
 mod stall;
 mod threshold;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         threshold::group(),
         early_end::group(),
         machine::group(),
+        meter::group(),
         broken_guest::group(),
         stall::group(),
         user::group_of_cfs(),

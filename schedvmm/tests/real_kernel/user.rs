@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::case::Case;
 use crate::lab::{Group, TestKernel};
+use crate::meter;
 use crate::outcome::{GapLine, Outcome, assert_unique_keys, list, number, text};
 use crate::trace::{marked, read_by_trace_cmd};
 
@@ -79,7 +80,7 @@ fn on_the_host(outcome: &Outcome) {
 
 /// The same on the last kernels with CFS.
 pub fn group_of_cfs() -> Group {
-    let cases = vec![Case::run("with_cookies", "--threshold off --duration 5s", |outcome| {
+    let with_cookies = Case::run("with_cookies", "--threshold off --duration 5s", |outcome| {
         let result = measured(outcome);
         cookies(&result, "prctl");
         assert_eq!(knob_file(&result, "latency"), "/sys/kernel/debug/sched/latency_ns");
@@ -89,8 +90,8 @@ pub fn group_of_cfs() -> Group {
         let knobs = result["setup"]["knobs"].to_string();
         assert!(!knobs.contains("base_slice"), "6.1 has no base_slice_ns: {knobs}");
         assert!(text(&result["kernel"], "release").starts_with("6.1."));
-    })];
-    Group::new("user_6_1", TestKernel::V61, cases)
+    });
+    Group::new("user_6_1", TestKernel::V61, vec![with_cookies, meter::on_6_1()])
 }
 
 fn no_such_interface(outcome: &Outcome) {
