@@ -40,6 +40,7 @@
 
 pub mod attribution;
 mod comms;
+mod cpu_lanes;
 pub mod dump;
 mod error;
 mod format;
@@ -52,6 +53,7 @@ mod trace;
 mod tracedat;
 
 pub use comms::Comms;
+pub use cpu_lanes::{Lane, Lanes, Slice, lanes};
 pub use error::FtraceError;
 pub use format::{EventFormat, Field, FieldKind, FormatFile, Formats, IntField};
 pub use region::{Region, RegionReader};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{Builder, HEADER_EVENT, HEADER_PAGE};
 use ftrace::attribution::{Context, Gap, Topology, Units, explain};
-use ftrace::{EventFormat, FormatFile, Item, Region, Trace};
+use ftrace::{EventFormat, FormatFile, Item, Region, Slice, Trace, lanes};
 
 /// Each test tries new seeds for this long.
 const TIME: Duration = Duration::from_secs(4);
@@ -131,6 +131,14 @@ fn use_up(trace: &Trace) {
     for explanation in &found {
         let sum: u64 = explanation.parts.iter().map(|part| part.ticks).sum();
         assert_eq!(sum, explanation.gap.end - explanation.gap.begin, "{explanation:#?}");
+    }
+    let window = 1000..12_000_000_000;
+    let shown = lanes(trace, window.clone(), &[0, 2, 3, 9000], 40).expect("in memory");
+    for lane in shown.cpus.values() {
+        assert!(lane.slices.len() <= 40 && lane.slices.iter().all(|s| s.begin < s.end));
+        assert!(lane.slices.windows(2).all(|pair| pair[0].end <= pair[1].begin), "{lane:?}");
+        let inside = |slice: &Slice| window.start <= slice.begin && slice.end <= window.end;
+        assert!(lane.slices.iter().all(inside), "{lane:?}");
     }
     let mut out = Vec::new();
     trace.write_perfetto(&found, &context, Units::tsc(1000), &mut out).expect("in memory");

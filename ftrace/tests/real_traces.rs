@@ -11,7 +11,7 @@ use std::process::Command;
 
 use common::run;
 use ftrace::attribution::{Cause, Context, Explanation, Gap, Topology, explain};
-use ftrace::{EventFormat, Field, Item, Record, Trace};
+use ftrace::{EventFormat, Field, Item, Record, Trace, lanes};
 
 const V6_12: (&[u8], &str) =
     (include_bytes!("data/linux-6.12.dat.xz"), include_str!("data/linux-6.12.csv"));
@@ -220,4 +220,46 @@ fn segments_agree_with_the_cpus_time_lines() {
         }
     }
     assert!(queued > 200 && forced > 50, "{queued} times queued, {forced} times forced idle");
+}
+
+/// The CPUs' lanes and the threads' accounts come about on different ways: each thread ran for
+/// as long by either.
+#[test]
+fn lanes_agree_with_the_threads_accounts() {
+    let (trace, context, _) = explained(V6_12.0, V6_12.1);
+    let whole = lanes(&trace, 0..u64::MAX, &[0, 1, 2, 3], 100_000).expect("readable");
+    let (first, last) = (whole.first.expect("a record"), whole.last.expect("a record"));
+    let third = (last - first) / 3;
+    let window = first + third..last - third;
+    let found = lanes(&trace, window.clone(), &[0, 1, 2, 3], 100_000).expect("readable");
+    let lines = timelines(&trace);
+    for (cpu, lane) in &found.cpus {
+        assert_eq!(lane.left_out, 0);
+        for pair in lane.slices.windows(2) {
+            assert_eq!(pair[0].end, pair[1].begin, "CPU {cpu}: nothing is lost");
+        }
+        for slice in &lane.slices {
+            assert!(window.start <= slice.begin && slice.end <= window.end);
+            assert!(slice.tid == 0 || found.names.contains_key(&slice.tid), "{slice:?}");
+            let middle = slice.begin + (slice.end - slice.begin) / 2;
+            assert_eq!(running(&lines[cpu], middle), Some(slice.tid), "CPU {cpu}, {slice:?}");
+        }
+    }
+    let gap = |&tid: &i32| Gap { tid, begin: window.start, end: window.end };
+    let asked: Vec<Gap> = context.groups.keys().map(gap).collect();
+    let mut ran = 0;
+    for account in explain(&trace, &asked, &context).expect("readable") {
+        let by_account = account.ticks_of(|cause| {
+            matches!(cause, Cause::Running { .. } | Cause::Irq { .. } | Cause::Softirq { .. })
+        });
+        let slices = found.cpus.values().flat_map(|lane| &lane.slices);
+        let own = slices.filter(|slice| slice.tid == account.gap.tid);
+        let by_lanes: u64 = own.map(|slice| slice.end - slice.begin).sum();
+        assert_eq!(by_account, by_lanes, "thread {}", account.gap.tid);
+        ran += by_lanes;
+    }
+    assert!(ran > third, "{ran} ticks of {third}");
+    let few = lanes(&trace, window, &[2], 5).expect("readable");
+    assert_eq!(few.cpus.len(), 1);
+    assert_eq!((few.cpus[&2].slices.len(), few.cpus[&2].left_out > 0), (5, true));
 }

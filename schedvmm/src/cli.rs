@@ -51,6 +51,15 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Writes the report of a run: one HTML file with pictures, which needs nothing else.
+    Report {
+        /// The result folder, or its result.json.
+        #[arg(value_name = "RESULT")]
+        result: PathBuf,
+        /// Where the report goes [default: report.html in the result folder].
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Makes gaps of known length on this machine and looks for them: is the meter right here?
     ///
     /// Exit status 0 where all that could be tried is right, 201 where it is not.

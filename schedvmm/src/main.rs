@@ -16,6 +16,7 @@ mod machine;
 mod placement;
 mod probe;
 mod repeat;
+mod report;
 mod result;
 mod run;
 mod selftest;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         Some(Verb::Explain(args)) => explain::run(&args),
         Some(Verb::Host(args)) => host::run(&args),
         Some(Verb::Probe { json }) => probe_verb(json),
+        Some(Verb::Report { result, output }) => report::run(&result, output.as_deref()),
         Some(Verb::Run { from, output, json }) => repeat::run(&from, output.as_deref(), json),
         Some(Verb::Selftest { json }) => selftest::run(json),
         None => run::run(&cli.run),

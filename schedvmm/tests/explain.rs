@@ -2,81 +2,15 @@
 //! `schedvmm explain` on a result that is put together from a real trace of Linux 6.12 and the
 //! gaps that its threads measured (`ftrace/tests/data/README.md`).
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+mod traced;
+
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use serde_json::Value;
 
-const TSC_KHZ: u64 = 2_445_406;
-
-/// A trace's data, packed, and what its threads said.
-fn data() -> (Vec<u8>, String) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ftrace/tests/data");
-    let packed = fs::read(folder.join("linux-6.12.dat.xz")).expect("the trace");
-    let mut bytes = Vec::new();
-    liblzma::read::XzDecoder::new(&packed[..]).read_to_end(&mut bytes).expect("unpacked");
-    (bytes, fs::read_to_string(folder.join("linux-6.12.csv")).expect("its gaps"))
-}
-
-/// A result folder as a run leaves it.
-fn folder() -> TempDir {
-    let folder = tempfile::tempdir().expect("tempdir");
-    let (trace, csv) = data();
-    let mut threads = BTreeMap::new();
-    let mut gaps = Vec::new();
-    for line in csv.lines() {
-        match line.split(',').collect::<Vec<_>>()[..] {
-            ["group", group, tid, ..] => {
-                let number = threads.len();
-                threads.insert(tid.to_owned(), (number, group.to_owned()));
-            }
-            ["gap", tid, begin, end] => {
-                let number = |text: &str| text.parse::<u64>().expect("a number");
-                gaps.push((tid.to_owned(), number(begin), number(end)));
-            }
-            _ => panic!("{line}"),
-        }
-    }
-    let mut text = "thread,group,begin_ns,length_ns,tsc_begin,tsc_end\n".to_owned();
-    let mut longest = (0, Value::Null);
-    for (tid, begin, end) in &gaps {
-        let (thread, group) = &threads[tid];
-        let length_ns = (end - begin) * 1_000_000 / TSC_KHZ;
-        writeln!(text, "{thread},{group},0,{length_ns},{begin},{end}").expect("a String");
-        if length_ns > longest.0 {
-            let gap = json!({ "thread": thread, "begin_ns": 0, "length_ns": length_ns,
-                "tsc_begin": begin, "tsc_end": end });
-            longest = (length_ns, gap);
-        }
-    }
-    let threads: Vec<Value> = threads
-        .iter()
-        .map(|(tid, (thread, group))| {
-            let number = |text: &str| text.parse::<u32>().expect("a number");
-            json!({ "thread": thread, "group": number(group), "tid": number(tid) })
-        })
-        .collect();
-    let result = json!({
-        "schema": "schedvmm-result/1",
-        "target": "user",
-        "longest_gap": longest.1,
-        "threshold_hit": null,
-        "kernel": { "siblings": ["0-1", "0-1", "2,3", "2,3"] },
-        "cosched": { "mechanism": "prctl" },
-        "tsc": { "khz": TSC_KHZ },
-        "threads": threads,
-        "trace": { "file": "elsewhere/trace.dat", "complete": true },
-    });
-    fs::write(folder.path().join("result.json"), result.to_string()).expect("written");
-    fs::write(folder.path().join("gaps.csv"), text).expect("written");
-    fs::write(folder.path().join("trace.dat"), trace).expect("written");
-    folder
-}
+use self::traced::folder;
 
 fn explain(folder: &Path, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_schedvmm"));

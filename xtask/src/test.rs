@@ -24,6 +24,9 @@ const STEP_DEADLINE: Duration = Duration::from_secs(40 * 60);
 /// What statistics are compared with; the test skips itself where it is missing.
 const NUMPY: &[&str] = &["python3-numpy"];
 
+/// What looks at reports; the test skips itself where it is missing.
+const BROWSER: &[&str] = &["chromium", "fonts-dejavu-core"];
+
 /// How a step shows what it did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -77,6 +80,9 @@ pub fn run() -> Result<Tally> {
     });
     if let Err(error) = setup::ensure(NUMPY) {
         println!("statistics will not be compared with NumPy: {error:#}");
+    }
+    if let Err(error) = setup::ensure(BROWSER) {
+        println!("no browser will look at reports: {error:#}");
     }
     // Before all tests: some outside the emulated host read these kernels, too.
     let mut kernels = Vec::new();
@@ -156,7 +162,8 @@ fn workspace_tests() -> Vec<(&'static str, Command)> {
     // Plain `cargo test` can leave out a package, but no single test program.
     let mut others = cargo(&["test", "--workspace", "--exclude", "schedvmm", "--no-fail-fast"]);
     others.args(["--lib", "--bins", "--tests"]);
-    let ours = cargo(&["test", "--package", "schedvmm", "--bins", "--no-fail-fast"]);
+    let mut ours = cargo(&["test", "--package", "schedvmm", "--bins", "--no-fail-fast"]);
+    ours.args(["--test", "native", "--test", "report"]);
     vec![("tests", others), ("tests of the command", ours)]
 }
 

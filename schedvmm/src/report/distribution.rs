@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The distribution of gaps: how many were at least how long, a line for each group.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use maud::{Markup, html};
+
+use super::saved::Saved;
+use super::svg::{Axis, px, real};
+use super::timeline::colour;
+use crate::units::show_ns;
+
+const WIDTH: f64 = 1000.0;
+const HEIGHT: f64 = 440.0;
+const LEFT: f64 = 70.0;
+const RIGHT: f64 = 980.0;
+const TOP: f64 = 56.0;
+const BOTTOM: f64 = 380.0;
+/// Lines in the picture, at most; more cannot be told apart.
+const MAX_GROUPS: usize = 32;
+
+/// Lengths in nanoseconds with their counts, rising.
+type Lengths = BTreeMap<u64, u64>;
+
+/// A vertical line with words.
+struct Mark {
+    at_ns: u64,
+    class: &'static str,
+    text: String,
+}
+
+/// The picture; nothing where there was no gap.
+pub fn picture(saved: &Saved) -> Option<Markup> {
+    let groups = lengths(saved);
+    let longest = groups.values().filter_map(|lengths| lengths.keys().next_back()).max()?;
+    let shortest = groups.values().filter_map(|lengths| lengths.keys().next()).min()?;
+    let most = groups.values().map(|lengths| lengths.values().sum::<u64>()).max()?;
+    let marks = marks(saved);
+    let right = marks.iter().map(|mark| mark.at_ns).chain([*longest]).max()?;
+    let left = marks.iter().map(|mark| mark.at_ns).chain([*shortest]).min()?;
+    let x = Axis::logarithmic((real(left.max(1)) / 1.1, real(right) * 1.1), (LEFT, RIGHT));
+    let y = Axis::logarithmic((0.8, real(most) * 1.3), (BOTTOM, TOP));
+    let description = format!(
+        "For each group, how many gaps were at least as long as the length below. The longest \
+         of all was {}.",
+        show_ns(*longest)
+    );
+    Some(html! {
+        div.scroll { svg.wide viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img"
+            aria-labelledby="distribution-title distribution-text" {
+            title #distribution-title { "Distribution of gaps" }
+            desc #distribution-text { (description) }
+            (grid(&x, &y))
+            @for (index, mark) in marks.iter().enumerate() { (mark.draw(&x, index)) }
+            @for (group, lengths) in groups.iter().take(MAX_GROUPS) {
+                path class={ "line " (colour(*group)) @if dashed(*group) { " dashed" } }
+                    d=(steps(lengths, &x, &y)) { title { (saved.group_name(*group)) } }
+            }
+        } }
+        ul.legend aria-hidden="true" {
+            @for group in groups.keys().take(MAX_GROUPS) {
+                li { svg.swatch viewBox="0 0 22 10" {
+                    path class={ "line " (colour(*group)) @if dashed(*group) { " dashed" } }
+                        d="M0 5H22" {}
+                } (saved.group_name(*group)) }
+            }
+        }
+        @if groups.len() > MAX_GROUPS { p.small { (groups.len() - MAX_GROUPS) " more groups are not drawn." } }
+    })
+}
+
+/// Half of the colours have dashes as well: hues alone are not told apart by everybody.
+fn dashed(group: u32) -> bool {
+    group % 10 >= 5
+}
+
+/// Gaps of each group. A bucket's upper bound may lie above the longest gap that was in it.
+fn lengths(saved: &Saved) -> BTreeMap<u32, Lengths> {
+    let mut groups: BTreeMap<u32, Lengths> = BTreeMap::new();
+    for thread in &saved.threads {
+        let lengths = groups.entry(thread.group).or_default();
+        for &(length, count) in thread.gap_histogram_ns.iter().filter(|(_, count)| *count > 0) {
+            let longest = if thread.complete { thread.longest_gap_ns } else { u64::MAX };
+            let sum = lengths.entry(length.min(longest).max(1)).or_default();
+            *sum = sum.saturating_add(count);
+        }
+    }
+    groups.retain(|_, lengths| !lengths.is_empty());
+    groups
+}
+
+fn marks(saved: &Saved) -> Vec<Mark> {
+    let mark = |at: Option<u64>, class, name: &str| {
+        let at_ns = at.filter(|ns| *ns > 0)?;
+        Some(Mark { at_ns, class, text: format!("{name} {}", show_ns(at_ns)) })
+    };
+    let noise = saved.setup.as_ref().and_then(|setup| setup.noise.as_ref());
+    [
+        mark(saved.job.load.threshold_ns, "threshold", "threshold"),
+        mark(saved.expected.gap_ns, "expected", "longest by design"),
+        mark(noise.map(|noise| noise.longest_ns), "noise", "longest without a load"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+impl Mark {
+    /// Each has a line of its own for its words, on the side where there is room.
+    fn draw(&self, x: &Axis, index: usize) -> Markup {
+        #[allow(clippy::cast_precision_loss, reason = "there are three")]
+        let text_y = 14.0 + 14.0 * index as f64;
+        let at = x.at(real(self.at_ns));
+        let (anchor, text_x) =
+            if at > (LEFT + RIGHT) / 2.0 { ("end", at - 5.0) } else { ("start", at + 5.0) };
+        html! {
+            path class={ "mark " (self.class) } d={ "M" (px(at)) " " (px(text_y - 9.0)) "V" (BOTTOM) } {}
+            text class={ "mark-text " (self.class) } x=(px(text_x)) y=(px(text_y))
+                text-anchor=(anchor) { (self.text) }
+        }
+    }
+}
+
+fn grid(x: &Axis, y: &Axis) -> Markup {
+    /// What lies between powers of ten gets a line without words.
+    const BETWEEN: [f64; 8] = [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0];
+    let fine = |axis: &Axis| -> Vec<f64> {
+        let below = axis.decades().next().map(|first| first / 10.0);
+        let decades = below.into_iter().chain(axis.decades());
+        let values = decades.flat_map(|decade| BETWEEN.map(|factor| decade * factor));
+        values.filter(|value| axis.has(*value)).collect()
+    };
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a length")]
+    let length = |value: f64| short(value.round() as u64);
+    html! {
+        @for value in fine(x) {
+            path.fine d={ "M" (px(x.at(value))) " " (TOP) "V" (BOTTOM) } {}
+        }
+        @for value in x.decades() {
+            path.grid d={ "M" (px(x.at(value))) " " (TOP) "V" (BOTTOM) } {}
+            text.tick x=(px(x.at(value))) y=(BOTTOM + 18.0) text-anchor="middle" { (length(value)) }
+        }
+        @for value in y.decades() {
+            path.grid d={ "M" (LEFT) " " (px(y.at(value))) "H" (RIGHT) } {}
+            text.tick x=(LEFT - 8.0) y=(px(y.at(value) + 4.0)) text-anchor="end" { (value) }
+        }
+        text.axis x=(f64::midpoint(LEFT, RIGHT)) y=(HEIGHT - 14.0) text-anchor="middle" { "length of gap" }
+        text.axis transform={ "translate(16 " (f64::midpoint(TOP, BOTTOM)) ") rotate(-90)" }
+            text-anchor="middle" { "gaps at least that long" }
+    }
+}
+
+/// A round length without needless zeros.
+fn short(ns: u64) -> String {
+    show_ns(ns).replace(".0 ", " ").replace(".00 ", " ")
+}
+
+/// The line: at each length it falls by the number of gaps that were no longer.
+fn steps(lengths: &Lengths, x: &Axis, y: &Axis) -> String {
+    let mut left: u64 = lengths.values().sum();
+    let mut path = String::new();
+    for (index, (&length, &count)) in lengths.iter().enumerate() {
+        let (at, height) = (px(x.at(real(length))), px(y.at(real(left))));
+        // Writing to a String does not fail.
+        let _ = if index == 0 {
+            write!(path, "M{} {height}H{at}", px(LEFT))
+        } else {
+            write!(path, "V{height}H{at}")
+        };
+        left -= count;
+    }
+    let _ = write!(path, "V{BOTTOM}");
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_falls_by_the_gaps_that_were_no_longer() {
+        let x = Axis::logarithmic((1.0, 1000.0), (0.0, 300.0));
+        let y = Axis::logarithmic((1.0, 100.0), (200.0, 0.0));
+        let lengths = [(10, 90), (100, 9), (1000, 1)].into();
+        assert_eq!(steps(&lengths, &x, &y), "M70 0H100V100H200V200H300V380");
+    }
+
+    #[test]
+    fn a_bucket_does_not_make_the_longest_gap_longer() {
+        let thread = |complete| super::super::saved::Thread {
+            complete,
+            longest_gap_ns: 1000,
+            gap_histogram_ns: vec![(500, 2), (1016, 1), (2000, 0)],
+            ..Default::default()
+        };
+        let of =
+            |complete| lengths(&Saved { threads: vec![thread(complete)], ..Default::default() });
+        assert_eq!(of(true)[&0], [(500, 2), (1000, 1)].into());
+        assert_eq!(of(false)[&0], [(500, 2), (1016, 1)].into());
+        assert!(lengths(&Saved::default()).is_empty());
+    }
+
+    #[test]
+    fn round_lengths_are_short() {
+        assert_eq!(
+            [100_000, 1_000_000, 1_000_000_000, 10].map(short),
+            ["100 µs", "1 ms", "1 s", "10 ns"]
+        );
+    }
+}

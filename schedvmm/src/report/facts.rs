@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tables of the report.
+
+use maud::{Markup, html};
+use serde_json::Value;
+
+use super::saved::{Group, Quantiles, Saved};
+use super::svg::{px, real};
+use super::timeline::{cause_class, colour};
+use super::why::Why;
+use crate::explain::ExplainedPart;
+use crate::units::show_ns;
+
+/// Causes in the table, at most.
+const MAX_CAUSES: usize = 40;
+/// Groups in tables, at most.
+const MAX_GROUPS: usize = 256;
+
+/// A share of one in percent.
+pub fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "–".into(), |share| format!("{:.1} %", 100.0 * share))
+}
+
+fn length(ns: Option<u64>) -> String {
+    ns.map_or_else(|| "–".into(), show_ns)
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".into(), |value| format!("{value:.3}"))
+}
+
+/// The causes of the gap with the time of each.
+pub fn causes(why: &Why) -> Markup {
+    let ms = |ns: u64| format!("{:.3}", real(ns) / 1e6);
+    let row = |part: &ExplainedPart| {
+        html! { tr {
+            td.cause { svg.swatch viewBox="0 0 22 12" aria-hidden="true" {
+                rect class={ "p " (cause_class(&part.part.cause)) } width="22" height="12" {} }
+                (part.text) }
+            td.n { (ms(part.ns)) }
+            td.n { (format!("{:.1}", 100.0 * part.share)) }
+            td.n { (part.part.pieces) }
+            td.n { (ms(part.longest_ns)) }
+        } }
+    };
+    let parts = &why.explained.parts;
+    let left_out = parts.len().saturating_sub(MAX_CAUSES);
+    html! {
+        div.scroll { table {
+            caption { "Causes; they sum to the gap" }
+            thead { tr { th scope="col" { "cause" } th.n scope="col" { "ms" } th.n scope="col" { "%" }
+                th.n scope="col" { "pieces" } th.n scope="col" { "longest, ms" } } }
+            tbody { @for part in parts.iter().take(MAX_CAUSES) { (row(part)) } }
+        } }
+        @if left_out > 0 { p.small { (left_out) " smaller causes are left out." } }
+    }
+}
+
+/// What each group saw.
+pub fn groups(saved: &Saved) -> Markup {
+    let row = |group: &Group| {
+        let quantiles = group.statistics.quantiles.unwrap_or_default();
+        html! { tr {
+            th scope="row" { span class={ "dot " (colour(group.group)) } aria-hidden="true" {}
+                (saved.group_name(group.group)) }
+            td.n.mono { (group.cookie.filter(|cookie| *cookie != 0)
+                .map_or_else(|| "–".into(), |cookie| format!("{cookie:x}"))) }
+            td.n { (group.gaps) }
+            td.n { (show_ns(group.longest_gap_ns)) }
+            td.n { (show_ns(quantiles.p50_ns)) }
+            td.n { (show_ns(quantiles.p99_ns)) }
+            td.n { (percent(group.gap_share)) }
+            td.n { (percent(group.cpu_share)) }
+            td.n { (length(group.wakeup_longest_ns)) }
+        } }
+    };
+    let head =
+        ["cookie", "gaps", "longest", "p50", "p99", "in gaps", "CPU share", "latest wake-up"];
+    html! {
+        div.scroll { table {
+            caption { "Gaps by group" }
+            thead { tr { th scope="col" { "group" } @for name in head { th.n scope="col" { (name) } } } }
+            tbody { @for group in saved.groups.iter().take(MAX_GROUPS) { (row(group)) } }
+        } }
+        @if saved.groups.len() > MAX_GROUPS {
+            p.small { (saved.groups.len() - MAX_GROUPS) " more groups are left out." }
+        }
+    }
+}
+
+/// What all gaps come to.
+pub fn statistics(saved: &Saved) -> Markup {
+    let found = &saved.statistics;
+    let row = |name: &str, of: Option<Quantiles>| {
+        let of = of.map(|q| [q.p50_ns, q.p90_ns, q.p99_ns, q.p999_ns].map(show_ns));
+        html! { tr { th scope="row" { (name) }
+        @for value in of.unwrap_or_default() { td.n { (value) } } } }
+    };
+    html! {
+        div.columns {
+            div.scroll { table {
+                caption { "Quantiles" }
+                thead { tr { th scope="col" {} @for name in ["p50", "p90", "p99", "p99.9"] { th.n scope="col" { (name) } } } }
+                tbody { (row("gaps", found.quantiles)) (row("wake-up delays", found.wakeup)) }
+            } }
+            div.scroll { table {
+                caption { "Somebody who comes at a random moment" }
+                thead { tr { th scope="col" { "waits longer than" } th.n scope="col" { "with" } } }
+                tbody { @for point in &found.wait_exceeds {
+                    tr { th scope="row" { (show_ns(point.wait_ns)) } td.n { (percent(Some(point.probability))) } }
+                } }
+            } }
+            div.scroll { table {
+                caption { "Who took the time in gaps" }
+                thead { tr { th scope="col" { "class" } th.n scope="col" { "gaps" } th.n scope="col" { "share" } } }
+                tbody { @for class in &found.classes {
+                    tr { th scope="row" { (class.class) } td.n { (class.gaps) } td.n { (percent(class.share)) } }
+                } }
+            } }
+        }
+    }
+}
+
+/// How evenly the CPU was divided.
+pub fn fairness(saved: &Saved) -> Markup {
+    let starvation = &saved.statistics.starvation;
+    html! {
+        div.columns {
+            div.scroll { table {
+                caption { "Evenness: 1 is even" }
+                thead { tr { th scope="col" { "of" } th.n scope="col" { "Jain" } th.n scope="col" { "most / least" } } }
+                tbody { @for (name, of) in &saved.fairness {
+                    tr { th scope="row" { (name) } td.n { (number(of.jain)) } td.n { (number(of.max_over_min)) } }
+                } }
+            } }
+            div.scroll { table {
+                caption { "Behind the fair share, at worst" }
+                thead { tr { th scope="col" { "within" } th.n scope="col" { "by" } } }
+                tbody {
+                    @for lag in &saved.statistics.largest_lag {
+                        tr { th scope="row" { (show_ns(lag.window_ns)) } td.n { (show_ns(lag.lag_ns)) } }
+                    }
+                    tr { th scope="row" { "starved over " (show_ns(starvation.longer_than_ns)) }
+                        td.n { (starvation.count) " times, " (show_ns(starvation.total_ns)) } }
+                }
+            } }
+        }
+        (shares(saved))
+    }
+}
+
+/// A bar for the CPU share of each group, and a line where all would be equal.
+fn shares(saved: &Saved) -> Markup {
+    const LEFT: f64 = 90.0;
+    const RIGHT: f64 = 900.0;
+    const HEIGHT: f64 = 22.0;
+    let groups = &saved.groups[..saved.groups.len().min(MAX_GROUPS)];
+    let most = groups.iter().filter_map(|group| group.cpu_share).fold(0.0, f64::max);
+    if most <= 0.0 {
+        return html! {};
+    }
+    #[allow(clippy::cast_precision_loss, reason = "at most MAX_GROUPS")]
+    let (count, even) = (groups.len() as f64, 1.0 / saved.groups.len() as f64);
+    let scale = (RIGHT - LEFT) / most.max(even);
+    let bottom = count * HEIGHT + 6.0;
+    let place = |index: usize| {
+        #[allow(clippy::cast_precision_loss, reason = "at most MAX_GROUPS")]
+        let y = index as f64 * HEIGHT;
+        y
+    };
+    html! {
+        div.scroll { svg.wide viewBox={ "0 0 1000 " (px(bottom + 18.0)) } role="img"
+            aria-labelledby="shares-title shares-text" {
+            title #shares-title { "CPU share of each group" }
+            desc #shares-text { "The table of groups has the same numbers." }
+            @for (index, group) in groups.iter().enumerate() {
+                @let share = group.cpu_share.unwrap_or(0.0);
+                @let y = place(index);
+                text.lane x=(LEFT - 8.0) y=(px(y + 16.0)) text-anchor="end" { (saved.group_name(group.group)) }
+                rect class={ "p " (colour(group.group)) } x=(LEFT) y=(px(y + 4.0))
+                    width=(px(share * scale)) height=(HEIGHT - 6.0) {}
+                text.tick x=(px(LEFT + share * scale + 6.0)) y=(px(y + 16.0)) { (percent(Some(share))) }
+            }
+            path.mark d={ "M" (px(LEFT + even * scale)) " 0V" (px(bottom)) } {}
+            text.tick x=(px(LEFT + even * scale)) y=(px(bottom + 13.0)) text-anchor="middle" {
+                "equal: " (percent(Some(even))) }
+        } }
+    }
+}
+
+/// What was measured, on what.
+pub fn environment(saved: &Saved) -> Markup {
+    let mut rows: Vec<(String, String)> = Vec::new();
+    let mut add = |name: &str, value: String| {
+        if !value.is_empty() {
+            rows.push((name.to_owned(), value));
+        }
+    };
+    add("command", saved.command_line.join(" "));
+    for (name, key) in [
+        ("kernel", "release"),
+        ("build", "version"),
+        ("kernel file", "path"),
+        ("kernel command line", "cmdline"),
+        ("clocksource", "clocksource"),
+    ] {
+        add(name, text(&saved.kernel[key]));
+    }
+    add("machine", text(&saved.machine["summary"]));
+    add(
+        "cookies",
+        match (&saved.cosched.mechanism, &saved.cosched.note) {
+            (mechanism, Some(note)) => {
+                format!("{} ({note})", mechanism.as_deref().unwrap_or("none"))
+            }
+            (mechanism, None) => mechanism.clone().unwrap_or_default(),
+        },
+    );
+    let load = &saved.job.load;
+    let cpus: Vec<String> = load.cpus.iter().map(u32::to_string).collect();
+    add(
+        "load",
+        format!(
+            "{} groups x {} threads on CPUs {}, bursts of {}, seed {}, {}, floor {}",
+            load.groups,
+            load.threads_per_group,
+            cpus.join(","),
+            show_ns(load.busy_ns),
+            load.seed,
+            show_ns(load.duration_ns),
+            show_ns(load.floor_ns)
+        ),
+    );
+    if let Some(setup) = &saved.setup {
+        add("scheduler", fields(&setup.scheduler));
+        for knob in &setup.knobs {
+            let value = knob.effective.as_deref().or(knob.note.as_deref()).unwrap_or("–");
+            let file = knob.file.as_deref().map(|file| format!(", {file}")).unwrap_or_default();
+            add(&format!("knob {}", knob.request), format!("{value}{file}"));
+        }
+        if let Some(noise) = &setup.noise {
+            add(
+                "noise floor",
+                format!(
+                    "longest {} in {} without a load, {} lost",
+                    show_ns(noise.longest_ns),
+                    show_ns(noise.duration_ns),
+                    percent(Some(noise.gap_share))
+                ),
+            );
+        }
+    }
+    if let Some(tsc) = &saved.tsc {
+        add("time stamp counter", format!("{} kHz ({})", tsc.khz, text(&tsc.source)));
+    }
+    add(
+        "phases, ms",
+        saved
+            .phases_ms
+            .iter()
+            .map(|(name, ms)| format!("{name} {ms}"))
+            .collect::<Vec<_>>()
+            .join(", "),
+    );
+    if let Some(host) = saved.host.as_object() {
+        for (name, value) in host {
+            add(&format!("host {}", name.replace('_', " ")), fields(value));
+        }
+    }
+    html! { dl { @for (name, value) in rows { dt { (name) } dd { (value) } } } }
+}
+
+/// A value as words; nothing for what is not known.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// An object as `name value, …`, without what is not known.
+fn fields(value: &Value) -> String {
+    let Some(object) = value.as_object() else { return text(value) };
+    let known = object.iter().map(|(name, value)| (name, fields(value)));
+    let known = known.filter(|(_, words)| !words.is_empty());
+    known.map(|(name, words)| format!("{name} {words}")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let value = json!({ "a": 1, "b": null, "c": { "d": "x", "e": null }, "f": {} });
+        assert_eq!(fields(&value), "a 1, c d x");
+        assert_eq!(fields(&json!("plain")), "plain");
+    }
+}

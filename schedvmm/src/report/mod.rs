@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `schedvmm report`: a run as one HTML file. It needs no network and no script; whatever a
+//! guest or a trace said is escaped by [`maud`], and the page forbids itself to load anything.
+//!
+//! - `saved`: what is read of result.json
+//! - `why`: what the trace says about the worst gap
+//! - `page`: the document; `facts`: its tables
+//! - `distribution`, `timeline`: the pictures; `svg`: their axes
+
+mod distribution;
+mod facts;
+mod page;
+mod saved;
+mod svg;
+mod timeline;
+mod why;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use self::saved::Saved;
+use crate::status::{ExitStatus, Failure};
+
+/// Name of the report in its result folder.
+const FILE: &str = "report.html";
+
+/// Writes the report of a result folder (or its result.json) to `output`, or into the folder.
+///
+/// # Errors
+/// It is no result, or the report cannot be written.
+pub fn run(path: &Path, output: Option<&Path>) -> Result<ExitStatus, Failure> {
+    let (mut saved, stored, folder) = Saved::open(path)?;
+    saved.complete_from_gaps(&folder);
+    let why = match saved.gap() {
+        None => Err("there was no gap".to_owned()),
+        Some(gap) => why::read(&saved, gap, &stored, &folder).map_err(|why| why.to_string()),
+    };
+    let html = page::render(&saved, &why).into_string();
+    let output = output.map_or_else(|| folder.join(FILE), Path::to_owned);
+    write_whole(&output, html.as_bytes()).map_err(|error| {
+        let text = format!("cannot write {}: {error}; name another --output", output.display());
+        Failure::new(ExitStatus::Usage, text)
+    })?;
+    // A closed stdout does not unmake the file.
+    let _ = writeln!(io::stdout(), "report   {}", output.display());
+    Ok(ExitStatus::Pass)
+}
+
+/// Writes a file that is there whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let written = fs::write(&part, bytes).and_then(|()| fs::rename(&part, path));
+    if written.is_err() {
+        // Nothing of use is in it; if it cannot go either, it stays.
+        let _ = fs::remove_file(&part);
+    }
+    written
+}

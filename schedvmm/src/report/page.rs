@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The document.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::saved::{Gap, Saved};
+use super::why::Why;
+use super::{distribution, facts, timeline};
+use crate::units::show_ns;
+
+const STYLE: &str = include_str!("style.css");
+/// Nothing is loaded and no script runs, whatever stands in the page.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
+
+/// The whole page.
+pub fn render(saved: &Saved, why: &Result<Why, String>) -> Markup {
+    let verdict = verdict(saved);
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta http-equiv="Content-Security-Policy" content=(POLICY);
+                link rel="icon" href="data:,";
+                title { "schedvmm: " (verdict.word) ", " (kernel(saved)) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                (head(saved, &verdict))
+                main {
+                    (notes(saved))
+                    (why_section(saved, why))
+                    section aria-labelledby="h-gaps" {
+                        h2 #h-gaps { "All gaps" }
+                        (gaps(saved))
+                        (facts::groups(saved))
+                        (facts::statistics(saved))
+                    }
+                    section aria-labelledby="h-fairness" {
+                        h2 #h-fairness { "Fairness" }
+                        (facts::fairness(saved))
+                    }
+                    section aria-labelledby="h-environment" {
+                        h2 #h-environment { "Environment" }
+                        (facts::environment(saved))
+                    }
+                }
+                footer { "schedvmm " (saved.version) ", " (saved.started_utc) }
+            }
+        }
+    }
+}
+
+/// A verdict in words.
+struct Verdict {
+    class: &'static str,
+    word: &'static str,
+    text: String,
+}
+
+fn verdict(saved: &Saved) -> Verdict {
+    let threshold = saved.job.load.threshold_ns.map(show_ns);
+    let (class, word, text) = match saved.verdict.as_str() {
+        "pass" => (
+            "good",
+            "PASS",
+            match threshold {
+                Some(threshold) => format!("No gap over {threshold}."),
+                None => "No threshold was set.".into(),
+            },
+        ),
+        "over-threshold" => {
+            let over = threshold.unwrap_or_else(|| "the threshold".into());
+            ("bad", "OVER THRESHOLD", format!("A gap over {over}."))
+        }
+        "interrupted" => ("neutral", "INTERRUPTED", "The run was ended before its time.".into()),
+        "untestable" => ("neutral", "UNTESTABLE", "This kernel could not be tested.".into()),
+        _ => ("neutral", "UNKNOWN", "The result has no verdict that this program knows.".into()),
+    };
+    Verdict { class, word, text }
+}
+
+fn kernel(saved: &Saved) -> String {
+    let words = ["release", "banner", "path"].map(|key| saved.kernel[key].as_str());
+    let kernel = words.into_iter().flatten().find(|word| !word.is_empty());
+    kernel.unwrap_or("a kernel unknown").to_owned()
+}
+
+fn head(saved: &Saved, verdict: &Verdict) -> Markup {
+    let host = saved.statistics.classes.iter().find(|class| class.class == "host");
+    let jain = |name: &str| saved.fairness.get(name).and_then(|of| of.jain);
+    let figure = |name: &str, value: String, note: String| {
+        html! { div.figure { dt { (name) } dd { strong { (value) } span { (note) } } } }
+    };
+    let expected = &saved.expected;
+    html! {
+        header {
+            p.what { "schedvmm " @if saved.target == "host" { "on the running kernel, " } (kernel(saved)) }
+            h1 class=(verdict.class) { (verdict.word) }
+            p.lead { (verdict.text) @if !saved.reason.is_empty() { " " (saved.reason) } }
+            dl.figures {
+                (figure("longest gap", saved.longest_gap.as_ref()
+                    .map_or_else(|| "none".into(), |gap| show_ns(gap.length_ns)),
+                    saved.longest_gap.as_ref().map(|gap| place(saved, gap)).unwrap_or_default()))
+                (figure("longest by design", expected.gap_ns.map_or_else(|| "–".into(), show_ns),
+                    expected.inflation.map_or_else(|| expected.note.clone(), |by| format!("measured {by:.2} ×"))))
+                (figure("p99 of gaps", saved.statistics.quantiles
+                    .map_or_else(|| "–".into(), |of| show_ns(of.p99_ns)),
+                    saved.statistics.gaps_per_s.map(|rate| format!("{rate:.1} gaps a second wanted"))
+                        .unwrap_or_default()))
+                (figure("time in gaps", facts::percent(saved.statistics.gap_share),
+                    "of the time wanted".into()))
+                (figure("fairness", jain("groups").map_or_else(|| "–".into(), |jain| format!("{jain:.3}")),
+                    "Jain's index of groups".into()))
+                (figure("host's part", facts::percent(host.map_or(Some(0.0), |class| class.share)),
+                    "of the time in gaps".into()))
+            }
+        }
+    }
+}
+
+/// Where a gap was.
+fn place(saved: &Saved, gap: &Gap) -> String {
+    let tid = gap.tid.map(|tid| format!(" (tid {tid})")).unwrap_or_default();
+    let cpu = if gap.cpu_begin == gap.cpu_end {
+        format!("CPU {}", gap.cpu_begin)
+    } else {
+        format!("CPU {} to {}", gap.cpu_begin, gap.cpu_end)
+    };
+    format!(
+        "{}, thread {}{tid}, {cpu}, {} after the start, {}",
+        saved.group_name(gap.group),
+        gap.thread,
+        show_ns(gap.begin_ns),
+        gap.class
+    )
+}
+
+fn notes(saved: &Saved) -> Markup {
+    html! {
+        @if !saved.notes.is_empty() {
+            section.notes aria-label="Notes" { ul { @for note in &saved.notes { li { (note) } } } }
+        }
+    }
+}
+
+/// The longest gap and why it was.
+fn why_section(saved: &Saved, why: &Result<Why, String>) -> Markup {
+    let title = if saved.threshold_hit.is_some() {
+        "The gap over the threshold"
+    } else {
+        "The longest gap"
+    };
+    html! {
+        section aria-labelledby="h-why" {
+            h2 #h-why { (title) }
+            @match why {
+                Ok(why) => {
+                    p.lead { (why.explained.paragraph) }
+                    @if let Some(torn) = &why.torn { p.small { "The trace is not all there: " (torn) "." } }
+                    (timeline::picture(why))
+                    (facts::causes(why))
+                }
+                Err(reason) => p {
+                    @if let Some(gap) = saved.gap() {
+                        (show_ns(gap.length_ns)) ": " (place(saved, gap)) ". "
+                    }
+                    "Not explained: " (reason) "."
+                }
+            }
+        }
+    }
+}
+
+fn gaps(saved: &Saved) -> Markup {
+    let source = match saved.statistics.source.as_str() {
+        "histogram" => {
+            "Records overflowed: figures come from the histogram and are up to 1.6 % high."
+        }
+        "partial" => "The run ended early: some gaps are missing.",
+        _ => "",
+    };
+    html! {
+        @match distribution::picture(saved) {
+            Some(picture) => (picture),
+            None => p { "There was no gap of at least " (show_ns(saved.job.load.floor_ns)) "." },
+        }
+        @if !source.is_empty() { p.small { (source) } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::saved::{Cosched, Setup};
+    use super::*;
+
+    const HOSTILE: &str = "</style><script>alert('x')</script><img src=x onerror=\"y\">&";
+
+    /// Words of the guest in every place that takes words.
+    fn hostile() -> Saved {
+        let word = || HOSTILE.to_owned();
+        let gap = Gap { class: word(), length_ns: 7, ..Gap::default() };
+        Saved {
+            version: word(),
+            verdict: word(),
+            reason: word(),
+            notes: vec![word()],
+            command_line: vec![word()],
+            longest_gap: Some(gap),
+            cosched: Cosched { mechanism: Some(word()), note: Some(word()), cookies: vec![] },
+            setup: Some(Setup { scheduler: json!({ HOSTILE: HOSTILE }), ..Setup::default() }),
+            kernel: json!({ "release": HOSTILE, "version": HOSTILE, "cmdline": HOSTILE }),
+            machine: json!({ "summary": HOSTILE }),
+            host: json!({ HOSTILE: [HOSTILE] }),
+            phases_ms: [(word(), 1)].into(),
+            fairness: [(word(), super::super::saved::Evenness::default())].into(),
+            ..Saved::default()
+        }
+    }
+
+    #[test]
+    fn nothing_the_guest_says_becomes_markup() {
+        let page = render(&hostile(), &Err(HOSTILE.to_owned())).into_string();
+        assert!(!page.contains("<script") && !page.contains("<img"), "{page}");
+        assert_eq!(page.matches("</style>").count(), 1);
+        assert!(page.matches("&lt;script&gt;").count() >= 12);
+    }
+
+    #[test]
+    fn the_page_loads_nothing() {
+        let page = render(&hostile(), &Err(String::new())).into_string();
+        let own = page.replace("&lt;img src=x", "").replace("href=\"data:,\"", "");
+        for word in ["src=", "href=", "@import", "http:", "https:"] {
+            assert!(!own.contains(word), "{word}");
+        }
+        assert!(page.contains("default-src &#39;none&#39;") || page.contains("default-src 'none'"));
+    }
+
+    #[test]
+    fn a_result_that_knows_nothing_gives_a_page() {
+        let page = render(&Saved::default(), &Err("there was no gap".into())).into_string();
+        assert!(page.contains("UNKNOWN") && page.contains("there was no gap"), "{page}");
+        assert!(page.ends_with("</html>"));
+    }
+}

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the report shows of a result folder, beside what [`Stored`] has to explain it. Every field may be missing: a result tells what
+//! its run got to know, and older ones know less.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::status::{ExitStatus, Failure, OrFail};
+use crate::stored::Stored;
+
+/// Name of the file with the figures.
+const RESULT_FILE: &str = "result.json";
+/// Name of the file with every gap.
+const GAPS_FILE: &str = "gaps.csv";
+
+/// `result.json`, as far as it is shown.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "docs/formats.md describes them")]
+pub struct Saved {
+    pub version: String,
+    pub target: String,
+    pub command_line: Vec<String>,
+    pub started_utc: String,
+    pub verdict: String,
+    pub exit_status: u8,
+    pub reason: String,
+    pub notes: Vec<String>,
+    pub longest_gap: Option<Gap>,
+    pub threshold_hit: Option<Gap>,
+    pub cosched: Cosched,
+    pub setup: Option<Setup>,
+    pub job: Job,
+    pub statistics: Statistics,
+    pub fairness: BTreeMap<String, Evenness>,
+    pub expected: Expected,
+    pub steal: Steal,
+    pub threads: Vec<Thread>,
+    pub groups: Vec<Group>,
+    pub tsc: Option<Tsc>,
+    pub kernel: Value,
+    pub host: Value,
+    pub machine: Value,
+    pub phases_ms: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Gap {
+    pub thread: usize,
+    pub group: u32,
+    pub tid: Option<i32>,
+    pub begin_ns: u64,
+    pub length_ns: u64,
+    pub tsc_begin: u64,
+    pub tsc_end: u64,
+    pub cpu_begin: u32,
+    pub cpu_end: u32,
+    pub class: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Cosched {
+    pub mechanism: Option<String>,
+    pub note: Option<String>,
+    pub cookies: Vec<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Setup {
+    pub trace_clock: Option<String>,
+    pub tsc_khz: u64,
+    pub knobs: Vec<Knob>,
+    pub scheduler: Value,
+    pub noise: Option<Noise>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Knob {
+    pub request: String,
+    pub file: Option<String>,
+    pub effective: Option<String>,
+    pub note: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Noise {
+    pub duration_ns: u64,
+    pub longest_ns: u64,
+    pub gap_share: f64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Job {
+    pub load: Load,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Load {
+    pub groups: u32,
+    pub threads_per_group: u32,
+    pub cpus: Vec<u32>,
+    pub busy_ns: u64,
+    pub seed: u64,
+    pub duration_ns: u64,
+    pub floor_ns: u64,
+    pub threshold_ns: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Statistics {
+    pub source: String,
+    pub wanted_ns: u64,
+    pub gaps_per_s: Option<f64>,
+    pub quantiles: Option<Quantiles>,
+    pub gap_share: Option<f64>,
+    pub mean_wait_ns: Option<f64>,
+    pub wait_exceeds: Vec<WaitExceeds>,
+    pub starvation: Starvation,
+    pub largest_lag: Vec<Lag>,
+    pub classes: Vec<Class>,
+    pub wakeup: Option<Quantiles>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Quantiles {
+    pub p50_ns: u64,
+    pub p90_ns: u64,
+    pub p99_ns: u64,
+    pub p999_ns: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct WaitExceeds {
+    pub wait_ns: u64,
+    pub probability: f64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Starvation {
+    pub longer_than_ns: u64,
+    pub count: u64,
+    pub total_ns: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Lag {
+    pub window_ns: u64,
+    pub lag_ns: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Class {
+    pub class: String,
+    pub gaps: u64,
+    pub gap_ns: u64,
+    pub share: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Evenness {
+    pub jain: Option<f64>,
+    pub max_over_min: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Expected {
+    pub gap_ns: Option<u64>,
+    pub inflation: Option<f64>,
+    pub note: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Steal {
+    pub share: Option<f64>,
+    pub budget: f64,
+    pub contaminated: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Thread {
+    pub thread: usize,
+    pub group: u32,
+    pub tid: i32,
+    pub complete: bool,
+    pub longest_gap_ns: u64,
+    pub gap_histogram_ns: Vec<(u64, u64)>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Group {
+    pub group: u32,
+    pub cookie: Option<u64>,
+    pub gaps: u64,
+    pub longest_gap_ns: u64,
+    pub gap_share: Option<f64>,
+    pub cpu_share: Option<f64>,
+    pub wakeup_longest_ns: Option<u64>,
+    pub statistics: Statistics,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Tsc {
+    pub khz: u64,
+    pub source: Value,
+}
+
+impl Saved {
+    /// Reads the result of a folder, or this very file; with what explains it, and its folder.
+    ///
+    /// # Errors
+    /// There is none, or one of another program or version: a usage error.
+    pub fn open(path: &Path) -> Result<(Self, Stored, PathBuf), Failure> {
+        let (stored, folder) = Stored::open(path)?;
+        let file = if path.is_dir() { path.join(RESULT_FILE) } else { path.to_owned() };
+        let text = fs::read_to_string(&file).or_fail(ExitStatus::Usage)?;
+        let saved = serde_json::from_str(&text).map_err(|error| {
+            let text = format!("{} is no result.json of schedvmm: {error}", file.display());
+            Failure::new(ExitStatus::Usage, text)
+        })?;
+        Ok((saved, stored, folder))
+    }
+
+    /// Fills in histograms of threads that did not report: the guest ended before, and only
+    /// single gaps had arrived.
+    pub fn complete_from_gaps(&mut self, folder: &Path) {
+        if self.threads.iter().all(|thread| thread.complete) {
+            return;
+        }
+        let Ok(file) = File::open(folder.join(GAPS_FILE)) else { return };
+        let mut lengths: BTreeMap<usize, BTreeMap<u64, u64>> = BTreeMap::new();
+        for line in BufReader::new(file).lines().map_while(Result::ok) {
+            let mut words = line.split(',');
+            let (thread, length) = (words.next(), words.nth(2));
+            let Some(thread) = thread.and_then(|word| word.parse().ok()) else { continue };
+            let Some(length) = length.and_then(|word| word.parse().ok()) else { continue };
+            *lengths.entry(thread).or_default().entry(length).or_default() += 1;
+        }
+        for thread in self.threads.iter_mut().filter(|thread| !thread.complete) {
+            let found = lengths.remove(&thread.thread).unwrap_or_default();
+            thread.gap_histogram_ns = found.into_iter().collect();
+        }
+    }
+
+    /// The gap that the run is about: the one that ended it, else the longest.
+    pub fn gap(&self) -> Option<&Gap> {
+        self.threshold_hit.as_ref().or(self.longest_gap.as_ref())
+    }
+
+    /// What a group is called, in the way of the end screen: from 1.
+    pub fn group_name(&self, group: u32) -> String {
+        let number = u64::from(group) + 1;
+        if self.target == "nested" { format!("VM {number}") } else { format!("group {number}") }
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the trace says about the worst gap: why, and what ran around it.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::Path;
+
+use ftrace::attribution::{Context, Explanation, Topology, Units, explain};
+use ftrace::{Lanes, lanes};
+
+use super::saved::{Gap, Saved};
+use crate::explain::{Explained, Question};
+use crate::status::{ExitStatus, Failure, OrFail};
+use crate::stored::{Stored, StoredGap};
+
+/// Pieces of a thread's time, or of a CPU's, that are kept.
+const MAX_PIECES: usize = 100_000;
+/// CPUs in the picture, at most.
+const MAX_CPUS: usize = 16;
+/// Threads in the picture, at most.
+const MAX_THREADS: usize = 128;
+/// Time to show before and after the gap: one in so many parts of its length.
+const MARGIN: u64 = 5;
+
+/// The worst gap explained.
+pub struct Why {
+    /// What the trace does not say.
+    pub context: Context,
+    /// Of its clock.
+    pub units: Units,
+    /// Why the trace is not all there, if so.
+    pub torn: Option<String>,
+    /// The gap, in words.
+    pub explained: Explained,
+    /// The gap, in its pieces.
+    pub gap: Explanation,
+    /// Threads of the load, with what they did in the window.
+    pub threads: Vec<Explanation>,
+    /// What ran on the CPUs in the window.
+    pub lanes: Lanes,
+    /// The time shown.
+    pub window: Range<u64>,
+}
+
+/// Reads the trace of a run, and what it says about this gap.
+///
+/// # Errors
+/// Why there is nothing to show, for a reader.
+pub fn read(saved: &Saved, gap: &Gap, stored: &Stored, folder: &Path) -> Result<Why, Failure> {
+    let question = Question::new(stored, &stored.trace_path(folder)?)?;
+    let asked = StoredGap {
+        thread: gap.thread,
+        begin_ns: gap.begin_ns,
+        length_ns: gap.length_ns,
+        tsc_begin: gap.tsc_begin,
+        tsc_end: gap.tsc_end,
+    };
+    let (explained, found) = question.explain(&asked)?;
+    let (trace, context) = (question.trace(), question.context());
+    let cpus = cpus(saved, gap, &context.topology);
+    let margin = gap.tsc_end.saturating_sub(gap.tsc_begin) / MARGIN;
+    let wide = gap.tsc_begin.saturating_sub(margin)..gap.tsc_end.saturating_add(margin);
+    let lanes = lanes(trace, wide.clone(), &cpus, MAX_PIECES).or_fail(ExitStatus::Usage)?;
+    // What is beyond the trace's ends shows nothing.
+    let begin = lanes.first.map_or(gap.tsc_begin, |first| first.clamp(wide.start, gap.tsc_begin));
+    let end = lanes.last.map_or(gap.tsc_end, |last| last.clamp(gap.tsc_end, wide.end));
+    let window = begin..end.max(begin + 1);
+    let context = Context { max_segments: MAX_PIECES, ..context.clone() };
+    let all = |&tid: &i32| ftrace::attribution::Gap { tid, begin: window.start, end: window.end };
+    let asked: Vec<_> = context.groups.keys().take(MAX_THREADS).map(all).collect();
+    let threads = explain(trace, &asked, &context).or_fail(ExitStatus::Usage)?;
+    let (units, torn) = (question.units(), question.torn().map(str::to_owned));
+    Ok(Why { units, torn, explained, gap: found, threads, lanes, window, context })
+}
+
+/// The load's CPUs, those of the gap, and their siblings.
+fn cpus(saved: &Saved, gap: &Gap, topology: &Topology) -> Vec<u32> {
+    let own = saved.job.load.cpus.iter().copied().chain([gap.cpu_begin, gap.cpu_end]);
+    let with_siblings = own.flat_map(|cpu| topology.siblings(cpu).iter().copied().chain([cpu]));
+    let cpus: BTreeSet<u32> = with_siblings.collect();
+    cpus.into_iter().take(MAX_CPUS).collect()
+}

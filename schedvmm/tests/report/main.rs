@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `schedvmm report`, as a user calls it, and its page as a browser shows it.
+
+mod browser;
+#[path = "../traced/mod.rs"]
+mod traced;
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, ExitCode, Output};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use self::browser::{Browser, Scheme};
+
+/// A run of the default load on Linux 6.12 in the emulated host: see data/README.md.
+const RESULT: &[u8] = include_bytes!("data/result.json.xz");
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let browser = Browser::find();
+    if browser.is_none() {
+        println!(
+            "skipped: no Chromium; install Debian's chromium, as `cargo xtask test` does, \
+             or name one in CHROMIUM"
+        );
+    }
+    let missing = browser.is_none();
+    let seen = |name: &str, look: fn(&Browser) -> Result<(), Failed>| {
+        let browser = browser.clone();
+        let trial = Trial::test(name, move || browser.as_ref().map_or(Ok(()), look));
+        trial.with_ignored_flag(missing)
+    };
+    let trials = vec![
+        Trial::test("the_page_has_what_the_result_has", the_page_has_what_the_result_has),
+        Trial::test("a_trace_explains_the_gap", a_trace_explains_the_gap),
+        Trial::test("what_is_no_result_is_refused", what_is_no_result_is_refused),
+        Trial::test("the_report_goes_where_it_is_told", the_report_goes_where_it_is_told),
+        seen("a_browser_shows_the_page_and_loads_nothing", shown),
+        seen("a_browser_that_loads_or_complains_is_noticed", noticed),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn unpack(packed: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    liblzma::read::XzDecoder::new(packed).read_to_end(&mut bytes).expect("a file of ours");
+    bytes
+}
+
+/// A result folder.
+fn folder() -> TempDir {
+    let dir = tempfile::tempdir().expect("tempdir");
+    fs::write(dir.path().join("result.json"), unpack(RESULT)).expect("written");
+    dir
+}
+
+/// A result folder with a trace: the same figures, and threads, gaps and a trace of another run.
+fn traced_folder() -> Result<TempDir, Failed> {
+    let dir = traced::folder();
+    let file = dir.path().join("result.json");
+    let traced: Value = serde_json::from_slice(&fs::read(&file)?)?;
+    let mut result: Value = serde_json::from_slice(&unpack(RESULT))?;
+    for (key, value) in traced.as_object().ok_or("a result is an object")? {
+        result[key] = value.clone();
+    }
+    fs::write(&file, result.to_string())?;
+    Ok(dir)
+}
+
+fn report(words: &[&Path]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_schedvmm"));
+    command.arg("report").args(words).output().expect("it starts")
+}
+
+/// The page of the folder.
+fn page(dir: &Path) -> Result<String, Failed> {
+    let output = report(&[dir]);
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    check(output.status.code() == Some(0), &complaint)?;
+    Ok(fs::read_to_string(dir.join("report.html"))?)
+}
+
+fn check(holds: bool, what: &str) -> Result<(), Failed> {
+    if holds { Ok(()) } else { Err(what.into()) }
+}
+
+fn the_page_has_what_the_result_has() -> Result<(), Failed> {
+    let dir = folder();
+    let page = page(dir.path())?;
+    for words in ["OVER THRESHOLD", "6.12.", "Distribution of gaps", "group 8", "QEMU TCG"] {
+        check(page.contains(words), &format!("no {words:?} in the page"))?;
+    }
+    let left: Vec<_> = fs::read_dir(dir.path())?.map_while(Result::ok).collect();
+    check(left.len() == 2, &format!("{left:?}"))
+}
+
+fn a_trace_explains_the_gap() -> Result<(), Failed> {
+    let without = page(folder().path())?;
+    check(without.contains("Not explained"), "an explanation out of nothing")?;
+    let dir = traced_folder()?;
+    let with = page(dir.path())?;
+    let words =
+        ["The core around", ">CPU 2<", ">CPU 3<", "they sum to the gap", " waited 613.8 ms: "];
+    for words in words {
+        check(with.contains(words), &format!("no {words:?} in the page"))?;
+    }
+    let pieces = with.matches("<rect class=\"p forced\"").count();
+    check(pieces > 20, &format!("{pieces} pieces of forced idle"))?;
+    // A lane has no more elements than pixels.
+    check(with.len() < 1 << 20, &format!("{} bytes", with.len()))?;
+    fs::write(dir.path().join("trace.dat"), "no trace")?;
+    check(page(dir.path())?.contains("Not explained: "), "a trace out of nothing")
+}
+
+fn what_is_no_result_is_refused() -> Result<(), Failed> {
+    let dir = tempfile::tempdir()?;
+    let refused = |path: &Path, words: &str| {
+        let output = report(&[path]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        check(output.status.code() == Some(200) && text.contains(words), &text)
+    };
+    refused(dir.path(), "cannot read")?;
+    let file = dir.path().join("result.json");
+    for (text, words) in [
+        ("{", "no result.json"),
+        ("[]", "is of schema"),
+        (r#"{"schema": "other/9"}"#, "other/9"),
+        (r#"{"schema": "schedvmm-result/1", "threads": 7}"#, "no result.json"),
+    ] {
+        fs::write(&file, text)?;
+        refused(&file, words)?;
+    }
+    fs::write(&file, [0xFF, 0xFE])?;
+    refused(dir.path(), "cannot read")
+}
+
+fn the_report_goes_where_it_is_told() -> Result<(), Failed> {
+    let dir = folder();
+    let result = dir.path().join("result.json");
+    let there = dir.path().join("there.html");
+    let output = report(&[&result, Path::new("--output"), &there]);
+    check(output.status.success() && there.exists(), &format!("{output:?}"))?;
+    let nowhere = dir.path().join("no/folder/x.html");
+    let output = report(&[&result, Path::new("--output"), &nowhere]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    check(output.status.code() == Some(200) && text.contains("cannot write"), &text)
+}
+
+/// Light and dark, wide and narrow: something is drawn, in many colours; no complaint, no
+/// request.
+fn shown(browser: &Browser) -> Result<(), Failed> {
+    let dir = traced_folder()?;
+    page(dir.path())?;
+    let file = dir.path().join("report.html");
+    let mut grounds = Vec::new();
+    for (scheme, size) in [(Scheme::Light, (1200, 2400)), (Scheme::Dark, (400, 2400))] {
+        let look = browser.look(&file, scheme, size)?;
+        check(look.complaints.is_empty(), &format!("{:?}", look.complaints))?;
+        check(look.requests.is_empty(), &format!("{:?}", look.requests))?;
+        let colours = look.picture.colours();
+        check(colours > 50, &format!("{colours} colours: not much can be seen"))?;
+        grounds.push(look.picture.ground());
+    }
+    let [light, dark] = grounds[..] else { return Err("two looks".into()) };
+    check(light > 600 && dark < 150, &format!("grounds are {light} and {dark}"))
+}
+
+/// The looks above can fail.
+fn noticed(browser: &Browser) -> Result<(), Failed> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("bad.html");
+    let image = "<img src='http://127.0.0.1:9/x.png' style='visibility:hidden'>";
+    fs::write(&file, format!("<body>{image}<script>console.error('oh no')</script></body>"))?;
+    let look = browser.look(&file, Scheme::Light, (400, 400))?;
+    check(look.requests.iter().any(|url| url.contains("127.0.0.1")), "the request was missed")?;
+    let complained = look.complaints.iter().any(|line| line.contains("oh no"));
+    check(complained, &format!("the complaint was missed: {:?}", look.complaints))?;
+    check(look.picture.colours() < 50, "an empty page has colours")
+}
