@@ -145,6 +145,12 @@ const KNOBS: &[Knob] = &[
         absent: "this kernel has no CONFIG_SCHED_AUTOGROUP, so it groups nothing",
     },
     Knob {
+        name: "schedstats",
+        unit: Unit::Words("on or off", ON_OFF),
+        files: &["proc/sys/kernel/sched_schedstats"],
+        absent: "needs CONFIG_SCHEDSTATS",
+    },
+    Knob {
         name: "preempt",
         unit: Unit::Text,
         files: &["sys/kernel/debug/sched/preempt", "sys/kernel/debug/sched_preempt"],
@@ -153,7 +159,7 @@ const KNOBS: &[Knob] = &[
     Knob { name: "hrtick", unit: Unit::Feature("HRTICK"), files: FEATURES, absent: NO_FEATURES },
 ];
 
-/// The original's settings, as far as a kernel keeps them.
+/// The original's settings, as far as a kernel keeps them, and the kernel's own statistics.
 pub fn default_tune() -> Vec<TuneRequest> {
     // Scaling first: setting it recomputes the others.
     [
@@ -162,6 +168,8 @@ pub fn default_tune() -> Vec<TuneRequest> {
         ("slice", "1.875ms"),
         ("bandwidth-slice", "100us"),
         ("hrtick", "on"),
+        // Forced idle time is counted only with these.
+        ("schedstats", "on"),
     ]
     .map(|(name, value)| TuneRequest { name: name.into(), value: value.into() })
     .into()

@@ -251,6 +251,9 @@ pub struct LoadReport {
     pub tsc: TscReport,
     /// One entry a thread: group-major order, `group * threads_per_group + n`.
     pub threads: Vec<ThreadReport>,
+    /// One entry a group; empty without cgroups.
+    #[serde(default)]
+    pub groups: Vec<GroupReport>,
     /// What the kernel's own meter left untold; `None` where it did not measure.
     #[serde(default)]
     pub meter: Option<MeterReport>,
@@ -267,6 +270,18 @@ pub struct MeterReport {
     pub lost_events: u64,
     /// Gaps above the floor of which only the number is known, by thread.
     pub unmeasured_gaps: Vec<u64>,
+}
+
+/// What the kernel's `cpu.stat` says of a group; `None` is what it does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupReport {
+    /// Time for which the group's cookie kept siblings idle that had something to run
+    /// (cgroup v2 of Linux 6.0 and later, with schedstats on).
+    pub force_idle_ns: Option<u64>,
+    /// How often its quota was used up.
+    pub throttles: Option<u64>,
+    /// For how long it was throttled.
+    pub throttled_ns: Option<u64>,
 }
 
 /// TSC frequency and its sources, all in kHz.
@@ -324,6 +339,13 @@ pub struct ThreadReport {
     pub wakeup_longest_ns: u64,
     /// CPU time the kernel accounted to the thread, in nanoseconds.
     pub cpu_time_ns: u64,
+    /// Time on a CPU, from the kernel's schedstat, in nanoseconds.
+    #[serde(default)]
+    pub run_ns: Option<u64>,
     /// Time runnable but not running, from the kernel's schedstat, in nanoseconds.
     pub run_delay_ns: Option<u64>,
+    /// Time for which this thread's cookie kept siblings idle, in nanoseconds
+    /// (`core_forceidle_sum` of Linux 5.17 and later, with schedstats on).
+    #[serde(default)]
+    pub force_idle_ns: Option<u64>,
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::expected::Expected;
 use crate::facts;
+use crate::forced_idle::ForcedIdle;
 use crate::result::{
     self, Clock, Cosched, Group, KernelFacts, RunFairness, RunResult, SCHEMA, Thread, Trace,
 };
@@ -64,7 +65,7 @@ impl Account<'_> {
     pub fn result(self) -> RunResult {
         let (session, load) = (self.session, &self.job.load);
         let clock = Clock::of(session, load.threads_per_group);
-        let setup = session.setup.as_ref();
+        let (setup, report) = (session.setup.as_ref(), session.report.as_ref());
         let cookies = setup.map_or(&[][..], |setup| &setup.cookies);
         let mut threads = result::threads(session, clock);
         let mut groups = result::groups(&threads, cookies, clock);
@@ -87,6 +88,16 @@ impl Account<'_> {
         for (thread, statistics) in threads.iter_mut().zip(each) {
             thread.statistics = statistics;
         }
+        for (group, report) in
+            groups.iter_mut().zip(report.into_iter().flat_map(|report| &report.groups))
+        {
+            (group.throttles, group.throttled_ns) = (report.throttles, report.throttled_ns);
+        }
+        let run_ns = setup
+            .zip(report)
+            .map_or(0, |(setup, report)| clock.ns(report.tsc_end.saturating_sub(setup.tsc_start)));
+        let cpu_time_ns = run_ns.saturating_mul(load.cpus.len() as u64);
+        let forced_idle = ForcedIdle::book(&mut groups, &threads, report, cpu_time_ns);
         let longest = result::longest(session, clock);
         let longest_gap_ns = longest.as_ref().map(|gap| gap.length_ns);
         let hit = session
@@ -125,6 +136,7 @@ impl Account<'_> {
             job: self.job.clone(),
             statistics,
             fairness: fairness(&threads, &groups, clock),
+            forced_idle,
             steal,
             expected: Expected::of(load, &scheduler, longest_gap_ns),
             threads,

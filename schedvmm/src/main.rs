@@ -10,6 +10,7 @@ mod expected;
 mod explain;
 mod facts;
 mod folder;
+mod forced_idle;
 mod hlog;
 mod host;
 mod machine;

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::expected::Expected;
 use crate::explain::Explained;
+use crate::forced_idle::ForcedIdle;
 use crate::session::Session;
 use crate::summary::{Fairness, Statistics, Steal};
 use crate::verdict::Answer;
@@ -51,6 +52,7 @@ pub struct RunResult {
     pub statistics: Statistics,
     pub fairness: RunFairness,
     pub expected: Expected,
+    pub forced_idle: ForcedIdle,
     pub steal: Steal,
     pub threads: Vec<Thread>,
     pub groups: Vec<Group>,
@@ -173,6 +175,13 @@ pub struct Group {
     pub gap_share: Option<f64>,
     /// Part of all groups' CPU time.
     pub cpu_share: Option<f64>,
+    /// Time for which its cookie kept siblings idle that had something to run.
+    pub force_idle_ns: Option<u64>,
+    /// The same, of the time of all CPUs of the load.
+    pub force_idle_share: Option<f64>,
+    /// How often, and for how long, its quota held it back.
+    pub throttles: Option<u64>,
+    pub throttled_ns: Option<u64>,
     pub wakeup_longest_ns: Option<u64>,
     pub statistics: Statistics,
 }

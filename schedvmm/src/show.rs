@@ -216,6 +216,9 @@ fn write_screen(
         writeln!(text, "expected {}", result.expected.line())?;
         writeln!(text, "gaps     {}", gaps_line(&result.statistics))?;
         writeln!(text, "fairness {}", fairness_line(result))?;
+        if let Some(line) = forced_idle_line(result) {
+            writeln!(text, "idle     {line}")?;
+        }
         writeln!(text, "cause    {}", cause_line(&result.statistics))?;
         if let Some(explanation) = &result.explanation {
             writeln!(text, "why      {}", explanation.paragraph)?;
@@ -338,6 +341,22 @@ fn fairness_line(result: &RunResult) -> String {
         show_ns(starvation.longer_than_ns),
         starvation.count
     )
+}
+
+/// CPU time lost to cookies; nothing is said where there are none.
+fn forced_idle_line(result: &RunResult) -> Option<String> {
+    result.cosched.mechanism.as_ref().filter(|mechanism| *mechanism != "none")?;
+    let found = &result.forced_idle;
+    Some(match (found.ns, &found.note) {
+        (Some(ns), _) => format!(
+            "forced by cookies: {} of the CPUs' time ({})",
+            percent(found.share),
+            show_ns(ns)
+        ),
+        (None, note) => {
+            format!("forced by cookies: unknown; {}", note.as_deref().unwrap_or_default())
+        }
+    })
 }
 
 /// Who took the time.

@@ -6,6 +6,7 @@
 //! with one agreed moment to begin, and hands what they measure to an [`Observer`] while they
 //! run. Nothing here needs to be PID 1, or root.
 
+mod account;
 mod futex;
 mod group;
 mod shared;

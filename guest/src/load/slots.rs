@@ -14,7 +14,7 @@ use gaps::{
     tally::{RecordCell, Tally},
 };
 
-use super::futex;
+use super::{account::ThreadAccount, futex};
 use crate::cpus::{CpuSet, MAX_CPUS};
 
 /// A cache line pair of its own for something that others must not be slowed down by.
@@ -155,8 +155,30 @@ pub struct ThreadSlot {
     pub bursts: AtomicU64,
     /// CPU time during the load.
     pub cpu_time_ns: AtomicU64,
-    /// Run delay during the load, plus 1; 0 where the kernel does not tell.
-    pub run_delay_ns_plus_1: AtomicU64,
+    /// The kernel's own figures of the load.
+    pub account: AccountCells,
+}
+
+/// Room for a [`ThreadAccount`].
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct AccountCells([AtomicU64; 3]);
+
+impl AccountCells {
+    /// Each plus 1: 0 is what the kernel does not tell.
+    pub fn store(&self, account: ThreadAccount) {
+        let ThreadAccount { run_ns, delay_ns, force_idle_ns } = account;
+        for (cell, value) in self.0.iter().zip([run_ns, delay_ns, force_idle_ns]) {
+            cell.store(value.map_or(0, |value| value.saturating_add(1)), Relaxed);
+        }
+    }
+
+    /// What was stored.
+    pub fn load(&self) -> ThreadAccount {
+        let [run_ns, delay_ns, force_idle_ns] =
+            self.0.each_ref().map(|cell| cell.load(Relaxed).checked_sub(1));
+        ThreadAccount { run_ns, delay_ns, force_idle_ns }
+    }
 }
 
 impl ThreadSlot {

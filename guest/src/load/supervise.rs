@@ -24,7 +24,7 @@ use super::{
     shared::Shared,
     slots::{State, ThreadSlot},
     thread::as_ns,
-    watch::Watch,
+    watch::{Accounts, Watch},
 };
 use crate::{
     cpus::{CpuSet, MAX_CPUS},
@@ -69,7 +69,8 @@ pub fn run(
     drop(file);
     let prepared = prepared(spec, surroundings, &shared, cost)?;
     observer.prepared(&prepared)?;
-    let mut watch = Watch::release(spec, &shared, choice, observer)?;
+    let accounts = Accounts::open(&surroundings.cgroups);
+    let mut watch = Watch::release(spec, &shared, choice, accounts, observer)?;
     let mut fault = watch.until_end(&mut groups, observer).err();
     if let Err(error) = watch.end(&mut groups, observer) {
         fault.get_or_insert(error);

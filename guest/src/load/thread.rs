@@ -3,7 +3,7 @@
 
 use std::{
     fmt::Write as _,
-    fs::{self, File},
+    fs::File,
     io::{self, Write as _},
     sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release},
     time::Duration,
@@ -19,6 +19,7 @@ use gaps::{
 };
 
 use super::{
+    account::ThreadAccount,
     futex,
     shared::Shared,
     slots::{State, ThreadSlot},
@@ -65,15 +66,13 @@ pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
     if !futex::wait(&gate.open, 0, deadline) {
         return Err(io::Error::other("the load was never released"));
     }
-    let delay_before = run_delay_ns();
+    let account_before = ThreadAccount::of_this_thread();
     let cpu_before = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
     slot.set_state(State::Running);
     measure(common, slot, index);
     let cpu_time = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID).saturating_sub(cpu_before);
     slot.cpu_time_ns.store(cpu_time, Relaxed);
-    if let (Some(before), Some(after)) = (delay_before, run_delay_ns()) {
-        slot.run_delay_ns_plus_1.store(after.saturating_sub(before) + 1, Relaxed);
-    }
+    slot.account.store(ThreadAccount::of_this_thread().since(account_before));
     slot.set_state(State::Done);
     common.shared.control().announce();
     Ok(())
@@ -228,12 +227,6 @@ impl std::fmt::Write for Line {
     }
 }
 
-/// Field 2 of schedstat: nanoseconds on a run queue (Documentation/scheduler/sched-stats.rst).
-fn run_delay_ns() -> Option<u64> {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    text.split_ascii_whitespace().nth(1)?.parse().ok()
-}
-
 fn earlier(one: u64, other: u64) -> u64 {
     if one.wrapping_sub(other).cast_signed() < 0 { one } else { other }
 }
@@ -271,10 +264,5 @@ mod tests {
         assert!(line.as_bytes().ends_with(b"4294967295"));
         write!(line, "{}", "x".repeat(96)).unwrap_err();
         assert!(line.as_bytes().ends_with(b"4294967295"));
-    }
-
-    #[test]
-    fn this_kernel_tells_its_run_delay_or_does_not() {
-        assert_eq!(run_delay_ns().is_some(), fs::exists("/proc/thread-self/schedstat").unwrap());
     }
 }

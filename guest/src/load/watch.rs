@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    path::PathBuf,
     sync::atomic::Ordering::{Acquire, Relaxed, Release},
     time::{Duration, Instant},
 };
@@ -14,7 +15,7 @@ use gaps::{
 };
 
 use super::{
-    LoadError, Observer, futex,
+    LoadError, Observer, account, futex,
     shared::Shared,
     slots::{State, ThreadSlot},
     supervise::{ENDED, Groups, LOOK, those_not},
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     frame::MAX_RECORDS_PER_FRAME,
     job::LoadSpec,
-    wire::{Gap, LoadReport, ThreadReport, ThresholdHit, Tick, TscReport},
+    wire::{Gap, GroupReport, LoadReport, ThreadReport, ThresholdHit, Tick, TscReport},
 };
 
 /// Between the release and the first burst: all threads fall asleep again meanwhile, and
@@ -47,6 +48,39 @@ pub struct Watch<'a> {
     hit_told: bool,
     tsc_end: u64,
     slope_khz: Option<f64>,
+    accounts: Accounts<'a>,
+}
+
+/// What the kernel's books say of each group.
+pub struct Accounts<'a> {
+    /// For each group, the `cgroup.procs` files it entered; the cpu controller's is first.
+    cgroups: &'a [Vec<PathBuf>],
+    schedstats: bool,
+    before: Vec<GroupReport>,
+    added: Vec<GroupReport>,
+}
+
+impl<'a> Accounts<'a> {
+    /// Opens the books.
+    pub fn open(cgroups: &'a [Vec<PathBuf>]) -> Self {
+        let schedstats = account::schedstats_on();
+        let mut this = Self { cgroups, schedstats, before: Vec::new(), added: Vec::new() };
+        this.before = this.read();
+        this
+    }
+
+    fn read(&self) -> Vec<GroupReport> {
+        let one = |procs: &Vec<PathBuf>| match procs.first() {
+            Some(procs) => account::of_cgroup(procs, self.schedstats),
+            None => GroupReport::default(),
+        };
+        self.cgroups.iter().map(one).collect()
+    }
+
+    fn close(&mut self) {
+        let pairs = self.read().into_iter().zip(&self.before);
+        self.added = pairs.map(|(after, before)| after.since(*before)).collect();
+    }
 }
 
 impl<'a> Watch<'a> {
@@ -55,6 +89,7 @@ impl<'a> Watch<'a> {
         spec: &'a LoadSpec,
         shared: &'a Shared,
         choice: Choice,
+        accounts: Accounts<'a>,
         observer: &mut dyn Observer,
     ) -> Result<Self, LoadError> {
         let begin = Anchor::now();
@@ -78,6 +113,7 @@ impl<'a> Watch<'a> {
             hit_told: false,
             tsc_end: start_tsc,
             slope_khz: None,
+            accounts,
         })
     }
 
@@ -136,6 +172,7 @@ impl<'a> Watch<'a> {
             futex::wait(&control.events.0, seen, clock_ns(libc::CLOCK_MONOTONIC) + as_ns(LOOK));
         };
         self.tsc_end = tsc::read().tsc;
+        self.accounts.close();
         self.slope_khz = self.begin.slope_khz(&Anchor::now());
         // Told again: the hit may have been published while the load was ending.
         let told = told.and_then(|()| self.tell_hit(observer));
@@ -208,12 +245,14 @@ impl<'a> Watch<'a> {
             },
             threads: threads.map(|(index, slot)| report_thread(index / each, slot)).collect(),
             meter: None,
+            groups: self.accounts.added.clone(),
         }
     }
 }
 
 fn report_thread(group: u32, slot: &ThreadSlot) -> ThreadReport {
     let buckets = |histogram: &Histogram| histogram.buckets().collect();
+    let account = slot.account.load();
     ThreadReport {
         group,
         tid: slot.tid.load(Relaxed),
@@ -230,6 +269,8 @@ fn report_thread(group: u32, slot: &ThreadSlot) -> ThreadReport {
         wakeup_histogram_ns: buckets(&slot.wakeup_ns),
         wakeup_longest_ns: slot.wakeup_longest_ns.load(Relaxed),
         cpu_time_ns: slot.cpu_time_ns.load(Relaxed),
-        run_delay_ns: slot.run_delay_ns_plus_1.load(Relaxed).checked_sub(1),
+        run_ns: account.run_ns,
+        run_delay_ns: account.delay_ns,
+        force_idle_ns: account.force_idle_ns,
     }
 }

@@ -37,6 +37,7 @@ pub fn group() -> Group {
             assert_eq!(result["cosched"]["mechanism"], "none");
             let cookies = list(&result["cosched"], "cookies");
             assert!(cookies.iter().all(|cookie| *cookie == 0), "{cookies:?}");
+            assert_eq!(result["forced_idle"]["ns"], 0, "{}", result["forced_idle"]);
         }),
         Case::run("absent_cookies", "--cosched tag", no_such_interface),
         // The reason is part of every way to show a result.
@@ -200,9 +201,16 @@ fn cookies(result: &Value, mechanism: &str) {
     let distinct: HashSet<_> = cookies.iter().filter_map(Value::as_u64).collect();
     assert!(cookies.len() == GROUPS && distinct.len() == GROUPS, "{cookies:?}");
     assert!(!distinct.contains(&0), "{cookies:?}");
+    let mut forced_idle_ns = 0;
     for (group, cookie) in list(result, "groups").iter().zip(cookies) {
         assert_eq!(group["cookie"], *cookie);
+        forced_idle_ns += number(group, "force_idle_ns");
     }
+    // One of two threads pauses while its sibling's thread spins, again and again.
+    let found = &result["forced_idle"];
+    assert_eq!((&found["source"], number(found, "ns")), (&"cgroup".into(), forced_idle_ns));
+    assert!(forced_idle_ns > 0 && found["share"].as_f64().is_some_and(|share| share < 1.0));
+    println!("     forced idle {found}");
 }
 
 fn knob<'a>(result: &'a Value, name: &str) -> &'a Value {

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Forced idle time: a hyperthread idles though somebody wants to run on it, because the core
+//! belongs to another cookie. From the kernel's own books, which charge it to the cookie that
+//! causes it (kernel/sched/core_sched.c, `__sched_core_account_forceidle`).
+
+use gaps::stats::share;
+use guest::wire::LoadReport;
+use serde::Serialize;
+
+use crate::result::{Group, Thread};
+
+/// Which of the kernel's books it is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// `core_sched.force_idle_usec` of the groups' cgroups.
+    Cgroup,
+    /// `core_forceidle_sum` of their threads.
+    Threads,
+}
+
+/// Forced idle time of the whole run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ForcedIdle {
+    /// How long, over all CPUs of the load; `null` where the kernel does not tell.
+    pub ns: Option<u64>,
+    /// Part of the time of these CPUs.
+    pub share: Option<f64>,
+    /// Where it is from.
+    pub source: Option<Source>,
+    /// Why it is not known.
+    pub note: Option<String>,
+}
+
+impl ForcedIdle {
+    /// Books it on the groups, and adds it up. `cpu_time_ns` is the run's length on all CPUs of
+    /// the load together.
+    pub fn book(
+        groups: &mut [Group],
+        threads: &[Thread],
+        report: Option<&LoadReport>,
+        cpu_time_ns: u64,
+    ) -> Self {
+        let of_cgroup = |group: &Group| {
+            report?.groups.get(group.group as usize).and_then(|report| report.force_idle_ns)
+        };
+        let of_threads = |group: &Group| {
+            let own = threads.iter().filter(|thread| thread.report.group == group.group);
+            own.map(|thread| thread.report.force_idle_ns)
+                .try_fold(0u64, |sum, ns| Some(sum.saturating_add(ns?)))
+        };
+        let all = |of: &dyn Fn(&Group) -> Option<u64>| {
+            groups.iter().map(of).collect::<Option<Vec<u64>>>().filter(|all| !all.is_empty())
+        };
+        let found = all(&of_cgroup).map(|all| (Source::Cgroup, all));
+        let found = found.or_else(|| all(&of_threads).map(|all| (Source::Threads, all)));
+        let Some((source, each)) = found else {
+            let note = "the kernel does not tell: it needs CONFIG_SCHED_CORE (5.17 or later), \
+                        CONFIG_SCHEDSTATS and kernel.sched_schedstats=1 (--tune schedstats=on)";
+            return Self { note: Some(note.into()), ..Self::default() };
+        };
+        for (group, ns) in groups.iter_mut().zip(&each) {
+            group.force_idle_ns = Some(*ns);
+            group.force_idle_share = share(*ns, cpu_time_ns);
+        }
+        let ns = each.iter().fold(0u64, |sum, ns| sum.saturating_add(*ns));
+        Self { ns: Some(ns), share: share(ns, cpu_time_ns), source: Some(source), note: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use guest::wire::{GroupReport, ThreadReport};
+
+    use super::*;
+    use crate::summary::Statistics;
+
+    fn thread(thread: usize, force_idle_ns: Option<u64>) -> Thread {
+        let group = u32::try_from(thread / 2).expect("few");
+        let report = ThreadReport { group, force_idle_ns, ..Default::default() };
+        let statistics = Statistics::default();
+        Thread { thread, gap_ns: 0, longest_gap_ns: 0, complete: true, statistics, report }
+    }
+
+    fn booked(
+        cgroups: [Option<u64>; 2],
+        threads: [Option<u64>; 4],
+    ) -> (ForcedIdle, [Option<u64>; 2]) {
+        let group = |group| Group { group, ..Group::default() };
+        let mut groups = [group(0), group(1)];
+        let groups_told =
+            cgroups.map(|force_idle_ns| GroupReport { force_idle_ns, ..Default::default() });
+        let report = LoadReport { groups: groups_told.into(), ..Default::default() };
+        let threads: Vec<_> =
+            threads.into_iter().enumerate().map(|(n, ns)| thread(n, ns)).collect();
+        let found = ForcedIdle::book(&mut groups, &threads, Some(&report), 1000);
+        (found, groups.map(|group| group.force_idle_ns))
+    }
+
+    #[test]
+    fn cgroups_come_first_and_threads_do_where_there_are_none() {
+        let (found, groups) = booked([Some(100), Some(50)], [Some(1); 4]);
+        assert_eq!(
+            (found.source, found.ns, found.share),
+            (Some(Source::Cgroup), Some(150), Some(0.15))
+        );
+        assert_eq!(groups, [Some(100), Some(50)]);
+        let (found, groups) = booked([Some(100), None], [Some(1), Some(2), Some(3), Some(4)]);
+        assert_eq!((found.source, groups), (Some(Source::Threads), [Some(3), Some(7)]));
+    }
+
+    #[test]
+    fn what_one_thread_does_not_tell_nobody_adds_up() {
+        let (found, groups) = booked([None; 2], [Some(1), Some(2), Some(3), None]);
+        assert_eq!((found.ns, groups), (None, [None; 2]));
+        assert!(found.note.is_some_and(|note| note.contains("schedstats=on")));
+        let nothing = ForcedIdle::book(&mut [], &[], None, 0);
+        assert_eq!((nothing.ns, nothing.source), (None, None));
+    }
+}
