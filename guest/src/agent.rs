@@ -51,6 +51,9 @@ pub enum AgentError {
     /// The cookie mechanism asked for is not there.
     #[error("core scheduling as asked for is not possible")]
     Cosched(#[from] CoschedError),
+    /// A group cannot be limited as the load wants it.
+    #[error("{0}")]
+    Limit(String),
     /// The trace did not get out.
     #[error("the trace cannot be sent")]
     Trace(#[source] io::Error),
@@ -66,7 +69,9 @@ impl AgentError {
     /// Whose fault it is.
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Mount(_) | Self::Port(_) | Self::Cosched(_) => FailureKind::Kernel,
+            Self::Mount(_) | Self::Port(_) | Self::Cosched(_) | Self::Limit(_) => {
+                FailureKind::Kernel
+            }
             Self::Knob(_) => FailureKind::Usage,
             Self::Job(_) | Self::Trace(_) | Self::Send(_) => FailureKind::Internal,
             Self::Load(error) => error.kind(),
@@ -143,9 +148,10 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
 fn prepare(job: &Job) -> Result<(Surroundings, Setup, Option<Tracing>), AgentError> {
     let cpus = job.load.cpus.iter().copied().collect();
     let knobs = knobs::apply_all(Path::new("/"), &job.tune)?;
-    let mut make = |version| Cgroups::mount(version, job.load.groups, &cpus);
-    let Arranged { mechanism, note, cgroups } =
+    let mut make = |version| Cgroups::mount(version, &job.load.groups, &cpus);
+    let Arranged { mechanism, note, mut cgroups } =
         cosched::arrange(job.cosched, cosched::probe_prctl(), &mut make)?;
+    cgroups.limit(&job.load.groups).map_err(AgentError::Limit)?;
     let mut setup = Setup {
         cosched: mechanism.name().into(),
         cosched_note: note,

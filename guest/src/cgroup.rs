@@ -4,12 +4,16 @@
 
 use std::{
     ffi::CString,
-    fs, io,
+    fmt, fs, io,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
-use crate::{cpus::CpuSet, system};
+use crate::{
+    cpus::CpuSet,
+    shape::{GroupSpec, Quota},
+    system,
+};
 
 /// Which hierarchy the cgroups are in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub struct Cgroups {
     version: Version,
     /// Directories of the cpu controller, one a group.
     cpu: Vec<PathBuf>,
+    /// Whether each group is to have a cookie.
+    tagged: Vec<bool>,
     /// Directories of cpuset, where that is a hierarchy of its own.
     cpuset: Vec<PathBuf>,
     /// What could not be had.
@@ -53,10 +59,15 @@ impl Cgroups {
         Self {
             version: Version::None,
             cpu: Vec::new(),
+            tagged: Vec::new(),
             cpuset: Vec::new(),
             notes: Vec::new(),
             mounts: Vec::new(),
         }
+    }
+
+    fn of(version: Version, groups: &[GroupSpec]) -> Self {
+        Self { version, tagged: groups.iter().map(|group| group.cookie).collect(), ..Self::none() }
     }
 
     /// No cgroups, and why.
@@ -65,7 +76,7 @@ impl Cgroups {
     }
 
     /// Mounts a hierarchy of this version where the agent keeps it, and makes the cgroups.
-    pub fn mount(version: Version, groups: u32, cpus: &CpuSet) -> io::Result<Self> {
+    pub fn mount(version: Version, groups: &[GroupSpec], cpus: &CpuSet) -> io::Result<Self> {
         let mount = |kind, path: &str, options| {
             let path = PathBuf::from(path);
             // It may be there; if it cannot be made, the mount says so.
@@ -92,8 +103,8 @@ impl Cgroups {
     }
 
     /// Makes the cgroups below a directory of the unified hierarchy.
-    pub fn create_v2(root: &Path, groups: u32, cpus: &CpuSet) -> io::Result<Self> {
-        let mut this = Self { version: Version::V2, ..Self::none() };
+    pub fn create_v2(root: &Path, groups: &[GroupSpec], cpus: &CpuSet) -> io::Result<Self> {
+        let mut this = Self::of(Version::V2, groups);
         let there = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
         for controller in ["cpu", "cpuset"] {
             if !there.split_ascii_whitespace().any(|name| name == controller) {
@@ -105,7 +116,7 @@ impl Cgroups {
                 this.notes.push(format!("cgroup v2 controller {controller}: {error}"));
             }
         }
-        for directory in make_all(root, groups)? {
+        for directory in make_all(root, groups.len())? {
             let cpuset = directory.join("cpuset.cpus");
             if cpuset.exists() {
                 system::write_file(&cpuset, &cpus.to_string())?;
@@ -119,17 +130,17 @@ impl Cgroups {
     pub fn create_v1(
         cpu: &Path,
         cpuset: Option<&Path>,
-        groups: u32,
+        groups: &[GroupSpec],
         cpus: &CpuSet,
     ) -> io::Result<Self> {
-        let mut this = Self { version: Version::V1, ..Self::none() };
-        this.cpu = make_all(cpu, groups)?;
+        let mut this = Self::of(Version::V1, groups);
+        this.cpu = make_all(cpu, groups.len())?;
         let Some(cpuset) = cpuset else {
             this.notes.push("cgroup v1 has no controller cpuset".into());
             return Ok(this);
         };
         let memory = fs::read_to_string(cpuset.join("cpuset.mems"))?;
-        this.cpuset = make_all(cpuset, groups)?;
+        this.cpuset = make_all(cpuset, groups.len())?;
         for directory in &this.cpuset {
             system::write_file(&directory.join("cpuset.cpus"), &cpus.to_string())?;
             // Both must be set before anybody may enter.
@@ -151,6 +162,32 @@ impl Cgroups {
     /// Directory of the cpu controller of each group; empty without cgroups.
     pub fn cpu_directories(&self) -> &[PathBuf] {
         &self.cpu
+    }
+
+    /// Those of groups that are to have a cookie.
+    pub fn tagged_directories(&self) -> impl Iterator<Item = &Path> {
+        let pairs = self.cpu.iter().zip(&self.tagged);
+        pairs.filter(|(_, tagged)| **tagged).map(|(directory, _)| directory.as_path())
+    }
+
+    /// Gives each group the weight of its nice value, and its quota.
+    ///
+    /// # Errors
+    /// A quota that cannot be had: without it the load is another one.
+    pub fn limit(&mut self, groups: &[GroupSpec]) -> Result<(), String> {
+        for (number, group) in groups.iter().enumerate() {
+            let directory = self.cpu.get(number);
+            if let Some(quota) = group.quota {
+                let directory = directory.ok_or_else(|| no_quota("there are no cgroups"))?;
+                set_quota(self.version, directory, quota)?;
+            }
+            let Some((nice, directory)) = group.policy.nice.zip(directory) else { continue };
+            if let Err(error) = set_weight(self.version, directory, nice) {
+                let path = directory.display();
+                self.notes.push(format!("{path} has no weight for nice {nice}: {error}"));
+            }
+        }
+        Ok(())
     }
 
     /// For each group, the files that its process enters its cgroups by.
@@ -177,8 +214,43 @@ impl Cgroups {
     }
 }
 
+fn no_quota(why: impl fmt::Display) -> String {
+    format!("no quota can be set: {why}; it needs CONFIG_CFS_BANDWIDTH and CONFIG_CGROUPS")
+}
+
+fn set_quota(version: Version, directory: &Path, quota: Quota) -> Result<(), String> {
+    let Quota { time, period } = quota;
+    let (time_us, period_us) = (time.as_micros(), period.as_micros());
+    let files = match version {
+        Version::V1 => vec![
+            ("cpu.cfs_period_us", period_us.to_string()),
+            ("cpu.cfs_quota_us", time_us.to_string()),
+        ],
+        _ => vec![("cpu.max", format!("{time_us} {period_us}"))],
+    };
+    for (file, text) in files {
+        let path = directory.join(file);
+        let refused = |error| no_quota(format_args!("{} takes no {text}: {error}", path.display()));
+        system::write_file(&path, &text).map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// A group's weight against other groups, as a thread's nice value is one against threads.
+fn set_weight(version: Version, directory: &Path, nice: i32) -> io::Result<()> {
+    if version != Version::V1 {
+        return system::write_file(&directory.join("cpu.weight.nice"), &nice.to_string());
+    }
+    /// What a group has without a word of ours.
+    const SHARES: f64 = 1024.0;
+    /// From one nice value to the next (kernel/sched/core.c, `sched_prio_to_weight`).
+    const STEP: f64 = 1.25;
+    let shares = (SHARES * STEP.powi(-nice)).round();
+    system::write_file(&directory.join("cpu.shares"), &format!("{shares:.0}"))
+}
+
 /// Makes vm1, vm2, … in a directory.
-fn make_all(root: &Path, groups: u32) -> io::Result<Vec<PathBuf>> {
+fn make_all(root: &Path, groups: usize) -> io::Result<Vec<PathBuf>> {
     (1..=groups)
         .map(|number| {
             let directory = root.join(format!("vm{number}"));
@@ -193,13 +265,18 @@ fn make_all(root: &Path, groups: u32) -> io::Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        shape::Policy,
+        testing::{groups, tree},
+    };
+    use std::time::Duration;
 
     #[test]
     fn v2_enables_what_is_there_and_notes_what_is_not() {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("cgroup.controllers"), "cpu io memory\n").unwrap();
         fs::write(root.path().join("cgroup.subtree_control"), "").unwrap();
-        let cgroups = Cgroups::create_v2(root.path(), 2, &"2-3".parse().unwrap()).unwrap();
+        let cgroups = Cgroups::create_v2(root.path(), &groups(2), &"2-3".parse().unwrap()).unwrap();
         assert_eq!(cgroups.version().name(), "v2");
         assert_eq!(cgroups.notes(), ["cgroup v2 has no controller cpuset"]);
         assert_eq!(fs::read_to_string(root.path().join("cgroup.subtree_control")).unwrap(), "+cpu");
@@ -220,7 +297,7 @@ mod tests {
         let vm1 = root.path().join("vm1");
         fs::create_dir(&vm1).unwrap();
         fs::write(vm1.join("cpuset.cpus"), "").unwrap();
-        Cgroups::create_v2(root.path(), 1, &"2-3".parse().unwrap()).unwrap();
+        Cgroups::create_v2(root.path(), &groups(1), &"2-3".parse().unwrap()).unwrap();
         assert_eq!(fs::read_to_string(vm1.join("cpuset.cpus")).unwrap(), "2-3");
     }
 
@@ -236,11 +313,11 @@ mod tests {
             fs::write(cpuset.join("vm1").join(file), "").unwrap();
         }
         let cpus = "1".parse().unwrap();
-        let cgroups = Cgroups::create_v1(&cpu, Some(&cpuset), 1, &cpus).unwrap();
+        let cgroups = Cgroups::create_v1(&cpu, Some(&cpuset), &groups(1), &cpus).unwrap();
         assert_eq!(cgroups.version().name(), "v1");
         assert_eq!(cgroups.procs()[0].len(), 2);
         assert_eq!(fs::read_to_string(cpuset.join("vm1/cpuset.mems")).unwrap(), "0");
-        let alone = Cgroups::create_v1(&cpu, None, 1, &cpus).unwrap();
+        let alone = Cgroups::create_v1(&cpu, None, &groups(1), &cpus).unwrap();
         assert_eq!((alone.procs()[0].len(), alone.notes().len()), (1, 1));
     }
 
@@ -249,6 +326,72 @@ mod tests {
         let none = Cgroups::none();
         assert_eq!(none.version().name(), "none");
         assert!(none.procs().is_empty() && none.cpu_directories().is_empty());
-        Cgroups::create_v2(Path::new("/nonexistent"), 1, &CpuSet::default()).unwrap_err();
+        Cgroups::create_v2(Path::new("/nonexistent"), &groups(1), &CpuSet::default()).unwrap_err();
+    }
+
+    fn limited(
+        files: &[&str],
+        version: Version,
+        group: GroupSpec,
+    ) -> (tempfile::TempDir, Result<Vec<String>, String>) {
+        let files: Vec<_> = files.iter().map(|file| (*file, "")).collect();
+        let root = tree(&files);
+        let groups = [group];
+        let cgroups = match version {
+            Version::V1 => Cgroups::create_v1(root.path(), None, &groups, &CpuSet::default()),
+            _ => Cgroups::create_v2(root.path(), &groups, &CpuSet::default()),
+        };
+        let mut cgroups = cgroups.unwrap();
+        let before = cgroups.notes().len();
+        let limited = cgroups.limit(&groups).map(|()| cgroups.notes()[before..].to_vec());
+        (root, limited)
+    }
+
+    #[test]
+    fn a_quota_is_set_or_is_an_error() {
+        let ms = Duration::from_millis;
+        let quota = Some(Quota { time: ms(50), period: ms(100) });
+        let group = GroupSpec { quota, ..groups(1).remove(0) };
+        let read = |root: &tempfile::TempDir, file| fs::read_to_string(root.path().join(file));
+        let (root, found) = limited(&["vm1/cpu.max"], Version::V2, group.clone());
+        assert_eq!(found, Ok(vec![]));
+        assert_eq!(read(&root, "vm1/cpu.max").unwrap(), "50000 100000");
+        let files = ["vm1/cpu.cfs_period_us", "vm1/cpu.cfs_quota_us"];
+        let (root, found) = limited(&files, Version::V1, group.clone());
+        assert_eq!(found, Ok(vec![]));
+        assert_eq!(read(&root, files[0]).unwrap(), "100000");
+        assert_eq!(read(&root, files[1]).unwrap(), "50000");
+        let (_, found) = limited(&["vm1/cpu.max/x"], Version::V2, group.clone());
+        assert!(found.unwrap_err().contains("CONFIG_CFS_BANDWIDTH"));
+        let error = Cgroups::none().limit(&[group]).unwrap_err();
+        assert!(error.contains("no cgroups"), "{error}");
+    }
+
+    #[test]
+    fn a_nice_value_is_a_weight_of_the_group() {
+        let nice = |nice| GroupSpec {
+            policy: Policy { nice: Some(nice), ..Policy::default() },
+            ..groups(1).remove(0)
+        };
+        let (root, found) = limited(&["vm1/cpu.weight.nice"], Version::V2, nice(-5));
+        assert_eq!(found, Ok(vec![]));
+        assert_eq!(fs::read_to_string(root.path().join("vm1/cpu.weight.nice")).unwrap(), "-5");
+        for (value, shares) in [(0, "1024"), (5, "336"), (-20, "88818")] {
+            let (root, _) = limited(&["vm1/cpu.shares"], Version::V1, nice(value));
+            assert_eq!(fs::read_to_string(root.path().join("vm1/cpu.shares")).unwrap(), shares);
+        }
+        let (_, found) = limited(&["vm1/cpu.weight.nice/x"], Version::V2, nice(1));
+        assert_eq!(found.unwrap().len(), 1);
+        Cgroups::none().limit(&[nice(1)]).expect("threads have it without cgroups, too");
+    }
+
+    #[test]
+    fn only_groups_with_a_cookie_are_tagged() {
+        let root = tempfile::tempdir().unwrap();
+        let mut all = groups(3);
+        all[1].cookie = false;
+        let cgroups = Cgroups::create_v1(root.path(), None, &all, &CpuSet::default()).unwrap();
+        let tagged: Vec<_> = cgroups.tagged_directories().map(Path::to_owned).collect();
+        assert_eq!(tagged, [root.path().join("vm1"), root.path().join("vm3")]);
     }
 }

@@ -192,7 +192,7 @@ fn tag_all(cgroups: &Cgroups, file: TagFile) -> Result<bool, String> {
     if directories.is_empty() || !directories.iter().all(|directory| path(directory).exists()) {
         return Ok(false);
     }
-    for directory in directories {
+    for directory in cgroups.tagged_directories() {
         let path = path(directory);
         system::write_file(&path, "1")
             .map_err(|error| format!("{} takes no 1: {error}", path.display()))?;
@@ -257,6 +257,7 @@ fn prctl_sched_core(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::groups;
     use std::fs;
 
     fn no_prctl() -> io::Result<()> {
@@ -279,8 +280,8 @@ mod tests {
                 }
             }
             match version {
-                Version::V1 => Cgroups::create_v1(&path, None, 2, &"0".parse().unwrap()),
-                _ => Cgroups::create_v2(&path, 2, &"0".parse().unwrap()),
+                Version::V1 => Cgroups::create_v1(&path, None, &groups(2), &"0".parse().unwrap()),
+                _ => Cgroups::create_v2(&path, &groups(2), &"0".parse().unwrap()),
             }
         };
         let arranged = arrange(request, prctl, &mut make)?;
@@ -335,7 +336,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("vm1/cpu.tag")).unwrap();
         let mut make = |version| match version {
-            Version::V1 => Cgroups::create_v1(root.path(), None, 1, &"0".parse().unwrap()),
+            Version::V1 => Cgroups::create_v1(root.path(), None, &groups(1), &"0".parse().unwrap()),
             _ => Err(io::Error::other("no v2")),
         };
         let error = arrange(CoschedRequest::Tag, no_prctl(), &mut make).unwrap_err();

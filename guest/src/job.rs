@@ -4,9 +4,11 @@
 //! A file rather than kernel words or a message: it has no length limit, it is there before
 //! any driver, and a person can read it out of the archive.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use serde::{Deserialize, Serialize};
+
+use crate::shape::GroupSpec;
 
 /// Where the job lies in the initrd.
 pub const JOB_PATH: &str = "/job.json";
@@ -104,29 +106,24 @@ impl MeterMode {
 impl LoadSpec {
     /// The load for a [`MeterSpec`]: one group, one always busy thread for each CPU.
     pub fn for_meter(self) -> Self {
-        Self {
-            groups: 1,
-            threads_per_group: u32::try_from(self.cpus.len()).unwrap_or(u32::MAX),
-            sleep: SleepSpec::Fixed(Duration::ZERO),
-            ..self
-        }
+        let threads = u32::try_from(self.cpus.len()).unwrap_or(u32::MAX);
+        let always = GroupSpec::plain(threads, self.duration, SleepSpec::Fixed(Duration::ZERO));
+        Self { name: None, groups: vec![always], ..self }
     }
 }
 
-/// The load: `groups` processes of `threads_per_group` threads, one cookie a group.
+/// The load: groups, each a process of threads that measure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoadSpec {
-    /// Number of groups ("VMs" of the user target).
-    pub groups: u32,
-    /// Threads in each group.
-    pub threads_per_group: u32,
-    /// CPUs that all threads share (guest CPU numbers).
+    /// What the groups are called as a whole, such as a preset or a file; `None` for groups
+    /// from plain options.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The groups ("VMs" of the user target). Threads are numbered group by group.
+    #[serde(rename = "shape")]
+    pub groups: Vec<GroupSpec>,
+    /// CPUs that all threads share (guest CPU numbers), unless their group says otherwise.
     pub cpus: Vec<u32>,
-    /// Length of a burst.
-    #[serde(rename = "busy_ns", with = "nanoseconds")]
-    pub busy: Duration,
-    /// Pause between two bursts.
-    pub sleep: SleepSpec,
     /// Seed of the pauses; the same seed gives every thread the same pauses again.
     pub seed: u64,
     /// How long the load runs.
@@ -140,6 +137,34 @@ pub struct LoadSpec {
     pub threshold: Option<Duration>,
     /// Room for gap records, in records per thread; further gaps only reach the histogram.
     pub records_per_thread: u32,
+}
+
+impl LoadSpec {
+    /// Threads of all groups.
+    pub fn threads(&self) -> usize {
+        self.groups.iter().map(|group| group.threads as usize).sum()
+    }
+
+    /// The threads of each group, by their numbers.
+    pub fn members(&self) -> impl Iterator<Item = Range<usize>> {
+        self.groups.iter().scan(0, |next, group| {
+            let first = *next;
+            *next += group.threads as usize;
+            Some(first..*next)
+        })
+    }
+
+    /// The group, from 0, of the thread with this number.
+    pub fn group_of(&self, thread: usize) -> u32 {
+        let group = self.members().position(|members| members.contains(&thread));
+        group.and_then(|group| u32::try_from(group).ok()).unwrap_or(u32::MAX)
+    }
+
+    /// What all groups are like, where they are alike.
+    pub fn uniform(&self) -> Option<&GroupSpec> {
+        let (first, rest) = self.groups.split_first()?;
+        rest.iter().all(|group| group == first).then_some(first)
+    }
 }
 
 /// Distribution of the pause between two bursts, drawn anew for every pause.
@@ -221,32 +246,77 @@ impl TraceDump {
 }
 
 /// Durations as whole nanoseconds: the unit of every other time in our files.
-mod nanoseconds {
+pub mod nanoseconds {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};
 
+    /// For serde.
+    ///
+    /// # Errors
+    /// Those of the format.
     pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_u64(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
     }
 
+    /// For serde.
+    ///
+    /// # Errors
+    /// Those of the format.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         u64::deserialize(from).map(Duration::from_nanos)
     }
 }
 
 /// The same, or `null`.
-mod optional_nanoseconds {
+pub mod optional_nanoseconds {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+    /// For serde.
+    ///
+    /// # Errors
+    /// Those of the format.
     pub fn serialize<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
         let ns = duration.map(|duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
         ns.serialize(to)
     }
 
+    /// For serde.
+    ///
+    /// # Errors
+    /// Those of the format.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
         Ok(Option::<u64>::deserialize(from)?.map(Duration::from_nanos))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_numbered_group_by_group() {
+        let group = |threads| {
+            GroupSpec::plain(threads, Duration::from_secs(1), SleepSpec::Fixed(Duration::ZERO))
+        };
+        let spec = LoadSpec {
+            name: None,
+            groups: vec![group(2), group(1), group(3)],
+            cpus: vec![0],
+            seed: 0,
+            duration: Duration::from_secs(1),
+            floor: Duration::from_micros(100),
+            threshold: None,
+            records_per_thread: 1,
+        };
+        assert_eq!(spec.threads(), 6);
+        assert_eq!(spec.members().collect::<Vec<_>>(), [0..2, 2..3, 3..6]);
+        let groups = (0..7).map(|thread| spec.group_of(thread)).collect::<Vec<_>>();
+        assert_eq!(groups, [0, 0, 1, 2, 2, 2, u32::MAX]);
+        assert_eq!(spec.uniform(), None);
+        let even = LoadSpec { groups: vec![group(2); 3], ..spec };
+        assert_eq!(even.uniform(), Some(&group(2)));
     }
 }

@@ -18,6 +18,7 @@ pub mod noise;
 pub mod port;
 pub mod scheduler;
 pub mod setup;
+pub mod shape;
 pub mod system;
 #[cfg(test)]
 mod testing;

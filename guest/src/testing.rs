@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What unit tests share.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use tempfile::TempDir;
+
+use crate::{job::SleepSpec, shape::GroupSpec};
 
 /// A folder with some files, as the kernel shows itself in its file systems.
 pub fn tree(files: &[(&str, &str)]) -> TempDir {
@@ -14,4 +16,10 @@ pub fn tree(files: &[(&str, &str)]) -> TempDir {
         fs::write(path, text).unwrap();
     }
     root
+}
+
+/// Plain groups of two threads.
+pub fn groups(count: usize) -> Vec<GroupSpec> {
+    let sleep = SleepSpec::Fixed(Duration::ZERO);
+    vec![GroupSpec::plain(2, Duration::from_secs(1), sleep); count]
 }

@@ -249,7 +249,7 @@ pub struct LoadReport {
     pub tsc_end: u64,
     /// TSC frequency, with all that was used to find it.
     pub tsc: TscReport,
-    /// One entry a thread: group-major order, `group * threads_per_group + n`.
+    /// One entry a thread: group-major order, see [`crate::job::LoadSpec::members`].
     pub threads: Vec<ThreadReport>,
     /// One entry a group; empty without cgroups.
     #[serde(default)]

@@ -26,6 +26,7 @@ use guest::{
     cpus::CpuSet,
     job::{LoadSpec, SleepSpec},
     load::{GROUP_COMMAND, LoadError, Observer, Outcome, Prepared, Surroundings, group_main, run},
+    shape::{GroupSpec, Policy},
     wire::{FailureKind, ThresholdHit, Tick},
 };
 
@@ -38,6 +39,7 @@ const TESTS: &[(&str, fn())] = &[
     ("a_group_that_dies_is_named", a_group_that_dies_is_named),
     ("a_group_that_cannot_start_is_named", a_group_that_cannot_start_is_named),
     ("a_load_runs_in_cgroups_of_this_kernel", a_load_runs_in_cgroups_of_this_kernel),
+    ("groups_differ_as_they_are_told", groups_differ_as_they_are_told),
     ("full_record_memory_loses_no_counts", full_record_memory_loses_no_counts),
     ("impossible_loads_are_refused", impossible_loads_are_refused),
     ("an_observer_that_fails_ends_the_load", an_observer_that_fails_ends_the_load),
@@ -128,14 +130,16 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
+fn group(threads: u32, busy: Duration, sleep: SleepSpec) -> GroupSpec {
+    GroupSpec::plain(threads, busy, sleep)
+}
+
 /// Two groups of two threads on at most two CPUs.
 fn spec(duration: Duration) -> LoadSpec {
     LoadSpec {
-        groups: 2,
-        threads_per_group: 2,
+        name: None,
+        groups: vec![group(2, ms(200), SleepSpec::Uniform { min: Duration::ZERO, max: ms(50) }); 2],
         cpus: CpuSet::online().unwrap().iter().take(2).collect(),
-        busy: ms(200),
-        sleep: SleepSpec::Uniform { min: Duration::ZERO, max: ms(50) },
         seed: 5,
         duration,
         floor: Duration::from_micros(100),
@@ -230,10 +234,7 @@ fn to_ms(ticks: u64, khz: u64) -> f64 {
 fn injected_stops_are_found_with_their_length() {
     let stops = [ms(200), ms(50), ms(200), ms(5), ms(200)];
     let spec = LoadSpec {
-        groups: 1,
-        threads_per_group: 1,
-        busy: ms(60_000),
-        sleep: SleepSpec::Fixed(Duration::ZERO),
+        groups: vec![group(1, ms(60_000), SleepSpec::Fixed(Duration::ZERO))],
         ..spec(ms(60_000))
     };
     let (sender, receiver) = std::sync::mpsc::channel();
@@ -273,13 +274,8 @@ fn injected_stops_are_found_with_their_length() {
 /// A thread that is kept from waking up as planned: the delay counts from the plan, and so
 /// does the burst, which is over before it has begun.
 fn a_late_wake_up_is_measured_from_the_plan() {
-    let spec = LoadSpec {
-        groups: 1,
-        threads_per_group: 1,
-        busy: ms(100),
-        sleep: SleepSpec::Fixed(ms(300)),
-        ..spec(ms(1000))
-    };
+    let spec =
+        LoadSpec { groups: vec![group(1, ms(100), SleepSpec::Fixed(ms(300)))], ..spec(ms(1000)) };
     let (sender, receiver) = std::sync::mpsc::channel();
     let at_release = move |pids: Vec<i32>| {
         thread::spawn(move || {
@@ -325,9 +321,8 @@ fn set_policy(policy: i32, priority: i32) -> io::Result<()> {
 
 fn a_gap_over_the_threshold_ends_the_load() {
     let spec = LoadSpec {
-        busy: ms(1000),
+        groups: vec![group(2, ms(1000), SleepSpec::Fixed(ms(20_000))); 2],
         threshold: Some(ms(150)),
-        sleep: SleepSpec::Fixed(ms(20_000)),
         ..spec(ms(60_000))
     };
     let at_release = |pids: Vec<i32>| {
@@ -346,7 +341,10 @@ fn a_gap_over_the_threshold_ends_the_load() {
 }
 
 fn a_request_to_stop_ends_even_those_asleep() {
-    let spec = LoadSpec { busy: ms(10), sleep: SleepSpec::Fixed(ms(60_000)), ..spec(ms(60_000)) };
+    let spec = LoadSpec {
+        groups: vec![group(2, ms(10), SleepSpec::Fixed(ms(60_000))); 2],
+        ..spec(ms(60_000))
+    };
     let stop = Arc::new(AtomicBool::new(false));
     let later = Arc::clone(&stop);
     let at_release = move |_| {
@@ -408,7 +406,7 @@ fn a_load_runs_in_cgroups_of_this_kernel() {
     }
     let spec = spec(ms(200));
     let cpus = spec.cpus.iter().copied().collect();
-    let cgroups = Cgroups::create_v1(&parent, None, 2, &cpus).unwrap();
+    let cgroups = Cgroups::create_v1(&parent, None, &spec.groups, &cpus).unwrap();
     let surroundings = Surroundings { cgroups: cgroups.procs(), ..Surroundings::plain(None) };
     let seen = Arc::new(Mutex::new(Vec::new()));
     let notes = Arc::clone(&seen);
@@ -425,6 +423,40 @@ fn a_load_runs_in_cgroups_of_this_kernel() {
     assert!(seen[0].contains("/vm1\n") && seen[1].contains("/vm2\n"), "{seen:?}");
 }
 
+/// On one CPU: a thread of great weight, one of little, and one that only yields at first.
+fn groups_differ_as_they_are_told() {
+    let always = |threads| group(threads, ms(60_000), SleepSpec::Fixed(Duration::ZERO));
+    let nice = |nice| Policy { nice: Some(nice), ..Policy::default() };
+    let cpu = spec(ms(1)).cpus[0];
+    let spec = LoadSpec {
+        groups: vec![
+            GroupSpec { policy: nice(0), cpus: vec![cpu], ..always(1) },
+            GroupSpec { policy: nice(10), cpus: vec![cpu], ..always(2) },
+            GroupSpec { yielding: ms(500), cpus: vec![cpu], ..always(1) },
+        ],
+        ..spec(ms(2000))
+    };
+    // This process may have been given a nice value of its own, that the last group inherits.
+    // SAFETY: takes three integers, no pointer.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
+    let mut notes = Notes::default();
+    let outcome = measure(&spec, &mut notes);
+    assert!(outcome.fault.is_none(), "{:?}", outcome.fault);
+    let threads = &outcome.report.threads;
+    assert_eq!(threads.iter().map(|thread| thread.group).collect::<Vec<_>>(), [0, 1, 1, 2]);
+    let cpus: CpuSet = [cpu].into_iter().collect();
+    assert_eq!(notes.prepared.unwrap().affinity, vec![cpus; 4]);
+    let cpu_ms: Vec<_> = threads.iter().map(|thread| thread.cpu_time_ns as f64 / 1e6).collect();
+    let busy_ms: Vec<_> =
+        threads.iter().map(|thread| to_ms(thread.busy_ticks, outcome.report.tsc.khz)).collect();
+    println!("  CPU time {cpu_ms:.0?} ms of {busy_ms:.0?} ms in bursts");
+    // Nice 10 weighs 110 where nice 0 weighs 1024 (kernel/sched/core.c).
+    assert!(cpu_ms[0] > 4.0 * cpu_ms[1].max(cpu_ms[2]), "{cpu_ms:?}");
+    // Metered only after it has yielded for its time.
+    assert!((1300.0..1502.0).contains(&busy_ms[3]), "{busy_ms:?}");
+    assert!(busy_ms[0] > 1900.0, "{busy_ms:?}");
+}
+
 fn full_record_memory_loses_no_counts() {
     // Every few readings are a gap.
     let floor = Duration::from_nanos(30);
@@ -439,20 +471,23 @@ fn full_record_memory_loses_no_counts() {
 }
 
 fn impossible_loads_are_refused() {
-    let plain = Surroundings::plain(None);
+    let surroundings = Surroundings::plain(None);
     let good = spec(ms(100));
+    let plain = good.groups[0].clone();
+    let with = |group| LoadSpec { groups: vec![plain.clone(), group], ..good.clone() };
     for bad in [
-        LoadSpec { groups: 0, ..good.clone() },
-        LoadSpec { threads_per_group: 0, ..good.clone() },
-        LoadSpec { groups: u32::MAX, threads_per_group: u32::MAX, ..good.clone() },
+        LoadSpec { groups: vec![], ..good.clone() },
+        with(GroupSpec { threads: 0, ..plain.clone() }),
+        with(GroupSpec { threads: u32::MAX, ..plain.clone() }),
+        with(GroupSpec { busy: Duration::ZERO, ..plain.clone() }),
+        with(GroupSpec { cpus: vec![1023], ..plain.clone() }),
         LoadSpec { cpus: vec![], ..good.clone() },
         LoadSpec { cpus: vec![1023], ..good.clone() },
         LoadSpec { cpus: vec![u32::MAX], ..good.clone() },
-        LoadSpec { busy: Duration::ZERO, ..good.clone() },
         LoadSpec { duration: Duration::ZERO, ..good.clone() },
         LoadSpec { records_per_thread: u32::MAX, ..good.clone() },
     ] {
-        let error = run(&bad, &plain, &mut Notes::default()).expect_err("impossible");
+        let error = run(&bad, &surroundings, &mut Notes::default()).expect_err("impossible");
         assert_eq!(error.kind(), FailureKind::Usage, "{error}");
     }
 }

@@ -10,6 +10,7 @@ use guest::job::{
 };
 use vmm::config::PvProfile;
 
+use crate::shape;
 use crate::units::{self, CpuList, Threshold};
 
 /// Measures scheduling gaps: how long a thread that wants to run does not run.
@@ -28,6 +29,17 @@ pub struct Cli {
     /// The main job.
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+impl Cli {
+    /// Whether only a list of presets is wanted.
+    pub fn lists_presets(&self) -> bool {
+        match &self.verb {
+            Some(Verb::Host(args)) => args.load.list_presets,
+            Some(_) => false,
+            None => self.run.load.list_presets,
+        }
+    }
 }
 
 /// Everything but the main job.
@@ -233,6 +245,15 @@ pub struct LoadArgs {
     /// Gaps from this length on are recorded one by one.
     #[arg(long, default_value = "100us", value_parser = units::positive_duration, value_name = "TIME")]
     pub floor: Duration,
+    /// A load by name instead of --groups, --threads, --busy and --sleep; see --list-presets.
+    #[arg(long, value_name = "NAME", value_parser = shape::preset_names(), conflicts_with_all = ["groups", "threads", "busy", "sleep"])]
+    pub preset: Option<String>,
+    /// A load of your own from a TOML file (docs/formats.md), instead of the same.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["preset", "groups", "threads", "busy", "sleep"])]
+    pub load: Option<PathBuf>,
+    /// Say what loads there are by name, and do nothing else.
+    #[arg(long, exclusive = true)]
+    pub list_presets: bool,
     /// Groups, each a process with a cookie of its own.
     #[arg(long, default_value_t = 8, value_name = "N")]
     pub groups: u32,

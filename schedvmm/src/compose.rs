@@ -64,7 +64,7 @@ impl Account<'_> {
     /// The result, with every figure that follows from what was measured.
     pub fn result(self) -> RunResult {
         let (session, load) = (self.session, &self.job.load);
-        let clock = Clock::of(session, load.threads_per_group);
+        let clock = Clock::of(session, load);
         let (setup, report) = (session.setup.as_ref(), session.report.as_ref());
         let cookies = setup.map_or(&[][..], |setup| &setup.cookies);
         let mut threads = result::threads(session, clock);
@@ -154,7 +154,7 @@ impl Account<'_> {
 
 /// Whether a gap is above the threshold, whoever noticed.
 pub fn over_threshold(session: &Session, job: &Job) -> bool {
-    let clock = Clock::of(session, job.load.threads_per_group);
+    let clock = Clock::of(session, &job.load);
     let longest_ns = result::longest(session, clock).map(|gap| u128::from(gap.length_ns));
     job.load.threshold.zip(longest_ns).is_some_and(|(limit, longest)| longest > limit.as_nanos())
 }
@@ -168,7 +168,7 @@ fn parts_per_million(part: u64, whole: u64) -> u64 {
 
 /// Of the parts that threads, and groups, got of the time they wanted: bursts and pauses differ
 /// from thread to thread, and whoever sleeps longer is not treated worse for it.
-fn fairness(threads: &[Thread], groups: &[Group], clock: Clock) -> RunFairness {
+fn fairness(threads: &[Thread], groups: &[Group], clock: Clock<'_>) -> RunFairness {
     let got = |wanted: &dyn Fn(&Thread) -> bool| {
         let of_it = threads.iter().filter(|thread| thread.complete && wanted(thread));
         let (cpu_ns, busy_ns) = of_it.fold((0u64, 0u64), |(cpu, busy), thread| {
@@ -193,6 +193,7 @@ mod tests {
 
     use super::*;
     use crate::summary::Statistics;
+    use crate::testing::load;
 
     fn thread(thread: usize, busy_ns: u64, cpu_time_ns: u64) -> Thread {
         let group = u32::try_from(thread / 2).expect("few");
@@ -204,7 +205,8 @@ mod tests {
 
     #[test]
     fn who_sleeps_longer_is_not_treated_worse() {
-        let clock = Clock::new(1_000_000, 0, 2);
+        let load = load(2, 2, 1);
+        let clock = Clock::new(1_000_000, 0, &load);
         let fair = |threads: &[Thread]| {
             let groups = result::groups(threads, &[], clock);
             fairness(threads, &groups, clock)

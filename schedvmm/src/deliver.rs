@@ -53,7 +53,7 @@ impl Delivery<'_> {
 
     /// One file that cannot be written does not keep the others from it.
     fn write_once(&self, result: &RunResult) -> Result<(), FolderError> {
-        let clock = Clock::of(self.session, result.job.load.threads_per_group);
+        let clock = Clock::of(self.session, &result.job.load);
         let gaps = self.folder.write_gaps(&self.session.gaps, clock);
         let histograms = self.folder.write_histograms(&result.threads);
         self.folder.write_result(result).and(gaps).and(histograms)

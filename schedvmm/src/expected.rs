@@ -7,6 +7,7 @@
 
 use guest::job::LoadSpec;
 use guest::scheduler::SchedulerFacts;
+use guest::shape::{GroupSpec, Policy};
 use serde::Serialize;
 
 use crate::units::show_ns;
@@ -30,9 +31,12 @@ impl Expected {
     /// For a load on a kernel.
     pub fn of(spec: &LoadSpec, facts: &SchedulerFacts, longest_gap_ns: Option<u64>) -> Self {
         let cpus = u32::try_from(spec.cpus.len()).unwrap_or(u32::MAX).max(1);
-        let threads = spec.groups.saturating_mul(spec.threads_per_group);
+        let threads = u32::try_from(spec.threads()).unwrap_or(u32::MAX);
         let threads_per_cpu = threads.div_ceil(cpus);
         let mut expected = Self { threads_per_cpu, ..Self::default() };
+        if let Some(note) = not_alike(spec) {
+            return Self { note, ..Self::default() };
+        }
         match turn(threads_per_cpu, facts) {
             _ if threads_per_cpu <= 1 => {
                 expected.note = "each thread has a CPU of its own: no gap is by design".into();
@@ -65,6 +69,26 @@ impl Expected {
             self.note
         )
     }
+}
+
+/// Why turns are not alike, if they are not.
+fn not_alike(spec: &LoadSpec) -> Option<String> {
+    let any = |is: fn(&GroupSpec) -> bool| spec.groups.iter().any(is);
+    let cookies = spec.groups.first().map(|group| group.cookie);
+    let why = if any(|group| group.policy != Policy::default()) {
+        "have a policy, nice value or slice of their own"
+    } else if any(|group| group.quota.is_some()) {
+        "have a quota"
+    } else if any(|group| !group.cpus.is_empty()) {
+        "have CPUs of their own"
+    } else if any(|group| !group.yielding.is_zero()) {
+        "yield"
+    } else if spec.groups.iter().any(|group| Some(group.cookie) != cookies) {
+        "have no cookie where others have one"
+    } else {
+        return None;
+    };
+    Some(format!("does not apply: groups {why}"))
 }
 
 /// How long one of n threads runs at a time, and where that is from.
@@ -132,6 +156,18 @@ mod tests {
         let found = Expected::of(&load(8, 2, 2), &facts("eevdf", 3 * MS, 4, false), Some(56 * MS));
         assert_eq!((found.gap_ns, found.inflation), (Some(28 * MS), Some(2.0)));
         assert!(found.line().ends_with("measured 2.00 x"), "{}", found.line());
+    }
+
+    #[test]
+    fn groups_that_are_not_alike_have_no_expectation() {
+        let facts = facts("eevdf", 3 * MS, 4, false);
+        let mut spec = load(8, 2, 2);
+        spec.groups[3].cookie = false;
+        let found = Expected::of(&spec, &facts, Some(MS));
+        assert_eq!((found.gap_ns, found.inflation), (None, None));
+        assert!(found.note.contains("no cookie"), "{}", found.note);
+        spec.groups[3].policy.nice = Some(1);
+        assert!(Expected::of(&spec, &facts, None).note.contains("nice"));
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl Folder {
     ///
     /// # Errors
     /// The disk is full, for one.
-    pub fn write_gaps(&self, gaps: &[Vec<GapRecord>], clock: Clock) -> Result<(), FolderError> {
+    pub fn write_gaps(&self, gaps: &[Vec<GapRecord>], clock: Clock<'_>) -> Result<(), FolderError> {
         self.write("gaps.csv", |file| {
             writeln!(
                 file,
@@ -220,6 +220,7 @@ mod tests {
     use gaps::evidence::Class;
 
     use super::*;
+    use crate::testing::load;
 
     #[test]
     fn dates_are_right() {
@@ -249,7 +250,9 @@ mod tests {
         let folder = Folder::create(Some(&dir.path().join("r")), "x").expect("made");
         let record =
             GapRecord { tsc_begin: 10, tsc_end: 30, cpu_begin: 2, cpu_end: 3, class: Class::Host };
-        folder.write_gaps(&[vec![], vec![record]], Clock::default()).expect("written");
+        folder
+            .write_gaps(&[vec![], vec![record]], Clock::new(0, 0, &load(2, 1, 1)))
+            .expect("written");
         let text = fs::read_to_string(folder.path().join("gaps.csv")).expect("read");
         assert_eq!(text.lines().count(), 2);
         assert!(text.ends_with("\n1,1,0,0,10,30,2,3,host\n"), "{text}");

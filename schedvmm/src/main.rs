@@ -22,6 +22,7 @@ mod result;
 mod run;
 mod selftest;
 mod session;
+mod shape;
 mod show;
 mod signals;
 mod sinks;
@@ -68,6 +69,11 @@ fn main() -> ExitCode {
             return ExitCode::from(status.code());
         }
     };
+    if cli.lists_presets() {
+        use std::io::Write;
+        let _ = write!(std::io::stdout(), "{}", shape::list_presets());
+        return ExitCode::from(ExitStatus::Pass.code());
+    }
     // A panic is a defect of ours and has its own status; its text is on stderr by then.
     let ended = std::panic::catch_unwind(|| match cli.verb {
         Some(Verb::Boot(args)) => boot::run(&args),

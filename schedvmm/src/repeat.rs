@@ -21,8 +21,8 @@ struct Earlier {
 
 /// Options that say where results go: not repeated, for the place is taken.
 const OUTPUT: &str = "--output";
-/// An option whose file is looked for where the earlier run was started.
-const KERNEL: &str = "--kernel";
+/// Options whose file is looked for where the earlier run was started.
+const INPUTS: [&str; 2] = ["--kernel", "--load"];
 
 /// Becomes the earlier run: returns only if that cannot be.
 ///
@@ -68,9 +68,9 @@ fn words(earlier: &Earlier) -> Vec<OsString> {
             if value.is_none() {
                 rest.next();
             }
-        } else if name == KERNEL {
+        } else if INPUTS.contains(&name) {
             let value = value.or_else(|| rest.next().map(String::as_str)).unwrap_or_default();
-            words.extend([KERNEL.into(), earlier.working_directory.join(value).into()]);
+            words.extend([name.into(), earlier.working_directory.join(value).into()]);
         } else {
             words.push(word.into());
         }

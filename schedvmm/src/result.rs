@@ -10,7 +10,7 @@ use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use gaps::stats::share;
 use gaps::tsc::ticks_to_ns;
-use guest::job::Job;
+use guest::job::{Job, LoadSpec};
 use guest::wire::{ClassTotal, Gap, Hello, MeterReport, Setup, ThreadReport, TscReport};
 use serde::Serialize;
 use serde_json::Value;
@@ -187,25 +187,25 @@ pub struct Group {
 }
 
 /// Turns TSC values of a run into time.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Clock {
+#[derive(Clone, Copy, Debug)]
+pub struct Clock<'a> {
     khz: u64,
     start: u64,
-    threads_per_group: u32,
+    load: &'a LoadSpec,
 }
 
-impl Clock {
-    /// A clock of this frequency, with the load's start on it.
-    pub fn new(khz: u64, start: u64, threads_per_group: u32) -> Self {
-        Self { khz, start, threads_per_group }
+impl<'a> Clock<'a> {
+    /// A clock of this frequency, with this load's start on it.
+    pub fn new(khz: u64, start: u64, load: &'a LoadSpec) -> Self {
+        Self { khz, start, load }
     }
 
     /// The clock of a run; 0 Hz before the guest has told.
-    pub fn of(session: &Session, threads_per_group: u32) -> Self {
+    pub fn of(session: &Session, load: &'a LoadSpec) -> Self {
         let khz = session.report.as_ref().map(|report| report.tsc.khz);
         let setup = session.setup.as_ref();
         let khz = khz.or(setup.map(|setup| setup.tsc_khz)).unwrap_or(0);
-        Self::new(khz, setup.map_or(0, |setup| setup.tsc_start), threads_per_group)
+        Self::new(khz, setup.map_or(0, |setup| setup.tsc_start), load)
     }
 
     /// Ticks as nanoseconds.
@@ -217,7 +217,7 @@ impl Clock {
     pub fn locate(self, thread: usize, tid: Option<u32>, record: GapRecord) -> LocatedGap {
         LocatedGap {
             thread,
-            group: self.group(thread),
+            group: self.load.group_of(thread),
             tid,
             begin_ns: self.ns(record.tsc_begin.saturating_sub(self.start)),
             length_ns: self.ns(record.ticks()),
@@ -229,19 +229,15 @@ impl Clock {
             class: record.class,
         }
     }
-
-    fn group(self, thread: usize) -> u32 {
-        u32::try_from(thread).unwrap_or(u32::MAX) / self.threads_per_group.max(1)
-    }
 }
 
 /// Per-thread figures: from the report, or from the records that arrived.
-pub fn threads(session: &Session, clock: Clock) -> Vec<Thread> {
+pub fn threads(session: &Session, clock: Clock<'_>) -> Vec<Thread> {
     let reports = session.report.as_ref().map(|report| report.threads.as_slice());
     let located = session.gaps.iter().enumerate().map(|(thread, records)| {
         let report = reports.and_then(|reports| reports.get(thread)).cloned();
         let complete = report.is_some();
-        let report = report.unwrap_or_else(|| from_records(clock.group(thread), records));
+        let report = report.unwrap_or_else(|| from_records(clock.load.group_of(thread), records));
         Thread {
             thread,
             gap_ns: clock.ns(report.gap_ticks),
@@ -278,7 +274,7 @@ fn classes(records: &[GapRecord]) -> Vec<ClassTotal> {
 }
 
 /// Per-group figures from per-thread ones.
-pub fn groups(threads: &[Thread], cookies: &[u64], clock: Clock) -> Vec<Group> {
+pub fn groups(threads: &[Thread], cookies: &[u64], clock: Clock<'_>) -> Vec<Group> {
     let mut groups: BTreeMap<u32, (Group, u64, u64)> = BTreeMap::new();
     for thread in threads {
         let report = &thread.report;
@@ -308,7 +304,7 @@ pub fn groups(threads: &[Thread], cookies: &[u64], clock: Clock) -> Vec<Group> {
 /// The longest gap of the run, from whatever source knows of a longer one: the hit, the
 /// report, the streamed records, the per-second maxima. What ended after a hit does not
 /// count: the load was being stopped by then, and the trace had stopped.
-pub fn longest(session: &Session, clock: Clock) -> Option<LocatedGap> {
+pub fn longest(session: &Session, clock: Clock<'_>) -> Option<LocatedGap> {
     let reports = session.report.iter().flat_map(|report| &report.threads).enumerate();
     let from_reports = reports.filter_map(|(n, thread)| Some((n, thread.longest?)));
     let records = session.gaps.iter().enumerate();
@@ -359,13 +355,16 @@ pub fn phases_ms(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::load;
 
-    const CLOCK: Clock = Clock { khz: 2_000_000, start: 1_000, threads_per_group: 2 };
+    fn clock(load: &LoadSpec) -> Clock<'_> {
+        Clock::new(2_000_000, 1_000, load)
+    }
 
     #[test]
     fn ticks_become_time_since_the_start() {
         let record = GapRecord { tsc_begin: 3_000, tsc_end: 7_000, ..Default::default() };
-        let gap = CLOCK.locate(5, Some(77), record);
+        let gap = clock(&load(3, 2, 1)).locate(5, Some(77), record);
         assert_eq!((gap.group, gap.begin_ns, gap.length_ns), (2, 1_000, 2_000));
     }
 
@@ -402,7 +401,7 @@ mod tests {
         let mut session = Session::new(limits, std::time::Instant::now());
         let gap = |tsc_begin, tsc_end| GapRecord { tsc_begin, tsc_end, ..Default::default() };
         session.gaps[0] = vec![gap(0, 2_000), gap(5_000, 11_000)];
-        let threads = threads(&session, CLOCK);
+        let threads = threads(&session, clock(&load(3, 2, 1)));
         assert_eq!((threads[0].report.gaps, threads[0].complete), (2, false));
         assert_eq!((threads[0].gap_ns, threads[0].longest_gap_ns), (4_000, 3_000));
     }
@@ -414,7 +413,7 @@ mod tests {
             thread(1, 0, 200, 2_000, 30),
             thread(2, 1, 100, 2_000, 40),
         ];
-        let groups = groups(&threads, &[0xa, 0xb], CLOCK);
+        let groups = groups(&threads, &[0xa, 0xb], clock(&load(3, 2, 1)));
         assert_eq!(groups.len(), 2);
         assert_eq!((groups[0].gaps, groups[0].gap_ns, groups[0].longest_gap_ns), (2, 500, 300));
         assert_eq!((groups[0].gap_share, groups[0].cpu_share), (Some(0.25), Some(0.6)));

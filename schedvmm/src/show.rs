@@ -92,7 +92,7 @@ impl Show {
     }
 
     /// What is worth showing at once.
-    pub fn notice(&self, notice: &Notice, clock: Clock, duration: Duration) {
+    pub fn notice(&self, notice: &Notice, clock: Clock<'_>, duration: Duration) {
         match notice {
             Notice::Alive => {}
             Notice::Started => self.phase("run", duration.as_secs()),
@@ -108,7 +108,7 @@ impl Show {
     }
 
     /// The line of one second.
-    fn second(&self, tick: Tick, clock: Clock) {
+    fn second(&self, tick: Tick, clock: Clock<'_>) {
         let ticks = tick.longest.map_or(0, |gap| gap.record.ticks());
         let ns = clock.ns(ticks);
         match self.style {
@@ -125,7 +125,7 @@ impl Show {
     }
 
     /// The gap that ends the run.
-    fn hit(&self, hit: ThresholdHit, clock: Clock) {
+    fn hit(&self, hit: ThresholdHit, clock: Clock<'_>) {
         let record = hit.gap.record;
         let ns = clock.ns(record.ticks());
         match self.style {
@@ -242,18 +242,6 @@ fn list(cpus: &[u32]) -> String {
     cpus.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
 }
 
-fn load_line(load: &LoadSpec) -> String {
-    format!(
-        "{} groups x {} threads on CPUs {}, bursts of {:?}, seed {}, {:?}",
-        load.groups,
-        load.threads_per_group,
-        list(&load.cpus),
-        load.busy,
-        load.seed,
-        load.duration
-    )
-}
-
 /// What measured, and what it left untold.
 fn meter_line(meter: &MeterFacts, result: &RunResult) -> String {
     let load = &result.job.load;
@@ -286,6 +274,20 @@ fn kernel_line(result: &RunResult) -> String {
         Some(hello) => format!("{} {}", hello.release, hello.version),
         None => result.kernel.banner.clone().unwrap_or_else(|| result.kernel.path.clone()),
     }
+}
+
+fn load_line(load: &LoadSpec) -> String {
+    let name = load.name.as_ref().map_or_else(String::new, |name| format!("{name}: "));
+    let groups = load.groups.len();
+    let (each, bursts) = match load.uniform() {
+        Some(group) => (
+            format!("{groups} groups x {} threads", group.threads),
+            format!(", bursts of {:?}", group.busy.min(load.duration)),
+        ),
+        None => (format!("{groups} groups, {} threads", load.threads()), String::new()),
+    };
+    let cpus = list(&load.cpus);
+    format!("{name}{each} on CPUs {cpus}{bursts}, seed {}, {:?}", load.seed, load.duration)
 }
 
 fn cookie_line(result: &RunResult) -> String {

@@ -12,6 +12,7 @@ use gaps::record::GapRecord;
 use gaps::stats::lag::{Interval, largest_lag_ns};
 use gaps::stats::{Distribution, Quantiles, Starvation, jain, max_over_min, share};
 use guest::job::LoadSpec;
+use guest::shape::GroupSpec;
 use serde::Serialize;
 
 use crate::result::{Clock, Thread};
@@ -52,7 +53,8 @@ pub struct Statistics {
     /// P(wait > x) for somebody who comes at a random moment.
     pub wait_exceeds: Vec<WaitExceeds>,
     pub starvation: Starvation,
-    /// Only where all records are there, and of windows that fit into the run.
+    /// Only where all records are there and all threads are due the same, and of windows that
+    /// fit into the run.
     pub largest_lag: Vec<Lag>,
     /// By who took the time; classes without a gap are left out.
     pub classes: Vec<ClassShare>,
@@ -144,7 +146,7 @@ pub struct ThreadGaps {
 
 impl ThreadGaps {
     /// From a thread's report and the records that arrived.
-    pub fn of(thread: &Thread, records: &[GapRecord], clock: Clock) -> Self {
+    pub fn of(thread: &Thread, records: &[GapRecord], clock: Clock<'_>) -> Self {
         let report = &thread.report;
         let whole = report.gaps == records.len() as u64;
         let source = match (thread.complete, whole) {
@@ -171,10 +173,10 @@ impl ThreadGaps {
     }
 
     /// The largest lag in each window that fits into the run.
-    fn lag(&self, fair_share: f64, run_ns: u64) -> Vec<Lag> {
-        if self.source != Source::Records {
+    fn lag(&self, fair_share: Option<f64>, run_ns: u64) -> Vec<Lag> {
+        let Some(fair_share) = fair_share.filter(|_| self.source == Source::Records) else {
             return Vec::new();
-        }
+        };
         let windows = LAG_WINDOWS_NS.into_iter().filter(|window| *window <= run_ns);
         let lag = |window_ns| Lag {
             window_ns,
@@ -189,7 +191,7 @@ pub fn of_threads(
     threads: &[&Thread],
     gaps: &[&ThreadGaps],
     spec: &LoadSpec,
-    clock: Clock,
+    clock: Clock<'_>,
 ) -> Statistics {
     let merged = |part: fn(&ThreadGaps) -> &Distribution| match gaps {
         [one] => Cow::Borrowed(part(one)),
@@ -220,11 +222,13 @@ pub fn of_threads(
     }
 }
 
-/// What a thread is due if all of them want to run.
-fn fair_share(spec: &LoadSpec) -> f64 {
-    let threads = f64::from(spec.groups) * f64::from(spec.threads_per_group);
-    let cpus = f64::from(u32::try_from(spec.cpus.len()).unwrap_or(u32::MAX));
-    (cpus / threads.max(1.0)).min(1.0)
+/// What a thread is due if all of them want to run; `None` where they are not due the same.
+fn fair_share(spec: &LoadSpec) -> Option<f64> {
+    if !spec.groups.iter().all(GroupSpec::is_ordinary) {
+        return None;
+    }
+    let real = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    Some((real(spec.cpus.len()) / real(spec.threads()).max(1.0)).min(1.0))
 }
 
 /// The worst of all threads in each window; nothing if one of them does not know.
@@ -236,7 +240,7 @@ fn worst_lag(each: impl Iterator<Item = Vec<Lag>>) -> Vec<Lag> {
     each.reduce(worse).unwrap_or_default()
 }
 
-fn classes(threads: &[&Thread], clock: Clock) -> Vec<ClassShare> {
+fn classes(threads: &[&Thread], clock: Clock<'_>) -> Vec<ClassShare> {
     let totals = || threads.iter().flat_map(|thread| &thread.report.classes);
     let all: u64 = totals().map(|total| total.gap_ticks).sum();
     let class = |class| {

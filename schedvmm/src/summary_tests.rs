@@ -7,8 +7,8 @@ use super::*;
 use crate::testing::load;
 
 /// One tick is one nanosecond, and the load begins at 0.
-fn clock() -> Clock {
-    Clock::new(1_000_000, 0, 1)
+fn clock(spec: &LoadSpec) -> Clock<'_> {
+    Clock::new(1_000_000, 0, spec)
 }
 
 const MS: u64 = 1_000_000;
@@ -46,11 +46,12 @@ fn thread(lengths: &[u64]) -> (Thread, Vec<GapRecord>) {
 }
 
 fn statistics(of: &[(Thread, Vec<GapRecord>)]) -> Statistics {
-    let gaps: Vec<_> =
-        of.iter().map(|(thread, records)| ThreadGaps::of(thread, records, clock())).collect();
-    let threads: Vec<_> = of.iter().map(|(thread, _)| thread).collect();
     let spec = load(u32::try_from(of.len()).expect("few"), 1, 1);
-    of_threads(&threads, &gaps.iter().collect::<Vec<_>>(), &spec, clock())
+    let clock = clock(&spec);
+    let gaps: Vec<_> =
+        of.iter().map(|(thread, records)| ThreadGaps::of(thread, records, clock)).collect();
+    let threads: Vec<_> = of.iter().map(|(thread, _)| thread).collect();
+    of_threads(&threads, &gaps.iter().collect::<Vec<_>>(), &spec, clock)
 }
 
 #[test]

@@ -13,7 +13,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    shared::Shared,
+    policy,
+    shared::{Shared, Size},
     slots::GroupSlot,
     thread::{Common, TraceFiles, run},
 };
@@ -28,10 +29,14 @@ const STACK_BYTES: usize = 256 << 10;
 /// What one group's process is to do: its second argument, as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GroupPlan {
-    /// The load.
+    /// The load, of all groups this one alone.
     pub spec: LoadSpec,
     /// Which group this is, from 0.
     pub group: u32,
+    /// Number of its first thread.
+    pub first_thread: u32,
+    /// The shared memory of all groups.
+    pub size: Size,
     /// The process that started it; without it the group ends.
     pub parent: u32,
     /// File of the shared memory.
@@ -73,7 +78,7 @@ pub fn group_main(mut arguments: impl Iterator<Item = OsString>) -> ! {
 }
 
 fn obey(plan: &GroupPlan) -> Result<(), String> {
-    let shared = Shared::open(&plan.shared, &plan.spec)
+    let shared = Shared::open(&plan.shared, plan.size)
         .map_err(|error| format!("load group {}: {error}", plan.group))?;
     // The mapping lives as long as the process, whichever thread ends it.
     let shared: &'static Shared = Box::leak(Box::new(shared));
@@ -81,7 +86,7 @@ fn obey(plan: &GroupPlan) -> Result<(), String> {
     let slot = slot.ok_or_else(|| format!("there is no load group {}", plan.group))?;
     panic::set_hook(Box::new(|info| give_up(slot, &format!("a defect of schedvmm: {info}"))));
     let common = prepare(plan, shared, slot).unwrap_or_else(|text| give_up(slot, &text));
-    run_threads(&common, slot, plan.group);
+    run_threads(&common, slot, plan);
     Ok(())
 }
 
@@ -107,20 +112,25 @@ fn prepare<'a>(
         cosched::create_cookie().map_err(failed("no cookie could be made"))?;
     }
     let trace = plan.trace.as_ref().map(open_trace).transpose()?;
-    if let Err(error) = lock_memory() {
-        slot.note.set(&format!("memory is not locked: {error}"));
+    let unlocked = lock_memory().err().map(|error| format!("memory is not locked: {error}"));
+    let group = plan.spec.groups.first().ok_or("its plan has no group")?;
+    // Its threads inherit this. Last of all: a real-time thread must not wait for the disk.
+    let policy = policy::apply(group.policy).map_err(|error| error.to_string())?;
+    let notes: Vec<_> = unlocked.into_iter().chain(policy).collect();
+    if !notes.is_empty() {
+        slot.note.set(&notes.join("; "));
     }
     let GroupPlan { spec, tsc_khz, turn_ticks, .. } = plan;
-    Ok(Common { spec, shared, tsc_khz: *tsc_khz, turn_ticks: *turn_ticks, trace })
+    Ok(Common { spec, group, shared, tsc_khz: *tsc_khz, turn_ticks: *turn_ticks, trace })
 }
 
 /// Starts the threads and waits for their end; the process's first thread measures nothing.
-fn run_threads(common: &Common<'_>, slot: &GroupSlot, group: u32) {
-    let count = common.spec.threads_per_group;
+fn run_threads(common: &Common<'_>, slot: &GroupSlot, plan: &GroupPlan) {
+    let &GroupPlan { group, first_thread, .. } = plan;
     thread::scope(|scope| {
-        for number in 0..count {
+        for number in 0..common.group.threads {
             let body = move || {
-                let result = run(common, group * count + number);
+                let result = run(common, first_thread + number);
                 result.unwrap_or_else(|error| give_up(slot, &format!("thread {number} {error}")));
             };
             // What the trace shows as the task's name; at most 15 bytes.

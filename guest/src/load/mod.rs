@@ -9,6 +9,7 @@
 mod account;
 mod futex;
 mod group;
+mod policy;
 mod shared;
 mod slots;
 mod supervise;
@@ -22,7 +23,7 @@ use thiserror::Error;
 
 pub use group::{GROUP_COMMAND, TraceStop, group_main};
 pub use shared::SharedError;
-pub use supervise::{run, tsc_frequency};
+pub use supervise::{MAX_THREADS, run, tsc_frequency};
 
 use crate::{
     cpus::CpuSet,

@@ -18,6 +18,7 @@ use std::{
 };
 
 use gaps::tally::RecordCell;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::slots::{Control, GroupSlot, ThreadSlot};
@@ -30,14 +31,10 @@ const ALIGN: usize = 128;
 #[derive(Debug, Error)]
 pub enum SharedError {
     /// The size cannot even be expressed.
-    #[error(
-        "{groups} groups of {threads} threads with {records} records each do not fit into memory"
-    )]
+    #[error("{threads} threads with {records} records each do not fit into memory")]
     TooLarge {
-        /// Groups asked for.
-        groups: u32,
-        /// Threads in each.
-        threads: u32,
+        /// Threads asked for.
+        threads: usize,
         /// Records for each thread.
         records: u32,
     },
@@ -72,6 +69,28 @@ pub enum SharedError {
     },
 }
 
+/// What the size of the mapping follows from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Groups.
+    pub groups: usize,
+    /// Threads in all.
+    pub threads: usize,
+    /// Records for each thread.
+    pub records: u32,
+}
+
+impl Size {
+    /// For a load.
+    pub fn of(spec: &LoadSpec) -> Self {
+        Self {
+            groups: spec.groups.len(),
+            threads: spec.threads(),
+            records: spec.records_per_thread,
+        }
+    }
+}
+
 /// Where each part of the mapping begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Layout {
@@ -85,10 +104,9 @@ struct Layout {
 }
 
 impl Layout {
-    fn of(spec: &LoadSpec) -> Option<Self> {
-        let groups = spec.groups as usize;
-        let threads = groups.checked_mul(spec.threads_per_group as usize)?;
-        let room = spec.records_per_thread as usize;
+    fn of(size: Size) -> Option<Self> {
+        let Size { groups, threads, .. } = size;
+        let room = size.records as usize;
         let group_slots = size_of::<Control>().next_multiple_of(ALIGN);
         let thread_slots = group_slots.checked_add(groups.checked_mul(size_of::<GroupSlot>())?)?;
         let records = thread_slots.checked_add(threads.checked_mul(size_of::<ThreadSlot>())?)?;
@@ -116,8 +134,8 @@ unsafe impl Sync for Shared {}
 
 impl Shared {
     /// Makes the file, with all its memory allocated, and maps it.
-    pub fn create(path: &Path, spec: &LoadSpec) -> Result<Self, SharedError> {
-        let layout = Self::layout(spec)?;
+    pub fn create(path: &Path, size: Size) -> Result<Self, SharedError> {
+        let layout = Self::layout(size)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true);
         let open = options.open(path);
@@ -128,8 +146,8 @@ impl Shared {
     }
 
     /// Maps a file that [`Shared::create`] made for the same load.
-    pub fn open(path: &Path, spec: &LoadSpec) -> Result<Self, SharedError> {
-        let layout = Self::layout(spec)?;
+    pub fn open(path: &Path, size: Size) -> Result<Self, SharedError> {
+        let layout = Self::layout(size)?;
         let open = OpenOptions::new().read(true).write(true).open(path);
         let file = open.map_err(|source| Self::open_error(path, source))?;
         let length = file.metadata().map_err(|source| Self::open_error(path, source))?.len();
@@ -140,12 +158,9 @@ impl Shared {
         Self::map(&file, layout)
     }
 
-    fn layout(spec: &LoadSpec) -> Result<Layout, SharedError> {
-        Layout::of(spec).ok_or(SharedError::TooLarge {
-            groups: spec.groups,
-            threads: spec.threads_per_group,
-            records: spec.records_per_thread,
-        })
+    fn layout(size: Size) -> Result<Layout, SharedError> {
+        Layout::of(size)
+            .ok_or(SharedError::TooLarge { threads: size.threads, records: size.records })
     }
 
     fn open_error(path: &Path, source: io::Error) -> SharedError {
@@ -230,31 +245,20 @@ fn allocate(file: &mut File, bytes: usize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cpus::CpuSet, job::SleepSpec, load::slots::State};
-    use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+    use crate::{cpus::CpuSet, load::slots::State};
+    use std::sync::atomic::Ordering::Relaxed;
 
-    fn spec(groups: u32, threads_per_group: u32, records_per_thread: u32) -> LoadSpec {
-        LoadSpec {
-            groups,
-            threads_per_group,
-            cpus: vec![0],
-            busy: Duration::from_secs(1),
-            sleep: SleepSpec::Fixed(Duration::ZERO),
-            seed: 0,
-            duration: Duration::from_secs(1),
-            floor: Duration::from_micros(100),
-            threshold: None,
-            records_per_thread,
-        }
+    fn size(groups: usize, threads: usize, records: u32) -> Size {
+        Size { groups, threads, records }
     }
 
     #[test]
     fn two_mappings_of_one_file_see_each_other() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("shared");
-        let spec = spec(2, 3, 5);
-        let one = Shared::create(&path, &spec).unwrap();
-        let two = Shared::open(&path, &spec).unwrap();
+        let size = size(2, 6, 5);
+        let one = Shared::create(&path, size).unwrap();
+        let two = Shared::open(&path, size).unwrap();
         assert_eq!((two.groups().len(), two.threads().len()), (2, 6));
         assert_eq!(two.records(5).len(), 5);
         assert_eq!(two.records(6).len(), 0);
@@ -271,24 +275,24 @@ mod tests {
         );
         two.control().stop();
         assert_eq!(one.control().stop.0.load(Relaxed), 1);
-        Shared::create(&path, &spec).expect_err("the file is there already");
+        Shared::create(&path, size).expect_err("the file is there already");
     }
 
     #[test]
     fn sizes_that_do_not_fit_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("shared");
-        let huge = spec(u32::MAX, u32::MAX, u32::MAX);
-        assert!(matches!(Shared::create(&path, &huge), Err(SharedError::TooLarge { .. })));
-        let large = spec(1024, 1024, u32::MAX);
-        assert!(matches!(Shared::create(&path, &large), Err(SharedError::Allocate { .. })));
-        assert!(matches!(Shared::open(&path, &spec(1, 1, 1)), Err(SharedError::Open { .. })));
+        let huge = size(usize::MAX, usize::MAX, u32::MAX);
+        assert!(matches!(Shared::create(&path, huge), Err(SharedError::TooLarge { .. })));
+        let large = size(1024, 1024 * 1024, u32::MAX);
+        assert!(matches!(Shared::create(&path, large), Err(SharedError::Allocate { .. })));
+        assert!(matches!(Shared::open(&path, size(1, 1, 1)), Err(SharedError::Open { .. })));
     }
 
     #[test]
     fn no_room_for_records_is_no_error() {
         let directory = tempfile::tempdir().unwrap();
-        let shared = Shared::create(&directory.path().join("shared"), &spec(1, 1, 0)).unwrap();
+        let shared = Shared::create(&directory.path().join("shared"), size(1, 1, 0)).unwrap();
         assert_eq!(shared.records(0).len(), 0);
     }
 }

@@ -21,7 +21,7 @@ use gaps::{
 use super::{
     LoadError, Observer, Outcome, Prepared, Surroundings, futex,
     group::{GROUP_COMMAND, GroupPlan},
-    shared::Shared,
+    shared::{Shared, Size},
     slots::{State, ThreadSlot},
     thread::as_ns,
     watch::{Accounts, Watch},
@@ -29,6 +29,7 @@ use super::{
 use crate::{
     cpus::{CpuSet, MAX_CPUS},
     job::LoadSpec,
+    shape,
 };
 
 /// For all threads to stand at the barrier. An emulated machine needs seconds for it.
@@ -43,7 +44,7 @@ pub const ENDED: Duration = Duration::from_secs(10);
 pub const LOOK: Duration = Duration::from_millis(50);
 
 /// Threads in all; each costs 64 KiB of shared memory without its records.
-const MAX_THREADS: u32 = 4096;
+pub const MAX_THREADS: usize = 4096;
 
 /// Runs the load and returns when it has ended.
 ///
@@ -62,7 +63,7 @@ pub fn run(
     let choice = tsc_frequency(&mut sources)?;
     let cost = Cost { tsc_khz: choice.khz, turn_ticks: bench::turn_ticks() };
     let file = SharedFile::new(&surroundings.memory);
-    let shared = Shared::create(&file.0, spec)?;
+    let shared = Shared::create(&file.0, Size::of(spec))?;
     let mut groups = Groups::start(spec, surroundings, &file.0, cost)?;
     observer.processes(&groups.pids());
     wait_until_ready(spec, &shared, &mut groups)?;
@@ -80,11 +81,12 @@ pub fn run(
 
 fn validate(spec: &LoadSpec, online: &CpuSet) -> Result<(), LoadError> {
     let fail = |text: String| Err(LoadError::Spec(text));
-    let threads = spec.groups.checked_mul(spec.threads_per_group);
-    if !threads.is_some_and(|threads| (1..=MAX_THREADS).contains(&threads)) {
-        let (groups, each) = (spec.groups, spec.threads_per_group);
+    let threads = spec.threads();
+    if !(1..=MAX_THREADS).contains(&threads) {
+        let groups = spec.groups.len();
         return fail(format!(
-            "{groups} groups of {each} threads: there must be between 1 and {MAX_THREADS} threads"
+            "{threads} threads in {groups} groups: there must be between 1 and {MAX_THREADS} \
+             threads"
         ));
     }
     if spec.cpus.is_empty() {
@@ -95,8 +97,16 @@ fn validate(spec: &LoadSpec, online: &CpuSet) -> Result<(), LoadError> {
             return fail(format!("CPU {cpu} is not online; the load must be on some of {online}"));
         }
     }
-    if spec.busy.is_zero() || spec.duration.is_zero() {
-        return fail("bursts and the whole load must last longer than 0".into());
+    if spec.duration.is_zero() {
+        return fail("the load must last longer than 0".into());
+    }
+    for (number, group) in spec.groups.iter().enumerate() {
+        if let Some(text) = shape::fault(group) {
+            return fail(format!("group {number}: {text}"));
+        }
+        if let Some(cpu) = group.cpus.iter().find(|cpu| !spec.cpus.contains(cpu)) {
+            return fail(format!("group {number}: CPU {cpu} is none of the load's"));
+        }
     }
     Ok(())
 }
@@ -154,15 +164,17 @@ impl Groups {
         cost: Cost,
     ) -> Result<Self, LoadError> {
         let mut groups = Self(Vec::new());
-        for group in 0..spec.groups {
+        for ((group, own), members) in (0..).zip(&spec.groups).zip(spec.members()) {
             let plan = GroupPlan {
-                spec: spec.clone(),
+                spec: LoadSpec { groups: vec![own.clone()], ..spec.clone() },
                 group,
+                first_thread: u32::try_from(members.start).unwrap_or(u32::MAX),
+                size: Size::of(spec),
                 parent: process::id(),
                 shared: shared.to_owned(),
                 tsc_khz: cost.tsc_khz,
                 turn_ticks: cost.turn_ticks,
-                cookie: surroundings.cookie,
+                cookie: surroundings.cookie && own.cookie,
                 cgroups: surroundings.cgroups.get(group as usize).cloned().unwrap_or_default(),
                 trace: surroundings.trace.clone(),
             };
@@ -183,9 +195,9 @@ impl Groups {
 
     /// An error when one has ended while some of its threads had not.
     pub fn check(&mut self, spec: &LoadSpec, shared: &Shared) -> Result<(), LoadError> {
-        let threads = shared.threads().chunks(spec.threads_per_group as usize);
-        for ((group, child), threads) in (0..).zip(&mut self.0).zip(threads) {
+        for ((group, child), members) in (0..).zip(&mut self.0).zip(spec.members()) {
             let Some(status) = child.try_wait()? else { continue };
+            let threads = shared.threads().get(members).unwrap_or_default();
             if threads.iter().all(|thread| thread.state() == State::Done) {
                 continue;
             }
@@ -245,8 +257,9 @@ pub fn those_not(state: State, spec: &LoadSpec, shared: &Shared) -> Vec<String> 
     threads
         .filter(|(_, thread)| thread.state() != state)
         .map(|(index, _)| {
-            let each = spec.threads_per_group as usize;
-            format!("thread {} of group {}", index % each, index / each)
+            let group = spec.group_of(index);
+            let first = spec.members().nth(group as usize).map_or(0, |members| members.start);
+            format!("thread {} of group {group}", index - first)
         })
         .collect()
 }
@@ -258,11 +271,12 @@ fn prepared(
     cost: Cost,
 ) -> Result<Prepared, LoadError> {
     let all: Vec<_> = shared.threads().iter().map(|thread| thread.cookie.load(Relaxed)).collect();
-    let groups = all.chunks(spec.threads_per_group as usize);
-    let cookies: Vec<u64> = groups.clone().filter_map(|group| group.first().copied()).collect();
+    let cookies = || spec.members().map(|members| all.get(members).unwrap_or_default());
+    let of_groups: Vec<u64> = cookies().filter_map(|group| group.first().copied()).collect();
     if surroundings.cookie {
-        check_cookies(groups, &cookies)?;
+        check_cookies(spec, cookies(), &of_groups)?;
     }
+    let cookies = of_groups;
     let mut notes: Vec<_> = shared.groups().iter().filter_map(|group| group.note.get()).collect();
     // The same for every group, as a rule.
     notes.dedup();
@@ -272,10 +286,20 @@ fn prepared(
 
 /// A cookie that is missing, or that two groups share, would make the whole run a lie.
 fn check_cookies<'a>(
+    spec: &LoadSpec,
     groups: impl Iterator<Item = &'a [u64]>,
     cookies: &[u64],
 ) -> Result<(), LoadError> {
-    for (number, group) in groups.enumerate() {
+    for (number, (group, own)) in groups.zip(&spec.groups).enumerate() {
+        if !own.cookie {
+            if group.iter().any(|cookie| *cookie != 0) {
+                return Err(LoadError::Cookie(format!(
+                    "group {number} is to have no cookie, and has {group:x?} from whoever \
+                     started the load"
+                )));
+            }
+            continue;
+        }
         let cookie = cookies.get(number).copied().unwrap_or(0);
         if group.contains(&0) || group.iter().any(|other| *other != cookie) {
             return Err(LoadError::Cookie(format!(

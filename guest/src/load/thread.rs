@@ -22,12 +22,13 @@ use super::{
     account::ThreadAccount,
     futex,
     shared::Shared,
-    slots::{State, ThreadSlot},
+    slots::{Control, State, ThreadSlot},
 };
 use crate::{
     cosched,
     cpus::CpuSet,
     job::{LoadSpec, SleepSpec},
+    shape::GroupSpec,
 };
 
 /// How long a thread waits at the barrier; the supervisor's own deadline is shorter, so
@@ -38,6 +39,8 @@ const BARRIER: Duration = Duration::from_secs(300);
 pub struct Common<'a> {
     /// The load.
     pub spec: &'a LoadSpec,
+    /// This group of it.
+    pub group: &'a GroupSpec,
     /// The mapping.
     pub shared: &'a Shared,
     /// TSC frequency.
@@ -82,7 +85,9 @@ pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
 fn prepare<'a>(common: &Common<'a>, index: u32) -> io::Result<&'a ThreadSlot> {
     let slot = common.shared.threads().get(index as usize);
     let slot = slot.ok_or_else(|| io::Error::other(format!("there is no thread {index}")))?;
-    let cpus: CpuSet = common.spec.cpus.iter().copied().collect();
+    let own = &common.group.cpus;
+    let cpus = if own.is_empty() { &common.spec.cpus } else { own };
+    let cpus: CpuSet = cpus.iter().copied().collect();
     let context = |what: &str, error: io::Error| io::Error::other(format!("{what}: {error}"));
     cpus.confine_this_thread()
         .map_err(|error| context(&format!("cannot be pinned to CPUs {cpus}"), error))?;
@@ -113,14 +118,14 @@ fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) {
     let control = common.shared.control();
     let khz = common.tsc_khz;
     let ticks = |time: Duration| ns_to_ticks(as_ns(time), khz);
-    let spec = common.spec;
+    let (spec, group) = (common.spec, common.group);
     let cells = common.shared.records(index as usize);
     let meter = Meter::new(
         Recorder { tally: &slot.tally, cells, tsc_khz: khz },
         Limits { floor_ticks: ticks(spec.floor), threshold_ticks: spec.threshold.map(ticks) },
     );
     let mut evidence = Evidence::of_this_thread(khz, common.turn_ticks);
-    let mut pauses = Pauses::new(distribution(spec.sleep), spec.seed, index);
+    let mut pauses = Pauses::new(distribution(group.sleep), spec.seed, index);
     let start = Planned {
         ns: control.gate.0.start_ns.load(Acquire),
         tsc: control.gate.0.start_tsc.load(Acquire),
@@ -130,13 +135,17 @@ fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) {
         tsc: start.tsc.wrapping_add(ticks(spec.duration)),
     };
     let mut wake_ns = start.ns;
+    if !group.yielding.is_zero() {
+        yield_until(control, start.ns, start.tsc.wrapping_add(ticks(group.yielding)));
+        wake_ns = clock_ns(libc::CLOCK_MONOTONIC);
+    }
     while wake_ns < end.ns && !futex::wait(&control.stop.0, 0, wake_ns) {
         let (awake, begin_tsc) = note_wakeup(slot, wake_ns, khz);
         evidence.begin();
         let from = meter.resume(&mut Rdtscp, awake, evidence.own_ticks());
         // The burst is counted from the plan: waking up late costs busy time, as it would
         // cost a real machine, and the delay is not hidden by starting over.
-        let planned_end = begin_tsc.wrapping_add(ticks(spec.busy));
+        let planned_end = begin_tsc.wrapping_add(ticks(group.busy));
         let until = earlier(planned_end, end.tsc);
         let (why, last) = meter.burst(&mut Rdtscp, &mut evidence, from, until, &control.stop.0);
         note_burst(slot, last.tsc.wrapping_sub(begin_tsc), why);
@@ -150,6 +159,17 @@ fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) {
     }
     // Asleep across the end: live until then, as the others do.
     futex::wait(&control.stop.0, 0, end.ns);
+}
+
+/// From the start on, gives the CPU away again and again; unmetered, for a thread that yields
+/// does not want to run.
+fn yield_until(control: &Control, start_ns: u64, until_tsc: u64) {
+    let mut stopped = futex::wait(&control.stop.0, 0, start_ns);
+    while !stopped && earlier(tsc::read().tsc, until_tsc) != until_tsc {
+        // SAFETY: takes no arguments.
+        unsafe { libc::sched_yield() };
+        stopped = control.stop.0.load(Relaxed) != 0;
+    }
 }
 
 /// Takes down the wake-up delay. Returns the first reading after the wake-up, from which the

@@ -230,8 +230,7 @@ impl<'a> Watch<'a> {
 
     pub fn report(&self, known: Sources) -> LoadReport {
         let sources = Sources { slope_khz: self.slope_khz.or(known.slope_khz), ..known };
-        let each = self.spec.threads_per_group;
-        let threads = (0..).zip(self.shared.threads());
+        let threads = self.shared.threads().iter().enumerate();
         LoadReport {
             tsc_end: self.tsc_end,
             tsc: TscReport {
@@ -243,7 +242,9 @@ impl<'a> Watch<'a> {
                 slope_khz: sources.slope_khz,
                 disagreement_ppm: sources.disagreement_ppm(self.choice.khz),
             },
-            threads: threads.map(|(index, slot)| report_thread(index / each, slot)).collect(),
+            threads: threads
+                .map(|(index, slot)| report_thread(self.spec.group_of(index), slot))
+                .collect(),
             meter: None,
             groups: self.accounts.added.clone(),
         }

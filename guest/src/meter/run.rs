@@ -232,7 +232,7 @@ impl Run<'_> {
         let busy: Vec<_> = times.iter().map(busy).collect();
         let threads = self.books.threads(times, &busy);
         self.books.complete(&mut self.report);
-        LoadReport { tsc_end, tsc, threads, meter: Some(self.report) }
+        LoadReport { tsc_end, tsc, threads, groups: Vec::new(), meter: Some(self.report) }
     }
 
     /// For how long each CPU was measured, where the scheduler does not tell: the width of

@@ -12,8 +12,8 @@ use super::{
     tracer::Kernels,
 };
 use crate::{
-    job::{LoadSpec, MeterKind, MeterMode, MeterSpec, SleepSpec},
-    testing::tree,
+    job::{LoadSpec, MeterKind, MeterMode, MeterSpec},
+    testing::{groups, tree},
     wire::{FailureKind, MeterReport},
 };
 
@@ -297,11 +297,9 @@ fn only_what_this_kernel_cannot_have_done_is_the_hosts() {
 
 fn load() -> LoadSpec {
     LoadSpec {
-        groups: 8,
-        threads_per_group: 2,
+        name: None,
+        groups: groups(8),
         cpus: vec![0, 1],
-        busy: Duration::from_secs(1),
-        sleep: SleepSpec::Exponential(Duration::from_secs(1)),
         seed: 0,
         duration: Duration::from_secs(1),
         floor: Duration::from_micros(100),
@@ -314,7 +312,7 @@ fn load() -> LoadSpec {
 #[test]
 fn a_cpu_is_a_thread_of_the_report() {
     let load = load();
-    assert_eq!((load.groups, load.threads_per_group), (1, 2));
+    assert_eq!((load.groups.len(), load.threads()), (1, 2));
     let mut books = Books::new(&load, 1_000_000);
     let placed = placed(SAMPLE);
     assert_eq!(books.gap(71, &placed), Some((1, true)));

@@ -94,7 +94,7 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
 fn limits(job: &Job) -> Limits {
     let load = &job.load;
     Limits {
-        threads: (load.groups * load.threads_per_group) as usize,
+        threads: load.threads(),
         records_per_thread: load.records_per_thread as usize,
         // Nothing boots.
         boot: std::time::Duration::ZERO,
@@ -122,7 +122,7 @@ impl Run {
     fn tell(&mut self, message: Message) {
         let notice = self.session.message(message, Instant::now());
         if let Some(notice) = notice {
-            let clock = Clock::of(&self.session, self.job.load.threads_per_group);
+            let clock = Clock::of(&self.session, &self.job.load);
             self.show.notice(&notice, clock, self.job.load.duration);
         }
     }

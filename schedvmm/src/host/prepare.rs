@@ -46,7 +46,6 @@ impl Prepare {
     /// Options that contradict each other or make no sense here.
     pub fn plan(args: &HostArgs) -> Result<Self, Failure> {
         let usage = |text: String| Failure::new(ExitStatus::Usage, text);
-        plan::threads(&args.load)?;
         let (cpus, chosen) = match &args.load.load_cpus {
             Some(list) => (list.0.clone(), "as asked"),
             None => (placement::last_core(), "the last core"),
@@ -66,6 +65,13 @@ impl Prepare {
             return Err(usage(
                 "--cosched here is auto, none or prctl: cgroup files would change the cgroups of \
                  this machine; the microVM has them all"
+                    .into(),
+            ));
+        }
+        if job.load.groups.iter().any(|group| group.quota.is_some()) {
+            return Err(usage(
+                "a quota needs a cgroup, and this machine's are left as they are; the microVM \
+                 has its own (--kernel)"
                     .into(),
             ));
         }

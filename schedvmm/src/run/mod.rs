@@ -276,8 +276,8 @@ impl Attempt {
         self.show.notice(notice, self.clock(), self.plan.job.load.duration);
     }
 
-    fn clock(&self) -> Clock {
-        Clock::of(&self.session, self.plan.job.load.threads_per_group)
+    fn clock(&self) -> Clock<'_> {
+        Clock::of(&self.session, &self.plan.job.load)
     }
 
     fn drain_console(&mut self) {

@@ -13,13 +13,11 @@ use vmm::vm::Vm;
 use crate::cli::{Idle, LoadArgs, RunArgs, ShowArgs, Switch, TraceArgs};
 use crate::placement::{self, Placement};
 use crate::session::Limits;
+use crate::shape::Shape;
 use crate::show::Style;
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::trace_file::TraceFile;
 use crate::{folder, machine};
-
-/// As many threads as the agent accepts.
-const MOST_THREADS: u32 = 4096;
 
 /// A run before it begins.
 pub struct Plan {
@@ -72,7 +70,7 @@ impl Plan {
             args: args.clone(),
         };
         plan.config(None).validate().or_fail(ExitStatus::Usage)?;
-        check_size(args)?;
+        check_size(args, &plan.job.load)?;
         TraceFile::check(args.trace.trace_file.as_deref())?;
         Ok(plan)
     }
@@ -96,7 +94,7 @@ impl Plan {
     pub fn limits(&self) -> Limits {
         let load = &self.job.load;
         Limits {
-            threads: (load.groups * load.threads_per_group) as usize,
+            threads: load.threads(),
             records_per_thread: load.records_per_thread as usize,
             boot: self.args.machine.boot_timeout,
         }
@@ -150,25 +148,10 @@ pub fn started_utc() -> String {
     folder::utc(now.as_secs())
 }
 
-/// The number of threads.
-///
-/// # Errors
-/// It is none, or more than can be held.
-pub fn threads(load: &LoadArgs) -> Result<u32, Failure> {
-    let (groups, each) = (load.groups, load.threads);
-    let threads = groups.checked_mul(each).filter(|threads| (1..=MOST_THREADS).contains(threads));
-    threads.ok_or_else(|| {
-        let text = format!(
-            "--groups {groups} of --threads {each}: give 1 to {MOST_THREADS} threads in all"
-        );
-        Failure::new(ExitStatus::Usage, text)
-    })
-}
-
 /// Refuses a load that the guest could not hold.
-fn check_size(args: &RunArgs) -> Result<(), Failure> {
-    let threads = threads(&args.load)?;
-    let bytes = u64::from(threads) * u64::from(args.load.records) * size_of::<GapRecord>() as u64;
+fn check_size(args: &RunArgs, load: &LoadSpec) -> Result<(), Failure> {
+    let threads = load.threads();
+    let bytes = threads as u64 * u64::from(args.load.records) * size_of::<GapRecord>() as u64;
     let room = args.machine.memory << 19;
     if bytes > room {
         let text = format!(
@@ -204,16 +187,15 @@ pub fn job(
     for request in &load.tune {
         guest::knobs::check(request).or_fail(ExitStatus::Usage)?;
     }
+    let shape = Shape::choose(load, &cpus)?;
     // A knob given by the user replaces ours of the same name.
     tune.retain(|ours| load.tune.iter().all(|theirs| theirs.name != ours.name));
     tune.extend(load.tune.iter().cloned());
     Ok(Job {
         load: LoadSpec {
-            groups: load.groups,
-            threads_per_group: load.threads,
+            name: shape.name,
+            groups: shape.groups,
             cpus,
-            busy: load.busy,
-            sleep: load.sleep,
             seed: load.seed,
             duration: load.duration,
             floor: load.floor,

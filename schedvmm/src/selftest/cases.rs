@@ -11,6 +11,7 @@ use gaps::tsc::{Sources, ns_to_ticks, ticks_to_ns};
 use guest::job::{LoadSpec, SleepSpec};
 use guest::load::Surroundings;
 use guest::scheduler;
+use guest::shape::GroupSpec;
 
 use super::inject::{self, HalfCpu, LOAD_PRIORITY, Policy, Stop};
 use super::measure::{Measured, measure};
@@ -53,11 +54,9 @@ impl Place {
     /// Threads that always want to run, all on the one CPU.
     fn spec(&self, threads: u32, duration: Duration) -> LoadSpec {
         LoadSpec {
-            groups: 1,
-            threads_per_group: threads,
+            name: None,
+            groups: vec![GroupSpec::plain(threads, LONGEST, SleepSpec::Fixed(Duration::ZERO))],
             cpus: vec![self.cpu],
-            busy: LONGEST,
-            sleep: SleepSpec::Fixed(Duration::ZERO),
             seed: 1,
             duration,
             floor: Duration::from_micros(100),

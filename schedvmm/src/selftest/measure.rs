@@ -36,7 +36,7 @@ pub fn measure<T: Send + 'static>(
     action: Action<T>,
 ) -> Result<Measured<T>, String> {
     let mut watcher = Watcher {
-        gaps: vec![Vec::new(); (spec.groups * spec.threads_per_group) as usize],
+        gaps: vec![Vec::new(); spec.threads()],
         tsc_start: 0,
         pids: Vec::new(),
         action: Some(action),

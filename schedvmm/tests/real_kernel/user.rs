@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use crate::case::Case;
+use crate::case::{Case, main_job};
 use crate::lab::{Group, TestKernel};
 use crate::meter;
 use crate::outcome::{GapLine, Outcome, assert_unique_keys, list, number, text};
@@ -47,8 +47,55 @@ pub fn group() -> Group {
         }),
     ];
     let mut cases = cases;
+    cases.push(Case::new("own_shape", format!("{OWN_SHAPE}{}", main_job(OF_OWN_SHAPE)), own_shape));
     cases.push(Case::new("without_a_machine", ON_THE_HOST, on_the_host));
     Group::new("user", TestKernel::V612, cases)
+}
+
+/// Everything that a group can be told, in four of them.
+const OWN_SHAPE: &str = "cat > load.toml <<'END'\n\
+    [[group]]\n\
+    threads = 2\n\
+    quota = \"20ms/100ms\"\n\
+    nice = -5\n\
+    [[group]]\n\
+    cookie = \"none\"\n\
+    cpus = [1]\n\
+    slice = \"4ms\"\n\
+    [[group]]\n\
+    policy = \"rr:7\"\n\
+    busy = \"1ms\"\n\
+    sleep = \"fixed:50ms\"\n\
+    [[group]]\n\
+    policy = \"batch\"\n\
+    yield = \"1s\"\n\
+    END\n";
+
+const OF_OWN_SHAPE: &str = "--load load.toml --threshold off --duration 3s --trace off --noise off";
+
+fn own_shape(outcome: &Outcome) {
+    outcome.assert_status(0);
+    let result = outcome.assert_verdict("pass");
+    let threads = list(&result, "threads");
+    let groups: Vec<_> = threads.iter().map(|thread| number(thread, "group")).collect();
+    assert_eq!(groups, [0, 0, 1, 2, 3]);
+    let cookies: Vec<_> =
+        list(&result["cosched"], "cookies").iter().map(|cookie| *cookie != 0).collect();
+    assert_eq!(cookies, [true, false, true, true]);
+    assert_eq!(result["setup"]["affinity"].to_string(), r#"["2-3","2-3","3","2-3","2-3"]"#);
+    let groups = list(&result, "groups");
+    assert!(number(&groups[0], "throttles") > 0 && number(&groups[0], "throttled_ns") > 0);
+    assert_eq!(number(&groups[1], "throttles"), 0);
+    // Metered only after a second of yielding.
+    let wanted = |thread: &Value| number(&thread["statistics"], "wanted_ns");
+    assert!(wanted(&threads[4]) < 2_500_000_000, "{}", threads[4]);
+    assert!(wanted(&threads[2]) > 2_500_000_000, "{}", threads[2]);
+    assert!(number(&threads[3], "bursts") > 10, "{}", threads[3]);
+    // What differs has no turns of one length.
+    assert!(text(&result["expected"], "note").starts_with("does not apply"));
+    assert!(list(&result["statistics"], "largest_lag").is_empty());
+    assert_eq!(result["notes"].to_string().matches("not in force").count(), 0);
+    assert!(outcome.stdout.contains("load.toml: 4 groups, 5 threads"), "{}", outcome.words());
 }
 
 /// The load on the emulated host's own kernel, as root: with a trace, and with a knob that is

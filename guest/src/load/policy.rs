@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Scheduling parameters of a group's process, which its threads inherit.
+
+use std::{io, time::Duration};
+
+use crate::shape::{Class, Policy};
+
+/// `struct sched_attr` (include/uapi/linux/sched/types.h), first version.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct SchedAttr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    /// Slice of a fair thread, in nanoseconds: since Linux 6.12.
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// Size of what is above (SCHED_ATTR_SIZE_VER0).
+const SIZE: u32 = 48;
+
+/// Gives the calling thread these parameters, and reads them back. Returns what an older
+/// kernel has done without.
+///
+/// # Errors
+/// They are not permitted, or the kernel took others.
+pub fn apply(policy: Policy) -> io::Result<Option<String>> {
+    if policy == Policy::default() {
+        return Ok(None);
+    }
+    let wanted = attributes(policy, get()?);
+    set(&wanted).map_err(|error| explain(policy, &error))?;
+    let effective = get()?;
+    let told = |attr: &SchedAttr| (attr.policy, attr.priority);
+    let nice_differs = policy.nice.is_some_and(|nice| nice != effective.nice);
+    if told(&effective) != told(&wanted) || nice_differs {
+        return Err(io::Error::other(format!("{wanted:?} became {effective:?}")));
+    }
+    let is_kept = |slice: Duration| u128::from(effective.runtime) == slice.as_nanos();
+    Ok(policy.slice.filter(|slice| !is_kept(*slice)).map(|slice| {
+        format!("slice {slice:?} is not in force: slices of threads need Linux 6.12 and EEVDF")
+    }))
+}
+
+/// What is not given stays as it is.
+fn attributes(policy: Policy, now: SchedAttr) -> SchedAttr {
+    let Policy { class, nice, slice } = policy;
+    let number = match (class, now.priority) {
+        (Some(class), _) => number(class),
+        (None, 0) => now.policy.cast_signed(),
+        // A thread that is to have a nice value or a slice must be a fair one.
+        (None, _) => libc::SCHED_OTHER,
+    };
+    let ns = |slice: Duration| u64::try_from(slice.as_nanos()).unwrap_or(u64::MAX);
+    SchedAttr {
+        size: SIZE,
+        policy: number.cast_unsigned(),
+        nice: if class.is_none_or(Class::is_fair) { nice.unwrap_or(now.nice) } else { 0 },
+        priority: class.and_then(Class::priority).unwrap_or(0),
+        runtime: slice.map_or(0, ns),
+        ..SchedAttr::default()
+    }
+}
+
+fn number(class: Class) -> i32 {
+    match class {
+        Class::Other => libc::SCHED_OTHER,
+        Class::Batch => libc::SCHED_BATCH,
+        Class::Idle => libc::SCHED_IDLE,
+        Class::Fifo(_) => libc::SCHED_FIFO,
+        Class::RoundRobin(_) => libc::SCHED_RR,
+    }
+}
+
+fn explain(policy: Policy, error: &io::Error) -> io::Error {
+    let class = policy.class.map_or_else(String::new, |class| format!("policy {class} "));
+    let nice = policy.nice.map_or_else(String::new, |nice| format!("nice {nice} "));
+    let next = match error.raw_os_error() {
+        Some(libc::EPERM) => " (needs root, or CAP_SYS_NICE)",
+        _ => "",
+    };
+    io::Error::other(format!("{class}{nice}cannot be had: {error}{next}"))
+}
+
+fn set(attr: &SchedAttr) -> io::Result<()> {
+    let (this, flags) = (0, 0);
+    // SAFETY: the pointer is to a local of the size that it says; 0 is the calling thread.
+    let result =
+        unsafe { libc::syscall(libc::SYS_sched_setattr, this, std::ptr::from_ref(attr), flags) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn get() -> io::Result<SchedAttr> {
+    let mut attr = SchedAttr::default();
+    let (this, flags) = (0, 0);
+    // SAFETY: the kernel fills at most SIZE bytes, which the local has; 0 is the calling
+    // thread.
+    let result =
+        unsafe { libc::syscall(libc::SYS_sched_getattr, this, &raw mut attr, SIZE, flags) };
+    if result == 0 { Ok(attr) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    /// In a thread of its own: lowering oneself is for good.
+    fn in_a_thread<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| scope.spawn(body).join().expect("no panic"))
+    }
+
+    #[test]
+    fn what_is_asked_for_is_in_force() {
+        let policy = |class, nice| Policy { class, nice, slice: None };
+        for (wanted, class, nice) in [
+            (policy(None, Some(7)), libc::SCHED_OTHER, 7),
+            (policy(Some(Class::Batch), None), libc::SCHED_BATCH, 0),
+            (policy(Some(Class::Idle), None), libc::SCHED_IDLE, 0),
+        ] {
+            let found = in_a_thread(|| {
+                // Threads inherit from the one that starts them.
+                assert_eq!(apply(wanted).expect("permitted"), None);
+                in_a_thread(|| get().expect("readable"))
+            });
+            assert_eq!((found.policy.cast_signed(), found.nice), (class, nice), "{wanted:?}");
+        }
+        assert_eq!(in_a_thread(|| apply(Policy::default())).expect("nothing"), None);
+    }
+
+    #[test]
+    fn a_slice_is_in_force_or_missed() {
+        let slice = Duration::from_millis(3);
+        let wanted = Policy { slice: Some(slice), ..Policy::default() };
+        let (note, found) =
+            in_a_thread(|| (apply(wanted).expect("permitted"), get().expect("readable")));
+        assert_eq!(note.is_none(), u128::from(found.runtime) == slice.as_nanos(), "{note:?}");
+    }
+
+    #[test]
+    fn real_time_is_had_or_refused_with_what_it_needs() {
+        let wanted = Policy { class: Some(Class::RoundRobin(3)), ..Policy::default() };
+        match in_a_thread(|| apply(wanted).map(|_| get().expect("readable"))) {
+            Ok(found) => {
+                assert_eq!((found.policy.cast_signed(), found.priority), (libc::SCHED_RR, 3));
+            }
+            Err(error) => assert!(error.to_string().contains("rr:3"), "{error}"),
+        }
+    }
+}
