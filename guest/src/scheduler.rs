@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the running kernel's scheduler goes by: how long a turn is, and when it can end.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,46 @@ pub fn facts(root: &Path, release: &str) -> SchedulerFacts {
     }
 }
 
+/// Directories whose files steer the scheduler.
+const DIRECTORIES: [&str; 2] = ["proc/sys/kernel", "sys/kernel/debug/sched"];
+
+/// Longer ones are reports, not knobs.
+const MAX_KNOB_BYTES: usize = 4096;
+
+/// Every file that steers the scheduler of the kernel whose files are below `root`, with what
+/// is in it: whatever a kernel adds is there without our knowing it. Empty where this user may
+/// read none.
+pub fn files(root: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for directory in DIRECTORIES {
+        // All of debugfs's directory, and of /proc/sys/kernel what is named so.
+        let is_ours = |name: &str| !directory.starts_with("proc") || name.starts_with("sched_");
+        let entries = fs::read_dir(root.join(directory)).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(is_ours)) {
+            knob(root, &entry.path(), &mut found);
+        }
+    }
+    knob(root, &root.join("sys/kernel/debug/sched_features"), &mut found);
+    // What fair threads are kept of a CPU under real-time ones (6.12); one CPU's stands for all.
+    for name in ["runtime", "period"] {
+        let path = format!("sys/kernel/debug/sched/fair_server/cpu0/{name}");
+        knob(root, &root.join(path), &mut found);
+    }
+    found
+}
+
+fn knob(root: &Path, path: &Path, found: &mut BTreeMap<String, String>) {
+    if !path.is_file() || path.file_name().is_some_and(|name| name == "debug") {
+        // `debug` is the scheduler's whole state, of all CPUs and threads.
+        return;
+    }
+    let Ok(text) = fs::read_to_string(path) else { return };
+    let name = path.strip_prefix(root).unwrap_or(path);
+    if text.len() <= MAX_KNOB_BYTES {
+        found.insert(format!("/{}", name.display()), text.trim_end().to_owned());
+    }
+}
+
 /// Coarse clocks advance with the tick, and their resolution is its length
 /// (kernel/time/posix-timers.c, posix_get_coarse_res).
 pub fn tick_ns() -> Option<u64> {
@@ -95,6 +135,28 @@ mod tests {
         let found = facts(cfs.path(), "6.1.0");
         assert_eq!((found.family.as_deref(), found.slice_ns), (Some("cfs"), Some(1_875_000)));
         assert_eq!((found.latency_ns, found.hrtick), (Some(30_000_000), Some(false)));
+    }
+
+    #[test]
+    fn every_file_that_steers_is_told_and_no_report() {
+        let long = "x".repeat(MAX_KNOB_BYTES + 1);
+        let root = tree(&[
+            ("proc/sys/kernel/sched_rt_runtime_us", "950000\n"),
+            ("proc/sys/kernel/hostname", "x\n"),
+            ("sys/kernel/debug/sched/features", "PLACE_LAG\n"),
+            ("sys/kernel/debug/sched/debug", "Sched Debug Version\n"),
+            ("sys/kernel/debug/sched/long", &long),
+            ("sys/kernel/debug/sched/domains/cpu0/x", "1\n"),
+            ("sys/kernel/debug/sched/fair_server/cpu0/runtime", "50000000\n"),
+        ]);
+        let found: Vec<_> = files(root.path()).into_iter().collect();
+        let pair = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        let expected = [
+            pair("/proc/sys/kernel/sched_rt_runtime_us", "950000"),
+            pair("/sys/kernel/debug/sched/fair_server/cpu0/runtime", "50000000"),
+            pair("/sys/kernel/debug/sched/features", "PLACE_LAG"),
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -25,6 +25,7 @@ impl Setup {
     ) -> Result<(), LoadError> {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         self.scheduler = scheduler::facts(Path::new("/"), release.trim());
+        self.scheduler_files = scheduler::files(Path::new("/"));
         if job.noise.is_zero() {
             return Ok(());
         }

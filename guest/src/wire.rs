@@ -6,6 +6,8 @@
 //! binary because there may be millions of them; all else is JSON because there is little
 //! of it and a person may have to read it.
 
+use std::collections::BTreeMap;
+
 use gaps::record::GapRecord;
 pub use gaps::tally::ClassTotal;
 pub use gaps::tsc::Source as TscSource;
@@ -116,6 +118,9 @@ pub struct Setup {
     /// What the scheduler goes by, with all knobs set.
     #[serde(default)]
     pub scheduler: SchedulerFacts,
+    /// Every file that steers the scheduler, with what is in it, all knobs set.
+    #[serde(default)]
+    pub scheduler_files: BTreeMap<String, String>,
     /// What was found on the load's CPUs before the load; `None` where it was not asked for.
     #[serde(default)]
     pub noise: Option<NoiseFloor>,

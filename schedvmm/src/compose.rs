@@ -56,8 +56,10 @@ pub struct Account<'a> {
     pub phases_ms: BTreeMap<&'static str, u64>,
     /// How much of the time the host may take, as a part of 1.
     pub steal_budget: f64,
-    /// The answer.
+    /// The answer, and whether it is the last one.
     pub verdict: &'a Verdict,
+    /// False while the run goes on.
+    pub ended: bool,
 }
 
 impl Account<'_> {
@@ -119,7 +121,7 @@ impl Account<'_> {
             working_directory: std::env::current_dir().ok(),
             started_utc: self.started_utc,
             verdict: self.verdict.answer,
-            exit_status: self.verdict.status.code(),
+            exit_status: self.ended.then(|| self.verdict.status.code()),
             reason: self.verdict.reason.clone(),
             notes,
             longest_gap_ns,

@@ -3,6 +3,9 @@
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+use gaps::record::GapRecord;
 
 use crate::explain;
 use crate::folder::{Folder, FolderError};
@@ -14,10 +17,52 @@ use crate::status::{ExitStatus, Failure};
 /// How often the trace is halved to make room.
 const TRACE_CUTS: u32 = 4;
 
+/// From one result that is written while the run goes on to the next, at least.
+const BETWEEN: Duration = Duration::from_secs(5);
+/// Writing them takes at most this part of the time.
+const MOST_OF_TIME: u32 = 50;
+
+/// Keeps on the disk what has been measured so far, for a process that is killed.
+#[derive(Debug, Default)]
+pub struct Checkpoints {
+    next: Option<Instant>,
+    failed: bool,
+}
+
+impl Checkpoints {
+    /// Whether it is time for a new result.json.
+    pub fn result_is_due(&self) -> bool {
+        self.next.is_none_or(|next| next <= Instant::now())
+    }
+
+    /// A second has passed, or the load has begun: adds the new gaps to gaps.csv and, where it
+    /// is due, writes the result as it is so far, which took since `begin` to make. Returns what
+    /// went wrong, the first time that something does: the run goes on without.
+    pub fn keep(
+        &mut self,
+        folder: &mut Folder,
+        (gaps, clock): (&[Vec<GapRecord>], Clock<'_>),
+        result: Option<&RunResult>,
+        begin: Instant,
+    ) -> Option<String> {
+        let mut kept = folder.add_gaps(gaps, clock);
+        if let Some(result) = result {
+            kept = kept.and(folder.write_result(result));
+            let now = Instant::now();
+            self.next = Some(now + BETWEEN.max((now - begin) * MOST_OF_TIME));
+        }
+        let error = kept.err()?;
+        (!std::mem::replace(&mut self.failed, true)).then(|| {
+            let error = Failure::new(ExitStatus::Host, error);
+            format!("{error}; what is measured stays in memory until the end")
+        })
+    }
+}
+
 /// Where a result goes.
 pub struct Delivery<'a> {
     /// Its folder.
-    pub folder: &'a Folder,
+    pub folder: &'a mut Folder,
     /// The single gaps.
     pub session: &'a Session,
     /// The screen.
@@ -27,7 +72,7 @@ pub struct Delivery<'a> {
 impl Delivery<'_> {
     /// Writes the result's files and shows the result. The answer stands, and is not lost,
     /// even if the disk takes nothing.
-    pub fn deliver(&self, result: &mut RunResult) {
+    pub fn deliver(&mut self, result: &mut RunResult) {
         match explain::of_result(result) {
             Ok(explanation) => result.explanation = explanation,
             Err(failure) => result.notes.push(format!("no explanation: {failure}")),
@@ -41,7 +86,7 @@ impl Delivery<'_> {
     }
 
     /// On a full disk the trace, by far the largest of the files, gives up its end.
-    fn write(&self, result: &mut RunResult) -> Result<(), FolderError> {
+    fn write(&mut self, result: &mut RunResult) -> Result<(), FolderError> {
         for _ in 0..TRACE_CUTS {
             match self.write_once(result) {
                 Err(error) if error.is_full() && self.cut_trace(&mut result.trace) => {}
@@ -52,9 +97,9 @@ impl Delivery<'_> {
     }
 
     /// One file that cannot be written does not keep the others from it.
-    fn write_once(&self, result: &RunResult) -> Result<(), FolderError> {
+    fn write_once(&mut self, result: &RunResult) -> Result<(), FolderError> {
         let clock = Clock::of(self.session, &result.job.load);
-        let gaps = self.folder.write_gaps(&self.session.gaps, clock);
+        let gaps = self.folder.add_gaps(&self.session.gaps, clock);
         let histograms = self.folder.write_histograms(&result.threads);
         self.folder.write_result(result).and(gaps).and(histograms)
     }

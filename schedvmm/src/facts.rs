@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use guest::scheduler;
 use serde_json::{Value, json};
 
 /// CPUID signature of QEMU's software emulation.
@@ -37,6 +38,7 @@ pub fn host() -> Value {
         "cgroup": read("/proc/self/cgroup"),
         "mitigations": directory(Path::new("/sys/devices/system/cpu/vulnerabilities")),
         "kvm": parameters(),
+        "scheduler_files": scheduler::files(Path::new("/")),
     })
 }
 

@@ -8,11 +8,16 @@ use std::path::{Path, PathBuf};
 use gaps::record::GapRecord;
 use thiserror::Error;
 
+use crate::gap_file::GapFile;
 use crate::hlog;
 use crate::result::{Clock, RunResult, Thread};
 
 /// Folder for results without a name.
 const PARENT: &str = "results";
+/// The configuration of the kernel under test.
+const CONFIG: &str = "kernel.config";
+/// The single gaps.
+const GAPS: &str = "gaps.csv";
 /// So many runs may start within one second.
 const MOST_PER_SECOND: u32 = 1000;
 
@@ -58,6 +63,7 @@ impl FolderError {
 pub struct Folder {
     path: PathBuf,
     console: File,
+    gaps: GapFile,
 }
 
 impl Folder {
@@ -71,13 +77,15 @@ impl Folder {
             Some(path) => named_folder(path)?,
             None => new_folder(Path::new(PARENT), stamp)?,
         };
-        let log = path.join("console.log");
+        let (log, gaps) = (path.join("console.log"), path.join(GAPS));
         let console = OpenOptions::new()
             .append(true)
             .create_new(true)
             .open(&log)
             .map_err(|source| FolderError::Write { path: log, source })?;
-        Ok(Self { path, console })
+        let gaps =
+            GapFile::create(&gaps).map_err(|source| FolderError::Write { path: gaps, source })?;
+        Ok(Self { path, console, gaps })
     }
 
     /// Where it is.
@@ -93,36 +101,17 @@ impl Folder {
         self.console.write_all(bytes)
     }
 
-    /// Writes every recorded gap, one a line.
+    /// Adds the gaps that are not yet in gaps.csv, one a line.
     ///
     /// # Errors
     /// The disk is full, for one.
-    pub fn write_gaps(&self, gaps: &[Vec<GapRecord>], clock: Clock<'_>) -> Result<(), FolderError> {
-        self.write("gaps.csv", |file| {
-            writeln!(
-                file,
-                "thread,group,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class"
-            )?;
-            for (thread, records) in gaps.iter().enumerate() {
-                for record in records {
-                    let gap = clock.locate(thread, None, *record);
-                    writeln!(
-                        file,
-                        "{},{},{},{},{},{},{},{},{}",
-                        gap.thread,
-                        gap.group,
-                        gap.begin_ns,
-                        gap.length_ns,
-                        gap.tsc_begin,
-                        gap.tsc_end,
-                        gap.cpu_begin,
-                        gap.cpu_end,
-                        gap.class.name()
-                    )?;
-                }
-            }
-            Ok(())
-        })
+    pub fn add_gaps(
+        &mut self,
+        gaps: &[Vec<GapRecord>],
+        clock: Clock<'_>,
+    ) -> Result<(), FolderError> {
+        let added = self.gaps.append(gaps, clock);
+        added.map_err(|source| FolderError::Write { path: self.path.join(GAPS), source })
     }
 
     /// Writes the distributions of gaps and wake-up delays.
@@ -131,6 +120,37 @@ impl Folder {
     /// The disk is full, for one.
     pub fn write_histograms(&self, threads: &[Thread]) -> Result<(), FolderError> {
         self.write("gaps.hlog", |file| hlog::write(file, threads))
+    }
+
+    /// Writes the configuration of the kernel under test, as `.config` has it. Returns the
+    /// file's name.
+    ///
+    /// # Errors
+    /// The disk is full, for one.
+    pub fn write_config(
+        &self,
+        config: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<String, FolderError> {
+        let lines = config.into_iter().map(|(name, value)| format!("{name}={value}\n"));
+        let mut lines: Vec<_> = lines.collect();
+        lines.sort_unstable();
+        self.write(CONFIG, |file| file.write_all(lines.concat().as_bytes()))?;
+        Ok(CONFIG.to_owned())
+    }
+
+    /// Copies the configuration of the running kernel from where a distribution, or the kernel
+    /// itself, keeps it. Returns the file's name.
+    pub fn copy_config(&self, release: &str) -> Option<String> {
+        let packed = format!("{CONFIG}.gz");
+        let places = [
+            (format!("/boot/config-{release}"), CONFIG),
+            ("/proc/config.gz".to_owned(), packed.as_str()),
+        ];
+        places.into_iter().find_map(|(from, name)| {
+            let bytes = fs::read(from).ok()?;
+            self.write(name, |file| file.write_all(&bytes)).ok()?;
+            Some(name.to_owned())
+        })
     }
 
     /// Writes `result.json`.
@@ -144,11 +164,25 @@ impl Folder {
         })
     }
 
-    /// Writes a file that is there whole or not at all.
+    /// Writes a file that is there whole or not at all. Where there is no room for an older one
+    /// beside it, that one goes first.
     fn write(
         &self,
         name: &str,
-        fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+        fill: impl Fn(&mut BufWriter<File>) -> io::Result<()>,
+    ) -> Result<(), FolderError> {
+        match self.write_beside(name, &fill) {
+            Err(error) if error.is_full() && fs::remove_file(self.path.join(name)).is_ok() => {
+                self.write_beside(name, &fill)
+            }
+            written => written,
+        }
+    }
+
+    fn write_beside(
+        &self,
+        name: &str,
+        fill: impl Fn(&mut BufWriter<File>) -> io::Result<()>,
     ) -> Result<(), FolderError> {
         let (path, part) = (self.path.join(name), self.path.join(format!("{name}.part")));
         let written = File::create(&part).and_then(|file| {
@@ -217,16 +251,25 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use gaps::evidence::Class;
-
     use super::*;
-    use crate::testing::load;
 
     #[test]
     fn dates_are_right() {
         assert_eq!(utc(0), "1970-01-01T00:00:00Z");
         assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
         assert_eq!(utc(1_795_378_500), "2026-11-22T20:15:00Z");
+    }
+
+    #[test]
+    fn a_configuration_is_sorted() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let folder = Folder::create(Some(&dir.path().join("r")), "x");
+        let folder = folder.map_err(|error| error.to_string()).expect("made");
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let config = [pair("CONFIG_HZ", "250"), pair("CONFIG_64BIT", "y")];
+        let name = folder.write_config(config).expect("written");
+        let text = fs::read_to_string(folder.path().join(name)).expect("read");
+        assert_eq!(text, "CONFIG_64BIT=y\nCONFIG_HZ=250\n");
     }
 
     #[test]
@@ -242,20 +285,5 @@ mod tests {
         let file = dir.path().join("file");
         fs::write(&file, "x").expect("write");
         assert!(matches!(Folder::create(Some(&file), "x"), Err(FolderError::Create { .. })));
-    }
-
-    #[test]
-    fn gaps_are_written_whole() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let folder = Folder::create(Some(&dir.path().join("r")), "x").expect("made");
-        let record =
-            GapRecord { tsc_begin: 10, tsc_end: 30, cpu_begin: 2, cpu_end: 3, class: Class::Host };
-        folder
-            .write_gaps(&[vec![], vec![record]], Clock::new(0, 0, &load(2, 1, 1)))
-            .expect("written");
-        let text = fs::read_to_string(folder.path().join("gaps.csv")).expect("read");
-        assert_eq!(text.lines().count(), 2);
-        assert!(text.ends_with("\n1,1,0,0,10,30,2,3,host\n"), "{text}");
-        assert!(!folder.path().join("gaps.csv.part").exists());
     }
 }

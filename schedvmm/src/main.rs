@@ -11,6 +11,7 @@ mod explain;
 mod facts;
 mod folder;
 mod forced_idle;
+mod gap_file;
 mod hlog;
 mod host;
 mod machine;

@@ -37,7 +37,8 @@ pub struct RunResult {
     pub working_directory: Option<PathBuf>,
     pub started_utc: String,
     pub verdict: Answer,
-    pub exit_status: u8,
+    /// `null` while the run goes on.
+    pub exit_status: Option<u8>,
     pub reason: String,
     pub notes: Vec<String>,
     pub longest_gap_ns: Option<u64>,
@@ -76,12 +77,14 @@ pub struct RunFairness {
 }
 
 /// The kernel under test.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[allow(missing_docs)]
 pub struct KernelFacts {
     pub path: String,
     pub bytes: u64,
     pub banner: Option<String>,
+    /// File in the result folder with the kernel's configuration.
+    pub config: Option<String>,
     pub entered: String,
     /// As given by us; `cmdline` is what the kernel itself says.
     pub cmdline_given: String,
@@ -213,13 +216,23 @@ impl<'a> Clock<'a> {
         ticks_to_ns(ticks, self.khz)
     }
 
+    /// Nanoseconds from the load's start to this reading.
+    pub fn since_start_ns(self, tsc: u64) -> u64 {
+        self.ns(tsc.saturating_sub(self.start))
+    }
+
+    /// The group of this thread.
+    pub fn group_of(self, thread: usize) -> u32 {
+        self.load.group_of(thread)
+    }
+
     /// A gap with its place in the run.
     pub fn locate(self, thread: usize, tid: Option<u32>, record: GapRecord) -> LocatedGap {
         LocatedGap {
             thread,
-            group: self.load.group_of(thread),
+            group: self.group_of(thread),
             tid,
-            begin_ns: self.ns(record.tsc_begin.saturating_sub(self.start)),
+            begin_ns: self.since_start_ns(record.tsc_begin),
             length_ns: self.ns(record.ticks()),
             length_ticks: record.ticks(),
             tsc_begin: record.tsc_begin,
@@ -237,7 +250,7 @@ pub fn threads(session: &Session, clock: Clock<'_>) -> Vec<Thread> {
     let located = session.gaps.iter().enumerate().map(|(thread, records)| {
         let report = reports.and_then(|reports| reports.get(thread)).cloned();
         let complete = report.is_some();
-        let report = report.unwrap_or_else(|| from_records(clock.load.group_of(thread), records));
+        let report = report.unwrap_or_else(|| from_records(clock.group_of(thread), records));
         Thread {
             thread,
             gap_ns: clock.ns(report.gap_ticks),

@@ -23,6 +23,8 @@ pub enum End {
     Garbled(String),
     /// The load on this very kernel has ended.
     Finished,
+    /// It has not: for a result that is kept in case that there will be no end.
+    UnderWay,
 }
 
 /// The answer, as result.json spells it.
@@ -75,6 +77,13 @@ pub fn judge(session: &Session, end: &End, over: bool, console: &str) -> Verdict
             };
             verdict(Answer::Interrupted, status, format!("ended by signal {signal}"))
         }
+        End::UnderWay => {
+            let reason = format!(
+                "the run was under way, in second {} of the load, when this was written",
+                session.ticks.last().map_or(0, |tick| tick.second)
+            );
+            verdict(Answer::Interrupted, ExitStatus::Terminated, reason)
+        }
         _ if session.report.is_some() => verdict(Answer::Pass, ExitStatus::Pass, String::new()),
         End::TraceLost => {
             let reason = "the trace could not be written".to_owned();
@@ -108,7 +117,7 @@ fn after_hit(session: &Session, end: &End) -> String {
     match end {
         _ if session.bye => String::new(),
         // Said by the trace's own note.
-        End::TraceLost | End::Finished => String::new(),
+        End::TraceLost | End::Finished | End::UnderWay => String::new(),
         End::Vcpu(end) => format!("afterwards vCPU {} ended: {}", end.cpu, end.reason),
         End::Late(stage) => format!("afterwards the guest did not answer ({})", stage.waited_for()),
         End::Signal(signal) => format!("afterwards ended by signal {signal}"),

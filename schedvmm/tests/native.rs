@@ -143,6 +143,38 @@ fn a_signal_ends_it_with_what_was_measured() {
 }
 
 #[test]
+fn whoever_is_killed_leaves_what_was_measured() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let words = ["host", "--duration", "60s", "--threshold", "off", "--output", "out"];
+    let mut command = schedvmm(dir.path(), &words);
+    // Who is killed does not read what its children still say.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().expect("it starts");
+    let pid = i32::try_from(child.id()).expect("a process ID");
+    let csv = || fs::read_to_string(dir.path().join("out/gaps.csv")).unwrap_or_default();
+    let end = Instant::now() + DEADLINE;
+    while csv().lines().count() < 2 {
+        assert!(Instant::now() < end, "no gap within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // SAFETY: takes two integers; the child has not been waited for.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    assert_eq!(finish(child).status.code(), None, "it was killed");
+    let result = result(dir.path(), "out");
+    assert_eq!((&result["verdict"], &result["exit_status"]), (&"interrupted".into(), &Value::Null));
+    let reason = result["reason"].as_str().expect("a reason");
+    assert!(reason.contains("under way, in second"), "{reason}");
+    assert_eq!(result["threads"].as_array().map(Vec::len), Some(16));
+    assert_eq!(result["threads"][0]["complete"], false);
+    assert!(number(&result["setup"]["tsc_khz"]) > 0.0);
+    let text = csv();
+    assert!(
+        text.ends_with('\n') && text.lines().all(|line| line.split(',').count() == 9),
+        "{text}"
+    );
+}
+
+#[test]
 fn an_ordinary_user_measures_too() {
     const NOBODY: u32 = 65_534;
     let dir = tempfile::tempdir().expect("tempdir");

@@ -3,6 +3,8 @@
 
 mod prepare;
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
@@ -21,16 +23,16 @@ use vmm::vcpu::sched;
 use self::prepare::{Prepare, Ready};
 use crate::cli::HostArgs;
 use crate::compose::{self, Account, Target};
-use crate::deliver::Delivery;
+use crate::deliver::{Checkpoints, Delivery};
 use crate::folder::Folder;
-use crate::result::{self, Clock, KernelFacts, Trace};
+use crate::result::{self, Clock, KernelFacts, RunResult, Trace};
 use crate::run::plan;
-use crate::session::{Event, Limits, Session};
+use crate::session::{Event, Limits, Notice, Session};
 use crate::show::Show;
 use crate::sinks::TraceSink;
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::trace_file::{Arrival, TraceFile};
-use crate::verdict::{End, judge};
+use crate::verdict::{End, Verdict, judge};
 use crate::{facts, signals};
 
 /// Signals on their way to the load's supervisor.
@@ -54,7 +56,14 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     // What is not measuring keeps off the CPUs that are measured, if there are others.
     let measured: Vec<_> = plan.job.load.cpus.iter().map(|cpu| *cpu as usize).collect();
     sched::keep_off(&measured);
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let kernel = KernelFacts {
+        entered: "running".into(),
+        config: folder.copy_config(release.trim()),
+        ..KernelFacts::default()
+    };
     let mut run = Run {
+        kernel,
         session: Session::new(limits(&plan.job), begin),
         notes: facts::emulation_note().into_iter().chain(plan.notes.iter().cloned()).collect(),
         job: plan.job.clone(),
@@ -63,31 +72,25 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
         trace: Trace::default(),
         trace_file,
         show,
+        folder,
+        checkpoints: Checkpoints::default(),
+        built_ms: 0,
+        started_utc,
+        summary: plan.summary(),
+        steal_budget: args.load.steal_budget,
     };
     run.show.notes(&run.notes);
     run.tell(Message::Hello(system::hello(clock_ns(libc::CLOCK_BOOTTIME))));
-    let built_ms = millis(begin);
+    run.built_ms = millis(begin);
     let end = run.measure(&plan);
     let decided = Instant::now();
     let verdict = judge(&run.session, &end, compose::over_threshold(&run.session, &run.job), "");
-    let mut phases = result::phases_ms(&run.session, built_ms, decided);
+    let mut phases = result::phases_ms(&run.session, run.built_ms, decided);
     phases.insert("total", millis(begin));
-    let account = Account {
-        target: Target::Host,
-        started_utc,
-        session: &run.session,
-        job: &run.job,
-        kernel: KernelFacts { entered: "running".into(), ..KernelFacts::default() },
-        machine: json!({ "summary": plan.summary() }),
-        notes: run.notes.clone(),
-        trace: std::mem::take(&mut run.trace),
-        phases_ms: phases,
-        steal_budget: args.load.steal_budget,
-        verdict: &verdict,
-    };
-    let mut result = account.result();
-    let (session, show) = (&run.session, &run.show);
-    Delivery { folder: &folder, session, show }.deliver(&mut result);
+    let trace = std::mem::take(&mut run.trace);
+    let mut result = Account { trace, ..run.account(&verdict, phases) }.result();
+    Delivery { folder: &mut run.folder, session: &run.session, show: &run.show }
+        .deliver(&mut result);
     Ok(verdict.status)
 }
 
@@ -107,6 +110,7 @@ fn millis(since: Instant) -> u64 {
 
 /// A run under way.
 struct Run {
+    kernel: KernelFacts,
     session: Session,
     notes: Vec<String>,
     job: Job,
@@ -115,6 +119,12 @@ struct Run {
     trace: Trace,
     trace_file: TraceFile,
     show: Show,
+    folder: Folder,
+    checkpoints: Checkpoints,
+    built_ms: u64,
+    started_utc: String,
+    summary: String,
+    steal_budget: f64,
 }
 
 impl Run {
@@ -124,6 +134,48 @@ impl Run {
         if let Some(notice) = notice {
             let clock = Clock::of(&self.session, &self.job.load);
             self.show.notice(&notice, clock, self.job.load.duration);
+            if let Notice::Started | Notice::Second(_) = notice {
+                self.checkpoint();
+            }
+        }
+    }
+
+    /// What was measured until now outlives this process.
+    fn checkpoint(&mut self) {
+        let begin = Instant::now();
+        let result = self.checkpoints.result_is_due().then(|| self.result_so_far());
+        let gaps = (self.session.gaps.as_slice(), Clock::of(&self.session, &self.job.load));
+        let lost = self.checkpoints.keep(&mut self.folder, gaps, result.as_ref(), begin);
+        self.show.notes(lost.as_slice());
+        self.notes.extend(lost);
+    }
+
+    /// The result as it would be if the run ended now.
+    fn result_so_far(&self) -> RunResult {
+        let over = compose::over_threshold(&self.session, &self.job);
+        let verdict = judge(&self.session, &End::UnderWay, over, "");
+        let phases = result::phases_ms(&self.session, self.built_ms, Instant::now());
+        Account { ended: false, ..self.account(&verdict, phases) }.result()
+    }
+
+    fn account<'a>(
+        &'a self,
+        verdict: &'a Verdict,
+        phases_ms: BTreeMap<&'static str, u64>,
+    ) -> Account<'a> {
+        Account {
+            target: Target::Host,
+            started_utc: self.started_utc.clone(),
+            session: &self.session,
+            job: &self.job,
+            kernel: self.kernel.clone(),
+            machine: json!({ "summary": self.summary }),
+            notes: self.notes.clone(),
+            trace: Trace::default(),
+            phases_ms,
+            steal_budget: self.steal_budget,
+            verdict,
+            ended: true,
         }
     }
 
@@ -148,7 +200,7 @@ impl Run {
             // At a hit the load has stopped it already.
             let _ = instance.tracing().stop();
         }
-        self.account(outcome);
+        self.take_outcome(outcome);
         let hit = self.session.hit.is_some();
         if let Some(instance) = tracing.as_ref().filter(|it| it.tracing().is_wanted(hit)) {
             self.ship(instance.tracing());
@@ -159,7 +211,7 @@ impl Run {
     }
 
     /// Takes the load's report, and its fault.
-    fn account(&mut self, outcome: Result<Outcome, LoadError>) {
+    fn take_outcome(&mut self, outcome: Result<Outcome, LoadError>) {
         let fault = match outcome {
             Ok(Outcome { report, fault }) => {
                 self.tell(Message::Finished(report));

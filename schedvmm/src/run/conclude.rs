@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From the end of a run to its result.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -11,10 +12,10 @@ use vmm::vcpu::VcpuEnd;
 use super::{Attempt, millis};
 use crate::compose::{self, Account, Target};
 use crate::deliver::Delivery;
-use crate::result::{self, Trace};
+use crate::result::{self, RunResult, Trace};
 use crate::status::ExitStatus;
 use crate::trace_file::Arrival;
-use crate::verdict::{Answer, End, judge};
+use crate::verdict::{Answer, End, Verdict, judge};
 
 impl Attempt {
     /// Judges, writes, shows.
@@ -31,26 +32,42 @@ impl Attempt {
         self.describe_ends(&ends);
         let mut phases = result::phases_ms(&self.session, self.built_ms, decided);
         phases.insert("total", millis(begin.elapsed()));
-        let account = Account {
-            target: Target::User,
-            started_utc: self.plan.started_utc.clone(),
-            session: &self.session,
-            job: &self.plan.job,
-            kernel: std::mem::take(&mut self.kernel),
-            machine: self.machine.clone(),
-            notes: self.notes.clone(),
-            trace,
-            phases_ms: phases,
-            steal_budget: self.plan.args.load.steal_budget,
-            verdict: &verdict,
-        };
-        let mut result = account.result();
-        Delivery { folder: &self.folder, session: &self.session, show: &self.show }
+        let mut result = Account { trace, ..self.account(&verdict, phases) }.result();
+        Delivery { folder: &mut self.folder, session: &self.session, show: &self.show }
             .deliver(&mut result);
         if verdict.answer == Answer::Untestable {
             self.explain(&ends);
         }
         verdict.status
+    }
+
+    /// The result as it would be if the run ended now.
+    pub(super) fn result_so_far(&self) -> RunResult {
+        let over = compose::over_threshold(&self.session, &self.plan.job);
+        let verdict = judge(&self.session, &End::UnderWay, over, "");
+        let phases = result::phases_ms(&self.session, self.built_ms, Instant::now());
+        Account { ended: false, ..self.account(&verdict, phases) }.result()
+    }
+
+    fn account<'a>(
+        &'a self,
+        verdict: &'a Verdict,
+        phases_ms: BTreeMap<&'static str, u64>,
+    ) -> Account<'a> {
+        Account {
+            target: Target::User,
+            started_utc: self.plan.started_utc.clone(),
+            session: &self.session,
+            job: &self.plan.job,
+            kernel: self.kernel.clone(),
+            machine: self.machine.clone(),
+            notes: self.notes.clone(),
+            trace: Trace::default(),
+            phases_ms,
+            steal_budget: self.plan.args.load.steal_budget,
+            verdict,
+            ended: true,
+        }
     }
 
     /// The trace, as far as it arrived.

@@ -22,6 +22,7 @@ use vmm::vm::{Parts, Running, Vm};
 
 use self::plan::Plan;
 use crate::cli::RunArgs;
+use crate::deliver::Checkpoints;
 use crate::folder::Folder;
 use crate::probe::{self, ProbeError};
 use crate::result::{Clock, KernelFacts};
@@ -74,6 +75,7 @@ struct Attempt {
     notes: Vec<String>,
     built_ms: u64,
     console_lost: bool,
+    checkpoints: Checkpoints,
 }
 
 impl Attempt {
@@ -119,6 +121,7 @@ impl Attempt {
             path: plan.kernel_path.display().to_string(),
             bytes: kernel.bytes().len() as u64,
             banner: lint.banner,
+            config: lint.config.and_then(|config| folder.write_config(config).ok()),
             entered: format!("{:?}", vm.kernel().entered).to_lowercase(),
             cmdline_given: config.cmdline,
             hello: None,
@@ -152,6 +155,7 @@ impl Attempt {
             notes,
             built_ms: 0,
             console_lost: false,
+            checkpoints: Checkpoints::default(),
         })
     }
 
@@ -274,6 +278,19 @@ impl Attempt {
             self.note(format!("trace: {note}"));
         }
         self.show.notice(notice, self.clock(), self.plan.job.load.duration);
+        if let Notice::Started | Notice::Second(_) = notice {
+            self.checkpoint();
+        }
+    }
+
+    /// What was measured until now outlives this process.
+    fn checkpoint(&mut self) {
+        let begin = Instant::now();
+        let result = self.checkpoints.result_is_due().then(|| self.result_so_far());
+        let clock = Clock::of(&self.session, &self.plan.job.load);
+        let gaps = (self.session.gaps.as_slice(), clock);
+        let lost = self.checkpoints.keep(&mut self.folder, gaps, result.as_ref(), begin);
+        lost.into_iter().for_each(|note| self.note(note));
     }
 
     fn clock(&self) -> Clock<'_> {

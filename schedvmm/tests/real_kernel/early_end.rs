@@ -26,6 +26,12 @@ pub fn group() -> Group {
             outcome.assert_status(143);
             kept(outcome);
         }),
+        Case::new("sigkill", killed(), |outcome| {
+            outcome.assert_status(137);
+            let result = outcome.assert_verdict("interrupted");
+            assert!(result["exit_status"].is_null(), "{}", result["exit_status"]);
+            assert!(!outcome.gaps().is_empty(), "gaps.csv is empty");
+        }),
         // The folder is there before the guest's first instruction.
         Case::new("sigint_at_boot", at_boot(), |outcome| {
             outcome.assert_status(130);
@@ -51,6 +57,11 @@ pub fn group() -> Group {
 /// Sends `signal` to `job` as soon as its output has `word`.
 fn signalled(signal: &str, word: &str, job: &str) -> String {
     meanwhile(&format!("grep -q {word} ticks"), &kill(signal), job)
+}
+
+/// Once a second's gaps are on the disk.
+fn killed() -> String {
+    meanwhile("test $(wc -l < r/gaps.csv) -gt 1", &kill("KILL"), &main_job(LONG))
 }
 
 fn at_boot() -> String {

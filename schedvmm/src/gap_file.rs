@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `gaps.csv`, written while the run goes on: whoever is killed leaves what was measured.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+use gaps::record::GapRecord;
+
+use crate::result::Clock;
+
+const HEADING: &str = "thread,group,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class\n";
+/// Lines are handed over in pieces of about this size.
+const PIECE_BYTES: usize = 256 << 10;
+/// Longer than any line.
+const LINE_BYTES: usize = 192;
+
+/// The file, and what is in it.
+#[derive(Debug)]
+pub struct GapFile {
+    file: File,
+    /// Length of what was written whole.
+    whole_bytes: u64,
+    /// Records written, by thread.
+    written: Vec<usize>,
+}
+
+impl GapFile {
+    /// Makes the file, with its heading.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let mut file = OpenOptions::new().append(true).create_new(true).open(path)?;
+        file.write_all(HEADING.as_bytes())?;
+        Ok(Self { file, whole_bytes: HEADING.len() as u64, written: Vec::new() })
+    }
+
+    /// Adds the records that are not in it yet. One line a gap: what could not be written whole
+    /// is taken back, and tried again the next time.
+    ///
+    /// # Errors
+    /// The disk is full, for one.
+    pub fn append(&mut self, gaps: &[Vec<GapRecord>], clock: Clock<'_>) -> io::Result<()> {
+        self.written.resize(gaps.len(), 0);
+        let mut piece = Vec::with_capacity(PIECE_BYTES + LINE_BYTES);
+        for (thread, records) in gaps.iter().enumerate() {
+            let group = clock.group_of(thread);
+            while let Some(rest) = records.get(self.written[thread]..).filter(|r| !r.is_empty()) {
+                piece.clear();
+                let mut lines = 0;
+                for record in rest {
+                    line(&mut piece, (thread, group), record, clock);
+                    lines += 1;
+                    if piece.len() >= PIECE_BYTES {
+                        break;
+                    }
+                }
+                self.write(&piece)?;
+                self.written[thread] += lines;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, piece: &[u8]) -> io::Result<()> {
+        let written = self.file.write_all(piece);
+        match written {
+            Ok(()) => self.whole_bytes += piece.len() as u64,
+            // If that fails, too, half a line stays: the next one begins in it.
+            Err(_) => drop(self.file.set_len(self.whole_bytes)),
+        }
+        written
+    }
+}
+
+fn line(piece: &mut Vec<u8>, (thread, group): (usize, u32), record: &GapRecord, clock: Clock<'_>) {
+    let (begin_ns, length_ns) = (clock.since_start_ns(record.tsc_begin), clock.ns(record.ticks()));
+    let numbers = [
+        thread as u64,
+        group.into(),
+        begin_ns,
+        length_ns,
+        record.tsc_begin,
+        record.tsc_end,
+        record.cpu_begin.into(),
+        record.cpu_end.into(),
+    ];
+    let mut digits = itoa::Buffer::new();
+    for number in numbers {
+        piece.extend_from_slice(digits.format(number).as_bytes());
+        piece.push(b',');
+    }
+    piece.extend_from_slice(record.class.name().as_bytes());
+    piece.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use gaps::evidence::Class;
+
+    use super::*;
+    use crate::testing::load;
+
+    fn record(begin: u64) -> GapRecord {
+        GapRecord {
+            tsc_begin: begin,
+            tsc_end: begin + 20,
+            cpu_begin: 2,
+            cpu_end: 3,
+            class: Class::Host,
+        }
+    }
+
+    #[test]
+    fn each_gap_is_written_once_and_as_it_comes() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("gaps.csv");
+        let load = load(2, 1, 1);
+        let clock = Clock::new(1_000_000, 5, &load);
+        let mut file = GapFile::create(&path).expect("made");
+        let mut gaps = vec![vec![], vec![record(10)]];
+        for _ in 0..2 {
+            file.append(&gaps, clock).expect("written");
+        }
+        gaps[0].push(record(7));
+        file.append(&gaps, clock).expect("written");
+        let text = fs::read_to_string(&path).expect("read");
+        assert_eq!(text, format!("{HEADING}1,1,5,20,10,30,2,3,host\n0,0,2,20,7,27,2,3,host\n"));
+        GapFile::create(&path).expect_err("it is there already");
+    }
+
+    #[test]
+    fn many_gaps_come_in_pieces_and_none_is_lost() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("gaps.csv");
+        let load = load(1, 1, 1);
+        let mut file = GapFile::create(&path).expect("made");
+        let gaps = vec![(0..20_000).map(record).collect::<Vec<_>>()];
+        file.append(&gaps, Clock::new(1_000_000, 0, &load)).expect("written");
+        let text = fs::read_to_string(&path).expect("read");
+        assert!(text.len() > 2 * PIECE_BYTES, "too few for two pieces");
+        let begins = text.lines().skip(1).map(|line| line.split(',').nth(2).expect("a field"));
+        assert!(begins.map(|begin| begin.parse::<u64>().expect("a number")).eq(0..20_000));
+    }
+}
