@@ -76,6 +76,9 @@ pub enum Verb {
     ///
     /// Exit status 0 where all that could be tried is right, 201 where it is not.
     Selftest {
+        /// A bzImage or a vmlinux: also stop the vCPU of a machine that runs it.
+        #[arg(long, value_name = "FILE")]
+        kernel: Option<PathBuf>,
         /// Print one JSON object instead of a table.
         #[arg(long)]
         json: bool,

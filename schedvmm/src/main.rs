@@ -83,7 +83,7 @@ fn main() -> ExitCode {
         Some(Verb::Probe { json }) => probe_verb(json),
         Some(Verb::Report { result, output }) => report::run(&result, output.as_deref()),
         Some(Verb::Run { from, output, json }) => repeat::run(&from, output.as_deref(), json),
-        Some(Verb::Selftest { json }) => selftest::run(json),
+        Some(Verb::Selftest { kernel, json }) => selftest::run(kernel.as_deref(), json),
         None => run::run(&cli.run),
     });
     let ended = ended

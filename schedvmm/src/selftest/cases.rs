@@ -2,6 +2,7 @@
 //! The gaps that are made, and what must be found of them.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use guest::shape::GroupSpec;
 
 use super::inject::{self, HalfCpu, LOAD_PRIORITY, Policy, Stop};
 use super::measure::{Measured, measure};
-use super::{Case, Tried};
+use super::{Case, Tried, vcpu};
 
 /// What a stop's error may be, at the least.
 const LEAST_LIMIT_NS: u64 = 20_000;
@@ -35,6 +36,8 @@ pub struct Place {
     pub khz: u64,
     /// The longest interruption there before any case.
     pub noise_ns: u64,
+    /// What runs in a machine whose vCPU is stopped, if there is one.
+    pub kernel: Option<PathBuf>,
 }
 
 impl Place {
@@ -48,6 +51,12 @@ impl Place {
         cases.push(Box::new(|| self.round_robin()));
         cases.push(Box::new(|| self.throttled()));
         cases.push(Box::new(|| self.under_a_hog()));
+        if let Some(kernel) = &self.kernel {
+            for (ms, times) in [(50, 10), (500, 4)] {
+                let length = Duration::from_millis(ms);
+                cases.push(Box::new(move || self.stopped_vcpu(kernel, length, times)));
+            }
+        }
         cases
     }
 
@@ -86,15 +95,30 @@ impl Place {
         }
     }
 
+    /// The same to the thread of a vCPU: the host's doing, as seen by the guest.
+    fn stopped_vcpu(&self, kernel: &Path, length: Duration, times: usize) -> Case {
+        let name = format!("vcpu-stop-{}ms", length.as_millis());
+        match vcpu::stop_repeatedly(kernel, (length, times), self.cpu) {
+            Ok(measured) => {
+                let found = self.find_stops(&measured, length);
+                let class_right = found.of_class[Class::Host as usize];
+                Case::judged(&name, &Tried { class_right, ..found })
+            }
+            Err(error) => Case::broken(&name, error),
+        }
+    }
+
     fn find_stops(&self, measured: &Measured<Vec<Stop>>, length: Duration) -> Tried {
         let length_ns = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
         let doubt_ns = |stop: &Stop| inject::stop_ns(*stop, self.khz).1;
         let doubt_ns = measured.done.iter().map(doubt_ns).max().unwrap_or(0);
+        let doubt_ns = doubt_ns + self.noise_ns;
         let mut tried = Tried {
             injected: measured.done.len(),
             least: 1,
             length_ns,
-            limit_ns: (length_ns / 100).max(LEAST_LIMIT_NS) + self.noise_ns + doubt_ns,
+            limit_ns: (length_ns / 100).max(LEAST_LIMIT_NS) + doubt_ns,
+            mean_limit_ns: Some((length_ns / 1000).max(LEAST_LIMIT_NS) + doubt_ns),
             ..self.nothing_tried()
         };
         for stop in &measured.done {
@@ -241,7 +265,8 @@ impl Place {
 impl Tried {
     fn found(&mut self, found_ns: u64, injected_ns: u64, class: Class) {
         self.errors_ns.push(found_ns.cast_signed() - injected_ns.cast_signed());
-        self.class_right += usize::from(class == Class::ScheduledOut);
+        self.of_class[class as usize] += 1;
+        self.class_right = self.of_class[Class::ScheduledOut as usize];
     }
 }
 
@@ -268,7 +293,7 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn place() -> Place {
-        Place { cpu: 0, sources: Sources::default(), khz: KHZ, noise_ns: 1000 }
+        Place { cpu: 0, sources: Sources::default(), khz: KHZ, noise_ns: 1000, kernel: None }
     }
 
     fn gap(begin: u64, end: u64, class: Class) -> GapRecord {

@@ -72,11 +72,17 @@ pub struct Stop {
 
 /// Stops the measuring thread of a process some times. Call it in a thread of its own.
 pub fn stop_repeatedly(pid: u32, length: Duration, times: usize, cpu: u32) -> Vec<Stop> {
+    let tid = measuring_thread(pid);
+    tid.map_or_else(Vec::new, |tid| stop_thread((pid, tid), length, times, cpu))
+}
+
+/// Stops a thread of a process, and the others with it, from another CPU than `cpu`. Call it in
+/// a thread of its own.
+pub fn stop_thread((pid, tid): (u32, u32), length: Duration, times: usize, cpu: u32) -> Vec<Stop> {
     /// The thread runs this long before each stop.
     const PAUSE: Duration = Duration::from_millis(20);
     keep_off(cpu);
     let _above = Policy::fifo(STOPPER_PRIORITY);
-    let Some(tid) = measuring_thread(pid) else { return Vec::new() };
     thread::sleep(SETTLED);
     let one = |_| {
         thread::sleep(PAUSE);
