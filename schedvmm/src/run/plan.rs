@@ -262,7 +262,7 @@ mod tests {
         let plan = plan.expect("a plan");
         assert_eq!(plan.job.meter.map(|meter| meter.kind), Some(MeterKind::Osnoise));
         let load = &plan.job.load;
-        assert_eq!((load.groups, load.threads_per_group, load.cpus.len()), (1, 2, 2));
+        assert_eq!((load.groups.len(), load.threads(), load.cpus.len()), (1, 2, 2));
         assert_eq!(plan.limits().threads, 2);
         assert_eq!(plan.job.noise, Duration::ZERO);
     }
