@@ -5,11 +5,13 @@
 
 mod common;
 
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use common::{Builder, HEADER_EVENT, HEADER_PAGE};
 use ftrace::attribution::{Context, Gap, Topology, Units, explain};
-use ftrace::{EventFormat, FormatFile, Item, Region, Slice, Trace, lanes};
+use ftrace::dump::{Dump, DumpWriter, Section};
+use ftrace::{EventFormat, FormatFile, Item, Metadata, Region, Slice, Trace, lanes};
 
 /// Each test tries new seeds for this long.
 const TIME: Duration = Duration::from_secs(4);
@@ -199,6 +201,95 @@ fn mutated_trace_dats_are_read_or_refused() {
         }
     });
     assert!(read > 0 && refused > 0, "{read} read, {refused} refused");
+}
+
+/// The sample as a guest sends it.
+fn dump(metadata: &Metadata, pages: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut dump = DumpWriter::new(&mut bytes).expect("in memory");
+    let mut section = |section: Section<'_>, contents: &[u8]| {
+        dump.section(section, contents).expect("in memory");
+    };
+    section(Section::HeaderPage, &metadata.header_page);
+    section(Section::HeaderEvent, &metadata.header_event);
+    for file in &metadata.formats {
+        section(Section::Format { system: &file.system }, &file.text);
+    }
+    section(Section::Clock, b"x86-tsc");
+    section(Section::Stats { cpu: 3 }, b"entries: 9\noverrun: 1\n");
+    for (cpu, pages) in (0..).zip(pages) {
+        dump.pages(cpu, &mut pages.as_slice()).expect("in memory");
+    }
+    dump.finish().expect("in memory");
+    bytes
+}
+
+#[test]
+fn mutated_dumps_are_read_or_refused() {
+    let whole = dump(&sample().metadata(), &sample().pages());
+    let (mut read, mut torn, mut refused) = (0, 0, 0);
+    with_seeds(|random| {
+        let mut bytes = whole.clone();
+        // Most of it is pages; the frames before them are where lengths are.
+        if random.below(2) == 0 {
+            let mut head = bytes[..bytes.len() / 4].to_vec();
+            random.mutate(&mut head);
+            bytes.splice(..bytes.len() / 4, head);
+        } else {
+            random.mutate(&mut bytes);
+        }
+        match Dump::from_bytes(bytes) {
+            Ok(dump) => {
+                use_up(dump.trace());
+                read += 1;
+                torn += u32::from(dump.torn().is_some());
+            }
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                refused += 1;
+            }
+        }
+    });
+    assert!(read > 0 && torn > 0 && refused > 0, "{read} read, {torn} torn, {refused} refused");
+}
+
+#[test]
+fn a_dump_of_very_many_frames_is_read_in_time() {
+    let mut metadata = sample().metadata();
+    metadata.header_page = [HEADER_PAGE.as_bytes(), &vec![b'\n'; 60_000]].concat();
+    let mut bytes = dump(&metadata, &[]);
+    // Frames of pages without a page, in place of the trailer.
+    let frame = [9_u32.to_le_bytes(), [0; 4], [0; 4], [0; 4]].concat();
+    bytes.truncate(bytes.len() - 32);
+    bytes.extend(frame.repeat(500_000));
+    let begin = Instant::now();
+    let dump = Dump::from_bytes(bytes).expect("readable");
+    assert!(dump.torn().is_some_and(|why| why.contains("ends")));
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
+/// Kept inputs, and real traces: mutated like the others, so that what the kernel writes and
+/// [`Builder`] does not is tried, too.
+#[test]
+fn mutated_real_traces_are_read_or_refused() {
+    let real =
+        [&include_bytes!("data/linux-6.12.dat.xz")[..], include_bytes!("data/linux-6.1.dat.xz")];
+    let corpus = real.map(|packed| {
+        let mut bytes = Vec::new();
+        liblzma::read::XzDecoder::new(packed).read_to_end(&mut bytes).expect("unpacked");
+        bytes
+    });
+    for bytes in &corpus {
+        use_up(&Trace::from_trace_dat_bytes(bytes.clone()).expect("a good one"));
+    }
+    with_seeds(|random| {
+        let mut bytes = corpus[random.below(corpus.len())].clone();
+        random.mutate(&mut bytes);
+        match Trace::from_trace_dat_bytes(bytes) {
+            Ok(trace) => use_up(&trace),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    });
 }
 
 #[test]

@@ -83,7 +83,8 @@ impl Dump {
     }
 
     fn read(whole: Region) -> Result<Self, FtraceError> {
-        let mut reader = Reader { whole, position: 0, checksum: crc32fast::Hasher::new() };
+        let chunk = vec![0; CHUNK_BYTES];
+        let mut reader = Reader { whole, position: 0, checksum: crc32fast::Hasher::new(), chunk };
         let mut found = Found::default();
         let torn = reader.frames(&mut found)?;
         let Reader { whole, .. } = reader;
@@ -99,6 +100,9 @@ impl Dump {
 struct Found {
     metadata: Metadata,
     formats_bytes: u64,
+    /// Size of a page by `metadata.header_page`, once it was needed: to find it out for each of
+    /// a million frames would take minutes.
+    page_bytes: Option<u64>,
     /// Of each CPU: places in the file, with their lengths.
     pages: Vec<Vec<(u64, u64)>>,
     stats: BTreeMap<u32, CpuStats>,
@@ -108,6 +112,8 @@ struct Reader {
     whole: Region,
     position: u64,
     checksum: crc32fast::Hasher,
+    /// For pages on their way into the checksum.
+    chunk: Vec<u8>,
 }
 
 impl Reader {
@@ -180,7 +186,7 @@ impl Reader {
     fn pages(&mut self, cpu: u32, length: u64, found: &mut Found) -> Result<u64, FtraceError> {
         FtraceError::check_size("number of a CPU", cpu.into(), MAX_CPUS - 1)?;
         let begin = self.position;
-        let mut chunk = vec![0; CHUNK_BYTES];
+        let mut chunk = std::mem::take(&mut self.chunk);
         let mut got = 0;
         while got < length {
             let wanted = usize::try_from(length - got).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
@@ -189,7 +195,12 @@ impl Reader {
                 count => got += count as u64,
             }
         }
-        let page_bytes = PageLayout::parse(&found.metadata.header_page)?.page_size as u64;
+        self.chunk = chunk;
+        let page_bytes = match found.page_bytes {
+            Some(bytes) => bytes,
+            None => PageLayout::parse(&found.metadata.header_page)?.page_size as u64,
+        };
+        found.page_bytes = Some(page_bytes);
         let whole_pages = got - got % page_bytes.max(1);
         if whole_pages > 0 {
             let index = cpu as usize;
@@ -223,6 +234,7 @@ impl Reader {
         let is = |section: Section<'_>| section.code().0 == kind;
         if is(Section::HeaderPage) {
             metadata.header_page = small(contents, MAX_SMALL_BYTES)?;
+            found.page_bytes = None;
         } else if is(Section::HeaderEvent) {
             metadata.header_event = small(contents, MAX_SMALL_BYTES)?;
         } else if is(Section::Format { system: "" }) {
