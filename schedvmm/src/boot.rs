@@ -12,7 +12,7 @@ use vmm::config::{Config, Topology};
 use vmm::kvm::Hypervisor;
 use vmm::vcpu::{ExitReason, sched};
 use vmm::virtio::console::{PortKind, PortSpec};
-use vmm::vm::{Parts, Vm};
+use vmm::vm::{Initrd, Kernel, Parts, Vm};
 
 use crate::cli::BootArgs;
 use crate::session::Event;
@@ -51,6 +51,8 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
         cmdline: machine::cmdline(machine, &[], kernel.version()),
         boot: machine.boot.into(),
         pins: placement::choose(machine.pin.as_ref(), topology).pins,
+        spread: Vec::new(),
+        cookie: false,
     };
     sched::keep_off(&config.pins);
     let console = ConsoleRing::default();
@@ -60,7 +62,12 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
         sink: Box::new(console.clone()),
     };
     let serial = config.serial.then(|| Box::new(console.clone()) as _);
-    let parts = Parts { kernel: &kernel, initrd: &initrd, ports: vec![port], serial };
+    let parts = Parts {
+        kernel: Kernel::Image(&kernel),
+        initrd: Initrd::Bytes(&initrd),
+        ports: vec![port],
+        serial,
+    };
     let vm = Vm::build(&hypervisor, &config, parts)
         .map_err(|error| machine::build_failure(&args.kernel, error))?;
     drop((kernel, initrd));

@@ -15,7 +15,7 @@ use vmm::config::{BootMethod, Config, PvProfile, Topology};
 use vmm::kvm::Hypervisor;
 use vmm::vcpu::ExitReason;
 use vmm::virtio::console::{PortKind, PortSpec};
-use vmm::vm::{BuildError, Facts, Parts, StartError, Vm};
+use vmm::vm::{BuildError, Facts, Initrd, Kernel, Parts, StartError, Vm};
 use vmm::x86_64::image::{KernelImage, flat_kernel};
 
 /// How long a run waits for the probe before it goes on without its answer.
@@ -63,10 +63,17 @@ pub fn run(hypervisor: &Hypervisor, patience: Duration) -> Result<Facts, ProbeEr
         cmdline: String::new(),
         boot: BootMethod::Payload,
         pins: Vec::new(),
+        spread: Vec::new(),
+        cookie: false,
     };
     let console =
         PortSpec { name: "console".into(), kind: PortKind::Console, sink: Box::new(io::sink()) };
-    let parts = Parts { kernel: &kernel, initrd: &[], ports: vec![console], serial: None };
+    let parts = Parts {
+        kernel: Kernel::Image(&kernel),
+        initrd: Initrd::Bytes(&[]),
+        ports: vec![console],
+        serial: None,
+    };
     let vm = Vm::build(hypervisor, &config, parts)?;
     let facts = vm.facts();
     let (ended, ends) = mpsc::channel();

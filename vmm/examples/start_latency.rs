@@ -19,7 +19,7 @@ use std::{env, mem};
 use vmm::config::{BootMethod, Config, PvProfile, Topology};
 use vmm::kvm::{DEVICE, Hypervisor};
 use vmm::virtio::console::{PortKind, PortSpec};
-use vmm::vm::{Parts, Vm};
+use vmm::vm::{Initrd, Kernel, Parts, Vm};
 use vmm::x86_64::image::{KernelImage, flat_kernel};
 
 const RUNS: usize = 20;
@@ -90,6 +90,8 @@ fn child(started: &str) -> Result<(), Box<dyn Error>> {
         cmdline: "console=hvc0".into(),
         boot: BootMethod::Payload,
         pins: Vec::new(),
+        spread: Vec::new(),
+        cookie: false,
     };
     let port = |name: &str, kind| PortSpec { name: name.into(), kind, sink: Box::new(io::sink()) };
     let ports = vec![
@@ -98,7 +100,12 @@ fn child(started: &str) -> Result<(), Box<dyn Error>> {
         port("trace", PortKind::Generic),
     ];
     let (stamp, stamps) = mpsc::channel();
-    let parts = Parts { kernel: &kernel, initrd: &[], ports, serial: Some(Box::new(Stamp(stamp))) };
+    let parts = Parts {
+        kernel: Kernel::Image(&kernel),
+        initrd: Initrd::Bytes(&[]),
+        ports,
+        serial: Some(Box::new(Stamp(stamp))),
+    };
     let vm = Vm::build(&Hypervisor::open(Path::new(DEVICE))?, &config, parts)?;
     let built = monotonic_ns();
     let mut running = vm.start(|_| ())?;

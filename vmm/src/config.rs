@@ -35,6 +35,11 @@ pub struct Config {
     pub boot: BootMethod,
     /// Host CPU of each vCPU; empty leaves all of them to the host's scheduler.
     pub pins: Vec<usize>,
+    /// Host CPUs that all vCPUs share, where they have no pins; empty leaves them where this
+    /// process is.
+    pub spread: Vec<usize>,
+    /// Give the vCPU threads, and no other thread, a core-scheduling cookie of their own.
+    pub cookie: bool,
 }
 
 /// Processors as cores of threads, in one package.
@@ -174,6 +179,8 @@ mod tests {
             cmdline: String::new(),
             boot: BootMethod::Payload,
             pins: Vec::new(),
+            spread: Vec::new(),
+            cookie: false,
         }
     }
 

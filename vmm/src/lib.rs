@@ -12,6 +12,7 @@ pub mod kvm;
 pub mod load;
 pub mod memory;
 mod running;
+pub mod shared;
 pub mod vcpu;
 pub mod virtio;
 pub mod vm;

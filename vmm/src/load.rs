@@ -73,6 +73,7 @@ pub enum Entered {
 }
 
 /// A kernel in guest RAM.
+#[derive(Clone)]
 pub struct LoadedKernel {
     /// First instruction.
     pub entry: u64,
@@ -105,7 +106,7 @@ impl LoadedKernel {
 }
 
 /// Gives `f` the RAM from address 0 to the MMIO gap. Only while no vCPU runs.
-fn with_low_ram<T>(ram: &GuestRam, f: impl FnOnce(&mut [u8]) -> T) -> T {
+pub(crate) fn with_low_ram<T>(ram: &GuestRam, f: impl FnOnce(&mut [u8]) -> T) -> T {
     let Some(region) = ram.iter().next() else { return f(&mut []) };
     let len = usize::try_from(memory::low_end(ram)).unwrap_or(0);
     // SAFETY: the region is mapped for `len` bytes; callers run before any vCPU thread and
@@ -136,7 +137,7 @@ pub fn kernel(
     }
 }
 
-fn too_small(ram: &GuestRam, needed_mib: u64) -> LoadError {
+pub(crate) fn too_small(ram: &GuestRam, needed_mib: u64) -> LoadError {
     LoadError::Memory { memory_mib: memory::low_end(ram) >> 20, needed_mib }
 }
 
@@ -206,7 +207,20 @@ pub fn initrd(
     kernel: &LoadedKernel,
     ram: &GuestRam,
 ) -> Result<InitrdPlace, LoadError> {
-    let len = initrd.len() as u64;
+    let place = place_initrd(initrd.len() as u64, kernel, ram)?;
+    ram.write_slice(initrd, GuestAddress(place.start.into()))?;
+    Ok(place)
+}
+
+/// Where an initrd of `len` bytes goes.
+///
+/// # Errors
+/// It does not fit beside the kernel.
+pub fn place_initrd(
+    len: u64,
+    kernel: &LoadedKernel,
+    ram: &GuestRam,
+) -> Result<InitrdPlace, LoadError> {
     let reach =
         kernel.header.map_or(u64::from(u32::MAX), |header| u64::from(header.initrd_addr_max));
     let top = memory::low_end(ram).min(reach.max(layout::IDENTITY_MAP_END.0 - 1) + 1);
@@ -215,7 +229,6 @@ pub fn initrd(
         let needed = (kernel.range.1 + len + PAGE).div_ceil(1 << 20);
         return Err(too_small(ram, needed));
     }
-    ram.write_slice(initrd, GuestAddress(start))?;
     // Below the MMIO gap, which lies below 4 GiB.
     let to_u32 = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     Ok(InitrdPlace { start: to_u32(start), len: to_u32(len) })

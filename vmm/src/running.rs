@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::io::IoThread;
 use crate::memory;
+use crate::vcpu::sched::VcpuThread;
 use crate::vcpu::{Machine, kick};
 use crate::virtio::console::ConsoleControl;
 
@@ -26,6 +27,7 @@ pub struct StopError(pub String);
 /// A machine whose guest runs. Dropping it stops it.
 pub struct Running {
     pub(crate) vcpus: Vec<(String, JoinHandle<()>)>,
+    pub(crate) threads: Vec<VcpuThread>,
     pub(crate) io: Vec<IoThread>,
     pub(crate) machine: Arc<Machine>,
     pub(crate) console: ConsoleControl,
@@ -37,6 +39,11 @@ impl Running {
     /// The console's other side.
     pub fn console(&self) -> &ConsoleControl {
         &self.console
+    }
+
+    /// The vCPUs' threads as they were placed before the first guest instruction.
+    pub fn threads(&self) -> &[VcpuThread] {
+        &self.threads
     }
 
     /// Host memory this process has in use beside guest RAM, in KiB; `None` where the host

@@ -2,10 +2,11 @@
 //! A virtual machine from top to bottom: built in numbered steps, and started.
 
 use std::io::{self, Write};
+use std::slice;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvm_ioctls::{IoEventAddress, VmFd};
 use thiserror::Error;
@@ -22,7 +23,8 @@ use crate::kvm::{self, Hypervisor, KvmError, failed};
 use crate::load::{self, LoadError, LoadedKernel};
 use crate::memory::{self, GuestRam, MemoryError};
 pub use crate::running::{Running, StopError};
-use crate::vcpu::sched::{self, SchedError};
+use crate::shared::{SharedError, SharedInitrd, SharedKernel};
+use crate::vcpu::sched::{SchedError, Seat, VcpuThread};
 use crate::vcpu::{Machine, Vcpu, VcpuEnd, kick};
 use crate::virtio::console::{Console, ConsoleControl, ConsoleError, PortSpec, PortWorker};
 use crate::virtio::mmio::QUEUE_NOTIFY_OFFSET;
@@ -57,6 +59,9 @@ pub enum BuildError {
     /// Two devices at one address.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// A kernel or an initrd that many machines map.
+    #[error(transparent)]
+    Shared(#[from] SharedError),
     /// File descriptors.
     #[error("cannot create an eventfd; is the limit of open files too low?")]
     EventFd(#[source] io::Error),
@@ -88,12 +93,30 @@ pub enum StartError {
     Silent(String),
 }
 
+/// Where the kernel comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Kernel<'a> {
+    /// A kernel file, unpacked for this machine.
+    Image(&'a KernelImage),
+    /// One that was unpacked for many machines.
+    Shared(&'a SharedKernel),
+}
+
+/// Where the initrd comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Initrd<'a> {
+    /// Copied into this machine's memory.
+    Bytes(&'a [u8]),
+    /// Mapped by many machines.
+    Shared(&'a SharedInitrd),
+}
+
 /// What a machine is given beside its configuration.
 pub struct Parts<'a> {
     /// The kernel.
-    pub kernel: &'a KernelImage,
+    pub kernel: Kernel<'a>,
     /// A newc archive, or nothing.
-    pub initrd: &'a [u8],
+    pub initrd: Initrd<'a>,
     /// Console ports; the first one is the console.
     pub ports: Vec<PortSpec>,
     /// Where the 16550 writes, if there is one; must not block.
@@ -106,6 +129,8 @@ pub struct Vm {
     workers: Vec<PortWorker>,
     kernel: LoadedKernel,
     pins: Vec<usize>,
+    spread: Vec<usize>,
+    cookie: bool,
     facts: Facts,
     console: ConsoleControl,
     machine: Arc<Machine>,
@@ -143,8 +168,14 @@ impl Vm {
         // 3. Interrupt controllers, which vCPUs need to exist.
         kvm::add_interrupt_controllers(&vm)?;
         // 4. Kernel, initrd, command line.
-        let kernel = load::kernel(parts.kernel, config.boot, &ram)?;
-        let initrd = load::initrd(parts.initrd, &kernel, &ram)?;
+        let kernel = match parts.kernel {
+            Kernel::Image(image) => load::kernel(image, config.boot, &ram)?,
+            Kernel::Shared(kernel) => kernel.map(&ram)?,
+        };
+        let initrd = match parts.initrd {
+            Initrd::Bytes(bytes) => load::initrd(bytes, &kernel, &ram)?,
+            Initrd::Shared(initrd) => initrd.map(&kernel, &ram)?,
+        };
         let cmdline_len = load::cmdline(&config.cmdline, &kernel, &ram)?;
         // 5. Boot structures, after the kernel: no segment of it can overwrite them.
         let console_slot =
@@ -185,8 +216,18 @@ impl Vm {
             dump: AtomicBool::new(false),
             ram,
         };
-        let pins = config.pins.clone();
-        Ok(Self { vcpus, workers, kernel, pins, facts, console, machine: Arc::new(machine), vm })
+        Ok(Self {
+            vcpus,
+            workers,
+            kernel,
+            pins: config.pins.clone(),
+            spread: config.spread.clone(),
+            cookie: config.cookie,
+            facts,
+            console,
+            machine: Arc::new(machine),
+            vm,
+        })
     }
 
     /// The kernel as it was loaded.
@@ -221,26 +262,38 @@ impl Vm {
         let io = start_io(self.workers, &self.pins)?;
         let mut running = Running {
             vcpus: Vec::new(),
+            threads: Vec::new(),
             io,
             machine: self.machine,
             console: self.console,
             _vm: self.vm,
         };
-        let (placed, placements) = mpsc::channel();
         let mut gates = Vec::new();
         for vcpu in self.vcpus {
             let (gate, opened) = mpsc::channel();
+            let (placed, placement) = mpsc::channel();
             let name = format!("CPU {}/KVM", vcpu.cpu);
-            let pin = self.pins.get(vcpu.cpu as usize).copied();
-            let before = wait_at_gate(name.clone(), pin, placed.clone(), opened);
+            let seat = Seat {
+                name: name.clone(),
+                cpu: vcpu.cpu,
+                cpus: self
+                    .pins
+                    .get(vcpu.cpu as usize)
+                    .map_or(&*self.spread, slice::from_ref)
+                    .to_vec(),
+                // The first one makes the cookie, the others take it from there.
+                cookie: self.cookie.then(|| running.threads.first().map(|first| first.tid)),
+            };
+            let before = wait_at_gate(seat, placed, opened);
             let thread = vcpu
                 .spawn(running.machine.clone(), before, on_end.clone())
                 .map_err(|source| StartError::Thread { name: name.clone(), source })?;
-            running.vcpus.push((name, thread));
+            running.vcpus.push((name.clone(), thread));
+            // An error returns here: the gates drop, which every thread takes for a "no".
+            let placed = placement.recv_timeout(START_DEADLINE);
+            running.threads.push(placed.map_err(|_| StartError::Silent(name))??);
             gates.push(gate);
         }
-        // An error returns here: the gates drop, which every thread takes for a "no".
-        await_placements(&running, &placements)?;
         for gate in gates {
             // A thread that has died since reports its own end.
             let _ = gate.send(());
@@ -251,32 +304,11 @@ impl Vm {
 
 /// What a vCPU thread does before its guest: places itself, tells so, waits for all others.
 fn wait_at_gate(
-    name: String,
-    pin: Option<usize>,
-    placed: Sender<Result<(), SchedError>>,
+    seat: Seat,
+    placed: Sender<Result<VcpuThread, SchedError>>,
     opened: Receiver<()>,
 ) -> impl FnOnce() -> bool + Send + 'static {
-    move || {
-        let result = pin.map_or(Ok(()), |cpu| sched::pin(&name, cpu));
-        placed.send(result).is_ok() && opened.recv().is_ok()
-    }
-}
-
-fn await_placements(
-    running: &Running,
-    placements: &Receiver<Result<(), SchedError>>,
-) -> Result<(), StartError> {
-    let deadline = Instant::now() + START_DEADLINE;
-    for (name, _) in &running.vcpus {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match placements.recv_timeout(left) {
-            Ok(result) => result?,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                return Err(StartError::Silent(name.clone()));
-            }
-        }
-    }
-    Ok(())
+    move || placed.send(seat.take()).is_ok() && opened.recv().is_ok()
 }
 
 /// The first port after the console shares its thread with nothing; all others, which carry

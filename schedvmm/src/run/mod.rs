@@ -18,7 +18,7 @@ use serde_json::json;
 use vmm::kvm::Hypervisor;
 use vmm::vcpu::{ExitReason, VcpuEnd, sched};
 use vmm::virtio::console::{PortKind, PortSpec};
-use vmm::vm::{Parts, Running, Vm};
+use vmm::vm::{Initrd, Kernel, Parts, Running, Vm};
 
 use self::plan::Plan;
 use crate::cli::RunArgs;
@@ -107,7 +107,8 @@ impl Attempt {
         let config = plan.config(kernel.version());
         let initrd = machine::initrd(&plan.job)?;
         let serial = config.serial.then(|| Box::new(console.clone()) as _);
-        let parts = Parts { kernel: &kernel, initrd: &initrd, ports, serial };
+        let parts =
+            Parts { kernel: Kernel::Image(&kernel), initrd: Initrd::Bytes(&initrd), ports, serial };
         let vm = Vm::build(&hypervisor, &config, parts)
             .map_err(|error| machine::build_failure(&plan.kernel_path, error))?;
         drop(initrd);

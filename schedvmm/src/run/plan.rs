@@ -87,6 +87,8 @@ impl Plan {
             cmdline: machine::cmdline(machine, &self.job.load.cpus, version),
             boot: machine.boot.into(),
             pins: self.placement.pins.clone(),
+            spread: Vec::new(),
+            cookie: false,
         }
     }
 

@@ -20,6 +20,17 @@ pub enum SchedError {
         #[source]
         source: io::Error,
     },
+    /// No cookie.
+    #[error(
+        "{thread} cannot have a core-scheduling cookie; the kernel needs CONFIG_SCHED_CORE=y and SMT"
+    )]
+    Cookie {
+        /// Name of the thread.
+        thread: String,
+        /// Reason.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel said yes and did otherwise.
     #[error("{thread} was pinned to host CPU {cpu}, but its affinity reads {actual:?}")]
     Elsewhere {
@@ -37,10 +48,14 @@ pub enum SchedError {
 /// # Errors
 /// The error of sched_getaffinity(2).
 pub fn affinity() -> io::Result<Vec<usize>> {
+    affinity_of(0)
+}
+
+fn affinity_of(tid: i32) -> io::Result<Vec<usize>> {
     // SAFETY: an all-zero cpu_set_t is the empty set.
     let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
     // SAFETY: `set` is valid for writes of its own size.
-    if unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) } != 0 {
+    if unsafe { libc::sched_getaffinity(tid, size_of_val(&set), &raw mut set) } != 0 {
         return Err(io::Error::last_os_error());
     }
     let most = usize::try_from(libc::CPU_SETSIZE).unwrap_or(0);
@@ -53,6 +68,10 @@ pub fn affinity() -> io::Result<Vec<usize>> {
 /// # Errors
 /// The error of sched_setaffinity(2); EINVAL for a CPU number that cannot be expressed.
 pub fn set_affinity(cpus: &[usize]) -> io::Result<()> {
+    set_affinity_of(0, cpus)
+}
+
+fn set_affinity_of(tid: i32, cpus: &[usize]) -> io::Result<()> {
     // SAFETY: an all-zero cpu_set_t is the empty set.
     let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
     for &cpu in cpus {
@@ -63,7 +82,7 @@ pub fn set_affinity(cpus: &[usize]) -> io::Result<()> {
         unsafe { libc::CPU_SET(cpu, &mut set) };
     }
     // SAFETY: `set` is valid for reads of its own size.
-    if unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) } != 0 {
+    if unsafe { libc::sched_setaffinity(tid, size_of_val(&set), &raw const set) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
@@ -81,6 +100,94 @@ pub fn pin(thread: &str, cpu: usize) -> Result<(), SchedError> {
         return Err(SchedError::Elsewhere { thread: thread.to_owned(), cpu, actual });
     }
     Ok(())
+}
+
+/// Restricts thread `tid` of this process to `cpus` and reads back what it may use.
+///
+/// # Errors
+/// The errors of sched_setaffinity(2) and sched_getaffinity(2).
+pub fn confine(tid: i32, cpus: &[usize]) -> io::Result<Vec<usize>> {
+    set_affinity_of(tid, cpus)?;
+    affinity_of(tid)
+}
+
+/// Where a vCPU thread belongs.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    /// The thread's name.
+    pub name: String,
+    /// Number of the vCPU.
+    pub cpu: u32,
+    /// Host CPUs it may use; empty leaves it where it is.
+    pub cpus: Vec<usize>,
+    /// Whether it has a core-scheduling cookie: one of its own, or that of the thread named.
+    pub cookie: Option<Option<i32>>,
+}
+
+/// A vCPU's thread, as the kernel reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VcpuThread {
+    /// Number of the vCPU.
+    pub cpu: u32,
+    /// Thread ID.
+    pub tid: i32,
+    /// Its core-scheduling cookie; 0 for none.
+    pub cookie: u64,
+}
+
+impl Seat {
+    /// Places the calling thread, and reads back where that is.
+    pub(crate) fn take(self) -> Result<VcpuThread, SchedError> {
+        match self.cpus.as_slice() {
+            [] => {}
+            &[cpu] => pin(&self.name, cpu)?,
+            cpus => {
+                let actual = set_affinity(cpus).and_then(|()| affinity());
+                let refused = |source| SchedError::Refused {
+                    thread: self.name.clone(),
+                    cpu: cpus[0],
+                    source,
+                };
+                let actual = actual.map_err(refused)?;
+                if actual != cpus {
+                    return Err(SchedError::Elsewhere { thread: self.name, cpu: cpus[0], actual });
+                }
+            }
+        }
+        // SAFETY: gettid has no arguments and cannot fail.
+        let tid = unsafe { libc::gettid() };
+        let cookie = match self.cookie {
+            None => 0,
+            Some(from) => take_cookie(from)
+                .map_err(|source| SchedError::Cookie { thread: self.name.clone(), source })?,
+        };
+        Ok(VcpuThread { cpu: self.cpu, tid, cookie })
+    }
+}
+
+/// Gives the calling thread alone a core-scheduling cookie: a new one, or that of thread
+/// `from`. Returns what the kernel reads back.
+fn take_cookie(from: Option<i32>) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    match from {
+        None => sched_core(libc::PR_SCHED_CORE_CREATE, 0, std::ptr::null_mut())?,
+        Some(tid) => sched_core(libc::PR_SCHED_CORE_SHARE_FROM, tid, std::ptr::null_mut())?,
+    }
+    sched_core(libc::PR_SCHED_CORE_GET, 0, &raw mut cookie)?;
+    if cookie == 0 {
+        return Err(io::Error::other("the kernel accepted it and reads back none"));
+    }
+    Ok(cookie)
+}
+
+fn sched_core(command: libc::c_int, tid: i32, cookie: *mut u64) -> io::Result<()> {
+    /// `PIDTYPE_PID`: this thread and no other (Linux include/linux/pid_types.h).
+    const SCOPE_THREAD: libc::c_ulong = 0;
+    // SAFETY: the address is null or that of a u64 that lives until the call returns.
+    if unsafe { libc::prctl(libc::PR_SCHED_CORE, command, tid, SCOPE_THREAD, cookie) } == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
 }
 
 /// Moves the calling thread, and threads it starts later, off `measured`; stays where it is

@@ -11,7 +11,7 @@ use vmm::config::{BootMethod, Config, MIN_MEMORY_MIB, PvProfile, Topology};
 use vmm::kvm::{DEVICE, Hypervisor};
 use vmm::vcpu::VcpuEnd;
 use vmm::virtio::console::{PortKind, PortSpec};
-use vmm::vm::{Facts, Parts, Running, StartError, Vm};
+use vmm::vm::{Facts, Initrd, Kernel, Parts, Running, StartError, Vm};
 use vmm::x86_64::image::KernelImage;
 
 pub mod code;
@@ -72,7 +72,12 @@ impl Guest {
         ];
         let (said, heard) = mpsc::channel();
         let sink = self.serial.unwrap_or(Box::new(Mouth(said)));
-        let parts = Parts { kernel: &kernel, initrd: &[], ports, serial: Some(sink) };
+        let parts = Parts {
+            kernel: Kernel::Image(&kernel),
+            initrd: Initrd::Bytes(&[]),
+            ports,
+            serial: Some(sink),
+        };
         let vm = Vm::build(&hypervisor()?, &self.config, parts)?;
         let facts = vm.facts();
         let (ended, ends) = mpsc::channel();
@@ -111,6 +116,8 @@ fn config(cpus: u32) -> Config {
         cmdline: String::new(),
         boot: BootMethod::Payload,
         pins: Vec::new(),
+        spread: Vec::new(),
+        cookie: false,
     }
 }
 

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A kernel that was unpacked once, and an initrd, in files that many machines map.
+//!
+//! Machines that boot the same kernel hold most of its pages unchanged. Each maps the file
+//! privately over its own RAM: what a guest only reads is one page for all of them, what it
+//! writes becomes a page of its own.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use linux_loader::loader::bootparam::boot_params;
+use thiserror::Error;
+use vm_memory::{ByteValued, GuestAddress, GuestMemoryBackend};
+
+use crate::config::BootMethod;
+use crate::load::{self, Entered, LoadError, LoadedKernel};
+use crate::memory::{self, GuestRam};
+use crate::x86_64::image::KernelImage;
+use crate::x86_64::lint::LintError;
+use crate::x86_64::zero_page::InitrdPlace;
+
+const PAGE: u64 = 4096;
+/// First word of a file of ours: "svmmkrn1".
+const MAGIC: u64 = u64::from_le_bytes(*b"svmmkrn1");
+/// The facts, the setup header in a page of its own, then the kernel's memory.
+const MEMORY_OFFSET: u64 = 2 * PAGE;
+/// Words in the first page.
+const FACTS: usize = 6;
+
+/// Why there is nothing to share.
+#[derive(Debug, Error)]
+pub enum SharedError {
+    /// The kernel cannot be unpacked.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// It lacks what the machine needs.
+    #[error(transparent)]
+    Lint(#[from] LintError),
+    /// No memory to unpack it in.
+    #[error(transparent)]
+    Memory(#[from] memory::MemoryError),
+    /// The file cannot be read or written.
+    #[error("the shared kernel or initrd cannot be {0}")]
+    File(&'static str, #[source] io::Error),
+    /// The file is none of ours.
+    #[error("the shared kernel is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+/// A kernel in a file, as it lies in guest RAM.
+#[derive(Debug)]
+pub struct SharedKernel {
+    file: File,
+    facts: [u64; FACTS],
+}
+
+impl SharedKernel {
+    /// Unpacks `image` for machines of `memory_mib` and `cpus`, writes it into `file`, an
+    /// empty memfd, and seals that.
+    ///
+    /// # Errors
+    /// The image is bad, lacks what the machine needs, or does not fit.
+    pub fn prepare(
+        image: &KernelImage,
+        (memory_mib, cpus): (u64, u32),
+        file: &File,
+    ) -> Result<(), SharedError> {
+        let ram = memory::allocate(memory_mib)?;
+        let kernel = load::kernel(image, BootMethod::Payload, &ram)?;
+        kernel.lint(&ram, cpus)?;
+        let start = kernel.range.0 & !(PAGE - 1);
+        let wrote = |source| SharedError::File("written", source);
+        let len = load::with_low_ram(&ram, |low| {
+            let memory = &low[clamp(start, low.len())..clamp(kernel.range.1, low.len())];
+            // What is zero at the end is so in every machine's own memory, too.
+            let used = memory.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            let len = (used as u64).next_multiple_of(PAGE).min(memory.len() as u64);
+            file.write_all_at(&memory[..clamp(len, memory.len())], MEMORY_OFFSET).map(|()| len)
+        });
+        let len = len.map_err(wrote)?;
+        let mut page = boot_params::default();
+        let has_header = kernel.header.map(|header| page.hdr = header).is_some();
+        file.write_all_at(page.as_slice(), PAGE).map_err(wrote)?;
+        let kind = u64::from(kernel.entered == Entered::Stub) << 1 | u64::from(has_header);
+        let facts = [MAGIC, kernel.entry, kernel.range.0, kernel.range.1, len, kind];
+        let words: Vec<u8> = facts.iter().flat_map(|word| word.to_le_bytes()).collect();
+        file.write_all_at(&words, 0).map_err(wrote)?;
+        seal(file)
+    }
+
+    /// Takes a file that [`SharedKernel::prepare`] has filled.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn open(file: File) -> Result<Self, SharedError> {
+        let mut words = [0; FACTS * 8];
+        file.read_exact_at(&mut words, 0).map_err(|source| SharedError::File("read", source))?;
+        let (words, _) = words.as_chunks::<8>();
+        let mut facts = [0; FACTS];
+        facts.iter_mut().zip(words).for_each(|(fact, word)| *fact = u64::from_le_bytes(*word));
+        if facts[0] != MAGIC {
+            return Err(SharedError::Damaged("it does not begin as one"));
+        }
+        Ok(Self { file, facts })
+    }
+
+    /// Maps the kernel into `ram`, which nothing has been written to where it goes.
+    pub(crate) fn map(&self, ram: &GuestRam) -> Result<LoadedKernel, SharedError> {
+        let [_, entry, start, end, len, kind] = self.facts;
+        let mut page = vec![0; usize::try_from(PAGE).unwrap_or(0)];
+        self.file
+            .read_exact_at(&mut page, PAGE)
+            .map_err(|source| SharedError::File("read", source))?;
+        let params = boot_params::from_slice(&page).map(|params| params.hdr);
+        if end > memory::low_end(ram) {
+            return Err(load::too_small(ram, end.div_ceil(1 << 20)).into());
+        }
+        map_over(ram, start & !(PAGE - 1), (&self.file, MEMORY_OFFSET), len)?;
+        Ok(LoadedKernel {
+            entry,
+            range: (start, end),
+            header: params.filter(|_| kind & 1 != 0),
+            entered: if kind & 2 == 0 { Entered::Payload } else { Entered::Stub },
+            note: None,
+        })
+    }
+}
+
+/// An initrd in a file.
+#[derive(Debug)]
+pub struct SharedInitrd {
+    file: File,
+    len: u64,
+}
+
+impl SharedInitrd {
+    /// Writes `initrd` into `file`, an empty memfd, and seals that.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn prepare(initrd: &[u8], file: &File) -> Result<(), SharedError> {
+        file.write_all_at(initrd, 0).map_err(|source| SharedError::File("written", source))?;
+        seal(file)
+    }
+
+    /// Takes a file that [`SharedInitrd::prepare`] has filled.
+    ///
+    /// # Errors
+    /// Its length cannot be found.
+    pub fn open(file: File) -> Result<Self, SharedError> {
+        let len = file.metadata().map_err(|source| SharedError::File("read", source))?.len();
+        Ok(Self { file, len })
+    }
+
+    /// Maps the initrd into `ram`.
+    pub(crate) fn map(
+        &self,
+        kernel: &LoadedKernel,
+        ram: &GuestRam,
+    ) -> Result<InitrdPlace, SharedError> {
+        let place = load::place_initrd(self.len, kernel, ram)?;
+        map_over(ram, place.start.into(), (&self.file, 0), self.len)?;
+        Ok(place)
+    }
+}
+
+fn clamp(at: u64, most: usize) -> usize {
+    usize::try_from(at).unwrap_or(usize::MAX).min(most)
+}
+
+/// Nobody changes the file any more: a machine may rely on what it maps.
+fn seal(file: &File) -> Result<(), SharedError> {
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+    // SAFETY: no pointers; the descriptor is open.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } == 0 {
+        return Ok(());
+    }
+    Err(SharedError::File("sealed", io::Error::last_os_error()))
+}
+
+/// Maps `len` bytes of a file, from an offset on, privately over RAM at `gpa`.
+fn map_over(
+    ram: &GuestRam,
+    gpa: u64,
+    (file, offset): (&File, u64),
+    len: u64,
+) -> Result<(), SharedError> {
+    let pages = usize::try_from(len.next_multiple_of(PAGE)).unwrap_or(usize::MAX);
+    if pages == 0 {
+        return Ok(());
+    }
+    let slice = ram
+        .get_slice(GuestAddress(gpa), pages)
+        .map_err(|error| SharedError::Load(LoadError::Write(error)))?;
+    let at = slice.ptr_guard_mut();
+    if !at.as_ptr().addr().is_multiple_of(clamp(PAGE, usize::MAX)) {
+        return Err(SharedError::Damaged("it does not lie on a page boundary"));
+    }
+    let (protection, flags) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_FIXED);
+    let offset =
+        i64::try_from(offset).map_err(|_| SharedError::Damaged("its offset is no file's"))?;
+    // SAFETY: the range lies in one region of `ram` (checked by `get_slice`), which owns it
+    // and unmaps it whole; no vCPU runs yet and nobody has a reference into it.
+    let mapped = unsafe {
+        libc::mmap(at.as_ptr().cast(), pages, protection, flags, file.as_raw_fd(), offset)
+    };
+    if mapped == libc::MAP_FAILED {
+        return Err(SharedError::File("mapped", io::Error::last_os_error()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::FromRawFd;
+
+    use vm_memory::Bytes;
+
+    use super::*;
+    use crate::x86_64::image::flat_kernel;
+
+    fn memfd() -> File {
+        // SAFETY: a constant NUL-terminated name.
+        let fd = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_ALLOW_SEALING) };
+        assert!(fd >= 0);
+        // SAFETY: a new descriptor that nobody else owns.
+        unsafe { File::from_raw_fd(fd) }
+    }
+
+    /// Passes the linter by its texts.
+    fn image() -> KernelImage {
+        let mut code = vec![0xf4; 6000];
+        code.extend_from_slice(b"LNRO0005 virtio_console Initramfs unpacking failed ");
+        code.extend_from_slice(b"Linux version 6.12 SMP\n");
+        KernelImage::parse(flat_kernel(0x100_0000, &code)).expect("image")
+    }
+
+    #[test]
+    fn machines_share_what_they_do_not_write() {
+        let (kernel, initrd) = (memfd(), memfd());
+        SharedKernel::prepare(&image(), (64, 2), &kernel).expect("prepared");
+        SharedInitrd::prepare(&[7; 5000], &initrd).expect("prepared");
+        kernel.write_all_at(b"x", 0).expect_err("sealed");
+        let shared = SharedKernel::open(kernel).expect("ours");
+        let initrd = SharedInitrd::open(initrd).expect("ours");
+        let machines = [(); 2].map(|()| memory::allocate(64).expect("memory"));
+        for ram in &machines {
+            let loaded = shared.map(ram).expect("mapped");
+            assert_eq!((loaded.entry, loaded.range.0), (0x100_0000, 0x100_0000));
+            let place = initrd.map(&loaded, ram).expect("mapped");
+            assert_eq!(place.len, 5000);
+            let byte: u8 = ram.read_obj(GuestAddress(u64::from(place.start) + 4999)).expect("RAM");
+            assert_eq!(byte, 7);
+        }
+        let at = GuestAddress(0x100_0000);
+        machines[0].write_obj(1u8, at).expect("RAM");
+        assert_eq!(machines[1].read_obj::<u8>(at).expect("RAM"), 0xf4);
+    }
+
+    #[test]
+    fn false_files_and_small_machines_are_refused() {
+        assert!(matches!(SharedKernel::open(memfd()), Err(SharedError::File("read", _))));
+        let other = memfd();
+        other.write_all_at(&[1; 4096], 0).expect("written");
+        assert!(matches!(SharedKernel::open(other), Err(SharedError::Damaged(_))));
+        let file = memfd();
+        SharedKernel::prepare(&image(), (64, 2), &file).expect("prepared");
+        let ram = crate::memory::allocate(1).expect("memory");
+        let error = SharedKernel::open(file).expect("ours").map(&ram).err().expect("too small");
+        assert!(error.to_string().contains("raise --memory"), "{error}");
+    }
+}
