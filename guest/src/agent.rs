@@ -11,27 +11,36 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
+    time::{Duration, Instant},
 };
 
-use gaps::{record::GapRecord, tsc::clock_ns};
+use gaps::{
+    record::GapRecord,
+    tsc::{self, clock_ns},
+};
 use thiserror::Error;
 
 use crate::{
     cgroup::Cgroups,
     cosched::{self, Arranged, CoschedError, Mechanism},
     cpus::CpuSet,
-    frame::{Decoder, encode_gaps, encode_message},
+    frame::{Decoder, encode_gaps, encode_message, encode_vm_console},
     job::{CONTROL_PORT, JOB_PATH, Job, TRACE_PORT},
     knobs::{self, KnobError},
     load::{self, LoadError, Observer, Prepared, Surroundings},
     meter::Meter,
+    nested,
     port::{Port, PortError, PortReader},
     system::{self, MountError},
     trace::Tracing,
     wire::{
-        Command, Failure, FailureKind, Message, MeterLine, Setup, ThresholdHit, Tick, TraceProgress,
+        Command, Failure, FailureKind, Message, MeterLine, Setup, ThresholdHit, Tick,
+        TraceProgress, VmStatus,
     },
 };
+
+/// How often a guest that stands ready looks whether it is to start.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Why the agent cannot go on.
 #[derive(Debug, Error)]
@@ -121,14 +130,24 @@ fn serve(uptime_ns: u64) -> Result<(), AgentError> {
 fn work(host: &mut Host) -> Result<(), AgentError> {
     let job = read_job().map_err(AgentError::Job)?;
     keep_off(&job.load.cpus)?;
-    let stop = listen(host.port.reader()?)?;
+    let orders = listen(host.port.reader()?)?;
     let (surroundings, mut setup, mut tracing) = prepare(&job)?;
     let meter = set_up_meter(&job, &mut setup, &mut tracing)?;
-    let mut observer =
-        Reporter { host, stop, setup, tracing: tracing.as_ref(), pids: Vec::new(), hit: false };
-    let result = match &meter {
-        Some(meter) => meter.run(&job.load, &surroundings, &mut observer),
-        None => load::run(&job.load, &surroundings, &mut observer),
+    let mut observer = Reporter {
+        host,
+        orders,
+        wait_for_go: job.wait_for_go,
+        setup,
+        tracing: tracing.as_ref(),
+        pids: Vec::new(),
+        hit: false,
+    };
+    let result = match (&job.nested, &meter) {
+        (Some(spec), _) => nested::require_kvm()
+            .map_err(LoadError::from)
+            .and_then(|()| nested::run(spec, &job.load, &surroundings, &mut observer)),
+        (None, Some(meter)) => meter.run(&job.load, &surroundings, &mut observer),
+        (None, None) => load::run(&job.load, &surroundings, &mut observer),
     };
     let hit = observer.hit;
     if let Some(tracing) = &tracing {
@@ -146,7 +165,11 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
 
 /// Makes the machine as the job wants it; says what became of each wish.
 fn prepare(job: &Job) -> Result<(Surroundings, Setup, Option<Tracing>), AgentError> {
-    let cpus = job.load.cpus.iter().copied().collect();
+    // A virtual machine's launcher has threads beside its vCPUs, which have a place elsewhere.
+    let cpus = match job.nested {
+        Some(_) => CpuSet::online()?,
+        None => job.load.cpus.iter().copied().collect(),
+    };
     let knobs = knobs::apply_all(Path::new("/"), &job.tune)?;
     let mut make = |version| Cgroups::mount(version, &job.load.groups, &cpus);
     let Arranged { mechanism, note, mut cgroups } =
@@ -188,7 +211,7 @@ fn set_up_meter(
     setup: &mut Setup,
     tracing: &mut Option<Tracing>,
 ) -> Result<Option<Meter>, AgentError> {
-    let Some(spec) = &job.meter else { return Ok(None) };
+    let Some(spec) = job.meter.as_ref().filter(|_| job.nested.is_none()) else { return Ok(None) };
     let meter = Meter::set_up(spec, &job.load, Tracing::root().as_deref());
     let meter = meter.map_err(LoadError::from)?;
     setup.meter = Some(meter.facts().clone());
@@ -220,10 +243,17 @@ fn keep_off(measured: &[u32]) -> io::Result<()> {
     if rest.is_empty() { Ok(()) } else { rest.confine_this_thread() }
 }
 
+/// What the host wants.
+#[derive(Debug, Default)]
+struct Orders {
+    go: AtomicBool,
+    stop: AtomicBool,
+}
+
 /// Listens for the host's commands in a thread of its own.
-fn listen(mut port: PortReader) -> io::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
+fn listen(mut port: PortReader) -> io::Result<Arc<Orders>> {
+    let orders = Arc::new(Orders::default());
+    let heard = Arc::clone(&orders);
     let ear = move || {
         let mut decoder = Decoder::default();
         let mut bytes = [0; 4096];
@@ -233,13 +263,14 @@ fn listen(mut port: PortReader) -> io::Result<Arc<AtomicBool>> {
             decoder.push(&bytes[..length]);
             while let Ok(Some(command)) = decoder.next_command() {
                 match command {
-                    Command::Stop => flag.store(true, Relaxed),
+                    Command::Go => heard.go.store(true, Relaxed),
+                    Command::Stop => heard.stop.store(true, Relaxed),
                 }
             }
         }
     };
     thread::Builder::new().name("agent-ear".into()).spawn(ear)?;
-    Ok(stop)
+    Ok(orders)
 }
 
 /// The channel to the host.
@@ -257,17 +288,55 @@ impl Host {
 /// Hands on to the host what the load gives.
 struct Reporter<'a> {
     host: &'a mut Host,
-    stop: Arc<AtomicBool>,
+    orders: Arc<Orders>,
+    wait_for_go: Option<Duration>,
     setup: Setup,
     tracing: Option<&'a Tracing>,
     pids: Vec<u32>,
     hit: bool,
 }
 
+impl Reporter<'_> {
+    /// Waits until the host wants the load to start, or no load at all.
+    fn stand(&mut self, patience: Duration) -> io::Result<()> {
+        self.host.send(&Message::Standing)?;
+        let deadline = Instant::now() + patience;
+        while !self.orders.go.load(Relaxed) && !self.orders.stop.load(Relaxed) {
+            if Instant::now() >= deadline {
+                let text = format!("nobody told this guest to start within {patience:?}");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            thread::sleep(LOOK);
+        }
+        self.host.send(&Message::Going { tsc: tsc::read().tsc })
+    }
+}
+
 impl Observer for Reporter<'_> {
     fn prepared(&mut self, prepared: &Prepared) -> io::Result<()> {
+        if let Some(patience) = self.wait_for_go {
+            self.stand(patience)?;
+        }
         self.setup.threads_stand(prepared, self.tracing);
         Ok(())
+    }
+
+    fn waiting(&mut self, for_what: &str) -> io::Result<()> {
+        system::reap_strangers(&self.pids);
+        self.host.send(&Message::Waiting { for_what: for_what.into() })
+    }
+
+    fn vm(&mut self, status: &VmStatus) -> io::Result<()> {
+        self.host.send(&Message::Vm(Box::new(status.clone())))
+    }
+
+    fn vm_console(&mut self, vm: u32, bytes: &[u8]) -> io::Result<()> {
+        let frame = encode_vm_console(vm, bytes).map_err(io::Error::other)?;
+        self.host.port.write_all(&frame)
+    }
+
+    fn vm_line(&mut self, vm: u32, line: MeterLine) -> io::Result<()> {
+        self.host.send(&Message::VmLine { vm, line })
     }
 
     fn released(&mut self, tsc_start: u64) -> io::Result<()> {
@@ -295,7 +364,7 @@ impl Observer for Reporter<'_> {
     }
 
     fn stop_requested(&mut self) -> bool {
-        self.stop.load(Relaxed)
+        self.orders.stop.load(Relaxed)
     }
 
     fn processes(&mut self, pids: &[u32]) {

@@ -23,6 +23,9 @@ const KIND_GAPS: u8 = 2;
 /// Kind of a frame that carries a [`Command`] as JSON.
 const KIND_COMMAND: u8 = 3;
 
+/// Kind of a frame that carries a virtual machine's console.
+const KIND_VM_CONSOLE: u8 = 4;
+
 /// One gap record: two `u64` and three `u32`.
 const RECORD_BYTES: usize = 28;
 
@@ -85,11 +88,16 @@ pub fn encode_gaps(thread: u32, records: &[GapRecord]) -> Result<Vec<u8>, FrameE
     frame(KIND_GAPS, &payload)
 }
 
-fn encode_json(kind: u8, value: &impl Serialize) -> Result<Vec<u8>, FrameError> {
+/// A piece of a virtual machine's console as a frame.
+pub fn encode_vm_console(vm: u32, bytes: &[u8]) -> Result<Vec<u8>, FrameError> {
+    frame(KIND_VM_CONSOLE, &[&vm.to_le_bytes(), bytes].concat())
+}
+
+pub(crate) fn encode_json(kind: u8, value: &impl Serialize) -> Result<Vec<u8>, FrameError> {
     frame(kind, &serde_json::to_vec(value).map_err(FrameError::Json)?)
 }
 
-fn frame(kind: u8, payload: &[u8]) -> Result<Vec<u8>, FrameError> {
+pub(crate) fn frame(kind: u8, payload: &[u8]) -> Result<Vec<u8>, FrameError> {
     let bytes = payload.len();
     let length = u32::try_from(bytes).ok().filter(|_| bytes <= MAX_PAYLOAD_BYTES);
     let length = length.ok_or(FrameError::TooLong { bytes })?;
@@ -125,6 +133,13 @@ impl Decoder {
         match kind {
             KIND_MESSAGE => Ok(Some(Frame::Message(decode_json(payload)?))),
             KIND_GAPS => decode_gaps(payload).map(Some),
+            KIND_VM_CONSOLE => match payload.split_first_chunk::<4>() {
+                Some((vm, bytes)) => Ok(Some(Frame::VmConsole {
+                    vm: u32::from_le_bytes(*vm),
+                    bytes: bytes.to_vec(),
+                })),
+                None => Err(FrameError::Truncated { bytes: payload.len() }),
+            },
             other => Err(FrameError::UnknownKind(other)),
         }
     }
@@ -146,7 +161,7 @@ impl Decoder {
         }
     }
 
-    fn next_payload(&mut self) -> Result<Option<(u8, &[u8])>, FrameError> {
+    pub(crate) fn next_payload(&mut self) -> Result<Option<(u8, &[u8])>, FrameError> {
         let rest = self.bytes.get(self.taken..).unwrap_or_default();
         let Some((&[l0, l1, l2, l3, kind], rest)) = rest.split_first_chunk::<HEADER_BYTES>() else {
             return Ok(None);
@@ -161,7 +176,7 @@ impl Decoder {
     }
 }
 
-fn decode_json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FrameError> {
+pub(crate) fn decode_json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FrameError> {
     serde_json::from_slice(payload).map_err(FrameError::Json)
 }
 

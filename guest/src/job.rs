@@ -13,6 +13,9 @@ use crate::shape::GroupSpec;
 /// Where the job lies in the initrd.
 pub const JOB_PATH: &str = "/job.json";
 
+/// Where the kernel of the second-level guests lies in the initrd.
+pub const L2_KERNEL_PATH: &str = "/l2/kernel";
+
 /// Name of the virtio-console port that carries [`crate::wire`] frames both ways.
 pub const CONTROL_PORT: &str = "schedvmm.control";
 
@@ -38,6 +41,59 @@ pub struct Job {
     /// What measures in place of the load's bursty threads; `None` is the load itself.
     #[serde(default)]
     pub meter: Option<MeterSpec>,
+    /// The load is virtual machines, one a group, one vCPU a thread.
+    #[serde(default)]
+    pub nested: Option<Box<NestedSpec>>,
+    /// This guest is one of many: it does not start its load before it is told to
+    /// ([`Command::Go`](crate::wire::Command::Go)), for at most so long.
+    #[serde(rename = "wait_for_go_ns", with = "optional_nanoseconds", default)]
+    pub wait_for_go: Option<Duration>,
+}
+
+impl Job {
+    /// Takes down the TSC's frequency in kHz, which is the same at all levels.
+    pub fn know_tsc(&mut self, khz: u64) {
+        self.host_tsc_khz = Some(khz);
+        if let Some(nested) = &mut self.nested {
+            nested.job.know_tsc(khz);
+        }
+    }
+}
+
+/// The second-level guests, their kernel in the initrd at [`L2_KERNEL_PATH`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NestedSpec {
+    /// RAM of each, in MiB.
+    pub memory_mib: u64,
+    /// Whether each has a copy of the kernel of its own, and does not share its pages.
+    pub own_pages: bool,
+    /// vCPUs of each: the threads of its group.
+    pub vcpus: u32,
+    /// Hardware threads per core of each.
+    pub threads_per_core: u32,
+    /// KVM paravirtual features that they see, by name.
+    pub pv: String,
+    /// Kernel command line of each.
+    pub cmdlines: Vec<String>,
+    /// How vCPU threads are confined while it is measured.
+    pub confine: Confine,
+    /// Confined from their start, and not when all of them stand ready.
+    pub boot_confined: bool,
+    /// From its start until a guest stands ready.
+    #[serde(rename = "boot_timeout_ns", with = "nanoseconds")]
+    pub boot_timeout: Duration,
+    /// The orders of the agent in each.
+    pub job: Job,
+}
+
+/// How the vCPU threads of the nested target are confined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Confine {
+    /// All of them to all of the load's CPUs, as the original had it.
+    Core,
+    /// Each to exactly one of these CPUs: a machine's first vCPU to the first, and so on.
+    Vcpu,
 }
 
 /// A meter that keeps every CPU of [`LoadSpec::cpus`] busy by itself: each CPU is a "thread"

@@ -14,6 +14,7 @@ pub mod job;
 pub mod knobs;
 pub mod load;
 pub mod meter;
+pub mod nested;
 pub mod noise;
 pub mod port;
 pub mod scheduler;

@@ -23,6 +23,8 @@ pub enum Target {
     User,
     /// On the kernel that runs already.
     Host,
+    /// In virtual machines in a microVM of ours.
+    Nested,
 }
 
 impl Target {
@@ -30,6 +32,7 @@ impl Target {
         match self {
             Self::User => "user",
             Self::Host => "host",
+            Self::Nested => "nested",
         }
     }
 }
@@ -106,10 +109,15 @@ impl Account<'_> {
             .hit
             .map(|hit| clock.locate(hit.gap.thread as usize, Some(hit.tid), hit.gap.record));
         // What the host takes is what a meter in place of the load is there to find.
-        let budget = if self.job.meter.is_some() { 1.0 } else { self.steal_budget };
+        let budget = if self.job.meter.is_some() || self.job.nested.is_some() {
+            1.0
+        } else {
+            self.steal_budget
+        };
         let steal = Steal::of(&statistics, budget);
         let mut notes = self.notes;
         notes.extend(steal.note());
+        notes.extend(session.degraded().map(|faults| format!("degraded: {faults}")));
         let scheduler = setup.map(|setup| setup.scheduler.clone()).unwrap_or_default();
         RunResult {
             schema: SCHEMA,
@@ -143,6 +151,7 @@ impl Account<'_> {
             expected: Expected::of(load, &scheduler, longest_gap_ns),
             threads,
             groups,
+            vms: Vec::new(),
             tsc: session.report.as_ref().map(|report| report.tsc),
             meter: session.report.as_ref().and_then(|report| report.meter.clone()),
             trace: self.trace,

@@ -18,6 +18,10 @@ const PARENT: &str = "results";
 const CONFIG: &str = "kernel.config";
 /// The single gaps.
 const GAPS: &str = "gaps.csv";
+/// A virtual machine in the guest that prints more than this has told enough.
+const MOST_VM_LOG_BYTES: u64 = 4 << 20;
+/// Of its console, so much is repeated where it failed.
+const VM_TAIL_BYTES: usize = 2048;
 /// So many runs may start within one second.
 const MOST_PER_SECOND: u32 = 1000;
 
@@ -99,6 +103,31 @@ impl Folder {
     /// The disk is full, for one.
     pub fn log(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.console.write_all(bytes)
+    }
+
+    /// Name of the file with the console of a virtual machine in the guest.
+    pub fn vm_log_name(vm: u32) -> String {
+        format!("vm{vm}.log")
+    }
+
+    /// Adds to the console log of a virtual machine in the guest, as far as there is room.
+    ///
+    /// # Errors
+    /// The disk is full, for one.
+    pub fn log_vm(&self, vm: u32, bytes: &[u8]) -> io::Result<()> {
+        let path = self.path.join(Self::vm_log_name(vm));
+        let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+        if file.metadata()?.len() >= MOST_VM_LOG_BYTES {
+            return Ok(());
+        }
+        file.write_all(bytes)
+    }
+
+    /// The end of that log, for whoever wants to know what went wrong.
+    pub fn vm_log_tail(&self, vm: u32) -> String {
+        let bytes = fs::read(self.path.join(Self::vm_log_name(vm))).unwrap_or_default();
+        let from = bytes.len().saturating_sub(VM_TAIL_BYTES);
+        String::from_utf8_lossy(&bytes[from..]).into_owned()
     }
 
     /// Adds the gaps that are not yet in gaps.csv, one a line.

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use guest::job::{JOB_PATH, Job};
+use guest::job::{JOB_PATH, Job, L2_KERNEL_PATH};
 use initrd_builder::Archive;
 use vmm::config::{BootMethod, Topology};
 use vmm::load::LoadError;
@@ -77,17 +77,20 @@ pub fn unusable(path: &Path, error: impl Error + Send + Sync + 'static) -> Kerne
     KernelFileError::Unusable { path: path.to_owned(), source: Box::new(error) }
 }
 
-/// The initrd: this very executable as /init, and the job.
+/// The initrd: this very executable as /init, the job, and the kernel of second-level guests.
 ///
 /// # Errors
 /// This executable cannot be read, or its libraries cannot be found.
-pub fn initrd(job: &Job) -> Result<Vec<u8>, Failure> {
+pub fn initrd(job: &Job, l2_kernel: Option<&[u8]>) -> Result<Vec<u8>, Failure> {
     let executable = std::env::current_exe().or_fail(ExitStatus::Internal)?;
     let mut archive = Archive::new();
     archive.standard_nodes().or_fail(ExitStatus::Internal)?;
     archive.add_executable("/init", &executable).or_fail(ExitStatus::Host)?;
     let job = serde_json::to_vec_pretty(job).or_fail(ExitStatus::Internal)?;
     archive.file(JOB_PATH, 0o644, job).or_fail(ExitStatus::Internal)?;
+    if let Some(kernel) = l2_kernel {
+        archive.file(L2_KERNEL_PATH, 0o644, kernel).or_fail(ExitStatus::Internal)?;
+    }
     Ok(archive.finish())
 }
 
@@ -162,7 +165,10 @@ pub fn build_failure(path: &Path, error: BuildError) -> Failure {
             LoadError::Image(_) | LoadError::Payload(_) => ExitStatus::Untestable,
             LoadError::Loader(_) | LoadError::Write(_) => ExitStatus::Internal,
         },
-        BuildError::Console(_) | BuildError::Bus(_) | BuildError::Write(_) => ExitStatus::Internal,
+        BuildError::Shared(_)
+        | BuildError::Console(_)
+        | BuildError::Bus(_)
+        | BuildError::Write(_) => ExitStatus::Internal,
     };
     match status {
         ExitStatus::Untestable => Failure::new(status, unusable(path, error)),

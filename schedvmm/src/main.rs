@@ -14,6 +14,7 @@ mod forced_idle;
 mod gap_file;
 mod hlog;
 mod host;
+mod l2;
 mod machine;
 mod placement;
 mod probe;
@@ -56,7 +57,11 @@ fn main() -> ExitCode {
     if std::process::id() == 1 && Path::new(guest::job::JOB_PATH).exists() {
         guest::agent::run_as_pid1();
     }
-    let mut args = std::env::args_os();
+    let words: Vec<_> = std::env::args_os().collect();
+    if let Some(word) = words.get(1) {
+        l2::play(word, words.get(2));
+    }
+    let mut args = words.into_iter();
     if args.nth(1).is_some_and(|word| word == guest::load::GROUP_COMMAND) {
         guest::load::group_main(args);
     }

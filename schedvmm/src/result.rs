@@ -11,12 +11,13 @@ use gaps::record::GapRecord;
 use gaps::stats::share;
 use gaps::tsc::ticks_to_ns;
 use guest::job::{Job, LoadSpec};
-use guest::wire::{ClassTotal, Gap, Hello, MeterReport, Setup, ThreadReport, TscReport};
+use guest::wire::{ClassTotal, Gap, Hello, MeterReport, Setup, ThreadReport, TscReport, VmStatus};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::expected::Expected;
 use crate::explain::Explained;
+use crate::folder::Folder;
 use crate::forced_idle::ForcedIdle;
 use crate::session::Session;
 use crate::summary::{Fairness, Statistics, Steal};
@@ -57,6 +58,8 @@ pub struct RunResult {
     pub steal: Steal,
     pub threads: Vec<Thread>,
     pub groups: Vec<Group>,
+    /// Virtual machines of the nested target; each is a group.
+    pub vms: Vec<VmResult>,
     pub tsc: Option<TscReport>,
     /// What the kernel's own meter left untold.
     pub meter: Option<MeterReport>,
@@ -189,6 +192,50 @@ pub struct Group {
     pub statistics: Statistics,
 }
 
+/// One virtual machine of the nested target. Its gaps are those of the group with its number,
+/// each of its vCPUs is a thread.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct VmResult {
+    #[serde(flatten)]
+    pub status: VmStatus,
+    pub gaps: u64,
+    pub longest_gap_ns: u64,
+    /// Longest gap of each vCPU.
+    pub longest_gap_by_vcpu_ns: Vec<u64>,
+    pub gap_share: Option<f64>,
+    pub cpu_share: Option<f64>,
+    /// File in the result folder with its console.
+    pub console: String,
+    /// The end of that, where the machine failed.
+    pub console_tail: Option<String>,
+}
+
+/// Virtual machines from what they said and what they measured; `tail` gives the end of a
+/// console.
+pub fn vms(
+    session: &Session,
+    (groups, threads): (&[Group], &[Thread]),
+    tail: impl Fn(u32) -> String,
+) -> Vec<VmResult> {
+    let both = session.vms.iter().zip(groups);
+    let vm = |(status, group): (&VmStatus, &Group)| VmResult {
+        gaps: group.gaps,
+        longest_gap_ns: group.longest_gap_ns,
+        longest_gap_by_vcpu_ns: threads
+            .iter()
+            .filter(|thread| thread.report.group == group.group)
+            .map(|thread| thread.longest_gap_ns)
+            .collect(),
+        gap_share: group.gap_share,
+        cpu_share: group.cpu_share,
+        console: Folder::vm_log_name(status.vm),
+        console_tail: status.fault.as_ref().map(|_| tail(status.vm)),
+        status: status.clone(),
+    };
+    both.map(vm).collect()
+}
+
 /// Turns TSC values of a run into time.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock<'a> {
@@ -249,6 +296,8 @@ pub fn threads(session: &Session, clock: Clock<'_>) -> Vec<Thread> {
     let reports = session.report.as_ref().map(|report| report.threads.as_slice());
     let located = session.gaps.iter().enumerate().map(|(thread, records)| {
         let report = reports.and_then(|reports| reports.get(thread)).cloned();
+        // The agent reports for all; of a machine that failed it has only the records.
+        let report = report.filter(|_| session.has_reported(clock.group_of(thread)));
         let complete = report.is_some();
         let report = report.unwrap_or_else(|| from_records(clock.group_of(thread), records));
         Thread {
@@ -410,6 +459,8 @@ mod tests {
             threads: 1,
             records_per_thread: 9,
             boot: std::time::Duration::from_secs(1),
+            vms: 0,
+            allow_degraded: false,
         };
         let mut session = Session::new(limits, std::time::Instant::now());
         let gap = |tsc_begin, tsc_end| GapRecord { tsc_begin, tsc_end, ..Default::default() };

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use gaps::record::GapRecord;
 use guest::frame::{Decoder, FrameError};
 use guest::wire::{
-    Failure, Frame, Hello, LoadReport, Message, MeterLine, Setup, ThresholdHit, Tick, TraceProgress,
+    Failure, Frame, Hello, LoadReport, Message, MeterLine, Setup, ThresholdHit, Tick,
+    TraceProgress, VmStatus, VmTimes,
 };
 use vmm::vcpu::VcpuEnd;
 
@@ -72,8 +73,14 @@ pub enum Notice {
     Started,
     /// A second has passed.
     Second(Tick),
-    /// A line of the kernel's own meter.
-    Line(MeterLine),
+    /// A line of the kernel's own meter, and of which virtual machine.
+    Line(Option<u32>, MeterLine),
+    /// There is still no load; what is waited for.
+    Waiting(String),
+    /// A virtual machine has come further.
+    Vm(Box<VmStatus>),
+    /// A virtual machine's console.
+    VmConsole(u32, Vec<u8>),
     /// A gap passed the threshold.
     Hit(ThresholdHit),
     /// The trace is coming; about so many bytes.
@@ -89,6 +96,10 @@ pub struct Limits {
     pub records_per_thread: usize,
     /// Time from start to PID 1.
     pub boot: Duration,
+    /// Virtual machines of the nested target.
+    pub vms: u32,
+    /// Whether one of them may fail.
+    pub allow_degraded: bool,
 }
 
 /// All the guest has said.
@@ -116,6 +127,8 @@ pub struct Session {
     pub failure: Option<Failure>,
     /// Length of the trace as the agent counted it.
     pub trace_bytes: Option<u64>,
+    /// Virtual machines of the nested target, as far as they are known.
+    pub vms: Vec<VmStatus>,
     /// Whether the agent had its last word.
     pub bye: bool,
 }
@@ -137,6 +150,7 @@ impl Session {
             report: None,
             failure: None,
             trace_bytes: None,
+            vms: (1..=limits.vms).map(|vm| VmStatus { vm, ..VmStatus::default() }).collect(),
             bye: false,
         }
     }
@@ -174,6 +188,10 @@ impl Session {
             match frame {
                 Frame::Message(message) => notices.extend(self.message(message, now)),
                 Frame::Gaps { thread, records } => self.keep(thread, &records),
+                Frame::VmConsole { vm, bytes } if self.vm(vm).is_some() => {
+                    notices.push(Notice::VmConsole(vm, bytes));
+                }
+                Frame::VmConsole { .. } => {}
             }
             self.last_progress = now;
         }
@@ -205,7 +223,18 @@ impl Session {
                 self.ticks.push(tick);
                 Some(Notice::Second(tick))
             }
-            Message::Line(line) => Some(Notice::Line(line)),
+            Message::Line(line) => Some(Notice::Line(None, line)),
+            Message::VmLine { vm, line } => {
+                self.vm(vm).is_some().then_some(Notice::Line(Some(vm), line))
+            }
+            Message::Waiting { for_what } => Some(Notice::Waiting(for_what)),
+            Message::Vm(status) => {
+                let kept = self.vm(status.vm)?;
+                *kept = *status;
+                Some(Notice::Vm(Box::new(kept.clone())))
+            }
+            // What a guest among many tells its launcher.
+            Message::Standing | Message::Going { .. } => None,
             Message::ThresholdHit(hit) => {
                 self.hit = Some(hit);
                 self.enter(Stage::Finish, now);
@@ -236,6 +265,50 @@ impl Session {
         }
     }
 
+    fn vm(&mut self, vm: u32) -> Option<&mut VmStatus> {
+        self.vms.get_mut(vm.checked_sub(1)? as usize)
+    }
+
+    /// When the nested target came how far, in milliseconds since the agent began with its
+    /// machines: `l2_first_up` and `l2_all_up` (PID 1), `l2_standing`, `l2_confined`,
+    /// `l2_first_record` and `l2_all_recorded`; what never came is left out.
+    pub fn vm_phases_ms(&self) -> Vec<(&'static str, u64)> {
+        let well = || self.vms.iter().filter(|vm| vm.fault.is_none()).map(|vm| vm.times);
+        let first = |of: fn(VmTimes) -> Option<u64>| well().filter_map(of).min();
+        let all = |of: fn(VmTimes) -> Option<u64>| {
+            well().map(of).collect::<Option<Vec<_>>>()?.into_iter().max()
+        };
+        let phases = [
+            ("l2_first_up", first(|times| times.up_ns)),
+            ("l2_all_up", all(|times| times.up_ns)),
+            ("l2_standing", all(|times| times.standing_ns)),
+            ("l2_confined", all(|times| times.confined_ns)),
+            ("l2_first_record", first(|times| times.first_record_ns)),
+            ("l2_all_recorded", all(|times| times.first_record_ns)),
+        ];
+        phases.into_iter().filter_map(|(name, ns)| Some((name, ns? / 1_000_000))).collect()
+    }
+
+    /// Whether a group, of which the report tells, has itself told what it says.
+    pub fn has_reported(&self, group: u32) -> bool {
+        self.vms.get(group as usize).is_none_or(|vm| vm.fault.is_none())
+    }
+
+    /// What is wrong with virtual machines, of which the others measured all the same.
+    pub fn degraded(&self) -> Option<String> {
+        let faults: Vec<_> = self
+            .vms
+            .iter()
+            .filter_map(|vm| Some(format!("VM {} {}", vm.vm, vm.fault.as_ref()?)))
+            .collect();
+        (!faults.is_empty()).then(|| faults.join("; "))
+    }
+
+    /// The same, where it makes the run fail.
+    pub fn unacceptable(&self) -> Option<String> {
+        self.degraded().filter(|_| !self.limits.allow_degraded)
+    }
+
     /// Stages only ever go forward.
     fn enter(&mut self, stage: Stage, now: Instant) {
         if (stage as u8) > (self.stage as u8) {
@@ -252,8 +325,13 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { threads: 2, records_per_thread: 3, boot: Duration::from_secs(60) };
+    const LIMITS: Limits = Limits {
+        threads: 2,
+        records_per_thread: 3,
+        boot: Duration::from_secs(60),
+        vms: 0,
+        allow_degraded: false,
+    };
 
     fn bytes(message: &Message) -> Vec<u8> {
         encode_message(message).expect("encodes")

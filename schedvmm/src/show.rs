@@ -3,16 +3,18 @@
 //! goes on: its results are in the folder.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use guest::job::LoadSpec;
 use guest::noise::NoiseFloor;
-use guest::wire::{MeterFacts, ThresholdHit, Tick};
+use guest::wire::{MeterFacts, ThresholdHit, Tick, VmPhase};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::result::{Clock, Group, RunResult};
+use crate::cli::ShowVm;
+use crate::result::{Clock, Group, RunResult, VmResult};
 use crate::session::Notice;
 use crate::summary::{ClassShare, Source, Statistics};
 use crate::units::show_ns;
@@ -35,18 +37,25 @@ pub enum Style {
 /// The terminal: lines on stdout, a progress bar on stderr where that is a terminal.
 pub struct Show {
     style: Style,
+    show_vm: ShowVm,
     bar: ProgressBar,
+    waiting_for: RefCell<String>,
 }
 
 impl Show {
-    /// Output in this style.
-    pub fn new(style: Style) -> Self {
+    /// Output in this style; of virtual machines, with the lines of these.
+    pub fn new(style: Style, show_vm: ShowVm) -> Self {
         let target = if io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()
         } else {
             ProgressDrawTarget::hidden()
         };
-        Self { style, bar: ProgressBar::with_draw_target(None, target) }
+        Self {
+            style,
+            show_vm,
+            bar: ProgressBar::with_draw_target(None, target),
+            waiting_for: RefCell::default(),
+        }
     }
 
     /// One line on stdout, the progress bar out of its way.
@@ -100,10 +109,35 @@ impl Show {
                 self.second(*tick, clock);
                 self.progress(u64::from(tick.second));
             }
-            Notice::Line(_) if self.style == Style::Json => {}
-            Notice::Line(line) => self.line(&plain(&line.text)),
+            Notice::Line(..) if self.style == Style::Json => {}
+            Notice::Line(None, line) => self.line(&plain(&line.text)),
+            Notice::Line(Some(vm), line) => match self.show_vm {
+                ShowVm::All => self.line(&format!("VM {vm}: {}", plain(&line.text))),
+                // The kernel's own format, and nothing before it.
+                ShowVm::Only(only) if only == *vm => self.line(&plain(&line.text)),
+                ShowVm::Only(_) | ShowVm::None => {}
+            },
+            Notice::Waiting(for_what) => self.waiting(for_what),
+            Notice::Vm(status) => {
+                if let Some(fault) = &status.fault
+                    && status.phase == VmPhase::Ended
+                    && self.style != Style::Json
+                {
+                    self.remark(&format!("VM {} {fault}", status.vm));
+                }
+            }
+            Notice::VmConsole(..) => {}
             Notice::Hit(hit) => self.hit(*hit, clock),
             Notice::TraceComing(bytes) => self.phase("dump", *bytes),
+        }
+    }
+
+    /// On a terminal the bar moves; elsewhere a line tells when something has changed.
+    fn waiting(&self, for_what: &str) {
+        let mut last = self.waiting_for.borrow_mut();
+        if *last != for_what && self.style != Style::Json {
+            self.remark(&format!("waiting for {}", plain(for_what)));
+            for_what.clone_into(&mut last);
         }
     }
 
@@ -199,7 +233,10 @@ fn write_screen(
     for note in &result.notes {
         writeln!(text, "note     {note}")?;
     }
-    if result.setup.is_some() {
+    if !result.vms.is_empty() {
+        writeln!(text)?;
+        write_vms(text, &result.vms)?;
+    } else if result.setup.is_some() {
         writeln!(text)?;
         writeln!(
             text,
@@ -405,6 +442,38 @@ fn group_line(group: &Group) -> String {
         percent(group.gap_share),
         percent(group.cpu_share)
     )
+}
+
+/// The table of virtual machines, and what became of those that failed.
+fn write_vms(text: &mut String, vms: &[VmResult]) -> std::fmt::Result {
+    writeln!(
+        text,
+        "   VM             cookie     gaps    longest     vCPU 0     vCPU 1  in gaps  CPU share  \
+         memory"
+    )?;
+    for vm in vms {
+        let cookie = match vm.status.threads.first().map_or(0, |thread| thread.cookie) {
+            0 => "-".to_owned(),
+            cookie => format!("{cookie:x}"),
+        };
+        let vcpu =
+            |n: usize| vm.longest_gap_by_vcpu_ns.get(n).map_or("-".into(), |ns| show_ns(*ns));
+        let memory = vm.status.pss_kib.or(vm.status.rss_kib);
+        writeln!(
+            text,
+            "{:>5}  {cookie:>17}  {:>7}  {:>9}  {:>9}  {:>9}  {:>7}  {:>9}  {:>6}",
+            vm.status.vm,
+            vm.gaps,
+            show_ns(vm.longest_gap_ns),
+            vcpu(0),
+            vcpu(1),
+            percent(vm.gap_share),
+            percent(vm.cpu_share),
+            memory.map_or_else(|| "-".to_owned(), |kib| format!("{} M", kib >> 10))
+        )?;
+    }
+    let failed = |vm: &VmResult| Some(format!("VM {} {}", vm.status.vm, vm.status.fault.as_ref()?));
+    vms.iter().filter_map(failed).try_for_each(|line| writeln!(text, "failed   {line}"))
 }
 
 fn longest_line(result: &RunResult) -> String {

@@ -84,6 +84,11 @@ pub fn judge(session: &Session, end: &End, over: bool, console: &str) -> Verdict
             );
             verdict(Answer::Interrupted, ExitStatus::Terminated, reason)
         }
+        _ if session.report.is_some() && session.unacceptable().is_some() => {
+            let faults = session.unacceptable().unwrap_or_default();
+            let reason = format!("degraded: {faults} (--allow-degraded lets it pass)");
+            verdict(Answer::Untestable, ExitStatus::Untestable, reason)
+        }
         _ if session.report.is_some() => verdict(Answer::Pass, ExitStatus::Pass, String::new()),
         End::TraceLost => {
             let reason = "the trace could not be written".to_owned();
@@ -155,7 +160,13 @@ mod tests {
     use crate::session::Limits;
 
     fn session(messages: &[Message]) -> Session {
-        let limits = Limits { threads: 1, records_per_thread: 1, boot: Duration::from_secs(1) };
+        let limits = Limits {
+            threads: 1,
+            records_per_thread: 1,
+            boot: Duration::from_secs(1),
+            vms: 0,
+            allow_degraded: false,
+        };
         let mut session = Session::new(limits, Instant::now());
         for message in messages {
             session

@@ -139,11 +139,6 @@ impl Hypervisor {
         Ok(cpuid.as_slice().to_vec())
     }
 
-    /// Whether this KVM says that a guest may be a host in turn.
-    pub fn can_nest(&self) -> bool {
-        self.kvm.check_extension_int(Cap::NestedState) > 0
-    }
-
     /// A virtual machine with nothing in it.
     ///
     /// # Errors

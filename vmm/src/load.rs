@@ -93,14 +93,24 @@ impl LoadedKernel {
     /// # Errors
     /// The kernel lacks what the machine needs.
     pub fn lint(&self, ram: &GuestRam, cpus: u32) -> Result<Lint, LintError> {
-        if self.entered == Entered::Stub {
-            return Ok(Lint::default());
-        }
-        with_low_ram(ram, |low_ram| {
-            let clamp = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(low_ram.len());
-            let kernel = &low_ram[clamp(self.range.0)..clamp(self.range.1)];
+        let read = self.with_memory(ram, |kernel| {
             let lint = lint::read(kernel);
             lint::check(&lint, kernel, cpus).map(|()| lint)
+        });
+        read.unwrap_or_else(|| Ok(Lint::default()))
+    }
+
+    /// Whether `text` is in the unpacked kernel; `None` for a stub.
+    pub fn has(&self, ram: &GuestRam, text: &[u8]) -> Option<bool> {
+        self.with_memory(ram, |kernel| memchr::memmem::find(kernel, text).is_some())
+    }
+
+    fn with_memory<T>(&self, ram: &GuestRam, f: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        (self.entered != Entered::Stub).then(|| {
+            with_low_ram(ram, |low_ram| {
+                let clamp = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(low_ram.len());
+                f(&low_ram[clamp(self.range.0)..clamp(self.range.1)])
+            })
         })
     }
 }

@@ -108,6 +108,20 @@ impl SharedKernel {
 
     /// Maps the kernel into `ram`, which nothing has been written to where it goes.
     pub(crate) fn map(&self, ram: &GuestRam) -> Result<LoadedKernel, SharedError> {
+        let (kernel, start, len) = self.facts(ram)?;
+        map_over(ram, start, (&self.file, MEMORY_OFFSET), len)?;
+        Ok(kernel)
+    }
+
+    /// Copies the kernel into `ram`.
+    pub(crate) fn copy(&self, ram: &GuestRam) -> Result<LoadedKernel, SharedError> {
+        let (kernel, start, len) = self.facts(ram)?;
+        copy_to(ram, start, (&self.file, MEMORY_OFFSET), len)?;
+        Ok(kernel)
+    }
+
+    /// The kernel as it will lie in `ram`, and which bytes of that are in the file.
+    fn facts(&self, ram: &GuestRam) -> Result<(LoadedKernel, u64, u64), SharedError> {
         let [_, entry, start, end, len, kind] = self.facts;
         let mut page = vec![0; usize::try_from(PAGE).unwrap_or(0)];
         self.file
@@ -117,14 +131,14 @@ impl SharedKernel {
         if end > memory::low_end(ram) {
             return Err(load::too_small(ram, end.div_ceil(1 << 20)).into());
         }
-        map_over(ram, start & !(PAGE - 1), (&self.file, MEMORY_OFFSET), len)?;
-        Ok(LoadedKernel {
+        let kernel = LoadedKernel {
             entry,
             range: (start, end),
             header: params.filter(|_| kind & 1 != 0),
             entered: if kind & 2 == 0 { Entered::Payload } else { Entered::Stub },
             note: None,
-        })
+        };
+        Ok((kernel, start & !(PAGE - 1), len))
     }
 }
 
@@ -164,6 +178,17 @@ impl SharedInitrd {
         map_over(ram, place.start.into(), (&self.file, 0), self.len)?;
         Ok(place)
     }
+
+    /// Copies the initrd into `ram`.
+    pub(crate) fn copy(
+        &self,
+        kernel: &LoadedKernel,
+        ram: &GuestRam,
+    ) -> Result<InitrdPlace, SharedError> {
+        let place = load::place_initrd(self.len, kernel, ram)?;
+        copy_to(ram, place.start.into(), (&self.file, 0), self.len)?;
+        Ok(place)
+    }
 }
 
 fn clamp(at: u64, most: usize) -> usize {
@@ -178,6 +203,20 @@ fn seal(file: &File) -> Result<(), SharedError> {
         return Ok(());
     }
     Err(SharedError::File("sealed", io::Error::last_os_error()))
+}
+
+/// Copies `len` bytes of a file, from an offset on, into RAM at `gpa`.
+fn copy_to(
+    ram: &GuestRam,
+    gpa: u64,
+    (file, offset): (&File, u64),
+    len: u64,
+) -> Result<(), SharedError> {
+    load::with_low_ram(ram, |low| {
+        let end = clamp(gpa.saturating_add(len), low.len());
+        let place = &mut low[clamp(gpa, end)..end];
+        file.read_exact_at(place, offset).map_err(|source| SharedError::File("read", source))
+    })
 }
 
 /// Maps `len` bytes of a file, from an offset on, privately over RAM at `gpa`.
@@ -255,7 +294,14 @@ mod tests {
             let byte: u8 = ram.read_obj(GuestAddress(u64::from(place.start) + 4999)).expect("RAM");
             assert_eq!(byte, 7);
         }
+        let copied = memory::allocate(64).expect("memory");
+        let loaded = shared.copy(&copied).expect("copied");
+        let place = initrd.copy(&loaded, &copied).expect("copied");
+        let mut both = [0u8; 2];
+        copied.read_slice(&mut both, GuestAddress(u64::from(place.start) + 4999)).expect("RAM");
+        assert_eq!(both, [7, 0]);
         let at = GuestAddress(0x100_0000);
+        assert_eq!(copied.read_obj::<u8>(at).expect("RAM"), 0xf4);
         machines[0].write_obj(1u8, at).expect("RAM");
         assert_eq!(machines[1].read_obj::<u8>(at).expect("RAM"), 0xf4);
     }

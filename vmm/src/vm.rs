@@ -98,8 +98,10 @@ pub enum StartError {
 pub enum Kernel<'a> {
     /// A kernel file, unpacked for this machine.
     Image(&'a KernelImage),
-    /// One that was unpacked for many machines.
+    /// One that was unpacked for many machines, its pages shared by all until they are written.
     Shared(&'a SharedKernel),
+    /// The same, with pages of this machine's own: more memory, and huge pages.
+    Copied(&'a SharedKernel),
 }
 
 /// Where the initrd comes from.
@@ -109,6 +111,8 @@ pub enum Initrd<'a> {
     Bytes(&'a [u8]),
     /// Mapped by many machines.
     Shared(&'a SharedInitrd),
+    /// The same, copied into this machine's memory.
+    Copied(&'a SharedInitrd),
 }
 
 /// What a machine is given beside its configuration.
@@ -171,10 +175,12 @@ impl Vm {
         let kernel = match parts.kernel {
             Kernel::Image(image) => load::kernel(image, config.boot, &ram)?,
             Kernel::Shared(kernel) => kernel.map(&ram)?,
+            Kernel::Copied(kernel) => kernel.copy(&ram)?,
         };
         let initrd = match parts.initrd {
             Initrd::Bytes(bytes) => load::initrd(bytes, &kernel, &ram)?,
             Initrd::Shared(initrd) => initrd.map(&kernel, &ram)?,
+            Initrd::Copied(initrd) => initrd.copy(&kernel, &ram)?,
         };
         let cmdline_len = load::cmdline(&config.cmdline, &kernel, &ram)?;
         // 5. Boot structures, after the kernel: no segment of it can overwrite them.
@@ -246,6 +252,11 @@ impl Vm {
     /// The kernel lacks what the machine needs.
     pub fn lint(&self) -> Result<Lint, LintError> {
         self.kernel.lint(&self.machine.ram, u32::try_from(self.vcpus.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Whether `text` is in the unpacked kernel; `None` where it is entered packed.
+    pub fn kernel_has(&self, text: &[u8]) -> Option<bool> {
+        self.kernel.has(&self.machine.ram, text)
     }
 
     /// Lets the guest run. `on_end` is called once a vCPU, on the vCPU's thread.

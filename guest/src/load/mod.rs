@@ -23,12 +23,13 @@ use thiserror::Error;
 
 pub use group::{GROUP_COMMAND, TraceStop, group_main};
 pub use shared::SharedError;
-pub use supervise::{MAX_THREADS, run, tsc_frequency};
+pub use supervise::{MAX_THREADS, check_cookies, run, tsc_frequency};
 
 use crate::{
     cpus::CpuSet,
     meter::MeterError,
-    wire::{FailureKind, LoadReport, MeterLine, ThresholdHit, Tick},
+    nested::NestedError,
+    wire::{FailureKind, LoadReport, MeterLine, ThresholdHit, Tick, VmStatus},
 };
 
 /// What the load needs to know beside its specification.
@@ -97,6 +98,22 @@ pub trait Observer {
     fn hit(&mut self, hit: ThresholdHit) -> io::Result<()>;
     /// Asked a few times a second: whether to end the load now.
     fn stop_requested(&mut self) -> bool;
+    /// There is still no load, and what is waited for; about once a second.
+    fn waiting(&mut self, _for_what: &str) -> io::Result<()> {
+        Ok(())
+    }
+    /// A virtual machine has come further; the nested target only, as the two below.
+    fn vm(&mut self, _status: &VmStatus) -> io::Result<()> {
+        Ok(())
+    }
+    /// A virtual machine's console.
+    fn vm_console(&mut self, _vm: u32, _bytes: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+    /// A line of the meter in a virtual machine.
+    fn vm_line(&mut self, _vm: u32, _line: MeterLine) -> io::Result<()> {
+        Ok(())
+    }
     /// Processes of the load; children of the calling process that it is not to reap.
     fn processes(&mut self, _pids: &[u32]) {}
 }
@@ -173,6 +190,9 @@ pub enum LoadError {
     /// The meter asked for cannot measure.
     #[error("the meter cannot be used")]
     Meter(#[from] MeterError),
+    /// The virtual machines of the nested target cannot be measured.
+    #[error(transparent)]
+    Nested(#[from] NestedError),
     /// The observer could not take a result.
     #[error("results cannot be handed on")]
     Observer(#[from] io::Error),
@@ -188,6 +208,7 @@ impl LoadError {
             }
             Self::Cookie(_) => FailureKind::Kernel,
             Self::Meter(error) => error.kind(),
+            Self::Nested(error) => error.kind(),
             Self::NoRdtscp | Self::Spawn { .. } | Self::GroupDied { .. } | Self::Observer(_) => {
                 FailureKind::Internal
             }

@@ -285,7 +285,10 @@ fn prepared(
 }
 
 /// A cookie that is missing, or that two groups share, would make the whole run a lie.
-fn check_cookies<'a>(
+///
+/// # Errors
+/// Which group's it is.
+pub fn check_cookies<'a>(
     spec: &LoadSpec,
     groups: impl Iterator<Item = &'a [u64]>,
     cookies: &[u64],
@@ -304,7 +307,7 @@ fn check_cookies<'a>(
         if group.contains(&0) || group.iter().any(|other| *other != cookie) {
             return Err(LoadError::Cookie(format!(
                 "the threads of group {number} have cookies {group:x?}, which must be one and \
-                 the same; this kernel does not let threads inherit it"
+                 the same; this kernel does not let threads share it"
             )));
         }
         if cookies.iter().filter(|other| **other == cookie).count() > 1 {

@@ -31,9 +31,10 @@ use crate::{
     shape::GroupSpec,
 };
 
-/// How long a thread waits at the barrier; the supervisor's own deadline is shorter, so
-/// this one only ends what has lost its supervisor.
-const BARRIER: Duration = Duration::from_secs(300);
+/// How long a thread waits at the barrier; the supervisor's own deadline is shorter (a guest
+/// among many stands there until the last of them is up), so this one only ends what has lost
+/// its supervisor.
+const BARRIER: Duration = Duration::from_secs(3600);
 
 /// What all threads of a group share.
 pub struct Common<'a> {

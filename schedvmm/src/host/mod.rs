@@ -22,6 +22,7 @@ use vmm::vcpu::sched;
 
 use self::prepare::{Prepare, Ready};
 use crate::cli::HostArgs;
+use crate::cli::ShowVm;
 use crate::compose::{self, Account, Target};
 use crate::deliver::{Checkpoints, Delivery};
 use crate::folder::Folder;
@@ -52,7 +53,7 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     let folder = Folder::create(args.show.output.as_deref(), &started_utc.replace(':', ""))
         .or_fail(ExitStatus::Usage)?;
     let trace_file = TraceFile::new(args.trace.trace_file.as_deref(), folder.path());
-    let show = Show::new(plan::style(&args.show));
+    let show = Show::new(plan::style(&args.show), ShowVm::None);
     // What is not measuring keeps off the CPUs that are measured, if there are others.
     let measured: Vec<_> = plan.job.load.cpus.iter().map(|cpu| *cpu as usize).collect();
     sched::keep_off(&measured);
@@ -101,6 +102,8 @@ fn limits(job: &Job) -> Limits {
         records_per_thread: load.records_per_thread as usize,
         // Nothing boots.
         boot: std::time::Duration::ZERO,
+        vms: 0,
+        allow_degraded: false,
     }
 }
 

@@ -12,7 +12,7 @@ use vmm::vcpu::VcpuEnd;
 use super::{Attempt, millis};
 use crate::compose::{self, Account, Target};
 use crate::deliver::Delivery;
-use crate::result::{self, RunResult, Trace};
+use crate::result::{self, RunResult, Trace, VmResult};
 use crate::status::ExitStatus;
 use crate::trace_file::Arrival;
 use crate::verdict::{Answer, End, Verdict, judge};
@@ -31,12 +31,15 @@ impl Attempt {
         let trace = self.trace();
         self.describe_ends(&ends);
         let mut phases = result::phases_ms(&self.session, self.built_ms, decided);
+        phases.extend(self.session.vm_phases_ms());
         phases.insert("total", millis(begin.elapsed()));
         let mut result = Account { trace, ..self.account(&verdict, phases) }.result();
+        let of = (result.groups.as_slice(), result.threads.as_slice());
+        result.vms = result::vms(&self.session, of, |vm| self.folder.vm_log_tail(vm));
         Delivery { folder: &mut self.folder, session: &self.session, show: &self.show }
             .deliver(&mut result);
         if verdict.answer == Answer::Untestable {
-            self.explain(&ends);
+            self.explain(&ends, &result.vms);
         }
         verdict.status
     }
@@ -55,7 +58,7 @@ impl Attempt {
         phases_ms: BTreeMap<&'static str, u64>,
     ) -> Account<'a> {
         Account {
-            target: Target::User,
+            target: if self.plan.args.nested.nested { Target::Nested } else { Target::User },
             started_utc: self.plan.started_utc.clone(),
             session: &self.session,
             job: &self.plan.job,
@@ -117,7 +120,21 @@ impl Attempt {
     }
 
     /// What helps to find out why there is no answer.
-    fn explain(&self, ends: &[VcpuEnd]) {
+    fn explain(&self, ends: &[VcpuEnd], vms: &[VmResult]) {
+        let failed = || vms.iter().filter(|vm| vm.status.fault.is_some());
+        for vm in failed() {
+            let number = vm.status.vm;
+            if let Some(state) = &vm.status.state {
+                self.show.remark(&format!("VM {number}: state of its vCPUs:\n{state}"));
+            }
+            let tail = vm.console_tail.as_deref().unwrap_or_default().trim_end();
+            let tail = if tail.is_empty() { "(it printed nothing)" } else { tail };
+            self.show.remark(&format!("VM {number}: end of its console:\n{tail}"));
+        }
+        if failed().next().is_some() {
+            // The machine around them did what it should.
+            return;
+        }
         for end in ends {
             if let Some(state) = &end.state {
                 self.show.remark(&format!("state of vCPU {} ({}):\n{state}", end.cpu, end.reason));

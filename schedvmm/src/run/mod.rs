@@ -2,6 +2,7 @@
 //! The main job: one kernel, one machine, one load, one result.
 
 mod conclude;
+mod nested;
 pub mod plan;
 
 use std::path::Path;
@@ -82,6 +83,7 @@ impl Attempt {
     /// From the plan to the first guest instruction.
     fn prepare(mut plan: Plan, events: SyncSender<Event>) -> Result<Self, Failure> {
         let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).or_fail(ExitStatus::Host)?;
+        let vendor = plan.args.nested.nested.then(|| nested::vendor_of(&hypervisor)).transpose()?;
         // The probe runs beside the reading of the kernel: it costs no time of its own.
         let (probed, kernel) = thread::scope(|scope| {
             let probe = scope.spawn(|| probe::run(&hypervisor, probe::PATIENCE));
@@ -91,7 +93,7 @@ impl Attempt {
         let kernel = kernel?;
         let mut notes: Vec<String> = facts::emulation_note().into_iter().collect();
         match probed {
-            Ok(Ok(facts)) => plan.job.host_tsc_khz = Some(facts.tsc_khz.into()),
+            Ok(Ok(facts)) => plan.job.know_tsc(facts.tsc_khz.into()),
             Ok(Err(undecided @ ProbeError::Undecided(_))) => notes.push(undecided.to_string()),
             Ok(Err(error)) => return Err(error).or_fail(ExitStatus::Host),
             Err(_) => return Err(Failure::new(ExitStatus::Internal, "the KVM probe panicked")),
@@ -105,7 +107,9 @@ impl Attempt {
         let (trace_sink, trace_written) = TraceSink::new(trace_file.raw().to_owned());
         let ports = ports(console.clone(), events.clone(), trace_sink);
         let config = plan.config(kernel.version());
-        let initrd = machine::initrd(&plan.job)?;
+        let l2_kernel = plan.args.nested.l2_kernel.as_deref().map(machine::kernel).transpose()?;
+        let l2_kernel = l2_kernel.as_ref().unwrap_or(&kernel).bytes();
+        let initrd = machine::initrd(&plan.job, vendor.map(|_| l2_kernel))?;
         let serial = config.serial.then(|| Box::new(console.clone()) as _);
         let parts =
             Parts { kernel: Kernel::Image(&kernel), initrd: Initrd::Bytes(&initrd), ports, serial };
@@ -116,6 +120,12 @@ impl Attempt {
             .lint()
             .map_err(|error| machine::unusable(&plan.kernel_path, error))
             .or_fail(ExitStatus::Untestable)?;
+        if let Some(vendor) = vendor {
+            // A packed kernel tells nothing; the agent in it will.
+            nested::check_kernel(&lint, |text| vm.kernel_has(text) != Some(false), vendor)
+                .map_err(|error| machine::unusable(&plan.kernel_path, error))
+                .or_fail(ExitStatus::Untestable)?;
+        }
         notes.extend(plan.placement.note.clone());
         notes.extend(vm.kernel().note.clone());
         let facts = KernelFacts {
@@ -131,7 +141,7 @@ impl Attempt {
         drop(kernel);
         let machine = plan.describe(&vm);
         let limits = plan.limits();
-        let show = Show::new(plan::style(&plan.args.show));
+        let show = Show::new(plan::style(&plan.args.show), plan.args.nested.show_vm);
         show.notes(&notes);
         show.phase("boot", limits.boot.as_secs());
         let session = Session::new(limits, Instant::now());
@@ -278,6 +288,11 @@ impl Attempt {
             // Now: who wants the trace need not wait for the end of a run without it.
             self.note(format!("trace: {note}"));
         }
+        if let Notice::VmConsole(vm, bytes) = notice
+            && let Err(error) = self.folder.log_vm(*vm, bytes)
+        {
+            self.note_once(format!("a VM's console is incomplete: {error}"));
+        }
         self.show.notice(notice, self.clock(), self.plan.job.load.duration);
         if let Notice::Started | Notice::Second(_) = notice {
             self.checkpoint();
@@ -311,6 +326,12 @@ impl Attempt {
             && !std::mem::replace(&mut self.console_lost, true)
         {
             self.note(format!("console.log is incomplete: {error}"));
+        }
+    }
+
+    fn note_once(&mut self, note: String) {
+        if !self.notes.contains(&note) {
+            self.note(note);
         }
     }
 

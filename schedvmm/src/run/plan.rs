@@ -10,6 +10,7 @@ use serde_json::json;
 use vmm::config::{Config, Topology};
 use vmm::vm::Vm;
 
+use super::nested;
 use crate::cli::{Idle, LoadArgs, RunArgs, ShowArgs, Switch, TraceArgs};
 use crate::placement::{self, Placement};
 use crate::session::Limits;
@@ -57,9 +58,14 @@ impl Plan {
             )));
         }
         let mut job = job(&args.load, &args.trace, load_cpus, default_tune(&args.load))?;
-        if let Some(meter) = args.meter.spec() {
-            guest::meter::check(&meter).or_fail(ExitStatus::Usage)?;
-            metered(&mut job, meter);
+        let meter = args.meter.spec();
+        if let Some(meter) = &meter {
+            guest::meter::check(meter).or_fail(ExitStatus::Usage)?;
+        }
+        match meter {
+            _ if args.nested.nested => nested::nest(&mut job, args)?,
+            Some(meter) => metered(&mut job, meter),
+            None => {}
         }
         let plan = Self {
             kernel_path,
@@ -70,7 +76,9 @@ impl Plan {
             args: args.clone(),
         };
         plan.config(None).validate().or_fail(ExitStatus::Usage)?;
-        check_size(args, &plan.job.load)?;
+        if !args.nested.nested {
+            check_size(args, &plan.job.load)?;
+        }
         TraceFile::check(args.trace.trace_file.as_deref())?;
         Ok(plan)
     }
@@ -82,7 +90,7 @@ impl Plan {
             topology: self.topology,
             memory_mib: machine.memory,
             pv: machine.pv,
-            nested: false,
+            nested: self.args.nested.nested,
             serial: machine.debug_boot,
             cmdline: machine::cmdline(machine, &self.job.load.cpus, version),
             boot: machine.boot.into(),
@@ -99,6 +107,8 @@ impl Plan {
             threads: load.threads(),
             records_per_thread: load.records_per_thread as usize,
             boot: self.args.machine.boot_timeout,
+            vms: if self.args.nested.nested { self.args.nested.l2_count } else { 0 },
+            allow_degraded: self.args.nested.allow_degraded,
         }
     }
 
@@ -214,6 +224,8 @@ pub fn job(
         host_tsc_khz: None,
         noise: load.noise.0.unwrap_or_default(),
         meter: None,
+        nested: None,
+        wait_for_go: None,
     })
 }
 

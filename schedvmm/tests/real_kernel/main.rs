@@ -26,6 +26,7 @@ mod kernels;
 mod lab;
 mod machine;
 mod meter;
+mod nested;
 mod outcome;
 mod stall;
 mod threshold;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         broken_guest::group(),
         stall::group(),
         user::group_of_cfs(),
+        nested::group(),
     ];
     let retries = Arc::new(Mutex::new(Retries::default()));
     let mut trials: Vec<_> =

@@ -19,7 +19,11 @@ use crate::setup::QEMU;
 /// `reboot=t` and `panic=-1`: whatever ends the kernel ends in a triple fault at once, which
 /// `-no-reboot` turns into the end of QEMU. `tsc=reliable`: no watchdog compares the counter
 /// with emulated timers, which run late.
-const KERNEL_WORDS: &str = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable";
+///
+/// The virtual global interrupt flag and virtual VMLOAD and VMSAVE stay off: with them a guest
+/// in a guest sooner or later left all CPUs halted with interrupts off, or reset the machine.
+const KERNEL_WORDS: &str = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable \
+    kvm_amd.vgif=0 kvm_amd.vls=0";
 
 /// The machine to emulate.
 pub(super) struct Machine<'a> {

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One virtual machine as the agent knows it: its launcher's process, and what it has said.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::mpsc::SyncSender,
+    thread,
+    time::{Duration, Instant},
+};
+
+use gaps::{record::GapRecord, tsc};
+
+use super::link::{
+    Heard, LAUNCH_COMMAND, LaunchSpec, Order, Report, encode_order, is_plausible, next_heard,
+};
+use crate::{
+    frame::{Decoder, FrameError},
+    system,
+    wire::{
+        Frame, LineGap, LoadReport, Message, MeterLine, ThresholdHit, Tick, TscCheck, VmPhase,
+        VmStatus,
+    },
+};
+
+/// How long a launcher may take to read an order; it has nothing else to do.
+const ORDER: Duration = Duration::from_secs(5);
+/// Bytes taken from a launcher at once.
+const PIECE_BYTES: usize = 64 << 10;
+/// Longest text of a fault, or of a dump of registers, that is kept.
+const MOST_TEXT_BYTES: usize = 16 << 10;
+
+/// What reaches the agent's main thread: bytes of a machine by its index, or its end.
+pub type Event = (usize, Option<Vec<u8>>);
+
+/// What a machine has said that is not its own status.
+#[derive(Debug, PartialEq)]
+pub enum Said {
+    /// Records of one of its vCPUs.
+    Gaps(u32, Vec<GapRecord>),
+    /// A line of its meter.
+    Line(MeterLine),
+    /// A second of it.
+    Tick(Tick),
+    /// A gap over the threshold.
+    Hit(ThresholdHit),
+    /// Its console.
+    Console(Vec<u8>),
+    /// It has come further.
+    Changed,
+}
+
+/// A machine.
+#[derive(Debug)]
+pub struct Machine {
+    /// What is known of it.
+    pub status: VmStatus,
+    /// What it has measured.
+    pub report: Option<LoadReport>,
+    vcpus: u32,
+    began: Instant,
+    child: Child,
+    link: UnixStream,
+    launcher: Decoder,
+    guest: Decoder,
+    go_tsc: u64,
+}
+
+impl Machine {
+    /// Starts its launcher, puts it into its cgroups, and listens to it.
+    pub fn launch(
+        executable: &std::path::Path,
+        spec: &LaunchSpec,
+        cgroups: &[PathBuf],
+        (began, events): (Instant, SyncSender<Event>),
+    ) -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_write_timeout(Some(ORDER))?;
+        let spec_text = serde_json::to_string(spec).map_err(io::Error::other)?;
+        let mut command = Command::new(executable);
+        command.arg(LAUNCH_COMMAND).arg(spec_text).stdin(Stdio::from(OwnedFd::from(theirs)));
+        let mut child = command.spawn()?;
+        for procs in cgroups {
+            if let Err(error) = system::write_file(procs, &child.id().to_string()) {
+                let _ = child.kill();
+                let _ = child.wait();
+                let text = format!("{} cannot be entered: {error}", procs.display());
+                return Err(io::Error::other(text));
+            }
+        }
+        let index = spec.vm.saturating_sub(1) as usize;
+        let mut ear = ours.try_clone()?;
+        thread::Builder::new().name(format!("vm{}-ear", spec.vm)).spawn(move || {
+            let mut bytes = vec![0; PIECE_BYTES];
+            // Nobody listens any more once the run has ended.
+            while let Ok(length @ 1..) = ear.read(&mut bytes) {
+                if events.send((index, Some(bytes[..length].to_vec()))).is_err() {
+                    return;
+                }
+            }
+            let _ = events.send((index, None));
+        })?;
+        Ok(Self {
+            status: VmStatus { vm: spec.vm, pid: child.id(), ..VmStatus::default() },
+            report: None,
+            vcpus: spec.cpus,
+            began,
+            child,
+            link: ours,
+            launcher: Decoder::default(),
+            guest: Decoder::default(),
+            go_tsc: 0,
+        })
+    }
+
+    /// Gives an order. One that does not arrive shows in the launcher's end.
+    pub fn order(&mut self, order: &Order) {
+        if *order == Order::Go {
+            self.go_tsc = tsc::read().tsc;
+        }
+        let sent = encode_order(order).map_err(io::Error::other);
+        let _ = sent.and_then(|frame| self.link.write_all(&frame));
+    }
+
+    /// Whether it can still say something.
+    pub fn lives(&self) -> bool {
+        self.status.phase < VmPhase::Ended
+    }
+
+    /// Whether it is in the race: it lives, and nothing is wrong with it.
+    pub fn is_well(&self) -> bool {
+        self.lives() && self.status.fault.is_none()
+    }
+
+    /// Notes the first thing that went wrong.
+    pub fn fault(&mut self, text: &str) {
+        let text = cut(text);
+        self.status.fault.get_or_insert(text);
+    }
+
+    /// Takes bytes from its launcher.
+    pub fn hear(&mut self, bytes: &[u8]) -> Vec<Said> {
+        let mut said = Vec::new();
+        self.launcher.push(bytes);
+        loop {
+            match next_heard(&mut self.launcher) {
+                Ok(Some(Heard::Report(report))) => {
+                    self.report(report);
+                    said.push(Said::Changed);
+                }
+                Ok(Some(Heard::Console(bytes))) => said.push(Said::Console(bytes)),
+                Ok(Some(Heard::Control(bytes))) => self.guest_says(&bytes, &mut said),
+                Ok(None) => return said,
+                Err(error) => {
+                    self.garbled("launcher", &error);
+                    said.push(Said::Changed);
+                    return said;
+                }
+            }
+        }
+    }
+
+    /// Its launcher has closed the socket: the machine is no more.
+    pub fn gone(&mut self) {
+        // A launcher that has closed its socket and lives on is of no use.
+        let _ = self.child.kill();
+        let status = self.child.wait();
+        if self.lives() {
+            let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+            self.status.phase = VmPhase::Ended;
+            if self.report.is_none() {
+                let pid = self.status.pid;
+                self.fault(&format!("its launcher (process {pid}) ended early with {how}"));
+            }
+        }
+    }
+
+    /// Ends the launcher's process, whatever it does.
+    pub fn kill(&mut self) {
+        // It may have ended meanwhile.
+        let _ = self.child.kill();
+    }
+
+    /// Host scheduling of the vCPUs' threads so far: time on a CPU, time waiting for one.
+    pub fn schedstats(&self) -> Vec<Option<(u64, u64)>> {
+        let of = |tid: u32| {
+            let path = format!("/proc/{}/task/{tid}/schedstat", self.status.pid);
+            let text = fs::read_to_string(path).ok()?;
+            let mut fields = text.split_ascii_whitespace().map(str::parse);
+            Some((fields.next()?.ok()?, fields.next()?.ok()?))
+        };
+        self.status.threads.iter().map(|thread| of(thread.tid)).collect()
+    }
+
+    fn now_ns(&self) -> Option<u64> {
+        u64::try_from(self.began.elapsed().as_nanos()).ok()
+    }
+
+    /// Phases only ever go forward.
+    fn enter(&mut self, phase: VmPhase) {
+        if phase <= self.status.phase {
+            return;
+        }
+        self.status.phase = phase;
+        let now = self.now_ns();
+        let times = &mut self.status.times;
+        match phase {
+            VmPhase::Booting => times.booting_ns = now,
+            VmPhase::Up => times.up_ns = now,
+            VmPhase::Standing => times.standing_ns = now,
+            _ => {}
+        }
+    }
+
+    fn report(&mut self, report: Report) {
+        match report {
+            Report::Booting { mut threads, tsc_shared } => {
+                threads.truncate(self.vcpus as usize);
+                self.status.threads = threads;
+                self.status.tsc_shared = tsc_shared;
+                self.enter(VmPhase::Booting);
+            }
+            Report::Confined { affinity } => {
+                if self.status.times.confined_ns.is_none() {
+                    self.status.times.confined_ns = self.now_ns();
+                    for (thread, affinity) in self.status.threads.iter_mut().zip(affinity) {
+                        thread.affinity = affinity;
+                    }
+                }
+            }
+            Report::Memory { rss_kib, pss_kib } => {
+                (self.status.rss_kib, self.status.pss_kib) = (rss_kib, pss_kib);
+            }
+            Report::Ended { reason, orderly, state } => {
+                if self.report.is_none() {
+                    let when = match self.status.phase {
+                        VmPhase::Started => "before its kernel was entered",
+                        VmPhase::Booting => "before its PID 1",
+                        VmPhase::Up => "while it prepared",
+                        VmPhase::Standing => "while it stood ready",
+                        _ => "while it measured",
+                    };
+                    self.fault(&format!("ended {when}: {reason}"));
+                } else if !orderly && self.status.fault.is_none() {
+                    self.fault(&format!("ended after its report: {reason}"));
+                }
+                self.status.state = state.map(|state| cut(&state));
+                self.enter(VmPhase::Ended);
+            }
+        }
+    }
+
+    fn guest_says(&mut self, bytes: &[u8], said: &mut Vec<Said>) {
+        self.guest.push(bytes);
+        loop {
+            match self.guest.next_frame() {
+                Ok(Some(Frame::Message(message))) => said.extend(self.message(message)),
+                Ok(Some(Frame::Gaps { thread, records })) if thread < self.vcpus => {
+                    let records: Vec<_> = records.into_iter().filter(is_plausible).collect();
+                    self.first_record(said);
+                    said.push(Said::Gaps(thread, records));
+                }
+                // Of a vCPU that does not exist, or a machine's machine.
+                Ok(Some(_)) => {}
+                Ok(None) => return,
+                Err(error) => {
+                    self.garbled("agent", &error);
+                    said.push(Said::Changed);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn first_record(&mut self, said: &mut Vec<Said>) {
+        if self.status.times.first_record_ns.is_none() {
+            self.status.times.first_record_ns = self.now_ns();
+            said.push(Said::Changed);
+        }
+    }
+
+    /// What makes no sense ends the machine: nothing after it can be trusted.
+    fn garbled(&mut self, who: &str, error: &FrameError) {
+        self.fault(&format!("its {who} sent what it never should: {error}"));
+        self.kill();
+    }
+
+    fn message(&mut self, message: Message) -> Option<Said> {
+        let is_ours = |thread: u32, record: &GapRecord| thread < self.vcpus && is_plausible(record);
+        match message {
+            Message::Hello(_) => self.enter(VmPhase::Up),
+            Message::Standing => self.enter(VmPhase::Standing),
+            Message::Going { tsc: guest } => {
+                let (before, after) = (self.go_tsc, tsc::read().tsc);
+                self.status.tsc_check = Some(TscCheck { before, guest, after });
+            }
+            Message::Ready(setup) => {
+                self.status.meter = setup.meter;
+                self.enter(VmPhase::Measuring);
+            }
+            Message::Tick(tick) => return Some(Said::Tick(tick)),
+            Message::Line(mut line) => {
+                line.gap = line.gap.filter(|LineGap { gap, .. }| is_ours(gap.thread, &gap.record));
+                return Some(Said::Line(line));
+            }
+            Message::ThresholdHit(hit) if is_ours(hit.gap.thread, &hit.gap.record) => {
+                return Some(Said::Hit(hit));
+            }
+            Message::Finished(report) => {
+                self.report = Some(report);
+                self.enter(VmPhase::Reported);
+            }
+            Message::Failed(failure) => self.fault(&failure.text),
+            Message::Bye
+            | Message::ThresholdHit(_)
+            | Message::Trace(_)
+            | Message::Waiting { .. }
+            | Message::Vm(_)
+            | Message::VmLine { .. } => return None,
+        }
+        Some(Said::Changed)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Reaped in any case: one that has ended already is not harmed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The beginning of a text, as much as is kept.
+fn cut(text: &str) -> String {
+    text.chars().take(MOST_TEXT_BYTES).collect()
+}

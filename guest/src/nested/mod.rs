@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The nested target: the load is virtual machines, and what is measured is what becomes of
+//! their vCPUs.
+//!
+//! [`run`] has the place of [`crate::load::run`], and gives its results in the same form: each
+//! virtual machine is a group, each of its vCPUs a thread. It starts the running program again
+//! for each machine (see [`link`]), lets all of them boot on all CPUs, confines their vCPU
+//! threads to the load's CPUs when the last one stands ready, and tells them to start. What
+//! they measure in themselves comes out through their launchers; since the TSC is the same at
+//! all levels, it needs no translation.
+//!
+//! Nothing here knows KVM.
+
+mod image;
+pub mod link;
+mod machine;
+mod measure;
+
+use std::io;
+
+use thiserror::Error;
+
+pub use measure::{require_kvm, run};
+
+use crate::wire::FailureKind;
+
+/// Why there is nothing to measure.
+#[derive(Debug, Error)]
+pub enum NestedError {
+    /// No KVM in this kernel.
+    #[error(
+        "the kernel in the virtual machine has no usable /dev/kvm; it needs CONFIG_KVM=y and \
+         CONFIG_KVM_INTEL=y or CONFIG_KVM_AMD=y, built in: a module cannot be loaded there"
+    )]
+    NoKvm(#[source] io::Error),
+    /// Kernel and initrd of the virtual machines.
+    #[error("the second-level guests cannot be prepared: {0}")]
+    Prepare(String),
+    /// No memory file.
+    #[error("no memory file for the second-level kernel; the kernel needs CONFIG_MEMFD_CREATE=y")]
+    Memfd(#[source] io::Error),
+    /// A launcher cannot be started.
+    #[error("the launcher of VM {vm} cannot be started")]
+    Launch {
+        /// Which.
+        vm: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// None is there any more.
+    #[error("no virtual machine came up: {0}")]
+    NoneUp(String),
+    /// vCPU threads are not where they should be.
+    #[error("{0}")]
+    Confine(String),
+}
+
+impl NestedError {
+    /// Whose fault it is.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::NoKvm(_) | Self::Prepare(_) | Self::Memfd(_) | Self::NoneUp(_) => {
+                FailureKind::Kernel
+            }
+            Self::Confine(_) => FailureKind::Kernel,
+            Self::Launch { .. } => FailureKind::Internal,
+        }
+    }
+}

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent's side of the nested target, with launchers that have no machine: each way in
+//! which one can fail, and what becomes of the others.
+//!
+//! The agent re-executes its program as launchers, so this test has a `main` of its own. What
+//! a launcher does, its machine's kernel command line tells.
+
+use std::{
+    env, fs,
+    io::{self, Read, Write},
+    os::{fd::AsFd, unix::net::UnixStream},
+    panic, process, thread,
+    time::{Duration, Instant},
+};
+
+use gaps::{record::GapRecord, tsc};
+use guest::{
+    cpus::CpuSet,
+    frame::{Decoder, encode_gaps, encode_message},
+    job::{Confine, CoschedRequest, Job, LoadSpec, NestedSpec, SleepSpec},
+    load::{LoadError, Observer, Outcome, Prepared, Surroundings},
+    nested::{
+        self,
+        link::{
+            LAUNCH_COMMAND, LaunchSpec, Order, PREPARE_COMMAND, PrepareSpec, Report,
+            encode_console, encode_control, encode_report, next_order,
+        },
+    },
+    shape::GroupSpec,
+    wire::{
+        Gap, Hello, LoadReport, Message, Setup, ThreadReport, ThresholdHit, Tick, VmPhase,
+        VmStatus, VmThread,
+    },
+};
+
+const TESTS: &[(&str, fn())] = &[
+    ("all_measure_and_nothing_stays", all_measure_and_nothing_stays),
+    ("each_failure_is_named_and_the_others_go_on", each_failure_is_named_and_the_others_go_on),
+    ("a_hit_names_the_machine_and_its_vcpu", a_hit_names_the_machine_and_its_vcpu),
+    ("a_thread_elsewhere_fails_the_run", a_thread_elsewhere_fails_the_run),
+    ("none_that_comes_up_fails_the_run", none_that_comes_up_fails_the_run),
+    ("twenty_runs_leave_no_process_and_no_file", twenty_runs_leave_no_process_and_no_file),
+];
+
+fn main() {
+    let words: Vec<_> = env::args_os().skip(1).collect();
+    if let [role, order] = words.as_slice() {
+        let order = order.as_encoded_bytes();
+        if role == PREPARE_COMMAND {
+            let spec: PrepareSpec = serde_json::from_slice(order).unwrap();
+            fs::write(spec.kernel_image, "kernel").unwrap();
+            fs::write(spec.initrd, "initrd").unwrap();
+            return;
+        }
+        if role == LAUNCH_COMMAND {
+            launcher(&serde_json::from_slice(order).unwrap());
+        }
+    }
+    let wanted = |name: &str| {
+        let mut filters = words.iter().filter_map(|a| a.to_str()).filter(|a| !a.starts_with('-'));
+        filters.clone().next().is_none() || filters.any(|filter| name.contains(filter))
+    };
+    if words.iter().any(|word| word == "--list") {
+        // As libtest; none are ignored.
+        if !words.iter().any(|word| word == "--ignored") {
+            TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
+        }
+        return;
+    }
+    let mut failed = 0;
+    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
+        let passed = panic::catch_unwind(test).is_ok();
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        failed += i32::from(!passed);
+    }
+    process::exit(failed.min(1));
+}
+
+/// A launcher whose guest does what the command line says.
+fn launcher(spec: &LaunchSpec) -> ! {
+    let socket = io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let mut agent = UnixStream::from(socket);
+    let mut say = agent.try_clone().unwrap();
+    let mut tell = |bytes: Vec<u8>| say.write_all(&bytes).unwrap();
+    let guest = |message: Message| encode_control(&encode_message(&message).unwrap()).unwrap();
+    assert_eq!(fs::read_to_string(&spec.kernel_image).unwrap(), "kernel");
+    let thread = |n| VmThread {
+        tid: 100 * spec.vm + n,
+        cookie: 7 + u64::from(spec.vm),
+        ..VmThread::default()
+    };
+    let threads = (0..spec.cpus).map(thread).collect();
+    tell(encode_report(&Report::Booting { threads, tsc_shared: true }).unwrap());
+    tell(encode_console(format!("console of {}\n", spec.vm).as_bytes()).unwrap());
+    let does = spec.cmdline.as_str();
+    if does == "panics" {
+        let reason = "reset".into();
+        let state = Some("rip 0".into());
+        tell(encode_report(&Report::Ended { reason, orderly: false, state }).unwrap());
+        process::exit(0);
+    }
+    tell(guest(Message::Hello(Hello::default())));
+    match does {
+        "is-killed" => {
+            // SAFETY: a signal to this process itself.
+            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        }
+        "talks-nonsense" => tell(vec![0xff; 64]),
+        "hangs" => {}
+        _ => tell(guest(Message::Standing)),
+    }
+    let mut decoder = Decoder::default();
+    let mut bytes = [0; 4096];
+    while let Ok(length @ 1..) = agent.read(&mut bytes) {
+        decoder.push(&bytes[..length]);
+        while let Some(order) = next_order(&mut decoder).unwrap() {
+            match order {
+                Order::Confine { cpus } => {
+                    let list =
+                        |cpus: &Vec<u32>| cpus.iter().copied().collect::<CpuSet>().to_string();
+                    let mut affinity: Vec<_> = cpus.iter().map(list).collect();
+                    if does == "is-elsewhere" {
+                        affinity[1] = "0-3".into();
+                    }
+                    tell(encode_report(&Report::Confined { affinity }).unwrap());
+                }
+                Order::Go => {
+                    tell(guest(Message::Going { tsc: tsc::read().tsc }));
+                    tell(guest(Message::Ready(Setup::default())));
+                    let now = tsc::read().tsc;
+                    let record =
+                        GapRecord { tsc_begin: now - 1000, tsc_end: now, ..GapRecord::default() };
+                    tell(encode_control(&encode_gaps(1, &[record]).unwrap()).unwrap());
+                    // Of a vCPU that does not exist, and one that ends before it begins.
+                    tell(encode_control(&encode_gaps(9, &[record]).unwrap()).unwrap());
+                    let false_one = GapRecord { tsc_begin: 9, tsc_end: 1, ..GapRecord::default() };
+                    tell(encode_control(&encode_gaps(0, &[false_one]).unwrap()).unwrap());
+                    let gap = Gap { thread: 1, record };
+                    tell(guest(Message::Tick(Tick { second: 1, online: 2, longest: Some(gap) })));
+                    match does {
+                        "hits" => tell(guest(Message::ThresholdHit(ThresholdHit { tid: 1, gap }))),
+                        "dies-measuring" => process::exit(3),
+                        _ => {}
+                    }
+                }
+                Order::Memory => {
+                    let report = Report::Memory { rss_kib: Some(2), pss_kib: Some(1) };
+                    tell(encode_report(&report).unwrap());
+                }
+                Order::Stop if does == "never-reports" => {}
+                Order::Stop => {
+                    // More threads than it has are no one's.
+                    let threads = vec![ThreadReport { gaps: 1, ..ThreadReport::default() }; 5];
+                    let report = LoadReport { threads, ..LoadReport::default() };
+                    tell(guest(Message::Finished(report)));
+                    tell(guest(Message::Bye));
+                    let reason = "power-off".into();
+                    let ended = Report::Ended { reason, orderly: true, state: None };
+                    tell(encode_report(&ended).unwrap());
+                    process::exit(0);
+                }
+                Order::End => {
+                    let reason = "ended by the agent".into();
+                    let state = Some("rip 1".into());
+                    tell(encode_report(&Report::Ended { reason, orderly: false, state }).unwrap());
+                    process::exit(0);
+                }
+            }
+        }
+    }
+    process::exit(1)
+}
+
+/// Takes down what the run says.
+#[derive(Default)]
+struct Taken {
+    prepared: Option<Prepared>,
+    records: Vec<(u32, GapRecord)>,
+    hit: Option<ThresholdHit>,
+    vms: Vec<VmStatus>,
+    consoles: Vec<String>,
+    longest: Option<Gap>,
+    pids: Vec<u32>,
+}
+
+impl Observer for Taken {
+    fn prepared(&mut self, prepared: &Prepared) -> io::Result<()> {
+        self.prepared = Some(prepared.clone());
+        Ok(())
+    }
+    fn released(&mut self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn gaps(&mut self, thread: u32, records: &[GapRecord]) -> io::Result<()> {
+        self.records.extend(records.iter().map(|record| (thread, *record)));
+        Ok(())
+    }
+    fn tick(&mut self, tick: Tick) -> io::Result<()> {
+        self.longest = self.longest.or(tick.longest);
+        Ok(())
+    }
+    fn hit(&mut self, hit: ThresholdHit) -> io::Result<()> {
+        self.hit = Some(hit);
+        Ok(())
+    }
+    fn stop_requested(&mut self) -> bool {
+        false
+    }
+    fn processes(&mut self, pids: &[u32]) {
+        self.pids = pids.to_vec();
+    }
+    fn vm(&mut self, status: &VmStatus) -> io::Result<()> {
+        self.vms.resize_with(self.vms.len().max(status.vm as usize), VmStatus::default);
+        self.vms[status.vm as usize - 1] = status.clone();
+        Ok(())
+    }
+    fn vm_console(&mut self, vm: u32, bytes: &[u8]) -> io::Result<()> {
+        self.consoles.resize(self.consoles.len().max(vm as usize), String::new());
+        self.consoles[vm as usize - 1].push_str(&String::from_utf8_lossy(bytes));
+        Ok(())
+    }
+}
+
+/// One machine for each word, which says what it does.
+fn run(words: &[&str], duration: Duration) -> (Result<Outcome, LoadError>, Taken) {
+    let load = LoadSpec {
+        name: None,
+        groups: vec![
+            GroupSpec::plain(2, Duration::from_secs(1), SleepSpec::Fixed(Duration::ZERO));
+            words.len()
+        ],
+        cpus: vec![2, 3],
+        seed: 0,
+        duration,
+        floor: Duration::from_micros(100),
+        threshold: None,
+        records_per_thread: 10,
+    };
+    let job = Job {
+        load: load.clone(),
+        cosched: CoschedRequest::None,
+        tune: Vec::new(),
+        trace: None,
+        host_tsc_khz: None,
+        noise: Duration::ZERO,
+        meter: None,
+        nested: None,
+        wait_for_go: None,
+    };
+    let spec = NestedSpec {
+        memory_mib: 64,
+        vcpus: 2,
+        own_pages: false,
+        threads_per_core: 2,
+        pv: "clock".into(),
+        cmdlines: words.iter().map(|word| (*word).into()).collect(),
+        confine: Confine::Core,
+        boot_confined: false,
+        boot_timeout: Duration::from_secs(2),
+        job,
+    };
+    let surroundings = Surroundings { cookie: true, ..Surroundings::plain(Some(2_000_000)) };
+    let mut taken = Taken::default();
+    let outcome = nested::run(&spec, &load, &surroundings, &mut taken);
+    (outcome, taken)
+}
+
+fn all_measure_and_nothing_stays() {
+    let (outcome, taken) = run(&["well"; 3], Duration::from_millis(1500));
+    let report = outcome.unwrap().report;
+    let groups: Vec<_> = report.threads.iter().map(|thread| (thread.group, thread.gaps)).collect();
+    assert_eq!(groups, [(0, 1), (0, 1), (1, 1), (1, 1), (2, 1), (2, 1)]);
+    let prepared = taken.prepared.unwrap();
+    assert_eq!(prepared.cookies, [8, 9, 10]);
+    assert!(prepared.affinity.iter().all(|cpus| cpus.to_string() == "2-3"));
+    let mut threads: Vec<_> = taken.records.iter().map(|(thread, _)| *thread).collect();
+    threads.sort_unstable();
+    assert_eq!(threads, [1, 3, 5], "the second vCPU of each, and none that does not exist");
+    assert!(taken.longest.is_some_and(|gap| gap.thread % 2 == 1));
+    for (n, vm) in taken.vms.iter().enumerate() {
+        assert_eq!((vm.phase, &vm.fault), (VmPhase::Ended, &None));
+        assert_eq!((vm.rss_kib, vm.pss_kib), (Some(2), Some(1)));
+        let check = vm.tsc_check.unwrap();
+        assert!(check.before <= check.guest && check.guest <= check.after, "{check:?}");
+        assert!(vm.times.up_ns <= vm.times.standing_ns && vm.times.confined_ns.is_some());
+        assert_eq!(taken.consoles[n], format!("console of {}\n", n + 1));
+    }
+    assert!(taken.pids.iter().all(|pid| !fs::exists(format!("/proc/{pid}")).unwrap()));
+}
+
+fn each_failure_is_named_and_the_others_go_on() {
+    let words = ["well", "panics", "is-killed", "talks-nonsense", "hangs", "dies-measuring"];
+    let (outcome, taken) = run(&words, Duration::from_millis(1500));
+    let report = outcome.unwrap().report;
+    assert_eq!(report.threads.len(), 12);
+    assert_eq!(report.threads[0].gaps, 1);
+    let fault = |n: usize| taken.vms[n].fault.clone().unwrap_or_default();
+    assert_eq!(fault(0), "");
+    assert!(fault(1).contains("before its PID 1: reset"), "{}", fault(1));
+    assert_eq!(taken.vms[1].state.as_deref(), Some("rip 0"));
+    assert!(fault(2).contains("ended early with signal: 9"), "{}", fault(2));
+    assert!(fault(3).contains("what it never should"), "{}", fault(3));
+    assert!(fault(4).contains("did not stand ready within 2s"), "{}", fault(4));
+    assert_eq!(taken.vms[4].state.as_deref(), Some("rip 1"));
+    assert!(fault(5).contains("ended early with exit status: 3"), "{}", fault(5));
+}
+
+fn a_hit_names_the_machine_and_its_vcpu() {
+    let begin = Instant::now();
+    let (outcome, taken) = run(&["well", "hits"], Duration::from_secs(60));
+    outcome.unwrap();
+    let hit = taken.hit.unwrap();
+    assert_eq!((hit.gap.thread, hit.tid), (3, 201));
+    assert!(begin.elapsed() < Duration::from_secs(20), "the others were told to stop");
+}
+
+fn a_thread_elsewhere_fails_the_run() {
+    let (outcome, _) = run(&["well", "is-elsewhere"], Duration::from_secs(1));
+    let text = outcome.unwrap_err().to_string();
+    assert!(text.contains("VM 2") && text.contains("0-3"), "{text}");
+}
+
+fn none_that_comes_up_fails_the_run() {
+    let (outcome, _) = run(&["panics", "is-killed"], Duration::from_secs(1));
+    let text = outcome.unwrap_err().to_string();
+    assert!(text.contains("no virtual machine came up"), "{text}");
+}
+
+fn twenty_runs_leave_no_process_and_no_file() {
+    let files = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let threads = || fs::read_dir("/proc/self/task").unwrap().count();
+    run(&["well"; 2], Duration::from_millis(100)).0.unwrap();
+    let (files_before, threads_before) = (files(), threads());
+    for _ in 0..20 {
+        let (outcome, taken) = run(&["well"; 2], Duration::from_millis(100));
+        outcome.unwrap();
+        assert!(taken.pids.iter().all(|pid| !fs::exists(format!("/proc/{pid}")).unwrap()));
+    }
+    // Ears end by themselves, a moment after their launchers.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while (files(), threads()) != (files_before, threads_before) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!((files(), threads()), (files_before, threads_before));
+}

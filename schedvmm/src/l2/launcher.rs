@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The launcher of one second-level guest. It relays between the guest and the agent beside
+//! it, and keeps all its threads but the vCPUs' where it was started: off the measured CPUs.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use guest::cpus::CpuSet;
+use guest::frame::{Decoder, FrameError, encode_command};
+use guest::job::CONTROL_PORT;
+use guest::nested::link::{
+    LaunchSpec, Order, Report, encode_console, encode_control, encode_report, next_order,
+};
+use guest::wire::{Command, VmThread};
+use vmm::config::{BootMethod, Config, Topology};
+use vmm::kvm::Hypervisor;
+use vmm::shared::{SharedInitrd, SharedKernel};
+use vmm::vcpu::{ExitReason, VcpuEnd, sched};
+use vmm::virtio::console::{ConsoleControl, PortKind, PortSpec};
+use vmm::vm::{Initrd, Kernel, Parts, Running, Vm};
+
+use super::chain;
+use crate::session::Event;
+use crate::sinks::{ConsoleRing, ControlSink};
+
+/// How often the console is looked at.
+const BEAT: Duration = Duration::from_millis(100);
+/// Pieces of the control port on their way to the main thread; beyond, the guest waits.
+const EVENTS_IN_FLIGHT: usize = 64;
+/// The agent takes what we say at once; if it does not for so long, it is not there any more.
+const TOLD: Duration = Duration::from_secs(30);
+/// Bytes taken from the agent at once.
+const PIECE_BYTES: usize = 4096;
+/// Longest piece of the console in one frame.
+const CONSOLE_PIECE: usize = 64 << 10;
+
+/// Makes the machine and serves it to its end.
+pub fn run(order: &[u8]) -> Result<(), String> {
+    let spec: LaunchSpec = serde_json::from_slice(order).map_err(|error| error.to_string())?;
+    let socket = io::stdin().as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
+    let agent = Agent::new(UnixStream::from(socket)).map_err(|error| error.to_string())?;
+    let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
+    let console = ConsoleRing::default();
+    let ports = vec![
+        port("schedvmm.console", PortKind::Console, Box::new(console.clone())),
+        port(CONTROL_PORT, PortKind::Generic, Box::new(ControlSink(events.clone()))),
+    ];
+    let started = build(&spec, ports).and_then(|vm| {
+        let tsc_shared = vm.facts().tsc_shared;
+        let running = vm
+            .start(move |end| {
+                // Nobody listens any more once the machine has ended.
+                let _ = events.send(Event::Vcpu(end));
+            })
+            .map_err(chain)?;
+        Ok((running, tsc_shared))
+    });
+    let (mut running, tsc_shared) = match started {
+        Ok(started) => started,
+        Err(reason) => {
+            return agent.report(&Report::Ended { reason, orderly: false, state: None });
+        }
+    };
+    agent.report(&Report::Booting { threads: threads(&running), tsc_shared })?;
+    let end = Arc::new(AtomicBool::new(false));
+    listen(&agent, &running, Arc::clone(&end))?;
+    let ends = serve(&agent, &inbox, &console, &end)?;
+    let told = agent.report(&finish(&mut running, &inbox, ends, &agent, &console));
+    // Not before it has been told: an agent that is gone has ended the machine.
+    drop(running);
+    told
+}
+
+fn port(name: &str, kind: PortKind, sink: Box<dyn Write + Send>) -> PortSpec {
+    PortSpec { name: name.into(), kind, sink }
+}
+
+fn build(spec: &LaunchSpec, ports: Vec<PortSpec>) -> Result<Vm, String> {
+    let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).map_err(chain)?;
+    let open = |path: &str| File::open(path).map_err(|error| format!("{path}: {error}"));
+    let kernel = SharedKernel::open(open(&spec.kernel_image)?).map_err(chain)?;
+    let initrd = SharedInitrd::open(open(&spec.initrd)?).map_err(chain)?;
+    let config = Config {
+        topology: Topology { cpus: spec.cpus, threads_per_core: spec.threads_per_core },
+        memory_mib: spec.memory_mib,
+        pv: spec.pv.parse()?,
+        nested: false,
+        serial: false,
+        cmdline: spec.cmdline.clone(),
+        boot: BootMethod::Payload,
+        pins: Vec::new(),
+        spread: numbers(&spec.spread),
+        cookie: spec.cookie,
+    };
+    let (kernel, initrd) = if spec.own_pages {
+        (Kernel::Copied(&kernel), Initrd::Copied(&initrd))
+    } else {
+        (Kernel::Shared(&kernel), Initrd::Shared(&initrd))
+    };
+    Vm::build(&hypervisor, &config, Parts { kernel, initrd, ports, serial: None }).map_err(chain)
+}
+
+fn numbers(cpus: &[u32]) -> Vec<usize> {
+    cpus.iter().filter_map(|cpu| usize::try_from(*cpu).ok()).collect()
+}
+
+fn threads(running: &Running) -> Vec<VmThread> {
+    let thread = |thread: &sched::VcpuThread| VmThread {
+        tid: u32::try_from(thread.tid).unwrap_or(0),
+        cookie: thread.cookie,
+        ..VmThread::default()
+    };
+    running.threads().iter().map(thread).collect()
+}
+
+/// The way to the agent; any thread may use it.
+#[derive(Clone)]
+struct Agent(Arc<Mutex<UnixStream>>);
+
+impl Agent {
+    fn new(socket: UnixStream) -> io::Result<Self> {
+        socket.set_write_timeout(Some(TOLD))?;
+        Ok(Self(Arc::new(Mutex::new(socket))))
+    }
+
+    fn send(&self, frame: Result<Vec<u8>, FrameError>) -> Result<(), String> {
+        let frame = frame.map_err(|error| error.to_string())?;
+        let mut socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        socket.write_all(&frame).map_err(|error| format!("the agent does not listen: {error}"))
+    }
+
+    fn report(&self, report: &Report) -> Result<(), String> {
+        self.send(encode_report(report))
+    }
+
+    fn console(&self, console: &ConsoleRing) -> Result<(), String> {
+        console.take().chunks(CONSOLE_PIECE).try_for_each(|piece| self.send(encode_console(piece)))
+    }
+}
+
+/// Listens for orders in a thread of its own; an agent that is gone wants the end.
+fn listen(agent: &Agent, running: &Running, end: Arc<AtomicBool>) -> Result<(), String> {
+    let socket = agent.0.lock().unwrap_or_else(PoisonError::into_inner).try_clone();
+    let mut socket = socket.map_err(|error| error.to_string())?;
+    let servant = Servant {
+        agent: agent.clone(),
+        console: running.console().clone(),
+        tids: running.threads().iter().map(|thread| thread.tid).collect(),
+        end,
+    };
+    let ear = move || {
+        let mut decoder = Decoder::default();
+        let mut bytes = [0; PIECE_BYTES];
+        while let Ok(length @ 1..) = socket.read(&mut bytes) {
+            decoder.push(&bytes[..length]);
+            while let Ok(Some(order)) = next_order(&mut decoder) {
+                servant.obey(&order);
+            }
+        }
+        servant.end.store(true, Ordering::Relaxed);
+    };
+    let builder = thread::Builder::new().name("l2-ear".into());
+    builder.spawn(ear).map(drop).map_err(|error| error.to_string())
+}
+
+struct Servant {
+    agent: Agent,
+    console: ConsoleControl,
+    tids: Vec<i32>,
+    end: Arc<AtomicBool>,
+}
+
+impl Servant {
+    /// What cannot be told, the agent misses within its deadline.
+    fn obey(&self, order: &Order) {
+        match order {
+            Order::Go => self.tell_guest(Command::Go),
+            Order::Stop => self.tell_guest(Command::Stop),
+            Order::End => self.end.store(true, Ordering::Relaxed),
+            Order::Memory => {
+                let (rss_kib, pss_kib) = memory();
+                let _ = self.agent.report(&Report::Memory { rss_kib, pss_kib });
+            }
+            Order::Confine { cpus } => {
+                let confined = self.tids.iter().zip(cpus).map(|(tid, cpus)| {
+                    sched::confine(*tid, &numbers(cpus)).map_or_else(
+                        |error| error.to_string(),
+                        |actual| {
+                            let actual = actual.iter().filter_map(|cpu| u32::try_from(*cpu).ok());
+                            actual.collect::<CpuSet>().to_string()
+                        },
+                    )
+                });
+                let _ = self.agent.report(&Report::Confined { affinity: confined.collect() });
+            }
+        }
+    }
+
+    fn tell_guest(&self, command: Command) {
+        if let Ok(frame) = encode_command(command) {
+            let _ = self.console.send(CONTROL_PORT, &frame);
+        }
+    }
+}
+
+/// Relays until a vCPU ends, or the end is wanted.
+fn serve(
+    agent: &Agent,
+    inbox: &Receiver<Event>,
+    console: &ConsoleRing,
+    end: &AtomicBool,
+) -> Result<Vec<VcpuEnd>, String> {
+    loop {
+        match inbox.recv_timeout(BEAT) {
+            Ok(Event::Control(bytes)) => agent.send(encode_control(&bytes))?,
+            Ok(Event::Vcpu(end)) => return Ok(vec![end]),
+            Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(Vec::new()),
+        }
+        agent.console(console)?;
+        if end.load(Ordering::Relaxed) {
+            return Ok(Vec::new());
+        }
+    }
+}
+
+/// Stops the machine, relays the rest, and says how it ended.
+fn finish(
+    running: &mut Running,
+    inbox: &Receiver<Event>,
+    mut ends: Vec<VcpuEnd>,
+    agent: &Agent,
+    console: &ConsoleRing,
+) -> Report {
+    let first = ends.first().map(|end| end.reason.clone());
+    let stopped = thread::scope(|scope| {
+        // A guest that ends by itself has nothing to tell by its registers.
+        let stop = scope.spawn(|| running.stop(first.is_none()));
+        let mut take = |event| match event {
+            Event::Vcpu(end) => ends.push(end),
+            // An agent that is gone misses nothing.
+            Event::Control(bytes) => drop(agent.send(encode_control(&bytes))),
+            Event::Signal(_) => {}
+        };
+        while !stop.is_finished() {
+            if let Ok(event) = inbox.recv_timeout(Duration::from_millis(1)) {
+                take(event);
+            }
+        }
+        inbox.try_iter().for_each(take);
+        stop.join()
+    });
+    let _ = agent.console(console);
+    let orderly = matches!(first, Some(ExitReason::PowerOff));
+    let reason = match (first, stopped) {
+        (Some(reason), _) => reason.to_string(),
+        (None, Ok(Ok(_))) => "ended by the agent".into(),
+        (None, Ok(Err(error))) => error.to_string(),
+        (None, Err(_)) => "stopping it panicked".into(),
+    };
+    let state = |end: &VcpuEnd| {
+        end.state.as_ref().map(|state| format!("vCPU {} ({}):\n{state}\n", end.cpu, end.reason))
+    };
+    let state: String = ends.iter().filter_map(state).collect();
+    Report::Ended { reason, orderly, state: (!state.is_empty()).then_some(state) }
+}
+
+/// Resident memory of this process, and that with shared pages divided, in KiB.
+fn memory() -> (Option<u64>, Option<u64>) {
+    let Ok(text) = fs::read_to_string("/proc/self/smaps_rollup") else { return (None, None) };
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    (field("Rss:"), field("Pss:"))
+}

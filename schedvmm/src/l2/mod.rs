@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The roles of this executable beside the agent of the nested target: one process that
+//! prepares kernel and initrd for all second-level guests, and a launcher for each of them.
+//! The agent starts them ([`guest::nested`]); nobody else does.
+
+mod launcher;
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+
+use guest::nested::link::{LAUNCH_COMMAND, PREPARE_COMMAND, PrepareSpec};
+use vmm::shared::{SharedInitrd, SharedKernel};
+use vmm::x86_64::image::KernelImage;
+
+use crate::machine;
+use crate::status::ExitStatus;
+
+/// Plays the role that the first argument names; returns if it names none.
+pub fn play(word: &OsString, order: Option<&OsString>) {
+    let order = order.map(|order| order.as_encoded_bytes()).unwrap_or_default();
+    let ended = if word == PREPARE_COMMAND {
+        prepare(order)
+    } else if word == LAUNCH_COMMAND {
+        launcher::run(order)
+    } else {
+        return;
+    };
+    let status = match ended {
+        Ok(()) => ExitStatus::Pass,
+        Err(text) => {
+            eprintln!("{text}");
+            ExitStatus::Internal
+        }
+    };
+    std::process::exit(status.code().into());
+}
+
+/// Unpacks the kernel and composes the initrd, into files that all machines map.
+fn prepare(order: &[u8]) -> Result<(), String> {
+    let spec: PrepareSpec = serde_json::from_slice(order).map_err(|error| error.to_string())?;
+    let write = |path: &str| {
+        File::options()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|error| format!("{path}: {error}"))
+    };
+    let read = fs::read(&spec.kernel).map_err(|error| format!("{}: {error}", spec.kernel))?;
+    let kernel = KernelImage::parse(read).map_err(chain)?;
+    SharedKernel::prepare(&kernel, (spec.memory_mib, spec.cpus), &write(&spec.kernel_image)?)
+        .map_err(chain)?;
+    let job = serde_json::from_str(&spec.job).map_err(|error| error.to_string())?;
+    let initrd = machine::initrd(&job, None).map_err(|failure| failure.to_string())?;
+    SharedInitrd::prepare(&initrd, &write(&spec.initrd)?).map_err(chain)
+}
+
+/// An error with all its causes.
+fn chain(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

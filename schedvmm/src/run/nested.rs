@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the nested target adds to a plan, and what it needs of host and kernel.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use guest::job::{
+    CoschedRequest, Job, LoadSpec, MeterKind, MeterMode, MeterSpec, NestedSpec, SleepSpec,
+};
+use guest::shape::GroupSpec;
+use vmm::config::Topology;
+use vmm::kvm::Hypervisor;
+use vmm::x86_64::lint::{Lint, LintError};
+
+use crate::cli::{Idle, MachineArgs, Pages, RunArgs};
+use crate::machine;
+use crate::status::{ExitStatus, Failure, OrFail};
+
+/// Each second-level guest is one core of two threads.
+const L2: Topology = Topology { cpus: 2, threads_per_core: 2 };
+/// Most of them: far more than a machine of four vCPUs can boot in time.
+const MOST_VMS: u32 = 256;
+/// Gap records of one vCPU that a second-level guest of little memory has room for.
+const MOST_RECORDS: u32 = 8192;
+/// A second-level guest ends by itself so much later than it is told to.
+const OVERTIME: Duration = Duration::from_secs(120);
+/// From the first guest that stands ready to the order to start, beyond the time to boot.
+const BARRIER: Duration = Duration::from_secs(120);
+
+/// Turns a job for the load into one for virtual machines.
+///
+/// # Errors
+/// Options that make no sense.
+pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
+    let nested = &args.nested;
+    let usage = |text: String| Err(Failure::new(ExitStatus::Usage, text));
+    if !(1..=MOST_VMS).contains(&nested.l2_count) {
+        return usage(format!("--l2-count {}: give 1 to {MOST_VMS}", nested.l2_count));
+    }
+    if nested.show_vm.number().is_some_and(|vm| !(1..=nested.l2_count).contains(&vm)) {
+        return usage(format!(
+            "--show-vm: there are only the VMs 1 to {} (--l2-count)",
+            nested.l2_count
+        ));
+    }
+    let always = GroupSpec::plain(L2.cpus, job.load.duration, SleepSpec::Fixed(Duration::ZERO));
+    job.load.name = None;
+    job.load.groups = (0..nested.l2_count).map(|_| always.clone()).collect();
+    job.load.records_per_thread = job.load.records_per_thread.min(MOST_RECORDS);
+    let load = LoadSpec {
+        cpus: (0..L2.cpus).collect(),
+        duration: job.load.duration.saturating_add(OVERTIME),
+        ..job.load.clone()
+    };
+    let theirs = Job {
+        load: load.for_meter(),
+        cosched: CoschedRequest::None,
+        tune: Vec::new(),
+        trace: None,
+        host_tsc_khz: None,
+        noise: Duration::ZERO,
+        meter: Some(args.meter.spec().unwrap_or(MeterSpec {
+            kind: MeterKind::Auto,
+            window: args.meter.meter_window,
+            width: args.meter.meter_width,
+            mode: MeterMode::RoundRobin,
+        })),
+        nested: None,
+        wait_for_go: Some(nested.l2_boot_timeout.saturating_add(BARRIER)),
+    };
+    let cmdlines = (1..=nested.l2_count).map(|vm| {
+        let append = nested.l2_append.iter().filter(|words| words.is_for(vm));
+        let append: Vec<_> = append.map(|words| words.words.as_str()).collect();
+        let machine = MachineArgs {
+            cpus: L2.cpus,
+            threads_per_core: L2.threads_per_core,
+            append: append.join(" "),
+            idle: Idle::Halt,
+            debug_boot: false,
+            ..args.machine.clone()
+        };
+        // Without a version: words for cookies are none of their business.
+        machine::cmdline(&machine, &[], None)
+    });
+    job.nested = Some(Box::new(NestedSpec {
+        memory_mib: nested.l2_memory,
+        vcpus: L2.cpus,
+        own_pages: nested.l2_pages == Pages::Own,
+        threads_per_core: L2.threads_per_core,
+        pv: args.machine.pv.name().into(),
+        cmdlines: cmdlines.collect(),
+        confine: nested.confine.into(),
+        boot_confined: nested.boot_confined,
+        boot_timeout: nested.l2_boot_timeout,
+        job: theirs,
+    }));
+    Ok(())
+}
+
+/// CPUID leaf 1, ECX: VMX.
+const VMX: (u32, u32) = (0x1, 1 << 5);
+/// CPUID leaf 0x8000_0001, ECX: SVM.
+const SVM: (u32, u32) = (0x8000_0001, 1 << 2);
+
+/// The vendor's half of KVM, by what it makes of the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    /// VMX.
+    Intel,
+    /// SVM.
+    Amd,
+}
+
+impl Vendor {
+    fn module(self) -> &'static str {
+        match self {
+            Self::Intel => "kvm_intel",
+            Self::Amd => "kvm_amd",
+        }
+    }
+
+    fn option(self) -> &'static str {
+        match self {
+            Self::Intel => "CONFIG_KVM_INTEL",
+            Self::Amd => "CONFIG_KVM_AMD",
+        }
+    }
+}
+
+/// The same, of a KVM that is there.
+///
+/// # Errors
+/// As for [`vendor`].
+pub fn vendor_of(hypervisor: &Hypervisor) -> Result<Vendor, Failure> {
+    let supported = hypervisor.supported_cpuid().or_fail(ExitStatus::Host)?;
+    let ecx =
+        |leaf| supported.iter().find(|entry| entry.function == leaf).map_or(0, |entry| entry.ecx);
+    vendor(ecx, Path::new("/sys"))
+}
+
+/// Whether this host's KVM lets a guest be a host in turn; `supported` tells the ECX of a CPUID
+/// leaf as KVM shows it to guests, `sysfs` is /sys.
+///
+/// # Errors
+/// It does not, and how to switch it on where that is possible.
+pub fn vendor(supported: impl Fn(u32) -> u32, sysfs: &Path) -> Result<Vendor, Failure> {
+    for ((leaf, bit), vendor) in [(VMX, Vendor::Intel), (SVM, Vendor::Amd)] {
+        if supported(leaf) & bit != 0 {
+            return Ok(vendor);
+        }
+    }
+    for vendor in [Vendor::Intel, Vendor::Amd] {
+        let module = vendor.module();
+        let parameter = sysfs.join("module").join(module).join("parameters/nested");
+        let value = fs::read_to_string(&parameter).unwrap_or_default();
+        if matches!(value.trim(), "N" | "0") {
+            return Err(Failure::new(
+                ExitStatus::Host,
+                format!(
+                    "nesting is off on this host ({} is {}): switch it on with `modprobe -r \
+                     {module} && modprobe {module} nested=1` while no machine runs, or for good \
+                     with a line `options {module} nested=1` in /etc/modprobe.d/kvm.conf",
+                    parameter.display(),
+                    value.trim()
+                ),
+            ));
+        }
+    }
+    Err(Failure::new(
+        ExitStatus::Host,
+        "this host's KVM shows guests neither VMX nor SVM, so no guest can be a host in turn: \
+         use a host with hardware virtualization of its own, or one whose own host allows it \
+         nesting",
+    ))
+}
+
+/// Whether the first-level kernel can be a host, as far as it tells; `has` finds a text in it.
+///
+/// # Errors
+/// It lacks KVM, or has it as a module only.
+pub fn check_kernel(
+    lint: &Lint,
+    has: impl Fn(&[u8]) -> bool,
+    vendor: Vendor,
+) -> Result<(), LintError> {
+    let option = vendor.option();
+    let Some(config) = &lint.config else {
+        // The prefix of the module's parameters, which only a built-in module has in the image.
+        let prefix = format!("{}.", vendor.module());
+        return if has(prefix.as_bytes()) {
+            Ok(())
+        } else {
+            Err(lacks("it has no KVM built in, which --nested needs", vendor))
+        };
+    };
+    let value = |name: &str| config.get(name).map(String::as_str);
+    match (value("CONFIG_KVM"), value(option)) {
+        (Some("y"), Some("y")) => Ok(()),
+        (Some("m"), _) | (_, Some("m")) => {
+            Err(lacks("it has KVM as a module only, which cannot be loaded there", vendor))
+        }
+        _ => Err(lacks("it has no KVM, which --nested needs", vendor)),
+    }
+}
+
+fn lacks(what: &'static str, vendor: Vendor) -> LintError {
+    let options = match vendor {
+        Vendor::Intel => "CONFIG_KVM=y CONFIG_KVM_INTEL=y",
+        Vendor::Amd => "CONFIG_KVM=y CONFIG_KVM_AMD=y",
+    };
+    LintError { what, options }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn hosts_without_nesting_are_told_apart() {
+        let none = tempfile::tempdir().expect("tempdir");
+        let with = |(leaf, bit): (u32, u32)| move |asked: u32| if asked == leaf { bit } else { 0 };
+        assert_eq!(vendor(with(VMX), none.path()).ok(), Some(Vendor::Intel));
+        assert_eq!(vendor(with(SVM), none.path()).ok(), Some(Vendor::Amd));
+        let error = vendor(|_| 0, none.path()).expect_err("no such CPU");
+        assert!(error.status == ExitStatus::Host && error.to_string().contains("neither VMX"));
+        for module in ["kvm_intel", "kvm_amd"] {
+            let sys = tempfile::tempdir().expect("tempdir");
+            let parameters = sys.path().join("module").join(module).join("parameters");
+            fs::create_dir_all(&parameters).expect("made");
+            fs::write(parameters.join("nested"), "0\n").expect("written");
+            let text = vendor(|_| 0, sys.path()).expect_err("off").to_string();
+            assert!(text.contains(&format!("options {module} nested=1")), "{text}");
+        }
+    }
+
+    #[test]
+    fn kernels_without_kvm_are_told_apart() {
+        let lint = |lines: &[(&str, &str)]| Lint {
+            banner: None,
+            config: Some(
+                lines.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect::<HashMap<_, _>>(),
+            ),
+        };
+        let check = |lines: &[(&str, &str)]| check_kernel(&lint(lines), |_| false, Vendor::Amd);
+        assert_eq!(check(&[("CONFIG_KVM", "y"), ("CONFIG_KVM_AMD", "y")]), Ok(()));
+        let modular = check(&[("CONFIG_KVM", "y"), ("CONFIG_KVM_AMD", "m")]).expect_err("module");
+        assert!(modular.to_string().contains("module") && modular.options.contains("KVM_AMD=y"));
+        assert!(check(&[("CONFIG_KVM", "y"), ("CONFIG_KVM_INTEL", "y")]).is_err());
+        assert!(check(&[]).expect_err("none").to_string().contains("CONFIG_KVM=y"));
+        let bare = Lint::default();
+        let amd = |text: &[u8]| text == b"kvm_amd.";
+        assert_eq!(check_kernel(&bare, amd, Vendor::Amd), Ok(()));
+        assert!(check_kernel(&bare, amd, Vendor::Intel).is_err());
+    }
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The nested target: virtual machines in the virtual machine, measured by the kernel's own
+//! meter, and one of them that does not come up.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::case::Case;
+use crate::lab::{Group, TestKernel};
+use crate::outcome::{Outcome, list, number, text};
+
+/// Two machines boot in emulated virtualization within about a minute and a half on an idle
+/// machine of two cores, and there is no idle machine.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// One that measures and one whose kernel panics, in one run: booting is what takes time.
+pub fn group() -> Group {
+    let case = Case::run(
+        "one_measures_and_one_panics",
+        "--nested --l2-count 2 --l2-append 2:rdinit=/none --l2-boot-timeout 450s --duration 5s \
+         --threshold off --floor 50us",
+        degraded,
+    );
+    Group::new("nested", TestKernel::V612, vec![case.within(LIMIT)])
+}
+
+fn degraded(outcome: &Outcome) {
+    outcome.assert_status(125);
+    let result = outcome.result();
+    assert_eq!(result["target"], "nested");
+    assert!(text(&result, "reason").contains("degraded: VM 2"), "{}", result["reason"]);
+    println!("     phases {}", result["phases_ms"]);
+    let [first, second] = list(&result, "vms") else { panic!("{}", result["vms"]) };
+    panicked(outcome, second);
+    measured(outcome, first);
+    let complete: Vec<_> =
+        list(&result, "threads").iter().map(|thread| thread["complete"] == true).collect();
+    assert_eq!(complete, [true, true, false, false]);
+}
+
+fn panicked(outcome: &Outcome, vm: &Value) {
+    assert!(text(vm, "fault").contains("before its PID 1"), "{vm}");
+    assert!(text(vm, "console_tail").contains("Kernel panic"), "{vm}");
+    outcome.assert_says(&["VM 2: end of its console"]);
+    assert!(outcome.file("r/vm2.log").is_some_and(|log| log.contains("Kernel panic")));
+}
+
+fn measured(outcome: &Outcome, vm: &Value) {
+    assert_eq!(vm["fault"], Value::Null, "{vm}");
+    let threads = list(vm, "threads");
+    assert_eq!(threads.len(), 2);
+    for thread in threads {
+        assert_eq!(thread["affinity"], "2-3", "confined, and read back");
+        assert_eq!(thread["cookie"], threads[0]["cookie"], "one machine, one cookie");
+        assert!(number(thread, "cookie") > 0 && number(thread, "run_ns") > 0, "{thread}");
+    }
+    // Time stamps of the guest lie between those of the machine around it.
+    let check = &vm["tsc_check"];
+    let [before, guest, after] = ["before", "guest", "after"].map(|key| number(check, key));
+    assert!(before > 0 && before <= guest && guest <= after, "{check}");
+    assert_eq!(vm["tsc_shared"], true);
+    println!("     memory: resident {} KiB, divided {} KiB", vm["rss_kib"], vm["pss_kib"]);
+    // Lines as the kernel wrote them, live; what they tell is in the records.
+    assert_eq!(vm["meter"]["kind"], "hwlat");
+    let line = |line: &str| line.contains("inner/outer(us):") && line.contains(" ts:");
+    assert!(outcome.stdout.lines().any(line), "no line of hwlat{}", outcome.words());
+    assert!(number(vm, "gaps") > 0, "{vm}");
+    assert!(outcome.file("r/gaps.csv").is_some_and(|csv| csv.lines().count() > 1));
+}
