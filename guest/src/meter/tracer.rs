@@ -122,7 +122,8 @@ impl Tracer {
         let (window, width) = self.which.times();
         let (window_us, width_us) = (micros(spec.window), micros(spec.width));
         let mut settings = [(window, window_us), (width, width_us)];
-        if window_us < self.read(width)? {
+        // Before 5.14 the two must not even be equal on the way.
+        if window_us <= self.read(width)? {
             settings.reverse();
         }
         for (file, us) in settings {

@@ -17,6 +17,12 @@ const THREADS: usize = 16;
 const GROUPS: usize = 8;
 /// A source of the TSC frequency further away than this is wrong.
 const MOST_DISAGREEMENT_PPM: f64 = 500.0;
+/// What the launcher may take beside guest RAM.
+const MOST_RESIDENT_KIB: u64 = 5 << 10;
+/// From the decision to stop to the last vCPU's end.
+const MOST_TO_STOP_US: u64 = 100_000;
+/// One file goes into every initrd, and to every machine.
+const MOST_EXECUTABLE_BYTES: u64 = 6 << 20;
 
 /// With cookies, without, and with cookies of a kind that this kernel never had.
 pub fn group() -> Group {
@@ -49,6 +55,11 @@ pub fn group() -> Group {
     let mut cases = cases;
     cases.push(Case::new("own_shape", format!("{OWN_SHAPE}{}", main_job(OF_OWN_SHAPE)), own_shape));
     cases.push(Case::new("without_a_machine", ON_THE_HOST, on_the_host));
+    cases.push(Case::new("executable", "stat -c %s $(command -v schedvmm)", |outcome| {
+        let bytes: u64 = outcome.stdout.trim().parse().expect("a size");
+        println!("     {bytes} bytes");
+        assert!(bytes <= MOST_EXECUTABLE_BYTES, "{bytes} bytes");
+    }));
     Group::new("user", TestKernel::V612, cases)
 }
 
@@ -183,7 +194,10 @@ fn environment(result: &Value) {
     let disagreement = tsc["disagreement_ppm"].as_f64().expect("a number");
     println!("     TSC {} kHz, sources differ by {disagreement:.0} ppm", tsc["khz"]);
     assert!(disagreement < MOST_DISAGREEMENT_PPM, "{tsc}");
-    assert!(number(&result["machine"], "resident_beyond_ram_kib") > 0);
+    let machine = &result["machine"];
+    let resident_kib = number(machine, "resident_beyond_ram_kib");
+    assert!((1..=MOST_RESIDENT_KIB).contains(&resident_kib), "{resident_kib} KiB beside RAM");
+    assert!(number(machine, "stop_us") <= MOST_TO_STOP_US, "stopped in {}", machine["stop_us"]);
 }
 
 /// Do `result.json` and `gaps.csv` tell the same story?
