@@ -46,6 +46,16 @@ impl Cli {
 /// Everything but the main job.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Makes up a run of many gaps and times what becomes of them: for benchmarks.
+    #[command(hide = true)]
+    BenchAnalyse {
+        /// How many gaps.
+        #[arg(long)]
+        records: usize,
+        /// Result folder.
+        #[arg(long)]
+        output: PathBuf,
+    },
     /// Boots a kernel with an initrd of your own and shows its console; measures nothing.
     Boot(Box<BootArgs>),
     /// Says from its trace why a gap of a result was: who ran instead.

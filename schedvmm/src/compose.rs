@@ -77,12 +77,12 @@ impl Account<'_> {
         let gaps: Vec<_> = threads
             .iter()
             .zip(&session.gaps)
-            .map(|(thread, records)| ThreadGaps::of(thread, records, clock))
+            .map(|(thread, records)| ThreadGaps::of(thread, records, load, clock))
             .collect();
         let of = |wanted: &dyn Fn(&Thread) -> bool| {
             let both = threads.iter().zip(&gaps).filter(|(thread, _)| wanted(thread));
             let (threads, gaps): (Vec<_>, Vec<_>) = both.unzip();
-            of_threads(&threads, &gaps, load, clock)
+            of_threads(&threads, &gaps, clock)
         };
         let statistics = of(&|_| true);
         for group in &mut groups {

@@ -2,6 +2,7 @@
 //! `schedvmm`: one executable, several roles. As PID 1 of a guest it is the agent; started
 //! by the agent with a hidden word it is one group of the load; otherwise it is the command.
 
+mod bench;
 mod boot;
 mod cli;
 mod compose;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
     }
     // A panic is a defect of ours and has its own status; its text is on stderr by then.
     let ended = std::panic::catch_unwind(|| match cli.verb {
+        Some(Verb::BenchAnalyse { records, output }) => bench::analyse(records, &output),
         Some(Verb::Boot(args)) => boot::run(&args),
         Some(Verb::Explain(args)) => explain::run(&args),
         Some(Verb::Host(args)) => host::run(&args),

@@ -141,12 +141,13 @@ pub struct ThreadGaps {
     /// Wake-up delays.
     pub wakeup: Distribution,
     source: Source,
-    intervals: Vec<Interval>,
+    /// The largest lag in each window that fits into the run.
+    lag: Vec<Lag>,
 }
 
 impl ThreadGaps {
     /// From a thread's report and the records that arrived.
-    pub fn of(thread: &Thread, records: &[GapRecord], clock: Clock<'_>) -> Self {
+    pub fn of(thread: &Thread, records: &[GapRecord], spec: &LoadSpec, clock: Clock<'_>) -> Self {
         let report = &thread.report;
         let whole = report.gaps == records.len() as u64;
         let source = match (thread.complete, whole) {
@@ -163,36 +164,28 @@ impl ThreadGaps {
             let length = |record: &GapRecord| clock.ns(record.ticks());
             Distribution::of_lengths(records.iter().map(length).collect())
         };
-        let interval = |record: &GapRecord| (clock.ns(record.tsc_begin), clock.ns(record.tsc_end));
-        let intervals = match source {
-            Source::Records => records.iter().map(interval).collect(),
-            Source::Histogram | Source::Partial => Vec::new(),
+        let lag = match (source, fair_share(spec)) {
+            (Source::Records, Some(fair_share)) => lag(records, fair_share, spec, clock),
+            _ => Vec::new(),
         };
         let wakeup = Distribution::of_buckets(&report.wakeup_histogram_ns);
-        Self { gaps, wakeup, source, intervals }
-    }
-
-    /// The largest lag in each window that fits into the run.
-    fn lag(&self, fair_share: Option<f64>, run_ns: u64) -> Vec<Lag> {
-        let Some(fair_share) = fair_share.filter(|_| self.source == Source::Records) else {
-            return Vec::new();
-        };
-        let windows = LAG_WINDOWS_NS.into_iter().filter(|window| *window <= run_ns);
-        let lag = |window_ns| Lag {
-            window_ns,
-            lag_ns: largest_lag_ns(&self.intervals, window_ns, fair_share),
-        };
-        windows.map(lag).collect()
+        Self { gaps, wakeup, source, lag }
     }
 }
 
+/// The largest lag of a thread with these gaps.
+fn lag(records: &[GapRecord], fair_share: f64, spec: &LoadSpec, clock: Clock<'_>) -> Vec<Lag> {
+    let interval = |record: &GapRecord| (clock.ns(record.tsc_begin), clock.ns(record.tsc_end));
+    let intervals: Vec<Interval> = records.iter().map(interval).collect();
+    let run_ns = u64::try_from(spec.duration.as_nanos()).unwrap_or(u64::MAX);
+    let windows = LAG_WINDOWS_NS.into_iter().filter(|window| *window <= run_ns);
+    let lag =
+        |window_ns| Lag { window_ns, lag_ns: largest_lag_ns(&intervals, window_ns, fair_share) };
+    windows.map(lag).collect()
+}
+
 /// What all of `threads` come to, whose gaps are `gaps` in the same order.
-pub fn of_threads(
-    threads: &[&Thread],
-    gaps: &[&ThreadGaps],
-    spec: &LoadSpec,
-    clock: Clock<'_>,
-) -> Statistics {
+pub fn of_threads(threads: &[&Thread], gaps: &[&ThreadGaps], clock: Clock<'_>) -> Statistics {
     let merged = |part: fn(&ThreadGaps) -> &Distribution| match gaps {
         [one] => Cow::Borrowed(part(one)),
         _ => Cow::Owned(Distribution::merged(gaps.iter().map(|gaps| part(gaps)))),
@@ -201,7 +194,6 @@ pub fn of_threads(
     let busy_ticks =
         threads.iter().fold(0u64, |sum, thread| sum.saturating_add(thread.report.busy_ticks));
     let wanted_ns = clock.ns(busy_ticks);
-    let run_ns = u64::try_from(spec.duration.as_nanos()).unwrap_or(u64::MAX);
     let gap_ns = u64::try_from(all.total_ns()).unwrap_or(u64::MAX);
     let wait = |wait_ns| {
         let probability = all.wait_exceeds(wait_ns, wanted_ns)?;
@@ -216,7 +208,7 @@ pub fn of_threads(
         mean_wait_ns: all.mean_wait_ns(wanted_ns),
         wait_exceeds: WAITS_NS.into_iter().filter_map(wait).collect(),
         starvation: all.starvation(STARVED_NS),
-        largest_lag: worst_lag(gaps.iter().map(|gaps| gaps.lag(fair_share(spec), run_ns))),
+        largest_lag: worst_lag(gaps.iter().map(|gaps| gaps.lag.clone())),
         classes: classes(threads, clock),
         wakeup: wakeup.quantiles(),
     }

@@ -49,9 +49,9 @@ fn statistics(of: &[(Thread, Vec<GapRecord>)]) -> Statistics {
     let spec = load(u32::try_from(of.len()).expect("few"), 1, 1);
     let clock = clock(&spec);
     let gaps: Vec<_> =
-        of.iter().map(|(thread, records)| ThreadGaps::of(thread, records, clock)).collect();
+        of.iter().map(|(thread, records)| ThreadGaps::of(thread, records, &spec, clock)).collect();
     let threads: Vec<_> = of.iter().map(|(thread, _)| thread).collect();
-    of_threads(&threads, &gaps.iter().collect::<Vec<_>>(), &spec, clock)
+    of_threads(&threads, &gaps.iter().collect::<Vec<_>>(), clock)
 }
 
 #[test]

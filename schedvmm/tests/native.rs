@@ -88,6 +88,70 @@ fn a_run_leaves_a_whole_result() {
     assert_eq!((tagged("Tag=gap-"), tagged("Tag=wakeup-")), (4, 4));
 }
 
+/// The meter and the kernel tell independently who ran for how long.
+#[test]
+fn cpu_shares_are_those_of_the_kernels_books() {
+    /// Half a percent of the CPU time of all threads.
+    const MOST: f64 = 0.005;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let words = ["host", "--preset", "busy", "--duration", "3s", "--threshold", "off"];
+    let output = call(dir.path(), &[&words[..], &["--output", "out", "--noise", "off"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let result = result(dir.path(), "out");
+    let threads = result["threads"].as_array().expect("threads");
+    // The kernel does not know of the host's time, and takes it for the thread's.
+    let ran = |thread: &Value| {
+        let classes = thread["statistics"]["classes"].as_array().expect("classes");
+        let unseen = classes.iter().filter(|class| class["class"] != "scheduled-out");
+        let unseen: f64 = unseen.map(|class| number(&class["gap_ns"])).sum();
+        number(&thread["statistics"]["wanted_ns"]) - number(&thread["gap_ns"]) + unseen
+    };
+    let booked = |thread: &Value| number(&thread["run_ns"]);
+    let (all_ran, all_booked) =
+        (threads.iter().map(ran).sum::<f64>(), threads.iter().map(booked).sum::<f64>());
+    for thread in threads {
+        let (ours, theirs) = (ran(thread) / all_ran, booked(thread) / all_booked);
+        println!("thread {}: {ours:.5} by the meter, {theirs:.5} by schedstat", thread["thread"]);
+        assert!((ours - theirs).abs() <= MOST, "{ours} {theirs}: {thread}");
+    }
+}
+
+/// All memory of the load's processes is there, and locked, before the load begins.
+#[test]
+fn memory_of_the_load_is_constant() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let words = ["host", "--duration", "4s", "--threshold", "off", "--floor", "10us"];
+    let words = [&words[..], &["--noise", "off", "--output", "out"]].concat();
+    let child = schedvmm(dir.path(), &words).spawn().expect("it starts");
+    let resident = || {
+        let kib = |pid: &str| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
+            let parent = field("PPid:").map(str::trim) == Some(&child.id().to_string());
+            let kib = field("VmRSS:")?.trim().split(' ').next()?.parse::<u64>().ok()?;
+            parent.then_some((pid.parse::<u32>().ok()?, kib))
+        };
+        let entries = fs::read_dir("/proc").expect("/proc").flatten();
+        let mut all: Vec<_> =
+            entries.filter_map(|entry| kib(entry.file_name().to_str()?)).collect();
+        all.sort_unstable();
+        all
+    };
+    let csv = || fs::read_to_string(dir.path().join("out/gaps.csv")).unwrap_or_default();
+    let end = Instant::now() + DEADLINE;
+    while csv().lines().count() < 2 {
+        assert!(Instant::now() < end, "no gap within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let early = resident();
+    std::thread::sleep(Duration::from_millis(1500));
+    let late = resident();
+    let output = finish(child);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(early.len(), 8, "{early:?}");
+    assert_eq!(early, late, "processes and their memory in KiB");
+}
+
 #[test]
 fn full_record_memory_is_told_and_loses_no_statistics() {
     let dir = tempfile::tempdir().expect("tempdir");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
-use xtask::bench::{boot, meter, start};
+use xtask::bench::{analyse, boot, meter, start};
 use xtask::demo::Demo;
 use xtask::host::{self, EmulatedHost, init};
 use xtask::kernel::{self, Version};
@@ -64,6 +64,12 @@ enum BenchVerb {
         /// Timed starts.
         #[arg(long, value_name = "N", default_value_t = 20)]
         runs: u32,
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Statistics and result of ten million gaps: time and memory.
+    Analyse {
         /// Print one JSON object instead of a table.
         #[arg(long)]
         json: bool,
@@ -150,6 +156,7 @@ fn main() -> ExitCode {
         Verb::Test => test(),
         Verb::Bench(BenchVerb::Boot { runs, json }) => boot::run(runs).and_then(|r| show(&r, json)),
         Verb::Bench(BenchVerb::Start { runs, json }) => bench_start(runs, json),
+        Verb::Bench(BenchVerb::Analyse { json }) => analyse::run().and_then(|r| show(&r, json)),
         Verb::Bench(BenchVerb::Meter { json }) => meter::run().and_then(|r| show(&r, json)),
         Verb::InHost(InHostVerb::BenchBoot { runs }) => {
             boot::driver::run(runs).map(|()| ExitCode::SUCCESS)

@@ -2,6 +2,7 @@
 //! A vCPU that is stopped from outside: the guest's scheduler must not be blamed for it.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -23,8 +24,8 @@ const ENDED: Duration = Duration::from_secs(30);
 /// How often we look.
 const LOOK: Duration = Duration::from_millis(20);
 /// One thread that always wants to run, and nothing that ends it.
-const OPTIONS: &str = "--groups 1 --threads 1 --load-cpus 3 --busy 1h --sleep fixed:0s \
-                       --duration 1h --threshold off --trace off --noise off --cosched none \
+const OPTIONS: &str = "--groups 1 --threads 1 --load-cpus 3 --busy 60m --sleep fixed:0s \
+                       --duration 60m --threshold off --trace off --noise off --cosched none \
                        --json";
 
 /// Boots the kernel, stops the vCPU of its load some times, and takes what was measured.
@@ -63,7 +64,8 @@ impl Machine {
         let mut command = Command::new(program);
         command.arg("--kernel").arg(kernel).arg("--output").arg(&folder);
         command.args(OPTIONS.split_ascii_whitespace());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // It says little: what a pipe holds is never exceeded.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let child = command.spawn().map_err(|error| format!("no machine: {error}"))?;
         Ok(Self { child, folder })
     }
@@ -107,7 +109,7 @@ impl Machine {
                 None => thread::sleep(LOOK),
             }
         };
-        let result = self.result().ok_or_else(|| self.why(status))?;
+        let Some(result) = self.result() else { return Err(self.why(status)) };
         if result["machine"]["tsc_equals_host"] != true {
             return Err("the guest's TSC is not the host's: gaps cannot be told apart".into());
         }
@@ -121,10 +123,16 @@ impl Machine {
         self.child.try_wait().map_err(|error| format!("the machine is lost: {error}"))
     }
 
-    fn why(&self, status: ExitStatus) -> String {
+    /// Why it has ended, in its own words.
+    fn why(&mut self, status: ExitStatus) -> String {
+        let mut words = String::new();
+        if let Some(stderr) = &mut self.child.stderr {
+            // What cannot be read is missing in the message.
+            let _ = stderr.read_to_string(&mut words);
+        }
         let reason = self.result().and_then(|result| Some(result["reason"].as_str()?.to_owned()));
-        let reason = reason.unwrap_or_else(|| "run it without selftest to see why".into());
-        format!("the machine ended with {status}: {reason}")
+        let words = reason.filter(|reason| !reason.is_empty()).unwrap_or(words);
+        format!("the machine ended with {status}: {}", words.trim_end())
     }
 }
 
@@ -172,6 +180,15 @@ mod tests {
         for bad in ["", "0,0,5,20,10,30,2,3", "0,0,5,20,x,30,2,3,host", "0,0,5,20,1,3,2,3,what"] {
             assert_eq!(gap(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_options_are_options() {
+        use clap::Parser;
+        let words = ["schedvmm", "--kernel", "x"].into_iter();
+        let words = words.chain(OPTIONS.split_ascii_whitespace());
+        let load = crate::cli::Cli::try_parse_from(words).expect("parses").run.load;
+        assert_eq!((load.groups, load.threads), (1, 1));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Benchmarks of the product itself: booting against another virtual machine monitor, starting
-//! on this machine's own KVM, and the meter against a bare reading of the counter.
+//! on this machine's own KVM, the meter against a bare reading of the counter, and the analysis of
+//! many gaps.
 
+pub mod analyse;
 pub mod boot;
 pub mod meter;
 pub mod start;

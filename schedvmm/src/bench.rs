@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What it costs to make a result of many gaps: for `cargo xtask bench analyse`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use gaps::evidence::Class;
+use gaps::histogram::Histogram;
+use gaps::record::GapRecord;
+use gaps::tally::ClassTotal;
+use guest::job::{CoschedRequest, Job, LoadSpec, SleepSpec};
+use guest::shape::GroupSpec;
+use guest::wire::{LoadReport, Setup, ThreadReport, TscReport};
+use serde_json::{Value, json};
+
+use crate::compose::{Account, Target};
+use crate::folder::Folder;
+use crate::result::{Clock, KernelFacts, Trace};
+use crate::session::{Limits, Session};
+use crate::status::{ExitStatus, Failure, OrFail};
+use crate::verdict::{End, judge};
+
+/// Groups and threads of the default load.
+const GROUPS: usize = 8;
+const THREADS: u32 = 2;
+/// A tick is a nanosecond.
+const KHZ: u64 = 1_000_000;
+/// Between two gaps.
+const RUNNING_NS: u64 = 1_000_000;
+
+/// Makes a run of so many gaps up, and times what a run does with its gaps at its end. One JSON
+/// object on stdout.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn analyse(records: usize, folder: &Path) -> Result<ExitStatus, Failure> {
+    use std::io::Write;
+    let each = records / (GROUPS * THREADS as usize);
+    let job = job(u32::try_from(each).unwrap_or(u32::MAX));
+    let session = session(&job, each);
+    let mut folder = Folder::create(Some(folder), "").or_fail(ExitStatus::Usage)?;
+    let begin = Instant::now();
+    let verdict = judge(&session, &End::Finished, false, "");
+    let account = Account {
+        target: Target::Host,
+        started_utc: String::new(),
+        session: &session,
+        job: &job,
+        kernel: KernelFacts::default(),
+        machine: Value::Null,
+        notes: Vec::new(),
+        trace: Trace::default(),
+        phases_ms: BTreeMap::new(),
+        steal_budget: 1.0,
+        verdict: &verdict,
+        ended: true,
+    };
+    let result = account.result();
+    let analysed = begin.elapsed();
+    folder.write_result(&result).or_fail(ExitStatus::Host)?;
+    folder.write_histograms(&result.threads).or_fail(ExitStatus::Host)?;
+    let reported = begin.elapsed();
+    let peak_kib = peak_kib();
+    folder.add_gaps(&session.gaps, Clock::of(&session, &job.load)).or_fail(ExitStatus::Host)?;
+    let written = begin.elapsed();
+    let report = json!({
+        "records": each * session.gaps.len(),
+        "analysed_ms": millis(analysed),
+        "reported_ms": millis(reported),
+        "peak_kib": peak_kib,
+        "gaps_csv_ms": millis(written - reported),
+    });
+    // A closed stdout takes the text.
+    let _ = writeln!(std::io::stdout(), "{report}");
+    Ok(ExitStatus::Pass)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The most memory this process has had.
+fn peak_kib() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().split(' ').next()?.parse().ok()
+}
+
+fn job(records_per_thread: u32) -> Job {
+    let group = GroupSpec::plain(THREADS, Duration::from_secs(1), SleepSpec::Fixed(Duration::ZERO));
+    Job {
+        load: LoadSpec {
+            name: None,
+            groups: vec![group; GROUPS],
+            cpus: vec![0, 1],
+            seed: 0,
+            duration: Duration::from_secs(3600),
+            floor: Duration::from_micros(100),
+            threshold: None,
+            records_per_thread,
+        },
+        cosched: CoschedRequest::None,
+        tune: Vec::new(),
+        trace: None,
+        host_tsc_khz: None,
+        noise: Duration::ZERO,
+        meter: None,
+    }
+}
+
+/// A run that is over, its gaps from 100 µs to 50 ms, short ones more often than long ones.
+fn session(job: &Job, each: usize) -> Session {
+    let threads = job.load.threads();
+    let limits = Limits { threads, records_per_thread: each, boot: Duration::ZERO };
+    let mut session = Session::new(limits, Instant::now());
+    let mut random = Random(1);
+    let mut reports = Vec::new();
+    for (thread, gaps) in session.gaps.iter_mut().enumerate() {
+        let (mut begin, histogram) = (0, Histogram::default());
+        gaps.reserve_exact(each);
+        for _ in 0..each {
+            let length = random.length_ns();
+            histogram.record(length);
+            gaps.push(GapRecord {
+                tsc_begin: begin,
+                tsc_end: begin + length,
+                class: Class::ScheduledOut,
+                ..GapRecord::default()
+            });
+            begin += length + RUNNING_NS;
+        }
+        let gap_ticks = gaps.iter().map(GapRecord::ticks).sum();
+        let count = gaps.len() as u64;
+        reports.push(ThreadReport {
+            group: job.load.group_of(thread),
+            gaps: count,
+            gap_ticks,
+            longest: gaps.iter().copied().max_by_key(GapRecord::ticks),
+            classes: vec![ClassTotal { class: Class::ScheduledOut, gaps: count, gap_ticks }],
+            gap_histogram_ns: histogram.buckets().collect(),
+            busy_ticks: begin,
+            cpu_time_ns: begin - gap_ticks,
+            ..ThreadReport::default()
+        });
+    }
+    session.setup = Some(Setup { tsc_khz: KHZ, ..Setup::default() });
+    let tsc = TscReport { khz: KHZ, ..TscReport::default() };
+    session.report = Some(LoadReport { tsc, threads: reports, ..LoadReport::default() });
+    session
+}
+
+/// Knuth's linear congruential generator: any will do.
+struct Random(u64);
+
+impl Random {
+    fn length_ns(&mut self) -> u64 {
+        /// 100 µs, and about 50 ms when it has been doubled nine times.
+        const SHORTEST_NS: u64 = 100_000;
+        const DOUBLINGS: u64 = 9;
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let (high, low) = (self.0 >> 60, self.0 >> 33);
+        let octave = SHORTEST_NS << (high % DOUBLINGS);
+        octave + low % octave
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_was_made_up_has_all_its_gaps() {
+        let (job, each) = (job(100), 100);
+        let session = session(&job, each);
+        assert_eq!(session.gaps.len(), 16);
+        let lengths = || session.gaps.iter().flatten().map(GapRecord::ticks);
+        assert_eq!(lengths().count(), 1600);
+        assert!(lengths().all(|length| (100_000..51_200_000).contains(&length)));
+        let dir = tempfile::tempdir().expect("tempdir");
+        let status = analyse(1600, &dir.path().join("r"));
+        assert_eq!(status.map_err(|failure| failure.to_string()), Ok(ExitStatus::Pass));
+        let csv = fs::read_to_string(dir.path().join("r/gaps.csv")).expect("gaps.csv");
+        assert_eq!(csv.lines().count(), 1601);
+    }
+}
