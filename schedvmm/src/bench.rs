@@ -107,13 +107,21 @@ fn job(records_per_thread: u32) -> Job {
         host_tsc_khz: None,
         noise: Duration::ZERO,
         meter: None,
+        nested: None,
+        wait_for_go: None,
     }
 }
 
 /// A run that is over, its gaps from 100 µs to 50 ms, short ones more often than long ones.
 fn session(job: &Job, each: usize) -> Session {
     let threads = job.load.threads();
-    let limits = Limits { threads, records_per_thread: each, boot: Duration::ZERO };
+    let limits = Limits {
+        threads,
+        records_per_thread: each,
+        boot: Duration::ZERO,
+        vms: 0,
+        allow_degraded: false,
+    };
     let mut session = Session::new(limits, Instant::now());
     let mut random = Random(1);
     let mut reports = Vec::new();

@@ -104,7 +104,9 @@ fn cpu_shares_are_those_of_the_kernels_books() {
         let classes = thread["statistics"]["classes"].as_array().expect("classes");
         let unseen = classes.iter().filter(|class| class["class"] != "scheduled-out");
         let unseen: f64 = unseen.map(|class| number(&class["gap_ns"])).sum();
-        number(&thread["statistics"]["wanted_ns"]) - number(&thread["gap_ns"]) + unseen
+        // The only burst is counted from its planned begin, before the thread woke up for it.
+        let late = number(&thread["wakeup_longest_ns"]);
+        number(&thread["statistics"]["wanted_ns"]) - late - number(&thread["gap_ns"]) + unseen
     };
     let booked = |thread: &Value| number(&thread["run_ns"]);
     let (all_ran, all_booked) =
