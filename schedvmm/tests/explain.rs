@@ -69,6 +69,29 @@ fn a_person_gets_a_paragraph_and_a_table() {
 }
 
 #[test]
+fn all_of_the_run_is_accounted_for() {
+    let folder = folder();
+    let answer = json_of(folder.path(), &["--run"]);
+    let run = &answer["run"];
+    let length_ns = number(run, "length_ns");
+    let threads = run["threads"].as_array().expect("threads");
+    assert_eq!(threads.len(), 8);
+    for thread in threads {
+        let times =
+            ["running_ns", "queued_ns", "forced_idle_ns", "asleep_ns", "other_ns", "unknown_ns"];
+        let sum: u64 = times.iter().map(|time| number(thread, time)).sum();
+        assert!(sum <= length_ns && length_ns - sum < 10, "{thread}");
+        assert!(number(thread, "running_ns") > 0, "{thread}");
+    }
+    let forced = run["forced_idle"].as_array().expect("CPUs");
+    let sum: u64 = forced.iter().map(|cpu| number(cpu, "ns")).sum();
+    assert!(sum > 0 && sum < 2 * length_ns, "{forced:?}");
+    assert_eq!(number(run, "pieces_left_out"), 0);
+    let text = stdout(&explain(folder.path(), &["--run"]));
+    assert!(text.contains("forced idle") && text.lines().count() > 10, "{text}");
+}
+
+#[test]
 fn the_events_of_a_gap_come_as_text() {
     let folder = folder();
     let text = stdout(&explain(folder.path(), &["--text"]));

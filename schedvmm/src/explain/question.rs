@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ftrace::attribution::{Context, Explanation, Gap, Topology, Units, explain};
 use ftrace::dump::Dump;
-use ftrace::{FtraceError, Item, Trace};
+use ftrace::{FtraceError, Trace};
 
 use super::Explained;
 use crate::status::{ExitStatus, Failure, OrFail};
@@ -79,28 +79,32 @@ impl Question {
         self.units
     }
 
+    /// The threads that the kernel has numbers for.
+    pub fn threads(&self) -> impl Iterator<Item = usize> {
+        self.tids.iter().filter(|(_, tid)| **tid > 0).map(|(thread, _)| *thread)
+    }
+
     /// Explains gaps, in their order, with their pieces; gaps of threads without a number in
     /// the result are left out.
     ///
     /// # Errors
     /// The trace cannot be read.
     pub fn explanations(&self, gaps: &[StoredGap]) -> Result<Vec<Explanation>, FtraceError> {
-        let asked: Vec<Gap> = gaps.iter().filter_map(|gap| self.gap(gap)).collect();
-        explain(&self.trace, &asked, &self.context)
+        self.explanations_with(gaps, MOST_SEGMENTS)
     }
 
-    /// When the first event was, in ticks; the largest number where there is none.
+    /// The same with so many pieces of each gap.
     ///
     /// # Errors
     /// The trace cannot be read.
-    pub fn begin(&self) -> Result<u64, FtraceError> {
-        let mut events = self.trace.events()?;
-        while let Some(item) = events.next()? {
-            if let Item::Record(record) = item {
-                return Ok(record.time);
-            }
-        }
-        Ok(u64::MAX)
+    pub fn explanations_with(
+        &self,
+        gaps: &[StoredGap],
+        max_segments: usize,
+    ) -> Result<Vec<Explanation>, FtraceError> {
+        let asked: Vec<Gap> = gaps.iter().filter_map(|gap| self.gap(gap)).collect();
+        let context = Context { max_segments, ..self.context.clone() };
+        explain(&self.trace, &asked, &context)
     }
 
     /// Explains one gap.
