@@ -53,6 +53,8 @@ fn metadata<W: Write>(tracing: &Tracing, dump: &mut DumpWriter<W>) -> io::Result
         let path = root.join("events").join(file);
         dump.section(section, &named(&path, read_at_once(&path))?)?;
     }
+    dump.section(Section::Clock, tracing.clock.as_deref().unwrap_or_default().as_bytes())?;
+    dump.section(Section::Uname, uname().as_bytes())?;
     let formats = |event: &str| Ok::<_, io::Error>((event.to_owned(), format_files(&root, event)?));
     let always = [ALWAYS.to_owned()];
     for event in always.iter().chain(&tracing.events) {
@@ -67,9 +69,7 @@ fn metadata<W: Write>(tracing: &Tracing, dump: &mut DumpWriter<W>) -> io::Result
     dump.section(Section::Comms, &optional(&root.join("saved_cmdlines")))?;
     dump.section(Section::PrintkFormats, &optional(&root.join("printk_formats")))?;
     let symbols = File::open(KALLSYMS).and_then(|file| marker_symbol(BufReader::new(file)));
-    dump.section(Section::Kallsyms, &symbols.unwrap_or_default())?;
-    dump.section(Section::Clock, tracing.clock.as_deref().unwrap_or_default().as_bytes())?;
-    dump.section(Section::Uname, uname().as_bytes())
+    dump.section(Section::Kallsyms, &symbols.unwrap_or_default())
 }
 
 /// The tracing file system itself, for an instance of it.
