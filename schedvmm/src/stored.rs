@@ -55,6 +55,8 @@ pub struct StoredKernel {
 #[allow(missing_docs)]
 pub struct StoredCosched {
     pub mechanism: Option<String>,
+    /// Of each group; 0 for none.
+    pub cookies: Vec<u64>,
 }
 
 /// `setup`.
