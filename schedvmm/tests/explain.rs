@@ -53,6 +53,28 @@ fn the_parts_of_every_gap_sum_to_it() {
 }
 
 #[test]
+fn what_was_before_the_trace_is_said_and_not_guessed() {
+    let folder = folder();
+    let path = folder.path().join("gaps.csv");
+    let mut text = fs::read_to_string(&path).expect("gaps");
+    let last = text.lines().nth(1).expect("a gap").to_owned();
+    let cells: Vec<&str> = last.split(',').collect();
+    // Ten seconds longer than it was: the trace does not go back so far.
+    let begin = cells[4].parse::<u64>().expect("a time") - TSC_KHZ * 10_000;
+    writeln!(text, "{},{},0,{},{begin},{}", cells[0], cells[1], 10_000_000_000_u64, cells[5])
+        .expect("a String");
+    fs::write(&path, &text).expect("written");
+    let answer = json_of(folder.path(), &["--gap", &(text.lines().count() - 1).to_string()]);
+    let gap = &answer["gap"];
+    let late_ns = number(gap, "trace_late_ns");
+    let paragraph = gap["paragraph"].as_str().expect("a text");
+    assert!(paragraph.contains(" after the gap began."), "{paragraph}");
+    let parts = gap["parts"].as_array().expect("parts");
+    let before = parts.iter().find(|part| part["reason"] == "before-trace").expect("a part");
+    assert!(number(before, "ns").abs_diff(late_ns) < 10, "{gap}");
+}
+
+#[test]
 fn a_person_gets_a_paragraph_and_a_table() {
     let folder = folder();
     let text = stdout(&explain(folder.path(), &[]));
