@@ -148,9 +148,11 @@ fn context(stored: &Stored) -> Context {
         .filter_map(|list| units::cpu_list(list).ok())
         .map(|list| list.0.iter().filter_map(|cpu| u32::try_from(*cpu).ok()).collect())
         .collect();
+    let limited = (0..).zip(&stored.job.load.shape).filter(|(_, shape)| shape.quota.is_some());
     let mut context = Context {
         topology: Topology::from_cores(cores.iter().map(Vec::as_slice)),
         core_scheduling: stored.cosched.mechanism.as_deref().is_some_and(|name| name != "none"),
+        limited_groups: limited.map(|(group, _)| group).collect(),
         max_segments: MOST_SEGMENTS,
         ..Context::default()
     };

@@ -97,3 +97,18 @@ pub fn explained(outcome: &Outcome, result: &Value) {
         assert!(gap["unknown_share"].as_f64().is_some_and(|share| share < 0.05), "{gap}");
     }
 }
+
+/// Does the forced idle time of the trace agree with the kernel's own books?
+pub fn forced_idle_agrees(outcome: &Outcome, result: &Value) {
+    let overwritten: u64 =
+        list(&result["trace"], "cpus").iter().map(|cpu| number(cpu, "overwritten")).sum();
+    assert_eq!(overwritten, 0, "the trace does not have all of the run");
+    let answer = explain(outcome, &["--run"]);
+    let run = &answer["run"];
+    assert_eq!(number(run, "pieces_left_out"), 0);
+    let of_trace: u64 = list(run, "forced_idle").iter().map(|cpu| number(cpu, "ns")).sum();
+    let of_kernel = number(&result["forced_idle"], "ns");
+    println!("     forced idle {of_trace} ns by the trace, {of_kernel} ns by the kernel");
+    assert!(of_kernel > 0, "cookies force CPUs idle");
+    assert!(of_trace.abs_diff(of_kernel) * 20 <= of_kernel, "more than 5 % apart");
+}
