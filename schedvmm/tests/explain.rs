@@ -4,13 +4,14 @@
 
 mod traced;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use self::traced::folder;
+use self::traced::{TSC_KHZ, folder};
 
 fn explain(folder: &Path, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_schedvmm"));
