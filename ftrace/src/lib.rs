@@ -44,6 +44,7 @@ mod cpu_lanes;
 pub mod dump;
 mod error;
 mod format;
+mod markers;
 mod perfetto;
 mod region;
 mod ring;

@@ -9,7 +9,7 @@ use crate::comms::Comms;
 use crate::error::FtraceError;
 use crate::format::{FormatFile, Formats, MAX_FORMATS_BYTES};
 use crate::region::Region;
-use crate::ring::{EntryLayout, Events, PageLayout};
+use crate::ring::{EntryLayout, Events, Item, PageLayout};
 
 /// Longest `header_page`, `header_event`, clock name and `uname`, in bytes.
 pub(crate) const MAX_SMALL_BYTES: u64 = 64 << 10;
@@ -105,6 +105,11 @@ impl Trace {
         &self.page_layout
     }
 
+    /// How the word before each record is divided.
+    pub(crate) fn entry_layout(&self) -> EntryLayout {
+        self.entry_layout
+    }
+
     /// The formats of its events.
     pub fn formats(&self) -> &Formats {
         &self.formats
@@ -113,6 +118,20 @@ impl Trace {
     /// Names of threads, as far as the kernel kept them.
     pub fn comms(&self) -> Comms {
         Comms::parse(&self.metadata.comms)
+    }
+
+    /// When its first record was, by the trace clock; `None` without records.
+    ///
+    /// # Errors
+    /// As [`Self::events`].
+    pub fn begin(&self) -> Result<Option<u64>, FtraceError> {
+        let mut events = self.events()?;
+        while let Some(item) = events.next()? {
+            if let Item::Record(record) = item {
+                return Ok(Some(record.time));
+            }
+        }
+        Ok(None)
     }
 
     /// Its records in order of time, from the beginning.

@@ -116,6 +116,34 @@ fn every_event_of_6_1_is_as_trace_cmd_sees_it() {
     compare_with_trace_cmd(V6_1.0, 3180);
 }
 
+#[test]
+fn markers_of_ones_own_are_as_trace_cmd_sees_them() {
+    let trace = Trace::from_trace_dat_bytes(unpack(V6_12.0)).expect("readable");
+    let begin = trace.begin().expect("readable").expect("an event");
+    // Later and later: near and far ones, on many pages.
+    let markers: Vec<(u64, String)> =
+        (0..500).rev().map(|n| (begin + n * n * 100_000, format!("marker {n} of ours"))).collect();
+    let marked = trace.with_markers(&markers).expect("readable");
+    let mut ours = 0;
+    for_each(&marked, |record, event| {
+        if event.name == "print" && record.cpu == 4 {
+            assert_eq!(record.time, begin + ours * ours * 100_000);
+            ours += 1;
+        }
+    });
+    assert_eq!(ours, 500);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    marked.write_trace_dat(&mut file.as_file()).expect("written");
+    let report = run(Command::new("trace-cmd").arg("report").arg(file.path()), "trace-cmd");
+    let lines: Vec<&str> = report.lines().filter(|line| line.contains(" of ours")).collect();
+    assert_eq!(lines.len(), 500);
+    for (n, line) in lines.iter().enumerate() {
+        assert!(line.contains("[004]"), "{line}");
+        assert!(line.ends_with(&format!("tracing_mark_write: marker {n} of ours")), "{line}");
+    }
+    assert_eq!(report.lines().filter(|line| line.contains(": ")).count(), 5164 + 500);
+}
+
 /// Gaps and groups as the threads told them, explained.
 fn explained(packed: &[u8], csv: &str) -> (Trace, Context, Vec<Explanation>) {
     let trace = Trace::from_trace_dat_bytes(unpack(packed)).expect("readable");

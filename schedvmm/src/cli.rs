@@ -131,6 +131,10 @@ pub struct ExplainArgs {
     /// The longest gap of a thread, counted from 0.
     #[arg(long, value_name = "THREAD")]
     pub thread: Option<usize>,
+    /// No gap, but all threads and all of the trace: where the time went, and how long each CPU
+    /// was forced idle for whom.
+    #[arg(long, conflicts_with_all = ["gap", "longest", "thread", "text"])]
+    pub run: bool,
     /// Print one JSON object instead of a paragraph and a table.
     #[arg(long, conflicts_with = "text")]
     pub json: bool,

@@ -22,6 +22,7 @@ pub struct Stored {
     pub threshold_hit: Option<StoredGap>,
     pub kernel: StoredKernel,
     pub cosched: StoredCosched,
+    pub job: StoredJob,
     pub setup: Option<StoredSetup>,
     pub tsc: Option<StoredTsc>,
     pub threads: Vec<StoredThread>,
@@ -55,6 +56,33 @@ pub struct StoredKernel {
 #[allow(missing_docs)]
 pub struct StoredCosched {
     pub mechanism: Option<String>,
+    /// Of each group; 0 for none.
+    pub cookies: Vec<u64>,
+}
+
+/// `job`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct StoredJob {
+    pub load: StoredLoad,
+}
+
+/// `job.load`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct StoredLoad {
+    pub shape: Vec<StoredShape>,
+}
+
+/// One of `job.load.shape[]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct StoredShape {
+    /// A limit of CPU time, whatever it is.
+    pub quota: Option<serde_json::Value>,
 }
 
 /// `setup`.

@@ -5,12 +5,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use ftrace::FtraceError;
 use ftrace::dump::Dump;
+use ftrace::{FtraceError, Trace};
+use gaps::record::GapRecord;
 
-use crate::result::{Trace, TraceForm};
+use crate::result::{self, Clock, TraceForm};
 use crate::show::Show;
 use crate::status::{ExitStatus, Failure, chain};
+use crate::units::show_ns;
 
 /// Its name in the result folder.
 const NAME: &str = "trace.dat";
@@ -19,6 +21,9 @@ const RAW_SUFFIX: &str = ".raw";
 /// What an unfinished trace.dat has after its name.
 const PART_SUFFIX: &str = ".part";
 
+/// Gaps that are marked in a trace, at most.
+const MOST_MARKED_GAPS: usize = 10_000;
+
 /// Where the trace of a run goes.
 pub struct TraceFile {
     path: PathBuf,
@@ -26,7 +31,7 @@ pub struct TraceFile {
 }
 
 /// What came.
-pub struct Arrival {
+pub struct Arrival<'a> {
     /// How.
     pub via: &'static str,
     /// How much was written.
@@ -35,6 +40,10 @@ pub struct Arrival {
     pub sent: Option<u64>,
     /// What went wrong on the way.
     pub error: Option<String>,
+    /// The gaps of each thread.
+    pub gaps: &'a [Vec<GapRecord>],
+    /// Their clock.
+    pub clock: Clock<'a>,
 }
 
 impl TraceFile {
@@ -78,10 +87,12 @@ impl TraceFile {
         })
     }
 
-    /// Verifies what came, and makes a trace.dat of it. What is torn stays as it came.
-    pub fn receive(&self, arrival: &Arrival, show: &Show) -> Trace {
+    /// Verifies what came, and makes a trace.dat of it, with markers where gaps begin and end.
+    /// What is torn stays as it came.
+    pub fn receive(&self, arrival: &Arrival<'_>, show: &Show) -> result::Trace {
         let Arrival { via, bytes, .. } = *arrival;
-        let mut trace = Trace { via: Some(via), shipped_bytes: bytes, ..Trace::default() };
+        let mut trace =
+            result::Trace { via: Some(via), shipped_bytes: bytes, ..result::Trace::default() };
         let raw = self.raw.display();
         if bytes == 0 {
             // Nothing came where nothing was to come, or nothing could be written.
@@ -114,7 +125,8 @@ impl TraceFile {
             trace.note = torn;
             return trace;
         }
-        match self.convert(&dump, show) {
+        let marked = with_gaps(dump.trace(), arrival.gaps, arrival.clock);
+        match marked.and_then(|trace| self.convert(&trace, show)) {
             Ok(length) => {
                 trace.file = Some(self.path.display().to_string());
                 trace.form = Some(TraceForm::TraceDat);
@@ -131,13 +143,13 @@ impl TraceFile {
     }
 
     /// Writes the trace.dat; it is there whole or not at all.
-    fn convert(&self, dump: &Dump, show: &Show) -> Result<u64, FtraceError> {
+    fn convert(&self, trace: &Trace, show: &Show) -> Result<u64, FtraceError> {
         let part = with_suffix(&self.path, PART_SUFFIX);
-        let pages: u64 = dump.trace().pages().iter().map(ftrace::Region::len).sum();
+        let pages: u64 = trace.pages().iter().map(ftrace::Region::len).sum();
         show.phase("trace", pages);
         let written = File::create(&part).map_err(FtraceError::from).and_then(|file| {
             let mut out = Watched { out: BufWriter::new(file), bytes: 0, show };
-            let length = dump.trace().write_trace_dat(&mut out)?;
+            let length = trace.write_trace_dat(&mut out)?;
             fs::rename(&part, &self.path)?;
             Ok(length)
         });
@@ -147,6 +159,30 @@ impl TraceFile {
         }
         written
     }
+}
+
+/// The trace with two markers for each gap that began in it; of very many gaps, for the
+/// longest ones.
+fn with_gaps(
+    trace: &Trace,
+    gaps: &[Vec<GapRecord>],
+    clock: Clock<'_>,
+) -> Result<Trace, FtraceError> {
+    let Some(begin) = trace.begin()? else { return Ok(trace.clone()) };
+    let all = gaps
+        .iter()
+        .enumerate()
+        .flat_map(|(thread, gaps)| gaps.iter().map(move |gap| (thread, gap)));
+    let mut seen: Vec<_> = all.filter(|(_, gap)| gap.tsc_begin >= begin).collect();
+    seen.sort_by_key(|(_, gap)| std::cmp::Reverse(gap.ticks()));
+    seen.truncate(MOST_MARKED_GAPS);
+    let marker = |(thread, gap): (usize, &GapRecord)| {
+        let length = show_ns(clock.ns(gap.ticks()));
+        let text = |what: &str| format!("gap of {} in thread {thread} {what}", length.trim());
+        [(gap.tsc_begin, text("begins")), (gap.tsc_end, text("has ended"))]
+    };
+    let markers: Vec<_> = seen.into_iter().flat_map(marker).collect();
+    trace.with_markers(&markers)
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

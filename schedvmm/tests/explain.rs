@@ -4,13 +4,14 @@
 
 mod traced;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use self::traced::folder;
+use self::traced::{TSC_KHZ, folder};
 
 fn explain(folder: &Path, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_schedvmm"));
@@ -53,6 +54,28 @@ fn the_parts_of_every_gap_sum_to_it() {
 }
 
 #[test]
+fn what_was_before_the_trace_is_said_and_not_guessed() {
+    let folder = folder();
+    let path = folder.path().join("gaps.csv");
+    let mut text = fs::read_to_string(&path).expect("gaps");
+    let last = text.lines().nth(1).expect("a gap").to_owned();
+    let cells: Vec<&str> = last.split(',').collect();
+    // Ten seconds longer than it was: the trace does not go back so far.
+    let begin = cells[4].parse::<u64>().expect("a time") - TSC_KHZ * 10_000;
+    writeln!(text, "{},{},0,{},{begin},{}", cells[0], cells[1], 10_000_000_000_u64, cells[5])
+        .expect("a String");
+    fs::write(&path, &text).expect("written");
+    let answer = json_of(folder.path(), &["--gap", &(text.lines().count() - 1).to_string()]);
+    let gap = &answer["gap"];
+    let late_ns = number(gap, "trace_late_ns");
+    let paragraph = gap["paragraph"].as_str().expect("a text");
+    assert!(paragraph.contains(" after the gap began."), "{paragraph}");
+    let parts = gap["parts"].as_array().expect("parts");
+    let before = parts.iter().find(|part| part["reason"] == "before-trace").expect("a part");
+    assert!(number(before, "ns").abs_diff(late_ns) < 10, "{gap}");
+}
+
+#[test]
 fn a_person_gets_a_paragraph_and_a_table() {
     let folder = folder();
     let text = stdout(&explain(folder.path(), &[]));
@@ -66,6 +89,29 @@ fn a_person_gets_a_paragraph_and_a_table() {
     assert_eq!(of_file, text);
     let thread = number(&longest["gap"], "thread").to_string();
     assert_eq!(json_of(folder.path(), &["--thread", &thread]), longest);
+}
+
+#[test]
+fn all_of_the_run_is_accounted_for() {
+    let folder = folder();
+    let answer = json_of(folder.path(), &["--run"]);
+    let run = &answer["run"];
+    let length_ns = number(run, "length_ns");
+    let threads = run["threads"].as_array().expect("threads");
+    assert_eq!(threads.len(), 8);
+    for thread in threads {
+        let times =
+            ["running_ns", "queued_ns", "forced_idle_ns", "asleep_ns", "other_ns", "unknown_ns"];
+        let sum: u64 = times.iter().map(|time| number(thread, time)).sum();
+        assert!(sum <= length_ns && length_ns - sum < 10, "{thread}");
+        assert!(number(thread, "running_ns") > 0, "{thread}");
+    }
+    let forced = run["forced_idle"].as_array().expect("CPUs");
+    let sum: u64 = forced.iter().map(|cpu| number(cpu, "ns")).sum();
+    assert!(sum > 0 && sum < 2 * length_ns, "{forced:?}");
+    assert_eq!(number(run, "pieces_left_out"), 0);
+    let text = stdout(&explain(folder.path(), &["--run"]));
+    assert!(text.contains("forced idle") && text.lines().count() > 10, "{text}");
 }
 
 #[test]

@@ -3,14 +3,14 @@
 
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
-use xtask::bench::{analyse, boot, meter, start};
+use xtask::bench::{analyse, boot, meter, start, trace};
 use xtask::demo::Demo;
 use xtask::host::{self, EmulatedHost, init};
 use xtask::kernel::{self, Version};
@@ -76,6 +76,18 @@ enum BenchVerb {
     },
     /// One turn of the meter's loop against a bare reading of the TSC, on this machine.
     Meter {
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Events read and explained in a second, against trace-cmd on the same trace.
+    Trace {
+        /// A trace.dat; one of four million events is made without it.
+        #[arg(long, value_name = "FILE")]
+        trace: Option<PathBuf>,
+        /// Timed runs of each; the best one counts.
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        runs: u32,
         /// Print one JSON object instead of a table.
         #[arg(long)]
         json: bool,
@@ -158,6 +170,9 @@ fn main() -> ExitCode {
         Verb::Bench(BenchVerb::Start { runs, json }) => bench_start(runs, json),
         Verb::Bench(BenchVerb::Analyse { json }) => analyse::run().and_then(|r| show(&r, json)),
         Verb::Bench(BenchVerb::Meter { json }) => meter::run().and_then(|r| show(&r, json)),
+        Verb::Bench(BenchVerb::Trace { trace, runs, json }) => {
+            bench_trace(trace.as_deref(), runs, json)
+        }
         Verb::InHost(InHostVerb::BenchBoot { runs }) => {
             boot::driver::run(runs).map(|()| ExitCode::SUCCESS)
         }
@@ -228,6 +243,11 @@ fn show(report: &(impl Serialize + Display), json: bool) -> Result<ExitCode> {
 
 fn bench_start(runs: u32, json: bool) -> Result<ExitCode> {
     let status = start::run(runs, json)?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn bench_trace(trace: Option<&Path>, runs: u32, json: bool) -> Result<ExitCode> {
+    let status = trace::run(trace, runs, json)?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -2,6 +2,7 @@
 //! The trace on its way out: the raw pages, and all that is needed to read them.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, BufReader, Read, Write},
     os::unix::fs::OpenOptionsExt,
@@ -53,23 +54,24 @@ fn metadata<W: Write>(tracing: &Tracing, dump: &mut DumpWriter<W>) -> io::Result
         let path = root.join("events").join(file);
         dump.section(section, &named(&path, read_at_once(&path))?)?;
     }
-    let formats = |event: &str| Ok::<_, io::Error>((event.to_owned(), format_files(&root, event)?));
-    let always = [ALWAYS.to_owned()];
-    for event in always.iter().chain(&tracing.events) {
-        let (event, files) = formats(event)?;
+    dump.section(Section::Clock, tracing.clock.as_deref().unwrap_or_default().as_bytes())?;
+    dump.section(Section::Uname, uname().as_bytes())?;
+    // An event may have been asked for twice, as its system and by name.
+    let mut formats = BTreeSet::new();
+    let traced = tracing.events.iter().map(String::as_str);
+    for event in [ALWAYS].into_iter().chain(traced) {
         let system = event.split(':').next().unwrap_or_default();
-        for path in files {
-            dump.section(Section::Format { system }, &named(&path, fs::read(&path))?)?;
-        }
+        formats.extend(format_files(&root, event)?.into_iter().map(|path| (system, path)));
+    }
+    for (system, path) in formats {
+        dump.section(Section::Format { system }, &named(&path, fs::read(&path))?)?;
     }
     // Viewers do without these.
     let optional = |path: &Path| fs::read(path).unwrap_or_default();
     dump.section(Section::Comms, &optional(&root.join("saved_cmdlines")))?;
     dump.section(Section::PrintkFormats, &optional(&root.join("printk_formats")))?;
     let symbols = File::open(KALLSYMS).and_then(|file| marker_symbol(BufReader::new(file)));
-    dump.section(Section::Kallsyms, &symbols.unwrap_or_default())?;
-    dump.section(Section::Clock, tracing.clock.as_deref().unwrap_or_default().as_bytes())?;
-    dump.section(Section::Uname, uname().as_bytes())
+    dump.section(Section::Kallsyms, &symbols.unwrap_or_default())
 }
 
 /// The tracing file system itself, for an instance of it.
@@ -92,7 +94,6 @@ fn format_files(root: &Path, event: &str) -> io::Result<Vec<PathBuf>> {
             files.push(path);
         }
     }
-    files.sort();
     Ok(files)
 }
 
@@ -159,6 +160,7 @@ mod tests {
             ("events/header_event", HEADER_EVENT),
             ("events/ftrace/print/format", &print),
             ("events/sched/enable", "0"),
+            ("events/sched/sched_waking/enable", "0"),
             ("events/sched/sched_switch/format", &switch),
             ("events/sched/sched_waking/format", &waking),
             ("events/irq/irq_handler_entry/enable", "0"),
@@ -173,7 +175,8 @@ mod tests {
             ("per_cpu/cpu1/stats", "entries: 20\n"),
             ("per_cpu/cpu1/trace_pipe_raw", &page),
         ]);
-        let events = vec!["sched".into(), "irq:irq_handler_entry".into()];
+        let events =
+            vec!["sched".into(), "irq:irq_handler_entry".into(), "sched:sched_waking".into()];
         let spec = TraceSpec { events, buffer_kib: 64, dump: TraceDump::Always };
         let tracing = Tracing::prepare(root.path(), &spec);
         assert!(tracing.is_wanted(false));

@@ -4,6 +4,7 @@
 mod question;
 mod text;
 mod verb;
+mod whole;
 
 pub use question::Question;
 pub use verb::run;

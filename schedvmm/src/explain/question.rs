@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ftrace::attribution::{Context, Explanation, Gap, Topology, Units, explain};
 use ftrace::dump::Dump;
-use ftrace::{FtraceError, Item, Trace};
+use ftrace::{FtraceError, Trace};
 
 use super::Explained;
 use crate::status::{ExitStatus, Failure, OrFail};
@@ -15,6 +15,9 @@ use crate::units;
 
 /// The clock that gaps are measured with.
 const CLOCK: &str = "x86-tsc";
+/// What a run of virtual machines in a virtual machine calls itself: a group is a machine, a
+/// thread is a vCPU of it.
+const NESTED: &str = "nested";
 /// Segments kept of a gap, for pictures.
 const MOST_SEGMENTS: usize = 10_000;
 
@@ -79,28 +82,32 @@ impl Question {
         self.units
     }
 
+    /// The threads that the kernel has numbers for.
+    pub fn threads(&self) -> impl Iterator<Item = usize> {
+        self.tids.iter().filter(|(_, tid)| **tid > 0).map(|(thread, _)| *thread)
+    }
+
     /// Explains gaps, in their order, with their pieces; gaps of threads without a number in
     /// the result are left out.
     ///
     /// # Errors
     /// The trace cannot be read.
     pub fn explanations(&self, gaps: &[StoredGap]) -> Result<Vec<Explanation>, FtraceError> {
-        let asked: Vec<Gap> = gaps.iter().filter_map(|gap| self.gap(gap)).collect();
-        explain(&self.trace, &asked, &self.context)
+        self.explanations_with(gaps, MOST_SEGMENTS)
     }
 
-    /// When the first event was, in ticks; the largest number where there is none.
+    /// The same with so many pieces of each gap.
     ///
     /// # Errors
     /// The trace cannot be read.
-    pub fn begin(&self) -> Result<u64, FtraceError> {
-        let mut events = self.trace.events()?;
-        while let Some(item) = events.next()? {
-            if let Item::Record(record) = item {
-                return Ok(record.time);
-            }
-        }
-        Ok(u64::MAX)
+    pub fn explanations_with(
+        &self,
+        gaps: &[StoredGap],
+        max_segments: usize,
+    ) -> Result<Vec<Explanation>, FtraceError> {
+        let asked: Vec<Gap> = gaps.iter().filter_map(|gap| self.gap(gap)).collect();
+        let context = Context { max_segments, ..self.context.clone() };
+        explain(&self.trace, &asked, &context)
     }
 
     /// Explains one gap.
@@ -141,20 +148,80 @@ fn context(stored: &Stored) -> Context {
         .filter_map(|list| units::cpu_list(list).ok())
         .map(|list| list.0.iter().filter_map(|cpu| u32::try_from(*cpu).ok()).collect())
         .collect();
-    let threads = stored.threads.iter().filter(|thread| thread.tid > 0);
-    Context {
+    let limited = (0..).zip(&stored.job.load.shape).filter(|(_, shape)| shape.quota.is_some());
+    let mut context = Context {
         topology: Topology::from_cores(cores.iter().map(Vec::as_slice)),
-        groups: threads.clone().map(|thread| (thread.tid, thread.group)).collect(),
-        // Numbered as on the screen.
-        group_names: threads
-            .clone()
-            .map(|thread| (thread.group, format!("group {}", u64::from(thread.group) + 1)))
-            .collect(),
-        thread_names: threads
-            .map(|thread| (thread.tid, format!("thread {}", thread.thread)))
-            .collect(),
         core_scheduling: stored.cosched.mechanism.as_deref().is_some_and(|name| name != "none"),
+        limited_groups: limited.map(|(group, _)| group).collect(),
         max_segments: MOST_SEGMENTS,
         ..Context::default()
+    };
+    let nested = stored.target == NESTED;
+    let mut members: BTreeMap<u32, usize> = BTreeMap::new();
+    for thread in &stored.threads {
+        let member = members.entry(thread.group).or_default();
+        // Numbered as on the screen.
+        let number = u64::from(thread.group) + 1;
+        let group = if nested { format!("VM {number}") } else { format!("group {number}") };
+        let name =
+            if nested { format!("vCPU {member}") } else { format!("thread {}", thread.thread) };
+        *member += 1;
+        if thread.tid <= 0 {
+            continue;
+        }
+        // Threads without a cookie share cores with all others without one, whatever group they
+        // are in: to core scheduling they are in none.
+        let cookie = stored.cosched.cookies.get(thread.group as usize);
+        if context.core_scheduling && cookie == Some(&0) {
+            context.thread_names.insert(thread.tid, format!("{group} {name}"));
+            continue;
+        }
+        context.thread_names.insert(thread.tid, name);
+        context.groups.insert(thread.tid, thread.group);
+        context.group_names.insert(thread.group, group);
+    }
+    context
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stored::{StoredCosched, StoredKernel, StoredThread};
+
+    fn stored(target: &str, cookies: &[u64]) -> Stored {
+        let thread = |thread: usize| {
+            let group = u32::try_from(thread / 2).expect("small");
+            StoredThread { thread, group, tid: 100 + i32::try_from(thread).expect("small") }
+        };
+        Stored {
+            target: target.into(),
+            kernel: StoredKernel { siblings: ["0-1", "0-1", "2,3", "2,3"].map(Into::into).into() },
+            cosched: StoredCosched { mechanism: Some("prctl".into()), cookies: cookies.into() },
+            threads: (0..4).map(thread).collect(),
+            ..Stored::default()
+        }
+    }
+
+    #[test]
+    fn threads_have_the_names_of_the_screen() {
+        let context = context(&stored("user", &[7, 8]));
+        assert_eq!(context.thread_names[&103], "thread 3");
+        assert_eq!(context.group_name(context.groups[&103]), "group 2");
+        assert_eq!(context.topology.siblings(2), [3]);
+        assert!(context.core_scheduling);
+    }
+
+    #[test]
+    fn vcpus_have_those_of_their_machines() {
+        let context = context(&stored("nested", &[]));
+        assert_eq!(context.thread_names[&102], "vCPU 0");
+        assert_eq!(context.group_name(context.groups[&102]), "VM 2");
+    }
+
+    #[test]
+    fn who_has_no_cookie_is_in_no_group() {
+        let context = context(&stored("user", &[7, 0]));
+        assert_eq!(context.thread_names[&102], "group 2 thread 2");
+        assert!(!context.groups.contains_key(&102) && context.groups.contains_key(&101));
     }
 }

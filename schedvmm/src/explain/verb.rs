@@ -7,8 +7,10 @@ use std::path::Path;
 
 use ftrace::FtraceError;
 use ftrace::attribution::Explanation;
+use serde::Serialize;
 use serde_json::json;
 
+use super::whole::Whole;
 use super::{Explained, Question, SCHEMA, text};
 use crate::cli::ExplainArgs;
 use crate::status::{ExitStatus, Failure, OrFail};
@@ -21,35 +23,55 @@ use crate::stored::{self, Stored, StoredGap};
 pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
     let (stored, folder) = Stored::open(&args.result)?;
     let path = stored.trace_path(&folder)?;
-    let gap = choose(args, &stored, &folder)?;
     let question = Question::new(&stored, &path)?;
-    let (explained, found) = question.explain(&gap)?;
     if let Some(path) = &args.perfetto {
-        let gaps = stored::gaps(&folder)?;
-        write_perfetto(&question, &gaps, path)?;
+        write_perfetto(&question, &stored::gaps(&folder)?, path)?;
     }
     let mut out = BufWriter::new(io::stdout().lock());
-    let printed = if args.json {
-        let all = json!({
-            "schema": SCHEMA,
-            "trace": path,
-            "torn": question.torn(),
-            "gap": explained,
-        });
-        serde_json::to_writer_pretty(&mut out, &all)
-            .map_err(io::Error::from)
-            .and_then(|()| writeln!(out))
-            .map_err(FtraceError::from)
-    } else if args.text {
-        text::write_events(&question, &gap, &mut out)
+    let printed = if args.run {
+        let whole = Whole::read(&question).or_fail(ExitStatus::Usage)?;
+        if args.json {
+            write_json(&question, &path, "run", &whole, &mut out)
+        } else {
+            write!(out, "{}{whole}", torn(&question)).map_err(FtraceError::from)
+        }
     } else {
-        write_screen(&question, &explained, &found, &mut out).map_err(FtraceError::from)
+        let gap = choose(args, &stored, &folder)?;
+        let (explained, found) = question.explain(&gap)?;
+        if args.json {
+            write_json(&question, &path, "gap", &explained, &mut out)
+        } else if args.text {
+            text::write_events(&question, &gap, &mut out)
+        } else {
+            write_screen(&question, &explained, &found, &mut out).map_err(FtraceError::from)
+        }
     };
     match printed.and_then(|()| Ok(out.flush()?)) {
         // A closed stdout takes the text; the status tells all the same.
         Ok(()) | Err(FtraceError::Write(_)) => Ok(ExitStatus::Pass),
         Err(error) => Err(error).or_fail(ExitStatus::Usage),
     }
+}
+
+/// One object, with what was found out under its name.
+fn write_json(
+    question: &Question,
+    trace: &Path,
+    name: &str,
+    found: &impl Serialize,
+    out: &mut impl Write,
+) -> Result<(), FtraceError> {
+    let mut all = json!({ "schema": SCHEMA, "trace": trace, "torn": question.torn() });
+    all[name] = json!(found);
+    serde_json::to_writer_pretty(&mut *out, &all).map_err(io::Error::from)?;
+    Ok(writeln!(out)?)
+}
+
+/// A line about a trace that is not all there; else nothing.
+fn torn(question: &Question) -> String {
+    question
+        .torn()
+        .map_or_else(String::new, |why| format!("The trace is not all there: {why}.\n\n"))
 }
 
 /// The gap that was asked for.
@@ -82,10 +104,7 @@ fn write_screen(
     found: &Explanation,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    if let Some(why) = question.torn() {
-        writeln!(out, "The trace is not all there: {why}.\n")?;
-    }
-    writeln!(out, "{}\n", explained.paragraph)?;
+    writeln!(out, "{}{}\n", torn(question), explained.paragraph)?;
     write!(out, "{}", found.table(question.context(), question.units()))
 }
 
@@ -95,7 +114,7 @@ fn write_perfetto(question: &Question, gaps: &[StoredGap], path: &Path) -> Resul
         let text = format!("cannot write {}: {error}", path.display());
         Failure::new(ExitStatus::Usage, text)
     };
-    let begin = question.begin().or_fail(ExitStatus::Usage)?;
+    let begin = question.trace().begin().or_fail(ExitStatus::Usage)?.unwrap_or(u64::MAX);
     let in_trace: Vec<_> = gaps.iter().filter(|gap| gap.tsc_end >= begin).copied().collect();
     let found = question.explanations(&in_trace).or_fail(ExitStatus::Usage)?;
     let file = File::create(path).map_err(FtraceError::from).map_err(fault)?;

@@ -241,7 +241,9 @@ impl Run {
         let bytes = written.load(Ordering::Acquire);
         let sent = shipped.as_ref().ok().copied();
         let error = shipped.err().map(|error| error.to_string());
-        let arrival = Arrival { via: "file", bytes, sent, error };
+        let clock = Clock::of(&self.session, &self.job.load);
+        let gaps = &self.session.gaps;
+        let arrival = Arrival { via: "file", bytes, sent, error, gaps, clock };
         self.trace = self.trace_file.receive(&arrival, &self.show);
         if let Some(note) = &self.trace.note {
             self.show.remark(note);

@@ -79,6 +79,8 @@ impl Attempt {
             via: "bulk-port",
             bytes: self.trace_written.load(Ordering::Acquire),
             sent: self.session.trace_bytes,
+            gaps: &self.session.gaps,
+            clock: self.clock(),
             error: self.running.console().port_error(TRACE_PORT).map(|error| error.to_string()),
         };
         let mut trace = self.trace_file.receive(&arrival, &self.show);

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::case::{Case, main_job};
 use crate::lab::{Group, TestKernel};
 use crate::outcome::{GapLine, Outcome, assert_unique_keys, list, number, text};
-use crate::trace::{marked, read_by_trace_cmd};
+use crate::trace::{explain, explained, marked, read_by_trace_cmd};
 use crate::user::milliseconds;
 
 /// Events of which one is in no kernel.
@@ -15,12 +15,13 @@ const SOME_EVENTS: &str = "--trace-events sched:sched_switch,sched:such_a_thing"
 
 /// All cases end with a hit.
 pub fn group() -> Group {
-    let small_disk = "mkdir -p /tmp/small; mount -t tmpfs -o size=64k none /tmp/small\n";
+    let small_disk = "mkdir -p /tmp/small; mount -t tmpfs -o size=128k none /tmp/small\n";
     let full_folder = "mkdir -p /tmp/full; mount -t tmpfs -o size=128k none /tmp/full\n";
     let cases = vec![
         Case::run("default", "", |outcome| {
             let result = hit(outcome);
             trace(outcome, &result, "r/trace.dat");
+            explained(outcome, &result);
             assert!(outcome.stdout.contains("verdict  OVER THRESHOLD"), "{}", outcome.words());
         }),
         Case::run("trace_file", &format!("--trace-file log {SOME_EVENTS}"), |outcome| {
@@ -49,7 +50,10 @@ pub fn group() -> Group {
         }),
         Case::new(
             "trace_disk_full",
-            format!("{small_disk}{}", main_job("--trace-file /tmp/small/log")),
+            format!(
+                "{small_disk}{}; s=$?\ncp /tmp/small/log.raw r; exit $s",
+                main_job("--trace-file /tmp/small/log")
+            ),
             |outcome| {
                 let result = hit(outcome);
                 let trace = &result["trace"];
@@ -58,6 +62,11 @@ pub fn group() -> Group {
                 assert!(note.contains("the trace is cut") && note.contains("No space"), "{note}");
                 outcome.assert_says(&["the trace is cut", "/tmp/small/log", "No space"]);
                 println!("     {} bytes of the trace kept", number(trace, "bytes"));
+                // What came can be read, and says itself that it is not all.
+                assert_eq!(text(trace, "form"), "raw");
+                let answer = explain(outcome, &[]);
+                assert!(text(&answer, "torn").contains("it ends after"), "{answer}");
+                assert!(!list(&answer["gap"], "parts").is_empty(), "{answer}");
             },
         ),
         // The trace is by far the largest file in the folder: it must not cost the others.

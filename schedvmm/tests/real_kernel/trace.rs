@@ -5,6 +5,9 @@ use std::path::Path;
 use std::process::Command;
 
 use ftrace::{Item, Trace};
+use serde_json::Value;
+
+use crate::outcome::{Outcome, list, number, text};
 
 /// What the agent writes into the trace at the gap's end.
 const MARKER: &str = "schedvmm: gap of";
@@ -65,4 +68,47 @@ pub fn marked(report: &str) -> (u64, usize) {
         Some((ns, words.next_back()?.parse().ok()?))
     };
     read().unwrap_or_else(|| panic!("not `{MARKER} N ns in thread N`: {line}"))
+}
+
+/// `schedvmm explain --json` on the result in `r`, called here.
+pub fn explain(outcome: &Outcome, words: &[&str]) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_schedvmm"));
+    let output = command.arg("explain").arg(outcome.path("r")).args(words).arg("--json").output();
+    let output = output.unwrap_or_else(|error| panic!("schedvmm cannot be started: {error}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "explain: {}: {errors}", output.status);
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// Is the gap of the hit explained, the same in all places? Its parts sum to it, and the trace
+/// that covers it tells the cause of nearly all of it.
+pub fn explained(outcome: &Outcome, result: &Value) {
+    let answer = explain(outcome, &[]);
+    let gap = &answer["gap"];
+    assert_eq!(gap, &result["explanation"]);
+    let hit = &result["threshold_hit"];
+    assert_eq!(number(gap, "tsc_begin"), number(hit, "tsc_begin"));
+    let ticks: u64 = list(gap, "parts").iter().map(|part| number(part, "ticks")).sum();
+    assert_eq!(ticks, number(hit, "length_ticks"), "{gap}");
+    let paragraph = text(gap, "paragraph");
+    assert!(outcome.stdout.contains(paragraph), "{paragraph}{}", outcome.words());
+    println!("     {paragraph}");
+    if gap["trace_late_ns"].is_null() {
+        assert!(gap["unknown_share"].as_f64().is_some_and(|share| share < 0.05), "{gap}");
+    }
+}
+
+/// Does the forced idle time of the trace agree with the kernel's own books?
+pub fn forced_idle_agrees(outcome: &Outcome, result: &Value) {
+    let overwritten: u64 =
+        list(&result["trace"], "cpus").iter().map(|cpu| number(cpu, "overwritten")).sum();
+    assert_eq!(overwritten, 0, "the trace does not have all of the run");
+    let answer = explain(outcome, &["--run"]);
+    let run = &answer["run"];
+    assert_eq!(number(run, "pieces_left_out"), 0);
+    let of_trace: u64 = list(run, "forced_idle").iter().map(|cpu| number(cpu, "ns")).sum();
+    let of_kernel = number(&result["forced_idle"], "ns");
+    println!("     forced idle {of_trace} ns by the trace, {of_kernel} ns by the kernel");
+    assert!(of_kernel > 0, "cookies force CPUs idle");
+    assert!(of_trace.abs_diff(of_kernel) * 20 <= of_kernel, "more than 5 % apart");
 }

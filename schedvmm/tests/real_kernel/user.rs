@@ -10,7 +10,7 @@ use crate::case::{Case, main_job};
 use crate::lab::{Group, TestKernel};
 use crate::meter;
 use crate::outcome::{GapLine, Outcome, assert_unique_keys, list, number, text};
-use crate::trace::{marked, read_by_trace_cmd};
+use crate::trace::{forced_idle_agrees, marked, read_by_trace_cmd};
 
 /// Threads and groups of a default load.
 const THREADS: usize = 16;
@@ -25,9 +25,10 @@ const MOST_EXECUTABLE_BYTES: u64 = 6 << 20;
 /// With cookies, without, and with cookies of a kind that this kernel never had.
 pub fn group() -> Group {
     let cases = vec![
-        Case::run("with_cookies", "--threshold off --duration 5s", |outcome| {
+        Case::run("with_cookies", "--threshold off --duration 5s --trace-dump always", |outcome| {
             let result = measured(outcome);
             cookies(&result, "prctl");
+            forced_idle_agrees(outcome, &result);
             assert_eq!(knob_file(&result, "slice"), "/sys/kernel/debug/sched/base_slice_ns");
             // Eight threads a CPU, and a slice of 1.875 ms that HRTICK ends.
             expectation(&result, "eevdf", 7 * 1_875_000);

@@ -11,7 +11,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const TSC_KHZ: u64 = 2_445_406;
+/// Frequency of the trace's clock.
+pub const TSC_KHZ: u64 = 2_445_406;
 
 /// A trace's data, packed, and what its threads said.
 fn data() -> (Vec<u8>, String) {

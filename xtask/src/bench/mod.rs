@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Benchmarks of the product itself: booting against another virtual machine monitor, starting
-//! on this machine's own KVM, the meter against a bare reading of the counter, and the analysis of
-//! many gaps.
+//! on this machine's own KVM, the meter against a bare reading of the counter, reading a trace
+//! against trace-cmd, and the analysis of many gaps.
 
 pub mod analyse;
 pub mod boot;
 pub mod meter;
 pub mod start;
+pub mod trace;
 
 /// The middle one of some numbers; the mean of the two middle ones where their count is even.
 fn median(numbers: impl IntoIterator<Item = f64>) -> Option<f64> {

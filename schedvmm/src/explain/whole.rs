@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where the time went, of all threads and all of the trace: what each did, and how long each
+//! CPU was forced idle for whom.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use ftrace::attribution::{Cause, Explanation};
+use ftrace::{FtraceError, Item};
+use serde::Serialize;
+
+use super::Question;
+use crate::stored::StoredGap;
+
+/// Pieces of all threads together that are kept, at 24 bytes each.
+const MOST_SEGMENTS: usize = 1 << 20;
+
+/// Where the time went; see docs/formats.md.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct Whole {
+    pub tsc_begin: u64,
+    pub tsc_end: u64,
+    pub length_ns: u64,
+    pub threads: Vec<ThreadTimes>,
+    pub forced_idle: Vec<ForcedIdle>,
+    /// Pieces that were too many to look at, the last ones: forced idle is too low then.
+    pub pieces_left_out: u64,
+}
+
+/// What a thread did, in nanoseconds.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct ThreadTimes {
+    pub thread: usize,
+    pub group: Option<u32>,
+    pub tid: i32,
+    pub running_ns: u64,
+    pub queued_ns: u64,
+    pub forced_idle_ns: u64,
+    pub asleep_ns: u64,
+    pub unknown_ns: u64,
+    /// Throttled, being woken, migrating, idle without a reason, interrupts.
+    pub other_ns: u64,
+}
+
+/// A CPU that was idle while a thread waited for it, because a group had the core.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct ForcedIdle {
+    pub cpu: u32,
+    /// Whose threads ran on the sibling; `None` for threads of no group.
+    pub by_group: Option<u32>,
+    pub ns: u64,
+}
+
+impl Whole {
+    /// Reads the whole trace.
+    ///
+    /// # Errors
+    /// The trace cannot be read.
+    pub fn read(question: &Question) -> Result<Self, FtraceError> {
+        let (tsc_begin, tsc_end) = span(question)?;
+        let threads: Vec<usize> = question.threads().collect();
+        let all = |thread: &usize| StoredGap {
+            thread: *thread,
+            tsc_begin,
+            tsc_end,
+            ..StoredGap::default()
+        };
+        let wholes: Vec<StoredGap> = threads.iter().map(all).collect();
+        let room = MOST_SEGMENTS / threads.len().max(1);
+        let found = question.explanations_with(&wholes, room)?;
+        let ns = |ticks| question.units().ns(ticks);
+        let times = threads.iter().zip(&found);
+        Ok(Self {
+            tsc_begin,
+            tsc_end,
+            length_ns: ns(tsc_end - tsc_begin),
+            threads: times.map(|(thread, found)| ThreadTimes::new(*thread, found, ns)).collect(),
+            forced_idle: forced_idle(&found)
+                .into_iter()
+                .map(|((cpu, by_group), ticks)| ForcedIdle { cpu, by_group, ns: ns(ticks) })
+                .collect(),
+            pieces_left_out: found.iter().map(|found| found.segments_left_out).sum(),
+        })
+    }
+}
+
+/// First and last event.
+fn span(question: &Question) -> Result<(u64, u64), FtraceError> {
+    let mut events = question.trace().events()?;
+    let mut span = None;
+    while let Some(item) = events.next()? {
+        if let Item::Record(record) = item {
+            let begin = span.map_or(record.time, |(begin, _)| begin);
+            span = Some((begin, record.time));
+        }
+    }
+    Ok(span.unwrap_or_default())
+}
+
+/// Several threads may wait for a CPU at a time: its time counts once.
+fn forced_idle(found: &[Explanation]) -> BTreeMap<(u32, Option<u32>), u64> {
+    let mut pieces = Vec::new();
+    for explanation in found {
+        for segment in &explanation.segments {
+            let cause = explanation.parts.get(segment.part).map(|part| &part.cause);
+            if let Some(Cause::ForcedIdle { cpu, by, .. }) = cause {
+                pieces.push((*cpu, segment.begin, segment.end, by.group));
+            }
+        }
+    }
+    pieces.sort_unstable();
+    let mut sums = BTreeMap::new();
+    let mut last = (0, 0);
+    for (cpu, begin, end, group) in pieces {
+        let begin = if last.0 == cpu { begin.max(last.1) } else { begin };
+        if begin < end {
+            *sums.entry((cpu, group)).or_default() += end - begin;
+            last = (cpu, end);
+        }
+    }
+    sums
+}
+
+impl ThreadTimes {
+    fn new(thread: usize, found: &Explanation, ns: impl Fn(u64) -> u64) -> Self {
+        let of = |select: &dyn Fn(&Cause) -> bool| ns(found.ticks_of(select));
+        let running = |cause: &Cause| matches!(cause, Cause::Running { .. });
+        let queued = |cause: &Cause| matches!(cause, Cause::Queued { .. });
+        let forced = |cause: &Cause| matches!(cause, Cause::ForcedIdle { .. });
+        let asleep = |cause: &Cause| matches!(cause, Cause::Sleeping { .. });
+        let unknown = |cause: &Cause| matches!(cause, Cause::Unknown { .. });
+        Self {
+            thread,
+            group: found.group,
+            tid: found.gap.tid,
+            running_ns: of(&running),
+            queued_ns: of(&queued),
+            forced_idle_ns: of(&forced),
+            asleep_ns: of(&asleep),
+            unknown_ns: of(&unknown),
+            other_ns: of(&|cause| {
+                ![running(cause), queued(cause), forced(cause), asleep(cause), unknown(cause)]
+                    .contains(&true)
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Whole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[allow(clippy::cast_precision_loss, reason = "a figure for a reader")]
+        let ms = |ns: u64| ns as f64 / 1e6;
+        writeln!(f, "The trace has {:.1} ms. In milliseconds:\n", ms(self.length_ns))?;
+        writeln!(
+            f,
+            "thread  group     running      queued forced idle      asleep       other     unknown"
+        )?;
+        for thread in &self.threads {
+            let group = thread.group.map_or_else(|| "-".into(), |group| (group + 1).to_string());
+            write!(f, "{:>6}  {group:>5}", thread.thread)?;
+            for ns in [
+                thread.running_ns,
+                thread.queued_ns,
+                thread.forced_idle_ns,
+                thread.asleep_ns,
+                thread.other_ns,
+                thread.unknown_ns,
+            ] {
+                write!(f, "{:>12.3}", ms(ns))?;
+            }
+            writeln!(f)?;
+        }
+        for forced in &self.forced_idle {
+            let group = forced.by_group.map_or_else(
+                || "threads of no group".to_owned(),
+                |group| format!("group {}", group + 1),
+            );
+            write!(f, "\nCPU {} forced idle {:.3} ms for {group}", forced.cpu, ms(forced.ns))?;
+        }
+        if self.pieces_left_out > 0 {
+            write!(f, "\n{} pieces were too many to look at", self.pieces_left_out)?;
+        }
+        writeln!(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ftrace::attribution::{Gap, Part, Segment, Task};
+
+    fn waiting(cpu: u32, pieces: &[(u64, u64, u32)]) -> Explanation {
+        let part = |group: u32| {
+            let by = Task { tid: 1, name: "x".into(), group: Some(group) };
+            let cause = Cause::ForcedIdle { cpu, sibling: cpu ^ 1, by };
+            Part { cause, ticks: 0, pieces: 1, longest: 0 }
+        };
+        Explanation {
+            gap: Gap { tid: 9, begin: 0, end: 100 },
+            name: "x".into(),
+            group: Some(0),
+            parts: (0..3).map(part).collect(),
+            segments: pieces
+                .iter()
+                .map(|&(begin, end, group)| Segment { begin, end, part: group as usize })
+                .collect(),
+            segments_left_out: 0,
+            migrations: 0,
+            trace_begin: None,
+        }
+    }
+
+    #[test]
+    fn time_that_several_wait_for_counts_once() {
+        let found = [
+            waiting(2, &[(0, 10, 1), (20, 30, 2)]),
+            waiting(2, &[(5, 10, 1), (25, 40, 2), (50, 60, 1)]),
+            waiting(3, &[(55, 60, 1)]),
+        ];
+        let sums = forced_idle(&found);
+        let expected = [((2, Some(1)), 20), ((2, Some(2)), 20), ((3, Some(1)), 5)];
+        assert_eq!(sums, BTreeMap::from(expected));
+    }
+}
