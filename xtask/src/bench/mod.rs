@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Benchmarks of the product itself: booting against another virtual machine monitor, starting
-//! on this machine's own KVM, and the meter against a bare reading of the counter.
+//! Benchmarks of the product itself: booting against another virtual machine monitor, sending bulk
+//! data, starting on this machine's own KVM, and the meter against a bare reading of the counter.
 
 pub mod boot;
+pub mod bulk;
+mod contest;
 pub mod meter;
 pub mod start;
 
