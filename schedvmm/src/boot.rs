@@ -2,9 +2,9 @@
 //! `schedvmm boot`: a kernel and an initrd of the user's own, until the machine ends.
 //! Nothing is measured; it shows whether, and how fast, a kernel comes up in our machine.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -56,18 +56,10 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     };
     sched::keep_off(&config.pins);
     let console = ConsoleRing::default();
-    let port = PortSpec {
-        name: "console".into(),
-        kind: PortKind::Console,
-        sink: Box::new(console.clone()),
-    };
+    let ports = ports(&args.port, &console)?;
     let serial = config.serial.then(|| Box::new(console.clone()) as _);
-    let parts = Parts {
-        kernel: Kernel::Image(&kernel),
-        initrd: Initrd::Bytes(&initrd),
-        ports: vec![port],
-        serial,
-    };
+    let parts =
+        Parts { kernel: Kernel::Image(&kernel), initrd: Initrd::Bytes(&initrd), ports, serial };
     let vm = Vm::build(&hypervisor, &config, parts)
         .map_err(|error| machine::build_failure(&args.kernel, error))?;
     drop((kernel, initrd));
@@ -81,7 +73,29 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     let stopped = running.stop(false);
     show(&console);
     stopped.or_fail(ExitStatus::Internal)?;
+    for (name, file) in &args.port {
+        if let Some(error) = running.console().port_error(name) {
+            let text = format!("port {name}: cannot write {}: {error}", file.display());
+            return Err(Failure::new(ExitStatus::Host, text));
+        }
+    }
     end
+}
+
+/// The console, and the ports asked for with their files.
+fn ports(asked: &[(String, PathBuf)], console: &ConsoleRing) -> Result<Vec<PortSpec>, Failure> {
+    let mut ports = vec![PortSpec {
+        name: "console".into(),
+        kind: PortKind::Console,
+        sink: Box::new(console.clone()),
+    }];
+    for (name, path) in asked {
+        let file = File::create(path)
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))
+            .or_fail(ExitStatus::Usage)?;
+        ports.push(PortSpec { name: name.clone(), kind: PortKind::Generic, sink: Box::new(file) });
+    }
+    Ok(ports)
 }
 
 /// Shows the console until the machine ends, somebody ends it, or time is up.

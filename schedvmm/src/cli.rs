@@ -111,6 +111,9 @@ pub struct BootArgs {
     /// An initial RAM file system, as the kernel takes it.
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
+    /// A virtio-console port of this name that writes to FILE; may be repeated.
+    #[arg(long, value_parser = port, value_name = "NAME=FILE")]
+    pub port: Vec<(String, PathBuf)>,
     /// What the machine is like.
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -233,6 +236,15 @@ pub enum Pin {
 
 fn pin(text: &str) -> Result<Pin, String> {
     if text == "none" { Ok(Pin::None) } else { units::cpu_list(text).map(Pin::List) }
+}
+
+fn port(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, file)) if !name.is_empty() && !file.is_empty() => {
+            Ok((name.to_owned(), file.into()))
+        }
+        _ => Err("expected NAME=FILE, such as bulk=/tmp/dump".to_owned()),
+    }
 }
 
 /// `idle=` of the guest kernel.
@@ -612,6 +624,14 @@ mod tests {
         assert_eq!((load.groups, load.threads, load.seed), (8, 2, 5));
         assert_eq!(load.threshold, Threshold(Some(Duration::from_millis(100))));
         assert_eq!((load.duration, load.busy), (Duration::from_secs(30), Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn ports_have_a_name_and_a_file() {
+        assert_eq!(port("bulk=/tmp/a=b"), Ok(("bulk".into(), "/tmp/a=b".into())));
+        for bad in ["", "bulk", "=x", "bulk="] {
+            assert!(port(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

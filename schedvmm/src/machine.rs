@@ -10,6 +10,7 @@ use guest::job::{JOB_PATH, Job, L2_KERNEL_PATH};
 use initrd_builder::Archive;
 use vmm::config::{BootMethod, Topology};
 use vmm::load::LoadError;
+use vmm::virtio::console::ConsoleError;
 use vmm::vm::{BuildError, StartError};
 use vmm::x86_64::image::{KernelImage, MAX_IMAGE_BYTES};
 
@@ -165,10 +166,10 @@ pub fn build_failure(path: &Path, error: BuildError) -> Failure {
             LoadError::Image(_) | LoadError::Payload(_) => ExitStatus::Untestable,
             LoadError::Loader(_) | LoadError::Write(_) => ExitStatus::Internal,
         },
-        BuildError::Shared(_)
-        | BuildError::Console(_)
-        | BuildError::Bus(_)
-        | BuildError::Write(_) => ExitStatus::Internal,
+        BuildError::Console(ConsoleError::FileDescriptor { .. }) => ExitStatus::Host,
+        // Names of ports are the user's (`boot --port`).
+        BuildError::Console(_) => ExitStatus::Usage,
+        BuildError::Shared(_) | BuildError::Bus(_) | BuildError::Write(_) => ExitStatus::Internal,
     };
     match status {
         ExitStatus::Untestable => Failure::new(status, unusable(path, error)),

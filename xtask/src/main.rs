@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
-use xtask::bench::{analyse, boot, meter, start, trace};
+use xtask::bench::{analyse, boot, bulk, meter, start, trace};
 use xtask::demo::Demo;
 use xtask::host::{self, EmulatedHost, init};
 use xtask::kernel::{self, Version};
@@ -59,6 +59,18 @@ enum BenchVerb {
         #[arg(long)]
         json: bool,
     },
+    /// Bulk data from guest to host, against QEMU's virtio-serial, in the emulated host.
+    Bulk {
+        /// Size of a dump in MiB.
+        #[arg(long, value_name = "MIB", default_value_t = 1024)]
+        mib: u32,
+        /// Timed dumps of each.
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        runs: u32,
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Process start to first guest instruction, on this machine's own KVM.
     Start {
         /// Timed starts.
@@ -101,6 +113,21 @@ enum InHostVerb {
         /// Timed runs of each.
         #[arg(long)]
         runs: u32,
+    },
+    /// The inner part of `bench bulk`.
+    BenchBulk {
+        /// Size of a dump in MiB.
+        #[arg(long)]
+        mib: u32,
+        /// Timed dumps of each.
+        #[arg(long)]
+        runs: u32,
+    },
+    /// PID 1 of the guests of `bench bulk`.
+    BulkGuest {
+        /// Size of a dump in MiB.
+        #[arg(long)]
+        mib: u32,
     },
 }
 
@@ -167,12 +194,19 @@ fn main() -> ExitCode {
         Verb::Demo(options) => demo(options),
         Verb::Test => test(),
         Verb::Bench(BenchVerb::Boot { runs, json }) => boot::run(runs).and_then(|r| show(&r, json)),
+        Verb::Bench(BenchVerb::Bulk { mib, runs, json }) => {
+            bulk::run(mib, runs).and_then(|r| show(&r, json))
+        }
         Verb::Bench(BenchVerb::Start { runs, json }) => bench_start(runs, json),
         Verb::Bench(BenchVerb::Analyse { json }) => analyse::run().and_then(|r| show(&r, json)),
         Verb::Bench(BenchVerb::Meter { json }) => meter::run().and_then(|r| show(&r, json)),
         Verb::Bench(BenchVerb::Trace { trace, runs, json }) => {
             bench_trace(trace.as_deref(), runs, json)
         }
+        Verb::InHost(InHostVerb::BenchBulk { mib, runs }) => {
+            bulk::driver::run(mib, runs).map(|()| ExitCode::SUCCESS)
+        }
+        Verb::InHost(InHostVerb::BulkGuest { mib }) => bulk::guest::main(mib),
         Verb::InHost(InHostVerb::BenchBoot { runs }) => {
             boot::driver::run(runs).map(|()| ExitCode::SUCCESS)
         }

@@ -179,7 +179,7 @@ fn shares(saved: &Saved) -> Markup {
                 text.lane x=(LEFT - 8.0) y=(px(y + 16.0)) text-anchor="end" { (saved.group_name(group.group)) }
                 rect class={ "p " (colour(group.group)) } x=(LEFT) y=(px(y + 4.0))
                     width=(px(share * scale)) height=(HEIGHT - 6.0) {}
-                text.tick x=(px(LEFT + share * scale + 6.0)) y=(px(y + 16.0)) { (percent(Some(share))) }
+                text.tick x=(RIGHT + 10.0) y=(px(y + 16.0)) { (percent(Some(share))) }
             }
             path.mark d={ "M" (px(LEFT + even * scale)) " 0V" (px(bottom)) } {}
             text.tick x=(px(LEFT + even * scale)) y=(px(bottom + 13.0)) text-anchor="middle" {

@@ -26,8 +26,9 @@ const MAX_ROWS: usize = 4;
 const MAX_GROUPS: usize = 24;
 /// Narrower pieces are drawn together.
 const NARROW: f64 = 0.7;
-/// A piece this wide has room for some letters.
-const ROOM: f64 = 15.0;
+/// Width of a letter in a piece, at most, and of what stays free beside them.
+const LETTER: f64 = 7.5;
+const FREE: f64 = 7.0;
 
 /// A piece of a lane.
 struct Piece {
@@ -220,7 +221,7 @@ fn on_cpu(why: &Why, cpu: u32, lane: &Lane) -> Vec<Piece> {
             begin: slice.begin,
             end: slice.end,
             class: group.map_or_else(|| "other".into(), colour),
-            label: group.map_or_else(String::new, |group| (u64::from(group) + 1).to_string()),
+            label: group.map_or_else(|| name.clone(), |group| (u64::from(group) + 1).to_string()),
             title: title(why, &who, slice.begin, slice.end),
         });
     }
@@ -297,7 +298,9 @@ fn draw(row: &Row, at: &impl Fn(u64) -> f64) -> Markup {
         }
         flush(&mut drawn, &mut narrow);
         drawn.push(rect(&piece.class, (from, to - from), row, &piece.title));
-        if !piece.label.is_empty() && to - from >= ROOM {
+        #[allow(clippy::cast_precision_loss, reason = "a name has some letters")]
+        let room = FREE + LETTER * piece.label.chars().count() as f64;
+        if !piece.label.is_empty() && to - from >= room {
             drawn.push(html! {
                 text.inside x=(px(f64::midpoint(from, to))) y=(px(row.y + row.height / 2.0 + 4.0))
                     text-anchor="middle" { (piece.label) }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Benchmarks of the product itself: booting against another virtual machine monitor, starting
-//! on this machine's own KVM, the meter against a bare reading of the counter, reading a trace
-//! against trace-cmd, and the analysis of many gaps.
+//! Benchmarks of the product itself: booting against another virtual machine monitor, sending bulk
+//! data, starting on this machine's own KVM, the meter against a bare reading of the counter,
+//! reading a trace against trace-cmd, and the analysis of many gaps.
 
 pub mod analyse;
 pub mod boot;
+pub mod bulk;
+mod contest;
 pub mod meter;
 pub mod start;
 pub mod trace;

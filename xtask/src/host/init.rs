@@ -84,7 +84,8 @@ fn serve(status: &mut File) -> Result<()> {
     ports::send(status, &Status::Sent(Sent { stdout, stderr, out }))
 }
 
-fn mount(kind: &str, target: &str, options: &str) -> Result<()> {
+/// Mounts a file system of this kind; one that cannot be mounted is only complained about.
+pub(crate) fn mount(kind: &str, target: &str, options: &str) -> Result<()> {
     std::fs::create_dir_all(target).with_context(|| format!("cannot make `{target}`"))?;
     let (kind_c, target_c) = (CString::new(kind)?, CString::new(target)?);
     let options_c = CString::new(options)?;

@@ -12,7 +12,7 @@
 pub mod accident;
 pub mod init;
 mod initrd;
-mod ports;
+pub(crate) mod ports;
 pub mod protocol;
 mod qemu;
 mod session;

@@ -17,7 +17,7 @@ const PORTS: &str = "/sys/class/virtio-ports";
 const APPEAR_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Opens a port by its name, as soon as it is there.
-pub(super) fn open(name: &str) -> Result<File> {
+pub(crate) fn open(name: &str) -> Result<File> {
     let start = Instant::now();
     loop {
         if let Some(path) = find(Path::new(PORTS), name) {

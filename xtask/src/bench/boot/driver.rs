@@ -82,15 +82,17 @@ fn count(peer: &Peer) -> Result<Counted> {
 }
 
 /// A monitor that has been started.
-struct Running<'a> {
+pub(in crate::bench) struct Running<'a> {
     peer: &'a Peer,
-    process: KillOnDrop,
+    /// It.
+    pub process: KillOnDrop,
     output: File,
     start: Instant,
 }
 
 impl<'a> Running<'a> {
-    fn start(peer: &'a Peer) -> Result<Self> {
+    /// Starts it.
+    pub(in crate::bench) fn start(peer: &'a Peer) -> Result<Self> {
         let output = tempfile::tempfile().context("cannot make a temporary file")?;
         let process = Command::new(&peer.command[0])
             .args(&peer.command[1..])
@@ -103,16 +105,25 @@ impl<'a> Running<'a> {
     }
 
     /// Waits for its exit; calls `look` every now and then.
-    fn wait(&mut self, mut look: impl FnMut()) -> Result<()> {
+    fn wait(&mut self, look: impl FnMut()) -> Result<()> {
+        self.wait_within(RUN_DEADLINE, look)
+    }
+
+    /// The same with a deadline of the caller's.
+    pub(in crate::bench) fn wait_within(
+        &mut self,
+        patience: Duration,
+        mut look: impl FnMut(),
+    ) -> Result<()> {
         let status = loop {
             if let Some(status) = self.process.0.try_wait().context("cannot wait")? {
                 break status;
             }
-            if self.start.elapsed() > RUN_DEADLINE {
+            if self.start.elapsed() > patience {
                 bail!(
                     "{} did not exit within {} s{}",
                     self.peer.name,
-                    RUN_DEADLINE.as_secs(),
+                    patience.as_secs(),
                     self.said()
                 );
             }

@@ -6,7 +6,7 @@ use std::fs;
 
 /// Memory of a process that is in RAM now, in KiB, without mappings of `guest_kib` / 2 and
 /// more: those are guest memory. `None` once the process has ended.
-pub(super) fn beside_guest_kib(pid: u32, guest_kib: u64) -> Option<u64> {
+pub(in crate::bench) fn beside_guest_kib(pid: u32, guest_kib: u64) -> Option<u64> {
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?;
     sum_small_mappings(&smaps, guest_kib / 2)
 }

@@ -7,8 +7,8 @@
 //! ratio, the exits and the memory are what counts. Inside the host, [`driver`] does the work.
 
 pub mod driver;
-mod memory;
-mod peers;
+pub(super) mod memory;
+pub(super) mod peers;
 mod stats;
 
 use std::fmt;
@@ -17,9 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::median;
-use crate::host::{EmulatedHost, Ended, Stream};
-use crate::{artifacts, setup};
+use super::{contest, median};
 
 /// What the driver leaves in the host's `/out`.
 const REPORT_FILE: &str = "bench-boot.json";
@@ -67,40 +65,10 @@ pub fn run(runs: u32) -> Result<Report> {
     if runs < FEWEST_RUNS {
         bail!("{runs} runs give no median to rely on; --runs is at least {FEWEST_RUNS}");
     }
-    setup::ensure_qemu()?;
-    let out = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let mut host = EmulatedHost::builder()
-        .xtask(std::env::current_exe()?)
-        .schedvmm(artifacts::schedvmm()?)
-        .executable(peers::QEMU_PATH, find_in_path(setup::QEMU)?)
-        .out(out.path())
-        // A warm-up, a counted run and the timed ones, of two monitors.
-        .timeout(RUN_ALLOWANCE * (runs + 2) * 2)
-        .forward_signals();
-    for firmware in peers::QEMU_FIRMWARE {
-        host = host.file(firmware, firmware);
-    }
-    let runs = runs.to_string();
-    let words = ["xtask", "in-host", "bench-boot", "--runs", &runs];
-    let mut complaints = Vec::new();
-    let run = host.run(words, |stream, bytes| match stream {
-        Stream::Stdout => complaints.extend_from_slice(bytes),
-        Stream::Stderr => crate::host::show(stream, bytes),
-    })?;
-    if run.ended != Ended::Exited(0) {
-        bail!("the benchmark failed in the emulated host{}", String::from_utf8_lossy(&complaints));
-    }
-    let report = std::fs::read(out.path().join(REPORT_FILE)).context("the host left no report")?;
-    serde_json::from_slice(&report).context("cannot understand the report")
-}
-
-/// Where the shell would find a program.
-fn find_in_path(program: &str) -> Result<std::path::PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|candidate| candidate.is_file())
-        .with_context(|| format!("no `{program}` in PATH"))
+    let runs_word = runs.to_string();
+    let words = ["xtask", "in-host", "bench-boot", "--runs", &runs_word];
+    // A warm-up, a counted run and the timed ones, of two monitors.
+    contest::run(&words, RUN_ALLOWANCE * (runs + 2) * 2, REPORT_FILE)
 }
 
 impl fmt::Display for Report {

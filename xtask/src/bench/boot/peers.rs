@@ -7,21 +7,21 @@ use anyhow::{Context, Result};
 use initrd_builder::Archive;
 
 /// Guest memory of both, in MiB.
-pub(super) const MEMORY_MIB: u32 = 512;
+pub(in crate::bench) const MEMORY_MIB: u32 = 512;
 
 /// Where QEMU lies in the emulated host, and the firmware of its microvm machine: where
 /// Debian's QEMU looks for it.
-pub(super) const QEMU_PATH: &str = "/bin/qemu-system-x86_64";
-pub(super) const QEMU_FIRMWARE: &[&str] =
+pub(in crate::bench) const QEMU_PATH: &str = "/bin/qemu-system-x86_64";
+pub(in crate::bench) const QEMU_FIRMWARE: &[&str] =
     &["/usr/share/seabios/bios-microvm.bin", "/usr/share/qemu/linuxboot_dma.bin"];
 
-const SCHEDVMM_PATH: &str = "/bin/schedvmm";
-const KERNEL_PATH: &str = "/bzImage";
+pub(in crate::bench) const SCHEDVMM_PATH: &str = "/bin/schedvmm";
+pub(in crate::bench) const KERNEL_PATH: &str = "/bzImage";
 const INITRD_PATH: &str = "/tmp/bench-initrd";
 
 /// A monitor.
 #[derive(Clone, Debug)]
-pub(super) struct Peer {
+pub(in crate::bench) struct Peer {
     pub name: &'static str,
     pub command: Vec<String>,
 }
@@ -31,7 +31,7 @@ pub(super) struct Peer {
 const INIT_WORDS: &str = "rdinit=/bin/reboot -- -f";
 
 /// Ours.
-pub(super) fn schedvmm() -> Peer {
+pub(in crate::bench) fn schedvmm() -> Peer {
     let memory = format!("{MEMORY_MIB}M");
     let words = [
         &[SCHEDVMM_PATH, "boot", "--memory", &memory, "--pin", "none"][..],
@@ -42,7 +42,7 @@ pub(super) fn schedvmm() -> Peer {
 
 /// QEMU's microvm, without the devices that it can leave out and Linux can do without: slower
 /// with them, and ours has none of them either.
-pub(super) fn qemu() -> Peer {
+pub(in crate::bench) fn qemu() -> Peer {
     let memory = MEMORY_MIB.to_string();
     let append = format!("quiet reboot=t panic=-1 {INIT_WORDS}");
     let words = [
@@ -56,7 +56,7 @@ pub(super) fn qemu() -> Peer {
 
 /// Makes the initrd of both: busybox, whose `reboot` is PID 1, and a file that makes it as
 /// large as the one of `schedvmm`'s main job, which has its own executable in it.
-pub(super) fn make_initrd() -> Result<()> {
+pub(in crate::bench) fn make_initrd() -> Result<()> {
     let size = |path: &str| {
         let metadata = std::fs::metadata(path).with_context(|| format!("cannot read `{path}`"))?;
         usize::try_from(metadata.len()).context("an executable too large to be true")

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask bench bulk`: a dump through a port of virtio-console, ours against QEMU's
+//! virtio-serial.
+//!
+//! Both run alternately in one emulated host, with the same kernel, initrd and memory, 2 vCPUs,
+//! and write to a file in memory. What counts is the ratio: how much a second of the guest's CPU
+//! time moves, and a second of wall time. [`guest`] is the guest's side, [`driver`] the host's.
+
+pub mod driver;
+pub mod guest;
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::boot::peers::Peer;
+use super::{contest, median};
+
+/// What the driver leaves in the host's `/out`.
+const REPORT_FILE: &str = "bench-bulk.json";
+/// The port's name in both guests.
+const PORT: &str = "bulk";
+/// How many times as much as QEMU we are to move.
+const TARGET_RATIO: f64 = 3.0;
+/// Memory beside the guest's that a dump may take, in KiB.
+const MEMORY_LIMIT_KIB: u64 = 8 << 10;
+/// One boot with a small dump.
+const RUN_ALLOWANCE: Duration = Duration::from_secs(60);
+/// A dump of this size takes a second at worst.
+const LEAST_MIB_PER_SECOND: u64 = 4;
+/// Smaller ones are over before the guest's clock has ticked.
+const LEAST_MIB: u32 = 16;
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of this format.
+    pub schema: u32,
+    /// Size of a dump.
+    pub mib: u32,
+    /// Ours over QEMU's, by the guest's CPU time.
+    pub cpu_ratio: f64,
+    /// Ours over QEMU's, by wall time.
+    pub wall_ratio: f64,
+    /// What both are to reach.
+    pub target_ratio: f64,
+    /// Our side.
+    pub schedvmm: Side,
+    /// The other side.
+    pub qemu: Side,
+}
+
+/// One monitor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Side {
+    /// Its command line.
+    pub command: Vec<String>,
+    /// MiB moved in a second of the guest's CPU time, median.
+    pub mib_per_cpu_second: f64,
+    /// MiB moved in a second, median.
+    pub mib_per_wall_second: f64,
+    /// Memory it had beside the guest's in a dump, in KiB, the most of all.
+    pub memory_kib: u64,
+    /// Dump by dump.
+    pub dumps: Vec<Dump>,
+}
+
+/// One dump. Emulation, no measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dump {
+    /// MiB moved in a second of the guest's CPU time.
+    pub mib_per_cpu_second: f64,
+    /// MiB moved in a second.
+    pub mib_per_wall_second: f64,
+    /// Memory of the monitor beside the guest's, in KiB.
+    pub memory_kib: u64,
+}
+
+/// Runs the comparison.
+///
+/// # Errors
+/// The host or a monitor failed, or there is nothing to compare.
+pub fn run(mib: u32, runs: u32) -> Result<Report> {
+    if runs == 0 || mib < LEAST_MIB {
+        bail!("{runs} dumps of {mib} MiB tell nothing; at least 1 of {LEAST_MIB}: --runs, --mib");
+    }
+    let (size, count) = (mib.to_string(), runs.to_string());
+    let words = ["xtask", "in-host", "bench-bulk", "--mib", &size, "--runs", &count];
+    let each = RUN_ALLOWANCE + Duration::from_secs(u64::from(mib) / LEAST_MIB_PER_SECOND);
+    contest::run(&words, each * (runs + 1) * 2, REPORT_FILE)
+}
+
+impl Side {
+    fn new(peer: &Peer, dumps: Vec<Dump>) -> Result<Self> {
+        let middle = |value: fn(&Dump) -> f64| median(dumps.iter().map(value)).context("no dumps");
+        Ok(Self {
+            command: peer.command.clone(),
+            mib_per_cpu_second: middle(|dump| dump.mib_per_cpu_second)?,
+            mib_per_wall_second: middle(|dump| dump.mib_per_wall_second)?,
+            memory_kib: dumps.iter().map(|dump| dump.memory_kib).max().unwrap_or(0),
+            dumps,
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { schedvmm: ours, qemu, .. } = self;
+        let mib = |kib: u64| format!("{}.{}", kib / 1024, kib % 1024 * 10 / 1024);
+        writeln!(f, "{:<34}{:>12}{:>12}{:>8}", "", "schedvmm", "QEMU", "ratio")?;
+        for (name, ours, theirs, ratio) in [
+            (
+                "MiB per s of guest CPU time",
+                ours.mib_per_cpu_second,
+                qemu.mib_per_cpu_second,
+                self.cpu_ratio,
+            ),
+            (
+                "MiB per s of wall time",
+                ours.mib_per_wall_second,
+                qemu.mib_per_wall_second,
+                self.wall_ratio,
+            ),
+        ] {
+            writeln!(f, "{name:<34}{ours:>12.1}{theirs:>12.1}{ratio:>8.2}")?;
+        }
+        let memory = "memory beside the guest's, MiB";
+        writeln!(f, "{memory:<34}{:>12}{:>12}", mib(ours.memory_kib), mib(qemu.memory_kib))?;
+        let reached = |holds: bool| if holds { "reached" } else { "NOT REACHED" };
+        writeln!(
+            f,
+            "target ratio {:.1}: CPU time {}, wall time {}",
+            self.target_ratio,
+            reached(self.cpu_ratio >= self.target_ratio),
+            reached(self.wall_ratio >= self.target_ratio)
+        )?;
+        write!(
+            f,
+            "target memory below {} MiB: {} ({} dumps of {} MiB each, in emulation)",
+            MEMORY_LIMIT_KIB >> 10,
+            reached(ours.memory_kib < MEMORY_LIMIT_KIB),
+            ours.dumps.len(),
+            self.mib
+        )
+    }
+}
