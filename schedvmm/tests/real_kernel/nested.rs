@@ -27,8 +27,7 @@ pub fn group() -> Group {
 
 fn degraded(outcome: &Outcome) {
     outcome.assert_status(125);
-    let result = outcome.result();
-    assert_eq!(result["target"], "nested");
+    let result = outcome.result_of("nested");
     assert!(text(&result, "reason").contains("degraded: VM 2"), "{}", result["reason"]);
     println!("     phases {}", result["phases_ms"]);
     let [first, second] = list(&result, "vms") else { panic!("{}", result["vms"]) };

@@ -134,6 +134,12 @@ impl Outcome {
     /// `result.json` of the run in `r`, with every key that must be there.
     #[track_caller]
     pub fn result(&self) -> Value {
+        self.result_of("user")
+    }
+
+    /// The same, of a run with this target.
+    #[track_caller]
+    pub fn result_of(&self, target: &str) -> Value {
         let Some(text) = self.file("r/result.json") else {
             panic!("no result.json{}", self.words())
         };
@@ -142,7 +148,7 @@ impl Outcome {
             assert!(result.get(key).is_some(), "result.json lacks `{key}`");
         }
         assert_eq!(result["schema"], "schedvmm-result/1");
-        assert_eq!(result["target"], "user");
+        assert_eq!(result["target"], target);
         assert_eq!(result["exit_status"], self.status, "exit_status{}", self.words());
         result
     }

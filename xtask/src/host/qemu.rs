@@ -20,8 +20,10 @@ use crate::setup::QEMU;
 /// `-no-reboot` turns into the end of QEMU. `tsc=reliable`: no watchdog compares the counter
 /// with emulated timers, which run late.
 ///
-/// The virtual global interrupt flag and virtual VMLOAD and VMSAVE stay off: with them a guest
-/// in a guest sooner or later left all CPUs halted with interrupts off, or reset the machine.
+/// The virtual global interrupt flag and virtual VMLOAD and VMSAVE stay off: with them neither
+/// of two runs of a guest in a guest came through (one reset the machine, one left it standing
+/// still). Without them four of six did; two reset the machine all the same, for a reason that
+/// is not known.
 const KERNEL_WORDS: &str = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable \
     kvm_amd.vgif=0 kvm_amd.vls=0";
 
