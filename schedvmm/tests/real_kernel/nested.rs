@@ -22,7 +22,10 @@ pub fn group() -> Group {
          --threshold off --floor 50us",
         degraded,
     );
-    Group::new("nested", TestKernel::V612, vec![case.within(LIMIT)])
+    Group::new("nested", TestKernel::V612, vec![case.within(LIMIT)]).skipped(
+        "the emulated host itself resets or freezes in one of three runs while a second-level \
+         guest boots; set SCHEDVMM_TEST_SKIPPED_TOO to run it",
+    )
 }
 
 fn degraded(outcome: &Outcome) {
