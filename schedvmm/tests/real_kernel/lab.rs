@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tempfile::TempDir;
 use xtask::host::EmulatedHost;
-use xtask::host::accident::{Accident, Retries};
+use xtask::host::accident::{Accident, HostLost, Retries};
 
 use crate::case::Case;
 use crate::outcome::Outcome;
@@ -28,6 +28,9 @@ const END_OF_SCRIPT: &str = "END-OF-CASE";
 const NO_KVM: u8 = 99;
 /// For the preparation of a group, beyond its cases' own limits.
 const PREPARATION: Duration = Duration::from_secs(120);
+/// A case ends itself within its limit; a host that is silent for longer stands still.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// Which kernel runs the host and is tested in it.
 #[derive(Clone, Copy, Debug)]
 pub enum TestKernel {
@@ -116,7 +119,7 @@ impl Group {
             // Writing to a String does not fail.
             let _ = write!(
                 text,
-                "cat > /tmp/cases/{name} <<'{END_OF_SCRIPT}'\n{script}\n{END_OF_SCRIPT}\n\
+                "echo {name}\ncat > /tmp/cases/{name} <<'{END_OF_SCRIPT}'\n{script}\n{END_OF_SCRIPT}\n\
                  mkdir -p /out/{name}; cd /out/{name}; begin=$(cut -d' ' -f1 /proc/uptime)\n\
                  timeout -s KILL {seconds} sh /tmp/cases/{name} > stdout 2> stderr < /dev/null\n\
                  echo $? > status; echo \"$begin $(cut -d' ' -f1 /proc/uptime)\" > times\n\
@@ -128,12 +131,14 @@ impl Group {
     }
 
     /// Boots the host and runs these cases in it; what they leave goes to folders in `into`.
-    fn run(&self, cases: &[Case], into: &Path) -> Result<(), String> {
+    fn run(&self, cases: &[Case], into: &Path) -> Result<(), Broken> {
         let start = Instant::now();
         let kernel = self.kernel.path()?;
         let preparation = (self.prepare)(&kernel)?;
         let limit = cases.iter().map(|case| case.limit).sum::<Duration>() + PREPARATION;
         let mut host = EmulatedHost::builder().kernel(kernel).out(into).timeout(limit);
+        let longest = cases.iter().map(|case| case.limit).max().unwrap_or_default();
+        host = host.silence(longest.max(PREPARATION) + SILENCE);
         if let Some(executable) = env::var_os(EXECUTABLE_ENV) {
             host = host.schedvmm(executable);
         }
@@ -142,18 +147,32 @@ impl Group {
         }
         let mut told = Vec::new();
         let suite = self.suite(&preparation.script, cases);
-        let run = host
-            .run(["sh", "-c", &suite], |_, bytes| told.extend_from_slice(bytes))
-            .map_err(|error| format!("{error:#}"))?;
+        let run =
+            host.run(["sh", "-c", &suite], |_, bytes| told.extend_from_slice(bytes)).map_err(
+                |error| Broken { host_lost: error.is::<HostLost>(), reason: format!("{error:#}") },
+            )?;
         let told = String::from_utf8_lossy(&told);
         match run.ended.code() {
             0 => {}
-            NO_KVM => return Err(format!("the emulated host's KVM runs no guest: {told}")),
-            code => return Err(format!("the suite ended with status {code}: {told}")),
+            NO_KVM => return Err(format!("the emulated host's KVM runs no guest: {told}").into()),
+            code => return Err(format!("the suite ended with status {code}: {told}").into()),
         }
         let took = start.elapsed().as_secs_f64();
         println!("group {}: {} cases in {took:.1} s", self.name, cases.len());
         Ok(())
+    }
+}
+
+/// Why a group did not run to its end.
+struct Broken {
+    /// Because the emulation let down the host.
+    host_lost: bool,
+    reason: String,
+}
+
+impl From<String> for Broken {
+    fn from(reason: String) -> Self {
+        Self { host_lost: false, reason }
     }
 }
 
@@ -193,14 +212,30 @@ impl Boot {
         retries().retried += 1;
         println!("     {}: RETRIED after an accident of the emulation: {line}", case.name);
         let again = Folders::make(&format!("{}-{}-again", self.group.name, case.name))?;
-        self.group.run(&self.group.cases[n..=n], &again.path)?;
+        self.group.run(&self.group.cases[n..=n], &again.path).map_err(|broken| broken.reason)?;
         case.judge(&Outcome::read(&again.path.join(&case.name), case.limit)?)
     }
 
+    /// Runs the whole group, once more where the host was lost on the way.
     fn all(&self) -> Result<Folders, String> {
-        let folders = Folders::make(self.group.name)?;
-        self.group.run(&self.group.cases, &folders.path)?;
-        Ok(folders)
+        let run = |name: &str| {
+            let folders = Folders::make(name)?;
+            self.group.run(&self.group.cases, &folders.path)?;
+            Ok(folders)
+        };
+        run(self.group.name)
+            .or_else(|broken: Broken| {
+                if !broken.host_lost {
+                    return Err(broken);
+                }
+                self.retries.lock().unwrap_or_else(PoisonError::into_inner).retried += 1;
+                println!(
+                    "group {}: RETRIED, its host was lost: {}",
+                    self.group.name, broken.reason
+                );
+                run(&format!("{}-again", self.group.name))
+            })
+            .map_err(|broken| broken.reason)
     }
 }
 

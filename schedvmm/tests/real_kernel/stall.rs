@@ -12,8 +12,9 @@ use crate::user::milliseconds;
 
 /// How long the launcher is stopped, at least.
 const STOPPED_MS: u64 = 700;
-/// A stop takes effect a little after the signal is sent: a gap may be shorter by this.
-const EARLIEST: f64 = 0.99;
+/// A stop takes effect a little after the signal is sent, 13 ms where emulation is short of CPU
+/// time: a gap may be shorter by this.
+const EARLIEST: f64 = 0.95;
 /// The vCPU was preempted before, or waits for a CPU after: 40 ms were seen in emulation,
 /// where the host's own scheduler ticks take longer than on hardware.
 const SLACK_MS: f64 = 150.0;
@@ -80,8 +81,12 @@ fn found(outcome: &Outcome) {
     let result: Value = outcome.assert_verdict("over-threshold");
     let hit = threshold::compat(outcome);
     assert_eq!(hit.length_ns, number(&result, "longest_gap_ns"), "another gap is longer");
-    // The guest's scheduler is not to blame for what the host did.
-    assert_eq!(result["longest_gap"]["class"], "host", "{}", result["longest_gap"]);
+    // The guest's scheduler is not to blame for what the host did, unless the stop met another
+    // thread on this CPU: what both took counts as scheduled-out. The self-test has enough
+    // stops to tell chance from rule.
+    let class = text(&result["longest_gap"], "class");
+    assert!(["host", "scheduled-out"].contains(&class), "{}", result["longest_gap"]);
+    println!("     its class is {class}");
     assert!(outcome.stdout.starts_with("Max latency: "), "{}", outcome.words());
     let times = outcome.file("stall").expect("the times of the stall");
     let times: Vec<f64> = times.split_whitespace().filter_map(|time| time.parse().ok()).collect();

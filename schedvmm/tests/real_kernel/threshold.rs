@@ -78,7 +78,11 @@ pub fn group() -> Group {
             ),
             |outcome| {
                 let result = hit(outcome);
-                assert_eq!(result["trace"]["complete"], false, "{}", result["trace"]);
+                // The trace is cut; or has all come, but is not there a second time as trace.dat.
+                let trace = &result["trace"];
+                let cut = trace["complete"] == false;
+                assert!(cut || text(trace, "note").contains("No space"), "{trace}");
+                assert!(cut || text(trace, "form") == "raw", "{trace}");
                 assert!(!outcome.gaps().is_empty());
             },
         ),

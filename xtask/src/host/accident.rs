@@ -5,7 +5,8 @@
 //! time it has. A guest that was innocent then ends in one of the two ways of [`Accident`].
 //! Nothing but the number of such ends tells them from a defect of ours, so a case that met
 //! one is run once more, it says so, and a suite with more than a few of them has failed
-//! ([`Retries`]).
+//! ([`Retries`]). The host itself may be let down in the same way, with all cases in it: then
+//! it is [`HostLost`], and that counts as one.
 
 use std::fmt;
 
@@ -15,6 +16,19 @@ const MOST_PERCENT: usize = 5;
 const MOST: usize = 3;
 /// Begins the suite's summary line.
 const SUMMARY: &str = "emulation: ";
+
+/// The emulated host ended, or stood still, before its command had: what was waited for, and the
+/// end of its console.
+#[derive(Debug)]
+pub struct HostLost(pub String);
+
+impl fmt::Display for HostLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for HostLost {}
 
 /// How a guest ends that the emulation has let down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

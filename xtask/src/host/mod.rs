@@ -48,6 +48,7 @@ pub struct EmulatedHost {
     additions: Vec<Addition>,
     out: Option<PathBuf>,
     timeout: Duration,
+    silence: Option<Duration>,
     forward_signals: bool,
 }
 
@@ -81,6 +82,7 @@ impl EmulatedHost {
             additions: Vec::new(),
             out: None,
             timeout: DEFAULT_TIMEOUT,
+            silence: None,
             forward_signals: false,
         }
     }
@@ -142,6 +144,12 @@ impl EmulatedHost {
         self
     }
 
+    /// How long the command may be silent: a host that stands still is found out early.
+    pub fn silence(mut self, silence: Duration) -> Self {
+        self.silence = Some(silence);
+        self
+    }
+
     /// Hands SIGINT and SIGTERM on to the command, so that it can end in its own way; a second
     /// one ends the host. Only for programs whose main thread runs the host.
     pub fn forward_signals(mut self) -> Self {
@@ -150,7 +158,8 @@ impl EmulatedHost {
     }
 
     /// Boots the host, runs the command in it to its end, and fetches `/out`. The command's
-    /// output goes to `on_output` as it comes.
+    /// output goes to `on_output` as it comes. [`HostLost`](accident::HostLost) is the error of a
+    /// host that came to an end, or to a standstill, before the command.
     pub fn run<S: Into<OsString>>(
         &self,
         command: impl IntoIterator<Item = S>,
@@ -182,7 +191,11 @@ impl EmulatedHost {
         let signals = self.forward_signals.then(signals::Signals::catch).transpose()?;
         let machine =
             qemu::Machine { cpus: self.cpus, memory_mib: self.memory_mib, kernel: &kernel };
-        let limits = session::Limits { boot: BOOT_DEADLINE, command: self.timeout };
+        let limits = session::Limits {
+            boot: BOOT_DEADLINE,
+            command: self.timeout,
+            silence: self.silence.unwrap_or(self.timeout),
+        };
         let mut session = session::Session::start(&machine, &initrd, limits, signals)?;
         let finished = session.drive(&job, &mut on_output)?;
         if let Some(dir) = &self.out {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::accident::HostLost;
 use super::protocol::{Ended, Job, Sent, Status};
 use super::qemu::{self, Machine, Qemu};
 use super::signals::Signals;
@@ -42,6 +43,8 @@ pub enum Stream {
 pub(super) struct Limits {
     pub boot: Duration,
     pub command: Duration,
+    /// Longest time without output of the command.
+    pub silence: Duration,
 }
 
 /// What a finished run has brought.
@@ -79,6 +82,7 @@ pub(super) struct Session {
     signals_seen: u32,
     phase: Phase,
     phase_start: Instant,
+    last_output: Instant,
     /// Sources that have not come to their end.
     open: Vec<Source>,
     received: Sent,
@@ -106,6 +110,7 @@ impl Session {
             signals_seen: 0,
             phase: Phase::Booting,
             phase_start: Instant::now(),
+            last_output: Instant::now(),
             open,
             received: Sent::default(),
             console: Vec::new(),
@@ -129,19 +134,20 @@ impl Session {
                 return Ok(Finished { ended, out: self.out.try_clone()? });
             }
             if !self.open.iter().any(|source| *source != Source::Signals) {
-                bail!(
-                    "the emulated host ended before {}{}",
-                    self.waiting_for(job),
-                    self.last_words()
+                let what = self.waiting_for(job);
+                let words = self.last_words();
+                return Err(
+                    HostLost(format!("the emulated host ended before {what}{words}")).into()
                 );
             }
-            let Some(left) = self.deadline().checked_duration_since(Instant::now()) else {
-                bail!(
-                    "{} did not happen within {} s{}",
-                    self.waiting_for(job),
-                    (self.deadline() - self.phase_start).as_secs(),
-                    self.last_words()
-                );
+            let (since, patience) = self.patience();
+            let Some(left) = patience.checked_sub(since.elapsed()) else {
+                let what = self.waiting_for(job);
+                let seconds = patience.as_secs();
+                let words = self.last_words();
+                let lost =
+                    format!("{what}, or a sign of it, did not come within {seconds} s{words}");
+                return Err(HostLost(lost).into());
             };
             for source in self.ready(left)? {
                 self.take(source, &mut buffer, on_output)?;
@@ -158,13 +164,17 @@ impl Session {
         }
     }
 
-    fn deadline(&self) -> Instant {
-        self.phase_start
-            + match self.phase {
-                Phase::Booting => self.limits.boot,
-                Phase::Running => self.limits.command,
-                Phase::Sending(_) | Phase::Sent(..) => TRANSFER_DEADLINE,
+    /// How long to wait for the next step, and since when: of two limits the one that ends first.
+    fn patience(&self) -> (Instant, Duration) {
+        let Limits { boot, command, silence } = self.limits;
+        match self.phase {
+            Phase::Booting => (self.phase_start, boot),
+            Phase::Running if self.last_output + silence < self.phase_start + command => {
+                (self.last_output, silence)
             }
+            Phase::Running => (self.phase_start, command),
+            Phase::Sending(_) | Phase::Sent(..) => (self.phase_start, TRANSFER_DEADLINE),
+        }
     }
 
     /// The sources with something to read, after waiting for one up to `left`.
@@ -231,6 +241,7 @@ impl Session {
             return Ok(());
         }
         let bytes = &buffer[..len];
+        self.last_output = Instant::now();
         let count = u64::try_from(len)?;
         match source {
             Source::Stdout => {
@@ -275,6 +286,7 @@ impl Session {
                 format!("the emulated host sent `{}`", String::from_utf8_lossy(&line))
             })?;
             self.phase_start = Instant::now();
+            self.last_output = self.phase_start;
             self.phase = match (status, self.phase) {
                 (Status::Ready, _) => Phase::Running,
                 (Status::Ended(ended), _) => Phase::Sending(ended),
