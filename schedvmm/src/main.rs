@@ -11,6 +11,7 @@ mod expected;
 mod explain;
 mod facts;
 mod folder;
+mod footprint;
 mod forced_idle;
 mod gap_file;
 mod hlog;

@@ -12,6 +12,7 @@ use vmm::vcpu::VcpuEnd;
 use super::{Attempt, millis};
 use crate::compose::{self, Account, Target};
 use crate::deliver::Delivery;
+use crate::footprint;
 use crate::result::{self, RunResult, Trace, VmResult};
 use crate::status::ExitStatus;
 use crate::trace_file::Arrival;
@@ -29,6 +30,7 @@ impl Attempt {
         let over = compose::over_threshold(&self.session, &self.plan.job);
         let verdict = judge(&self.session, end, over, &self.tail.text());
         let trace = self.trace();
+        footprint::give_back();
         self.describe_ends(&ends);
         let mut phases = result::phases_ms(&self.session, self.built_ms, decided);
         phases.extend(self.session.vm_phases_ms());

@@ -33,7 +33,7 @@ use crate::sinks::{ConsoleRing, ControlSink, Tail, TraceSink};
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::trace_file::TraceFile;
 use crate::verdict::End;
-use crate::{facts, machine, signals};
+use crate::{facts, footprint, machine, signals};
 
 /// Name of the console port.
 const CONSOLE_PORT: &str = "schedvmm.console";
@@ -145,6 +145,7 @@ impl Attempt {
         show.notes(&notes);
         show.phase("boot", limits.boot.as_secs());
         let session = Session::new(limits, Instant::now());
+        footprint::give_back();
         let running = vm
             .start(move |end| {
                 // Nobody listens any more once the run has ended.
