@@ -215,6 +215,9 @@ fn running_by_the_trace_is_steal() {
     trace.switch(2, 9000, PREEMPTED, 21);
     let found = one(&trace, gap(2000, 8000), &context());
     assert_eq!(parts(&found), [(Cause::Running { cpu: 2 }, 6000)]);
+    let text = |vcpus| found.paragraph(&Context { vcpus, ..context() }, Units::tsc(10));
+    assert!(text(false).contains("by the trace (host steal or SMI)"), "{}", text(false));
+    assert!(text(true).contains("by the trace (the hypervisor worked for the vCPU, or host"));
 }
 
 #[test]

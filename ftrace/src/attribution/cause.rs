@@ -79,7 +79,7 @@ pub enum Cause {
         name: String,
     },
     /// The trace says that it ran. If it did not: the host took the CPU away (steal), or the
-    /// firmware did (SMI).
+    /// firmware did (SMI). A virtual CPU's thread also runs while the hypervisor works for it.
     Running {
         /// The CPU.
         cpu: u32,

@@ -50,6 +50,9 @@ pub struct Context {
     /// Groups with a limit of CPU time (`cpu.max`). The kernel traces no throttling, so a
     /// runnable thread on an idle CPU is called throttled exactly if its group is in here.
     pub limited_groups: BTreeSet<u32>,
+    /// Whether the threads of groups are virtual CPUs, and their gaps were measured inside: then
+    /// a thread also runs while its hypervisor works for it.
+    pub vcpus: bool,
     /// How many segments to keep of each gap; see [`super::Explanation::segments`].
     pub max_segments: usize,
 }
@@ -58,6 +61,15 @@ impl Context {
     /// A group's name.
     pub fn group_name(&self, group: u32) -> String {
         self.group_names.get(&group).cloned().unwrap_or_else(|| format!("group {group}"))
+    }
+
+    /// What takes the time of a thread that runs by the trace.
+    pub(super) fn taker(&self) -> &'static str {
+        if self.vcpus {
+            "the hypervisor worked for the vCPU, or host steal or SMI"
+        } else {
+            "host steal or SMI"
+        }
     }
 }
 

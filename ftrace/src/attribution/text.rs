@@ -125,7 +125,7 @@ impl Cause {
             Self::Irq { cpu, name } => format!("interrupt {name} on CPU {cpu}"),
             Self::Softirq { cpu, name } => format!("softirq {name} on CPU {cpu}"),
             Self::Running { cpu } => {
-                format!("running on CPU {cpu} by the trace: host steal or SMI")
+                format!("running on CPU {cpu} by the trace: {}", context.taker())
             }
             Self::Unknown { reason } => format!("unknown: {}", reason.describe()),
         }
@@ -170,7 +170,9 @@ impl Phrase {
             Cause::Sleeping { .. } => ("asleep".into(), None),
             Cause::Irq { .. } => ("in interrupts".into(), None),
             Cause::Softirq { .. } => ("in softirqs".into(), None),
-            Cause::Running { .. } => ("running by the trace (host steal or SMI)".into(), None),
+            Cause::Running { .. } => {
+                (format!("running by the trace ({})", context.taker()), None)
+            }
             Cause::Unknown { reason } => (format!("unknown ({})", reason.describe()), None),
         };
         Self { clause, culprits: culprit.into_iter().collect() }

@@ -157,6 +157,7 @@ fn context(stored: &Stored) -> Context {
         ..Context::default()
     };
     let nested = stored.target == NESTED;
+    context.vcpus = nested;
     let mut members: BTreeMap<u32, usize> = BTreeMap::new();
     for thread in &stored.threads {
         let member = members.entry(thread.group).or_default();
