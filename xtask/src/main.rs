@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
-use xtask::bench::{analyse, boot, bulk, meter, start, trace};
+use xtask::bench::{analyse, boot, bulk, meter, nested, start, trace};
 use xtask::demo::Demo;
 use xtask::host::{self, EmulatedHost, init};
 use xtask::kernel::{self, Version};
@@ -86,6 +86,18 @@ enum BenchVerb {
         #[arg(long)]
         json: bool,
     },
+    /// Virtual machines in a virtual machine: phases of their start, memory, what is left behind.
+    Nested {
+        /// Virtual machines in each run.
+        #[arg(long, value_name = "N", default_value_t = 8)]
+        l2_count: u32,
+        /// Runs in a row; 20 show whether anything leaks.
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        runs: u32,
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// One turn of the meter's loop against a bare reading of the TSC, on this machine.
     Meter {
         /// Print one JSON object instead of a table.
@@ -120,6 +132,15 @@ enum InHostVerb {
         #[arg(long)]
         mib: u32,
         /// Timed dumps of each.
+        #[arg(long)]
+        runs: u32,
+    },
+    /// The inner part of `bench nested`.
+    BenchNested {
+        /// Virtual machines in each run.
+        #[arg(long)]
+        l2_count: u32,
+        /// Runs in a row.
         #[arg(long)]
         runs: u32,
     },
@@ -199,12 +220,18 @@ fn main() -> ExitCode {
         }
         Verb::Bench(BenchVerb::Start { runs, json }) => bench_start(runs, json),
         Verb::Bench(BenchVerb::Analyse { json }) => analyse::run().and_then(|r| show(&r, json)),
+        Verb::Bench(BenchVerb::Nested { l2_count, runs, json }) => {
+            nested::run(l2_count, runs).and_then(|r| show(&r, json))
+        }
         Verb::Bench(BenchVerb::Meter { json }) => meter::run().and_then(|r| show(&r, json)),
         Verb::Bench(BenchVerb::Trace { trace, runs, json }) => {
             bench_trace(trace.as_deref(), runs, json)
         }
         Verb::InHost(InHostVerb::BenchBulk { mib, runs }) => {
             bulk::driver::run(mib, runs).map(|()| ExitCode::SUCCESS)
+        }
+        Verb::InHost(InHostVerb::BenchNested { l2_count, runs }) => {
+            nested::driver::run_in_host(l2_count, runs).map(|()| ExitCode::SUCCESS)
         }
         Verb::InHost(InHostVerb::BulkGuest { mib }) => bulk::guest::main(mib),
         Verb::InHost(InHostVerb::BenchBoot { runs }) => {

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Benchmarks of the product itself: booting against another virtual machine monitor, sending bulk
 //! data, starting on this machine's own KVM, the meter against a bare reading of the counter,
-//! reading a trace against trace-cmd, and the analysis of many gaps.
+//! reading a trace against trace-cmd, the analysis of many gaps, and machines in a machine.
 
 pub mod analyse;
 pub mod boot;
 pub mod bulk;
 mod contest;
 pub mod meter;
+pub mod nested;
 pub mod start;
 pub mod trace;
 
