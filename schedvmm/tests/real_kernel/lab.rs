@@ -20,8 +20,6 @@ use crate::outcome::Outcome;
 const EXECUTABLE_ENV: &str = "SCHEDVMM_TEST_EXECUTABLE";
 /// Keeps what the cases wrote.
 const KEEP_ENV: &str = "SCHEDVMM_TEST_KEEP";
-/// Runs what is skipped otherwise.
-const SKIPPED_TOO_ENV: &str = "SCHEDVMM_TEST_SKIPPED_TOO";
 /// Ends a case's script in the suite; no script contains it.
 const END_OF_SCRIPT: &str = "END-OF-CASE";
 /// The suite's exit status where the host's KVM runs no guest at all.
@@ -62,8 +60,6 @@ pub struct Group {
     kernel: TestKernel,
     cases: Vec<Case>,
     prepare: fn(&Path) -> Result<Preparation, String>,
-    /// Skipped, for this reason, unless [`SKIPPED_TOO_ENV`] is set.
-    skipped: Option<&'static str>,
 }
 
 /// What a group needs beside kernel and executable.
@@ -78,12 +74,7 @@ pub struct Preparation {
 impl Group {
     /// Cases for this kernel.
     pub fn new(name: &'static str, kernel: TestKernel, cases: Vec<Case>) -> Self {
-        Self { name, kernel, cases, prepare: |_| Ok(Preparation::default()), skipped: None }
-    }
-
-    /// Skips these cases, for this reason, unless [`SKIPPED_TOO_ENV`] is set.
-    pub fn skipped(self, reason: &'static str) -> Self {
-        Self { skipped: Some(reason), ..self }
+        Self { name, kernel, cases, prepare: |_| Ok(Preparation::default()) }
     }
 
     /// With a preparation, made from the path of the kernel.
@@ -192,11 +183,6 @@ struct Folders {
 impl Boot {
     fn judge(&self, n: usize) -> Result<Completion, Failed> {
         if let Err(reason) = self.group.kernel.path() {
-            return Ok(Completion::ignored_with(reason));
-        }
-        if let Some(reason) = self.group.skipped
-            && env::var_os(SKIPPED_TOO_ENV).is_none()
-        {
             return Ok(Completion::ignored_with(reason));
         }
         let folders = self.ran.get_or_init(|| self.all()).as_ref()?;

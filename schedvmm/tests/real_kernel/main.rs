@@ -14,7 +14,6 @@
 //! |---|---|
 //! | `SCHEDVMM_TEST_KERNEL_612`, `SCHEDVMM_TEST_KERNEL_61` | the kernels' bzImages |
 //! | `SCHEDVMM_TEST_EXECUTABLE` | tests this `schedvmm` instead of a fresh release build |
-//! | `SCHEDVMM_TEST_SKIPPED_TOO` | runs what the emulation does not bear often enough, too |
 //! | `SCHEDVMM_TEST_KEEP` | a folder where all that the cases wrote stays |
 
 mod bad_input;

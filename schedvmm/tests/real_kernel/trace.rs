@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A trace.dat of a real run, as trace-cmd and as our own reader see it.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
 
@@ -54,6 +56,21 @@ fn events(path: &Path) -> usize {
         count += usize::from(matches!(item, Item::Record(_)));
     }
     count
+}
+
+/// Number, name and ticks of all threads that ran on these CPUs in a window of the trace.
+pub fn who_ran(path: &Path, window: Range<u64>, cpus: &[u32]) -> BTreeMap<(i32, String), u64> {
+    let trace = Trace::open(path).unwrap_or_else(|error| panic!("{error}"));
+    let lanes = ftrace::lanes(&trace, window, cpus, usize::MAX).expect("readable");
+    let mut ran = BTreeMap::new();
+    for (cpu, lane) in &lanes.cpus {
+        assert!(!lane.slices.is_empty(), "the trace does not say what ran on CPU {cpu}");
+        for slice in &lane.slices {
+            let name = lanes.names.get(&slice.tid).cloned().unwrap_or_default();
+            *ran.entry((slice.tid, name)).or_default() += slice.end - slice.begin;
+        }
+    }
+    ran
 }
 
 /// Length in nanoseconds and thread of the gap in the line with the marker.

@@ -7,6 +7,12 @@
 //! one is run once more, it says so, and a suite with more than a few of them has failed
 //! ([`Retries`]). The host itself may be let down in the same way, with all cases in it: then
 //! it is [`HostLost`], and that counts as one.
+//!
+//! A host that is lost so, as guests in guests bring it about, has not panicked: its kernel
+//! would have said so. An emulated CPU comes back from a guest (#VMEXIT), and at the next
+//! instruction, the one behind VMRUN, it faults on the stack and can read neither the
+//! descriptor for that nor the one for a double fault, although CR3, CR4 and EFER are those of
+//! the host again. It is a triple fault, and QEMU (10.0.2) resets the machine.
 
 use std::fmt;
 
