@@ -15,6 +15,8 @@ use crate::{artifacts, host, process, project};
 
 /// Where the kernel under test lies in the emulated host. The host's own is always 6.12.
 const GUEST_KERNEL: &str = "/target-kernel";
+/// Machines in a machine boot by turns in emulation, and have as long as the main job has.
+const L2_BOOT_TIMEOUT: &str = "--l2-boot-timeout";
 
 /// What to show.
 #[derive(Clone, Debug)]
@@ -48,6 +50,13 @@ impl Demo {
         match venue {
             Venue::Own => self.run_here(&schedvmm, &image, &output),
             Venue::Emulated(_) => {
+                let mut command =
+                    self.command("schedvmm".as_ref(), GUEST_KERNEL.as_ref(), "/out".as_ref());
+                let decided = |word: &OsString| word.to_string_lossy().starts_with(L2_BOOT_TIMEOUT);
+                if self.nested && !command.iter().any(decided) {
+                    command.push(L2_BOOT_TIMEOUT.into());
+                    command.push(format!("{}s", self.timeout.as_secs()).into());
+                }
                 let run = EmulatedHost::builder()
                     .xtask(std::env::current_exe()?)
                     .schedvmm(schedvmm)
@@ -55,10 +64,7 @@ impl Demo {
                     .out(&output)
                     .timeout(self.timeout)
                     .forward_signals()
-                    .run(
-                        self.command("schedvmm".as_ref(), GUEST_KERNEL.as_ref(), "/out".as_ref()),
-                        host::show,
-                    )?;
+                    .run(command, host::show)?;
                 eprintln!("result folder: {}", output.display());
                 Ok(run.ended)
             }

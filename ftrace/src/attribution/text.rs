@@ -170,9 +170,7 @@ impl Phrase {
             Cause::Sleeping { .. } => ("asleep".into(), None),
             Cause::Irq { .. } => ("in interrupts".into(), None),
             Cause::Softirq { .. } => ("in softirqs".into(), None),
-            Cause::Running { .. } => {
-                (format!("running by the trace ({})", context.taker()), None)
-            }
+            Cause::Running { .. } => (format!("running by the trace ({})", context.taker()), None),
             Cause::Unknown { reason } => (format!("unknown ({})", reason.describe()), None),
         };
         Self { clause, culprits: culprit.into_iter().collect() }

@@ -21,7 +21,14 @@ const DURATION_S: u64 = 5;
 const MEASURED_CPUS: [u32; 2] = [2, 3];
 /// How the names of threads begin that the kernel has on every CPU, or may send there.
 const KERNEL_THREADS: [&str; 9] = [
-    "swapper", "ksoftirqd/", "migration/", "kworker/", "rcu", "cpuhp/", "khugepaged", "kcompactd",
+    "swapper",
+    "ksoftirqd/",
+    "migration/",
+    "kworker/",
+    "rcu",
+    "cpuhp/",
+    "khugepaged",
+    "kcompactd",
     "kvm-",
 ];
 

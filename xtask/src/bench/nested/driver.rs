@@ -111,9 +111,8 @@ impl Run {
 
 impl Footprint {
     fn now() -> Result<Self> {
-        let read = |path: &str| {
-            fs::read_to_string(path).with_context(|| format!("cannot read `{path}`"))
-        };
+        let read =
+            |path: &str| fs::read_to_string(path).with_context(|| format!("cannot read `{path}`"));
         let number = |text: Option<&str>, what: &str| -> Result<u64> {
             text.and_then(|text| text.parse().ok()).with_context(|| format!("no {what}"))
         };
