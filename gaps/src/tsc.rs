@@ -53,6 +53,12 @@ pub fn ns_to_ticks(ns: u64, khz: u64) -> u64 {
 }
 
 fn scale(value: u64, numerator: u64, denominator: u64) -> u64 {
+    // All but the longest times fit, and dividing u128 takes several times as long.
+    if let Some(quotient) =
+        value.checked_mul(numerator).and_then(|product| product.checked_div(denominator))
+    {
+        return quotient;
+    }
     let product = u128::from(value) * u128::from(numerator);
     product
         .checked_div(u128::from(denominator))

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
 
 use gaps::pauses::{Distribution as Pause, Pauses};
+use gaps::record::GapRecord;
 use gaps::stats::{Distribution, jain, lag, max_over_min};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
@@ -106,6 +107,12 @@ fn ours(input: &Value) -> Vec<(&'static str, f64)> {
     let gaps = Distribution::of_lengths(list("gaps"));
     let intervals: Vec<(u64, u64)> =
         serde_json::from_value(input["intervals"].clone()).expect("made above");
+    let record = |&(tsc_begin, tsc_end): &(u64, u64)| GapRecord {
+        tsc_begin,
+        tsc_end,
+        ..GapRecord::default()
+    };
+    let records: Vec<_> = intervals.iter().map(record).collect();
     let shares = list("shares");
     let quantiles = gaps.quantiles().expect("there are gaps");
     let starved = gaps.starvation(limit);
@@ -121,7 +128,7 @@ fn ours(input: &Value) -> Vec<(&'static str, f64)> {
         ("starved_total", starved.total_ns as f64),
         ("jain", jain(&shares).expect("shares")),
         ("max_over_min", max_over_min(&shares).expect("shares")),
-        ("most_in_window", lag::most_in_window(&intervals, number("window")) as f64),
+        ("most_in_window", lag::most_in_window(&records, number("window")) as f64),
     ]
 }
 

@@ -2,6 +2,7 @@
 //! Every statistic against its definition, written down as plainly as possible.
 
 use gaps::histogram::Histogram;
+use gaps::record::GapRecord;
 use gaps::stats::{Distribution, jain, lag, max_over_min};
 use proptest::prelude::*;
 
@@ -55,10 +56,26 @@ proptest! {
     }
 
     #[test]
-    fn parts_come_together(parts in prop::collection::vec(lengths(), 0..5)) {
+    fn parts_come_together(parts in prop::collection::vec(lengths(), 0..5),
+                           limit in 0..2_000_000_000u64) {
         let all = Distribution::of_lengths(parts.concat());
-        let parts: Vec<_> = parts.into_iter().map(Distribution::of_lengths).collect();
-        prop_assert_eq!(Distribution::merged(&parts), all);
+        // Lengths that are counted mean the same as lengths that are listed.
+        let count = |lengths: Vec<u64>| -> Vec<_> {
+            lengths.into_iter().map(|length| (length, 1)).collect()
+        };
+        let part = |(number, lengths): (usize, Vec<u64>)| match number % 2 {
+            0 => Distribution::of_lengths(lengths),
+            _ => Distribution::of_buckets(&count(lengths)),
+        };
+        let parts: Vec<_> = parts.into_iter().enumerate().map(part).collect();
+        let merged = Distribution::merged(&parts);
+        prop_assert_eq!((merged.count(), merged.total_ns()), (all.count(), all.total_ns()));
+        prop_assert_eq!(merged.starvation(limit), all.starvation(limit));
+        prop_assert_eq!(merged.wait_exceeds(limit, 1000), all.wait_exceeds(limit, 1000));
+        prop_assert!(close(merged.mean_wait_ns(1000).unwrap(), all.mean_wait_ns(1000).unwrap()));
+        for per_million in [0, 1, 500_000, 990_000, 1_000_000] {
+            prop_assert_eq!(merged.quantile_ns(per_million), all.quantile_ns(per_million));
+        }
     }
 
     #[test]
@@ -114,6 +131,10 @@ proptest! {
             gaps.iter().map(overlap).sum::<u64>()
         };
         let most = (0..=last).map(in_window).max().unwrap_or(0);
+        let gap = |&(tsc_begin, tsc_end): &(u64, u64)| {
+            GapRecord { tsc_begin, tsc_end, ..GapRecord::default() }
+        };
+        let gaps: Vec<_> = gaps.iter().map(gap).collect();
         prop_assert_eq!(lag::most_in_window(&gaps, window), most);
     }
 }

@@ -258,6 +258,11 @@ impl<'a> Clock<'a> {
         Self::new(khz, setup.map_or(0, |setup| setup.tsc_start), load)
     }
 
+    /// Frequency of the counter.
+    pub fn khz(self) -> u64 {
+        self.khz
+    }
+
     /// Ticks as nanoseconds.
     pub fn ns(self, ticks: u64) -> u64 {
         ticks_to_ns(ticks, self.khz)

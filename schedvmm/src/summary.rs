@@ -5,11 +5,9 @@
 //! overflowed they come from the histogram, which has every gap, at a resolution of 1.6 %;
 //! `source` says which. Nothing is ever computed from a part of the gaps as if it were all.
 
-use std::borrow::Cow;
-
 use gaps::evidence::Class;
 use gaps::record::GapRecord;
-use gaps::stats::lag::{Interval, largest_lag_ns};
+use gaps::stats::lag::largest_lag_ns;
 use gaps::stats::{Distribution, Quantiles, Starvation, jain, max_over_min, share};
 use guest::job::LoadSpec;
 use guest::shape::GroupSpec;
@@ -161,8 +159,7 @@ impl ThreadGaps {
             let buckets: Vec<_> = report.gap_histogram_ns.iter().map(bounded).collect();
             Distribution::of_buckets(&buckets)
         } else {
-            let length = |record: &GapRecord| clock.ns(record.ticks());
-            Distribution::of_lengths(records.iter().map(length).collect())
+            Distribution::of_records(records, clock.khz())
         };
         let lag = match (source, fair_share(spec)) {
             (Source::Records, Some(fair_share)) => lag(records, fair_share, spec, clock),
@@ -175,22 +172,16 @@ impl ThreadGaps {
 
 /// The largest lag of a thread with these gaps.
 fn lag(records: &[GapRecord], fair_share: f64, spec: &LoadSpec, clock: Clock<'_>) -> Vec<Lag> {
-    let interval = |record: &GapRecord| (clock.ns(record.tsc_begin), clock.ns(record.tsc_end));
-    let intervals: Vec<Interval> = records.iter().map(interval).collect();
     let run_ns = u64::try_from(spec.duration.as_nanos()).unwrap_or(u64::MAX);
     let windows = LAG_WINDOWS_NS.into_iter().filter(|window| *window <= run_ns);
-    let lag =
-        |window_ns| Lag { window_ns, lag_ns: largest_lag_ns(&intervals, window_ns, fair_share) };
-    windows.map(lag).collect()
+    let lag_ns = |window_ns| largest_lag_ns(records, clock.khz(), window_ns, fair_share);
+    windows.map(|window_ns| Lag { window_ns, lag_ns: lag_ns(window_ns) }).collect()
 }
 
 /// What all of `threads` come to, whose gaps are `gaps` in the same order.
 pub fn of_threads(threads: &[&Thread], gaps: &[&ThreadGaps], clock: Clock<'_>) -> Statistics {
-    let merged = |part: fn(&ThreadGaps) -> &Distribution| match gaps {
-        [one] => Cow::Borrowed(part(one)),
-        _ => Cow::Owned(Distribution::merged(gaps.iter().map(|gaps| part(gaps)))),
-    };
-    let (all, wakeup) = (merged(|gaps| &gaps.gaps), merged(|gaps| &gaps.wakeup));
+    let all = Distribution::merged(gaps.iter().map(|gaps| &gaps.gaps));
+    let wakeup = Distribution::merged(gaps.iter().map(|gaps| &gaps.wakeup));
     let busy_ticks =
         threads.iter().fold(0u64, |sum, thread| sum.saturating_add(thread.report.busy_ticks));
     let wanted_ns = clock.ns(busy_ticks);

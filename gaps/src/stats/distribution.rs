@@ -1,19 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Lengths of gaps, and what follows from them alone.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::real;
+use crate::{record::GapRecord, tsc::ticks_to_ns};
 
-/// Lengths in nanoseconds, each with how often it occurs, rising.
+/// Lengths in nanoseconds.
 ///
 /// Made from single lengths it is exact. Made from a histogram's buckets it has the buckets'
 /// upper bounds for lengths, and every figure that follows is at most 1/64 (1.6 %) too high,
 /// never too low.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// It consists of parts, each sorted for itself, which several may share: ten million gaps of
+/// a run are there once, not once more for each group and for the whole.
+#[derive(Clone, Debug, Default)]
 pub struct Distribution {
-    lengths: Vec<(u64, u64)>,
-    count: u64,
+    parts: Vec<Arc<Part>>,
+}
+
+/// Lengths of one source.
+#[derive(Debug)]
+struct Part {
+    /// Rising.
+    lengths: Vec<u64>,
+    /// For each length, how many there are up to and with it. Empty where each is there once.
+    up_to: Vec<u64>,
+    /// Sum of all lengths.
+    total_ns: u128,
+    /// Sum of their squares.
+    squares: f64,
 }
 
 /// Quantiles by nearest rank: lengths that occur, never values between two of them.
@@ -40,63 +58,120 @@ pub struct Starvation {
     pub total_ns: u64,
 }
 
+impl Part {
+    /// How many there are in front of this place.
+    fn before(&self, place: usize) -> u64 {
+        match place.checked_sub(1) {
+            None => 0,
+            Some(_) if self.up_to.is_empty() => place as u64,
+            Some(last) => self.up_to.get(last).copied().unwrap_or(0),
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.before(self.lengths.len())
+    }
+
+    /// How many lengths are at most this long.
+    fn at_most(&self, limit_ns: u64) -> u64 {
+        self.before(self.lengths.partition_point(|length| *length <= limit_ns))
+    }
+
+    /// Count and sum of the lengths above a limit.
+    fn above(&self, limit_ns: u64) -> (u64, u128) {
+        let place = self.lengths.partition_point(|length| *length <= limit_ns);
+        let sum = if self.up_to.is_empty() {
+            self.lengths[place..].iter().map(|length| u128::from(*length)).sum()
+        } else {
+            let counts = (place..self.lengths.len())
+                .map(|place| self.before(place + 1).saturating_sub(self.before(place)));
+            let pairs = self.lengths[place..].iter().zip(counts);
+            pairs.map(|(length, count)| u128::from(*length) * u128::from(count)).sum()
+        };
+        (self.count().saturating_sub(self.before(place)), sum)
+    }
+}
+
 impl Distribution {
+    /// Of these gaps, with a counter of this frequency.
+    pub fn of_records(records: &[GapRecord], tsc_khz: u64) -> Self {
+        Self::of_lengths(records.iter().map(|gap| ticks_to_ns(gap.ticks(), tsc_khz)).collect())
+    }
+
     /// Of single lengths, in any order.
     pub fn of_lengths(mut lengths: Vec<u64>) -> Self {
         lengths.sort_unstable();
-        Self::of_counts(lengths.into_iter().map(|length| (length, 1)).collect())
+        let total_ns = lengths.iter().map(|length| u128::from(*length)).sum();
+        let squares = lengths.iter().map(|length| real(*length) * real(*length)).sum();
+        Self::of_part(Part { lengths, up_to: Vec::new(), total_ns, squares })
     }
 
     /// Of a histogram's buckets: `(upper bound, count)`, in any order.
     pub fn of_buckets(buckets: &[(u64, u64)]) -> Self {
-        let mut lengths = buckets.to_vec();
-        lengths.sort_unstable();
-        Self::of_counts(lengths)
+        let mut sorted: Vec<_> = buckets.iter().copied().filter(|&(_, count)| count > 0).collect();
+        sorted.sort_unstable();
+        let up_to = sorted.iter().scan(0u64, |sum, &(_, count)| {
+            *sum = sum.saturating_add(count);
+            Some(*sum)
+        });
+        let up_to = up_to.collect();
+        let total = |&(length, count): &(u64, u64)| u128::from(length) * u128::from(count);
+        let square = |&(length, count): &(u64, u64)| real(length) * real(length) * real(count);
+        Self::of_part(Part {
+            total_ns: sorted.iter().map(total).fold(0, u128::saturating_add),
+            squares: sorted.iter().map(square).sum(),
+            lengths: sorted.into_iter().map(|(length, _)| length).collect(),
+            up_to,
+        })
+    }
+
+    fn of_part(part: Part) -> Self {
+        Self { parts: vec![Arc::new(part)] }
     }
 
     /// All of these together.
-    pub fn merged<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
-        let mut lengths: Vec<_> =
-            parts.into_iter().flat_map(|part| part.lengths.iter().copied()).collect();
-        // The parts are sorted runs, which this sort finds and merges.
-        lengths.sort();
-        Self::of_counts(lengths)
-    }
-
-    /// From sorted pairs; equal lengths become one.
-    fn of_counts(mut lengths: Vec<(u64, u64)>) -> Self {
-        lengths.retain(|&(_, count)| count > 0);
-        lengths.dedup_by(|next, kept| {
-            let same = next.0 == kept.0;
-            if same {
-                kept.1 = kept.1.saturating_add(next.1);
-            }
-            same
-        });
-        let count = lengths.iter().fold(0u64, |sum, &(_, count)| sum.saturating_add(count));
-        Self { lengths, count }
+    pub fn merged<'a>(distributions: impl IntoIterator<Item = &'a Self>) -> Self {
+        Self {
+            parts: distributions.into_iter().flat_map(|one| one.parts.iter().cloned()).collect(),
+        }
     }
 
     /// How many gaps.
     pub fn count(&self) -> u64 {
-        self.count
+        self.parts.iter().map(|part| part.count()).fold(0, u64::saturating_add)
     }
 
-    /// Lengths with their counts, rising.
-    pub fn lengths(&self) -> &[(u64, u64)] {
-        &self.lengths
+    /// How many are at most this long.
+    fn at_most(&self, limit_ns: u64) -> u64 {
+        self.parts.iter().map(|part| part.at_most(limit_ns)).fold(0, u64::saturating_add)
+    }
+
+    /// Count and sum of those above a limit.
+    fn above(&self, limit_ns: u64) -> (u64, u128) {
+        let each = self.parts.iter().map(|part| part.above(limit_ns));
+        each.fold((0, 0), |(count, sum), part| {
+            (count.saturating_add(part.0), u128::saturating_add(sum, part.1))
+        })
     }
 
     /// The length that this share of all gaps does not exceed; `per_million` is 500 000 for
     /// the median. `None` without a gap.
     pub fn quantile_ns(&self, per_million: u32) -> Option<u64> {
-        let wanted = u128::from(self.count) * u128::from(per_million.min(1_000_000));
-        let rank = wanted.div_ceil(1_000_000).max(1);
-        let mut seen = 0;
-        self.lengths.iter().find_map(|&(length, count)| {
-            seen += u128::from(count);
-            (seen >= rank).then_some(length)
-        })
+        let wanted = u128::from(self.count()) * u128::from(per_million.min(1_000_000));
+        let rank = u64::try_from(wanted.div_ceil(1_000_000)).unwrap_or(u64::MAX).max(1);
+        // The shortest length that at least so many do not exceed. It is one that occurs,
+        // because only there the number changes.
+        let (mut low, mut high) =
+            (0, self.parts.iter().filter_map(|part| part.lengths.last()).copied().max()?);
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.at_most(middle) >= rank {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        Some(low)
     }
 
     /// The usual quantiles; `None` without a gap.
@@ -111,38 +186,28 @@ impl Distribution {
 
     /// Sum of all lengths.
     pub fn total_ns(&self) -> u128 {
-        self.lengths.iter().map(|&(length, count)| u128::from(length) * u128::from(count)).sum()
+        self.parts.iter().map(|part| part.total_ns).fold(0, u128::saturating_add)
     }
 
     /// Probability that somebody who comes at a random moment of `span_ns` waits longer than
     /// `limit_ns` for the thread to run: of a gap, all but its last `limit_ns` count.
     /// `None` without a span.
     pub fn wait_exceeds(&self, limit_ns: u64, span_ns: u64) -> Option<f64> {
-        let above = self.lengths.iter().map(|&(length, count)| {
-            u128::from(length.saturating_sub(limit_ns)) * u128::from(count)
-        });
-        ratio(above.sum(), span_ns)
+        let (count, sum) = self.above(limit_ns);
+        ratio(sum.saturating_sub(u128::from(limit_ns) * u128::from(count)), span_ns)
     }
 
     /// How long somebody who comes at a random moment of `span_ns` waits on average: with the
     /// probability `length / span` half a gap's length. `None` without a span.
     pub fn mean_wait_ns(&self, span_ns: u64) -> Option<f64> {
-        let squares = self
-            .lengths
-            .iter()
-            .map(|&(length, count)| real(length) * real(length) * real(count))
-            .sum::<f64>();
+        let squares: f64 = self.parts.iter().map(|part| part.squares).sum();
         (span_ns > 0).then(|| squares / (2.0 * real(span_ns)))
     }
 
     /// Gaps longer than a limit.
     pub fn starvation(&self, longer_than_ns: u64) -> Starvation {
-        let mut starvation = Starvation { longer_than_ns, ..Starvation::default() };
-        for &(length, count) in self.lengths.iter().filter(|pair| pair.0 > longer_than_ns) {
-            starvation.count = starvation.count.saturating_add(count);
-            starvation.total_ns = starvation.total_ns.saturating_add(length.saturating_mul(count));
-        }
-        starvation
+        let (count, sum) = self.above(longer_than_ns);
+        Starvation { longer_than_ns, count, total_ns: u64::try_from(sum).unwrap_or(u64::MAX) }
     }
 }
 
@@ -162,7 +227,8 @@ mod tests {
         assert_eq!(none.wait_exceeds(1, 0), None);
         assert_eq!(none.mean_wait_ns(0), None);
         assert_eq!(none.wait_exceeds(0, 10), Some(0.0));
-        assert_eq!(Distribution::of_buckets(&[(5, 0)]), none);
+        let empty = Distribution::of_buckets(&[(5, 0)]);
+        assert_eq!((empty.count(), empty.total_ns(), empty.quantiles()), (0, 0, None));
     }
 
     #[test]
@@ -174,6 +240,13 @@ mod tests {
         assert_eq!(hundred.quantile_ns(0), Some(1));
         let one = Distribution::of_lengths(vec![7]);
         assert_eq!(one.quantile_ns(1), Some(7));
+    }
+
+    #[test]
+    fn lengths_of_records_are_in_nanoseconds() {
+        let gap = |tsc_end| GapRecord { tsc_begin: 1000, tsc_end, ..GapRecord::default() };
+        let gaps = Distribution::of_records(&[gap(5000), gap(2000)], 2_000_000);
+        assert_eq!((gaps.quantile_ns(1), gaps.total_ns()), (Some(500), 2500));
     }
 
     #[test]
