@@ -39,6 +39,7 @@
 //! `record` does.
 
 pub mod attribution;
+mod co_run;
 mod comms;
 mod cpu_lanes;
 pub mod dump;
@@ -53,6 +54,7 @@ mod symbols;
 mod trace;
 mod tracedat;
 
+pub use co_run::{CoRun, co_run};
 pub use comms::Comms;
 pub use cpu_lanes::{Lane, Lanes, Slice, lanes};
 pub use error::FtraceError;

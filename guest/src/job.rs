@@ -160,11 +160,11 @@ impl MeterMode {
 }
 
 impl LoadSpec {
-    /// The load for a [`MeterSpec`]: one group, one always busy thread for each CPU.
+    /// The load for a [`MeterSpec`]: one group, one always busy thread on each CPU.
     pub fn for_meter(self) -> Self {
         let threads = u32::try_from(self.cpus.len()).unwrap_or(u32::MAX);
         let always = GroupSpec::plain(threads, self.duration, SleepSpec::Fixed(Duration::ZERO));
-        Self { name: None, groups: vec![always], ..self }
+        Self { name: None, groups: vec![GroupSpec { spread: true, ..always }], ..self }
     }
 }
 

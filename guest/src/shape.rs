@@ -17,6 +17,10 @@ pub struct GroupSpec {
     /// CPUs of these threads, some of the load's; all of the load's where it is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cpus: Vec<u32>,
+    /// Each thread has one of these CPUs for itself, in their order, and does not share them all
+    /// with the others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub spread: bool,
     /// Whether it gets a core-scheduling cookie of its own, where cookies are given at all.
     pub cookie: bool,
     /// What the scheduler is told.
@@ -47,6 +51,7 @@ impl GroupSpec {
         Self {
             threads,
             cpus: Vec::new(),
+            spread: false,
             cookie: true,
             policy: Policy::default(),
             quota: None,

@@ -356,13 +356,18 @@ impl From<Cosched> for CoschedRequest {
     }
 }
 
+/// Options of the bursty threads, which mean nothing where something else is measured: clap
+/// refuses them rather than have them ignored. `--cosched`, which also concerns virtual machines,
+/// is checked when a run is planned.
+const BURSTY: [&str; 7] = ["groups", "threads", "busy", "sleep", "seed", "preset", "load"];
+
 /// A meter in place of the load.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Meter")]
 pub struct MeterArgs {
     /// Keep the load's CPUs busy with this meter alone, and no bursty threads: what it misses
     /// is what the machine's host did to it.
-    #[arg(long, value_enum, value_name = "METER")]
+    #[arg(long, value_enum, value_name = "METER", conflicts_with_all = BURSTY)]
     pub meter: Option<Meter>,
     /// hwlat and osnoise measure in windows of this length.
     #[arg(long, default_value = "1s", value_parser = units::positive_duration, value_name = "TIME")]
@@ -420,7 +425,7 @@ pub enum Mode {
 pub struct NestedArgs {
     /// The load is virtual machines: each of 2 vCPUs, started by this program in the guest, and
     /// kept busy by a meter (--meter, else the best that their kernel has).
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = BURSTY)]
     pub nested: bool,
     /// Their kernel [default: that of the machine around them].
     #[arg(long, value_name = "FILE", requires = "nested")]

@@ -147,6 +147,7 @@ impl Account<'_> {
             statistics,
             fairness: fairness(&threads, &groups, clock),
             forced_idle,
+            co_run: None,
             steal,
             expected: Expected::of(load, &scheduler, longest_gap_ns),
             threads,
@@ -199,6 +200,10 @@ fn fairness(threads: &[Thread], groups: &[Group], clock: Clock<'_>) -> RunFairne
 }
 
 #[cfg(test)]
+#[path = "figures_tests.rs"]
+mod figures;
+
+#[cfg(test)]
 mod tests {
     use guest::wire::ThreadReport;
 
@@ -211,7 +216,15 @@ mod tests {
         // One tick is one nanosecond.
         let report = ThreadReport { group, busy_ticks: busy_ns, cpu_time_ns, ..Default::default() };
         let statistics = Statistics::default();
-        Thread { thread, gap_ns: 0, longest_gap_ns: 0, complete: true, statistics, report }
+        Thread {
+            thread,
+            gap_ns: 0,
+            longest_gap_ns: 0,
+            complete: true,
+            statistics,
+            co_run: None,
+            report,
+        }
     }
 
     #[test]

@@ -73,9 +73,8 @@ impl Delivery<'_> {
     /// Writes the result's files and shows the result. The answer stands, and is not lost,
     /// even if the disk takes nothing.
     pub fn deliver(&mut self, result: &mut RunResult) {
-        match explain::of_result(result) {
-            Ok(explanation) => result.explanation = explanation,
-            Err(failure) => result.notes.push(format!("no explanation: {failure}")),
+        if let Err(failure) = explain::complete(result) {
+            result.notes.push(format!("no explanation: {failure}"));
         }
         let written = self.write(result);
         self.show.end(result, self.folder.path());

@@ -79,7 +79,15 @@ mod tests {
         let group = u32::try_from(thread / 2).expect("few");
         let report = ThreadReport { group, force_idle_ns, ..Default::default() };
         let statistics = Statistics::default();
-        Thread { thread, gap_ns: 0, longest_gap_ns: 0, complete: true, statistics, report }
+        Thread {
+            thread,
+            gap_ns: 0,
+            longest_gap_ns: 0,
+            complete: true,
+            statistics,
+            co_run: None,
+            report,
+        }
     }
 
     fn booked(

@@ -64,7 +64,15 @@ mod tests {
             ..ThreadReport::default()
         };
         let statistics = Statistics::default();
-        Thread { thread, gap_ns: 0, longest_gap_ns: 0, complete: true, statistics, report }
+        Thread {
+            thread,
+            gap_ns: 0,
+            longest_gap_ns: 0,
+            complete: true,
+            statistics,
+            co_run: None,
+            report,
+        }
     }
 
     #[test]

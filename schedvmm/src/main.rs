@@ -5,6 +5,7 @@
 mod bench;
 mod boot;
 mod cli;
+mod co_run;
 mod compose;
 mod deliver;
 mod expected;

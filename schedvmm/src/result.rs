@@ -15,6 +15,7 @@ use guest::wire::{ClassTotal, Gap, Hello, MeterReport, Setup, ThreadReport, TscR
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::co_run::CoRun;
 use crate::expected::Expected;
 use crate::explain::Explained;
 use crate::folder::Folder;
@@ -55,6 +56,8 @@ pub struct RunResult {
     pub fairness: RunFairness,
     pub expected: Expected,
     pub forced_idle: ForcedIdle,
+    /// Who ran beside the load's threads; `None` without a trace.
+    pub co_run: Option<CoRun>,
     pub steal: Steal,
     pub threads: Vec<Thread>,
     pub groups: Vec<Group>,
@@ -164,6 +167,7 @@ pub struct Thread {
     /// records that had arrived, and what they do not tell is 0 or empty.
     pub complete: bool,
     pub statistics: Statistics,
+    pub co_run: Option<CoRun>,
     #[serde(flatten)]
     pub report: ThreadReport,
 }
@@ -188,7 +192,9 @@ pub struct Group {
     /// How often, and for how long, its quota held it back.
     pub throttles: Option<u64>,
     pub throttled_ns: Option<u64>,
+    /// `None` where nobody was woken.
     pub wakeup_longest_ns: Option<u64>,
+    pub co_run: Option<CoRun>,
     pub statistics: Statistics,
 }
 
@@ -311,6 +317,7 @@ pub fn threads(session: &Session, clock: Clock<'_>) -> Vec<Thread> {
             longest_gap_ns: report.longest.map_or(0, |gap| clock.ns(gap.ticks())),
             complete,
             statistics: Statistics::default(),
+            co_run: None,
             report,
         }
     });
@@ -352,7 +359,8 @@ pub fn groups(threads: &[Thread], cookies: &[u64], clock: Clock<'_>) -> Vec<Grou
         group.longest_gap_ns = group.longest_gap_ns.max(thread.longest_gap_ns);
         *busy_ns += clock.ns(report.busy_ticks);
         *cpu_ns += report.cpu_time_ns;
-        if thread.complete {
+        // A meter of the kernel's is never woken for work, nor is who never pauses.
+        if thread.complete && !report.wakeup_histogram_ns.is_empty() {
             group.wakeup_longest_ns = group.wakeup_longest_ns.max(Some(report.wakeup_longest_ns));
         }
     }
@@ -443,6 +451,7 @@ mod tests {
             longest_gap_ns: gap_ns,
             complete: true,
             statistics: Statistics::default(),
+            co_run: None,
             report,
         }
     }

@@ -181,6 +181,7 @@ impl Entry {
         }
         Ok(GroupSpec {
             cpus: self.cpus.as_ref().map_or(Ok(Vec::new()), |places| on(places, cpus))?,
+            spread: false,
             cookie: match self.cookie.as_deref() {
                 None | Some("own") => true,
                 Some("none") => false,
@@ -306,6 +307,7 @@ mod tests {
         let first = GroupSpec {
             threads: 3,
             cpus: vec![3],
+            spread: false,
             cookie: false,
             policy: Policy { class: Some(Class::Batch), nice: Some(5), slice: Some(ms(3)) },
             quota: Some(Quota { time: ms(50), period: ms(100) }),

@@ -14,6 +14,7 @@ use guest::wire::{MeterFacts, ThresholdHit, Tick, VmPhase};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::ShowVm;
+use crate::co_run::CoRun;
 use crate::result::{Clock, Group, RunResult, VmResult};
 use crate::session::Notice;
 use crate::summary::{ClassShare, Source, Statistics};
@@ -256,6 +257,9 @@ fn write_screen(
         if let Some(line) = forced_idle_line(result) {
             writeln!(text, "idle     {line}")?;
         }
+        if let Some(found) = &result.co_run {
+            writeln!(text, "co-run   {}", co_run_line(found))?;
+        }
         writeln!(text, "cause    {}", cause_line(&result.statistics))?;
         if let Some(explanation) = &result.explanation {
             writeln!(text, "why      {}", explanation.paragraph)?;
@@ -396,6 +400,20 @@ fn forced_idle_line(result: &RunResult) -> Option<String> {
             format!("forced by cookies: unknown; {}", note.as_deref().unwrap_or_default())
         }
     })
+}
+
+/// Who ran beside the load's threads.
+fn co_run_line(found: &CoRun) -> String {
+    let [mate, stranger, idle] =
+        [found.mate, found.stranger, found.idle].map(|share| percent(Some(share)));
+    let mut line = format!(
+        "beside threads of the load while they ran: mates {mate}, strangers {stranger}, nobody \
+         {idle}"
+    );
+    if found.unknown >= 5e-4 {
+        let _ = write!(line, ", unknown {}", percent(Some(found.unknown)));
+    }
+    line
 }
 
 /// Who took the time.

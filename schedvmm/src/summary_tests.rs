@@ -40,6 +40,7 @@ fn thread(lengths: &[u64]) -> (Thread, Vec<GapRecord>) {
         longest_gap_ns,
         complete: true,
         statistics: Statistics::default(),
+        co_run: None,
         report,
     };
     (thread, records)

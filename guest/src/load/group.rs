@@ -120,8 +120,8 @@ fn prepare<'a>(
     if !notes.is_empty() {
         slot.note.set(&notes.join("; "));
     }
-    let GroupPlan { spec, tsc_khz, turn_ticks, .. } = plan;
-    Ok(Common { spec, group, shared, tsc_khz: *tsc_khz, turn_ticks: *turn_ticks, trace })
+    let &GroupPlan { ref spec, first_thread, tsc_khz, turn_ticks, .. } = plan;
+    Ok(Common { spec, first_thread, group, shared, tsc_khz, turn_ticks, trace })
 }
 
 /// Starts the threads and waits for their end; the process's first thread measures nothing.

@@ -40,6 +40,8 @@ const BARRIER: Duration = Duration::from_secs(3600);
 pub struct Common<'a> {
     /// The load.
     pub spec: &'a LoadSpec,
+    /// Number of the group's first thread.
+    pub first_thread: u32,
     /// This group of it.
     pub group: &'a GroupSpec,
     /// The mapping.
@@ -87,8 +89,12 @@ fn prepare<'a>(common: &Common<'a>, index: u32) -> io::Result<&'a ThreadSlot> {
     let slot = common.shared.threads().get(index as usize);
     let slot = slot.ok_or_else(|| io::Error::other(format!("there is no thread {index}")))?;
     let own = &common.group.cpus;
-    let cpus = if own.is_empty() { &common.spec.cpus } else { own };
-    let cpus: CpuSet = cpus.iter().copied().collect();
+    let all = if own.is_empty() { &common.spec.cpus } else { own };
+    let member = index.saturating_sub(common.first_thread) as usize;
+    let cpus: CpuSet = match all.get(member) {
+        Some(own) if common.group.spread => [*own].into_iter().collect(),
+        _ => all.iter().copied().collect(),
+    };
     let context = |what: &str, error: io::Error| io::Error::other(format!("{what}: {error}"));
     cpus.confine_this_thread()
         .map_err(|error| context(&format!("cannot be pinned to CPUs {cpus}"), error))?;

@@ -14,6 +14,7 @@ use std::path::Path;
 use ftrace::attribution::{Explanation, Part};
 use serde::Serialize;
 
+use crate::co_run::CoRun;
 use crate::result::RunResult;
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::stored::{Stored, StoredGap};
@@ -21,18 +22,20 @@ use crate::stored::{Stored, StoredGap};
 /// Version of what `schedvmm explain --json` prints.
 pub const SCHEMA: &str = "schedvmm-explanation/1";
 
-/// Explains the gap that a run is about, if it left a trace: the one that ended it, else the
-/// longest.
+/// Fills in what the trace tells, if a run left one: why the gap was that it is about, which is
+/// the one that ended it, else the longest; and who ran beside whom.
 ///
 /// # Errors
 /// The trace cannot be read or compared with the gaps.
-pub fn of_result(result: &RunResult) -> Result<Option<Explained>, Failure> {
-    let Some(path) = &result.trace.file else { return Ok(None) };
-    let value = serde_json::to_value(result).or_fail(ExitStatus::Internal)?;
+pub fn complete(result: &mut RunResult) -> Result<(), Failure> {
+    let Some(path) = result.trace.file.clone() else { return Ok(()) };
+    let value = serde_json::to_value(&*result).or_fail(ExitStatus::Internal)?;
     let stored: Stored = serde_json::from_value(value).or_fail(ExitStatus::Internal)?;
-    let Some(gap) = stored.threshold_hit.or(stored.longest_gap) else { return Ok(None) };
-    let question = Question::new(&stored, Path::new(path))?;
-    question.explain(&gap).map(|(explained, _)| Some(explained))
+    let question = Question::new(&stored, Path::new(&path))?;
+    if let Some(gap) = stored.threshold_hit.or(stored.longest_gap) {
+        result.explanation = Some(question.explain(&gap)?.0);
+    }
+    CoRun::book(result, &question)
 }
 
 /// A gap and why it was, as `explain --json` and `result.json` have it; see docs/formats.md.

@@ -11,7 +11,7 @@ use vmm::config::{Config, Topology};
 use vmm::vm::Vm;
 
 use super::nested;
-use crate::cli::{Idle, LoadArgs, RunArgs, ShowArgs, Switch, TraceArgs};
+use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, Switch, TraceArgs};
 use crate::placement::{self, Placement};
 use crate::session::Limits;
 use crate::shape::Shape;
@@ -64,7 +64,16 @@ impl Plan {
         }
         match meter {
             _ if args.nested.nested => nested::nest(&mut job, args)?,
-            Some(meter) => metered(&mut job, meter),
+            Some(meter) => {
+                if !matches!(args.load.cosched, Cosched::Auto | Cosched::None) {
+                    return Err(usage(
+                        "--cosched gives cookies to groups of the load, and --meter measures \
+                         without one; leave out one of the two"
+                            .into(),
+                    ));
+                }
+                metered(&mut job, meter);
+            }
             None => {}
         }
         let plan = Self {
@@ -262,6 +271,7 @@ mod tests {
             ["--trace-buffer", "99999G"],
             ["--meter=hwlat", "--meter-width=1001ms"],
             ["--meter=auto", "--meter-window=1ns"],
+            ["--meter=rdtsc", "--cosched=prctl"],
         ] {
             let Err(failure) = plan(&words) else { panic!("{words:?} accepted") };
             assert_eq!(failure.status, ExitStatus::Usage, "{words:?}");
@@ -271,14 +281,35 @@ mod tests {
 
     #[test]
     fn a_meter_has_the_cpus_for_itself() {
-        let plan =
-            plan(&["--meter", "osnoise", "--groups", "5"]).map_err(|failure| failure.to_string());
+        let plan = plan(&["--meter", "osnoise", "--cosched", "none"])
+            .map_err(|failure| failure.to_string());
         let plan = plan.expect("a plan");
         assert_eq!(plan.job.meter.map(|meter| meter.kind), Some(MeterKind::Osnoise));
         let load = &plan.job.load;
         assert_eq!((load.groups.len(), load.threads(), load.cpus.len()), (1, 2, 2));
+        assert!(load.groups[0].spread);
         assert_eq!(plan.limits().threads, 2);
         assert_eq!(plan.job.noise, Duration::ZERO);
+    }
+
+    #[test]
+    fn what_a_meter_would_ignore_is_refused_by_name() {
+        for instead in [&["--meter", "hwlat"][..], &["--meter", "osnoise"], &["--nested"]] {
+            for (option, value) in [
+                ("--groups", "8"),
+                ("--threads", "2"),
+                ("--busy", "1s"),
+                ("--sleep", "fixed:1s"),
+                ("--seed", "1"),
+                ("--preset", "busy"),
+                ("--load", "x"),
+            ] {
+                let words = ["schedvmm", "--kernel", "x"].iter().chain(instead);
+                let error = Cli::try_parse_from(words.chain(&[option, value])).expect_err(option);
+                let text = error.to_string();
+                assert!(text.contains(option) && text.contains(instead[0]), "{text}");
+            }
+        }
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub fn group() -> Group {
             let meter = &result["setup"]["meter"];
             assert_eq!(meter["kind"], "rdtsc");
             assert!(text(meter, "note").contains("CONFIG_HWLAT_TRACER=y"), "{meter}");
+            // A thread on each CPU, and not two that could share one.
+            assert_eq!(result["setup"]["affinity"].to_string(), r#"["0","1"]"#);
             let threads = list(&result, "threads");
             assert_eq!(threads.len(), 2);
             assert!(threads.iter().all(|thread| number(thread, "iterations") > 0), "{threads:?}");

@@ -29,6 +29,7 @@ pub fn group() -> Group {
             let result = measured(outcome);
             cookies(&result, "prctl");
             forced_idle_agrees(outcome, &result);
+            assert!(co_run(outcome, &result) < 0.2, "cookies keep strangers away");
             assert_eq!(knob_file(&result, "slice"), "/sys/kernel/debug/sched/base_slice_ns");
             // Eight threads a CPU, and a slice of 1.875 ms that HRTICK ends.
             expectation(&result, "eevdf", 7 * 1_875_000);
@@ -37,8 +38,9 @@ pub fn group() -> Group {
             assert!(outcome.stdout.contains("verdict  PASS"), "no verdict{}", outcome.words());
             assert_unique_keys(&outcome.file("r/result.json").expect("result.json"));
         }),
-        Case::run("baseline", "--threshold off --duration 3s --cosched none", |outcome| {
+        Case::run("baseline", BASELINE, |outcome| {
             let result = measured(outcome);
+            assert!(co_run(outcome, &result) > 0.5, "nothing keeps strangers away");
             assert_eq!(result["cosched"]["mechanism"], "none");
             let cookies = list(&result["cosched"], "cookies");
             assert!(cookies.iter().all(|cookie| *cookie == 0), "{cookies:?}");
@@ -60,6 +62,28 @@ pub fn group() -> Group {
         assert!(bytes <= MOST_EXECUTABLE_BYTES, "{bytes} bytes");
     }));
     Group::new("user", TestKernel::V612, cases)
+}
+
+/// Its trace tells who runs beside whom without cookies.
+const BASELINE: &str = "--threshold off --duration 3s --cosched none --trace-dump always";
+
+/// Of the time in which threads ran, the share in which a stranger ran beside them. Time and
+/// shares must agree with the kernel's own books and with each other.
+fn co_run(outcome: &Outcome, result: &Value) -> f64 {
+    let found = &result["co_run"];
+    let share = |of: &Value, key: &str| of[key].as_f64().unwrap_or_else(|| panic!("{key}: {of}"));
+    let running_ns: u64 =
+        list(result, "threads").iter().map(|thread| number(thread, "run_ns")).sum();
+    let traced_ns = number(found, "running_ns");
+    println!("     beside threads: {found}; they ran {running_ns} ns by the kernel's books");
+    assert!(running_ns.abs_diff(traced_ns) * 20 <= running_ns, "more than 5 % apart");
+    for of in list(result, "groups").iter().map(|group| &group["co_run"]).chain([found]) {
+        let sum: f64 =
+            ["mate", "stranger", "idle", "unknown"].map(|key| share(of, key)).iter().sum();
+        assert!((sum - 1.0).abs() < 1e-6, "{of}");
+    }
+    assert!(outcome.stdout.contains("co-run   beside"), "no line{}", outcome.words());
+    share(found, "stranger")
 }
 
 /// Everything that a group can be told, in four of them.

@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Every figure of result.json against one that was worked out by hand, from gaps that are known.
+//! A figure that is new, at whatever depth, fails this until it is worked out here, too.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use gaps::evidence::Class;
+use gaps::record::GapRecord;
+use gaps::tally::ClassTotal;
+use guest::job::{CoschedRequest, Job};
+use guest::scheduler::SchedulerFacts;
+use guest::wire::{Gap, GroupReport, LoadReport, Setup, ThreadReport, ThresholdHit, TscReport};
+use serde_json::json;
+
+use super::*;
+use crate::session::Limits;
+use crate::testing::load;
+use crate::verdict::{End, judge};
+
+/// Two ticks are a nanosecond; the load begins at tick 1000.
+const KHZ: u64 = 2_000_000;
+const START: u64 = 1000;
+const MS: u64 = 1_000_000;
+
+/// What is no figure: where and how it was measured, which other tests look at.
+const NO_FIGURES: [&str; 21] = [
+    "schema",
+    "version",
+    "target",
+    "command_line",
+    "working_directory",
+    "started_utc",
+    "verdict",
+    "exit_status",
+    "reason",
+    "notes",
+    "kernel",
+    "cosched",
+    "setup",
+    "job",
+    "vms",
+    "tsc",
+    "meter",
+    "trace",
+    "explanation",
+    "host",
+    "machine",
+];
+
+fn gap(begin_ms: u64, end_ms: u64, class: Class) -> GapRecord {
+    let tsc = |ms: u64| START + 2 * MS * ms;
+    GapRecord { tsc_begin: tsc(begin_ms), tsc_end: tsc(end_ms), cpu_begin: 2, cpu_end: 3, class }
+}
+
+/// Gaps of each of four threads, milliseconds in bursts and on a CPU, wake-ups.
+fn measured() -> [(Vec<GapRecord>, u64, u64, Vec<(u64, u64)>); 4] {
+    let out = Class::ScheduledOut;
+    [
+        (vec![gap(10, 30, out), gap(50, 170, out)], 1000, 850, vec![(MS, 3), (9 * MS, 1)]),
+        (vec![gap(0, 10, Class::Host)], 1000, 990, vec![]),
+        (vec![gap(100, 140, out)], 800, 760, vec![(2 * MS, 4)]),
+        (vec![], 200, 200, vec![]),
+    ]
+}
+
+fn reports() -> Vec<ThreadReport> {
+    let report = |(number, (gaps, busy_ms, cpu_ms, wakeups)): (u32, _)| {
+        let gaps: Vec<GapRecord> = gaps;
+        let wakeups: Vec<(u64, u64)> = wakeups;
+        let gap_ticks = gaps.iter().map(GapRecord::ticks).sum();
+        let count = gaps.len() as u64;
+        let class = gaps.first().map(|gap| ClassTotal { class: gap.class, gaps: count, gap_ticks });
+        ThreadReport {
+            group: number / 2,
+            tid: 100 + number,
+            gaps: count,
+            gap_ticks,
+            longest: gaps.iter().copied().max_by_key(GapRecord::ticks),
+            classes: class.into_iter().collect(),
+            busy_ticks: 2 * MS * busy_ms,
+            cpu_time_ns: MS * cpu_ms,
+            // Just below the end of the last bucket.
+            wakeup_longest_ns: wakeups.last().map_or(0, |(bound, _)| bound - 1),
+            wakeup_histogram_ns: wakeups,
+            ..ThreadReport::default()
+        }
+    };
+    (0..).zip(measured()).map(report).collect()
+}
+
+fn result() -> Value {
+    let job = Job {
+        load: load(2, 2, 2),
+        cosched: CoschedRequest::Auto,
+        tune: Vec::new(),
+        trace: None,
+        host_tsc_khz: None,
+        noise: Duration::ZERO,
+        meter: None,
+        nested: None,
+        wait_for_go: None,
+    };
+    let limits = Limits {
+        threads: 4,
+        records_per_thread: 9,
+        boot: Duration::ZERO,
+        vms: 0,
+        allow_degraded: false,
+    };
+    let mut session = Session::new(limits, Instant::now());
+    session.gaps = measured().map(|(gaps, ..)| gaps).into();
+    let scheduler = SchedulerFacts {
+        family: Some("eevdf".into()),
+        tick_ns: Some(4 * MS),
+        slice_ns: Some(3 * MS),
+        hrtick: Some(false),
+        ..SchedulerFacts::default()
+    };
+    session.setup = Some(Setup {
+        cookies: vec![0xa, 0xb],
+        tsc_start: START,
+        tsc_khz: KHZ,
+        scheduler,
+        ..Setup::default()
+    });
+    let force_idle = |ms: u64| GroupReport { force_idle_ns: Some(ms * MS), ..Default::default() };
+    session.report = Some(LoadReport {
+        tsc: TscReport { khz: KHZ, ..TscReport::default() },
+        tsc_end: START + 2 * MS * 1000,
+        threads: reports(),
+        groups: vec![
+            GroupReport { throttles: Some(3), throttled_ns: Some(5 * MS), ..force_idle(30) },
+            force_idle(10),
+        ],
+        ..LoadReport::default()
+    });
+    let record = gap(50, 170, Class::ScheduledOut);
+    session.hit = Some(ThresholdHit { tid: 100, gap: Gap { thread: 0, record } });
+    let verdict = judge(&session, &End::Finished, true, "");
+    let account = Account {
+        target: Target::Host,
+        started_utc: String::new(),
+        session: &session,
+        job: &job,
+        kernel: KernelFacts::default(),
+        machine: Value::Null,
+        notes: Vec::new(),
+        trace: Trace::default(),
+        phases_ms: BTreeMap::new(),
+        steal_budget: 0.003,
+        verdict: &verdict,
+        ended: true,
+    };
+    serde_json::to_value(account.result()).expect("JSON")
+}
+
+/// `statistics` of gaps that took `gap_ms` of `wanted_ms`.
+struct Figures {
+    wanted_ms: u64,
+    gaps: f64,
+    gap_ms: f64,
+    /// Sum of the squares of their milliseconds.
+    squares: f64,
+    /// p50, p90, p99, p99.9, in milliseconds.
+    quantiles: Option<[u64; 4]>,
+    /// For each wait, milliseconds of all gaps but their last so many.
+    above_ms: [f64; 6],
+    /// How many gaps are longer than 100 ms, and their sum.
+    starved: (u64, u64),
+    /// In any 100 ms, and in any second.
+    lag_ms: [u64; 2],
+    /// Class, gaps, milliseconds.
+    classes: &'static [(&'static str, u64, f64)],
+    wakeup: Option<[u64; 4]>,
+}
+
+impl Figures {
+    fn json(&self) -> Value {
+        let quantiles = |of: Option<[u64; 4]>| {
+            of.map(|[p50, p90, p99, p999]| {
+                json!({ "p50_ns": p50 * MS, "p90_ns": p90 * MS, "p99_ns": p99 * MS,
+                        "p999_ns": p999 * MS })
+            })
+        };
+        let wanted_ms = self.wanted_ms as f64;
+        let waits_ms = [0.1, 1.0, 4.0, 10.0, 30.0, 100.0];
+        let waits = waits_ms.iter().zip(self.above_ms).map(
+            |(wait, above)| json!({ "wait_ns": wait * 1e6, "probability": above / wanted_ms }),
+        );
+        let classes = self.classes.iter().map(|(class, gaps, ms)| {
+            json!({ "class": class, "gaps": gaps, "gap_ns": ms * 1e6, "share": ms / self.gap_ms })
+        });
+        let lag = [100, 1000].iter().zip(self.lag_ms);
+        json!({
+            "source": "records",
+            "wanted_ns": self.wanted_ms * MS,
+            "gaps_per_s": self.gaps * 1000.0 / wanted_ms,
+            "quantiles": quantiles(self.quantiles),
+            "gap_share": self.gap_ms / wanted_ms,
+            "mean_wait_ns": self.squares / (2.0 * wanted_ms) * 1e6,
+            "wait_exceeds": waits.collect::<Vec<_>>(),
+            "starvation": { "longer_than_ns": 100 * MS, "count": self.starved.0,
+                            "total_ns": self.starved.1 * MS },
+            "largest_lag": lag
+                .map(|(window, lag)| json!({ "window_ns": window * MS, "lag_ns": lag * MS }))
+                .collect::<Vec<_>>(),
+            "classes": classes.collect::<Vec<_>>(),
+            "wakeup": quantiles(self.wakeup),
+        })
+    }
+}
+
+/// Gaps of 20 and 120 ms in a second. Two CPUs for four threads: due is half of the time, of
+/// which 100 ms in a row were missing.
+const FIRST: Figures = Figures {
+    wanted_ms: 1000,
+    gaps: 2.0,
+    gap_ms: 140.0,
+    squares: 400.0 + 14400.0,
+    quantiles: Some([20, 120, 120, 120]),
+    above_ms: [139.8, 138.0, 132.0, 120.0, 90.0, 20.0],
+    starved: (1, 120),
+    lag_ms: [50, 0],
+    classes: &[("scheduled-out", 2, 140.0)],
+    wakeup: Some([1, 9, 9, 9]),
+};
+
+/// One of 10 ms.
+const SECOND: Figures = Figures {
+    wanted_ms: 1000,
+    gaps: 1.0,
+    gap_ms: 10.0,
+    squares: 100.0,
+    quantiles: Some([10; 4]),
+    above_ms: [9.9, 9.0, 6.0, 0.0, 0.0, 0.0],
+    starved: (0, 0),
+    lag_ms: [0, 0],
+    classes: &[("host", 1, 10.0)],
+    wakeup: None,
+};
+
+/// One of 40 ms.
+const THIRD: Figures = Figures {
+    wanted_ms: 800,
+    gaps: 1.0,
+    gap_ms: 40.0,
+    squares: 1600.0,
+    quantiles: Some([40; 4]),
+    above_ms: [39.9, 39.0, 36.0, 30.0, 10.0, 0.0],
+    starved: (0, 0),
+    lag_ms: [0, 0],
+    classes: &[("scheduled-out", 1, 40.0)],
+    wakeup: Some([2; 4]),
+};
+
+const FOURTH: Figures = Figures {
+    wanted_ms: 200,
+    gaps: 0.0,
+    gap_ms: 0.0,
+    squares: 0.0,
+    quantiles: None,
+    above_ms: [0.0; 6],
+    starved: (0, 0),
+    lag_ms: [0, 0],
+    classes: &[],
+    wakeup: None,
+};
+
+/// 10, 20 and 120 ms.
+const FIRST_GROUP: Figures = Figures {
+    wanted_ms: 2000,
+    gaps: 3.0,
+    gap_ms: 150.0,
+    squares: 100.0 + 400.0 + 14400.0,
+    quantiles: Some([20, 120, 120, 120]),
+    above_ms: [149.7, 147.0, 138.0, 120.0, 90.0, 20.0],
+    starved: (1, 120),
+    lag_ms: [50, 0],
+    classes: &[("scheduled-out", 2, 140.0), ("host", 1, 10.0)],
+    wakeup: Some([1, 9, 9, 9]),
+};
+
+const SECOND_GROUP: Figures = Figures { wanted_ms: 1000, ..THIRD };
+
+/// 10, 20, 40 and 120 ms.
+const ALL: Figures = Figures {
+    wanted_ms: 3000,
+    gaps: 4.0,
+    gap_ms: 190.0,
+    squares: 100.0 + 400.0 + 1600.0 + 14400.0,
+    quantiles: Some([20, 120, 120, 120]),
+    above_ms: [189.6, 186.0, 174.0, 150.0, 100.0, 20.0],
+    starved: (1, 120),
+    lag_ms: [50, 0],
+    classes: &[("scheduled-out", 3, 180.0), ("host", 1, 10.0)],
+    wakeup: Some([2, 9, 9, 9]),
+};
+
+/// All figures of the result, by hand.
+fn figures() -> Value {
+    let longest = json!({
+        "thread": 0, "group": 0, "tid": 100, "begin_ns": 50 * MS, "length_ns": 120 * MS,
+        "length_ticks": 240 * MS, "tsc_begin": START + 100 * MS, "tsc_end": START + 340 * MS,
+        "cpu_begin": 2, "cpu_end": 3, "class": "scheduled-out",
+    });
+    let numbers = [(140, 120, &FIRST), (10, 10, &SECOND), (40, 40, &THIRD), (0, 0, &FOURTH)];
+    let thread = |(number, report): (usize, ThreadReport)| {
+        let (gap_ms, longest_ms, figures) = numbers[number];
+        // As it came, and these beside it.
+        let mut thread = serde_json::to_value(report).expect("JSON");
+        thread["thread"] = json!(number);
+        thread["gap_ns"] = json!(gap_ms * MS);
+        thread["longest_gap_ns"] = json!(longest_ms * MS);
+        thread["complete"] = json!(true);
+        thread["co_run"] = Value::Null;
+        thread["statistics"] = figures.json();
+        thread
+    };
+    json!({
+        "longest_gap_ns": 120 * MS,
+        "longest_gap": longest,
+        "threshold_hit": longest,
+        "statistics": ALL.json(),
+        // Of what they wanted, threads got 0.85, 0.99, 0.95 and all; groups 0.92 and 0.96.
+        "fairness": {
+            "threads": { "jain": 3.79 * 3.79 / (4.0 * 3.6051), "max_over_min": 1.0 / 0.85 },
+            "groups": { "jain": 1.88 * 1.88 / (2.0 * 1.768), "max_over_min": 0.96 / 0.92 },
+        },
+        // A slice of 3 ms ends at the next tick, every 4 ms.
+        "expected": {
+            "gap_ns": 4 * MS, "threads_per_cpu": 2, "turn_ns": 4 * MS, "inflation": 30.0,
+            "note": "eevdf, slice 3.0 ms, tick 4.0 ms",
+        },
+        // Of two CPUs for a second.
+        "forced_idle": { "ns": 40 * MS, "share": 0.02, "source": "cgroup", "note": null },
+        "co_run": null,
+        "steal": { "share": 10.0 / 3000.0, "budget": 0.003, "contaminated": true },
+        "threads": reports().into_iter().enumerate().map(thread).collect::<Vec<_>>(),
+        "groups": [
+            {
+                "group": 0, "cookie": 0xa, "gaps": 3, "gap_ns": 150 * MS,
+                "longest_gap_ns": 120 * MS, "gap_share": 0.075, "cpu_share": 1840.0 / 2800.0,
+                "force_idle_ns": 30 * MS, "force_idle_share": 0.015, "throttles": 3,
+                "throttled_ns": 5 * MS, "wakeup_longest_ns": 9 * MS - 1, "co_run": null,
+                "statistics": FIRST_GROUP.json(),
+            },
+            {
+                "group": 1, "cookie": 0xb, "gaps": 1, "gap_ns": 40 * MS,
+                "longest_gap_ns": 40 * MS, "gap_share": 0.04, "cpu_share": 960.0 / 2800.0,
+                "force_idle_ns": 10 * MS, "force_idle_share": 0.005, "throttles": null,
+                "throttled_ns": null, "wakeup_longest_ns": 2 * MS - 1, "co_run": null,
+                "statistics": SECOND_GROUP.json(),
+            },
+        ],
+        "phases_ms": {},
+    })
+}
+
+/// Fails where two values differ: numbers by more than rounding, objects in their keys.
+fn compare(at: &str, found: &Value, expected: &Value) {
+    match (found, expected) {
+        (Value::Object(found), Value::Object(expected)) => {
+            let keys = |of: &serde_json::Map<String, Value>| -> BTreeSet<String> {
+                of.keys().cloned().collect()
+            };
+            assert_eq!(keys(found), keys(expected), "keys of {at}");
+            found.iter().for_each(|(key, value)| {
+                compare(&format!("{at}.{key}"), value, &expected[key]);
+            });
+        }
+        (Value::Array(found), Value::Array(expected)) => {
+            assert_eq!(found.len(), expected.len(), "length of {at}");
+            let pairs = found.iter().zip(expected).enumerate();
+            pairs
+                .for_each(|(n, (found, expected))| compare(&format!("{at}[{n}]"), found, expected));
+        }
+        (Value::Number(found), Value::Number(expected)) => {
+            let (found, expected) = (found.as_f64(), expected.as_f64());
+            let close = found.zip(expected).is_some_and(|(found, expected)| {
+                (found - expected).abs() <= 1e-9 * expected.abs().max(1e-3)
+            });
+            assert!(close, "{at}: {found:?}, by hand {expected:?}");
+        }
+        _ => assert_eq!(found, expected, "{at}"),
+    }
+}
+
+#[test]
+fn every_figure_is_the_one_worked_out_by_hand() {
+    let mut result = result();
+    let all = result.as_object_mut().expect("an object");
+    for key in NO_FIGURES {
+        assert!(all.remove(key).is_some(), "{key} is not in the result");
+    }
+    compare("result", &result, &figures());
+}
