@@ -2,7 +2,6 @@
 //! PID 1: from the first mount to the power-off.
 
 use std::{
-    error::Error,
     fs,
     io::{self, Read, Write},
     path::Path,
@@ -24,6 +23,7 @@ use crate::{
     cgroup::Cgroups,
     cosched::{self, Arranged, CoschedError, Mechanism},
     cpus::CpuSet,
+    error::chain,
     frame::{Decoder, encode_gaps, encode_message, encode_vm_console},
     job::{CONTROL_PORT, JOB_PATH, Job, TRACE_PORT},
     knobs::{self, KnobError},
@@ -90,18 +90,6 @@ impl AgentError {
     fn failure(&self) -> Failure {
         Failure { kind: self.kind(), text: chain(self) }
     }
-}
-
-/// An error with all its causes in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// The whole life of PID 1. Ends with the machine switched off, whatever happens.

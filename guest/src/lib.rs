@@ -9,6 +9,7 @@ pub mod agent;
 pub mod cgroup;
 pub mod cosched;
 pub mod cpus;
+pub mod error;
 pub mod frame;
 pub mod job;
 pub mod knobs;

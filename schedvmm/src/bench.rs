@@ -10,6 +10,7 @@ use gaps::evidence::Class;
 use gaps::histogram::Histogram;
 use gaps::record::GapRecord;
 use gaps::tally::ClassTotal;
+use gaps::tsc::clock_ns;
 use guest::job::{CoschedRequest, Job, LoadSpec, SleepSpec};
 use guest::shape::GroupSpec;
 use guest::wire::{LoadReport, Setup, ThreadReport, TscReport};
@@ -41,7 +42,7 @@ pub fn analyse(records: usize, folder: &Path) -> Result<ExitStatus, Failure> {
     let job = job(u32::try_from(each).unwrap_or(u32::MAX));
     let session = session(&job, each);
     let mut folder = Folder::create(Some(folder), "").or_fail(ExitStatus::Usage)?;
-    let begin = Instant::now();
+    let (begin, cpu_begin_ns) = (Instant::now(), clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID));
     let verdict = judge(&session, &End::Finished, false, "");
     let account = Account {
         target: Target::Host,
@@ -62,6 +63,7 @@ pub fn analyse(records: usize, folder: &Path) -> Result<ExitStatus, Failure> {
     folder.write_result(&result).or_fail(ExitStatus::Host)?;
     folder.write_histograms(&result.threads).or_fail(ExitStatus::Host)?;
     let reported = begin.elapsed();
+    let cpu_ns = clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID).saturating_sub(cpu_begin_ns);
     let peak_kib = peak_kib();
     folder.add_gaps(&session.gaps, Clock::of(&session, &job.load)).or_fail(ExitStatus::Host)?;
     let written = begin.elapsed();
@@ -69,6 +71,7 @@ pub fn analyse(records: usize, folder: &Path) -> Result<ExitStatus, Failure> {
         "records": each * session.gaps.len(),
         "analysed_ms": millis(analysed),
         "reported_ms": millis(reported),
+        "cpu_ms": cpu_ns / 1_000_000,
         "peak_kib": peak_kib,
         "gaps_csv_ms": millis(written - reported),
     });

@@ -2,6 +2,7 @@
 //! One result from all that is known of a run, wherever it was measured.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use guest::job::Job;
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use crate::result::{
 };
 use crate::session::Session;
 use crate::summary::{Fairness, Steal, ThreadGaps, of_threads};
-use crate::verdict::Verdict;
+use crate::verdict::{End, Verdict, judge};
 
 /// Where the threads that measured ran, as `result.json` has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +163,16 @@ impl Account<'_> {
             phases_ms: self.phases_ms,
         }
     }
+}
+
+/// Verdict and phases as they would be if the run ended now.
+pub fn so_far(
+    session: &Session,
+    job: &Job,
+    built_ms: u64,
+) -> (Verdict, BTreeMap<&'static str, u64>) {
+    let verdict = judge(session, &End::UnderWay, over_threshold(session, job), "");
+    (verdict, result::phases_ms(session, built_ms, Instant::now()))
 }
 
 /// Whether a gap is above the threshold, whoever noticed.

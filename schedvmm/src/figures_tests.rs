@@ -53,8 +53,10 @@ fn gap(begin_ms: u64, end_ms: u64, class: Class) -> GapRecord {
     GapRecord { tsc_begin: tsc(begin_ms), tsc_end: tsc(end_ms), cpu_begin: 2, cpu_end: 3, class }
 }
 
-/// Gaps of each of four threads, milliseconds in bursts and on a CPU, wake-ups.
-fn measured() -> [(Vec<GapRecord>, u64, u64, Vec<(u64, u64)>); 4] {
+/// Gaps of a thread, milliseconds in bursts and on a CPU, wake-ups.
+type Measured = (Vec<GapRecord>, u64, u64, Vec<(u64, u64)>);
+
+fn measured() -> [Measured; 4] {
     let out = Class::ScheduledOut;
     [
         (vec![gap(10, 30, out), gap(50, 170, out)], 1000, 850, vec![(MS, 3), (9 * MS, 1)]),
@@ -65,9 +67,7 @@ fn measured() -> [(Vec<GapRecord>, u64, u64, Vec<(u64, u64)>); 4] {
 }
 
 fn reports() -> Vec<ThreadReport> {
-    let report = |(number, (gaps, busy_ms, cpu_ms, wakeups)): (u32, _)| {
-        let gaps: Vec<GapRecord> = gaps;
-        let wakeups: Vec<(u64, u64)> = wakeups;
+    let report = |(number, (gaps, busy_ms, cpu_ms, wakeups)): (u32, Measured)| {
         let gap_ticks = gaps.iter().map(GapRecord::ticks).sum();
         let count = gaps.len() as u64;
         let class = gaps.first().map(|gap| ClassTotal { class: gap.class, gaps: count, gap_ticks });

@@ -11,7 +11,7 @@ use gaps::stats::lag::largest_lag_ns;
 use gaps::stats::{Distribution, Quantiles, Starvation, jain, max_over_min, share};
 use guest::job::LoadSpec;
 use guest::shape::GroupSpec;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::result::{Clock, Thread};
 
@@ -24,7 +24,7 @@ const WAITS_NS: [u64; 6] = [100_000, 1_000_000, 4_000_000, 10_000_000, 30_000_00
 const LAG_WINDOWS_NS: [u64; 3] = [100_000_000, 1_000_000_000, 10_000_000_000];
 
 /// Where figures come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
     /// Every single gap.
@@ -37,7 +37,8 @@ pub enum Source {
 }
 
 /// What the gaps of some threads come to.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct Statistics {
     pub source: Source,
@@ -60,7 +61,7 @@ pub struct Statistics {
 }
 
 /// One point of the curve.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct WaitExceeds {
     pub wait_ns: u64,
@@ -68,7 +69,7 @@ pub struct WaitExceeds {
 }
 
 /// The most that a thread fell behind its fair share in a window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Lag {
     pub window_ns: u64,
@@ -76,7 +77,7 @@ pub struct Lag {
 }
 
 /// Gaps of one class.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct ClassShare {
     pub class: Class,
@@ -87,7 +88,8 @@ pub struct ClassShare {
 }
 
 /// How evenly the CPU was divided.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct Fairness {
     /// Jain's index: 1 is even, 1/n is all to one.
@@ -96,7 +98,8 @@ pub struct Fairness {
 }
 
 /// How much of the time in bursts the host took, as far as gaps of its class tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct Steal {
     pub share: Option<f64>,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
-use xtask::bench::{analyse, boot, bulk, meter, nested, start, trace};
+use xtask::bench::{analyse, boot, bulk, meter, nested, start, trace, tracing};
 use xtask::demo::Demo;
 use xtask::host::{self, EmulatedHost, init};
 use xtask::kernel::{self, Version};
@@ -100,6 +100,15 @@ enum BenchVerb {
     },
     /// One turn of the meter's loop against a bare reading of the TSC, on this machine.
     Meter {
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The median gap of the same load with tracing off and on, in turns, on this machine.
+    Tracing {
+        /// Runs of each.
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        runs: u32,
         /// Print one JSON object instead of a table.
         #[arg(long)]
         json: bool,
@@ -224,6 +233,9 @@ fn main() -> ExitCode {
             nested::run(l2_count, runs).and_then(|r| show(&r, json))
         }
         Verb::Bench(BenchVerb::Meter { json }) => meter::run().and_then(|r| show(&r, json)),
+        Verb::Bench(BenchVerb::Tracing { runs, json }) => {
+            tracing::run(runs).and_then(|r| show(&r, json))
+        }
         Verb::Bench(BenchVerb::Trace { trace, runs, json }) => {
             bench_trace(trace.as_deref(), runs, json)
         }

@@ -13,7 +13,7 @@ use vmm::shared::{SharedInitrd, SharedKernel};
 use vmm::x86_64::image::KernelImage;
 
 use crate::machine;
-use crate::status::ExitStatus;
+use crate::status::{ExitStatus, chain};
 
 /// Plays the role that the first argument names; returns if it names none.
 pub fn play(word: &OsString, order: Option<&OsString>) {
@@ -52,16 +52,4 @@ fn prepare(order: &[u8]) -> Result<(), String> {
     let job = serde_json::from_str(&spec.job).map_err(|error| error.to_string())?;
     let initrd = machine::initrd(&job, None).map_err(|failure| failure.to_string())?;
     SharedInitrd::prepare(&initrd, &write(&spec.initrd)?).map_err(chain)
-}
-
-/// An error with all its causes.
-fn chain(error: impl std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

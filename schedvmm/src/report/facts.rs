@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tables of the report.
 
+use gaps::stats::Quantiles;
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::saved::{Group, Quantiles, Saved};
+use super::saved::{Group, Saved};
 use super::svg::{px, real};
 use super::timeline::{cause_class, colour};
 use super::why::Why;
@@ -114,7 +115,7 @@ pub fn statistics(saved: &Saved) -> Markup {
                 caption { "Who took the time in gaps" }
                 thead { tr { th scope="col" { "class" } th.n scope="col" { "gaps" } th.n scope="col" { "share" } } }
                 tbody { @for class in &found.classes {
-                    tr { th scope="row" { (class.class) } td.n { (class.gaps) } td.n { (percent(class.share)) } }
+                    tr { th scope="row" { (class.class.name()) } td.n { (class.gaps) } td.n { (percent(class.share)) } }
                 } }
             } }
         }
@@ -221,11 +222,11 @@ pub fn environment(saved: &Saved) -> Markup {
     add(
         "load",
         format!(
-            "{} groups x {} threads on CPUs {}, bursts of {}, seed {}, {}, floor {}",
-            load.groups,
-            load.threads_per_group,
+            "{}{} groups, {} threads on CPUs {}, seed {}, {}, floor {}",
+            load.name.as_ref().map(|name| format!("{name}: ")).unwrap_or_default(),
+            load.shape.len(),
+            load.shape.iter().map(|group| u64::from(group.threads)).sum::<u64>(),
             cpus.join(","),
-            show_ns(load.busy_ns),
             load.seed,
             show_ns(load.duration_ns),
             show_ns(load.floor_ns)

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The document.
 
+use gaps::evidence::Class;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::saved::{Gap, Saved};
 use super::why::Why;
 use super::{distribution, facts, timeline};
+use crate::summary::Source;
 use crate::units::show_ns;
 
 const STYLE: &str = include_str!("style.css");
@@ -89,7 +91,7 @@ fn kernel(saved: &Saved) -> String {
 }
 
 fn head(saved: &Saved, verdict: &Verdict) -> Markup {
-    let host = saved.statistics.classes.iter().find(|class| class.class == "host");
+    let host = saved.statistics.classes.iter().find(|class| class.class == Class::Host);
     let jain = |name: &str| saved.fairness.get(name).and_then(|of| of.jain);
     let figure = |name: &str, value: String, note: String| {
         html! { div.figure { dt { (name) } dd { strong { (value) } span { (note) } } } }
@@ -175,12 +177,12 @@ fn why_section(saved: &Saved, why: &Result<Why, String>) -> Markup {
 }
 
 fn gaps(saved: &Saved) -> Markup {
-    let source = match saved.statistics.source.as_str() {
-        "histogram" => {
+    let source = match saved.statistics.source {
+        Source::Histogram => {
             "Records overflowed: figures come from the histogram and are up to 1.6 % high."
         }
-        "partial" => "The run ended early: some gaps are missing.",
-        _ => "",
+        Source::Partial => "The run ended early: some gaps are missing.",
+        Source::Records => "",
     };
     html! {
         @match distribution::picture(saved) {
@@ -217,7 +219,7 @@ mod tests {
             machine: json!({ "summary": HOSTILE }),
             host: json!({ HOSTILE: [HOSTILE] }),
             phases_ms: [(word(), 1)].into(),
-            fairness: [(word(), super::super::saved::Evenness::default())].into(),
+            fairness: [(word(), crate::summary::Fairness::default())].into(),
             ..Saved::default()
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the report shows of a result folder, beside what [`Stored`] has to explain it. Every field may be missing: a result tells what
-//! its run got to know, and older ones know less.
+//! What the report shows of a result folder, beside what [`Stored`] has to explain it. Every
+//! field may be missing: a result tells what its run got to know, and older ones know less.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::stored::Stored;
+use crate::summary::{Fairness, Statistics, Steal};
 
 /// Name of the file with the figures.
 const RESULT_FILE: &str = "result.json";
@@ -37,7 +38,7 @@ pub struct Saved {
     pub setup: Option<Setup>,
     pub job: Job,
     pub statistics: Statistics,
-    pub fairness: BTreeMap<String, Evenness>,
+    pub fairness: BTreeMap<String, Fairness>,
     pub expected: Expected,
     pub steal: Steal,
     pub threads: Vec<Thread>,
@@ -115,84 +116,21 @@ pub struct Job {
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct Load {
-    pub groups: u32,
-    pub threads_per_group: u32,
+    pub name: Option<String>,
+    pub shape: Vec<Shape>,
     pub cpus: Vec<u32>,
-    pub busy_ns: u64,
     pub seed: u64,
     pub duration_ns: u64,
     pub floor_ns: u64,
     pub threshold_ns: Option<u64>,
 }
 
+/// One group of the load.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)]
-pub struct Statistics {
-    pub source: String,
-    pub wanted_ns: u64,
-    pub gaps_per_s: Option<f64>,
-    pub quantiles: Option<Quantiles>,
-    pub gap_share: Option<f64>,
-    pub mean_wait_ns: Option<f64>,
-    pub wait_exceeds: Vec<WaitExceeds>,
-    pub starvation: Starvation,
-    pub largest_lag: Vec<Lag>,
-    pub classes: Vec<Class>,
-    pub wakeup: Option<Quantiles>,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Quantiles {
-    pub p50_ns: u64,
-    pub p90_ns: u64,
-    pub p99_ns: u64,
-    pub p999_ns: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct WaitExceeds {
-    pub wait_ns: u64,
-    pub probability: f64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Starvation {
-    pub longer_than_ns: u64,
-    pub count: u64,
-    pub total_ns: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Lag {
-    pub window_ns: u64,
-    pub lag_ns: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Class {
-    pub class: String,
-    pub gaps: u64,
-    pub gap_ns: u64,
-    pub share: Option<f64>,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Evenness {
-    pub jain: Option<f64>,
-    pub max_over_min: Option<f64>,
+pub struct Shape {
+    pub threads: u32,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -202,15 +140,6 @@ pub struct Expected {
     pub gap_ns: Option<u64>,
     pub inflation: Option<f64>,
     pub note: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Steal {
-    pub share: Option<f64>,
-    pub budget: f64,
-    pub contaminated: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

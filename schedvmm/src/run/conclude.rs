@@ -48,10 +48,8 @@ impl Attempt {
 
     /// The result as it would be if the run ended now.
     pub(super) fn result_so_far(&self) -> RunResult {
-        let over = compose::over_threshold(&self.session, &self.plan.job);
-        let verdict = judge(&self.session, &End::UnderWay, over, "");
-        let phases = result::phases_ms(&self.session, self.built_ms, Instant::now());
-        Account { ended: false, ..self.account(&verdict, phases) }.result()
+        let (verdict, phases_ms) = compose::so_far(&self.session, &self.plan.job, self.built_ms);
+        Account { ended: false, ..self.account(&verdict, phases_ms) }.result()
     }
 
     fn account<'a>(

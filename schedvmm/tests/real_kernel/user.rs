@@ -29,7 +29,7 @@ pub fn group() -> Group {
             let result = measured(outcome);
             cookies(&result, "prctl");
             forced_idle_agrees(outcome, &result);
-            assert!(co_run(outcome, &result) < 0.2, "cookies keep strangers away");
+            assert!(mates(outcome, &result) > 0.2, "cookies bring mates together");
             assert_eq!(knob_file(&result, "slice"), "/sys/kernel/debug/sched/base_slice_ns");
             // Eight threads a CPU, and a slice of 1.875 ms that HRTICK ends.
             expectation(&result, "eevdf", 7 * 1_875_000);
@@ -40,7 +40,7 @@ pub fn group() -> Group {
         }),
         Case::run("baseline", BASELINE, |outcome| {
             let result = measured(outcome);
-            assert!(co_run(outcome, &result) > 0.5, "nothing keeps strangers away");
+            assert!(mates(outcome, &result) < 0.2, "nothing brings mates together");
             assert_eq!(result["cosched"]["mechanism"], "none");
             let cookies = list(&result["cosched"], "cookies");
             assert!(cookies.iter().all(|cookie| *cookie == 0), "{cookies:?}");
@@ -67,23 +67,25 @@ pub fn group() -> Group {
 /// Its trace tells who runs beside whom without cookies.
 const BASELINE: &str = "--threshold off --duration 3s --cosched none --trace-dump always";
 
-/// Of the time in which threads ran, the share in which a stranger ran beside them. Time and
-/// shares must agree with the kernel's own books and with each other.
-fn co_run(outcome: &Outcome, result: &Value) -> f64 {
+/// Of the time in which somebody ran beside threads of the load, the share of mates. By chance
+/// that is 1 of 15. With cookies it is 1, but for the time in which the emulation keeps a CPU from
+/// switching after its sibling has. Shares must sum to 1, and time agree with the kernel's books,
+/// which do not have all that interrupts took.
+fn mates(outcome: &Outcome, result: &Value) -> f64 {
     let found = &result["co_run"];
     let share = |of: &Value, key: &str| of[key].as_f64().unwrap_or_else(|| panic!("{key}: {of}"));
     let running_ns: u64 =
         list(result, "threads").iter().map(|thread| number(thread, "run_ns")).sum();
     let traced_ns = number(found, "running_ns");
     println!("     beside threads: {found}; they ran {running_ns} ns by the kernel's books");
-    assert!(running_ns.abs_diff(traced_ns) * 20 <= running_ns, "more than 5 % apart");
+    assert!(running_ns.abs_diff(traced_ns) * 5 <= running_ns, "more than 20 % apart");
     for of in list(result, "groups").iter().map(|group| &group["co_run"]).chain([found]) {
         let sum: f64 =
             ["mate", "stranger", "idle", "unknown"].map(|key| share(of, key)).iter().sum();
         assert!((sum - 1.0).abs() < 1e-6, "{of}");
     }
     assert!(outcome.stdout.contains("co-run   beside"), "no line{}", outcome.words());
-    share(found, "stranger")
+    share(found, "mate") / (share(found, "mate") + share(found, "stranger"))
 }
 
 /// Everything that a group can be told, in four of them.

@@ -36,6 +36,8 @@ struct Measured {
     analysed_ms: u64,
     /// Until result.json and gaps.hlog are written, too.
     reported_ms: u64,
+    /// CPU time that it took: less than that where others are on the machine.
+    cpu_ms: u64,
     /// The most memory the process had until then, the gaps included.
     peak_kib: u64,
     /// To write gaps.csv, which a run does meanwhile, second by second.
@@ -64,10 +66,12 @@ pub fn run() -> Result<Report> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Measured { records, analysed_ms, reported_ms, peak_kib, gaps_csv_ms } = &self.measured;
+        let Measured { records, analysed_ms, reported_ms, cpu_ms, peak_kib, gaps_csv_ms } =
+            &self.measured;
         writeln!(f, "gaps                  {records:>9}")?;
         writeln!(f, "analysed in           {analysed_ms:>9} ms")?;
         writeln!(f, "and reported in       {reported_ms:>9} ms (at most {})", self.limit_ms)?;
+        writeln!(f, "CPU time of that      {cpu_ms:>9} ms")?;
         writeln!(
             f,
             "memory at most        {:>9} MiB (at most {})",

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Benchmarks of the product itself: booting against another virtual machine monitor, sending bulk
 //! data, starting on this machine's own KVM, the meter against a bare reading of the counter,
-//! reading a trace against trace-cmd, the analysis of many gaps, and machines in a machine.
+//! reading a trace against trace-cmd, what tracing does to the gaps, the analysis of many gaps, and
+//! machines in a machine.
 
 pub mod analyse;
 pub mod boot;
@@ -11,6 +12,7 @@ pub mod meter;
 pub mod nested;
 pub mod start;
 pub mod trace;
+pub mod tracing;
 
 /// The middle one of some numbers; the mean of the two middle ones where their count is even.
 fn median(numbers: impl IntoIterator<Item = f64>) -> Option<f64> {

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Options of the load.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use guest::job::{CoschedRequest, SleepSpec, TuneRequest};
+
+use crate::shape;
+use crate::units::{self, CpuList, Threshold};
+
+/// The load.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Load")]
+pub struct LoadArgs {
+    /// How long to measure.
+    #[arg(long, default_value = "30s", value_parser = units::positive_duration, value_name = "TIME")]
+    pub duration: Duration,
+    /// A gap above this ends the run with status 1; `off` never does.
+    #[arg(long, default_value = "100ms", value_parser = units::optional_duration, value_name = "TIME")]
+    pub threshold: Threshold,
+    /// Gaps from this length on are recorded one by one.
+    #[arg(long, default_value = "100us", value_parser = units::positive_duration, value_name = "TIME")]
+    pub floor: Duration,
+    /// A load by name instead of --groups, --threads, --busy and --sleep; see --list-presets.
+    #[arg(long, value_name = "NAME", value_parser = shape::preset_names(), conflicts_with_all = ["groups", "threads", "busy", "sleep"])]
+    pub preset: Option<String>,
+    /// A load of your own from a TOML file (docs/formats.md), instead of the same.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["preset", "groups", "threads", "busy", "sleep"])]
+    pub load: Option<PathBuf>,
+    /// Say what loads there are by name, and do nothing else.
+    #[arg(long, exclusive = true)]
+    pub list_presets: bool,
+    /// Groups, each a process with a cookie of its own.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub groups: u32,
+    /// Threads in each group.
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub threads: u32,
+    /// CPUs all threads share [default: the last core].
+    #[arg(long, value_parser = units::cpu_list, value_name = "LIST")]
+    pub load_cpus: Option<CpuList>,
+    /// Length of a burst.
+    #[arg(long, default_value = "1s", value_parser = units::positive_duration, value_name = "TIME")]
+    pub busy: Duration,
+    /// Pause between bursts: uniform:MIN-MAX, fixed:TIME or exponential:MEAN.
+    #[arg(long, default_value = "uniform:0s-1s", value_parser = units::sleep, value_name = "PAUSE")]
+    pub sleep: SleepSpec,
+    /// Seed of the pauses.
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub seed: u64,
+    /// Room for gap records of one thread; what does not fit is still counted.
+    #[arg(long, default_value_t = 65_536, value_name = "N")]
+    pub records: u32,
+    /// How long to measure the noise floor on the load's CPUs before the load, or `off`.
+    #[arg(long, default_value = "500ms", value_parser = units::optional_duration, value_name = "TIME")]
+    pub noise: Threshold,
+    /// A run of whose time the host took more than this is marked as contaminated.
+    #[arg(long, default_value = "0.5%", value_parser = units::percent, value_name = "PERCENT")]
+    pub steal_budget: f64,
+    /// Where cookies come from: auto takes the newest interface the kernel has.
+    #[arg(long, value_enum, default_value_t = Cosched::Auto)]
+    pub cosched: Cosched,
+    /// A scheduler knob by intent, such as slice=1.875ms or hrtick=off; may be repeated.
+    #[arg(long, value_parser = units::tune, value_name = "NAME=VALUE")]
+    pub tune: Vec<TuneRequest>,
+    /// Leave the kernel's scheduler knobs as they are, but for --tune.
+    #[arg(long)]
+    pub no_default_tune: bool,
+}
+
+/// Cookie mechanisms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Cosched {
+    /// The newest the kernel has; none where it has none.
+    Auto,
+    /// No cookies: the baseline.
+    None,
+    /// prctl(PR_SCHED_CORE), Linux 5.14 and later.
+    Prctl,
+    /// cgroup file cpu.core_tag, patches of 2020/21.
+    CoreTag,
+    /// cgroup file cpu.tag, patches of 2019/20.
+    Tag,
+    /// cgroup file cpu.scheduled, co-scheduling patches of 2018.
+    Scheduled,
+}
+
+impl From<Cosched> for CoschedRequest {
+    fn from(cosched: Cosched) -> Self {
+        match cosched {
+            Cosched::Auto => Self::Auto,
+            Cosched::None => Self::None,
+            Cosched::Prctl => Self::Prctl,
+            Cosched::CoreTag => Self::CoreTag,
+            Cosched::Tag => Self::Tag,
+            Cosched::Scheduled => Self::Scheduled,
+        }
+    }
+}

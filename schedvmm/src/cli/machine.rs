@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Options of the machine.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use vmm::config::PvProfile;
+
+use crate::units::{self, CpuList};
+
+/// The machine.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Machine")]
+pub struct MachineArgs {
+    /// Number of vCPUs.
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    pub cpus: u32,
+    /// Hardware threads per core.
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub threads_per_core: u32,
+    /// Guest memory; allocated as the guest touches it.
+    #[arg(long, default_value = "4G", value_parser = units::mebibytes, value_name = "SIZE")]
+    pub memory: u64,
+    /// Host CPUs for the vCPUs in order, or `none` [default: whole cores from the second on].
+    #[arg(long, value_parser = pin, value_name = "LIST")]
+    pub pin: Option<Pin>,
+    /// How the guest kernel idles.
+    #[arg(long, value_enum, default_value_t = Idle::Halt)]
+    pub idle: Idle,
+    /// KVM paravirtual features the guest sees: clock, cloud or off.
+    #[arg(long, default_value_t = PvProfile::Clock, value_name = "PROFILE")]
+    pub pv: PvProfile,
+    /// Unpack the kernel into guest memory, or let its own stub do it.
+    #[arg(long, value_enum, default_value_t = Boot::Payload)]
+    pub boot: Boot,
+    /// Words added to the end of the kernel command line; of two values, the last one counts.
+    #[arg(long, default_value = "", value_name = "WORDS", allow_hyphen_values = true)]
+    pub append: String,
+    /// Time from start to PID 1 after which the kernel counts as not booting.
+    #[arg(long, default_value = "60s", value_parser = units::positive_duration, value_name = "TIME")]
+    pub boot_timeout: Duration,
+    /// Give the guest a 16550 and show its early console.
+    #[arg(long)]
+    pub debug_boot: bool,
+}
+
+/// Where vCPUs run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// Wherever the host's scheduler puts them.
+    None,
+    /// One host CPU for each.
+    List(CpuList),
+}
+
+fn pin(text: &str) -> Result<Pin, String> {
+    if text == "none" { Ok(Pin::None) } else { units::cpu_list(text).map(Pin::List) }
+}
+
+/// `idle=` of the guest kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Idle {
+    /// Halt, as a kernel does by itself.
+    Halt,
+    /// Spin: a forced-idle sibling then takes half of its core's speed.
+    Poll,
+}
+
+/// How the kernel image is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Boot {
+    /// Unpacked by us, entered as ELF.
+    Payload,
+    /// Entered at the bzImage's 64-bit stub.
+    Stub,
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line: verbs and what they take; each group of options has a file.
+
+mod load;
+mod machine;
+mod meter;
+mod nested;
+mod output;
+
+pub use load::{Cosched, LoadArgs};
+pub use machine::{Boot, Idle, MachineArgs, Pin};
+pub use meter::MeterArgs;
+pub use nested::{NestedArgs, Pages, ShowVm};
+pub use output::{ShowArgs, Switch, TraceArgs};
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Measures scheduling gaps: how long a thread that wants to run does not run.
+///
+/// Boots KERNEL in a microVM of its own, runs bursty threads with core-scheduling cookies
+/// on one core, and reports the longest time one of them was kept waiting.
+///
+/// Exit status: 0 no gap over the threshold; 1 a gap over it; 125 this kernel could not be
+/// tested; 130/143 ended by SIGINT/SIGTERM; 200 usage; 201 this host cannot; 202 internal error.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Cli {
+    /// Another job than the main one.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+    /// The main job.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+impl Cli {
+    /// Whether only a list of presets is wanted.
+    pub fn lists_presets(&self) -> bool {
+        match &self.verb {
+            Some(Verb::Host(args)) => args.load.list_presets,
+            Some(_) => false,
+            None => self.run.load.list_presets,
+        }
+    }
+}
+
+/// Everything but the main job.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Makes up a run of many gaps and times what becomes of them: for benchmarks.
+    #[command(hide = true)]
+    BenchAnalyse {
+        /// How many gaps.
+        #[arg(long)]
+        records: usize,
+        /// Result folder.
+        #[arg(long)]
+        output: PathBuf,
+    },
+    /// Boots a kernel with an initrd of your own and shows its console; measures nothing.
+    Boot(Box<BootArgs>),
+    /// Says from its trace why a gap of a result was: who ran instead.
+    Explain(ExplainArgs),
+    /// Measures the kernel that is running: the same load and meter, no VM, no root needed.
+    Host(Box<HostArgs>),
+    /// Repeats a run, with the options that its result was measured with.
+    Run {
+        /// Its result.json.
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// Result folder; must be new or empty [default: a new one under results/].
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+        /// Print result.json instead of the screen.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes the report of a run: one HTML file with pictures, which needs nothing else.
+    Report {
+        /// The result folder, or its result.json.
+        #[arg(value_name = "RESULT")]
+        result: PathBuf,
+        /// Where the report goes [default: report.html in the result folder].
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Makes gaps of known length on this machine and looks for them: is the meter right here?
+    ///
+    /// Exit status 0 where all that could be tried is right, 201 where it is not.
+    Selftest {
+        /// A bzImage or a vmlinux: also stop the vCPU of a machine that runs it.
+        #[arg(long, value_name = "FILE")]
+        kernel: Option<PathBuf>,
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says whether this host's KVM can run Linux (exit status 0 or 201).
+    Probe {
+        /// Print one JSON object instead of a sentence.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Options of `boot`.
+#[derive(Debug, Args)]
+pub struct BootArgs {
+    /// A bzImage or a vmlinux.
+    #[arg(long, value_name = "FILE")]
+    pub kernel: PathBuf,
+    /// An initial RAM file system, as the kernel takes it.
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// A virtio-console port of this name that writes to FILE; may be repeated.
+    #[arg(long, value_parser = port, value_name = "NAME=FILE")]
+    pub port: Vec<(String, PathBuf)>,
+    /// What the machine is like.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// Options of `explain`.
+#[derive(Clone, Debug, Args)]
+pub struct ExplainArgs {
+    /// A result folder, or its result.json.
+    #[arg(value_name = "RESULT")]
+    pub result: PathBuf,
+    /// The Nth gap of gaps.csv [default: the one over the threshold, else the longest].
+    #[arg(long, value_name = "N", conflicts_with_all = ["longest", "thread"])]
+    pub gap: Option<usize>,
+    /// The longest gap.
+    #[arg(long, conflicts_with = "thread")]
+    pub longest: bool,
+    /// The longest gap of a thread, counted from 0.
+    #[arg(long, value_name = "THREAD")]
+    pub thread: Option<usize>,
+    /// No gap, but all threads and all of the trace: where the time went, and how long each CPU
+    /// was forced idle for whom.
+    #[arg(long, conflicts_with_all = ["gap", "longest", "thread", "text"])]
+    pub run: bool,
+    /// Print one JSON object instead of a paragraph and a table.
+    #[arg(long, conflicts_with = "text")]
+    pub json: bool,
+    /// Print the events of all CPUs in the gap instead.
+    #[arg(long)]
+    pub text: bool,
+    /// Write the whole trace with all gaps for ui.perfetto.dev, beside what is printed.
+    #[arg(long, value_name = "FILE")]
+    pub perfetto: Option<PathBuf>,
+}
+
+/// Options of `host`.
+#[derive(Clone, Debug, Args)]
+pub struct HostArgs {
+    /// What runs.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// What is traced; needs root, and is done without where there is none.
+    #[command(flatten)]
+    pub trace: TraceArgs,
+    /// What comes out.
+    #[command(flatten)]
+    pub show: ShowArgs,
+}
+
+/// Options of the main job.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// The kernel under test: a bzImage or a vmlinux.
+    #[arg(long, required = true, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// What the machine is like.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// What runs in it.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// What measures in its place.
+    #[command(flatten)]
+    pub meter: MeterArgs,
+    /// Virtual machines in its place.
+    #[command(flatten)]
+    pub nested: NestedArgs,
+    /// What is traced.
+    #[command(flatten)]
+    pub trace: TraceArgs,
+    /// What comes out.
+    #[command(flatten)]
+    pub show: ShowArgs,
+}
+
+fn port(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, file)) if !name.is_empty() && !file.is_empty() => {
+            Ok((name.to_owned(), file.into()))
+        }
+        _ => Err("expected NAME=FILE, such as bulk=/tmp/dump".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::units::Threshold;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_the_originals() {
+        let cli = Cli::try_parse_from(["schedvmm", "--kernel", "bzImage"]).expect("parses");
+        let (machine, load) = (cli.run.machine, cli.run.load);
+        assert_eq!((machine.cpus, machine.threads_per_core, machine.memory), (4, 2, 4096));
+        assert_eq!((load.groups, load.threads, load.seed), (8, 2, 5));
+        assert_eq!(load.threshold, Threshold(Some(Duration::from_millis(100))));
+        assert_eq!((load.duration, load.busy), (Duration::from_secs(30), Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn ports_have_a_name_and_a_file() {
+        assert_eq!(port("bulk=/tmp/a=b"), Ok(("bulk".into(), "/tmp/a=b".into())));
+        for bad in ["", "bulk", "=x", "bulk="] {
+            assert!(port(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn verbs_need_no_kernel_and_the_main_job_does() {
+        assert!(Cli::try_parse_from(["schedvmm", "probe"]).is_ok());
+        assert!(Cli::try_parse_from(["schedvmm"]).is_err());
+        assert!(Cli::try_parse_from(["schedvmm", "--kernel", "x", "--pin", "2,x"]).is_err());
+    }
+}
