@@ -7,7 +7,7 @@
 
 use std::num::Wrapping;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
@@ -34,13 +34,16 @@ pub struct Ring {
     ram: Arc<GuestRam>,
     interrupt: Interrupt,
     used_advanced: bool,
+    /// Index of the used ring when the driver was last told of it.
+    announced: Wrapping<u16>,
     broken: bool,
 }
 
 impl Ring {
     /// Puts a queue to use that has been checked to lie in `ram`.
     pub(super) fn new(queue: Queue, ram: Arc<GuestRam>, interrupt: Interrupt) -> Self {
-        Self { queue, ram, interrupt, used_advanced: false, broken: false }
+        let announced = Wrapping(queue.next_used());
+        Self { queue, ram, interrupt, used_advanced: false, announced, broken: false }
     }
 
     /// The memory that the chains point into.
@@ -82,6 +85,21 @@ impl Ring {
         })
     }
 
+    /// Asks the driver for no notification before it has filled half of the ring: for a device that
+    /// looks again by itself in the meantime. A driver without EVENT_IDX notifies as ever.
+    pub fn wait_for_half(&mut self) {
+        if self.broken || !self.queue.event_idx_enabled() {
+            return;
+        }
+        let size = self.queue.size();
+        // struct virtq_used: flags and index, 2 bytes each, `size` entries of 8, avail_event.
+        let event = self.queue.used_ring() + 4 + 8 * u64::from(size);
+        let index = self.queue.next_avail().wrapping_add(size / 2);
+        if self.ram.store(index.to_le(), GuestAddress(event), Ordering::Relaxed).is_err() {
+            self.fail();
+        }
+    }
+
     /// Returns the chain that starts at `head`, with `written` bytes written into it.
     pub fn complete(&mut self, head: u16, written: u32) {
         if self.broken {
@@ -98,6 +116,7 @@ impl Ring {
         if self.broken || !std::mem::take(&mut self.used_advanced) {
             return;
         }
+        self.announced = Wrapping(self.queue.next_used());
         if self.interrupt_suppressed() {
             return;
         }
@@ -105,6 +124,27 @@ impl Ring {
             Ok(true) => self.interrupt.used_buffers(),
             Ok(false) => {}
             Err(_) => self.fail(),
+        }
+    }
+
+    /// As [`notify_driver`](Self::notify_driver), but leaves a driver alone that still has room in
+    /// the ring, and one that has none until half of it is free. The driver hears of the rest when
+    /// `notify_driver` is called, which has to be soon.
+    ///
+    /// A driver that found the ring full did so after it had seen a used index no older than the
+    /// announced one: since then it has made a whole ring of chains available. It is not missed:
+    /// either its last chain is seen here, or our used index there, as each side writes first, and
+    /// looks at the other's index behind a barrier.
+    pub fn notify_full_driver(&mut self) {
+        fence(Ordering::SeqCst);
+        let Ok(available) = self.queue.avail_idx(self.ram.as_ref(), Ordering::Relaxed) else {
+            self.fail();
+            return;
+        };
+        let size = self.queue.size();
+        let held = (available - Wrapping(self.queue.next_used())).0;
+        if (available - self.announced).0 >= size && held <= size / 2 {
+            self.notify_driver();
         }
     }
 

@@ -86,21 +86,26 @@ impl Batch {
         Some(head)
     }
 
-    /// Writes once, and keeps what `sink` did not take.
-    pub(super) fn write_to(&mut self, sink: &mut dyn Write, counters: &Counters) -> io::Result<()> {
+    /// Writes once, and keeps what `sink` did not take; returns how many bytes it took.
+    pub(super) fn write_to(
+        &mut self,
+        sink: &mut dyn Write,
+        counters: &Counters,
+    ) -> io::Result<usize> {
         self.walk(counters);
-        let Some(ram) = &self.ram else { return Ok(()) };
+        let Some(ram) = &self.ram else { return Ok(0) };
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let (count, total) = self.slices(ram, &mut slices);
         if total == 0 {
-            return Ok(());
+            return Ok(0);
         }
         let written = sink.write_vectored(&slices[..count])?;
         if written == 0 {
             return Err(ErrorKind::WriteZero.into());
         }
-        self.advance(written.min(total));
-        Ok(())
+        let written = written.min(total);
+        self.advance(written);
+        Ok(written)
     }
 
     /// Drops what could be written; returns how many bytes that were.

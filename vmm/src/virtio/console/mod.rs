@@ -204,11 +204,11 @@ fn worker(
     id: usize,
     sink: Box<dyn Write + Send>,
 ) -> Result<PortWorker, ConsoleError> {
-    let retry = TimerFd::new().map_err(|error| ConsoleError::FileDescriptor {
+    let timer = TimerFd::new().map_err(|error| ConsoleError::FileDescriptor {
         name: shared.ports[id].name.clone(),
         source: error.into(),
     })?;
-    Ok(PortWorker::new(Arc::clone(shared), id, sink, retry))
+    Ok(PortWorker::new(Arc::clone(shared), id, sink, timer))
 }
 
 /// struct virtio_console_config: columns u16, rows u16, ports u32, emergency write u32.

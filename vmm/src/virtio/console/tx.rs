@@ -8,6 +8,11 @@
 //!
 //! A generic port carries bulk data to a sink that may block. Its [`PortWorker`] owns the sink;
 //! the ring stays in a [`TransmitSlot`] that is locked for moments only, never across a write.
+//!
+//! What a stream costs its guest is exits: one for a notification, and three for an interrupt, since
+//! the driver reads and writes a register of ours for it. So a worker in a stream looks into the ring
+//! by itself from time to time, and the driver is interrupted when it waits for room, or when the
+//! stream has ended.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
@@ -36,6 +41,14 @@ const CHAINS_PER_WAKE: usize = 64;
 
 /// How long a worker waits when its sink would block.
 const RETRY: Duration = Duration::from_millis(5);
+
+/// So many bytes since it last slept, and a worker takes them for part of a stream. Shorter are
+/// messages, whose sender may wait for an answer.
+const STREAM_BYTES: usize = 16 << 10;
+
+/// How long a worker waits for more of a stream without a notification. A guest that sends 5 GB a
+/// second fills half of the ring in the meantime, and notifies then.
+const LINGER: Duration = Duration::from_millis(1);
 
 /// The console's output. Lives in the device, on vCPU threads.
 pub(super) struct ConsoleOutput {
@@ -129,15 +142,17 @@ pub struct PortWorker {
     shared: Arc<Shared>,
     id: usize,
     sink: Box<dyn Write + Send>,
-    retry: TimerFd,
+    timer: TimerFd,
     batch: Batch,
     generation: u64,
     failed: bool,
+    /// Written since the worker last had nothing to do.
+    stream_bytes: usize,
 }
 
 /// What became of one round of work.
 enum Round {
-    /// The ring is empty, and the driver will notify us.
+    /// The ring is empty.
     Idle,
     /// The sink is full.
     Blocked,
@@ -150,10 +165,10 @@ impl PortWorker {
         shared: Arc<Shared>,
         id: usize,
         sink: Box<dyn Write + Send>,
-        retry: TimerFd,
+        timer: TimerFd,
     ) -> Self {
         let batch = Batch::default();
-        Self { shared, id, sink, retry, batch, generation: 0, failed: false }
+        Self { shared, id, sink, timer, batch, generation: 0, failed: false, stream_bytes: 0 }
     }
 
     /// The name of the port.
@@ -171,19 +186,37 @@ impl PortWorker {
         let mut budget = CHAINS_PER_WAKE;
         while budget > 0 {
             match self.round() {
-                Round::Idle => return,
-                Round::Blocked => {
-                    if let Err(error) = self.retry.reset(RETRY, None) {
-                        self.fail(io::Error::from(error));
-                        continue;
-                    }
-                    return;
-                }
+                Round::Idle if self.rest() => return,
+                Round::Idle => {}
+                Round::Blocked if self.wake_after(RETRY) => return,
+                Round::Blocked => {}
                 // A round of a long chain returns none and is work all the same.
                 Round::Moved(chains) => budget = budget.saturating_sub(chains.max(1)),
             }
         }
         self.port().wake();
+    }
+
+    /// Nothing to do: true once somebody will wake us, false if chains have arrived after all.
+    fn rest(&mut self) -> bool {
+        let streaming = std::mem::take(&mut self.stream_bytes) >= STREAM_BYTES;
+        if streaming && !self.wake_after(LINGER) {
+            return false;
+        }
+        let mut slot = lock(&self.shared.ports[self.id].transmit);
+        let Some(ring) = slot.ring.as_mut() else { return true };
+        if streaming {
+            ring.wait_for_half();
+            return true;
+        }
+        ring.notify_driver();
+        !ring.wait()
+    }
+
+    /// Whether the timer will wake us; without it the port has failed.
+    fn wake_after(&mut self, time: Duration) -> bool {
+        let set = self.timer.reset(time, None);
+        set.map_err(|error| self.fail(io::Error::from(error))).is_ok()
     }
 
     /// Takes chains, writes once, returns the chains that are done.
@@ -193,14 +226,18 @@ impl PortWorker {
             return Round::Idle;
         }
         let written = if self.failed {
-            self.shared.counters.dropped(self.batch.discard(&self.shared.counters));
-            Ok(())
+            let bytes = self.batch.discard(&self.shared.counters);
+            self.shared.counters.dropped(bytes);
+            Ok(bytes)
         } else {
             self.batch.write_to(self.sink.as_mut(), &self.shared.counters)
         };
         let moved = self.return_chains();
         match written {
-            Ok(()) => Round::Moved(moved),
+            Ok(bytes) => {
+                self.stream_bytes = self.stream_bytes.saturating_add(bytes);
+                Round::Moved(moved)
+            }
             Err(error) if error.kind() == ErrorKind::Interrupted => Round::Moved(moved),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Round::Blocked,
             Err(error) => {
@@ -210,8 +247,7 @@ impl PortWorker {
         }
     }
 
-    /// Fills the batch from the ring. Leaves with an empty batch only after the driver was
-    /// asked for a notification and no chain had slipped in before.
+    /// Fills the batch from the ring.
     fn take_chains(&mut self) {
         let mut slot = lock(&self.shared.ports[self.id].transmit);
         if slot.generation != self.generation {
@@ -220,8 +256,7 @@ impl PortWorker {
         }
         let Some(ring) = slot.ring.as_mut() else { return };
         while self.batch.open_chains() < CHAINS_PER_WAKE {
-            let chain = if self.batch.is_empty() { ring.pop_or_wait() } else { ring.pop() };
-            let Some(chain) = chain else { break };
+            let Some(chain) = ring.pop() else { break };
             self.batch.push(chain, ring.ram());
         }
         slot.in_flight = self.batch.open_chains();
@@ -240,7 +275,7 @@ impl PortWorker {
                 ring.complete(head, 0);
                 returned += 1;
             }
-            ring.notify_driver();
+            ring.notify_full_driver();
         }
         slot.in_flight = self.batch.open_chains();
         returned
@@ -258,13 +293,13 @@ impl PortWorker {
 
 /// Which of a worker's descriptors an event is about.
 const KICK: u32 = 0;
-const RETRY_TIMER: u32 = 1;
+const TIMER: u32 = 1;
 
 impl MutEventSubscriber for PortWorker {
     fn process(&mut self, events: Events, _: &mut EventOps) {
         // Both are only wake-ups: an error here means that another read has emptied them.
-        if events.data() == RETRY_TIMER {
-            let _ = self.retry.clear();
+        if events.data() == TIMER {
+            let _ = self.timer.clear();
         } else {
             let _ = self.port().kick.read();
         }
@@ -273,8 +308,8 @@ impl MutEventSubscriber for PortWorker {
 
     fn init(&mut self, ops: &mut EventOps) {
         let kick = Events::with_data(self.port().kick.as_ref(), KICK, EventSet::IN);
-        let retry = Events::with_data(&self.retry, RETRY_TIMER, EventSet::IN);
-        if let Err(error) = ops.add(kick).and_then(|()| ops.add(retry)) {
+        let timer = Events::with_data(&self.timer, TIMER, EventSet::IN);
+        if let Err(error) = ops.add(kick).and_then(|()| ops.add(timer)) {
             self.fail(io::Error::other(error));
         }
     }
