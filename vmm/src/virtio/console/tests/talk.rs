@@ -342,3 +342,57 @@ fn without_event_idx_the_flag_suppresses_interrupts() {
     assert_eq!(bench.driver.interrupt.raised(), 1);
     assert_eq!(bench.sinks[0].taken(), b"ab");
 }
+
+#[test]
+fn a_stream_costs_its_guest_few_notifications_and_interrupts() {
+    const CHAINS: usize = 2000;
+    let mut bench = Bench::running();
+    let piece = (Driver::buffers(TX2), 32 << 10, 0);
+    let (kicks_before, mut interrupts, mut in_flight) = (bench.driver.kicks, 0, 0);
+    for _ in 0..CHAINS {
+        bench.driver.post(TX2, &[piece]);
+        bench.driver.kick(TX2);
+        bench.work();
+        in_flight += 1;
+        // The driver takes back what it gets with each write, interrupted or not.
+        while bench.driver.used(TX2).is_some() {
+            in_flight -= 1;
+        }
+        assert!(in_flight <= 256, "the driver has no room");
+        interrupts += usize::from(bench.driver.interrupt.event().read().is_ok());
+    }
+    let kicks = bench.driver.kicks - kicks_before;
+    // One each, if it were not for the stream; half of that allows for a machine that stands still.
+    assert!(kicks < CHAINS as u64 / 2, "{kicks} notifications");
+    assert!(interrupts < CHAINS / 2, "{interrupts} interrupts");
+    // The stream's last are written and announced, although nobody rings again.
+    bench.work_with_retries();
+    while bench.driver.used(TX2).is_some() {
+        in_flight -= 1;
+    }
+    assert_eq!(in_flight, 0);
+    assert_eq!(bench.sinks[2].taken().len(), CHAINS << 15);
+    // And the next message is heard at once.
+    bench.driver.send(TX2, b"next");
+    bench.work();
+    assert_eq!(bench.sinks[2].taken().len(), (CHAINS << 15) + 4);
+}
+
+#[test]
+fn a_driver_that_waits_for_room_is_interrupted_when_half_of_the_ring_is_free() {
+    let mut bench = Bench::running();
+    let size = bench.driver.queues[TX2].size;
+    // Those of the handshake.
+    let _ = bench.driver.interrupt.event().read();
+    for _ in 0..size {
+        bench.driver.post(TX2, &[(Driver::buffers(TX2), 32 << 10, 0)]);
+    }
+    bench.driver.kick_always(TX2);
+    // A sink that takes the first quarter, and no more for now.
+    bench.sinks[2].plan([Step::Take(64 << 15), Step::Fail(ErrorKind::WouldBlock)]);
+    bench.work();
+    assert!(bench.driver.interrupt.event().read().is_err(), "too early");
+    bench.work_with_retries();
+    assert!(bench.driver.interrupt.event().read().is_ok(), "the driver waits for ever");
+    assert_eq!(bench.sinks[2].taken().len(), usize::from(size) << 15);
+}

@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use vm_memory::{Bytes, GuestAddress};
+
 use super::*;
 
 /// Waits for the device's interrupt as a sleeping writer does: a lost one fails the test.
@@ -29,6 +31,32 @@ fn spawn(worker: PortWorker) {
 
 #[test]
 fn no_wake_up_is_lost_in_either_direction() {
+    stream_to_a_worker(4, 100_000);
+}
+
+#[test]
+fn no_wake_up_is_lost_in_a_stream_of_large_pieces() {
+    stream_to_a_worker(16 << 10, 5_000);
+}
+
+/// A monitor whose threads share one CPU with its writer: each runs only when the other waits.
+#[test]
+fn no_wake_up_is_lost_on_a_single_cpu() {
+    // SAFETY: an all-zero set of CPUs is an empty one.
+    let mut cpus: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: takes nothing.
+    let here = usize::try_from(unsafe { libc::sched_getcpu() }).unwrap();
+    // SAFETY: `here` is a CPU, and so lies in the set.
+    unsafe { libc::CPU_SET(here, &mut cpus) };
+    // SAFETY: the set is as long as it is said to be; 0 is this thread, whose children inherit it.
+    let set = unsafe { libc::sched_setaffinity(0, size_of_val(&cpus), &raw const cpus) };
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
+    stream_to_a_worker(4, 100_000);
+    stream_to_a_worker(16 << 10, 5_000);
+}
+
+/// Sends so many messages of so many bytes, numbered, as fast as there is room.
+fn stream_to_a_worker(bytes: usize, messages: u32) {
     let sinks: Vec<_> = NAMES.iter().map(|_| TestSink::default()).collect();
     let handles = Console::new(specs(&sinks)).unwrap();
     handles.workers.into_iter().for_each(spawn);
@@ -37,7 +65,7 @@ fn no_wake_up_is_lost_in_either_direction() {
     let size = driver.queues[TX2].size;
     let mut expected = Vec::new();
     let mut in_flight = 0;
-    for n in 0..100_000u32 {
+    for n in 0..messages {
         while in_flight == size {
             // Look, then sleep: what the driver does under its lock.
             while driver.used(TX2).is_some() {
@@ -47,8 +75,12 @@ fn no_wake_up_is_lost_in_either_direction() {
                 wait_for_interrupt(&driver);
             }
         }
-        driver.send(TX2, &n.to_le_bytes());
-        expected.extend(n.to_le_bytes());
+        let message = n.to_le_bytes().repeat(bytes / 4);
+        let address = Driver::buffers(TX2) + u64::from(n) % u64::from(size) * bytes as u64;
+        driver.ram.write_slice(&message, GuestAddress(address)).unwrap();
+        driver.post(TX2, &[(address, u32::try_from(bytes).unwrap(), 0)]);
+        driver.kick(TX2);
+        expected.extend(message);
         in_flight += 1;
     }
     let deadline = Instant::now() + Duration::from_secs(10);
