@@ -9,7 +9,7 @@
 pub mod driver;
 pub(super) mod memory;
 pub(super) mod peers;
-mod stats;
+pub(super) mod stats;
 
 use std::fmt;
 use std::time::Duration;

@@ -31,8 +31,19 @@ pub struct Exits {
 }
 
 impl Exits {
+    /// What has come since `before`.
+    pub(in crate::bench) fn since(self, before: Self) -> Self {
+        Self {
+            all: self.all.saturating_sub(before.all),
+            io: self.io.saturating_sub(before.io),
+            mmio: self.mmio.saturating_sub(before.mmio),
+            halt: self.halt.saturating_sub(before.halt),
+            irq: self.irq.saturating_sub(before.irq),
+        }
+    }
+
     /// Names and numbers for a table, beside those of another machine.
-    pub(super) fn rows(&self, other: &Self) -> [(&'static str, u64, u64); 5] {
+    pub(in crate::bench) fn rows(&self, other: &Self) -> [(&'static str, u64, u64); 5] {
         [
             ("exits, all", self.all, other.all),
             ("  for a port", self.io, other.io),
@@ -46,7 +57,7 @@ impl Exits {
 /// The open statistics of one machine. KVM keeps the machine as long as they are open, so
 /// they can be read after the monitor has ended.
 #[derive(Debug)]
-pub(super) struct OpenStats {
+pub(in crate::bench) struct OpenStats {
     all: File,
     io: File,
     mmio: File,
@@ -56,7 +67,7 @@ pub(super) struct OpenStats {
 
 impl OpenStats {
     /// Waits until process `pid` has a virtual machine, and opens its statistics.
-    pub(super) fn of_process(pid: u32) -> Result<Self> {
+    pub(in crate::bench) fn of_process(pid: u32) -> Result<Self> {
         let start = Instant::now();
         loop {
             // The folder is there before its files are.
@@ -90,7 +101,7 @@ impl OpenStats {
     }
 
     /// What they say now. Each file is read once in its life: it answers only then.
-    pub(super) fn read(self) -> Result<Exits> {
+    pub(in crate::bench) fn read(self) -> Result<Exits> {
         let number = |mut file: File| {
             let mut text = String::new();
             file.read_to_string(&mut text).context("cannot read KVM's statistics")?;

@@ -14,6 +14,7 @@ use super::{Dump, PORT, REPORT_FILE, Report, Side};
 use crate::bench::boot::driver::Running;
 use crate::bench::boot::memory;
 use crate::bench::boot::peers::{KERNEL_PATH, Peer, QEMU_PATH, SCHEDVMM_PATH};
+use crate::bench::boot::stats::OpenStats;
 
 /// Version of the report's format.
 const SCHEMA: u32 = 1;
@@ -72,6 +73,9 @@ fn dump(peer: &Peer, mib: u32) -> Result<Dump> {
     let bytes = u64::from(mib) << 20;
     let mut running = Running::start(peer)?;
     let pid = running.process.0.id();
+    let stats = || OpenStats::of_process(pid).with_context(|| format!("watching {}", peer.name));
+    let (before, after) = (stats()?, stats()?);
+    let (mut before, mut booted) = (Some(before), None);
     let (mut begin, mut end, mut memory_kib) = (None, None, 0);
     let patience =
         BOOT_ALLOWANCE + Duration::from_secs(u64::from(mib) / u64::from(LEAST_MIB_PER_SECOND));
@@ -79,6 +83,7 @@ fn dump(peer: &Peer, mib: u32) -> Result<Dump> {
         let there = std::fs::metadata(SINK).map_or(0, |metadata| metadata.len());
         if there > 0 {
             begin.get_or_insert_with(Instant::now);
+            booted = booted.or_else(|| before.take().and_then(|stats| stats.read().ok()));
         }
         // A look at the memory takes the monitor's locks: only once the dump is half there.
         if there > bytes / 2 && memory_kib == 0 || there >= bytes && end.is_none() {
@@ -90,7 +95,7 @@ fn dump(peer: &Peer, mib: u32) -> Result<Dump> {
         }
     })?;
     let cost = read_cost(bytes).with_context(|| format!("the guest of {}", peer.name))?;
-    let (Some(begin), Some(end)) = (begin, end) else {
+    let (Some(begin), Some(end), Some(booted)) = (begin, end, booted) else {
         bail!("{} did not write all of the dump", peer.name);
     };
     // The guest's clock has the beginning, the host's the end; neither has both. The longer of
@@ -99,7 +104,9 @@ fn dump(peer: &Peer, mib: u32) -> Result<Dump> {
     Ok(Dump {
         mib_per_cpu_second: f64::from(mib) / cost.cpu_seconds,
         mib_per_wall_second: f64::from(mib) / wall,
+        mib_per_copy_second: f64::from(mib) / cost.copy_seconds,
         memory_kib,
+        exits: after.read()?.since(booted),
     })
 }
 
@@ -111,7 +118,7 @@ fn read_cost(bytes: u64) -> Result<Cost> {
     file.take(MAX_COST_BYTES).read_to_string(&mut text).context("no words behind the dump")?;
     let cost: Cost = serde_json::from_str(&text)
         .with_context(|| format!("did not say what the dump cost, but {text:?}"))?;
-    if cost.cpu_seconds <= 0.0 || cost.wall_seconds <= 0.0 {
+    if [cost.cpu_seconds, cost.wall_seconds, cost.copy_seconds].iter().any(|s| *s <= 0.0) {
         bail!("says that {bytes} bytes cost nothing: {cost:?}");
     }
     Ok(cost)

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::boot::peers::Peer;
+use super::boot::stats::Exits;
 use super::{contest, median};
 
 /// What the driver leaves in the host's `/out`.
@@ -61,8 +62,12 @@ pub struct Side {
     pub mib_per_cpu_second: f64,
     /// MiB moved in a second, median.
     pub mib_per_wall_second: f64,
+    /// MiB that its guest copies into the kernel in a second of CPU time, median.
+    pub mib_per_copy_second: f64,
     /// Memory it had beside the guest's in a dump, in KiB, the most of all.
     pub memory_kib: u64,
+    /// Exits of a dump, the fewest of all: those of the host's own clock come on top.
+    pub exits: Exits,
     /// Dump by dump.
     pub dumps: Vec<Dump>,
 }
@@ -74,8 +79,13 @@ pub struct Dump {
     pub mib_per_cpu_second: f64,
     /// MiB moved in a second.
     pub mib_per_wall_second: f64,
+    /// MiB that the guest copies into its kernel in a second of its CPU time, and does nothing
+    /// else: no device can be faster.
+    pub mib_per_copy_second: f64,
     /// Memory of the monitor beside the guest's, in KiB.
     pub memory_kib: u64,
+    /// Exits from the dump's first bytes until the machine's end.
+    pub exits: Exits,
 }
 
 /// Runs the comparison.
@@ -99,7 +109,13 @@ impl Side {
             command: peer.command.clone(),
             mib_per_cpu_second: middle(|dump| dump.mib_per_cpu_second)?,
             mib_per_wall_second: middle(|dump| dump.mib_per_wall_second)?,
+            mib_per_copy_second: middle(|dump| dump.mib_per_copy_second)?,
             memory_kib: dumps.iter().map(|dump| dump.memory_kib).max().unwrap_or(0),
+            exits: dumps
+                .iter()
+                .map(|dump| dump.exits)
+                .min_by_key(|exits| exits.all)
+                .context("no dumps")?,
             dumps,
         })
     }
@@ -125,6 +141,15 @@ impl fmt::Display for Report {
             ),
         ] {
             writeln!(f, "{name:<34}{ours:>12.1}{theirs:>12.1}{ratio:>8.2}")?;
+        }
+        let copy = "  of these if it only copied";
+        writeln!(
+            f,
+            "{copy:<34}{:>12.1}{:>12.1}",
+            ours.mib_per_copy_second, qemu.mib_per_copy_second
+        )?;
+        for (name, ours, theirs) in ours.exits.rows(&qemu.exits) {
+            writeln!(f, "{name:<34}{ours:>12}{theirs:>12}")?;
         }
         let memory = "memory beside the guest's, MiB";
         writeln!(f, "{memory:<34}{:>12}{:>12}", mib(ours.memory_kib), mib(qemu.memory_kib))?;
