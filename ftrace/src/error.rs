@@ -40,6 +40,14 @@ pub enum FtraceError {
         /// What is wrong there.
         reason: String,
     },
+    /// Memory does not have the ring buffers that it should.
+    #[error("ring buffer in memory, byte {offset}: {reason}; Linux 6.12's layout is known")]
+    Mapped {
+        /// Where in the memory, in bytes.
+        offset: u64,
+        /// What is wrong there.
+        reason: String,
+    },
     /// More than this crate is willing to hold in memory.
     #[error("the trace's {what} is {size}; the limit is {limit}")]
     TooLarge {

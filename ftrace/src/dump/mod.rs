@@ -174,6 +174,33 @@ mod tests {
     }
 
     #[test]
+    fn a_torn_dump_is_gone_on_with_behind_its_last_whole_frame() {
+        let whole = stream();
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let mut begin = Vec::new();
+        let mut dump = DumpWriter::new(&mut begin).expect("written");
+        dump.section(Section::HeaderPage, HEADER_PAGE).expect("written");
+        dump.section(Section::HeaderEvent, HEADER_EVENT).expect("written");
+        dump.section(Section::Format { system: "ftrace" }, FORMAT).expect("written");
+        let whole_frames = begin.len();
+        for torn in [0, 1, 15, 17, 30] {
+            std::fs::write(file.path(), &whole[..whole_frames + torn]).expect("written");
+            let mut dump = DumpWriter::resume(file.path()).expect("it is a dump");
+            dump.pages(1, &mut Pages(vec![page(7)])).expect("written");
+            dump.finish().expect("written");
+            let dump = Dump::open(file.path()).expect("readable");
+            assert_eq!(dump.torn(), None, "{torn}");
+            assert_eq!(dump.trace().pages()[1].len(), 4096);
+            assert_eq!(dump.trace().metadata().clock.is_empty(), torn < 23);
+        }
+        for (bytes, why) in [(&whole[..], "ended"), (b"something else", "no dump")] {
+            std::fs::write(file.path(), bytes).expect("written");
+            let error = DumpWriter::resume(file.path()).expect_err("no dump to go on with");
+            assert!(error.to_string().contains(why), "{error}");
+        }
+    }
+
+    #[test]
     fn damage_shows() {
         let whole = stream();
         for at in (1500..whole.len()).step_by(4099) {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Writes a dump.
 
-use std::io::{self, Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::Path;
 
-use super::{HEADER_BYTES, KIND_END, KIND_PAGES, MAGIC, Section};
+use super::{HEADER_BYTES, KIND_END, KIND_PAGES, MAGIC, MAX_FRAME_BYTES, Section};
 
 /// Bytes of pages in one frame, about.
 const PAGES_BYTES: usize = 256 << 10;
@@ -18,6 +20,47 @@ pub struct DumpWriter<W> {
     bytes: u64,
     /// One frame, header included.
     frame: Vec<u8>,
+}
+
+impl DumpWriter<File> {
+    /// Goes on with a dump that has come to no end, behind its last whole frame.
+    ///
+    /// # Errors
+    /// What the file system says; and if this is no dump, or one that has its trailer.
+    pub fn resume(path: &Path) -> io::Result<Self> {
+        let mut out = OpenOptions::new().read(true).write(true).open(path)?;
+        let mut reader = BufReader::new(&out);
+        let mut magic = [0; MAGIC.len()];
+        reader.read_exact(&mut magic)?;
+        if magic != *MAGIC {
+            return Err(io::Error::other("this is no dump"));
+        }
+        let mut checksum = crc32fast::Hasher::new();
+        checksum.update(&magic);
+        let mut bytes = magic.len() as u64;
+        let mut frame = Vec::new();
+        while next_frame(&mut reader, &mut frame)? {
+            if frame[..4] == KIND_END.to_le_bytes() {
+                return Err(io::Error::other("the dump has ended already"));
+            }
+            checksum.update(&frame);
+            bytes += frame.len() as u64;
+        }
+        out.set_len(bytes)?;
+        out.seek(SeekFrom::Start(bytes))?;
+        Ok(Self { out, checksum, bytes, frame })
+    }
+}
+
+/// Reads the next frame, header included; false if it is not all there.
+fn next_frame(reader: &mut impl Read, frame: &mut Vec<u8>) -> io::Result<bool> {
+    frame.clear();
+    reader.take(HEADER_BYTES as u64).read_to_end(frame)?;
+    let Some(length) = frame.get(8..HEADER_BYTES).and_then(|bytes| bytes.first_chunk()) else {
+        return Ok(false);
+    };
+    let length = u64::from_le_bytes(*length);
+    Ok(length <= MAX_FRAME_BYTES && reader.take(length).read_to_end(frame)? as u64 == length)
 }
 
 impl<W: Write> DumpWriter<W> {
@@ -95,6 +138,11 @@ impl<W: Write> DumpWriter<W> {
         self.checksum.update(&self.frame);
         self.bytes += self.frame.len() as u64;
         Ok(())
+    }
+
+    /// Bytes written by now.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Writes the trailer; the length of the whole dump in bytes.
