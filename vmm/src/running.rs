@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A machine whose guest runs, and how it stops.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use kvm_ioctls::VmFd;
 use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::io::IoThread;
 use crate::memory;
@@ -44,6 +46,15 @@ impl Running {
     /// The vCPUs' threads as they were placed before the first guest instruction.
     pub fn threads(&self) -> &[VcpuThread] {
         &self.threads
+    }
+
+    /// Reads RAM of the guest, which goes on changing it until it was stopped.
+    ///
+    /// # Errors
+    /// Not all of it is RAM.
+    pub fn read_ram(&self, address: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let read = self.machine.ram.read_slice(buffer, GuestAddress(address));
+        read.map_err(io::Error::other)
     }
 
     /// Host memory this process has in use beside guest RAM, in KiB; `None` where the host

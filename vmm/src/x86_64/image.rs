@@ -10,7 +10,7 @@ use linux_loader::loader::bootparam::setup_header;
 use thiserror::Error;
 use vm_memory::ByteValued;
 
-use crate::x86_64::layout;
+use crate::x86_64::{layout, lint};
 
 /// Offset of the setup header in a bzImage.
 const HEADER_START: usize = 0x1f1;
@@ -128,13 +128,20 @@ impl KernelImage {
         }
     }
 
-    /// Version and patch level, as in 6.12, from a bzImage's header; a vmlinux has it only
-    /// in its data.
+    /// Version and patch level, as in 6.12, from a bzImage's header, or from the banner that is
+    /// somewhere in a vmlinux.
     pub fn version(&self) -> Option<(u32, u32)> {
-        let Self::BzImage(BzImage { bytes, header, .. }) = self else { return None };
-        // Offset of the text, less 0x200 (boot.rst, "kernel_version"); 0 for none.
-        let offset = header.kernel_version;
-        let text = bytes.get(usize::from(offset).checked_sub(1)? + 1 + SECTOR..)?;
+        let banner;
+        let text = match self {
+            // Offset of the text, less 0x200 (boot.rst, "kernel_version"); 0 for none.
+            Self::BzImage(BzImage { bytes, header, .. }) => {
+                bytes.get(usize::from(header.kernel_version).checked_sub(1)? + 1 + SECTOR..)?
+            }
+            Self::Vmlinux(bytes) => {
+                banner = lint::banner(bytes)?;
+                banner.strip_prefix(lint::BANNER)?.as_bytes()
+            }
+        };
         let mut numbers = text
             .split(|byte| !byte.is_ascii_digit())
             .map(|digits| std::str::from_utf8(digits).ok()?.parse().ok());

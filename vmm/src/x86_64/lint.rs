@@ -97,13 +97,17 @@ pub fn check(lint: &Lint, kernel: &[u8], cpus: u32) -> Result<(), LintError> {
     Ok(())
 }
 
-fn banner(kernel: &[u8]) -> Option<String> {
+/// How the banner begins.
+pub(super) const BANNER: &str = "Linux version ";
+
+/// The banner of an unpacked kernel.
+pub(super) fn banner(kernel: &[u8]) -> Option<String> {
     // The first hit may be a format string with conversions in it; the banner has a digit.
-    memmem::find_iter(kernel, b"Linux version ").find_map(|at| {
+    memmem::find_iter(kernel, BANNER).find_map(|at| {
         let text = &kernel[at..kernel.len().min(at + 512)];
         let end = text.iter().position(|byte| matches!(byte, b'\n' | 0))?;
         let text = std::str::from_utf8(&text[..end]).ok()?;
-        text.as_bytes().get(14).is_some_and(u8::is_ascii_digit).then(|| text.to_owned())
+        text.as_bytes().get(BANNER.len()).is_some_and(u8::is_ascii_digit).then(|| text.to_owned())
     })
 }
 
