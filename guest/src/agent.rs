@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ftrace::dump::DumpWriter;
 use gaps::{
     record::GapRecord,
     tsc::{self, clock_ns},
@@ -121,6 +122,11 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
     let orders = listen(host.port.reader()?)?;
     let (surroundings, mut setup, mut tracing) = prepare(&job)?;
     let meter = set_up_meter(&job, &mut setup, &mut tracing)?;
+    // Before anything is measured, and before anything can go wrong.
+    let mut head = match &tracing {
+        Some(tracing) if setup.trace_ring.is_some() => Some(ship_head(tracing)?),
+        _ => None,
+    };
     let mut observer = Reporter {
         host,
         orders,
@@ -146,7 +152,10 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
     let outcome = result?;
     host.send(&Message::Finished(outcome.report))?;
     if let Some(tracing) = tracing.filter(|tracing| tracing.is_wanted(hit)) {
-        ship(host, &tracing, &job.load.cpus)?;
+        match &mut head {
+            Some(head) => end_head(host, &tracing, head)?,
+            None => ship(host, &tracing, &job.load.cpus)?,
+        }
     }
     outcome.fault.map_or(Ok(()), |fault| Err(fault.into()))
 }
@@ -172,7 +181,7 @@ fn prepare(job: &Job) -> Result<(Surroundings, Setup, Option<Tracing>), AgentErr
         ..Setup::default()
     };
     let tracing = job.trace.as_ref().and_then(|spec| {
-        let tracing = Tracing::root().map(|root| Tracing::prepare(&root, spec));
+        let tracing = Tracing::set_up(spec);
         setup.trace_note = match &tracing {
             Some(tracing) => tracing.note_text(),
             None => Some("this kernel has no tracing; it needs CONFIG_FTRACE=y".into()),
@@ -182,6 +191,7 @@ fn prepare(job: &Job) -> Result<(Surroundings, Setup, Option<Tracing>), AgentErr
     if let Some(tracing) = &tracing {
         setup.trace_events = tracing.events().to_vec();
         setup.trace_clock = tracing.clock().map(str::to_owned);
+        setup.trace_ring = tracing.ring();
     }
     let mut surroundings = Surroundings {
         cookie: mechanism == Mechanism::Prctl,
@@ -205,6 +215,7 @@ fn set_up_meter(
     setup.meter = Some(meter.facts().clone());
     if matches!(meter, Meter::Kernel(_)) && tracing.take().is_some() {
         setup.trace_events.clear();
+        setup.trace_ring = None;
         setup.trace_note = Some("off: the kernel's tracing carries the lines of its meter".into());
     }
     Ok(Some(meter))
@@ -216,6 +227,21 @@ fn ship(host: &mut Host, tracing: &Tracing, measured: &[u32]) -> Result<(), Agen
     let estimate_bytes = tracing.estimate_bytes();
     host.send(&Message::Trace(TraceProgress::Begin { estimate_bytes }))?;
     let bytes = tracing.ship(measured, &mut port).map_err(AgentError::Trace)?;
+    Ok(host.send(&Message::Trace(TraceProgress::End { bytes }))?)
+}
+
+/// Sends what is needed to read the ring buffers, which the host has in our memory.
+fn ship_head(tracing: &Tracing) -> Result<DumpWriter<Port>, AgentError> {
+    tracing.ship_head(Port::open(TRACE_PORT)?).map_err(AgentError::Trace)
+}
+
+/// Sends what the kernel says of the ring buffers: the host may read them now.
+fn end_head(
+    host: &mut Host,
+    tracing: &Tracing,
+    head: &mut DumpWriter<Port>,
+) -> Result<(), AgentError> {
+    let bytes = tracing.ship_stats(head).map_err(AgentError::Trace)?;
     Ok(host.send(&Message::Trace(TraceProgress::End { bytes }))?)
 }
 

@@ -19,6 +19,10 @@ pub const L2_KERNEL_PATH: &str = "/l2/kernel";
 /// Name of the virtio-console port that carries [`crate::wire`] frames both ways.
 pub const CONTROL_PORT: &str = "schedvmm.control";
 
+/// Name of the tracing instance whose ring buffers the host reads in guest memory, where the kernel
+/// was told to make one, and of the memory it has for that.
+pub const TRACE_INSTANCE: &str = "schedvmm";
+
 /// Name of the virtio-console port that carries the trace, guest to host.
 pub const TRACE_PORT: &str = "schedvmm.trace";
 

@@ -4,7 +4,11 @@
 //! The ring buffers stay in the kernel until the load has ended: reading them is work for the
 //! same CPUs that are measured. They are shipped raw, as a [`ftrace::dump`]: text would be
 //! several times as long, and making it is the slowest part of a dump.
+//!
+//! Where the kernel has them in memory set aside for it, the host reads them there, and only what
+//! is needed to read them is shipped, before the load begins.
 
+mod ring;
 mod ship;
 
 use std::{
@@ -13,7 +17,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{job::TraceDump, job::TraceSpec, load::TraceStop, system::write_file};
+use ftrace::dump::DumpWriter;
+
+use crate::{job::TraceDump, job::TraceSpec, load::TraceStop, system::write_file, wire::TraceRing};
 
 /// Where the tracing file system is, newest kernel first.
 const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
@@ -29,6 +35,7 @@ pub struct Tracing {
     clock: Option<String>,
     dump: TraceDump,
     notes: Vec<String>,
+    ring: Option<TraceRing>,
 }
 
 impl Tracing {
@@ -37,21 +44,39 @@ impl Tracing {
         ROOTS.iter().map(PathBuf::from).find(|root| root.join("tracing_on").exists())
     }
 
+    /// Sets up tracing in the kernel's instance for us, where it has one whose memory is known, else
+    /// in the tracing file system itself; `None` without tracing.
+    pub fn set_up(spec: &TraceSpec) -> Option<Self> {
+        let root = Self::root()?;
+        Some(match ring::find(&root) {
+            Some((instance, ring)) => Self::prepare_in(&instance, spec, Some(ring)),
+            None => Self::prepare(&root, spec),
+        })
+    }
+
     /// Sets up what was asked for. What this kernel lacks is noted, and no reason to stop:
     /// the measurement does not need the trace.
     pub fn prepare(root: &Path, spec: &TraceSpec) -> Self {
+        Self::prepare_in(root, spec, None)
+    }
+
+    fn prepare_in(root: &Path, spec: &TraceSpec, ring: Option<TraceRing>) -> Self {
         let mut this = Self {
             root: root.to_owned(),
             events: Vec::new(),
             clock: None,
             dump: spec.dump,
             notes: Vec::new(),
+            ring,
         };
         this.set("tracing_on", "0");
         this.set("current_tracer", "nop");
         this.set("events/enable", "0");
         this.clock = this.choose_clock();
-        this.set("buffer_size_kb", &spec.buffer_kib.to_string());
+        if ring.is_none() {
+            // The other has its size from the command line.
+            this.set("buffer_size_kb", &spec.buffer_kib.to_string());
+        }
         for event in &spec.events {
             this.enable(event);
         }
@@ -120,6 +145,30 @@ impl Tracing {
     /// The clock in use.
     pub fn clock(&self) -> Option<&str> {
         self.clock.as_deref()
+    }
+
+    /// Memory in which the host is to read the trace.
+    pub fn ring(&self) -> Option<TraceRing> {
+        self.ring
+    }
+
+    /// Begins a dump with all that is needed to read pages, for the case of [`Self::ring`].
+    ///
+    /// # Errors
+    /// What the kernel or the sink says, with the file that it is about.
+    pub fn ship_head<W: Write>(&self, sink: W) -> io::Result<DumpWriter<W>> {
+        ship::head(self, sink)
+    }
+
+    /// Adds to it what only the end of a run knows: names of threads, and what the kernel says of its
+    /// buffers. The bytes written by now.
+    ///
+    /// # Errors
+    /// As [`Self::ship_head`].
+    pub fn ship_stats<W: Write>(&self, dump: &mut DumpWriter<W>) -> io::Result<u64> {
+        ship::comms(self, dump)?;
+        ship::stats(self, dump)?;
+        Ok(dump.bytes())
     }
 
     /// What could not be had, in one text.

@@ -227,6 +227,9 @@ pub struct Setup {
     pub trace_note: Option<String>,
     /// Effective trace clock.
     pub trace_clock: Option<String>,
+    /// Memory with the ring buffers, where the host is to read them there.
+    #[serde(default)]
+    pub trace_ring: Option<TraceRing>,
     /// TSC when the load was released.
     pub tsc_start: u64,
     /// TSC frequency used to turn ticks into time, in kHz.
@@ -329,6 +332,15 @@ pub struct ThresholdHit {
     pub tid: u32,
     /// The gap.
     pub gap: Gap,
+}
+
+/// A piece of guest memory in which the kernel has its ring buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceRing {
+    /// Its guest physical address.
+    pub address: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
 }
 
 /// Where the trace stands.

@@ -48,7 +48,7 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
         pv: machine.pv,
         nested: false,
         serial: machine.debug_boot,
-        cmdline: machine::cmdline(machine, &[], kernel.version()),
+        cmdline: machine::cmdline(machine, &[], kernel.version(), None),
         boot: machine.boot.into(),
         pins: placement::choose(machine.pin.as_ref(), topology).pins,
         spread: Vec::new(),

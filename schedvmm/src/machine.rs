@@ -15,6 +15,7 @@ use vmm::vm::{BuildError, StartError};
 use vmm::x86_64::image::{KernelImage, MAX_IMAGE_BYTES};
 
 use crate::cli::{Boot, Idle, MachineArgs};
+use crate::mapped_trace::TraceMemory;
 use crate::status::{ExitStatus, Failure, OrFail};
 
 /// A kernel file that cannot be used.
@@ -97,7 +98,12 @@ pub fn initrd(job: &Job, l2_kernel: Option<&[u8]>) -> Result<Vec<u8>, Failure> {
 
 /// The kernel command line. The user's words come last: for a word given twice the kernel
 /// takes the later one.
-pub fn cmdline(args: &MachineArgs, load_cpus: &[u32], version: Option<(u32, u32)>) -> String {
+pub fn cmdline(
+    args: &MachineArgs,
+    load_cpus: &[u32],
+    version: Option<(u32, u32)>,
+    trace: Option<TraceMemory>,
+) -> String {
     let mut words = vec![
         "console=hvc0".to_owned(),
         // A panic resets at once, which we see; the default waits for ever.
@@ -126,6 +132,7 @@ pub fn cmdline(args: &MachineArgs, load_cpus: &[u32], version: Option<(u32, u32)
         // hand unknown words to init.
         words.extend(["coresched=on".into(), "cosched_max_level=1".into()]);
     }
+    words.extend(trace.into_iter().flat_map(TraceMemory::words));
     if args.debug_boot {
         let early = ["earlyprintk=ttyS0", "console=ttyS0", "loglevel=8", "ignore_loglevel"];
         words.extend(early.map(String::from));
@@ -201,16 +208,16 @@ mod tests {
 
     #[test]
     fn the_users_words_come_last() {
-        let line = cmdline(&machine(&["--append", "panic=5 quiet"]), &[2, 3], None);
+        let line = cmdline(&machine(&["--append", "panic=5 quiet"]), &[2, 3], None, None);
         assert!(line.ends_with("quiet panic=5 quiet"), "{line}");
         assert!(line.contains("irqaffinity=0,1 "), "{line}");
         assert!(!line.contains("idle=poll"));
-        assert!(cmdline(&machine(&["--idle", "poll"]), &[2, 3], None).contains("idle=poll"));
+        assert!(cmdline(&machine(&["--idle", "poll"]), &[2, 3], None, None).contains("idle=poll"));
     }
 
     #[test]
     fn words_of_unmerged_patches_reach_old_kernels_only() {
-        let line = |version| cmdline(&machine(&[]), &[2, 3], version);
+        let line = |version| cmdline(&machine(&[]), &[2, 3], version, None);
         assert!(line(Some((5, 13))).contains("cosched_max_level=1"));
         assert!(!line(Some((5, 14))).contains("cosched"));
         assert!(!line(None).contains("cosched"));

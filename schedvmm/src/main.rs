@@ -19,6 +19,7 @@ mod hlog;
 mod host;
 mod l2;
 mod machine;
+mod mapped_trace;
 mod placement;
 mod probe;
 mod repeat;

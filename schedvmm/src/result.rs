@@ -114,7 +114,7 @@ pub struct Cosched {
 pub struct Trace {
     pub file: Option<String>,
     pub form: Option<TraceForm>,
-    /// How it came here: `bulk-port` or `file`.
+    /// How it came here: `mapped-ring`, `bulk-port` or `file`.
     pub via: Option<&'static str>,
     /// Length of the file.
     pub bytes: u64,

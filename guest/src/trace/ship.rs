@@ -27,14 +27,10 @@ const KALLSYMS: &str = "/proc/kallsyms";
 
 /// See [`Tracing::ship`].
 pub(super) fn ship(tracing: &Tracing, first: &[u32], sink: &mut impl Write) -> io::Result<u64> {
-    let mut dump = DumpWriter::new(sink)?;
-    metadata(tracing, &mut dump)?;
-    let mut cpus = tracing.cpus();
+    let mut dump = head(tracing, sink)?;
     // What the kernel says of a buffer before its pages are taken out of it.
-    for &cpu in &cpus {
-        let path = tracing.per_cpu(cpu).join("stats");
-        dump.section(Section::Stats { cpu }, &named(&path, fs::read(&path))?)?;
-    }
+    stats(tracing, &mut dump)?;
+    let mut cpus = tracing.cpus();
     cpus.sort_by_key(|cpu| !first.contains(cpu));
     for cpu in cpus {
         let path = tracing.per_cpu(cpu).join("trace_pipe_raw");
@@ -43,6 +39,28 @@ pub(super) fn ship(tracing: &Tracing, first: &[u32], sink: &mut impl Write) -> i
         dump.pages(cpu, &mut raw)?;
     }
     dump.finish()
+}
+
+/// See [`Tracing::ship_stats`].
+pub(super) fn stats<W: Write>(tracing: &Tracing, dump: &mut DumpWriter<W>) -> io::Result<()> {
+    for cpu in tracing.cpus() {
+        let path = tracing.per_cpu(cpu).join("stats");
+        dump.section(Section::Stats { cpu }, &named(&path, fs::read(&path))?)?;
+    }
+    Ok(())
+}
+
+/// Names of threads, as the kernel knows them by now.
+pub(super) fn comms<W: Write>(tracing: &Tracing, dump: &mut DumpWriter<W>) -> io::Result<()> {
+    let path = main_root(&tracing.root).join("saved_cmdlines");
+    dump.section(Section::Comms, &fs::read(path).unwrap_or_default())
+}
+
+/// See [`Tracing::ship_head`].
+pub(super) fn head<W: Write>(tracing: &Tracing, sink: W) -> io::Result<DumpWriter<W>> {
+    let mut dump = DumpWriter::new(sink)?;
+    metadata(tracing, &mut dump)?;
+    Ok(dump)
 }
 
 /// Everything but the pages.
@@ -67,9 +85,11 @@ fn metadata<W: Write>(tracing: &Tracing, dump: &mut DumpWriter<W>) -> io::Result
         dump.section(Section::Format { system }, &named(&path, fs::read(&path))?)?;
     }
     // Viewers do without these.
-    let optional = |path: &Path| fs::read(path).unwrap_or_default();
-    dump.section(Section::Comms, &optional(&root.join("saved_cmdlines")))?;
-    dump.section(Section::PrintkFormats, &optional(&root.join("printk_formats")))?;
+    dump.section(
+        Section::PrintkFormats,
+        &fs::read(root.join("printk_formats")).unwrap_or_default(),
+    )?;
+    comms(tracing, dump)?;
     let symbols = File::open(KALLSYMS).and_then(|file| marker_symbol(BufReader::new(file)));
     dump.section(Section::Kallsyms, &symbols.unwrap_or_default())
 }

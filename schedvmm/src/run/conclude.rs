@@ -2,21 +2,23 @@
 //! From the end of a run to its result.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use guest::job::TRACE_PORT;
+use guest::wire::TraceRing;
 use serde_json::json;
 use vmm::vcpu::VcpuEnd;
 
 use super::{Attempt, millis};
 use crate::compose::{self, Account, Target};
 use crate::deliver::Delivery;
-use crate::footprint;
 use crate::result::{self, RunResult, Trace, VmResult};
-use crate::status::ExitStatus;
+use crate::status::{ExitStatus, chain};
 use crate::trace_file::Arrival;
 use crate::verdict::{Answer, End, Verdict, judge};
+use crate::{footprint, mapped_trace};
 
 impl Attempt {
     /// Judges, writes, shows.
@@ -73,9 +75,9 @@ impl Attempt {
         }
     }
 
-    /// The trace, as far as it arrived.
+    /// The trace, as far as it arrived or is there.
     fn trace(&self) -> Trace {
-        let arrival = Arrival {
+        let mut arrival = Arrival {
             via: "bulk-port",
             bytes: self.trace_written.load(Ordering::Acquire),
             sent: self.session.trace_bytes,
@@ -83,6 +85,11 @@ impl Attempt {
             clock: self.clock(),
             error: self.running.console().port_error(TRACE_PORT).map(|error| error.to_string()),
         };
+        if let Some(setup) = &self.session.setup
+            && let Some(ring) = setup.trace_ring
+        {
+            self.take_ring(ring, &mut arrival);
+        }
         let mut trace = self.trace_file.receive(&arrival, &self.show);
         if let Some(note) = &trace.note {
             self.show.remark(note);
@@ -91,6 +98,32 @@ impl Attempt {
         let at_setup = || self.session.setup.as_ref()?.trace_note.clone();
         trace.note = trace.note.or_else(at_setup);
         trace
+    }
+
+    /// Takes the pages out of guest memory, as after a run that ships its trace, and after one that
+    /// did not come to its end.
+    fn take_ring(&self, ring: TraceRing, arrival: &mut Arrival<'_>) {
+        arrival.via = mapped_trace::VIA;
+        let dump = self.plan.job.trace.as_ref().map(|trace| trace.dump);
+        let hit = self.session.hit.is_some();
+        let died = self.session.report.is_none();
+        if arrival.bytes == 0 || !died && !dump.is_some_and(|dump| dump.wanted(hit)) {
+            arrival.bytes = 0;
+            // What would be needed to read the trace; if it cannot go, it does no harm.
+            let _ = fs::remove_file(self.trace_file.raw());
+            return;
+        }
+        let most = self.trace_memory.map_or(0, |memory| memory.bytes());
+        let read = |address: u64, buffer: &mut [u8]| self.running.read_ram(address, buffer);
+        let first = &self.plan.job.load.cpus;
+        match mapped_trace::append(self.trace_file.raw(), ring, most, &read, first) {
+            Ok(bytes) => (arrival.bytes, arrival.sent) = (bytes, Some(bytes)),
+            Err(error) => {
+                let file = fs::metadata(self.trace_file.raw());
+                arrival.bytes = file.map_or(arrival.bytes, |file| file.len());
+                arrival.error = arrival.error.take().or_else(|| Some(chain(&error)));
+            }
+        }
     }
 
     fn describe_ends(&mut self, ends: &[VcpuEnd]) {

@@ -25,6 +25,7 @@ use self::plan::Plan;
 use crate::cli::RunArgs;
 use crate::deliver::Checkpoints;
 use crate::folder::Folder;
+use crate::mapped_trace::TraceMemory;
 use crate::probe::{self, ProbeError};
 use crate::result::{Clock, KernelFacts};
 use crate::session::{Event, GRACE, Notice, Session, Stage};
@@ -69,6 +70,7 @@ struct Attempt {
     tail: Tail,
     trace_file: TraceFile,
     trace_written: Arc<AtomicU64>,
+    trace_memory: Option<TraceMemory>,
     session: Session,
     running: Running,
     kernel: KernelFacts,
@@ -107,6 +109,7 @@ impl Attempt {
         let (trace_sink, trace_written) = TraceSink::new(trace_file.raw().to_owned());
         let ports = ports(console.clone(), events.clone(), trace_sink);
         let config = plan.config(kernel.version());
+        let trace_memory = plan.trace_memory(kernel.version());
         let l2_kernel = plan.args.nested.l2_kernel.as_deref().map(machine::kernel).transpose()?;
         let l2_kernel = l2_kernel.as_ref().unwrap_or(&kernel).bytes();
         let initrd = machine::initrd(&plan.job, vendor.map(|_| l2_kernel))?;
@@ -160,6 +163,7 @@ impl Attempt {
             tail: Tail::default(),
             trace_file,
             trace_written,
+            trace_memory,
             session,
             running,
             kernel: facts,

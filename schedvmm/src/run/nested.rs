@@ -81,7 +81,7 @@ pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
             ..args.machine.clone()
         };
         // Without a version: words for cookies are none of their business.
-        machine::cmdline(&machine, &[], None)
+        machine::cmdline(&machine, &[], None, None)
     });
     job.nested = Some(Box::new(NestedSpec {
         memory_mib: nested.l2_memory,

@@ -12,6 +12,7 @@ use vmm::vm::Vm;
 
 use super::nested;
 use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, Switch, TraceArgs};
+use crate::mapped_trace::TraceMemory;
 use crate::placement::{self, Placement};
 use crate::session::Limits;
 use crate::shape::Shape;
@@ -101,12 +102,24 @@ impl Plan {
             pv: machine.pv,
             nested: self.args.nested.nested,
             serial: machine.debug_boot,
-            cmdline: machine::cmdline(machine, &self.job.load.cpus, version),
+            cmdline: machine::cmdline(
+                machine,
+                &self.job.load.cpus,
+                version,
+                self.trace_memory(version),
+            ),
             boot: machine.boot.into(),
             pins: self.placement.pins.clone(),
             spread: Vec::new(),
             cookie: false,
         }
+    }
+
+    /// Memory for ring buffers that are read from outside, where there is a trace and a kernel of
+    /// this version can.
+    pub fn trace_memory(&self, version: Option<(u32, u32)>) -> Option<TraceMemory> {
+        let (machine, trace) = (&self.args.machine, self.job.trace.as_ref()?);
+        TraceMemory::choose(version?, trace.buffer_kib, machine.cpus, machine.memory)
     }
 
     /// What the guest may make us keep, and how long it may take to boot.

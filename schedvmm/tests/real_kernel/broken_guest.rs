@@ -10,6 +10,7 @@ use crate::case::Case;
 use crate::kernels::{self, CRASH, HANG, Place};
 use crate::lab::{Group, Preparation, TestKernel};
 use crate::outcome::{Outcome, list, number, text};
+use crate::trace::{explain, read_by_trace_cmd};
 
 /// The thread that becomes PID 1 starts here, on whichever CPU.
 const BECOMES_PID_1: &str = "kernel_init";
@@ -20,7 +21,7 @@ const ENTRY: &str = "startup_64";
 const ONCE_A_SECOND: &str = "__x64_sys_waitid";
 
 /// A load that has a gap to report in its first second.
-const LOAD: &str = "--threshold off --duration 10s --trace off";
+const LOAD: &str = "--threshold off --duration 10s";
 
 /// One way to break for each case.
 pub fn group() -> Group {
@@ -63,6 +64,7 @@ pub fn group() -> Group {
                 assert!(reason.contains("Fatal exception"), "{reason}");
                 outcome.assert_says(&["Kernel panic - not syncing"]);
                 kept(outcome);
+                trace_survives(outcome);
                 assert!(outcome.seconds < 60.0, "{}", outcome.words());
             },
         ),
@@ -71,6 +73,7 @@ pub fn group() -> Group {
             assert!(reason.contains("waited for the agent's sign of life"), "{reason}");
             outcome.assert_says(&["state of vCPU 0 "]);
             kept(outcome);
+            trace_survives(outcome);
             assert!(outcome.seconds > 20.0, "{}", outcome.words());
         })
         .expecting(Accident::Hang),
@@ -113,6 +116,24 @@ fn untestable(outcome: &Outcome) -> String {
     println!("     {reason}");
     assert!(!reason.is_empty() && outcome.stdout.contains(reason), "{}", outcome.words());
     reason.to_owned()
+}
+
+/// The trace was taken out of the dead guest's memory, and tells about the time before its end:
+/// what threads did, and why the longest gap was.
+fn trace_survives(outcome: &Outcome) {
+    let result = outcome.result();
+    let trace = &result["trace"];
+    assert_eq!(trace["complete"], true, "{trace}");
+    assert_eq!((text(trace, "via"), text(trace, "form")), ("mapped-ring", "trace.dat"));
+    let report = read_by_trace_cmd(&outcome.path("r/trace.dat"));
+    assert!(report.contains("sched_switch:"), "no sched_switch event");
+    let whole = &explain(outcome, &["--run"])["run"];
+    let threads = list(whole, "threads");
+    let ran = threads.iter().filter(|thread| number(thread, "running_ns") > 0).count();
+    assert!(ran > 0, "nobody ran: {whole}");
+    let gap = &explain(outcome, &["--longest"])["gap"];
+    assert!(!list(gap, "parts").is_empty(), "{gap}");
+    println!("     {} threads ran; {}", ran, text(gap, "paragraph"));
 }
 
 /// The gaps that had arrived are in the result; no thread was there to the end.

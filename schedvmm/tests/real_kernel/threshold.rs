@@ -20,7 +20,7 @@ pub fn group() -> Group {
     let cases = vec![
         Case::run("default", "", |outcome| {
             let result = hit(outcome);
-            trace(outcome, &result, "r/trace.dat");
+            trace(outcome, &result, "r/trace.dat", "mapped-ring");
             explained(outcome, &result);
             assert!(outcome.stdout.contains("verdict  OVER THRESHOLD"), "{}", outcome.words());
         }),
@@ -32,7 +32,7 @@ pub fn group() -> Group {
             outcome.assert_says(&["trace: ", "no event `sched:such_a_thing`"]);
             assert!(text(&result["trace"], "note").contains("sched:such_a_thing"));
             assert!(result["notes"].to_string().contains("sched:such_a_thing"));
-            trace(outcome, &result, "log");
+            trace(outcome, &result, "log", "mapped-ring");
             assert!(!outcome.path("r/trace.dat").exists(), "a second trace");
         }),
         Case::run("json", "--json --trace off", |outcome| {
@@ -91,7 +91,7 @@ pub fn group() -> Group {
 }
 
 /// A hit whose length stands in all places; its result.
-fn hit(outcome: &Outcome) -> Value {
+pub fn hit(outcome: &Outcome) -> Value {
     outcome.assert_status(1);
     let result = outcome.assert_verdict("over-threshold");
     let longest = number(&result, "longest_gap_ns");
@@ -103,11 +103,12 @@ fn hit(outcome: &Outcome) -> Value {
 }
 
 /// Is everything in the trace that explains the gap?
-fn trace(outcome: &Outcome, result: &Value, name: &str) {
+pub fn trace(outcome: &Outcome, result: &Value, name: &str, via: &str) {
     let trace = &result["trace"];
     assert_eq!(trace["complete"], true, "{trace}");
     assert_eq!((text(trace, "file"), text(trace, "form")), (name, "trace.dat"));
-    assert_eq!(text(trace, "via"), "bulk-port");
+    assert_eq!(text(trace, "via"), via);
+    assert!(number(&list(trace, "cpus")[2], "events") > 0, "{trace}");
     let path = outcome.path(name);
     assert_eq!(number(trace, "bytes"), path.metadata().expect("the trace").len());
     assert!(!path.with_extension("dat.raw").exists(), "the stream stayed");

@@ -10,7 +10,8 @@ use crate::case::{Case, main_job};
 use crate::lab::{Group, TestKernel};
 use crate::meter;
 use crate::outcome::{GapLine, Outcome, assert_unique_keys, list, number, text};
-use crate::trace::{forced_idle_agrees, marked, read_by_trace_cmd};
+use crate::threshold::{self, hit};
+use crate::trace::{explained, forced_idle_agrees, marked, read_by_trace_cmd};
 
 /// Threads and groups of a default load.
 const THREADS: usize = 16;
@@ -175,7 +176,13 @@ pub fn group_of_cfs() -> Group {
         assert!(!knobs.contains("base_slice"), "6.1 has no base_slice_ns: {knobs}");
         assert!(text(&result["kernel"], "release").starts_with("6.1."));
     });
-    Group::new("user_6_1", TestKernel::V61, vec![with_cookies, meter::on_6_1()])
+    // What this kernel traces has to be shipped.
+    let trace = Case::run("trace", "", |outcome| {
+        let result = hit(outcome);
+        threshold::trace(outcome, &result, "r/trace.dat", "bulk-port");
+        explained(outcome, &result);
+    });
+    Group::new("user_6_1", TestKernel::V61, vec![with_cookies, meter::on_6_1(), trace])
 }
 
 fn no_such_interface(outcome: &Outcome) {

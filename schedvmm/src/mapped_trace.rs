@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The trace without shipping it: the kernel has its ring buffers in a piece of its memory that it
+//! was told to set aside, and they are read there when the machine has stopped, for whatever reason.
+
+use std::io;
+use std::path::Path;
+
+use ftrace::dump::DumpWriter;
+use ftrace::{FtraceError, MappedRings};
+use guest::job::TRACE_INSTANCE;
+use guest::wire::TraceRing;
+
+/// How the trace came, in result.json.
+pub const VIA: &str = "mapped-ring";
+
+/// The kernels whose layout [`MappedRings`] knows. Those before have no such instances.
+const VERSION: (u32, u32) = (6, 12);
+
+/// All memory is at least this many times as much as is set aside: the load needs some, too.
+const LEAST_SHARE: u64 = 4;
+
+/// What each CPU's ring has beside its pages: the description, 4 bytes a page, and the way to the
+/// next page.
+const OVERHEAD_KIB: u64 = 16;
+/// A page has 4 KiB, so that 4 bytes a page are one of so many.
+const PAGES_PART: u64 = 1024;
+
+/// Memory that a kernel is to set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceMemory {
+    kib: u64,
+}
+
+impl TraceMemory {
+    /// For a kernel of this version, with rings of `buffer_kib` in a machine of `memory_mib`; `None`
+    /// where the trace has to be shipped.
+    pub fn choose(
+        version: (u32, u32),
+        buffer_kib: u32,
+        cpus: u32,
+        memory_mib: u64,
+    ) -> Option<Self> {
+        let buffer_kib = u64::from(buffer_kib);
+        let each = buffer_kib + buffer_kib / PAGES_PART + OVERHEAD_KIB;
+        let kib = (each * u64::from(cpus)).next_multiple_of(4);
+        (version == VERSION && kib * LEAST_SHARE <= memory_mib << 10).then_some(Self { kib })
+    }
+
+    /// Its length in bytes.
+    pub fn bytes(self) -> u64 {
+        self.kib << 10
+    }
+
+    /// Words of the kernel's command line (Documentation/admin-guide/kernel-parameters.txt): memory
+    /// by a name, and an instance in it that does not trace yet.
+    pub fn words(self) -> [String; 2] {
+        let name = TRACE_INSTANCE;
+        [
+            format!("reserve_mem={}K:4096:{name}", self.kib),
+            format!("trace_instance={name}^traceoff@{name}"),
+        ]
+    }
+}
+
+/// Goes on with the dump in `raw`, of which the guest has sent all but the pages: those of the CPUs
+/// in `first` come first. Its length in bytes. What the guest says of its ring is believed up to
+/// `most` bytes.
+///
+/// # Errors
+/// The ring is not what it should be; or the file's.
+pub fn append(
+    raw: &Path,
+    ring: TraceRing,
+    most: u64,
+    read_ram: &dyn Fn(u64, &mut [u8]) -> io::Result<()>,
+    first: &[u32],
+) -> Result<u64, FtraceError> {
+    let memory = |offset: u64, buffer: &mut [u8]| {
+        let address = ring.address.checked_add(offset);
+        read_ram(address.ok_or_else(|| io::Error::other("beyond all memory"))?, buffer)
+    };
+    let rings = MappedRings::find(&memory, ring.bytes.min(most))?;
+    let mut dump = DumpWriter::resume(raw)?;
+    let mut cpus: Vec<u32> = (0..rings.cpus()).collect();
+    cpus.sort_by_key(|cpu| !first.contains(cpu));
+    for cpu in cpus {
+        dump.pages(cpu, &mut rings.pages(cpu))?;
+    }
+    Ok(dump.finish()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_set_aside_where_the_kernel_can_and_there_is_enough() {
+        let memory = TraceMemory::choose((6, 12), 4096, 4, 4096).expect("it can");
+        assert_eq!(memory.bytes(), (4096 + 4 + 16) * 4 * 1024);
+        assert_eq!(
+            memory.words().join(" "),
+            "reserve_mem=16464K:4096:schedvmm trace_instance=schedvmm^traceoff@schedvmm"
+        );
+        for version in [(6, 1), (6, 11), (6, 13), (7, 0)] {
+            assert_eq!(TraceMemory::choose(version, 4096, 4, 4096), None);
+        }
+        assert_eq!(TraceMemory::choose((6, 12), 4096, 4, 64), None);
+        assert_eq!(TraceMemory::choose((6, 12), u32::MAX, 254, 4096), None);
+    }
+
+    #[test]
+    fn a_ring_that_lies_is_an_error() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let read = |_: u64, buffer: &mut [u8]| {
+            buffer.fill(0xff);
+            Ok(())
+        };
+        for ring in [(0, 0), (0, u64::MAX), (u64::MAX, u64::MAX), (u64::MAX - 3, 4096)] {
+            let ring = TraceRing { address: ring.0, bytes: ring.1 };
+            append(file.path(), ring, 1 << 20, &read, &[]).expect_err("no ring");
+        }
+    }
+}
