@@ -42,6 +42,7 @@ impl Setup {
     /// themselves, and starts the trace.
     pub fn threads_stand(&mut self, prepared: &Prepared, tracing: Option<&Tracing>) {
         self.cookies.clone_from(&prepared.cookies);
+        self.tids.clone_from(&prepared.tids);
         self.affinity = prepared.affinity.iter().map(CpuSet::to_string).collect();
         self.tsc_khz = prepared.tsc_khz;
         self.notes.extend_from_slice(&prepared.notes);

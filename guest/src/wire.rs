@@ -219,6 +219,9 @@ pub struct Setup {
     pub knobs: Vec<KnobReport>,
     /// `v2`, `v1` or `none`.
     pub cgroup: String,
+    /// Thread ID of each thread, for the case that it does not live to report.
+    #[serde(default)]
+    pub tids: Vec<u32>,
     /// Affinity of each thread read back, as a CPU list.
     pub affinity: Vec<String>,
     /// Events being traced; empty with tracing off.

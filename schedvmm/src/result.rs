@@ -305,12 +305,16 @@ impl<'a> Clock<'a> {
 /// Per-thread figures: from the report, or from the records that arrived.
 pub fn threads(session: &Session, clock: Clock<'_>) -> Vec<Thread> {
     let reports = session.report.as_ref().map(|report| report.threads.as_slice());
+    let tids = session.setup.as_ref().map(|setup| &setup.tids);
     let located = session.gaps.iter().enumerate().map(|(thread, records)| {
         let report = reports.and_then(|reports| reports.get(thread)).cloned();
         // The agent reports for all; of a machine that failed it has only the records.
         let report = report.filter(|_| session.has_reported(clock.group_of(thread)));
         let complete = report.is_some();
-        let report = report.unwrap_or_else(|| from_records(clock.group_of(thread), records));
+        let report = report.unwrap_or_else(|| ThreadReport {
+            tid: tids.and_then(|tids| tids.get(thread)).copied().unwrap_or_default(),
+            ..from_records(clock.group_of(thread), records)
+        });
         Thread {
             thread,
             gap_ns: clock.ns(report.gap_ticks),

@@ -70,6 +70,8 @@ impl Surroundings {
 pub struct Prepared {
     /// Cookie of each group; 0 for none.
     pub cookies: Vec<u64>,
+    /// Thread ID of each thread.
+    pub tids: Vec<u32>,
     /// Affinity of each thread, read back.
     pub affinity: Vec<CpuSet>,
     /// What had to be done without.

@@ -281,7 +281,15 @@ fn prepared(
     // The same for every group, as a rule.
     notes.dedup();
     let affinity = shared.threads().iter().map(ThreadSlot::affinity).collect();
-    Ok(Prepared { cookies, affinity, notes, tsc_khz: cost.tsc_khz, turn_ticks: cost.turn_ticks })
+    let tids = shared.threads().iter().map(|thread| thread.tid.load(Relaxed)).collect();
+    Ok(Prepared {
+        cookies,
+        tids,
+        affinity,
+        notes,
+        tsc_khz: cost.tsc_khz,
+        turn_ticks: cost.turn_ticks,
+    })
 }
 
 /// A cookie that is missing, or that two groups share, would make the whole run a lie.

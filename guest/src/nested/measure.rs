@@ -370,11 +370,15 @@ impl<'a> Fleet<'a> {
         }
         let first_cookie =
             |machine: &Machine| machine.status.threads.first().map_or(0, |thread| thread.cookie);
+        let tids = |machine: &Machine| {
+            machine.status.threads.iter().map(|thread| thread.tid).collect::<Vec<_>>()
+        };
         let places = self.places();
         let affinity = (0..self.machines.len())
             .flat_map(|_| places.iter().map(|cpus| cpus.iter().copied().collect()));
         Ok(Prepared {
             cookies: self.machines.iter().map(first_cookie).collect(),
+            tids: self.machines.iter().flat_map(tids).collect(),
             affinity: affinity.collect(),
             notes,
             tsc_khz: choice.khz,
