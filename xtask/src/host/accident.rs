@@ -44,7 +44,8 @@ pub enum Accident {
     /// machine.
     Hang,
     /// The guest triple-faulted and had printed nothing: before its first process in one of
-    /// some thousand boots, later where threads of its vCPUs change between CPUs.
+    /// some thousand boots, later where threads of its vCPUs change between CPUs, or while guests
+    /// of its own boot.
     TripleFault,
 }
 
@@ -65,7 +66,7 @@ impl Accident {
                 || waits("afterwards the guest did not answer (")
             {
                 Self::Hang
-            } else if ["before PID 1", "while the load ran"]
+            } else if ["before PID 1", "while the load was prepared", "while the load ran"]
                 .iter()
                 .any(|when| line.contains(&format!("ended {when}: triple fault")))
             {
@@ -144,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_triple_fault_is_an_accident_of_the_boot_or_the_load() {
-        for when in ["before PID 1", "while the load ran"] {
+        for when in ["before PID 1", "while the load was prepared", "while the load ran"] {
             let reason = format!("vCPU 0 ended {when}: triple fault");
             assert_eq!(kind(&reason), Some(Accident::TripleFault), "{reason}");
         }
