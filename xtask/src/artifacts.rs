@@ -28,6 +28,20 @@ pub fn schedvmm() -> Result<PathBuf> {
     build("schedvmm", &["--release"])
 }
 
+/// `schedvmm` with shared libraries, as a user's own `cargo install` makes it. Built in a hurry:
+/// whether it runs is asked of it, not how fast.
+pub fn dynamic_schedvmm() -> Result<PathBuf> {
+    let folder = project::root().join("target/dynamic");
+    let mut command = cargo();
+    // The variable takes the place of the flags in .cargo/config.toml, which link statically.
+    command.env("RUSTFLAGS", "-C target-feature=-crt-static");
+    for (setting, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("OPT_LEVEL", "1")] {
+        command.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
+    }
+    command.arg("build").arg("--target-dir").arg(folder);
+    executable_of(command, "schedvmm", &["--release"])
+}
+
 /// This program itself, for callers that are another one: the integration tests. Where
 /// `cargo xtask test` started them, it has said where it is.
 pub fn xtask() -> Result<PathBuf> {
@@ -37,7 +51,13 @@ pub fn xtask() -> Result<PathBuf> {
 /// Builds the executable of a package and finds out from cargo where it is.
 fn build(package: &str, options: &[&str]) -> Result<PathBuf> {
     let mut command = cargo();
-    command.args(["build", "--quiet", "--message-format=json-render-diagnostics", "--bin"]);
+    command.arg("build");
+    executable_of(command, package, options)
+}
+
+/// The same with a cargo that has been told to build, and how.
+fn executable_of(mut command: Command, package: &str, options: &[&str]) -> Result<PathBuf> {
+    command.args(["--quiet", "--message-format=json-render-diagnostics", "--bin"]);
     command.args([package, "--package", package]).args(options);
     let line = process::command_line(&command);
     let (status, text) = process::capture(&mut command, BUILD_DEADLINE)?;

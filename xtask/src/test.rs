@@ -163,7 +163,7 @@ fn workspace_tests() -> Vec<(&'static str, Command)> {
     let mut others = cargo(&["test", "--workspace", "--exclude", "schedvmm", "--no-fail-fast"]);
     others.args(["--lib", "--bins", "--tests"]);
     let mut ours = cargo(&["test", "--package", "schedvmm", "--bins", "--no-fail-fast"]);
-    ours.args(["--test", "native", "--test", "report"]);
+    ours.args(["--test", "explain", "--test", "native", "--test", "report"]);
     vec![("tests", others), ("tests of the command", ours)]
 }
 

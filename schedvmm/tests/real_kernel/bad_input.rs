@@ -125,5 +125,9 @@ fn prepare(bzimage: &Path) -> Result<Preparation, String> {
         // The banner says it.
         lacking("no_smp", " SMP"),
     ];
-    Ok(Preparation { files: vec![("/vmlinux", path)], script: script.concat() })
+    Ok(Preparation {
+        files: vec![("/vmlinux", path)],
+        script: script.concat(),
+        ..Preparation::default()
+    })
 }

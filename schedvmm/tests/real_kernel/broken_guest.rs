@@ -105,7 +105,7 @@ fn prepare(bzimage: &Path) -> Result<Preparation, String> {
         format!("echo {:016x} > /out/hang_address\n", hang.address),
     ]
     .concat();
-    Ok(Preparation { files: vec![("/vmlinux", path)], script })
+    Ok(Preparation { files: vec![("/vmlinux", path)], script, ..Preparation::default() })
 }
 
 /// The reason of a run that ended with 125; it is shown, too.

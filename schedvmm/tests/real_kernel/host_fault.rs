@@ -65,7 +65,7 @@ pub fn group() -> Group {
     let cases = cases.into_iter().map(|case| case.within(Duration::from_secs(30))).collect();
     Group::new("host_fault", TestKernel::V612, cases).prepared(|_| {
         let script = "mkdir -p /etc\n".to_owned();
-        Ok(crate::lab::Preparation { files: Vec::new(), script })
+        Ok(crate::lab::Preparation { script, ..Default::default() })
     })
 }
 

@@ -67,6 +67,8 @@ pub struct Group {
 pub struct Preparation {
     /// Files for the host: path there, path here.
     pub files: Vec<(&'static str, PathBuf)>,
+    /// Executables with the shared libraries they need, likewise.
+    pub executables: Vec<(&'static str, PathBuf)>,
     /// Shell words that run before the cases.
     pub script: String,
 }
@@ -135,6 +137,9 @@ impl Group {
         }
         for (there, here) in preparation.files {
             host = host.file(there, here);
+        }
+        for (there, here) in preparation.executables {
+            host = host.executable(there, here);
         }
         let mut told = Vec::new();
         let suite = self.suite(&preparation.script, cases);

@@ -2,6 +2,7 @@
 //! Other machines than the default one, and other ways into the kernel.
 
 use serde_json::Value;
+use xtask::artifacts;
 
 use crate::case::Case;
 use crate::kernels;
@@ -14,6 +15,16 @@ const SHORT: &str = "--threshold off --duration 1s --trace off";
 /// The largest machine.
 const MOST_CPUS: &str = "--cpus 254 --threads-per-core 1 --load-cpus 1 --append maxcpus=2 \
                          --boot-timeout 100s";
+
+/// `schedvmm` with shared libraries.
+const DYNAMIC: &str = "/bin/schedvmm-dynamic";
+
+fn dynamically_linked() -> String {
+    format!(
+        "grep -ao ld-linux-x86-64.so.2 {DYNAMIC} | head -n 1\n\
+         {DYNAMIC} --kernel /bzImage --output r {SHORT}"
+    )
+}
 
 /// One case for each option that changes the machine.
 pub fn group() -> Group {
@@ -59,10 +70,19 @@ pub fn group() -> Group {
             let result = passed(outcome);
             assert_eq!(result["machine"]["pins"].to_string(), "[0,1,2,3]");
         }),
+        // What PID 1 of the guest needs of the host's libraries goes into its initrd.
+        Case::new("dynamically_linked", dynamically_linked(), |outcome| {
+            assert!(outcome.stdout.contains("ld-linux-x86-64.so.2"), "{}", outcome.words());
+            passed(outcome);
+        }),
     ];
     Group::new("machine", TestKernel::V612, cases).prepared(|bzimage| {
-        let files = vec![("/vmlinux", kernels::vmlinux(bzimage)?)];
-        Ok(Preparation { files, script: String::new() })
+        let dynamic = artifacts::dynamic_schedvmm().map_err(|error| format!("{error:#}"))?;
+        Ok(Preparation {
+            files: vec![("/vmlinux", kernels::vmlinux(bzimage)?)],
+            executables: vec![(DYNAMIC, dynamic)],
+            ..Preparation::default()
+        })
     })
 }
 

@@ -22,6 +22,9 @@ pub fn group() -> Group {
             let result = hit(outcome);
             trace(outcome, &result, "r/trace.dat", "mapped-ring");
             explained(outcome, &result);
+            // The default buffer still has the gap's beginning.
+            let late = &result["explanation"]["trace_late_ns"];
+            assert!(late.is_null(), "the trace begins {late} ns after the gap");
             assert!(outcome.stdout.contains("verdict  OVER THRESHOLD"), "{}", outcome.words());
         }),
         Case::run("trace_file", &format!("--trace-file log {SOME_EVENTS}"), |outcome| {
