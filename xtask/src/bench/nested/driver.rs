@@ -121,17 +121,24 @@ impl Footprint {
             let line = meminfo.lines().find_map(|line| line.strip_prefix(name));
             number(line.and_then(|line| line.split_whitespace().next()), name)
         };
-        let mut processes = 0;
+        let (mut processes, mut descriptors) = (0, 0);
         for entry in fs::read_dir("/proc").context("cannot read /proc")? {
+            let entry = entry?;
+            // /proc/self is one of the others.
+            if entry.file_name().to_string_lossy().parse::<u32>().is_err() {
+                continue;
+            }
             // Threads of the kernel have no command line; one that has gone has none any more.
-            let words = fs::read(entry?.path().join("cmdline"));
+            let words = fs::read(entry.path().join("cmdline"));
             processes += u64::from(words.is_ok_and(|words| !words.is_empty()));
+            // The kernel's own count (file-nr) is right only to some dozens for each CPU. Those
+            // of other users are not ours to see.
+            let open = fs::read_dir(entry.path().join("fd")).map(Iterator::count);
+            descriptors += u64::try_from(open.unwrap_or(0))?;
         }
-        let files = read("/proc/sys/fs/file-nr")?;
         Ok(Self {
-            // /proc/self and /proc/thread-self are among the others.
-            processes: processes.saturating_sub(2),
-            descriptors: number(files.split_whitespace().next(), "open files")?,
+            processes,
+            descriptors,
             memory_kib: field("MemTotal:")?.saturating_sub(field("MemAvailable:")?),
         })
     }

@@ -76,7 +76,7 @@ pub struct Run {
 pub struct Footprint {
     /// Processes, threads of the kernel not among them.
     pub processes: u64,
-    /// Open files of the whole system.
+    /// Open files of all processes.
     pub descriptors: u64,
     /// Memory that is in use and cannot be had for the asking, in KiB.
     pub memory_kib: u64,
