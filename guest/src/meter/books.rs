@@ -44,6 +44,20 @@ pub struct ThreadTime {
     pub waited_ns: u64,
 }
 
+impl ThreadTime {
+    /// For how long such a thread measured, at least. hwlat's has interrupts off, and its CPU
+    /// time is all of it. osnoise's measures also while something else has its CPU: waiting is
+    /// part of that. Interrupts are too, but kernels may keep them out of CPU time; as it
+    /// measures for its width in each window however late it was, `by_width_ns` is a lower
+    /// bound as well.
+    pub fn measured_ns(self, which: Kernels, by_width_ns: u64) -> u64 {
+        match which {
+            Kernels::Hwlat => self.ran_ns,
+            Kernels::Osnoise => self.ran_ns.saturating_add(self.waited_ns).max(by_width_ns),
+        }
+    }
+}
+
 impl Books {
     /// Empty ones.
     pub fn new(load: &LoadSpec, khz: u64) -> Self {

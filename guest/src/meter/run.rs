@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gaps::tsc::{self, Anchor, Choice, Sources, ns_to_ticks};
+use gaps::tsc::{self, Anchor, Choice, Sources, ns_to_ticks, ticks_to_ns};
 
 use super::{
     MeterError,
@@ -225,9 +225,11 @@ impl Run<'_> {
     fn finish(mut self, tsc_end: u64, times: &[Option<ThreadTime>], tsc: TscReport) -> LoadReport {
         let elapsed_ticks = tsc_end.saturating_sub(self.placing.tsc_start);
         let guess = self.measured_ticks(elapsed_ticks);
+        let (which, khz) = (self.tracer.which, self.placing.khz);
+        let guess_ns = ticks_to_ns(guess, khz);
         let busy = |time: &Option<ThreadTime>| {
-            let ran = time.map(|time| ns_to_ticks(time.ran_ns, self.placing.khz));
-            ran.unwrap_or(guess).min(elapsed_ticks)
+            let told = time.map(|time| ns_to_ticks(time.measured_ns(which, guess_ns), khz));
+            told.unwrap_or(guess).min(elapsed_ticks)
         };
         let busy: Vec<_> = times.iter().map(busy).collect();
         let threads = self.books.threads(times, &busy);

@@ -338,6 +338,15 @@ fn a_cpu_is_a_thread_of_the_report() {
 }
 
 #[test]
+fn osnoise_measures_while_others_have_its_cpu_and_hwlat_does_not() {
+    let time = ThreadTime { ran_ns: 30, waited_ns: 4 };
+    assert_eq!(time.measured_ns(Kernels::Hwlat, 50), 30);
+    assert_eq!(time.measured_ns(Kernels::Osnoise, 20), 34);
+    // Interrupts that the scheduler does not count.
+    assert_eq!(time.measured_ns(Kernels::Osnoise, 50), 50);
+}
+
+#[test]
 fn the_scheduler_says_how_long_the_kernels_threads_ran() {
     let proc = tree(&[
         ("1/comm", "schedvmm\n"),

@@ -54,6 +54,11 @@ pub fn group() -> Group {
             let shortest = outcome.gaps().iter().map(|gap| gap.length_ns).min();
             assert!(shortest >= Some(1_000_000), "below the floor: {shortest:?}");
             assert_eq!(number(&result["setup"]["meter"], "floor_us"), 1000);
+            // Gaps are a part of the time measured, whatever the time was spent on.
+            for thread in list(&result, "threads") {
+                let share = thread["statistics"]["gap_share"].as_f64();
+                assert!(share.is_some_and(|share| share <= 1.0), "{thread}");
+            }
         }),
         // The guest's own clock says when a gap was; the launcher's stop says how long.
         Case::new("stalled", stalled, |outcome| {
