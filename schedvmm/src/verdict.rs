@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(told(&[], &ended(ExitReason::TripleFault)), Some(Accident::TripleFault));
         let running = [Message::Hello(Hello::default()), Message::Ready(Setup::default())];
         assert_eq!(told(&running, &ended(ExitReason::TripleFault)), Some(Accident::TripleFault));
-        assert_eq!(told(&alive, &ended(ExitReason::TripleFault)), None);
+        assert_eq!(told(&alive, &ended(ExitReason::TripleFault)), Some(Accident::TripleFault));
         assert_eq!(told(&[], &ended(ExitReason::Reset)), None);
     }
 
