@@ -82,12 +82,9 @@ fn found(outcome: &Outcome) {
     let result: Value = outcome.assert_verdict("over-threshold");
     let hit = threshold::compat(outcome);
     assert_eq!(hit.length_ns, number(&result, "longest_gap_ns"), "another gap is longer");
-    // The guest's scheduler is not to blame for what the host did, unless the stop met another
-    // thread on this CPU: what both took counts as scheduled-out. The self-test has enough
-    // stops to tell chance from rule.
-    let class = text(&result["longest_gap"], "class");
-    assert!(["host", "scheduled-out"].contains(&class), "{}", result["longest_gap"]);
-    println!("     its class is {class}");
+    // `host`, unless the stop met another thread or an interrupt on this CPU. One stop cannot
+    // tell chance from rule: the self-test, with more of them, judges the class.
+    println!("     its class is {}", text(&result["longest_gap"], "class"));
     assert!(outcome.stdout.starts_with("Max latency: "), "{}", outcome.words());
     let times = outcome.file("stall").expect("the times of the stall");
     let times: Vec<f64> = times.split_whitespace().filter_map(|time| time.parse().ok()).collect();
