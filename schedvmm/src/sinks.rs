@@ -69,10 +69,38 @@ impl Tail {
         self.0.drain(..excess);
     }
 
-    /// What is remembered, with replacement characters for what is not text.
+    /// What is remembered.
     pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0).into_owned()
+        text(&self.0)
     }
+}
+
+/// Whole lines of a text that comes in pieces.
+#[derive(Default)]
+pub struct WholeLines(Vec<u8>);
+
+impl WholeLines {
+    /// Adds bytes; the lines that have come to their end, or to more than a line is ever long.
+    pub fn push(&mut self, bytes: &[u8]) -> Option<String> {
+        self.0.extend_from_slice(bytes);
+        let end = match self.0.iter().rposition(|byte| *byte == b'\n') {
+            Some(newline) => newline + 1,
+            None if self.0.len() > TAIL_BYTES => self.0.len(),
+            None => return None,
+        };
+        Some(text(self.0.drain(..end).as_slice()))
+    }
+
+    /// The beginning of a line that has no end.
+    pub fn rest(&mut self) -> Option<String> {
+        let rest = std::mem::take(&mut self.0);
+        (!rest.is_empty()).then(|| text(&rest))
+    }
+}
+
+/// With replacement characters for what is not text.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Hands the control port's bytes to the main thread. When that is behind, the guest waits:
@@ -142,6 +170,19 @@ impl Write for TraceSink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_whole_however_they_come() {
+        let mut lines = WholeLines::default();
+        assert_eq!(lines.push(b"Linux ver"), None);
+        assert_eq!(lines.push(b"sion 6.12\n[").as_deref(), Some("Linux version 6.12\n"));
+        assert_eq!(lines.push(b"1] a\n[2] b\n[3").as_deref(), Some("[1] a\n[2] b\n"));
+        assert_eq!(lines.rest().as_deref(), Some("[3"));
+        assert_eq!(lines.rest(), None);
+        // What never ends is not kept for ever.
+        assert_eq!(lines.push(&[b'x'; TAIL_BYTES]), None);
+        assert_eq!(lines.push(b"x").map(|text| text.len()), Some(TAIL_BYTES + 1));
+    }
 
     #[test]
     fn a_flood_on_the_console_is_bounded_and_marked() {

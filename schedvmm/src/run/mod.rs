@@ -30,7 +30,7 @@ use crate::probe::{self, ProbeError};
 use crate::result::{Clock, KernelFacts};
 use crate::session::{Event, GRACE, Notice, Session, Stage};
 use crate::show::Show;
-use crate::sinks::{ConsoleRing, ControlSink, Tail, TraceSink};
+use crate::sinks::{ConsoleRing, ControlSink, Tail, TraceSink, WholeLines};
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::trace_file::TraceFile;
 use crate::verdict::End;
@@ -68,6 +68,7 @@ struct Attempt {
     folder: Folder,
     console: ConsoleRing,
     tail: Tail,
+    lines: WholeLines,
     trace_file: TraceFile,
     trace_written: Arc<AtomicU64>,
     trace_memory: Option<TraceMemory>,
@@ -161,6 +162,7 @@ impl Attempt {
             folder,
             console,
             tail: Tail::default(),
+            lines: WholeLines::default(),
             trace_file,
             trace_written,
             trace_memory,
@@ -182,6 +184,9 @@ impl Attempt {
         // Only a guest that does not answer has something to tell by its registers.
         let mut ends = self.stop(inbox, decided, matches!(end, End::Late(_)));
         self.drain_console();
+        if let Some(rest) = self.lines.rest() {
+            self.show.remark(&rest);
+        }
         if let End::Vcpu(end) = &end {
             ends.push(end.clone());
         }
@@ -324,8 +329,10 @@ impl Attempt {
             return;
         }
         self.tail.push(&bytes);
-        if self.plan.args.machine.debug_boot {
-            self.show.remark(String::from_utf8_lossy(&bytes).trim_end());
+        if self.plan.args.machine.debug_boot
+            && let Some(lines) = self.lines.push(&bytes)
+        {
+            self.show.remark(lines.trim_end());
         }
         if let Err(error) = self.folder.log(&bytes)
             && !std::mem::replace(&mut self.console_lost, true)
