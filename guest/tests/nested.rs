@@ -330,16 +330,20 @@ fn twenty_runs_leave_no_process_and_no_file() {
     let files = || fs::read_dir("/proc/self/fd").unwrap().count();
     let threads = || fs::read_dir("/proc/self/task").unwrap().count();
     run(&["well"; 2], Duration::from_millis(100)).0.unwrap();
+    // Ears end by themselves, a moment after their launchers.
+    let wait_until = |done: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !done() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    wait_until(&|| threads() == 1);
     let (files_before, threads_before) = (files(), threads());
     for _ in 0..20 {
         let (outcome, taken) = run(&["well"; 2], Duration::from_millis(100));
         outcome.unwrap();
         assert!(taken.pids.iter().all(|pid| !fs::exists(format!("/proc/{pid}")).unwrap()));
     }
-    // Ears end by themselves, a moment after their launchers.
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while (files(), threads()) != (files_before, threads_before) && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(10));
-    }
+    wait_until(&|| (files(), threads()) == (files_before, threads_before));
     assert_eq!((files(), threads()), (files_before, threads_before));
 }
