@@ -55,6 +55,21 @@ pub struct Job {
 }
 
 impl Job {
+    /// A load and its cookies, and nothing else: no knobs, no trace, no noise floor.
+    pub fn new(load: LoadSpec, cosched: CoschedRequest) -> Self {
+        Self {
+            load,
+            cosched,
+            tune: Vec::new(),
+            trace: None,
+            host_tsc_khz: None,
+            noise: Duration::ZERO,
+            meter: None,
+            nested: None,
+            wait_for_go: None,
+        }
+    }
+
     /// Takes down the TSC's frequency in kHz, which is the same at all levels.
     pub fn know_tsc(&mut self, khz: u64) {
         self.host_tsc_khz = Some(khz);

@@ -236,17 +236,7 @@ fn run(words: &[&str], duration: Duration) -> (Result<Outcome, LoadError>, Taken
         threshold: None,
         records_per_thread: 10,
     };
-    let job = Job {
-        load: load.clone(),
-        cosched: CoschedRequest::None,
-        tune: Vec::new(),
-        trace: None,
-        host_tsc_khz: None,
-        noise: Duration::ZERO,
-        meter: None,
-        nested: None,
-        wait_for_go: None,
-    };
+    let job = Job::new(load.clone(), CoschedRequest::None);
     let spec = NestedSpec {
         memory_mib: 64,
         vcpus: 2,

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What it costs to make a result of many gaps: for `cargo xtask bench analyse`.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,11 +13,11 @@ use gaps::tsc::clock_ns;
 use guest::job::{CoschedRequest, Job, LoadSpec, SleepSpec};
 use guest::shape::GroupSpec;
 use guest::wire::{LoadReport, Setup, ThreadReport, TscReport};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::compose::{Account, Target};
+use crate::compose::Account;
 use crate::folder::Folder;
-use crate::result::{Clock, KernelFacts, Trace};
+use crate::result::Clock;
 use crate::session::{Limits, Session};
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::verdict::{End, judge};
@@ -44,20 +43,7 @@ pub fn analyse(records: usize, folder: &Path) -> Result<ExitStatus, Failure> {
     let mut folder = Folder::create(Some(folder), "").or_fail(ExitStatus::Usage)?;
     let (begin, cpu_begin_ns) = (Instant::now(), clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID));
     let verdict = judge(&session, &End::Finished, false, "");
-    let account = Account {
-        target: Target::Host,
-        started_utc: String::new(),
-        session: &session,
-        job: &job,
-        kernel: KernelFacts::default(),
-        machine: Value::Null,
-        notes: Vec::new(),
-        trace: Trace::default(),
-        phases_ms: BTreeMap::new(),
-        steal_budget: 1.0,
-        verdict: &verdict,
-        ended: true,
-    };
+    let account = Account::of_figures(&session, &job, &verdict);
     let result = account.result();
     let analysed = begin.elapsed();
     folder.write_result(&result).or_fail(ExitStatus::Host)?;
@@ -93,26 +79,17 @@ fn peak_kib() -> Option<u64> {
 
 fn job(records_per_thread: u32) -> Job {
     let group = GroupSpec::plain(THREADS, Duration::from_secs(1), SleepSpec::Fixed(Duration::ZERO));
-    Job {
-        load: LoadSpec {
-            name: None,
-            groups: vec![group; GROUPS],
-            cpus: vec![0, 1],
-            seed: 0,
-            duration: Duration::from_secs(3600),
-            floor: Duration::from_micros(100),
-            threshold: None,
-            records_per_thread,
-        },
-        cosched: CoschedRequest::None,
-        tune: Vec::new(),
-        trace: None,
-        host_tsc_khz: None,
-        noise: Duration::ZERO,
-        meter: None,
-        nested: None,
-        wait_for_go: None,
-    }
+    let load = LoadSpec {
+        name: None,
+        groups: vec![group; GROUPS],
+        cpus: vec![0, 1],
+        seed: 0,
+        duration: Duration::from_secs(3600),
+        floor: Duration::from_micros(100),
+        threshold: None,
+        records_per_thread,
+    };
+    Job::new(load, CoschedRequest::None)
 }
 
 /// A run that is over, its gaps from 100 µs to 50 ms, short ones more often than long ones.

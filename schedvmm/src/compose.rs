@@ -66,7 +66,25 @@ pub struct Account<'a> {
     pub ended: bool,
 }
 
-impl Account<'_> {
+impl<'a> Account<'a> {
+    /// Of a run that is over, on this host: its figures, without what it ran on.
+    pub fn of_figures(session: &'a Session, job: &'a Job, verdict: &'a Verdict) -> Self {
+        Self {
+            target: Target::Host,
+            started_utc: String::new(),
+            session,
+            job,
+            kernel: KernelFacts::default(),
+            machine: Value::Null,
+            notes: Vec::new(),
+            trace: Trace::default(),
+            phases_ms: BTreeMap::new(),
+            steal_budget: 1.0,
+            verdict,
+            ended: true,
+        }
+    }
+
     /// The result, with every figure that follows from what was measured.
     pub fn result(self) -> RunResult {
         let (session, load) = (self.session, &self.job.load);
@@ -219,23 +237,13 @@ mod tests {
     use guest::wire::ThreadReport;
 
     use super::*;
-    use crate::summary::Statistics;
-    use crate::testing::load;
+    use crate::testing::{self, load};
 
     fn thread(thread: usize, busy_ns: u64, cpu_time_ns: u64) -> Thread {
         let group = u32::try_from(thread / 2).expect("few");
         // One tick is one nanosecond.
         let report = ThreadReport { group, busy_ticks: busy_ns, cpu_time_ns, ..Default::default() };
-        let statistics = Statistics::default();
-        Thread {
-            thread,
-            gap_ns: 0,
-            longest_gap_ns: 0,
-            complete: true,
-            statistics,
-            co_run: None,
-            report,
-        }
+        testing::thread(thread, report)
     }
 
     #[test]

@@ -90,17 +90,7 @@ fn reports() -> Vec<ThreadReport> {
 }
 
 fn result() -> Value {
-    let job = Job {
-        load: load(2, 2, 2),
-        cosched: CoschedRequest::Auto,
-        tune: Vec::new(),
-        trace: None,
-        host_tsc_khz: None,
-        noise: Duration::ZERO,
-        meter: None,
-        nested: None,
-        wait_for_go: None,
-    };
+    let job = Job::new(load(2, 2, 2), CoschedRequest::Auto);
     let limits = Limits {
         threads: 4,
         records_per_thread: 9,
@@ -138,20 +128,7 @@ fn result() -> Value {
     let record = gap(50, 170, Class::ScheduledOut);
     session.hit = Some(ThresholdHit { tid: 100, gap: Gap { thread: 0, record } });
     let verdict = judge(&session, &End::Finished, true, "");
-    let account = Account {
-        target: Target::Host,
-        started_utc: String::new(),
-        session: &session,
-        job: &job,
-        kernel: KernelFacts::default(),
-        machine: Value::Null,
-        notes: Vec::new(),
-        trace: Trace::default(),
-        phases_ms: BTreeMap::new(),
-        steal_budget: 0.003,
-        verdict: &verdict,
-        ended: true,
-    };
+    let account = Account { steal_budget: 0.003, ..Account::of_figures(&session, &job, &verdict) };
     serde_json::to_value(account.result()).expect("JSON")
 }
 

@@ -73,21 +73,12 @@ mod tests {
     use guest::wire::{GroupReport, ThreadReport};
 
     use super::*;
-    use crate::summary::Statistics;
+    use crate::testing;
 
     fn thread(thread: usize, force_idle_ns: Option<u64>) -> Thread {
         let group = u32::try_from(thread / 2).expect("few");
         let report = ThreadReport { group, force_idle_ns, ..Default::default() };
-        let statistics = Statistics::default();
-        Thread {
-            thread,
-            gap_ns: 0,
-            longest_gap_ns: 0,
-            complete: true,
-            statistics,
-            co_run: None,
-            report,
-        }
+        testing::thread(thread, report)
     }
 
     fn booked(

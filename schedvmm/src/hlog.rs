@@ -55,7 +55,7 @@ mod tests {
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
     use super::*;
-    use crate::summary::Statistics;
+    use crate::testing;
 
     fn thread(thread: usize, gaps: &[(u64, u64)]) -> Thread {
         let report = ThreadReport {
@@ -63,16 +63,7 @@ mod tests {
             wakeup_histogram_ns: vec![(7, 1)],
             ..ThreadReport::default()
         };
-        let statistics = Statistics::default();
-        Thread {
-            thread,
-            gap_ns: 0,
-            longest_gap_ns: 0,
-            complete: true,
-            statistics,
-            co_run: None,
-            report,
-        }
+        testing::thread(thread, report)
     }
 
     #[test]

@@ -5,6 +5,17 @@ use std::time::Duration;
 
 use guest::job::{LoadSpec, SleepSpec};
 use guest::shape::GroupSpec;
+use guest::wire::ThreadReport;
+
+use crate::result::Thread;
+use crate::summary::Statistics;
+
+/// What a thread reported, without a figure made of it.
+pub fn thread(thread: usize, report: ThreadReport) -> Thread {
+    let statistics = Statistics::default();
+    let (gap_ns, longest_gap_ns) = (0, 0);
+    Thread { thread, gap_ns, longest_gap_ns, complete: true, statistics, co_run: None, report }
+}
 
 /// A second of so many groups of threads that never sleep, on the first CPUs.
 pub fn load(groups: u32, threads_per_group: u32, cpus: u32) -> LoadSpec {

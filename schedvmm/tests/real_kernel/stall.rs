@@ -12,9 +12,8 @@ use crate::user::milliseconds;
 
 /// How long the launcher is stopped, at least.
 const STOPPED_MS: u64 = 700;
-/// A stop takes effect a little after the signal is sent, 13 ms where emulation is short of CPU
-/// time: a gap may be shorter by this.
-const EARLIEST: f64 = 0.95;
+/// A stop takes effect a little after the signal is sent: a gap may be shorter by this.
+const EARLIEST: f64 = 0.99;
 /// The vCPU was preempted before, or waits for a CPU after: 40 ms were seen in emulation,
 /// where the host's own scheduler ticks take longer than on hardware.
 const SLACK_MS: f64 = 150.0;
