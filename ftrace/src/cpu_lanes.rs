@@ -56,7 +56,8 @@ struct Cpu {
 
 /// Reads what ran on `cpus` in `window`; at most `max_slices` slices of each are kept.
 ///
-/// The trace is read up to the end of the window. It needs `sched_switch`.
+/// The trace is read up to the end of the window. It needs `sched_switch`. A record that goes back
+/// in time, as only a damaged trace has it, counts as of the latest time before it.
 ///
 /// # Errors
 /// [`FtraceError::ReadPages`] and [`FtraceError::TooLarge`].
@@ -73,6 +74,7 @@ pub fn lanes(
             ..Lanes::default()
         },
         states: BTreeMap::new(),
+        now: 0,
         window,
         max_slices,
     };
@@ -86,6 +88,7 @@ pub fn lanes(
             Item::Record(record) => reader.record(&record, decoder.decode(record.data)),
             // The rest of the CPU's slice is unknown, and so is what ran next.
             Item::Lost(lost) => {
+                reader.now = reader.now.max(lost.after);
                 reader.close(lost.cpu, lost.after);
                 reader.states.remove(&lost.cpu);
             }
@@ -100,25 +103,29 @@ pub fn lanes(
 struct Reader {
     lanes: Lanes,
     states: BTreeMap<u32, Cpu>,
+    /// Latest time of any record; time never goes back.
+    now: u64,
     window: Range<u64>,
     max_slices: usize,
 }
 
 impl Reader {
     fn record(&mut self, record: &Record, event: Option<Event>) {
-        self.lanes.first.get_or_insert(record.time);
-        self.lanes.last = Some(record.time);
+        self.now = self.now.max(record.time);
+        let now = self.now;
+        self.lanes.first.get_or_insert(now);
+        self.lanes.last = Some(now);
         if !self.lanes.cpus.contains_key(&record.cpu) {
             return;
         }
         let cpu = self.states.entry(record.cpu).or_default();
-        cpu.known_since.get_or_insert(record.time);
+        cpu.known_since.get_or_insert(now);
         let Some(Event::Switch(switch)) = event else { return };
         // What the CPU switches from is what ran since the first record that is there.
         cpu.current.get_or_insert((switch.prev_pid, comm(switch.prev_comm)));
-        self.close(record.cpu, record.time);
+        self.close(record.cpu, now);
         let current = Some((switch.next_pid, comm(switch.next_comm)));
-        self.states.insert(record.cpu, Cpu { known_since: Some(record.time), current });
+        self.states.insert(record.cpu, Cpu { known_since: Some(now), current });
     }
 
     /// Ends what runs on a CPU.

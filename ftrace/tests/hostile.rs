@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Damaged and hostile traces: whatever the bytes, reading ends, in bounded memory, without a
-//! panic, and gaps still close. Mutations come from seeds, so a failure can be had again: it
-//! prints the seed, and `SEEDS` of earlier failures are tried first.
+//! panic, and gaps still close. Mutations come from seeds, and a failure prints its seed. The
+//! seeds are the same ones in every run, so that a run fails for what changed in the project;
+//! `FTRACE_FUZZ_SECONDS=60 cargo nextest run -p ftrace --test hostile` tries new ones for so long
+//! per test. A seed that fails goes to `SEEDS`.
 
 mod common;
 
@@ -13,10 +15,10 @@ use ftrace::attribution::{Context, Gap, Topology, Units, explain};
 use ftrace::dump::{Dump, DumpWriter, Section};
 use ftrace::{EventFormat, FormatFile, Item, Metadata, Region, Slice, Trace, lanes};
 
-/// Each test tries new seeds for this long.
-const TIME: Duration = Duration::from_secs(4);
 /// Seeds that are always tried: some of each kind of mutation, and those that failed once.
-const SEEDS: [u64; 8] = [0, 1, 2, 3, 0xDEAD, 0xBEEF, 1 << 40, u64::MAX];
+const SEEDS: [u64; 9] = [0, 1, 2, 3, 0xDEAD, 0xBEEF, 1 << 40, u64::MAX, 0xC35C_BFE0_0B0F];
+/// How many more seeds each test tries.
+const MORE: usize = 500;
 
 /// Numbers that look random (xorshift64*, Vigna 2016).
 struct Random(u64);
@@ -65,23 +67,23 @@ impl Random {
     }
 }
 
-/// Tries the kept seeds, and then new ones until the time is over.
+/// Tries the kept seeds and the usual ones, or the kept ones and new ones for the time asked for.
 fn with_seeds(mut attempt: impl FnMut(&mut Random)) {
-    let start = Instant::now();
-    let fresh = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let first = fresh.map_or(7, |time| u64::from(time.subsec_nanos())) << 20;
-    let mut count = 0_u32;
-    for seed in SEEDS.into_iter().chain(first..) {
-        if start.elapsed() > TIME && count > 16 {
-            break;
-        }
+    let mut attempt = |seed: u64| {
         // Shown only if the test fails.
         println!("seed {seed:#x}");
         // Zero would stay zero.
         attempt(&mut Random(seed.wrapping_mul(2).wrapping_add(1)));
-        count += 1;
-    }
-    assert!(count > 16);
+    };
+    SEEDS.into_iter().for_each(&mut attempt);
+    let Ok(seconds) = std::env::var("FTRACE_FUZZ_SECONDS") else {
+        return (1 << 20..).take(MORE).for_each(attempt);
+    };
+    let time = Duration::from_secs(seconds.parse().expect("FTRACE_FUZZ_SECONDS is a number"));
+    let start = Instant::now();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let first = u64::from(now.expect("after 1970").subsec_nanos()) << 20;
+    (first..).take_while(|_| start.elapsed() < time).for_each(attempt);
 }
 
 fn sample() -> Builder {

@@ -85,8 +85,8 @@ impl Group {
     }
 
     /// One trial for each case that `args` do not filter out. The first to run boots the host
-    /// for all of them; a case that met an accident of the emulation is run once more, in a
-    /// host of its own, and counted in `retries`.
+    /// for all of them; a case that failed, or met an accident of the emulation, is run once
+    /// more, in a host of its own, and counted in `retries`.
     pub fn trials(mut self, args: &Arguments, retries: &Arc<Mutex<Retries>>) -> Vec<Trial> {
         let group = self.name;
         self.cases.retain(|case| {
@@ -196,12 +196,17 @@ impl Boot {
         retries().cases += 1;
         let outcome = Outcome::read(&folders.path.join(&case.name), case.limit)?;
         let told = outcome.reason();
-        let Some((_, line)) = Accident::find(&told).filter(|(is, _)| Some(*is) != case.expects)
-        else {
-            return case.judge(&outcome);
+        let accident = Accident::find(&told).filter(|(is, _)| Some(*is) != case.expects);
+        let why = match (accident, case.judge(&outcome)) {
+            (Some((_, line)), _) => format!("an accident of the emulation: {line}"),
+            (None, Err(failed)) => failed.message().unwrap_or("no reason").to_owned(),
+            (None, judged) => return judged,
         };
         retries().retried += 1;
-        println!("     {}: RETRIED after an accident of the emulation: {line}", case.name);
+        if retries().are_too_many() {
+            return Err(format!("no more cases are run twice; this one after {why}").into());
+        }
+        println!("     {}: RETRIED after {why}", case.name);
         let again = Folders::make(&format!("{}-{}-again", self.group.name, case.name))?;
         self.group.run(&self.group.cases[n..=n], &again.path).map_err(|broken| broken.reason)?;
         case.judge(&Outcome::read(&again.path.join(&case.name), case.limit)?)

@@ -2,10 +2,11 @@
 //! Accidents of the emulation, and how many of them a test suite forgives.
 //!
 //! QEMU's multi-threaded emulation loses races that hardware wins, the oftener the less CPU
-//! time it has. A guest that was innocent then ends in one of the two ways of [`Accident`].
-//! Nothing but the number of such ends tells them from a defect of ours, so a case that met
-//! one is run once more, it says so, and a suite with more than a few of them has failed
-//! ([`Retries`]). The host itself may be let down in the same way, with all cases in it: then
+//! time it has. A guest that was innocent then ends in one of the two ways of [`Accident`], or
+//! it ends well and something in it took longer than it may on any machine. Nothing but the
+//! number of such ends tells them from a defect of ours, so a case that met one, or failed, is
+//! run once more, it says so and why, and a suite with more than a few of them has failed
+//! ([`Retries`]): a defect that is there each time fails twice. The host itself may be let down in the same way, with all cases in it: then
 //! it is [`HostLost`], and that counts as one.
 //!
 //! A host that is lost so, as guests in guests bring it about, has not panicked: its kernel
@@ -84,12 +85,12 @@ impl Accident {
 pub struct Retries {
     /// Cases that ran.
     pub cases: usize,
-    /// Those of them that met an accident and were run once more.
+    /// Those of them that failed or met an accident, and were run once more.
     pub retried: usize,
 }
 
 impl Retries {
-    /// Whether accidents alone explain so many.
+    /// Whether the emulation alone explains so many.
     pub fn are_too_many(self) -> bool {
         self.retried > (self.cases * MOST_PERCENT / 100).clamp(1, MOST)
     }
@@ -104,9 +105,12 @@ impl fmt::Display for Retries {
     /// The summary line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cases, retried } = self;
-        write!(f, "{SUMMARY}{retried} of {cases} cases met an accident and were run once more")?;
+        write!(
+            f,
+            "{SUMMARY}{retried} of {cases} cases failed or met an accident and were run once more"
+        )?;
         if self.are_too_many() {
-            f.write_str("; that is too many for accidents: FAILED")?;
+            f.write_str("; that is too many for chance: FAILED")?;
         }
         Ok(())
     }
