@@ -121,18 +121,19 @@ impl<'a> Account<'a> {
             .zip(report)
             .map_or(0, |(setup, report)| clock.ns(report.tsc_end.saturating_sub(setup.tsc_start)));
         let cpu_time_ns = run_ns.saturating_mul(load.cpus.len() as u64);
-        let forced_idle = ForcedIdle::book(&mut groups, &threads, report, cpu_time_ns);
+        let nested = self.job.nested.is_some();
+        let forced_idle = if nested {
+            ForcedIdle::of_machines()
+        } else {
+            ForcedIdle::book(&mut groups, &threads, report, cpu_time_ns)
+        };
         let longest = result::longest(session, clock);
         let longest_gap_ns = longest.as_ref().map(|gap| gap.length_ns);
         let hit = session
             .hit
             .map(|hit| clock.locate(hit.gap.thread as usize, Some(hit.tid), hit.gap.record));
         // What the host takes is what a meter in place of the load is there to find.
-        let budget = if self.job.meter.is_some() || self.job.nested.is_some() {
-            1.0
-        } else {
-            self.steal_budget
-        };
+        let budget = if self.job.meter.is_some() || nested { 1.0 } else { self.steal_budget };
         let steal = Steal::of(&statistics, budget);
         let mut notes = self.notes;
         notes.extend(steal.note());
@@ -168,7 +169,11 @@ impl<'a> Account<'a> {
             forced_idle,
             co_run: None,
             steal,
-            expected: Expected::of(load, &scheduler, longest_gap_ns),
+            expected: if nested {
+                Expected::of_machines()
+            } else {
+                Expected::of(load, &scheduler, longest_gap_ns)
+            },
             threads,
             groups,
             vms: Vec::new(),

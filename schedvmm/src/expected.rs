@@ -54,6 +54,11 @@ impl Expected {
         expected
     }
 
+    /// For machines in place of the load: a meter pauses, and each is busy beside it.
+    pub fn of_machines() -> Self {
+        Self { note: "does not apply: the load are machines".into(), ..Self::default() }
+    }
+
     /// For the end screen.
     pub fn line(&self) -> String {
         let Some((gap_ns, turn_ns)) = self.gap_ns.zip(self.turn_ns) else {

@@ -33,6 +33,13 @@ pub struct ForcedIdle {
 }
 
 impl ForcedIdle {
+    /// Of machines in place of the load: their launchers keep no such books.
+    pub fn of_machines() -> Self {
+        let note =
+            "not looked for: the load are machines; a trace tells it (schedvmm explain --run)";
+        Self { note: Some(note.into()), ..Self::default() }
+    }
+
     /// Books it on the groups, and adds it up. `cpu_time_ns` is the run's length on all CPUs of
     /// the load together.
     pub fn book(

@@ -251,10 +251,14 @@ fn write_screen(
     writeln!(text)?;
     writeln!(text, "longest  {}", longest_line(result))?;
     if let Some(setup) = &result.setup {
-        writeln!(text, "expected {}", result.expected.line())?;
+        // Of machines nothing is expected, and no books are kept of forced idle time.
+        let threads = result.job.nested.is_none();
+        if threads {
+            writeln!(text, "expected {}", result.expected.line())?;
+        }
         writeln!(text, "gaps     {}", gaps_line(&result.statistics))?;
         writeln!(text, "fairness {}", fairness_line(result))?;
-        if let Some(line) = forced_idle_line(result) {
+        if let Some(line) = forced_idle_line(result).filter(|_| threads) {
             writeln!(text, "idle     {line}")?;
         }
         if let Some(found) = &result.co_run {

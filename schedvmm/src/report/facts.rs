@@ -22,7 +22,8 @@ pub fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "–".into(), |share| format!("{:.1} %", 100.0 * share))
 }
 
-fn length(ns: Option<u64>) -> String {
+/// A length of time, if it is known.
+pub fn length(ns: Option<u64>) -> String {
     ns.map_or_else(|| "–".into(), show_ns)
 }
 

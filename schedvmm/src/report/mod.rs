@@ -4,11 +4,12 @@
 //!
 //! - `saved`: what is read of result.json
 //! - `why`: what the trace says about the worst gap
-//! - `page`: the document; `facts`: its tables
+//! - `page`: the document; `facts`, `machines`: its tables
 //! - `distribution`, `timeline`: the pictures; `svg`: their axes
 
 mod distribution;
 mod facts;
+mod machines;
 mod page;
 mod saved;
 mod svg;

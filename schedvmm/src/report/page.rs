@@ -6,7 +6,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::saved::{Gap, Saved};
 use super::why::Why;
-use super::{distribution, facts, timeline};
+use super::{distribution, facts, machines, timeline};
 use crate::summary::Source;
 use crate::units::show_ns;
 
@@ -34,6 +34,7 @@ pub fn render(saved: &Saved, why: &Result<Why, String>) -> Markup {
                 main {
                     (notes(saved))
                     (why_section(saved, why))
+                    (machines::section(saved))
                     section aria-labelledby="h-gaps" {
                         h2 #h-gaps { "All gaps" }
                         (gaps(saved))
@@ -106,8 +107,9 @@ fn head(saved: &Saved, verdict: &Verdict) -> Markup {
                 (figure("longest gap", saved.longest_gap.as_ref()
                     .map_or_else(|| "none".into(), |gap| show_ns(gap.length_ns)),
                     saved.longest_gap.as_ref().map(|gap| place(saved, gap)).unwrap_or_default()))
-                (figure("longest by design", expected.gap_ns.map_or_else(|| "–".into(), show_ns),
-                    expected.inflation.map_or_else(|| expected.note.clone(), |by| format!("measured {by:.2} ×"))))
+                // Of machines nothing is expected.
+                @if !saved.is_nested() { (figure("longest by design", expected.gap_ns.map_or_else(|| "–".into(), show_ns),
+                    expected.inflation.map_or_else(|| expected.note.clone(), |by| format!("measured {by:.2} ×")))) }
                 (figure("p99 of gaps", saved.statistics.quantiles
                     .map_or_else(|| "–".into(), |of| show_ns(of.p99_ns)),
                     saved.statistics.gaps_per_s.map(|rate| format!("{rate:.1} gaps a second wanted"))
@@ -197,7 +199,7 @@ fn gaps(saved: &Saved) -> Markup {
 mod tests {
     use serde_json::json;
 
-    use super::super::saved::{Cosched, Setup};
+    use super::super::saved::{Cosched, Meter, Setup, Vm};
     use super::*;
 
     const HOSTILE: &str = "</style><script>alert('x')</script><img src=x onerror=\"y\">&";
@@ -213,6 +215,13 @@ mod tests {
             notes: vec![word()],
             command_line: vec![word()],
             longest_gap: Some(gap),
+            vms: vec![Vm {
+                phase: word(),
+                fault: Some(word()),
+                console_tail: Some(word()),
+                meter: Some(Meter { kind: word() }),
+                ..Vm::default()
+            }],
             cosched: Cosched { mechanism: Some(word()), note: Some(word()), cookies: vec![] },
             setup: Some(Setup { scheduler: json!({ HOSTILE: HOSTILE }), ..Setup::default() }),
             kernel: json!({ "release": HOSTILE, "version": HOSTILE, "cmdline": HOSTILE }),

@@ -43,6 +43,7 @@ pub struct Saved {
     pub steal: Steal,
     pub threads: Vec<Thread>,
     pub groups: Vec<Group>,
+    pub vms: Vec<Vm>,
     pub tsc: Option<Tsc>,
     pub kernel: Value,
     pub host: Value,
@@ -168,6 +169,51 @@ pub struct Group {
     pub statistics: Statistics,
 }
 
+/// One virtual machine.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Vm {
+    pub vm: u32,
+    pub phase: String,
+    pub fault: Option<String>,
+    pub threads: Vec<VmThread>,
+    pub gaps: u64,
+    pub longest_gap_ns: u64,
+    pub longest_gap_by_vcpu_ns: Vec<u64>,
+    pub gap_share: Option<f64>,
+    pub cpu_share: Option<f64>,
+    pub rss_kib: Option<u64>,
+    pub pss_kib: Option<u64>,
+    pub times: VmTimes,
+    pub meter: Option<Meter>,
+    pub console_tail: Option<String>,
+}
+
+/// The thread of one vCPU.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct VmThread {
+    pub cookie: u64,
+    pub run_ns: Option<u64>,
+    pub wait_ns: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct VmTimes {
+    pub standing_ns: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Meter {
+    pub kind: String,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)]
@@ -185,10 +231,14 @@ impl Saved {
         let (stored, folder) = Stored::open(path)?;
         let file = if path.is_dir() { path.join(RESULT_FILE) } else { path.to_owned() };
         let text = fs::read_to_string(&file).or_fail(ExitStatus::Usage)?;
-        let saved = serde_json::from_str(&text).map_err(|error| {
+        let mut saved: Self = serde_json::from_str(&text).map_err(|error| {
             let text = format!("{} is no result.json of schedvmm: {error}", file.display());
             Failure::new(ExitStatus::Usage, text)
         })?;
+        if saved.is_nested() {
+            // Nothing is expected of machines, whatever an older version said.
+            saved.expected = Expected::default();
+        }
         Ok((saved, stored, folder))
     }
 
@@ -218,9 +268,14 @@ impl Saved {
         self.threshold_hit.as_ref().or(self.longest_gap.as_ref())
     }
 
+    /// Whether the load was virtual machines.
+    pub fn is_nested(&self) -> bool {
+        self.target == "nested"
+    }
+
     /// What a group is called, in the way of the end screen: from 1.
     pub fn group_name(&self, group: u32) -> String {
         let number = u64::from(group) + 1;
-        if self.target == "nested" { format!("VM {number}") } else { format!("group {number}") }
+        if self.is_nested() { format!("VM {number}") } else { format!("group {number}") }
     }
 }

@@ -16,8 +16,13 @@ use tempfile::TempDir;
 
 use self::browser::{Browser, Scheme};
 
-/// A run of the default load on Linux 6.12 in the emulated host: see data/README.md.
+/// Runs on Linux 6.12 in the emulated host, see data/README.md: of the default load;
 const RESULT: &[u8] = include_bytes!("data/result.json.xz");
+/// of two virtual machines, with its trace;
+const NESTED: &[u8] = include_bytes!("data/nested.json.xz");
+const NESTED_TRACE: &[u8] = include_bytes!("data/nested.dat.xz");
+/// of two of which the second failed.
+const DEGRADED: &[u8] = include_bytes!("data/degraded.json.xz");
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -37,6 +42,8 @@ fn main() -> ExitCode {
     let trials = vec![
         Trial::test("the_page_has_what_the_result_has", the_page_has_what_the_result_has),
         Trial::test("a_trace_explains_the_gap", a_trace_explains_the_gap),
+        Trial::test("machines_have_a_table_and_lanes", machines_have_a_table_and_lanes),
+        Trial::test("a_machine_that_failed_is_named", a_machine_that_failed_is_named),
         Trial::test("what_is_no_result_is_refused", what_is_no_result_is_refused),
         Trial::test("the_report_goes_where_it_is_told", the_report_goes_where_it_is_told),
         seen("a_browser_shows_the_page_and_loads_nothing", shown),
@@ -53,9 +60,21 @@ fn unpack(packed: &[u8]) -> Vec<u8> {
 
 /// A result folder.
 fn folder() -> TempDir {
+    folder_of(RESULT)
+}
+
+/// A folder with this result.
+fn folder_of(packed: &[u8]) -> TempDir {
     let dir = tempfile::tempdir().expect("tempdir");
-    fs::write(dir.path().join("result.json"), unpack(RESULT)).expect("written");
+    fs::write(dir.path().join("result.json"), unpack(packed)).expect("written");
     dir
+}
+
+/// A result folder of virtual machines, with their trace.
+fn nested_folder() -> Result<TempDir, Failed> {
+    let dir = folder_of(NESTED);
+    fs::write(dir.path().join("trace.dat"), unpack(NESTED_TRACE))?;
+    Ok(dir)
 }
 
 /// A result folder with a trace: the same figures, and threads, gaps and a trace of another run.
@@ -114,6 +133,35 @@ fn a_trace_explains_the_gap() -> Result<(), Failed> {
     check(with.len() < 1 << 20, &format!("{} bytes", with.len()))?;
     fs::write(dir.path().join("trace.dat"), "no trace")?;
     check(page(dir.path())?.contains("Not explained: "), "a trace out of nothing")
+}
+
+fn machines_have_a_table_and_lanes() -> Result<(), Failed> {
+    let page = page(nested_folder()?.path())?;
+    let result: Value = serde_json::from_slice(&unpack(NESTED))?;
+    let vms = result["vms"].as_array().ok_or("no machines")?;
+    check(vms.len() == 2 && page.contains("Virtual machines"), "no table of machines")?;
+    for vm in vms {
+        let cookie = vm["threads"][0]["cookie"].as_u64().ok_or("no cookie")?;
+        let mib = vm["pss_kib"].as_u64().ok_or("no memory")? >> 10;
+        let row = page.split("<tr>").find(|row| row.contains(&format!("{cookie:x}</td>")));
+        let row = row.ok_or("a machine is not in the table")?;
+        for words in [format!("VM {}", vm["vm"]), format!("{mib} MiB"), "rdtsc".to_owned()] {
+            check(row.contains(&words), &format!("no {words:?} in {row}"))?;
+        }
+    }
+    // A lane for each machine, and why the vCPU waited: it is the one over the threshold.
+    for words in [">VM 1</text>", ">VM 2</text>", ">CPU 2<", "VM 2 vCPU 0 waited 18.5 ms: "] {
+        check(page.contains(words), &format!("no {words:?} in the page"))?;
+    }
+    check(!page.contains("longest by design"), "an expectation where there is none")
+}
+
+fn a_machine_that_failed_is_named() -> Result<(), Failed> {
+    let page = page(folder_of(DEGRADED).path())?;
+    for words in ["UNTESTABLE", "degraded: VM 2", "before its PID 1", "Kernel panic", ">failed<"] {
+        check(page.contains(words), &format!("no {words:?} in the page"))?;
+    }
+    Ok(())
 }
 
 fn what_is_no_result_is_refused() -> Result<(), Failed> {
