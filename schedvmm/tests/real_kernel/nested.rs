@@ -48,6 +48,11 @@ fn degraded(outcome: &Outcome) {
     let result = outcome.result_of("nested");
     assert!(text(&result, "reason").contains("degraded: VM 2"), "{}", result["reason"]);
     println!("     phases {}", result["phases_ms"]);
+    // Of machines nothing is expected, and no books are kept of forced idle time.
+    assert_eq!(result["expected"]["gap_ns"], Value::Null, "{}", result["expected"]);
+    let about_threads =
+        |line: &str| line.starts_with("expected ") || line.contains("forced by cookies");
+    assert!(!outcome.stdout.lines().any(about_threads), "{}", outcome.words());
     let [first, second] = list(&result, "vms") else { panic!("{}", result["vms"]) };
     panicked(outcome, second);
     measured(outcome, first);
