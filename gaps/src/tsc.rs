@@ -203,6 +203,41 @@ impl Anchor {
     pub fn slope_khz(&self, later: &Self) -> Option<f64> {
         slope(later.tsc.wrapping_sub(self.tsc), later.raw_ns.saturating_sub(self.raw_ns))
     }
+
+    /// Its TSC reading.
+    pub fn tsc(&self) -> u64 {
+        self.tsc
+    }
+
+    /// What turns CLOCK_MONOTONIC_RAW into TSC readings; `None` while `later` is not much later,
+    /// so that what the two moments are off by would tell.
+    pub fn ruler(&self, later: &Self) -> Option<Ruler> {
+        const LEAST_NS: u64 = 10_000_000;
+        let ns = later.raw_ns.checked_sub(self.raw_ns).filter(|&ns| ns >= LEAST_NS)?;
+        let ticks = later.tsc.checked_sub(self.tsc)?;
+        Some(Ruler { origin: *self, ticks, ns })
+    }
+}
+
+/// Turns CLOCK_MONOTONIC_RAW into TSC readings.
+#[derive(Clone, Copy, Debug)]
+pub struct Ruler {
+    origin: Anchor,
+    ticks: u64,
+    ns: u64,
+}
+
+impl Ruler {
+    /// A length of time.
+    pub fn ticks(&self, ns: u64) -> u64 {
+        let ticks = u128::from(ns) * u128::from(self.ticks) / u128::from(self.ns);
+        u64::try_from(ticks).unwrap_or(u64::MAX)
+    }
+
+    /// A moment; one before the first anchor is taken for that.
+    pub fn tsc(&self, raw_ns: u64) -> u64 {
+        self.origin.tsc.saturating_add(self.ticks(raw_ns.saturating_sub(self.origin.raw_ns)))
+    }
 }
 
 fn slope(ticks: u64, ns: u64) -> Option<f64> {
@@ -243,6 +278,17 @@ pub fn clock_ns(clock: libc::clockid_t) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ruler_goes_through_both_anchors() {
+        let at = |tsc, raw_ns| Anchor { tsc, raw_ns };
+        let (first, later) = (at(7_000, 1_000), at(50_007_000, 20_001_000));
+        let ruler = first.ruler(&later).expect("20 ms apart");
+        assert_eq!((ruler.tsc(1_000), ruler.tsc(20_001_000)), (7_000, 50_007_000));
+        assert_eq!((ruler.tsc(0), ruler.tsc(40_001_000)), (7_000, 100_007_000));
+        assert_eq!((ruler.ticks(4), ruler.ticks(u64::MAX)), (10, u64::MAX));
+        assert!(first.ruler(&at(8_000, 2_000)).is_none() && later.ruler(&first).is_none());
+    }
 
     #[test]
     fn conversion_is_exact_and_saturates() {

@@ -2,6 +2,7 @@
 //! `schedvmm`: one executable, several roles. As PID 1 of a guest it is the agent; started
 //! by the agent with a hidden word it is one group of the load; otherwise it is the command.
 
+mod absence;
 mod bench;
 mod boot;
 mod cli;

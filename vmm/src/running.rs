@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A machine whose guest runs, and how it stops.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,6 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::io::IoThread;
 use crate::memory;
+use crate::vcpu::halts::HaltClock;
 use crate::vcpu::sched::VcpuThread;
 use crate::vcpu::{Machine, kick};
 use crate::virtio::console::ConsoleControl;
@@ -30,6 +32,7 @@ pub struct StopError(pub String);
 pub struct Running {
     pub(crate) vcpus: Vec<(String, JoinHandle<()>)>,
     pub(crate) threads: Vec<VcpuThread>,
+    pub(crate) statistics: Vec<Option<File>>,
     pub(crate) io: Vec<IoThread>,
     pub(crate) machine: Arc<Machine>,
     pub(crate) console: ConsoleControl,
@@ -46,6 +49,16 @@ impl Running {
     /// The vCPUs' threads as they were placed before the first guest instruction.
     pub fn threads(&self) -> &[VcpuThread] {
         &self.threads
+    }
+
+    /// What tells how long vCPU `cpu` has halted.
+    ///
+    /// # Errors
+    /// KVM does not count it.
+    pub fn halt_clock(&self, cpu: u32) -> io::Result<HaltClock> {
+        let statistics = self.statistics.get(cpu as usize).and_then(Option::as_ref);
+        let missing = || io::Error::other("this host's KVM has no statistics (Linux 5.14)");
+        HaltClock::find(statistics.ok_or_else(missing)?)
     }
 
     /// Reads RAM of the guest, which goes on changing it until it was stopped.

@@ -274,6 +274,7 @@ impl Vm {
         let mut running = Running {
             vcpus: Vec::new(),
             threads: Vec::new(),
+            statistics: self.vcpus.iter().map(Vcpu::statistics).collect(),
             io,
             machine: self.machine,
             console: self.console,

@@ -11,7 +11,8 @@ use crate::units;
 /// Options of the bursty threads, which mean nothing where something else is measured: clap
 /// refuses them rather than have them ignored. `--cosched`, which also concerns virtual machines,
 /// is checked when a run is planned.
-pub const BURSTY: [&str; 7] = ["groups", "threads", "busy", "sleep", "seed", "preset", "load"];
+pub const BURSTY: [&str; 9] =
+    ["groups", "threads", "busy", "sleep", "seed", "preset", "load", "noise", "steal_budget"];
 
 /// A meter in place of the load.
 #[derive(Clone, Debug, Args)]

@@ -29,6 +29,7 @@ impl Attempt {
         decided: Instant,
         begin: Instant,
     ) -> ExitStatus {
+        self.host_evidence.settle(&mut self.session);
         let over = compose::over_threshold(&self.session, &self.plan.job);
         let verdict = judge(&self.session, end, over, &self.tail.text());
         let trace = self.trace();
@@ -147,6 +148,7 @@ impl Attempt {
         let mut vcpus: Vec<_> = ends.iter().collect();
         vcpus.sort_by_key(|end| end.cpu);
         self.machine["vcpus"] = vcpus.into_iter().map(vcpu).collect();
+        self.machine["host_evidence"] = self.host_evidence.describe();
         self.machine["exits_to_user_space"] = json!(exits);
         self.machine["resident_beyond_ram_kib"] = json!(self.running.resident_beyond_ram_kib());
         let stats = self.running.console().stats();

@@ -22,6 +22,7 @@ use vmm::virtio::console::{PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Parts, Running, Vm};
 
 use self::plan::Plan;
+use crate::absence::HostEvidence;
 use crate::cli::RunArgs;
 use crate::deliver::Checkpoints;
 use crate::folder::Folder;
@@ -74,6 +75,7 @@ struct Attempt {
     trace_memory: Option<TraceMemory>,
     session: Session,
     running: Running,
+    host_evidence: HostEvidence,
     kernel: KernelFacts,
     machine: serde_json::Value,
     notes: Vec<String>,
@@ -144,6 +146,7 @@ impl Attempt {
         // The file's bytes have served; memory beside guest RAM is kept small.
         drop(kernel);
         let machine = plan.describe(&vm);
+        let tsc = vm.facts();
         let limits = plan.limits();
         let show = Show::new(plan::style(&plan.args.show), plan.args.nested.show_vm);
         show.notes(&notes);
@@ -156,7 +159,8 @@ impl Attempt {
                 let _ = events.send(Event::Vcpu(end));
             })
             .map_err(machine::start_failure)?;
-        Ok(Self {
+        let host_evidence = plan.host_evidence(&running, tsc);
+        let mut attempt = Self {
             plan,
             show,
             folder,
@@ -168,13 +172,16 @@ impl Attempt {
             trace_memory,
             session,
             running,
+            host_evidence,
             kernel: facts,
             machine,
             notes,
             built_ms: 0,
             console_lost: false,
             checkpoints: Checkpoints::default(),
-        })
+        };
+        attempt.host_evidence.note().into_iter().for_each(|note| attempt.note(note));
+        Ok(attempt)
     }
 
     /// From the first guest instruction to the exit status.
@@ -256,6 +263,7 @@ impl Attempt {
             }
             let now = Instant::now();
             self.drain_console();
+            self.host_evidence.look();
             let written = self.trace_written.load(Ordering::Acquire);
             if written != traced {
                 traced = written;
@@ -312,6 +320,7 @@ impl Attempt {
     /// What was measured until now outlives this process.
     fn checkpoint(&mut self) {
         let begin = Instant::now();
+        self.host_evidence.judge(&mut self.session.gaps);
         let result = self.checkpoints.result_is_due().then(|| self.result_so_far());
         let clock = Clock::of(&self.session, &self.plan.job.load);
         let gaps = (self.session.gaps.as_slice(), clock);

@@ -8,9 +8,10 @@ use gaps::record::GapRecord;
 use guest::job::{CoschedRequest, Job, LoadSpec, MeterSpec, TraceSpec, TuneRequest};
 use serde_json::json;
 use vmm::config::{Config, Topology};
-use vmm::vm::Vm;
+use vmm::vm::{Facts, Running, Vm};
 
 use super::nested;
+use crate::absence::HostEvidence;
 use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, Switch, TraceArgs};
 use crate::mapped_trace::TraceMemory;
 use crate::placement::{self, Placement};
@@ -132,6 +133,18 @@ impl Plan {
             vms: if self.args.nested.nested { self.args.nested.l2_count } else { 0 },
             allow_degraded: self.args.nested.allow_degraded,
         }
+    }
+
+    /// What this host says of the vCPUs that the load runs on, from now on.
+    pub fn host_evidence(&self, running: &Running, facts: Facts) -> HostEvidence {
+        if self.args.nested.nested {
+            // Their host is the guest, and that is what is measured.
+            return HostEvidence::none(None);
+        }
+        if !facts.tsc_shared {
+            return HostEvidence::none(Some("the guest's TSC is not the host's"));
+        }
+        HostEvidence::of(running, &self.job.load.cpus, facts.tsc_khz.into())
     }
 
     /// The machine as result.json describes it.
@@ -316,6 +329,8 @@ mod tests {
                 ("--seed", "1"),
                 ("--preset", "busy"),
                 ("--load", "x"),
+                ("--noise", "1s"),
+                ("--steal-budget", "1%"),
             ] {
                 let words = ["schedvmm", "--kernel", "x"].iter().chain(instead);
                 let error = Cli::try_parse_from(words.chain(&[option, value])).expect_err(option);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One case: what to do in the emulated host, and what to find afterwards.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use libtest_mimic::{Completion, Failed};
@@ -62,12 +63,21 @@ impl Case {
         Self { expects: Some(accident), ..self }
     }
 
-    /// Panics where the outcome is wrong.
+    /// What a check says by a panic is the failure.
     pub fn judge(&self, outcome: &Outcome) -> Result<Completion, Failed> {
         println!("     {}: status {} after {:.1} s", self.name, outcome.status, outcome.seconds);
-        outcome.assert_civil();
-        (self.check)(outcome);
-        Ok(Completion::Completed)
+        let check = AssertUnwindSafe(|| {
+            outcome.assert_civil();
+            (self.check)(outcome);
+        });
+        match catch_unwind(check) {
+            Ok(()) => Ok(Completion::Completed),
+            Err(panic) => {
+                let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+                let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+                Err(text.unwrap_or_else(|| "a panic without words".to_owned()).into())
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! A stall of known length, made by stopping the launcher with all its vCPUs, is found with
 //! the right length.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::case::{Case, main_job};
 use crate::lab::{Group, TestKernel};
@@ -62,18 +62,18 @@ fn tested(outcome: &Outcome) {
             case["worst_error_percent"],
             text(case, "reason")
         );
+        if name.starts_with("vcpu-stop") {
+            // Whatever of the guest's was on the CPU that was stopped: the host knows better.
+            // One of ten may have been the guest's own doing, too: emulation is a noisy host.
+            let (found, right) = (number(case, "found"), number(case, "class_right"));
+            assert!(right >= found - found.div_ceil(10), "the guest is blamed: {case}");
+        }
         if name.contains("stop-") {
             assert!(number(case, "injected") > 0, "{case}");
             assert_eq!(case["found"], case["injected"], "{case}");
             assert!(!text(case, "reason").contains("too short"), "{case}");
         }
     }
-    // Emulation is a noisy host: another thread of the guest may have been on the CPU that was
-    // stopped, and what both took counts as scheduled-out. Of four, two were seen to be such.
-    let of_vcpu = || cases.iter().filter(|case| text(case, "name").starts_with("vcpu-stop"));
-    let sum = |key: &str| of_vcpu().map(|case| number(case, key)).sum::<u64>();
-    assert_eq!(of_vcpu().count(), 2, "{report}");
-    assert!(sum("class_right") * 3 >= sum("found") * 2, "the guest is blamed: {report}");
 }
 
 fn found(outcome: &Outcome) {
@@ -81,9 +81,12 @@ fn found(outcome: &Outcome) {
     let result: Value = outcome.assert_verdict("over-threshold");
     let hit = threshold::compat(outcome);
     assert_eq!(hit.length_ns, number(&result, "longest_gap_ns"), "another gap is longer");
-    // `host`, unless the stop met another thread or an interrupt on this CPU. One stop cannot
-    // tell chance from rule: the self-test, with more of them, judges the class.
-    println!("     its class is {}", text(&result["longest_gap"], "class"));
+    // `unknown` if the thread went to another CPU after it; never the guest's scheduler.
+    let (class, host) =
+        (text(&result["longest_gap"], "class"), &result["machine"]["host_evidence"]);
+    println!("     its class is {class}, {host}");
+    assert!(["host", "unknown"].contains(&class), "{}", result["longest_gap"]);
+    assert!(host["note"].is_null() && host["cpus"] == json!([2, 3]), "{host}");
     assert!(outcome.stdout.starts_with("Max latency: "), "{}", outcome.words());
     let times = outcome.file("stall").expect("the times of the stall");
     let times: Vec<f64> = times.split_whitespace().filter_map(|time| time.parse().ok()).collect();

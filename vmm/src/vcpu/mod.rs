@@ -2,12 +2,13 @@
 //! vCPUs: their state before the first instruction, their threads, and why they ended.
 
 pub mod dump;
+pub mod halts;
 pub mod kick;
 pub mod run;
 pub mod sched;
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -226,6 +227,11 @@ impl Vcpu {
         let sregs = self.fd.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
         self.fd.set_sregs(&regs::special(sregs)).map_err(failed("KVM_SET_SREGS"))?;
         self.fd.set_regs(&regs::general(entry)).map_err(failed("KVM_SET_REGS"))
+    }
+
+    /// KVM's statistics of this vCPU, where it has any.
+    pub(crate) fn statistics(&self) -> Option<File> {
+        halts::statistics(&self.fd)
     }
 
     /// Starts this vCPU's thread, named as QEMU and libvirt name theirs. `before` runs on

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+//! When one vCPU's thread was off the host's CPUs. Times are TSC readings.
+
+use std::collections::VecDeque;
+
+/// So many absences are kept, the latest: gaps are judged once a second.
+const MOST_ABSENCES: usize = 32_768;
+/// So many readings of the host's accounts: some minutes.
+const MOST_ACCOUNTS: usize = 4096;
+
+/// From a switch to something else until the switch back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Absence {
+    begin: u64,
+    end: u64,
+    /// It was still ready to run.
+    preempted: bool,
+}
+
+/// How much of an interval the thread was away, in ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// It was ready to run all the time: the host ran something else.
+    pub preempted: u64,
+    /// Away for whatever reason: that, or it had halted, or was stopped.
+    pub absent: u64,
+    /// At most so long it waited for a CPU after something had woken it.
+    pub late: u64,
+    /// At most so long it halted, as far as that is known.
+    pub halted: Option<u64>,
+}
+
+/// The host's accounts of a thread since some moment, in ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Time in which it was ready and did not run.
+    pub waited: u64,
+    /// Time in halts that have ended.
+    pub halted: Option<u64>,
+}
+
+impl Taken {
+    /// The larger of each.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            preempted: self.preempted.max(other.preempted),
+            absent: self.absent.max(other.absent),
+            late: self.late.max(other.late),
+            halted: self.halted.zip(other.halted).map(|(one, other)| one.max(other)),
+        }
+    }
+}
+
+/// One vCPU's absences.
+#[derive(Debug)]
+pub struct Book {
+    absences: VecDeque<Absence>,
+    /// Readings of the host's accounts, and when.
+    accounts: VecDeque<(u64, Account)>,
+    /// All absences that ended after this are here.
+    complete_since: u64,
+    /// When it left, if it has not come back: and whether it was ready to run.
+    left: Option<(u64, bool)>,
+}
+
+impl Book {
+    /// Of a thread that is watched from now on.
+    pub fn new(now: u64) -> Self {
+        Self {
+            absences: VecDeque::new(),
+            accounts: VecDeque::new(),
+            complete_since: now,
+            left: None,
+        }
+    }
+
+    /// It was switched out.
+    pub fn leaves(&mut self, at: u64, preempted: bool) {
+        self.left = Some((at, preempted));
+    }
+
+    /// It was switched in.
+    pub fn returns(&mut self, at: u64) {
+        let Some((begin, preempted)) = self.left.take().filter(|(begin, _)| *begin < at) else {
+            return;
+        };
+        if self.absences.len() == MOST_ABSENCES
+            && let Some(oldest) = self.absences.pop_front()
+        {
+            self.complete_since = self.complete_since.max(oldest.end);
+        }
+        self.absences.push_back(Absence { begin, end: at, preempted });
+    }
+
+    /// Switches until this moment are not known.
+    pub fn lost(&mut self, until: u64) {
+        self.left = None;
+        self.complete_since = self.complete_since.max(until);
+    }
+
+    /// What the host has counted by now.
+    pub fn counted(&mut self, at: u64, account: Account) {
+        if self.accounts.len() == MOST_ACCOUNTS {
+            self.accounts.pop_front();
+        }
+        self.accounts.push_back((at, account));
+    }
+
+    /// What was taken from this interval; `None` where not all of it is known.
+    pub fn taken(&self, begin: u64, end: u64) -> Option<Taken> {
+        if begin < self.complete_since {
+            return None;
+        }
+        let (preempted, absent) = self.sums(begin, end);
+        let around = self.around(begin, end);
+        // What is known to have been waiting with work in hand is in the account, too.
+        let late = around.as_ref().map_or(0, |(from, to, counted)| {
+            counted.waited.saturating_sub(self.sums(*from, *to).0)
+        });
+        let halted = around.and_then(|(_, _, counted)| counted.halted);
+        Some(Taken { preempted, absent, late, halted })
+    }
+
+    fn sums(&self, begin: u64, end: u64) -> (u64, u64) {
+        let first = self.absences.partition_point(|absence| absence.end <= begin);
+        let within = self.absences.range(first..).take_while(|absence| absence.begin < end);
+        within.fold((0, 0), |(preempted, absent), absence| {
+            let ticks = absence.end.min(end) - absence.begin.max(begin);
+            (if absence.preempted { preempted + ticks } else { preempted }, absent + ticks)
+        })
+    }
+
+    /// The shortest interval around this one whose ends the accounts were read at, and what was
+    /// counted in it.
+    fn around(&self, begin: u64, end: u64) -> Option<(u64, u64, Account)> {
+        let after_begin = self.accounts.partition_point(|(at, _)| *at <= begin);
+        let (from, before) = *self.accounts.get(after_begin.checked_sub(1)?)?;
+        let (to, after) = *self.accounts.get(self.accounts.partition_point(|(at, _)| *at < end))?;
+        let halted = after.halted.zip(before.halted);
+        let counted = Account {
+            waited: after.waited.saturating_sub(before.waited),
+            halted: halted.map(|(after, before)| after.saturating_sub(before)),
+        };
+        Some((from, to, counted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn book() -> Book {
+        let mut book = Book::new(100);
+        for (begin, end, preempted) in [(200, 300, true), (400, 500, false), (500, 600, true)] {
+            book.leaves(begin, preempted);
+            book.returns(end);
+        }
+        book
+    }
+
+    fn taken(preempted: u64, absent: u64, late: u64) -> Option<Taken> {
+        Some(Taken { preempted, absent, late, halted: None })
+    }
+
+    #[test]
+    fn absences_count_as_far_as_they_are_in_the_interval() {
+        let book = book();
+        assert_eq!(book.taken(100, 200), taken(0, 0, 0));
+        assert_eq!(book.taken(250, 420), taken(50, 70, 0));
+        assert_eq!(book.taken(150, 900), taken(200, 300, 0));
+        assert_eq!(book.taken(550, 560), taken(10, 10, 0));
+        // Nobody watched before.
+        assert_eq!(book.taken(99, 900), None);
+    }
+
+    #[test]
+    fn what_was_lost_is_not_known() {
+        let mut book = book();
+        book.leaves(700, true);
+        book.lost(750);
+        book.returns(800);
+        assert_eq!(book.taken(650, 900), None);
+        assert_eq!(book.taken(750, 900), taken(0, 0, 0));
+        // A return without a departure, or into the past.
+        book.returns(850);
+        book.leaves(900, true);
+        book.returns(900);
+        assert_eq!(book.taken(750, 1000), taken(0, 0, 0));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut book = Book::new(0);
+        for n in 0..MOST_ABSENCES as u64 + 10 {
+            book.leaves(10 * n, true);
+            book.returns(10 * n + 5);
+            book.counted(10 * n, Account::default());
+        }
+        assert_eq!((book.absences.len(), book.accounts.len()), (MOST_ABSENCES, MOST_ACCOUNTS));
+        // The ten that were given up, and the last of them.
+        assert_eq!(book.taken(94, 200), None);
+        assert_eq!(book.taken(95, 200).map(|taken| taken.preempted), Some(50));
+    }
+
+    #[test]
+    fn accounts_are_of_the_time_between_their_readings() {
+        let mut book = book();
+        assert_eq!(book.taken(450, 480), taken(0, 30, 0));
+        book.counted(350, Account { waited: 1000, halted: Some(50) });
+        book.counted(620, Account { waited: 1170, halted: Some(150) });
+        // 170 in all, of which 100 between 500 and 600.
+        assert_eq!(
+            book.taken(450, 480),
+            Some(Taken { preempted: 0, absent: 30, late: 70, halted: Some(100) })
+        );
+        assert_eq!(book.taken(450, 700), taken(100, 150, 0), "no reading after it");
+        assert_eq!(book.taken(310, 480), taken(0, 80, 0), "no reading before it");
+        // A KVM that does not count them.
+        book.counted(700, Account { waited: 1170, halted: None });
+        assert_eq!(book.taken(640, 680), taken(0, 0, 0));
+    }
+}

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The host's own evidence: when its kernel had a vCPU's thread off its CPUs, and what that says
+//! of the guest's gaps. The guest cannot see its host, so where the two contradict each other the
+//! host is right. docs/method.md has the rules and why.
+
+mod book;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use gaps::evidence::Class;
+use gaps::record::GapRecord;
+use gaps::tally::ClassTotal;
+use guest::wire::ThreadReport;
+use serde_json::{Value, json};
+use vmm::vm::Running;
+
+use self::book::{Book, Taken};
+use self::watch::Watch;
+use crate::session::Session;
+
+/// So many vCPUs are watched at most: each takes locked memory, of which a user without rights
+/// has little (`kernel.perf_event_mlock_kb`).
+const MOST_VCPUS: usize = 16;
+/// How often the kernel's records are taken while the run goes on.
+const PERIOD: Duration = Duration::from_millis(50);
+/// Gaps from this length on are compared with the host's accounts of waiting and halting, which are
+/// read once a period: in less time they cannot tell one wait from all the others.
+const LONG: Duration = Duration::from_millis(20);
+
+/// What the host's kernel says of the vCPUs that the load runs on.
+#[derive(Debug)]
+pub struct HostEvidence {
+    watched: BTreeMap<u32, (Watch, Book)>,
+    /// Why there is none, or not of all vCPUs.
+    note: Option<String>,
+    long_ticks: u64,
+    looked: Instant,
+    /// Of each thread, how many of its records were judged.
+    judged: Vec<usize>,
+    moved: Vec<Moved>,
+    /// Gaps whose time the books do not cover.
+    not_covered: u64,
+}
+
+/// Gaps of a thread that changed their class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Moved {
+    thread: usize,
+    from: Class,
+    to: Class,
+    gaps: u64,
+    gap_ticks: u64,
+}
+
+impl HostEvidence {
+    /// None, and why, if somebody misses it.
+    pub fn none(why: Option<&str>) -> Self {
+        Self {
+            watched: BTreeMap::new(),
+            note: why.map(str::to_owned),
+            long_ticks: u64::MAX,
+            looked: Instant::now(),
+            judged: Vec::new(),
+            moved: Vec::new(),
+            not_covered: 0,
+        }
+    }
+
+    /// Watches, from now on, those vCPUs that are among `cpus`. A host that does not let us is no
+    /// failure: [`HostEvidence::note`] tells.
+    pub fn of(running: &Running, cpus: &[u32], khz: u64) -> Self {
+        let mut watched = BTreeMap::new();
+        let mut note = None;
+        for &cpu in cpus {
+            let Some(thread) = running.threads().get(cpu as usize) else { continue };
+            if watched.len() == MOST_VCPUS {
+                note = Some(format!("only the first {MOST_VCPUS} vCPUs of the load are watched"));
+                break;
+            }
+            match Watch::start(thread.tid, running.halt_clock(cpu).ok()) {
+                Ok(watch) => drop(watched.insert(cpu, (watch, Book::new(watch::now())))),
+                Err(error) => {
+                    note = Some(error);
+                    break;
+                }
+            }
+        }
+        let long_ns = u64::try_from(LONG.as_nanos()).unwrap_or(u64::MAX);
+        let long_ticks = gaps::tsc::ns_to_ticks(long_ns, khz);
+        Self { watched, note, long_ticks, ..Self::none(None) }
+    }
+
+    /// What a reader of the result must know.
+    pub fn note(&self) -> Option<String> {
+        let why = self.note.as_ref()?;
+        Some(format!("a gap that the host made may be called the guest's: {why}"))
+    }
+
+    /// Takes what the kernel has recorded, if it is time.
+    pub fn look(&mut self) {
+        if self.looked.elapsed() >= PERIOD {
+            self.take();
+        }
+    }
+
+    fn take(&mut self) {
+        self.looked = Instant::now();
+        for (watch, book) in self.watched.values_mut() {
+            watch.take(book);
+        }
+    }
+
+    /// Judges the records that are new.
+    pub fn judge(&mut self, gaps: &mut [Vec<GapRecord>]) {
+        if self.watched.is_empty() {
+            return;
+        }
+        self.take();
+        self.judged.resize(gaps.len(), 0);
+        for (thread, records) in gaps.iter_mut().enumerate() {
+            let from = std::mem::replace(&mut self.judged[thread], records.len());
+            for record in &mut records[from..] {
+                let to = self.class_of(record);
+                if to != record.class {
+                    self.count(thread, record, to);
+                    record.class = to;
+                }
+            }
+        }
+    }
+
+    fn count(&mut self, thread: usize, record: &GapRecord, to: Class) {
+        let from = record.class;
+        let same = |moved: &&mut Moved| (moved.thread, moved.from, moved.to) == (thread, from, to);
+        if let Some(moved) = self.moved.iter_mut().find(same) {
+            moved.gaps += 1;
+            moved.gap_ticks += record.ticks();
+            return;
+        }
+        self.moved.push(Moved { thread, from, to, gaps: 1, gap_ticks: record.ticks() });
+    }
+
+    /// The class of this gap, by the guest's evidence and the host's.
+    fn class_of(&mut self, record: &GapRecord) -> Class {
+        let (begin, end) = (record.tsc_begin, record.tsc_end);
+        let on = [record.cpu_begin, record.cpu_end];
+        let mut taken = None::<Taken>;
+        for cpu in on {
+            let Some((_, book)) = self.watched.get(&cpu) else { return record.class };
+            let Some(found) = book.taken(begin, end) else {
+                self.not_covered += 1;
+                return record.class;
+            };
+            taken = Some(taken.map_or(found, |taken| taken.max(found)));
+        }
+        let taken = taken.unwrap_or_default();
+        let long = record.ticks() >= self.long_ticks;
+        let taken = if long { taken } else { Taken { late: 0, halted: None, ..taken } };
+        let class = class(record.class, record.ticks(), taken);
+        if on[0] != on[1] && record.class == Class::ScheduledOut && class == Class::Host {
+            // On which of the two CPUs it waited when, nobody knows.
+            return Class::Unknown;
+        }
+        class
+    }
+
+    /// The rest of the records, and what the guest has told about all of them.
+    pub fn settle(&mut self, session: &mut Session) {
+        self.judge(&mut session.gaps);
+        let gaps = &session.gaps;
+        let judged = |thread: usize, record: &mut GapRecord| {
+            let same = |kept: &&GapRecord| kept.tsc_begin == record.tsc_begin;
+            if let Some(kept) = gaps.get(thread).and_then(|gaps| gaps.iter().find(same)) {
+                record.class = kept.class;
+            }
+        };
+        if let Some(hit) = &mut session.hit {
+            judged(hit.gap.thread as usize, &mut hit.gap.record);
+        }
+        let reports = session.report.iter_mut().flat_map(|report| &mut report.threads);
+        for (thread, report) in reports.enumerate() {
+            if let Some(longest) = &mut report.longest {
+                judged(thread, longest);
+            }
+            let of_it = |moved: &&Moved| moved.thread == thread;
+            self.moved.iter().filter(of_it).for_each(|moved| apply(moved, report));
+        }
+    }
+
+    /// For the result.
+    pub fn describe(&self) -> Value {
+        let (gaps, ticks) = self
+            .moved
+            .iter()
+            .fold((0, 0), |(gaps, ticks), moved| (gaps + moved.gaps, ticks + moved.gap_ticks));
+        json!({
+            "cpus": self.watched.keys().collect::<Vec<_>>(),
+            "note": self.note,
+            "reclassified_gaps": gaps,
+            "reclassified_ticks": ticks,
+            "gaps_not_covered": self.not_covered,
+        })
+    }
+}
+
+/// Takes gaps from one class of a report to another.
+fn apply(moved: &Moved, report: &mut ThreadReport) {
+    let classes = &mut report.classes;
+    if let Some(from) = classes.iter_mut().find(|total| total.class == moved.from) {
+        // The guest's counts are as the guest says.
+        from.gaps = from.gaps.saturating_sub(moved.gaps);
+        from.gap_ticks = from.gap_ticks.saturating_sub(moved.gap_ticks);
+    }
+    if !classes.iter().any(|total| total.class == moved.to) {
+        classes.push(ClassTotal { class: moved.to, gaps: 0, gap_ticks: 0 });
+    }
+    for to in classes.iter_mut().filter(|total| total.class == moved.to) {
+        to.gaps = to.gaps.saturating_add(moved.gaps);
+        to.gap_ticks = to.gap_ticks.saturating_add(moved.gap_ticks);
+    }
+    classes.retain(|total| total.gaps > 0);
+    classes.sort_by_key(|total| total.class as u32);
+}
+
+/// The class of a gap of `length` ticks that the guest's evidence gave this class.
+fn class(guest: Class, length: u64, taken: Taken) -> Class {
+    let most = |ticks: u64| ticks >= length / 2 && ticks > 0;
+    match guest {
+        // It was ready to run the guest, and the host ran something else.
+        _ if most(taken.preempted) => Class::Host,
+        // It cannot have halted for that long.
+        _ if taken.halted.is_some_and(|halted| most(taken.absent.saturating_sub(halted))) => {
+            Class::Host
+        }
+        // It halts for the guest's reasons, and is late for the host's: some of each.
+        Class::ScheduledOut if most(taken.preempted.saturating_add(taken.late)) => Class::Unknown,
+        Class::ScheduledOut => Class::ScheduledOut,
+        // The guest never switched the thread out, so it had no reason to halt: the vCPU was
+        // stopped, or waited for its memory.
+        _ if most(taken.absent) => Class::Host,
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_right_where_the_two_contradict_each_other() {
+        use Class::{Host, Irq, ScheduledOut, Unknown};
+        let taken = |preempted, absent, late| Taken { preempted, absent, late, halted: None };
+        for (guest, found, right) in [
+            // The vCPU ran all the time.
+            (ScheduledOut, taken(0, 0, 0), ScheduledOut),
+            (Irq, taken(49, 49, 0), Irq),
+            (Host, taken(0, 0, 0), Host),
+            (Unknown, taken(0, 0, 90), Unknown),
+            // The host ran something else.
+            (ScheduledOut, taken(50, 50, 0), Host),
+            (Irq, taken(50, 50, 0), Host),
+            (Unknown, taken(99, 99, 0), Host),
+            // It halted, as a hyperthread does that is forced to idle.
+            (ScheduledOut, taken(0, 100, 0), ScheduledOut),
+            // And came back late, or it is said so.
+            (ScheduledOut, taken(0, 100, 60), Unknown),
+            (ScheduledOut, taken(30, 100, 20), Unknown),
+            // Stopped in the middle of the thread, or of an interrupt.
+            (Irq, taken(0, 90, 0), Host),
+            (Unknown, taken(0, 90, 0), Host),
+        ] {
+            assert_eq!(class(guest, 100, found), right, "{guest:?} {found:?}");
+        }
+        let stopped = |halted| Taken { absent: 90, halted: Some(halted), ..Taken::default() };
+        assert_eq!(class(ScheduledOut, 100, stopped(40)), Host);
+        assert_eq!(class(ScheduledOut, 100, stopped(41)), ScheduledOut);
+        // A gap of no length is nobody's.
+        assert_eq!(class(Unknown, 0, Taken::default()), Unknown);
+    }
+
+    #[test]
+    fn totals_follow_their_gaps() {
+        let total = |class, gaps, gap_ticks| ClassTotal { class, gaps, gap_ticks };
+        let moved = |from, to, gaps, gap_ticks| Moved { thread: 0, from, to, gaps, gap_ticks };
+        let mut report = ThreadReport {
+            classes: vec![total(Class::ScheduledOut, 5, 500), total(Class::Irq, 1, 10)],
+            ..ThreadReport::default()
+        };
+        apply(&moved(Class::ScheduledOut, Class::Host, 2, 150), &mut report);
+        apply(&moved(Class::Irq, Class::Host, 1, 10), &mut report);
+        let expected = [total(Class::ScheduledOut, 3, 350), total(Class::Host, 3, 160)];
+        assert_eq!(report.classes, expected);
+        // A guest that lies about its counts harms only itself.
+        apply(&moved(Class::ScheduledOut, Class::Unknown, 9, u64::MAX), &mut report);
+        assert_eq!(report.classes[0], total(Class::Unknown, 9, u64::MAX));
+    }
+}
