@@ -14,8 +14,8 @@ use vmm::vcpu::halts::HaltClock;
 
 use super::book::{Account, Book};
 
-/// A power of two. One page holds some 250 switches; they are taken each 50 ms.
-const RING_BYTES: usize = 128 << 10;
+/// A power of two: 1300 switches, which are taken each 50 ms.
+const RING_BYTES: usize = 32 << 10;
 
 /// include/uapi/linux/perf_event.h.
 const PERF_RECORD_LOST: u32 = 2;
