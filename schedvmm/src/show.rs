@@ -51,10 +51,14 @@ impl Show {
         } else {
             ProgressDrawTarget::hidden()
         };
+        Self::on(target, style, show_vm)
+    }
+
+    fn on(terminal: ProgressDrawTarget, style: Style, show_vm: ShowVm) -> Self {
         Self {
             style,
             show_vm,
-            bar: ProgressBar::with_draw_target(None, target),
+            bar: ProgressBar::with_draw_target(None, terminal),
             waiting_for: RefCell::default(),
         }
     }
@@ -528,7 +532,36 @@ fn verdict_line(result: &RunResult, threshold: Option<Duration>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use indicatif::InMemoryTerm;
+
     use super::*;
+    use crate::testing;
+
+    #[test]
+    fn every_phase_has_its_bar() {
+        let terminal = InMemoryTerm::new(5, 80);
+        let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
+        let show = Show::on(target, Style::Json, ShowVm::None);
+        let shows = |name: &str, done: usize| {
+            show.bar.force_draw();
+            let (text, bar) = (terminal.contents(), "=".repeat(done));
+            assert!(text.contains(name) && text.contains(&format!("[{bar}>")), "{name}: {text}");
+        };
+        let load = testing::load(1, 1, 1);
+        let clock = Clock::new(1_000_000, 0, &load);
+        let seconds = Duration::from_secs(20);
+        show.phase("boot", 40);
+        show.progress(4);
+        shows("boot", 4);
+        show.notice(&Notice::Started, clock, seconds);
+        show.notice(&Notice::Second(Tick { second: 10, ..Tick::default() }), clock, seconds);
+        shows("run", 20);
+        show.notice(&Notice::TraceComing(8 << 20), clock, seconds);
+        show.progress(6 << 20);
+        shows("dump", 30);
+        show.done();
+        assert_eq!(terminal.contents(), "");
+    }
 
     #[test]
     fn compat_is_the_originals_line() {
