@@ -95,6 +95,11 @@ impl Retries {
         self.retried > (self.cases * MOST_PERCENT / 100).clamp(1, MOST)
     }
 
+    /// Whether another one may be run once more, however many are still to come.
+    pub fn leave_room(self) -> bool {
+        self.retried < MOST
+    }
+
     /// Reads the count of retried cases back from a summary line.
     pub fn in_summary(line: &str) -> Option<u64> {
         line.trim().strip_prefix(SUMMARY)?.split_whitespace().next()?.parse().ok()
@@ -174,6 +179,8 @@ mod tests {
 
     #[test]
     fn a_few_are_forgiven_and_more_are_not() {
+        let room = |retried| Retries { cases: 1, retried }.leave_room();
+        assert_eq!([0, 2, 3].map(room), [true, true, false]);
         let too_many = |cases, retried| Retries { cases, retried }.are_too_many();
         for (cases, most) in [(0, 1), (1, 1), (39, 1), (40, 2), (60, 3), (80, 3), (1000, 3)] {
             assert!(!too_many(cases, most), "{most} of {cases}");
