@@ -2,22 +2,23 @@
 //! The part of the bulk benchmark that runs inside the emulated host.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use initrd_builder::Archive;
 
-use super::guest::Cost;
+use super::guest::{self, Cost};
 use super::{Dump, PORT, REPORT_FILE, Report, Side};
 use crate::bench::boot::driver::Running;
 use crate::bench::boot::memory;
 use crate::bench::boot::peers::{KERNEL_PATH, Peer, QEMU_PATH, SCHEDVMM_PATH};
 use crate::bench::boot::stats::OpenStats;
+use crate::bench::median;
 
 /// Version of the report's format.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// Guest memory of both, in MiB.
 const MEMORY_MIB: u32 = 512;
 /// Where the port ends: in memory, so that no disk is measured.
@@ -33,9 +34,10 @@ const MAX_COST_BYTES: u64 = 4096;
 pub fn run(mib: u32, runs: u32) -> Result<()> {
     make_initrd()?;
     let (ours, qemu) = (schedvmm(mib), qemu(mib));
-    let (mut our_dumps, mut qemu_dumps) = (Vec::new(), Vec::new());
+    let (mut our_dumps, mut qemu_dumps, mut sinks) = (Vec::new(), Vec::new(), Vec::new());
     // The first dump of each is a warm-up: the emulation translates all that code anew.
     for run in 0..=runs {
+        let sink = sink_alone(mib)?;
         let pair = (dump(&ours, mib)?, dump(&qemu, mib)?);
         eprintln!(
             "dump {run} of {runs}: {:.1} MiB/s, QEMU {:.1} MiB/s",
@@ -44,6 +46,7 @@ pub fn run(mib: u32, runs: u32) -> Result<()> {
         if run > 0 {
             our_dumps.push(pair.0);
             qemu_dumps.push(pair.1);
+            sinks.push(sink);
         }
     }
     let schedvmm = Side::new(&ours, our_dumps)?;
@@ -54,6 +57,7 @@ pub fn run(mib: u32, runs: u32) -> Result<()> {
         cpu_ratio: schedvmm.mib_per_cpu_second / qemu.mib_per_cpu_second,
         wall_ratio: schedvmm.mib_per_wall_second / qemu.mib_per_wall_second,
         target_ratio: super::TARGET_RATIO,
+        sink_mib_per_second: median(sinks).context("no dumps")?,
         schedvmm,
         qemu,
     };
@@ -61,15 +65,32 @@ pub fn run(mib: u32, runs: u32) -> Result<()> {
     std::fs::write(Path::new(REPORT_FILE), text).context("cannot write the report")
 }
 
-/// One dump of one monitor's guest.
-fn dump(peer: &Peer, mib: u32) -> Result<Dump> {
-    // A file of the last dump would be overwritten, which is faster than a new one.
+/// A file of the last dump would be overwritten, which is faster than a new one.
+fn remove_sink() -> Result<()> {
     match std::fs::remove_file(SINK) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).context("cannot remove the last dump");
+            Err(error).context("cannot remove the last dump")
         }
-        _ => {}
+        _ => Ok(()),
     }
+}
+
+/// How many MiB a second the host writes into the sink, from memory and with nothing beside: no
+/// monitor can be faster.
+fn sink_alone(mib: u32) -> Result<f64> {
+    remove_sink()?;
+    let piece = guest::piece();
+    let mut sink = File::create(SINK).context("cannot make the sink")?;
+    let begin = Instant::now();
+    for _ in 0..mib * guest::PIECES_PER_MIB {
+        sink.write_all(&piece).context("cannot write to the sink")?;
+    }
+    Ok(f64::from(mib) / begin.elapsed().as_secs_f64())
+}
+
+/// One dump of one monitor's guest.
+fn dump(peer: &Peer, mib: u32) -> Result<Dump> {
+    remove_sink()?;
     let bytes = u64::from(mib) << 20;
     let mut running = Running::start(peer)?;
     let pid = running.process.0.id();

@@ -19,7 +19,7 @@ use crate::host::{init, ports};
 /// The driver takes no more in one write (port_fops_write in drivers/char/virtio_console.c).
 const PIECE_BYTES: usize = 32 << 10;
 /// A mebibyte has so many pieces.
-const PIECES_PER_MIB: u32 = 32;
+pub(super) const PIECES_PER_MIB: u32 = 32;
 /// What still waits in the ring when the last write returns takes no longer.
 const DRAIN: Duration = Duration::from_millis(500);
 
@@ -45,12 +45,17 @@ pub fn main(mib: u32) -> ! {
     std::process::exit(1)
 }
 
+/// What a dump consists of.
+pub(super) fn piece() -> Vec<u8> {
+    (0..PIECE_BYTES).map(|index| index.to_le_bytes()[0]).collect()
+}
+
 fn dump(mib: u32) -> Result<ExitCode> {
     for (kind, target) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
         init::mount(kind, target, "")?;
     }
     let mut port = ports::open(PORT)?;
-    let piece: Vec<u8> = (0..PIECE_BYTES).map(|index| index.to_le_bytes()[0]).collect();
+    let piece = piece();
     let copy_seconds = copy(&piece, mib)?;
     let (begin, busy) = (Instant::now(), busy_seconds()?);
     for _ in 0..mib * PIECES_PER_MIB {
