@@ -6,6 +6,7 @@ mod common;
 use common::{Builder, Value};
 use ftrace::attribution::{
     Cause, Context, Explanation, Gap, Task, Topology, Units, UnknownReason, explain,
+    explain_watched,
 };
 
 const PREEMPTED: i32 = 0x100;
@@ -321,6 +322,23 @@ fn gaps_are_answered_in_order_even_if_they_overlap() {
     assert_eq!(found.iter().map(queued).collect::<Vec<_>>(), [1000, 1000, 1500, 0, 0]);
     assert_eq!(found.iter().map(|found| found.gap).collect::<Vec<_>>(), gaps);
     assert_eq!(found[2].ticks_of(|cause| matches!(cause, Cause::Running { .. })), 1500);
+}
+
+#[test]
+fn a_long_reading_tells_how_far_it_is() {
+    let mut trace = running(Builder::new(4));
+    let end = 1000 + (1 << 18);
+    for time in 1001..end {
+        trace.switch(2, time, 0, 11);
+    }
+    let mut times = Vec::new();
+    let trace = trace.build();
+    let mut watch = |time| times.push(time);
+    let watched = explain_watched(&trace, &[gap(1000, end)], &context(), &mut watch);
+    assert_eq!(times.len(), 4, "{times:?}");
+    assert!(times.is_sorted() && times[0] > 1000 && times[3] < end, "{times:?}");
+    let quiet = explain(&trace, &[gap(1000, end)], &context()).expect("readable");
+    assert_eq!(watched.expect("readable"), quiet);
 }
 
 #[test]

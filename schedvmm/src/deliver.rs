@@ -73,7 +73,7 @@ impl Delivery<'_> {
     /// Writes the result's files and shows the result. The answer stands, and is not lost,
     /// even if the disk takes nothing.
     pub fn deliver(&mut self, result: &mut RunResult) {
-        if let Err(failure) = explain::complete(result) {
+        if let Err(failure) = explain::complete(result, self.show.bar()) {
             result.notes.push(format!("no explanation: {failure}"));
         }
         let written = self.write(result);

@@ -23,6 +23,7 @@ mod machine;
 mod mapped_trace;
 mod placement;
 mod probe;
+mod progress;
 mod repeat;
 mod report;
 mod result;

@@ -5,16 +5,16 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::time::Duration;
 
 use guest::job::LoadSpec;
 use guest::noise::NoiseFloor;
 use guest::wire::{MeterFacts, ThresholdHit, Tick, VmPhase};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::ShowVm;
 use crate::co_run::CoRun;
+use crate::progress::Progress;
 use crate::result::{Clock, Group, RunResult, VmResult};
 use crate::session::Notice;
 use crate::summary::{ClassShare, Source, Statistics};
@@ -39,63 +39,47 @@ pub enum Style {
 pub struct Show {
     style: Style,
     show_vm: ShowVm,
-    bar: ProgressBar,
+    bar: Progress,
     waiting_for: RefCell<String>,
 }
 
 impl Show {
     /// Output in this style; of virtual machines, with the lines of these.
     pub fn new(style: Style, show_vm: ShowVm) -> Self {
-        let target = if io::stderr().is_terminal() {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
-        Self::on(target, style, show_vm)
+        Self::on(Progress::new(), style, show_vm)
     }
 
-    fn on(terminal: ProgressDrawTarget, style: Style, show_vm: ShowVm) -> Self {
-        Self {
-            style,
-            show_vm,
-            bar: ProgressBar::with_draw_target(None, terminal),
-            waiting_for: RefCell::default(),
-        }
+    fn on(bar: Progress, style: Style, show_vm: ShowVm) -> Self {
+        Self { style, show_vm, bar, waiting_for: RefCell::default() }
     }
 
     /// One line on stdout, the progress bar out of its way.
     pub fn line(&self, text: &str) {
-        self.bar.suspend(|| {
+        self.bar.aside(|| {
             let _ = writeln!(io::stdout(), "{text}");
         });
     }
 
     /// One line on stderr, for a person only.
     pub fn remark(&self, text: &str) {
-        self.bar.suspend(|| {
+        self.bar.aside(|| {
             let _ = writeln!(io::stderr(), "schedvmm: {text}");
         });
     }
 
     /// Starts a phase of so many steps.
     pub fn phase(&self, name: &'static str, steps: u64) {
-        // The template is a constant of ours; a fault in it would only cost the bar.
-        let style = ProgressStyle::with_template("{msg:>6} [{bar:40}] {elapsed}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-        self.bar.set_style(style.progress_chars("=> "));
-        self.bar.reset();
-        self.bar.set_length(steps.max(1));
-        self.bar.set_message(name);
+        self.bar.phase(name, steps);
     }
 
     /// Moves the bar.
     pub fn progress(&self, step: u64) {
-        self.bar.set_position(step);
+        self.bar.at(step);
     }
 
-    /// Takes the bar away.
-    pub fn done(&self) {
-        self.bar.finish_and_clear();
+    /// The bar, for what takes long.
+    pub fn bar(&self) -> &Progress {
+        &self.bar
     }
 
     /// Remarks for a person; whoever reads JSON finds them there.
@@ -199,7 +183,7 @@ impl Show {
 
     /// The end: a screen, or the whole result as JSON.
     pub fn end(&self, result: &RunResult, folder: &std::path::Path) {
-        self.done();
+        self.bar.done();
         match self.style {
             // The original's lines have no place for a reason.
             Style::Compat if result.reason.is_empty() => {}
@@ -532,7 +516,7 @@ fn verdict_line(result: &RunResult, threshold: Option<Duration>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use indicatif::InMemoryTerm;
+    use indicatif::{InMemoryTerm, ProgressDrawTarget};
 
     use super::*;
     use crate::testing;
@@ -541,7 +525,7 @@ mod tests {
     fn every_phase_has_its_bar() {
         let terminal = InMemoryTerm::new(5, 80);
         let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
-        let show = Show::on(target, Style::Json, ShowVm::None);
+        let show = Show::on(Progress::on(target), Style::Json, ShowVm::None);
         let shows = |name: &str, done: usize| {
             show.bar.force_draw();
             let (text, bar) = (terminal.contents(), "=".repeat(done));
@@ -559,7 +543,7 @@ mod tests {
         show.notice(&Notice::TraceComing(8 << 20), clock, seconds);
         show.progress(6 << 20);
         shows("dump", 30);
-        show.done();
+        show.bar().done();
         assert_eq!(terminal.contents(), "");
     }
 

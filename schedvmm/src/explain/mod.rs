@@ -15,6 +15,7 @@ use ftrace::attribution::{Explanation, Part};
 use serde::Serialize;
 
 use crate::co_run::CoRun;
+use crate::progress::Progress;
 use crate::result::RunResult;
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::stored::{Stored, StoredGap};
@@ -27,11 +28,11 @@ pub const SCHEMA: &str = "schedvmm-explanation/1";
 ///
 /// # Errors
 /// The trace cannot be read or compared with the gaps.
-pub fn complete(result: &mut RunResult) -> Result<(), Failure> {
+pub fn complete(result: &mut RunResult, progress: &Progress) -> Result<(), Failure> {
     let Some(path) = result.trace.file.clone() else { return Ok(()) };
     let value = serde_json::to_value(&*result).or_fail(ExitStatus::Internal)?;
     let stored: Stored = serde_json::from_value(value).or_fail(ExitStatus::Internal)?;
-    let question = Question::new(&stored, Path::new(&path))?;
+    let question = Question::new(&stored, Path::new(&path), progress)?;
     if let Some(gap) = stored.threshold_hit.or(stored.longest_gap) {
         result.explanation = Some(question.explain(&gap)?.0);
     }

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use ftrace::attribution::{Context, Explanation, Gap, Topology, Units, explain};
+use ftrace::attribution::{Context, Explanation, Gap, Topology, Units, explain_watched};
 use ftrace::dump::Dump;
 use ftrace::{FtraceError, Trace};
 
 use super::Explained;
+use crate::progress::Progress;
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::stored::{Stored, StoredGap};
 use crate::units;
@@ -29,14 +30,16 @@ pub struct Question {
     units: Units,
     /// By number of the thread.
     tids: BTreeMap<usize, i32>,
+    progress: Progress,
 }
 
 impl Question {
-    /// Opens a trace, a trace.dat or a stream as it came, and reads the rest from the result.
+    /// Opens a trace, a trace.dat or a stream as it came, and reads the rest from the result. How far
+    /// the reading of the trace is will be shown by `progress`.
     ///
     /// # Errors
     /// The trace cannot be read, or its clock is not the one of the gaps.
-    pub fn new(stored: &Stored, trace: &Path) -> Result<Self, Failure> {
+    pub fn new(stored: &Stored, trace: &Path, progress: &Progress) -> Result<Self, Failure> {
         let (trace, torn) = open(trace).or_fail(ExitStatus::Usage)?;
         let clock = &trace.metadata().clock;
         let usage = |text: String| Err(Failure::new(ExitStatus::Usage, text));
@@ -59,6 +62,7 @@ impl Question {
             context: context(stored),
             units: Units::tsc(stored.tsc_khz()),
             tids: stored.threads.iter().map(|thread| (thread.thread, thread.tid)).collect(),
+            progress: progress.clone(),
         })
     }
 
@@ -107,7 +111,13 @@ impl Question {
     ) -> Result<Vec<Explanation>, FtraceError> {
         let asked: Vec<Gap> = gaps.iter().filter_map(|gap| self.gap(gap)).collect();
         let context = Context { max_segments, ..self.context.clone() };
-        explain(&self.trace, &asked, &context)
+        let begin = self.trace.begin()?.unwrap_or(0);
+        let end = asked.iter().map(|gap| gap.end).max().unwrap_or(begin);
+        self.progress.phase("explain", end.saturating_sub(begin));
+        let mut watch = |time: u64| self.progress.at(time.saturating_sub(begin));
+        let found = explain_watched(&self.trace, &asked, &context, &mut watch);
+        self.progress.done();
+        found
     }
 
     /// Explains one gap.

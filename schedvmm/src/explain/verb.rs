@@ -13,6 +13,7 @@ use serde_json::json;
 use super::whole::Whole;
 use super::{Explained, Question, SCHEMA, text};
 use crate::cli::ExplainArgs;
+use crate::progress::Progress;
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::stored::{self, Stored, StoredGap};
 
@@ -23,7 +24,7 @@ use crate::stored::{self, Stored, StoredGap};
 pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
     let (stored, folder) = Stored::open(&args.result)?;
     let path = stored.trace_path(&folder)?;
-    let question = Question::new(&stored, &path)?;
+    let question = Question::new(&stored, &path, &Progress::new())?;
     if let Some(path) = &args.perfetto {
         write_perfetto(&question, &stored::gaps(&folder)?, path)?;
     }

@@ -10,6 +10,7 @@ use ftrace::{Lanes, lanes};
 
 use super::saved::{Gap, Saved};
 use crate::explain::{Explained, Question};
+use crate::progress::Progress;
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::stored::{Stored, StoredGap};
 
@@ -47,7 +48,7 @@ pub struct Why {
 /// # Errors
 /// Why there is nothing to show, for a reader.
 pub fn read(saved: &Saved, gap: &Gap, stored: &Stored, folder: &Path) -> Result<Why, Failure> {
-    let question = Question::new(stored, &stored.trace_path(folder)?)?;
+    let question = Question::new(stored, &stored.trace_path(folder)?, &Progress::new())?;
     let asked = StoredGap {
         thread: gap.thread,
         begin_ns: gap.begin_ns,
