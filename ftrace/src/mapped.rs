@@ -57,18 +57,23 @@ impl std::fmt::Debug for MappedRings<'_> {
 }
 
 impl<'a> MappedRings<'a> {
-    /// Finds them in `bytes` bytes of memory.
+    /// Finds them in `bytes` bytes of memory, those of `at_least` CPUs.
     ///
     /// # Errors
     /// [`FtraceError::Mapped`] where memory is not as Linux 6.12 lays it out.
-    pub fn find(memory: &'a Memory<'a>, bytes: u64) -> Result<Self, FtraceError> {
+    pub fn find(memory: &'a Memory<'a>, bytes: u64, at_least: u32) -> Result<Self, FtraceError> {
         let mut cpus = Vec::new();
         let mut at = 0;
         while let Some((ring, end)) = ring(memory, at, bytes, cpus.is_empty())? {
             cpus.push(ring);
             at = end;
         }
-        Ok(Self { memory, cpus })
+        let found = Self { memory, cpus };
+        if found.cpus() < at_least {
+            let reason = format!("only {} of {at_least} CPUs have one", found.cpus());
+            return Err(FtraceError::Mapped { offset: at, reason });
+        }
+        Ok(found)
     }
 
     /// How many CPUs there are.
@@ -129,7 +134,28 @@ fn ring(
         return Err(wrong(format!("a sub-buffer beyond its {count}")));
     }
     order.rotate_left(oldest);
-    Ok(Some((Ring { subbufs, subbuf_bytes, order }, end)))
+    let ring = Ring { subbufs, subbuf_bytes, order };
+    for &number in &ring.order {
+        let mut head = [0; HEADER_BYTES];
+        memory(ring.place(number), &mut head).map_err(failed)?;
+        if ring.used(&head).is_none() {
+            return Err(wrong(format!("sub-buffer {number} has more than fits")));
+        }
+    }
+    Ok(Some((ring, end)))
+}
+
+impl Ring {
+    /// Where a sub-buffer is.
+    fn place(&self, number: u32) -> u64 {
+        self.subbufs + u64::from(number) * u64::from(self.subbuf_bytes)
+    }
+
+    /// How many bytes of records are in the sub-buffer that begins so, if that many fit.
+    fn used(&self, subbuf: &[u8]) -> Option<u64> {
+        let used = long(subbuf, 8) & LENGTH_MASK;
+        (used + HEADER_BYTES as u64 <= u64::from(self.subbuf_bytes)).then_some(used)
+    }
 }
 
 /// The 4 bytes at `at`, which are there.
@@ -158,12 +184,10 @@ impl Read for Pages<'_> {
         };
         while let Some(&number) = ring.order.get(self.next) {
             self.next += 1;
-            let at = ring.subbufs + u64::from(number) * u64::from(ring.subbuf_bytes);
-            (self.memory)(at, page)?;
+            (self.memory)(ring.place(number), page)?;
             // Sub-buffers that were not written since the buffer was cleared have no records, and
             // lie between the newest and the oldest.
-            let length = long(page, 8) & LENGTH_MASK;
-            if length > 0 && length <= (bytes - HEADER_BYTES) as u64 {
+            if ring.used(page).is_some_and(|used| used > 0) {
                 return Ok(bytes);
             }
         }
@@ -208,7 +232,7 @@ mod tests {
             buffer.copy_from_slice(bytes);
             Ok(())
         };
-        let rings = MappedRings::find(&read, memory.len() as u64)?;
+        let rings = MappedRings::find(&read, memory.len() as u64, 2)?;
         let stamps = |cpu| {
             let (mut pages, mut page, mut stamps) = (rings.pages(cpu), [0; 65536], Vec::new());
             while pages.read(&mut page).expect("in memory") > 0 {
@@ -227,12 +251,24 @@ mod tests {
 
     #[test]
     fn what_no_kernel_writes_is_an_error_and_never_read_beyond() {
-        let cases = [(0, 1), (4, 60), (33, 0xff), (48, 1), (50, 2), (52, 0), (54, 1), (64, 9)];
-        for (at, value) in cases {
+        let cases = [
+            (0, 1, "begins with"),
+            (4, 60, "60 bytes long"),
+            (33, 0xff, "the oldest"),
+            (48, 1, "sub-buffer of 4097"),
+            (50, 2, "sub-buffer of"),
+            (52, 0, "do not fit"),
+            (54, 1, "do not fit"),
+            (64, 9, "beyond its 4"),
+            (3 * 4096 + 9, 0x10, "sub-buffer 2 has more than fits"),
+            // The second one's, which is then none.
+            (5 * 4096, 1, "only 1 of 2 CPUs"),
+        ];
+        for (at, value, reason) in cases {
             let mut memory = memory();
             memory[at] = value;
             let error = stamps(&memory).expect_err("damaged").to_string();
-            assert!(error.contains("byte 0"), "{at}: {error}");
+            assert!(error.contains(reason), "{at}: {error}");
         }
         assert!(stamps(&[]).is_err());
         // Any byte, in any way: an answer, and no panic.

@@ -3,14 +3,10 @@
 
 use std::{
     fs,
-    io::{self, Read, Write},
+    io::{self, Write},
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    thread,
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 
 use ftrace::dump::DumpWriter;
@@ -25,13 +21,14 @@ use crate::{
     cosched::{self, Arranged, CoschedError, Mechanism},
     cpus::CpuSet,
     error::chain,
-    frame::{Decoder, encode_gaps, encode_message, encode_vm_console},
+    frame::{encode_gaps, encode_message, encode_vm_console},
     job::{CONTROL_PORT, JOB_PATH, Job, TRACE_PORT},
     knobs::{self, KnobError},
     load::{self, LoadError, Observer, Prepared, Surroundings},
     meter::Meter,
     nested,
-    port::{Port, PortError, PortReader},
+    orders::Orders,
+    port::{Port, PortError},
     system::{self, MountError},
     trace::Tracing,
     wire::{
@@ -40,8 +37,8 @@ use crate::{
     },
 };
 
-/// How often a guest that stands ready looks whether it is to start.
-const LOOK: Duration = Duration::from_millis(20);
+/// How long the host may take to look at ring buffers in our memory. It takes milliseconds.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why the agent cannot go on.
 #[derive(Debug, Error)]
@@ -119,17 +116,17 @@ fn serve(uptime_ns: u64) -> Result<(), AgentError> {
 fn work(host: &mut Host) -> Result<(), AgentError> {
     let job = read_job().map_err(AgentError::Job)?;
     keep_off(&job.load.cpus)?;
-    let orders = listen(host.port.reader()?)?;
+    let orders = Orders::listen(host.port.reader()?)?;
     let (surroundings, mut setup, mut tracing) = prepare(&job)?;
     let meter = set_up_meter(&job, &mut setup, &mut tracing)?;
     // Before anything is measured, and before anything can go wrong.
-    let mut head = match &tracing {
+    let head = match &tracing {
         Some(tracing) if setup.trace_ring.is_some() => Some(ship_head(tracing)?),
         _ => None,
     };
     let mut observer = Reporter {
         host,
-        orders,
+        orders: Arc::clone(&orders),
         wait_for_go: job.wait_for_go,
         setup,
         tracing: tracing.as_ref(),
@@ -152,8 +149,8 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
     let outcome = result?;
     host.send(&Message::Finished(outcome.report))?;
     if let Some(tracing) = tracing.filter(|tracing| tracing.is_wanted(hit)) {
-        match &mut head {
-            Some(head) => end_head(host, &tracing, head)?,
+        match head {
+            Some(head) => leave(host, &orders, &tracing, &job.load.cpus, head)?,
             None => ship(host, &tracing, &job.load.cpus)?,
         }
     }
@@ -223,10 +220,20 @@ fn set_up_meter(
 
 /// Sends the trace over its own port, that of the measured CPUs first.
 fn ship(host: &mut Host, tracing: &Tracing, measured: &[u32]) -> Result<(), AgentError> {
-    let mut port = Port::open(TRACE_PORT)?;
+    let head = ship_head(tracing)?;
+    ship_rest(host, tracing, measured, head)
+}
+
+/// Sends the rest of it.
+fn ship_rest(
+    host: &mut Host,
+    tracing: &Tracing,
+    measured: &[u32],
+    head: DumpWriter<Port>,
+) -> Result<(), AgentError> {
     let estimate_bytes = tracing.estimate_bytes();
     host.send(&Message::Trace(TraceProgress::Begin { estimate_bytes }))?;
-    let bytes = tracing.ship(measured, &mut port).map_err(AgentError::Trace)?;
+    let bytes = tracing.ship_rest(measured, head).map_err(AgentError::Trace)?;
     Ok(host.send(&Message::Trace(TraceProgress::End { bytes }))?)
 }
 
@@ -235,13 +242,21 @@ fn ship_head(tracing: &Tracing) -> Result<DumpWriter<Port>, AgentError> {
     tracing.ship_head(Port::open(TRACE_PORT)?).map_err(AgentError::Trace)
 }
 
-/// Sends what the kernel says of the ring buffers: the host may read them now.
-fn end_head(
+/// Leaves the ring buffers in our memory to the host, with what the kernel says of them; sends them
+/// if the host cannot read them there. A host that does not answer is left what there is.
+fn leave(
     host: &mut Host,
+    orders: &Orders,
     tracing: &Tracing,
-    head: &mut DumpWriter<Port>,
+    measured: &[u32],
+    mut head: DumpWriter<Port>,
 ) -> Result<(), AgentError> {
-    let bytes = tracing.ship_stats(head).map_err(AgentError::Trace)?;
+    host.send(&Message::Trace(TraceProgress::InMemory))?;
+    orders.wait_for([Command::KeepTrace, Command::ShipTrace], LOOK_PATIENCE);
+    if orders.has(Command::ShipTrace) {
+        return ship_rest(host, tracing, measured, head);
+    }
+    let bytes = tracing.ship_stats(&mut head).map_err(AgentError::Trace)?;
     Ok(host.send(&Message::Trace(TraceProgress::End { bytes }))?)
 }
 
@@ -255,36 +270,6 @@ fn keep_off(measured: &[u32]) -> io::Result<()> {
     let rest = online.without(&measured.iter().copied().collect());
     // A machine of which everything is measured has no place left to keep to.
     if rest.is_empty() { Ok(()) } else { rest.confine_this_thread() }
-}
-
-/// What the host wants.
-#[derive(Debug, Default)]
-struct Orders {
-    go: AtomicBool,
-    stop: AtomicBool,
-}
-
-/// Listens for the host's commands in a thread of its own.
-fn listen(mut port: PortReader) -> io::Result<Arc<Orders>> {
-    let orders = Arc::new(Orders::default());
-    let heard = Arc::clone(&orders);
-    let ear = move || {
-        let mut decoder = Decoder::default();
-        let mut bytes = [0; 4096];
-        // Ends when the host has closed the port, or talks nonsense: the load goes on, and
-        // the results are sent if the host still takes them.
-        while let Ok(length @ 1..) = port.read(&mut bytes) {
-            decoder.push(&bytes[..length]);
-            while let Ok(Some(command)) = decoder.next_command() {
-                match command {
-                    Command::Go => heard.go.store(true, Relaxed),
-                    Command::Stop => heard.stop.store(true, Relaxed),
-                }
-            }
-        }
-    };
-    thread::Builder::new().name("agent-ear".into()).spawn(ear)?;
-    Ok(orders)
 }
 
 /// The channel to the host.
@@ -314,13 +299,9 @@ impl Reporter<'_> {
     /// Waits until the host wants the load to start, or no load at all.
     fn stand(&mut self, patience: Duration) -> io::Result<()> {
         self.host.send(&Message::Standing)?;
-        let deadline = Instant::now() + patience;
-        while !self.orders.go.load(Relaxed) && !self.orders.stop.load(Relaxed) {
-            if Instant::now() >= deadline {
-                let text = format!("nobody told this guest to start within {patience:?}");
-                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-            }
-            thread::sleep(LOOK);
+        if !self.orders.wait_for([Command::Go, Command::Stop], patience) {
+            let text = format!("nobody told this guest to start within {patience:?}");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
         self.host.send(&Message::Going { tsc: tsc::read().tsc })
     }
@@ -378,7 +359,7 @@ impl Observer for Reporter<'_> {
     }
 
     fn stop_requested(&mut self) -> bool {
-        self.orders.stop.load(Relaxed)
+        self.orders.has(Command::Stop)
     }
 
     fn processes(&mut self, pids: &[u32]) {

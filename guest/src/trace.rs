@@ -171,6 +171,15 @@ impl Tracing {
         Ok(dump.bytes())
     }
 
+    /// Ends such a dump with all else, the pages included; its length in bytes. CPUs in `first` come
+    /// first, as with [`Self::ship`].
+    ///
+    /// # Errors
+    /// As [`Self::ship_head`].
+    pub fn ship_rest<W: Write>(&self, first: &[u32], dump: DumpWriter<W>) -> io::Result<u64> {
+        ship::rest(self, first, dump)
+    }
+
     /// What could not be had, in one text.
     pub fn note_text(&self) -> Option<String> {
         (!self.notes.is_empty()).then(|| self.notes.join("; "))

@@ -72,6 +72,10 @@ pub enum Command {
     Go,
     /// End the load now and report what was measured.
     Stop,
+    /// Answers [`TraceProgress::InMemory`]: the trace can be read there, and stays.
+    KeepTrace,
+    /// Answers [`TraceProgress::InMemory`]: the trace cannot be read there, and is to be shipped.
+    ShipTrace,
 }
 
 /// What a reader gets.
@@ -350,6 +354,9 @@ pub struct TraceRing {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TraceProgress {
+    /// Tracing has stopped, and the ring buffers are in [`Setup::trace_ring`]: can they be read
+    /// there? Waits for [`Command::KeepTrace`] or [`Command::ShipTrace`].
+    InMemory,
     /// About so many bytes will come (an estimate, for a progress bar).
     Begin {
         /// Estimate of the size in bytes.

@@ -62,31 +62,54 @@ impl TraceMemory {
     }
 }
 
-/// Goes on with the dump in `raw`, of which the guest has sent all but the pages: those of the CPUs
-/// in `first` come first. Its length in bytes. What the guest says of its ring is believed up to
-/// `most` bytes.
-///
-/// # Errors
-/// The ring is not what it should be; or the file's.
-pub fn append(
-    raw: &Path,
-    ring: TraceRing,
-    most: u64,
-    read_ram: &dyn Fn(u64, &mut [u8]) -> io::Result<()>,
-    first: &[u32],
-) -> Result<u64, FtraceError> {
-    let memory = |offset: u64, buffer: &mut [u8]| {
-        let address = ring.address.checked_add(offset);
-        read_ram(address.ok_or_else(|| io::Error::other("beyond all memory"))?, buffer)
-    };
-    let rings = MappedRings::find(&memory, ring.bytes.min(most))?;
-    let mut dump = DumpWriter::resume(raw)?;
-    let mut cpus: Vec<u32> = (0..rings.cpus()).collect();
-    cpus.sort_by_key(|cpu| !first.contains(cpu));
-    for cpu in cpus {
-        dump.pages(cpu, &mut rings.pages(cpu))?;
+/// The ring buffers of a guest, which may lie in all it says of them.
+pub struct GuestRings<'a> {
+    /// Where the guest says they are.
+    pub ring: TraceRing,
+    /// So many bytes of them are believed, at most.
+    pub most_bytes: u64,
+    /// Each of so many CPUs has one.
+    pub cpus: u32,
+    /// Reads the guest's memory.
+    pub read_ram: &'a dyn Fn(u64, &mut [u8]) -> io::Result<()>,
+}
+
+impl GuestRings<'_> {
+    /// Whether they can be read, for which tracing has to have stopped.
+    ///
+    /// # Errors
+    /// They are not what they should be.
+    pub fn check(&self) -> Result<(), FtraceError> {
+        self.find(|_| Ok(()))
     }
-    Ok(dump.finish()?)
+
+    /// Goes on with the dump in `raw`, of which the guest has sent all but the pages: those of the
+    /// CPUs in `first` come first. Its length in bytes.
+    ///
+    /// # Errors
+    /// They are not what they should be; or the file's.
+    pub fn append(&self, raw: &Path, first: &[u32]) -> Result<u64, FtraceError> {
+        self.find(|rings| {
+            let mut dump = DumpWriter::resume(raw)?;
+            let mut cpus: Vec<u32> = (0..rings.cpus()).collect();
+            cpus.sort_by_key(|cpu| !first.contains(cpu));
+            for cpu in cpus {
+                dump.pages(cpu, &mut rings.pages(cpu))?;
+            }
+            Ok(dump.finish()?)
+        })
+    }
+
+    fn find<T>(
+        &self,
+        then: impl FnOnce(MappedRings<'_>) -> Result<T, FtraceError>,
+    ) -> Result<T, FtraceError> {
+        let memory = |offset: u64, buffer: &mut [u8]| {
+            let address = self.ring.address.checked_add(offset);
+            (self.read_ram)(address.ok_or_else(|| io::Error::other("beyond all memory"))?, buffer)
+        };
+        then(MappedRings::find(&memory, self.ring.bytes.min(self.most_bytes), self.cpus)?)
+    }
 }
 
 #[cfg(test)]
@@ -117,7 +140,9 @@ mod tests {
         };
         for ring in [(0, 0), (0, u64::MAX), (u64::MAX, u64::MAX), (u64::MAX - 3, 4096)] {
             let ring = TraceRing { address: ring.0, bytes: ring.1 };
-            append(file.path(), ring, 1 << 20, &read, &[]).expect_err("no ring");
+            let rings = GuestRings { ring, most_bytes: 1 << 20, cpus: 1, read_ram: &read };
+            rings.check().expect_err("no ring");
+            rings.append(file.path(), &[]).expect_err("no ring");
         }
     }
 }

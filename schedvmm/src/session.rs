@@ -83,6 +83,8 @@ pub enum Notice {
     VmConsole(u32, Vec<u8>),
     /// A gap passed the threshold.
     Hit(ThresholdHit),
+    /// Tracing has stopped; the guest waits to hear whether its memory can be read.
+    TraceInMemory,
     /// The trace is coming; about so many bytes.
     TraceComing(u64),
 }
@@ -245,6 +247,7 @@ impl Session {
                 self.enter(Stage::Finish, now);
                 None
             }
+            Message::Trace(TraceProgress::InMemory) => Some(Notice::TraceInMemory),
             Message::Trace(TraceProgress::Begin { estimate_bytes }) => {
                 Some(Notice::TraceComing(estimate_bytes))
             }

@@ -115,7 +115,7 @@ impl Show {
                     self.remark(&format!("VM {} {fault}", status.vm));
                 }
             }
-            Notice::VmConsole(..) => {}
+            Notice::VmConsole(..) | Notice::TraceInMemory => {}
             Notice::Hit(hit) => self.hit(*hit, clock),
             Notice::TraceComing(bytes) => self.phase("dump", *bytes),
         }

@@ -27,7 +27,16 @@ const KALLSYMS: &str = "/proc/kallsyms";
 
 /// See [`Tracing::ship`].
 pub(super) fn ship(tracing: &Tracing, first: &[u32], sink: &mut impl Write) -> io::Result<u64> {
-    let mut dump = head(tracing, sink)?;
+    rest(tracing, first, head(tracing, sink)?)
+}
+
+/// See [`Tracing::ship_rest`].
+pub(super) fn rest<W: Write>(
+    tracing: &Tracing,
+    first: &[u32],
+    mut dump: DumpWriter<W>,
+) -> io::Result<u64> {
+    comms(tracing, &mut dump)?;
     // What the kernel says of a buffer before its pages are taken out of it.
     stats(tracing, &mut dump)?;
     let mut cpus = tracing.cpus();

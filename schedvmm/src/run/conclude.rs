@@ -2,23 +2,21 @@
 //! From the end of a run to its result.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use guest::job::TRACE_PORT;
-use guest::wire::TraceRing;
 use serde_json::json;
 use vmm::vcpu::VcpuEnd;
 
 use super::{Attempt, millis};
 use crate::compose::{self, Account, Target};
 use crate::deliver::Delivery;
+use crate::footprint;
 use crate::result::{self, RunResult, Trace, VmResult};
-use crate::status::{ExitStatus, chain};
+use crate::status::ExitStatus;
 use crate::trace_file::Arrival;
 use crate::verdict::{Answer, End, Verdict, judge};
-use crate::{footprint, mapped_trace};
 
 impl Attempt {
     /// Judges, writes, shows.
@@ -86,8 +84,13 @@ impl Attempt {
             clock: self.clock(),
             error: self.running.console().port_error(TRACE_PORT).map(|error| error.to_string()),
         };
+        let refused = match &self.ring_answer {
+            Some(Err(reason)) => Some(reason.clone()),
+            _ => None,
+        };
         if let Some(setup) = &self.session.setup
             && let Some(ring) = setup.trace_ring
+            && refused.is_none()
         {
             self.take_ring(ring, &mut arrival);
         }
@@ -95,36 +98,10 @@ impl Attempt {
         if let Some(note) = &trace.note {
             self.show.remark(note);
         }
-        // What the setup has to say was told when the load started.
+        // What the setup has to say was told when the load started; and the other, when it came up.
         let at_setup = || self.session.setup.as_ref()?.trace_note.clone();
-        trace.note = trace.note.or_else(at_setup);
+        trace.note = trace.note.or(refused).or_else(at_setup);
         trace
-    }
-
-    /// Takes the pages out of guest memory, as after a run that ships its trace, and after one that
-    /// did not come to its end.
-    fn take_ring(&self, ring: TraceRing, arrival: &mut Arrival<'_>) {
-        arrival.via = mapped_trace::VIA;
-        let dump = self.plan.job.trace.as_ref().map(|trace| trace.dump);
-        let hit = self.session.hit.is_some();
-        let died = self.session.report.is_none();
-        if arrival.bytes == 0 || !died && !dump.is_some_and(|dump| dump.wanted(hit)) {
-            arrival.bytes = 0;
-            // What would be needed to read the trace; if it cannot go, it does no harm.
-            let _ = fs::remove_file(self.trace_file.raw());
-            return;
-        }
-        let most = self.trace_memory.map_or(0, |memory| memory.bytes());
-        let read = |address: u64, buffer: &mut [u8]| self.running.read_ram(address, buffer);
-        let first = &self.plan.job.load.cpus;
-        match mapped_trace::append(self.trace_file.raw(), ring, most, &read, first) {
-            Ok(bytes) => (arrival.bytes, arrival.sent) = (bytes, Some(bytes)),
-            Err(error) => {
-                let file = fs::metadata(self.trace_file.raw());
-                arrival.bytes = file.map_or(arrival.bytes, |file| file.len());
-                arrival.error = arrival.error.take().or_else(|| Some(chain(&error)));
-            }
-        }
     }
 
     fn describe_ends(&mut self, ends: &[VcpuEnd]) {

@@ -4,6 +4,7 @@
 mod conclude;
 mod nested;
 pub mod plan;
+mod ring;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -73,6 +74,8 @@ struct Attempt {
     trace_file: TraceFile,
     trace_written: Arc<AtomicU64>,
     trace_memory: Option<TraceMemory>,
+    /// Why the ring buffers cannot be read in guest memory, once that was asked.
+    ring_answer: Option<Result<(), String>>,
     session: Session,
     running: Running,
     host_evidence: HostEvidence,
@@ -170,6 +173,7 @@ impl Attempt {
             trace_file,
             trace_written,
             trace_memory,
+            ring_answer: None,
             session,
             running,
             host_evidence,
@@ -293,10 +297,13 @@ impl Attempt {
 
     /// Asks the agent to end early. False if it cannot answer yet.
     fn ask_to_stop(&self) -> bool {
+        self.session.stage() == Stage::Run && self.tell(Command::Stop)
+    }
+
+    /// Sends the agent a command. False if it takes none.
+    fn tell(&self, command: Command) -> bool {
         let console = self.running.console();
-        self.session.stage() == Stage::Run
-            && encode_command(Command::Stop)
-                .is_ok_and(|frame| console.send(CONTROL_PORT, &frame).is_ok())
+        encode_command(command).is_ok_and(|frame| console.send(CONTROL_PORT, &frame).is_ok())
     }
 
     fn announce(&mut self, notice: &Notice) {
@@ -310,6 +317,9 @@ impl Attempt {
             && let Err(error) = self.folder.log_vm(*vm, bytes)
         {
             self.note_once(format!("a VM's console is incomplete: {error}"));
+        }
+        if let Notice::TraceInMemory = notice {
+            self.answer_about_ring();
         }
         self.show.notice(notice, self.clock(), self.plan.job.load.duration);
         if let Notice::Started | Notice::Second(_) = notice {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Kernels that panic, hang or crash, before PID 1 and while the load runs: status 125, the
-//! reason, what helps to find out why, and what was measured until then.
+//! reason, what helps to find out why, and what was measured until then. And one that is only
+//! unlike those that are known.
 
 use std::path::Path;
 
@@ -10,6 +11,7 @@ use crate::case::Case;
 use crate::kernels::{self, CRASH, HANG, Place};
 use crate::lab::{Group, Preparation, TestKernel};
 use crate::outcome::{Outcome, list, number, text};
+use crate::threshold::{hit, trace};
 use crate::trace::{explain, read_by_trace_cmd};
 
 /// The thread that becomes PID 1 starts here, on whichever CPU.
@@ -19,6 +21,11 @@ const ENTRY: &str = "startup_64";
 /// PID 1 looks for orphans once a second while the load runs, with this system call, and
 /// nobody else makes it. The records of that second are out by then.
 const ONCE_A_SECOND: &str = "__x64_sys_waitid";
+
+/// RING_BUFFER_META_MAGIC of kernel/trace/ring_buffer.c, with which ring buffers in memory begin, and
+/// the first byte of another.
+const RING_MAGIC: [u8; 4] = 0x0bad_feed_u32.to_le_bytes();
+const OTHER_MAGIC: &[u8] = &[0xee];
 
 /// A load that has a gap to report in its first second.
 const LOAD: &str = "--threshold off --duration 10s";
@@ -77,6 +84,14 @@ pub fn group() -> Group {
             assert!(outcome.seconds > 20.0, "{}", outcome.words());
         })
         .expecting(Accident::Hang),
+        // A kernel that lays out its ring buffers in memory in a way that is not known here.
+        Case::new("other_ring", run("other_ring", ""), |outcome| {
+            let result = hit(outcome);
+            let words = ["it begins with 0xbadfeee", "the guest ships it"];
+            outcome.assert_says(&words);
+            assert!(text(&result["trace"], "note").contains(words[0]), "{}", result["trace"]);
+            trace(outcome, &result, "r/trace.dat", "bulk-port");
+        }),
         // The original's lines have no place for a reason, which must be told all the same.
         Case::run("slow_compat", "--compat --boot-timeout 1s", |outcome| {
             outcome.assert_status(125);
@@ -97,7 +112,12 @@ fn prepare(bzimage: &Path) -> Result<Preparation, String> {
     let broken = |name: &str, place: Place, code| {
         kernels::patched("/vmlinux", &format!("/tmp/{name}"), &[(place.offset, code)])
     };
+    let ring = kernels::everywhere(&bytes, &RING_MAGIC, OTHER_MAGIC);
+    if ring.is_empty() {
+        return Err("vmlinux has no ring buffers in memory".into());
+    }
     let script = [
+        kernels::patched("/vmlinux", "/tmp/other_ring", &ring),
         broken("hang", hang, HANG),
         broken("crash", crash, CRASH),
         broken("hang_later", later, HANG),

@@ -64,8 +64,12 @@ pub fn patched(file: &str, copy: &str, changes: &[(u64, &[u8])]) -> String {
 
 /// Changes that take the first letter of every `text` away.
 pub fn without<'a>(file: &[u8], text: &str) -> Vec<(u64, &'a [u8])> {
-    let found = file.windows(text.len()).enumerate().filter(|(_, part)| *part == text.as_bytes());
-    found.map(|(offset, _)| (offset as u64, b"X".as_slice())).collect()
+    everywhere(file, text.as_bytes(), b"X")
+}
+
+/// Changes that begin every `part` with `bytes`.
+pub fn everywhere<'a>(file: &[u8], part: &[u8], bytes: &'a [u8]) -> Vec<(u64, &'a [u8])> {
+    memchr::memmem::find_iter(file, part).map(|offset| (offset as u64, bytes)).collect()
 }
 
 /// The compressed kernel in a bzImage, from its boot header (boot.rst, "payload_offset").

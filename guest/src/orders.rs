@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the host wants of a running agent.
+
+use std::{
+    io::{self, Read},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{frame::Decoder, wire::Command};
+
+/// How often one who waits for an order looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The commands that have come so far.
+#[derive(Debug, Default)]
+pub struct Orders {
+    go: AtomicBool,
+    stop: AtomicBool,
+    keep_trace: AtomicBool,
+    ship_trace: AtomicBool,
+}
+
+impl Orders {
+    /// Listens for the host's commands in a thread of its own.
+    ///
+    /// # Errors
+    /// There can be no more threads.
+    pub fn listen(mut port: impl Read + Send + 'static) -> io::Result<Arc<Self>> {
+        let orders = Arc::new(Self::default());
+        let heard = Arc::clone(&orders);
+        let ear = move || {
+            let mut decoder = Decoder::default();
+            let mut bytes = [0; 4096];
+            // Ends when the host has closed the port, or talks nonsense: the load goes on, and
+            // the results are sent if the host still takes them.
+            while let Ok(length @ 1..) = port.read(&mut bytes) {
+                decoder.push(&bytes[..length]);
+                while let Ok(Some(command)) = decoder.next_command() {
+                    heard.flag(command).store(true, Relaxed);
+                }
+            }
+        };
+        thread::Builder::new().name("agent-ear".into()).spawn(ear)?;
+        Ok(orders)
+    }
+
+    /// Whether a command has come.
+    pub fn has(&self, command: Command) -> bool {
+        self.flag(command).load(Relaxed)
+    }
+
+    /// Waits until one of two commands has come; false if neither has by then.
+    pub fn wait_for(&self, commands: [Command; 2], patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while !commands.iter().any(|&command| self.has(command)) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(LOOK);
+        }
+        true
+    }
+
+    fn flag(&self, command: Command) -> &AtomicBool {
+        match command {
+            Command::Go => &self.go,
+            Command::Stop => &self.stop,
+            Command::KeepTrace => &self.keep_trace,
+            Command::ShipTrace => &self.ship_trace,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::encode_command;
+
+    #[test]
+    fn orders_are_heard_one_by_one_and_waited_for_not_for_ever() {
+        let (port, mut host) = io::pipe().unwrap();
+        let orders = Orders::listen(port).unwrap();
+        let moment = Duration::from_millis(1);
+        assert!(!orders.wait_for([Command::Go, Command::Stop], moment));
+        let mut say = |command| {
+            io::Write::write_all(&mut host, &encode_command(command).unwrap()).unwrap();
+        };
+        say(Command::ShipTrace);
+        let long = Duration::from_secs(10);
+        assert!(orders.wait_for([Command::KeepTrace, Command::ShipTrace], long));
+        assert!(orders.has(Command::ShipTrace) && !orders.has(Command::KeepTrace));
+        assert!(!orders.has(Command::Go) && !orders.has(Command::Stop));
+        say(Command::Stop);
+        assert!(orders.wait_for([Command::Go, Command::Stop], long));
+    }
+}
