@@ -394,6 +394,17 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_that_asks_for_its_ring_waits_for_an_answer() {
+        let now = Instant::now();
+        let mut session = Session::new(LIMITS, now);
+        let asks = bytes(&Message::Trace(TraceProgress::InMemory));
+        let notices = session.take(&asks, now).expect("understood");
+        assert!(matches!(notices[..], [Notice::TraceInMemory]), "{notices:?}");
+        // It is no word about the trace's length.
+        assert_eq!(session.trace_bytes, None);
+    }
+
+    #[test]
     fn a_failure_is_the_last_word() {
         let now = Instant::now();
         let mut session = Session::new(LIMITS, now);
