@@ -98,6 +98,8 @@ pub struct NestedSpec {
     pub confine: Confine,
     /// Confined from their start, and not when all of them stand ready.
     pub boot_confined: bool,
+    /// How many are on their way at the same time until they stand ready.
+    pub boot_at_once: u32,
     /// From its start until a guest stands ready.
     #[serde(rename = "boot_timeout_ns", with = "nanoseconds")]
     pub boot_timeout: Duration,

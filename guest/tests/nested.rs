@@ -36,6 +36,10 @@ use guest::{
 const TESTS: &[(&str, fn())] = &[
     ("all_measure_and_nothing_stays", all_measure_and_nothing_stays),
     ("each_failure_is_named_and_the_others_go_on", each_failure_is_named_and_the_others_go_on),
+    (
+        "they_boot_by_turns_and_one_that_hangs_holds_up_nobody",
+        they_boot_by_turns_and_one_that_hangs_holds_up_nobody,
+    ),
     ("a_hit_names_the_machine_and_its_vcpu", a_hit_names_the_machine_and_its_vcpu),
     ("a_thread_elsewhere_fails_the_run", a_thread_elsewhere_fails_the_run),
     ("none_that_comes_up_fails_the_run", none_that_comes_up_fails_the_run),
@@ -223,6 +227,11 @@ impl Observer for Taken {
 
 /// One machine for each word, which says what it does.
 fn run(words: &[&str], duration: Duration) -> (Result<Outcome, LoadError>, Taken) {
+    run_by(8, words, duration)
+}
+
+/// The same with so many that boot at once.
+fn run_by(at_once: u32, words: &[&str], duration: Duration) -> (Result<Outcome, LoadError>, Taken) {
     let load = LoadSpec {
         name: None,
         groups: vec![
@@ -246,6 +255,7 @@ fn run(words: &[&str], duration: Duration) -> (Result<Outcome, LoadError>, Taken
         cmdlines: words.iter().map(|word| (*word).into()).collect(),
         confine: Confine::Core,
         boot_confined: false,
+        boot_at_once: at_once,
         boot_timeout: Duration::from_secs(2),
         job,
     };
@@ -293,6 +303,21 @@ fn each_failure_is_named_and_the_others_go_on() {
     assert!(fault(4).contains("did not stand ready within 2s"), "{}", fault(4));
     assert_eq!(taken.vms[4].state.as_deref(), Some("rip 1"));
     assert!(fault(5).contains("ended early with exit status: 3"), "{}", fault(5));
+}
+
+fn they_boot_by_turns_and_one_that_hangs_holds_up_nobody() {
+    let words = ["well", "well", "hangs", "panics", "well"];
+    let (outcome, taken) = run_by(1, &words, Duration::from_millis(500));
+    outcome.unwrap();
+    let fault = |n: usize| taken.vms[n].fault.clone().unwrap_or_default();
+    assert_eq!([fault(0), fault(1), fault(4)], [""; 3]);
+    assert!(fault(2).contains("did not stand ready within 2s"), "{}", fault(2));
+    assert!(fault(3).contains("before its PID 1"), "{}", fault(3));
+    let [first, second] = [0, 1].map(|n: usize| taken.vms[n].times);
+    assert!(first.standing_ns.unwrap() <= second.booting_ns.unwrap(), "{first:?} {second:?}");
+    // The one that hangs has had its fifth of the two seconds.
+    let last = taken.vms[4].times.booting_ns.unwrap();
+    assert!((400_000_000..2_000_000_000).contains(&last), "{last}");
 }
 
 fn a_hit_names_the_machine_and_its_vcpu() {

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use guest::job::LoadSpec;
+use guest::job::{Job, LoadSpec};
 use guest::noise::NoiseFloor;
 use guest::wire::{MeterFacts, ThresholdHit, Tick, VmPhase};
 
@@ -35,10 +35,26 @@ pub enum Style {
     Json,
 }
 
+/// Who has a gap: a thread of the load by its number, or a vCPU of one of the machines that have
+/// so many each.
+fn who(thread: usize, vcpus: Option<usize>) -> String {
+    match vcpus.filter(|vcpus| *vcpus > 0) {
+        Some(vcpus) => format!("VM {} vCPU {}", thread / vcpus + 1, thread % vcpus),
+        None => format!("thread {thread}"),
+    }
+}
+
+/// vCPUs of each machine, where the load is machines.
+pub fn vcpus(job: &Job) -> Option<usize> {
+    job.nested.as_ref().map(|nested| nested.vcpus as usize)
+}
+
 /// The terminal: lines on stdout, a progress bar on stderr where that is a terminal.
 pub struct Show {
     style: Style,
     show_vm: ShowVm,
+    /// Of each machine, where the load is machines.
+    vcpus: Option<usize>,
     bar: Progress,
     waiting_for: RefCell<String>,
 }
@@ -50,7 +66,12 @@ impl Show {
     }
 
     fn on(bar: Progress, style: Style, show_vm: ShowVm) -> Self {
-        Self { style, show_vm, bar, waiting_for: RefCell::default() }
+        Self { style, show_vm, vcpus: None, bar, waiting_for: RefCell::default() }
+    }
+
+    /// The same where threads are vCPUs of machines that have so many each.
+    pub fn of_machines(self, vcpus: Option<usize>) -> Self {
+        Self { vcpus, ..self }
     }
 
     /// One line on stdout, the progress bar out of its way.
@@ -140,11 +161,15 @@ impl Show {
             Style::Screen => {
                 let gap = tick.longest.map_or_else(
                     || "no gap".to_owned(),
-                    |gap| format!("longest gap {:>9}  thread {}", show_ns(ns), gap.thread),
+                    |gap| format!("longest gap {:>9}  {}", show_ns(ns), self.who(gap.thread)),
                 );
                 self.line(&format!("{:>4} s  {gap}  {} online", tick.second, tick.online));
             }
         }
+    }
+
+    fn who(&self, thread: u32) -> String {
+        who(thread as usize, self.vcpus)
     }
 
     /// The gap that ends the run.
@@ -159,9 +184,9 @@ impl Show {
                 self.line(&format!("TSC: {}", record.tsc_end));
             }
             Style::Screen => self.line(&format!(
-                "gap over the threshold: {} in thread {} (tid {})",
+                "gap over the threshold: {} in {} (tid {})",
                 show_ns(ns),
-                hit.gap.thread,
+                self.who(hit.gap.thread),
                 hit.tid
             )),
         }
@@ -489,12 +514,13 @@ fn write_vms(text: &mut String, vms: &[VmResult]) -> std::fmt::Result {
 fn longest_line(result: &RunResult) -> String {
     let Some(gap) = &result.longest_gap else { return "no gap".to_owned() };
     let tid = gap.tid.map_or_else(String::new, |tid| format!(" (tid {tid})"));
+    let vcpus = vcpus(&result.job);
+    let group = if vcpus.is_some() { String::new() } else { format!("group {}, ", gap.group + 1) };
     format!(
-        "{} ({}): group {}, thread {}{tid}, {} after the start, CPU {} to {}",
+        "{} ({}): {group}{}{tid}, {} after the start, CPU {} to {}",
         show_ns(gap.length_ns),
         gap.class.name(),
-        gap.group + 1,
-        gap.thread,
+        who(gap.thread, vcpus),
         show_ns(gap.begin_ns),
         gap.cpu_begin,
         gap.cpu_end
@@ -551,6 +577,15 @@ mod tests {
     fn compat_is_the_originals_line() {
         let line = compat_second(47_900_000, 119_754_120, 16);
         assert_eq!(line, "Max latency: 47 ms (119754120 ticks, 16 online)");
+    }
+
+    #[test]
+    fn a_vcpu_is_named_with_its_machine() {
+        assert_eq!(who(3, None), "thread 3");
+        assert_eq!(
+            [0, 1, 2, 15].map(|thread| who(thread, Some(2))),
+            ["VM 1 vCPU 0", "VM 1 vCPU 1", "VM 2 vCPU 0", "VM 8 vCPU 1"]
+        );
     }
 
     #[test]

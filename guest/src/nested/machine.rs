@@ -60,6 +60,8 @@ pub struct Machine {
     pub status: VmStatus,
     /// What it has measured.
     pub report: Option<LoadReport>,
+    /// When its launcher was started.
+    pub launched: Instant,
     vcpus: u32,
     began: Instant,
     child: Child,
@@ -106,6 +108,7 @@ impl Machine {
         Ok(Self {
             status: VmStatus { vm: spec.vm, pid: child.id(), ..VmStatus::default() },
             report: None,
+            launched: Instant::now(),
             vcpus: spec.cpus,
             began,
             child,

@@ -17,8 +17,9 @@ use gaps::{
 use super::{
     NestedError,
     image::Images,
-    link::{LaunchSpec, Order},
+    link::Order,
     machine::{Event, Machine, Said},
+    maker::Maker,
 };
 use crate::{
     cpus::CpuSet,
@@ -55,10 +56,10 @@ pub fn run(
     let mut sources = surroundings.tsc;
     let choice = load::tsc_frequency(&mut sources)?;
     let images = Images::prepare(&surroundings.executable, spec)?;
-    let mut fleet = Fleet::launch((spec, load), surroundings, &images, observer)?;
-    fleet.until_standing()?;
-    // Every launcher has mapped them by now.
-    drop(images);
+    let (mut fleet, maker) = Fleet::new((spec, load), surroundings, images, observer)?;
+    fleet.until_standing(&maker)?;
+    // Every launcher has mapped its images by now.
+    drop(maker);
     fleet.confine()?;
     let prepared = fleet.prepared(choice, surroundings.cookie)?;
     fleet.observer.prepared(&prepared)?;
@@ -138,42 +139,52 @@ struct Fleet<'a> {
 }
 
 impl<'a> Fleet<'a> {
-    fn launch(
+    fn new(
         (spec, load): (&'a NestedSpec, &'a LoadSpec),
-        surroundings: &Surroundings,
-        images: &Images,
+        surroundings: &'a Surroundings,
+        images: Images,
         observer: &'a mut dyn Observer,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<(Self, Maker<'a>), LoadError> {
         let began = Instant::now();
         let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
         let spread =
             if spec.boot_confined { load.cpus.clone() } else { CpuSet::online()?.iter().collect() };
-        let mut machines = Vec::new();
-        for (vm, _) in (1u32..).zip(&load.groups) {
-            let index = (vm - 1) as usize;
-            let launch = LaunchSpec {
-                vm,
-                kernel_image: images.kernel(),
-                initrd: images.initrd(),
-                memory_mib: spec.memory_mib,
-                own_pages: spec.own_pages,
-                cpus: spec.vcpus,
-                threads_per_core: spec.threads_per_core,
-                pv: spec.pv.clone(),
-                cmdline: spec.cmdlines.get(index).cloned().unwrap_or_default(),
-                spread: spread.clone(),
-                cookie: surroundings.cookie,
-            };
-            let cgroups = surroundings.cgroups.get(index).map_or(&[][..], Vec::as_slice);
-            let program = &surroundings.executable;
-            let machine = Machine::launch(program, &launch, cgroups, (began, events.clone()))
-                .map_err(|source| NestedError::Launch { vm, source })?;
-            machines.push(machine);
-        }
-        let pids: Vec<_> = machines.iter().map(|machine| machine.status.pid).collect();
-        observer.processes(&pids);
         let next_word = began + SECOND;
-        Ok(Self { spec, load, machines, inbox, observer, longest: None, hit: None, next_word })
+        let fleet = Self {
+            spec,
+            load,
+            machines: Vec::new(),
+            inbox,
+            observer,
+            longest: None,
+            hit: None,
+            next_word,
+        };
+        Ok((fleet, Maker { surroundings, images, spread, events, began }))
+    }
+
+    /// Starts machines as long as fewer than so many are on their way. One that takes longer
+    /// than its part of the time does not hold up the others.
+    fn launch_due(&mut self, maker: &Maker) -> Result<(), LoadError> {
+        let all = self.load.groups.len();
+        let at_once = (self.spec.boot_at_once as usize).clamp(1, all.max(1));
+        let turns = u32::try_from(all.div_ceil(at_once)).unwrap_or(u32::MAX).max(1);
+        let patience = self.spec.boot_timeout / turns;
+        while self.machines.len() < all {
+            let on_the_way = |machine: &&Machine| {
+                machine.is_well()
+                    && machine.status.phase < VmPhase::Standing
+                    && machine.launched.elapsed() < patience
+            };
+            if self.machines.iter().filter(on_the_way).count() >= at_once {
+                return Ok(());
+            }
+            let vm = u32::try_from(self.machines.len() + 1).unwrap_or(u32::MAX);
+            self.machines.push(maker.make(vm, self.spec)?);
+            let pids: Vec<_> = self.machines.iter().map(|machine| machine.status.pid).collect();
+            self.observer.processes(&pids);
+        }
+        Ok(())
     }
 
     /// Takes what the machines say for one beat, or less. True if a second has passed.
@@ -264,16 +275,20 @@ impl<'a> Fleet<'a> {
         Ok(())
     }
 
-    fn until_standing(&mut self) -> Result<(), LoadError> {
+    fn until_standing(&mut self, maker: &Maker) -> Result<(), LoadError> {
         let deadline = Instant::now() + self.spec.boot_timeout;
         loop {
+            self.launch_due(maker)?;
+            let to_come = self.load.groups.len() > self.machines.len();
             let standing = |machine: &Machine| machine.status.phase >= VmPhase::Standing;
             let waiting =
                 self.machines.iter().filter(|machine| machine.is_well() && !standing(machine));
             let names: Vec<_> = waiting.map(|machine| machine.status.vm.to_string()).collect();
-            self.check_any()?;
-            if names.is_empty() {
-                return Ok(());
+            if !to_come {
+                self.check_any()?;
+                if names.is_empty() {
+                    return Ok(());
+                }
             }
             if self.observer.stop_requested() {
                 return Err(
@@ -282,6 +297,10 @@ impl<'a> Fleet<'a> {
             }
             if Instant::now() >= deadline {
                 let patience = self.spec.boot_timeout;
+                if to_come {
+                    let text = format!("not all could be started within {patience:?}");
+                    return Err(NestedError::NoneUp(text).into());
+                }
                 let text = format!("did not stand ready within {patience:?} (--l2-boot-timeout)");
                 self.give_up(|machine| !standing(machine), &text)?;
                 self.let_go()?;

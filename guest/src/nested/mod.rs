@@ -4,7 +4,7 @@
 //!
 //! [`run`] has the place of [`crate::load::run`], and gives its results in the same form: each
 //! virtual machine is a group, each of its vCPUs a thread. It starts the running program again
-//! for each machine (see [`link`]), lets all of them boot on all CPUs, confines their vCPU
+//! for each machine (see [`link`]), lets them boot by turns on all CPUs, confines their vCPU
 //! threads to the load's CPUs when the last one stands ready, and tells them to start. What
 //! they measure in themselves comes out through their launchers; since the TSC is the same at
 //! all levels, it needs no translation.
@@ -14,6 +14,7 @@
 mod image;
 pub mod link;
 mod machine;
+mod maker;
 mod measure;
 
 use std::io;

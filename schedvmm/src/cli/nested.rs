@@ -34,6 +34,10 @@ pub struct NestedArgs {
     /// Time from their start until all stand ready.
     #[arg(long, default_value = "300s", value_parser = units::positive_duration, value_name = "TIME", requires = "nested")]
     pub l2_boot_timeout: Duration,
+    /// How many boot at the same time; by default as many as there are CPUs for their vCPUs, and
+    /// all with --boot-confined.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N", requires = "nested")]
+    pub l2_boot_at_once: Option<u32>,
     /// Words added to their kernels' command lines, of one of them with its number before:
     /// `3:WORDS`; may be repeated.
     #[arg(long, value_parser = vm_words, value_name = "[VM:]WORDS", allow_hyphen_values = true, requires = "nested")]

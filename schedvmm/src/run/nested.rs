@@ -92,6 +92,11 @@ pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
         cmdlines: cmdlines.collect(),
         confine: nested.confine.into(),
         boot_confined: nested.boot_confined,
+        boot_at_once: nested.l2_boot_at_once.unwrap_or(if nested.boot_confined {
+            nested.l2_count
+        } else {
+            (args.machine.cpus / L2.cpus).max(1)
+        }),
         boot_timeout: nested.l2_boot_timeout,
         job: theirs,
     }));

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Starts machines of one kind.
+
+use std::{sync::mpsc::SyncSender, time::Instant};
+
+use super::{
+    NestedError,
+    image::Images,
+    link::LaunchSpec,
+    machine::{Event, Machine},
+};
+use crate::{
+    job::NestedSpec,
+    load::{LoadError, Surroundings},
+};
+
+/// What it takes to start one machine after the other.
+pub struct Maker<'a> {
+    /// Where they run.
+    pub surroundings: &'a Surroundings,
+    /// What they boot.
+    pub images: Images,
+    /// CPUs that a machine boots on.
+    pub spread: Vec<u32>,
+    /// Where what they say goes.
+    pub events: SyncSender<Event>,
+    /// What their times count from.
+    pub began: Instant,
+}
+
+impl Maker<'_> {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// Its launcher cannot be started.
+    pub fn make(&self, vm: u32, spec: &NestedSpec) -> Result<Machine, LoadError> {
+        let index = (vm - 1) as usize;
+        let launch = LaunchSpec {
+            vm,
+            kernel_image: self.images.kernel(),
+            initrd: self.images.initrd(),
+            memory_mib: spec.memory_mib,
+            own_pages: spec.own_pages,
+            cpus: spec.vcpus,
+            threads_per_core: spec.threads_per_core,
+            pv: spec.pv.clone(),
+            cmdline: spec.cmdlines.get(index).cloned().unwrap_or_default(),
+            spread: self.spread.clone(),
+            cookie: self.surroundings.cookie,
+        };
+        let cgroups = self.surroundings.cgroups.get(index).map_or(&[][..], Vec::as_slice);
+        let program = &self.surroundings.executable;
+        let listening = (self.began, self.events.clone());
+        Machine::launch(program, &launch, cgroups, listening)
+            .map_err(|source| NestedError::Launch { vm, source }.into())
+    }
+}
