@@ -15,7 +15,7 @@ use crate::{artifacts, host, process, project};
 
 /// Where the kernel under test lies in the emulated host. The host's own is always 6.12.
 const GUEST_KERNEL: &str = "/target-kernel";
-/// Machines in a machine boot by turns in emulation, and have as long as the main job has.
+/// Machines in a machine take long to boot in emulation, and have as long as the main job has.
 const L2_BOOT_TIMEOUT: &str = "--l2-boot-timeout";
 
 /// What to show.
@@ -52,11 +52,7 @@ impl Demo {
             Venue::Emulated(_) => {
                 let mut command =
                     self.command("schedvmm".as_ref(), GUEST_KERNEL.as_ref(), "/out".as_ref());
-                let decided = |word: &OsString| word.to_string_lossy().starts_with(L2_BOOT_TIMEOUT);
-                if self.nested && !command.iter().any(decided) {
-                    command.push(L2_BOOT_TIMEOUT.into());
-                    command.push(format!("{}s", self.timeout.as_secs()).into());
-                }
+                self.be_patient(&mut command);
                 let run = EmulatedHost::builder()
                     .xtask(std::env::current_exe()?)
                     .schedvmm(schedvmm)
@@ -94,6 +90,17 @@ impl Demo {
         command.extend(self.json.then(|| "--json".into()));
         command.extend(self.options.iter().cloned());
         command
+    }
+
+    /// Adds what machines in an emulated machine need, unless the user has decided on it.
+    fn be_patient(&self, command: &mut Vec<OsString>) {
+        let timeout = format!("{}s", self.timeout.as_secs());
+        for (option, value) in [(L2_BOOT_TIMEOUT, timeout.as_str()), host::L2_BOOT_AT_ONCE] {
+            let decided = |word: &OsString| word.to_string_lossy().starts_with(option);
+            if self.nested && !command.iter().any(decided) {
+                command.extend([option.into(), value.into()]);
+            }
+        }
     }
 
     /// The result folder, new or empty. Only the default one is emptied: it is ours.
@@ -136,6 +143,18 @@ mod tests {
         let words = demo(None).command("s".as_ref(), "k".as_ref(), "o".as_ref());
         let expected = ["s", "--kernel", "k", "--output", "o", "--nested", "--duration", "5s"];
         assert_eq!(words, expected.map(OsString::from));
+    }
+
+    #[test]
+    fn what_emulation_needs_is_added_unless_it_was_decided() {
+        let mut command: Vec<OsString> = vec!["schedvmm".into(), "--l2-boot-at-once=3".into()];
+        demo(None).be_patient(&mut command);
+        let expected = ["schedvmm", "--l2-boot-at-once=3", "--l2-boot-timeout", "1s"];
+        assert_eq!(command, expected.map(OsString::from));
+        let mut command = Vec::new();
+        demo(None).be_patient(&mut command);
+        let expected = ["--l2-boot-timeout", "1s", "--l2-boot-at-once", "1"];
+        assert_eq!(command, expected.map(OsString::from));
     }
 
     #[test]

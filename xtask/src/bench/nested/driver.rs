@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The part of the nested benchmark that runs where the KVM is.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -14,6 +15,7 @@ use super::{
     Footprint, GOAL_MEMORY_KIB, GOAL_RECORDED_MS, KERNEL_IN_HOST, REPORT_FILE, Report, Run,
     allowance,
 };
+use crate::host::L2_BOOT_AT_ONCE;
 use crate::process;
 
 /// How long each run measures. Any of the machines has a gap within that.
@@ -26,18 +28,20 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// # Errors
 /// As those of [`run`].
 pub fn run_in_host(vms: u32, runs: u32) -> Result<()> {
-    run(Path::new("schedvmm"), Path::new(KERNEL_IN_HOST), (vms, runs), Path::new("."))
+    let (option, value) = L2_BOOT_AT_ONCE;
+    let words = ["schedvmm", "--kernel", KERNEL_IN_HOST, option, value];
+    run(&words.map(OsStr::new), (vms, runs), Path::new("."))
 }
 
-/// Runs the benchmark and leaves the report in `out`.
+/// Runs the benchmark with `schedvmm` and its first words, and leaves the report in `out`.
 ///
 /// # Errors
 /// A run failed.
-pub fn run(schedvmm: &Path, kernel: &Path, (vms, runs): (u32, u32), out: &Path) -> Result<()> {
+pub fn run(words: &[&OsStr], (vms, runs): (u32, u32), out: &Path) -> Result<()> {
     let mut found = Vec::new();
     let mut host = [Footprint::default(); 2];
     for number in 1..=runs {
-        let run = measure(schedvmm, kernel, vms)?;
+        let run = measure(words, vms)?;
         thread::sleep(SETTLED);
         let now = Footprint::now()?;
         eprintln!(
@@ -60,11 +64,12 @@ pub fn run(schedvmm: &Path, kernel: &Path, (vms, runs): (u32, u32), out: &Path) 
 }
 
 /// One run from start to end; its result folder goes at once, since it may lie in memory.
-fn measure(schedvmm: &Path, kernel: &Path, vms: u32) -> Result<Run> {
+fn measure(words: &[&OsStr], vms: u32) -> Result<Run> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let boot_timeout = format!("{}s", allowance(vms).as_secs());
-    let mut command = Command::new(schedvmm);
-    command.arg("--kernel").arg(kernel).args(["--nested", "--l2-count", &vms.to_string()]);
+    let (program, first) = words.split_first().context("no command")?;
+    let mut command = Command::new(program);
+    command.args(first).args(["--nested", "--l2-count", &vms.to_string()]);
     command.args(["--l2-boot-timeout", &boot_timeout, "--duration", DURATION]);
     command.args(["--threshold", "off", "--json", "--output"]).arg(folder.path().join("r"));
     // Beyond its own deadlines, which name what they waited for.

@@ -97,7 +97,8 @@ pub fn run(vms: u32, runs: u32) -> Result<Report> {
     match venue {
         Venue::Own => {
             let kernel = kernel::ensure(kernel::Version::default())?;
-            driver::run(&schedvmm, &kernel, (vms, runs), out.path())?;
+            let words = [schedvmm.as_os_str(), "--kernel".as_ref(), kernel.as_os_str()];
+            driver::run(&words, (vms, runs), out.path())?;
         }
         Venue::Emulated(_) => run_emulated(&schedvmm, (vms, runs), out.path())?,
     }
