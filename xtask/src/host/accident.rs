@@ -9,11 +9,15 @@
 //! ([`Retries`]): a defect that is there each time fails twice. The host itself may be let down in the same way, with all cases in it: then
 //! it is [`HostLost`], and that counts as one.
 //!
-//! A host that is lost so, as guests in guests bring it about, has not panicked: its kernel
-//! would have said so. An emulated CPU comes back from a guest (#VMEXIT), and at the next
-//! instruction, the one behind VMRUN, it faults on the stack and can read neither the
-//! descriptor for that nor the one for a double fault, although CR3, CR4 and EFER are those of
-//! the host again. It is a triple fault, and QEMU (10.0.2) resets the machine.
+//! Guests in guests bring about two ends that seem to be one. The machine around them
+//! triple-faults: KVM injects an interrupt with VMRUN, where that machine has just enabled its
+//! interrupts after an exit of its own guest, and QEMU (10.0.2) comes back with SHUTDOWN, the
+//! interrupt undelivered. Or the host is lost: at the first instruction behind VMRUN an emulated CPU
+//! triple-faults, though CR3, CR4 and EFER are the host's, and the page tables there are whole: the
+//! monitor translates both the instruction and the IDT. It is not a kernel that panics, which would
+//! have said so. As if the CPU still walked the tables of the other side of the switch; why is not
+//! known. A host of two CPUs was no cure, nor one without nested paging, in which the machine around
+//! them did not come up.
 
 use std::fmt;
 

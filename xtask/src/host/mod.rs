@@ -34,10 +34,8 @@ use crate::{artifacts, kernel, setup};
 /// From QEMU's start to the first sign of our PID 1: two seconds on an idle machine.
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
 
-/// What `schedvmm --nested` needs in the emulated host, an option and its value. When an interrupt
-/// is injected with VMRUN, QEMU (10.0.2) now and then makes a triple fault of it, the oftener the
-/// more vCPUs compete for the emulated ones: none of four runs came through that booted eight
-/// machines two by two or all at once.
+/// What `schedvmm --nested` needs in the emulated host, an option and its value: all machines at
+/// once, or two by two, meet the accident of [`accident::Accident::TripleFault`] sooner.
 pub const L2_BOOT_AT_ONCE: (&str, &str) = ("--l2-boot-at-once", "1");
 
 /// Commands without a time limit of their own get this one.
