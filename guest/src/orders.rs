@@ -13,8 +13,8 @@ use std::{
 
 use crate::{frame::Decoder, wire::Command};
 
-/// How often one who waits for an order looks.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often one who waits for an order looks by itself.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The commands that have come so far.
 #[derive(Debug, Default)]
@@ -26,13 +26,14 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// Listens for the host's commands in a thread of its own.
+    /// Listens for the host's commands in a thread of its own, which wakes the calling one.
     ///
     /// # Errors
     /// There can be no more threads.
     pub fn listen(mut port: impl Read + Send + 'static) -> io::Result<Arc<Self>> {
         let orders = Arc::new(Self::default());
         let heard = Arc::clone(&orders);
+        let waiting = thread::current();
         let ear = move || {
             let mut decoder = Decoder::default();
             let mut bytes = [0; 4096];
@@ -42,6 +43,7 @@ impl Orders {
                 decoder.push(&bytes[..length]);
                 while let Ok(Some(command)) = decoder.next_command() {
                     heard.flag(command).store(true, Relaxed);
+                    waiting.unpark();
                 }
             }
         };
@@ -54,14 +56,17 @@ impl Orders {
         self.flag(command).load(Relaxed)
     }
 
-    /// Waits until one of two commands has come; false if neither has by then.
+    /// Waits until one of two commands has come; false if neither has by then. It sleeps
+    /// meanwhile: in a guest of a guest each look costs several exits through two hypervisors, and
+    /// those that stand ready would take what others need to boot.
     pub fn wait_for(&self, commands: [Command; 2], patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         while !commands.iter().any(|&command| self.has(command)) {
-            if Instant::now() >= deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return false;
             }
-            thread::sleep(LOOK);
+            thread::park_timeout(left.min(LOOK));
         }
         true
     }
