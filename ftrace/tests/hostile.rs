@@ -17,8 +17,9 @@ use ftrace::{EventFormat, FormatFile, Item, Metadata, Region, Slice, Trace, lane
 
 /// Seeds that are always tried: some of each kind of mutation, and those that failed once.
 const SEEDS: [u64; 9] = [0, 1, 2, 3, 0xDEAD, 0xBEEF, 1 << 40, u64::MAX, 0xC35C_BFE0_0B0F];
-/// How many more seeds each test tries.
+/// How many more seeds each test tries, if it has the time.
 const MORE: usize = 500;
+const TIME: Duration = Duration::from_secs(10);
 
 /// Numbers that look random (xorshift64*, Vigna 2016).
 struct Random(u64);
@@ -76,11 +77,12 @@ fn with_seeds(mut attempt: impl FnMut(&mut Random)) {
         attempt(&mut Random(seed.wrapping_mul(2).wrapping_add(1)));
     };
     SEEDS.into_iter().for_each(&mut attempt);
+    let start = Instant::now();
     let Ok(seconds) = std::env::var("FTRACE_FUZZ_SECONDS") else {
-        return (1 << 20..).take(MORE).for_each(attempt);
+        let usual = (1 << 20..).take(MORE);
+        return usual.take_while(|_| start.elapsed() < TIME).for_each(attempt);
     };
     let time = Duration::from_secs(seconds.parse().expect("FTRACE_FUZZ_SECONDS is a number"));
-    let start = Instant::now();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let first = u64::from(now.expect("after 1970").subsec_nanos()) << 20;
     (first..).take_while(|_| start.elapsed() < time).for_each(attempt);

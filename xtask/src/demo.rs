@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::host::accident::HostLost;
 use crate::host::{EmulatedHost, Ended};
 use crate::kernel::{self, Version};
 use crate::venue::Venue;
@@ -53,14 +54,20 @@ impl Demo {
                 let mut command =
                     self.command("schedvmm".as_ref(), GUEST_KERNEL.as_ref(), "/out".as_ref());
                 self.be_patient(&mut command);
-                let run = EmulatedHost::builder()
+                let host = EmulatedHost::builder()
                     .xtask(std::env::current_exe()?)
                     .schedvmm(schedvmm)
                     .file(GUEST_KERNEL, image)
                     .out(&output)
                     .timeout(self.timeout)
-                    .forward_signals()
-                    .run(command, host::show)?;
+                    .forward_signals();
+                let run = host.run(&command, host::show).or_else(|error| {
+                    if !error.is::<HostLost>() {
+                        return Err(error);
+                    }
+                    eprintln!("{error}\nThis is no fault of the kernel under test: once more.");
+                    host.run(&command, host::show)
+                })?;
                 eprintln!("result folder: {}", output.display());
                 Ok(run.ended)
             }
