@@ -205,23 +205,26 @@ impl HostEvidence {
     }
 }
 
-/// Takes gaps from one class of a report to another.
+/// Takes gaps from one class of a report to another. The guest's counts are as the guest says.
 fn apply(moved: &Moved, report: &mut ThreadReport) {
-    let classes = &mut report.classes;
-    if let Some(from) = classes.iter_mut().find(|total| total.class == moved.from) {
-        // The guest's counts are as the guest says.
-        from.gaps = from.gaps.saturating_sub(moved.gaps);
-        from.gap_ticks = from.gap_ticks.saturating_sub(moved.gap_ticks);
-    }
-    if !classes.iter().any(|total| total.class == moved.to) {
-        classes.push(ClassTotal { class: moved.to, gaps: 0, gap_ticks: 0 });
-    }
-    for to in classes.iter_mut().filter(|total| total.class == moved.to) {
-        to.gaps = to.gaps.saturating_add(moved.gaps);
-        to.gap_ticks = to.gap_ticks.saturating_add(moved.gap_ticks);
-    }
-    classes.retain(|total| total.gaps > 0);
-    classes.sort_by_key(|total| total.class as u32);
+    let from = total(&mut report.classes, moved.from);
+    from.gaps = from.gaps.saturating_sub(moved.gaps);
+    from.gap_ticks = from.gap_ticks.saturating_sub(moved.gap_ticks);
+    let to = total(&mut report.classes, moved.to);
+    to.gaps = to.gaps.saturating_add(moved.gaps);
+    to.gap_ticks = to.gap_ticks.saturating_add(moved.gap_ticks);
+    report.classes.retain(|total| total.gaps > 0);
+    report.classes.sort_by_key(|total| total.class as u32);
+}
+
+/// The total of this class, which may be new.
+fn total(classes: &mut Vec<ClassTotal>, class: Class) -> &mut ClassTotal {
+    let there = classes.iter().position(|total| total.class == class);
+    let at = there.unwrap_or_else(|| {
+        classes.push(ClassTotal { class, gaps: 0, gap_ticks: 0 });
+        classes.len() - 1
+    });
+    &mut classes[at]
 }
 
 /// The class of a gap of `length` ticks that the guest's evidence gave this class.
