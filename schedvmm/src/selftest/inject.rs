@@ -4,6 +4,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -73,7 +75,40 @@ pub struct Stop {
 /// Stops the measuring thread of a process some times. Call it in a thread of its own.
 pub fn stop_repeatedly(pid: u32, length: Duration, times: usize, cpu: u32) -> Vec<Stop> {
     let tid = measuring_thread(pid);
+    let _awake = Awake::keep(cpu);
     tid.map_or_else(Vec::new, |tid| stop_thread((pid, tid), length, times, cpu))
+}
+
+/// Keeps a CPU from halting while a thread is stopped on it. One that has halted takes some time to
+/// come back, which is no fault of a meter: in a virtual machine more than all that is allowed.
+struct Awake(Arc<AtomicBool>);
+
+impl Awake {
+    /// Until this is dropped. Only below real-time threads, which it cannot hold up; and the
+    /// stops are too short for the kernel to let it run in spite of them.
+    fn keep(cpu: u32) -> Option<Self> {
+        drop(Policy::fifo(STOPPER_PRIORITY)?);
+        let wanted = Arc::new(AtomicBool::new(true));
+        let still = Arc::clone(&wanted);
+        // Nobody waits for it: it sees that it is to end when it gets to run again.
+        thread::spawn(move || {
+            if set_policy(libc::SCHED_IDLE, 0).is_err() {
+                return;
+            }
+            if CpuSet::from_iter([cpu]).confine_this_thread().is_ok() {
+                while still.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            }
+        });
+        Some(Self(wanted))
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 /// Stops a thread of a process, and the others with it, from another CPU than `cpu`. Call it in
