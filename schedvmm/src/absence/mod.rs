@@ -230,6 +230,8 @@ fn total(classes: &mut Vec<ClassTotal>, class: Class) -> &mut ClassTotal {
 /// The class of a gap of `length` ticks that the guest's evidence gave this class.
 fn class(guest: Class, length: u64, taken: Taken) -> Class {
     let most = |ticks: u64| ticks >= length / 2 && ticks > 0;
+    // The account is of more time than the gap's, and who waits to run is absent.
+    let late = taken.late.min(taken.absent.saturating_sub(taken.preempted));
     match guest {
         // It was ready to run the guest, and the host ran something else.
         _ if most(taken.preempted) => Class::Host,
@@ -238,7 +240,7 @@ fn class(guest: Class, length: u64, taken: Taken) -> Class {
             Class::Host
         }
         // It halts for the guest's reasons, and is late for the host's: some of each.
-        Class::ScheduledOut if most(taken.preempted.saturating_add(taken.late)) => Class::Unknown,
+        Class::ScheduledOut if most(taken.preempted.saturating_add(late)) => Class::Unknown,
         Class::ScheduledOut => Class::ScheduledOut,
         // The guest never switched the thread out, so it had no reason to halt: the vCPU was
         // stopped, or waited for its memory.
@@ -267,6 +269,8 @@ mod tests {
             (Unknown, taken(99, 99, 0), Host),
             // It halted, as a hyperthread does that is forced to idle.
             (ScheduledOut, taken(0, 100, 0), ScheduledOut),
+            // It ran others all the time, whatever it waited for before or after.
+            (ScheduledOut, taken(0, 10, 90), ScheduledOut),
             // And came back late, or it is said so.
             (ScheduledOut, taken(0, 100, 60), Unknown),
             (ScheduledOut, taken(30, 100, 20), Unknown),
