@@ -2,27 +2,22 @@
 //! What the user sees. Output that cannot be written (a closed pipe) is lost, and the run
 //! goes on: its results are in the folder.
 
+mod screen;
+
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use guest::job::{Job, LoadSpec};
-use guest::noise::NoiseFloor;
-use guest::wire::{MeterFacts, ThresholdHit, Tick, VmPhase};
+use guest::job::Job;
+use guest::wire::{ThresholdHit, Tick, VmPhase};
 
+use self::screen::{screen, verdict_line};
 use crate::cli::ShowVm;
-use crate::co_run::CoRun;
 use crate::progress::Progress;
-use crate::result::{Clock, Group, RunResult, VmResult};
+use crate::result::{Clock, RunResult};
 use crate::session::Notice;
-use crate::summary::{ClassShare, Source, Statistics};
 use crate::units::show_ns;
-use crate::verdict::Answer;
-
-/// The wait whose probability is on the screen.
-const SHOWN_WAIT_NS: u64 = 10_000_000;
 
 /// Which lines go to stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,70 +218,6 @@ fn compat_second(ns: u64, ticks: u64, online: u32) -> String {
     format!("Max latency: {} ms ({ticks} ticks, {online} online)", ns / 1_000_000)
 }
 
-/// The end screen.
-fn screen(result: &RunResult, folder: &std::path::Path) -> String {
-    let mut text = String::new();
-    // Writing to a String does not fail.
-    let _ = write_screen(&mut text, result, folder);
-    text
-}
-
-fn write_screen(
-    text: &mut String,
-    result: &RunResult,
-    folder: &std::path::Path,
-) -> std::fmt::Result {
-    writeln!(text)?;
-    writeln!(text, "kernel   {}", kernel_line(result))?;
-    writeln!(text, "cookies  {}", cookie_line(result))?;
-    writeln!(text, "machine  {}", result.machine["summary"].as_str().unwrap_or_default())?;
-    match result.setup.as_ref().and_then(|setup| setup.meter.as_ref()) {
-        Some(meter) => writeln!(text, "meter    {}", meter_line(meter, result))?,
-        None => writeln!(text, "load     {}", load_line(&result.job.load))?,
-    }
-    for note in &result.notes {
-        writeln!(text, "note     {note}")?;
-    }
-    if !result.vms.is_empty() {
-        writeln!(text)?;
-        write_vms(text, &result.vms)?;
-    } else if result.setup.is_some() {
-        writeln!(text)?;
-        writeln!(
-            text,
-            "group             cookie     gaps    longest        p99  in gaps  CPU share  \
-             latest wake-up"
-        )?;
-        for group in &result.groups {
-            writeln!(text, "{}", group_line(group))?;
-        }
-    }
-    writeln!(text)?;
-    writeln!(text, "longest  {}", longest_line(result))?;
-    if let Some(setup) = &result.setup {
-        // Of machines nothing is expected, and no books are kept of forced idle time.
-        let threads = result.job.nested.is_none();
-        if threads {
-            writeln!(text, "expected {}", result.expected.line())?;
-        }
-        writeln!(text, "gaps     {}", gaps_line(&result.statistics))?;
-        writeln!(text, "fairness {}", fairness_line(result))?;
-        if let Some(line) = forced_idle_line(result).filter(|_| threads) {
-            writeln!(text, "idle     {line}")?;
-        }
-        if let Some(found) = &result.co_run {
-            writeln!(text, "co-run   {}", co_run_line(found))?;
-        }
-        writeln!(text, "cause    {}", cause_line(&result.statistics))?;
-        if let Some(explanation) = &result.explanation {
-            writeln!(text, "why      {}", explanation.paragraph)?;
-        }
-        writeln!(text, "noise    {}", noise_line(setup.noise.as_ref()))?;
-    }
-    writeln!(text, "verdict  {}", verdict_line(result, result.job.load.threshold))?;
-    write!(text, "result   {}", folder.display())
-}
-
 /// A line from the guest as it is, unless it would command the terminal.
 fn plain(text: &str) -> Cow<'_, str> {
     if text.contains(char::is_control) {
@@ -294,250 +225,6 @@ fn plain(text: &str) -> Cow<'_, str> {
     } else {
         text.into()
     }
-}
-
-fn list(cpus: &[u32]) -> String {
-    cpus.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
-}
-
-/// What measured, and what it left untold.
-fn meter_line(meter: &MeterFacts, result: &RunResult) -> String {
-    let load = &result.job.load;
-    let mut line = format!("{} on CPUs {}, {:?}", meter.kind, list(&load.cpus), load.duration);
-    if let (Some(mode), Some(window_us), Some(width_us)) =
-        (&meter.mode, meter.window_us, meter.width_us)
-    {
-        let us = |us: u64| Duration::from_micros(us);
-        let _ = write!(line, ", {mode}, {:?} of every {:?}", us(width_us), us(window_us));
-    }
-    if let Some(note) = &meter.note {
-        let _ = write!(line, " ({note})");
-    }
-    if let Some(report) = &result.meter {
-        let unmeasured: u64 = report.unmeasured_gaps.iter().sum();
-        let untold = [
-            (unmeasured, "more gaps were only counted"),
-            (report.lost_events, "events were lost"),
-            (report.unread_lines, "lines could not be read"),
-        ];
-        for (count, what) in untold.into_iter().filter(|(count, _)| *count > 0) {
-            let _ = write!(line, "; {count} {what}");
-        }
-    }
-    line
-}
-
-fn kernel_line(result: &RunResult) -> String {
-    match &result.kernel.hello {
-        Some(hello) => format!("{} {}", hello.release, hello.version),
-        None => result.kernel.banner.clone().unwrap_or_else(|| result.kernel.path.clone()),
-    }
-}
-
-fn load_line(load: &LoadSpec) -> String {
-    let name = load.name.as_ref().map_or_else(String::new, |name| format!("{name}: "));
-    let groups = load.groups.len();
-    let (each, bursts) = match load.uniform() {
-        Some(group) => (
-            format!("{groups} groups x {} threads", group.threads),
-            format!(", bursts of {:?}", group.busy.min(load.duration)),
-        ),
-        None => (format!("{groups} groups, {} threads", load.threads()), String::new()),
-    };
-    let cpus = list(&load.cpus);
-    format!("{name}{each} on CPUs {cpus}{bursts}, seed {}, {:?}", load.seed, load.duration)
-}
-
-fn cookie_line(result: &RunResult) -> String {
-    let mechanism = result.cosched.mechanism.as_deref().unwrap_or("not set up");
-    match &result.cosched.note {
-        Some(note) => format!("{mechanism} ({note})"),
-        None => mechanism.to_owned(),
-    }
-}
-
-fn percent(share: Option<f64>) -> String {
-    share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", 100.0 * share))
-}
-
-/// What all gaps come to.
-fn gaps_line(found: &Statistics) -> String {
-    let Some(quantiles) = found.quantiles else { return "none".to_owned() };
-    let mut line = format!(
-        "p50 {}, p99 {}, p99.9 {}",
-        show_ns(quantiles.p50_ns),
-        show_ns(quantiles.p99_ns),
-        show_ns(quantiles.p999_ns)
-    );
-    if let Some(mean_ns) = found.mean_wait_ns {
-        // Positive, and a figure for a reader.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let mean_ns = mean_ns as u64;
-        let _ = write!(line, "; a random arrival waits {} on average", show_ns(mean_ns));
-    }
-    if let Some(point) = found.wait_exceeds.iter().find(|point| point.wait_ns == SHOWN_WAIT_NS) {
-        let (wait, probability) = (show_ns(point.wait_ns), percent(Some(point.probability)));
-        let _ = write!(line, ", over {wait} with {probability}");
-    }
-    match found.source {
-        Source::Records => {}
-        Source::Histogram => line.push_str("; records overflowed: figures are up to 1.6 % high"),
-        Source::Partial => line.push_str("; the run ended early: some gaps are missing"),
-    }
-    line
-}
-
-fn fairness_line(result: &RunResult) -> String {
-    let number =
-        |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
-    let (threads, groups) = (result.fairness.threads, result.fairness.groups);
-    let starvation = result.statistics.starvation;
-    format!(
-        "Jain {} of threads, {} of groups; most over least {} and {}; starved over {}: {} times",
-        number(threads.jain),
-        number(groups.jain),
-        number(threads.max_over_min),
-        number(groups.max_over_min),
-        show_ns(starvation.longer_than_ns),
-        starvation.count
-    )
-}
-
-/// CPU time lost to cookies; nothing is said where there are none.
-fn forced_idle_line(result: &RunResult) -> Option<String> {
-    result.cosched.mechanism.as_ref().filter(|mechanism| *mechanism != "none")?;
-    let found = &result.forced_idle;
-    Some(match (found.ns, &found.note) {
-        (Some(ns), _) => format!(
-            "forced by cookies: {} of the CPUs' time ({})",
-            percent(found.share),
-            show_ns(ns)
-        ),
-        (None, note) => {
-            format!("forced by cookies: unknown; {}", note.as_deref().unwrap_or_default())
-        }
-    })
-}
-
-/// Who ran beside the load's threads.
-fn co_run_line(found: &CoRun) -> String {
-    let [mate, stranger, idle] =
-        [found.mate, found.stranger, found.idle].map(|share| percent(Some(share)));
-    let mut line = format!(
-        "beside threads of the load while they ran: mates {mate}, strangers {stranger}, nobody \
-         {idle}"
-    );
-    if found.unknown >= 5e-4 {
-        let _ = write!(line, ", unknown {}", percent(Some(found.unknown)));
-    }
-    line
-}
-
-/// Who took the time.
-fn cause_line(found: &Statistics) -> String {
-    let class = |class: &ClassShare| format!("{} {}", class.class.name(), percent(class.share));
-    // Shares that would be shown as 0.0 % say nothing.
-    let shown = found.classes.iter().filter(|class| class.share.is_some_and(|share| share >= 5e-4));
-    let classes: Vec<_> = shown.map(class).collect();
-    if classes.is_empty() {
-        "-".to_owned()
-    } else {
-        format!("{} of the time in gaps", classes.join(", "))
-    }
-}
-
-/// What the meter found without a load.
-fn noise_line(noise: Option<&NoiseFloor>) -> String {
-    noise.map_or_else(
-        || "not measured".to_owned(),
-        |noise| {
-            format!(
-                "longest {} in {} without a load, {} lost",
-                show_ns(noise.longest_ns),
-                show_ns(noise.duration_ns),
-                percent(Some(noise.gap_share))
-            )
-        },
-    )
-}
-
-fn group_line(group: &Group) -> String {
-    let cookie = match group.cookie {
-        None | Some(0) => "-".to_owned(),
-        Some(cookie) => format!("{cookie:x}"),
-    };
-    let wakeup = group.wakeup_longest_ns.map_or_else(|| "-".to_owned(), show_ns);
-    let p99 = group.statistics.quantiles.map_or(0, |quantiles| quantiles.p99_ns);
-    format!(
-        "{:>5}  {cookie:>17}  {:>7}  {:>9}  {:>9}  {:>7}  {:>9}  {wakeup:>14}",
-        group.group + 1,
-        group.gaps,
-        show_ns(group.longest_gap_ns),
-        show_ns(p99),
-        percent(group.gap_share),
-        percent(group.cpu_share)
-    )
-}
-
-/// The table of virtual machines, and what became of those that failed.
-fn write_vms(text: &mut String, vms: &[VmResult]) -> std::fmt::Result {
-    writeln!(
-        text,
-        "   VM             cookie     gaps    longest     vCPU 0     vCPU 1  in gaps  CPU share  \
-         memory"
-    )?;
-    for vm in vms {
-        let cookie = match vm.status.threads.first().map_or(0, |thread| thread.cookie) {
-            0 => "-".to_owned(),
-            cookie => format!("{cookie:x}"),
-        };
-        let vcpu =
-            |n: usize| vm.longest_gap_by_vcpu_ns.get(n).map_or("-".into(), |ns| show_ns(*ns));
-        let memory = vm.status.pss_kib.or(vm.status.rss_kib);
-        writeln!(
-            text,
-            "{:>5}  {cookie:>17}  {:>7}  {:>9}  {:>9}  {:>9}  {:>7}  {:>9}  {:>6}",
-            vm.status.vm,
-            vm.gaps,
-            show_ns(vm.longest_gap_ns),
-            vcpu(0),
-            vcpu(1),
-            percent(vm.gap_share),
-            percent(vm.cpu_share),
-            memory.map_or_else(|| "-".to_owned(), |kib| format!("{} M", kib >> 10))
-        )?;
-    }
-    let failed = |vm: &VmResult| Some(format!("VM {} {}", vm.status.vm, vm.status.fault.as_ref()?));
-    vms.iter().filter_map(failed).try_for_each(|line| writeln!(text, "failed   {line}"))
-}
-
-fn longest_line(result: &RunResult) -> String {
-    let Some(gap) = &result.longest_gap else { return "no gap".to_owned() };
-    let tid = gap.tid.map_or_else(String::new, |tid| format!(" (tid {tid})"));
-    let vcpus = vcpus(&result.job);
-    let group = if vcpus.is_some() { String::new() } else { format!("group {}, ", gap.group + 1) };
-    format!(
-        "{} ({}): {group}{}{tid}, {} after the start, CPU {} to {}",
-        show_ns(gap.length_ns),
-        gap.class.name(),
-        who(gap.thread, vcpus),
-        show_ns(gap.begin_ns),
-        gap.cpu_begin,
-        gap.cpu_end
-    )
-}
-
-fn verdict_line(result: &RunResult, threshold: Option<Duration>) -> String {
-    let line = match (result.verdict, threshold) {
-        (Answer::Pass, Some(threshold)) => format!("PASS: no gap over {threshold:?}"),
-        (Answer::Pass, None) => "PASS: no threshold was set".to_owned(),
-        (Answer::OverThreshold, threshold) => {
-            format!("OVER THRESHOLD: a gap over {:?}", threshold.unwrap_or_default())
-        }
-        (Answer::Untestable, _) => "UNTESTABLE".to_owned(),
-        (Answer::Interrupted, _) => "INTERRUPTED".to_owned(),
-    };
-    if result.reason.is_empty() { line } else { format!("{line}: {}", result.reason) }
 }
 
 #[cfg(test)]
@@ -586,22 +273,5 @@ mod tests {
             [0, 1, 2, 15].map(|thread| who(thread, Some(2))),
             ["VM 1 vCPU 0", "VM 1 vCPU 1", "VM 2 vCPU 0", "VM 8 vCPU 1"]
         );
-    }
-
-    #[test]
-    fn a_group_fits_its_columns() {
-        let group = Group {
-            group: 0,
-            cookie: Some(0xffff_8880_0123_4560),
-            gaps: 1234,
-            longest_gap_ns: 47_200_000,
-            gap_share: Some(0.862),
-            cpu_share: Some(0.125),
-            wakeup_longest_ns: Some(3_200_000),
-            ..Group::default()
-        };
-        let line = group_line(&group);
-        assert!(line.contains("ffff888001234560") && line.contains("86.2 %"), "{line}");
-        assert!(group_line(&Group::default()).contains('-'));
     }
 }

@@ -207,24 +207,20 @@ impl HostEvidence {
 
 /// Takes gaps from one class of a report to another. The guest's counts are as the guest says.
 fn apply(moved: &Moved, report: &mut ThreadReport) {
-    let from = total(&mut report.classes, moved.from);
-    from.gaps = from.gaps.saturating_sub(moved.gaps);
-    from.gap_ticks = from.gap_ticks.saturating_sub(moved.gap_ticks);
-    let to = total(&mut report.classes, moved.to);
-    to.gaps = to.gaps.saturating_add(moved.gaps);
-    to.gap_ticks = to.gap_ticks.saturating_add(moved.gap_ticks);
-    report.classes.retain(|total| total.gaps > 0);
-    report.classes.sort_by_key(|total| total.class as u32);
-}
-
-/// The total of this class, which may be new.
-fn total(classes: &mut Vec<ClassTotal>, class: Class) -> &mut ClassTotal {
-    let there = classes.iter().position(|total| total.class == class);
-    let at = there.unwrap_or_else(|| {
-        classes.push(ClassTotal { class, gaps: 0, gap_ticks: 0 });
-        classes.len() - 1
-    });
-    &mut classes[at]
+    let classes = &mut report.classes;
+    let mut book = |class, with: fn(u64, u64) -> u64| {
+        let at = classes.iter().position(|total| total.class == class).unwrap_or_else(|| {
+            classes.push(ClassTotal { class, gaps: 0, gap_ticks: 0 });
+            classes.len() - 1
+        });
+        let total = &mut classes[at];
+        total.gaps = with(total.gaps, moved.gaps);
+        total.gap_ticks = with(total.gap_ticks, moved.gap_ticks);
+    };
+    book(moved.from, u64::saturating_sub);
+    book(moved.to, u64::saturating_add);
+    classes.retain(|total| total.gaps > 0);
+    classes.sort_by_key(|total| total.class as u32);
 }
 
 /// The class of a gap of `length` ticks that the guest's evidence gave this class.
