@@ -197,13 +197,15 @@ impl Boot {
         let outcome = Outcome::read(&folders.path.join(&case.name), case.limit)?;
         let told = outcome.reason();
         let accident = Accident::find(&told).filter(|(is, _)| Some(*is) != case.expects);
+        let failed = accident.is_none();
         let why = match (accident, case.judge(&outcome)) {
             (Some((_, line)), _) => format!("an accident of the emulation: {line}"),
             (None, Err(failed)) => failed.message().unwrap_or("no reason").to_owned(),
             (None, judged) => return judged,
         };
-        let room = retries().leave_room();
+        let room = retries().leave_room(failed);
         retries().retried += 1;
+        retries().failed += usize::from(failed);
         if !room {
             return Err(format!("no more cases are run twice; this one after {why}").into());
         }

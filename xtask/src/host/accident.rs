@@ -6,7 +6,7 @@
 //! it ends well and something in it took longer than it may on any machine. Nothing but the
 //! number of such ends tells them from a defect of ours, so a case that met one, or failed, is
 //! run once more, it says so and why, and a suite with more than a few of them has failed
-//! ([`Retries`]): a defect that is there each time fails twice. The host itself may be let down in the same way, with all cases in it: then
+//! ([`Retries`]), or with more than one that failed: a defect that is there each time fails twice. The host itself may be let down in the same way, with all cases in it: then
 //! it is [`HostLost`], and that counts as one.
 //!
 //! Guests in guests bring about two ends that seem to be one. The machine around them
@@ -91,6 +91,8 @@ pub struct Retries {
     pub cases: usize,
     /// Those of them that failed or met an accident, and were run once more.
     pub retried: usize,
+    /// Those of them that had failed by their own check.
+    pub failed: usize,
 }
 
 impl Retries {
@@ -99,9 +101,10 @@ impl Retries {
         self.retried > (self.cases * MOST_PERCENT / 100).clamp(1, MOST)
     }
 
-    /// Whether another one may be run once more, however many are still to come.
-    pub fn leave_room(self) -> bool {
-        self.retried < MOST
+    /// Whether another one may be run once more, however many are still to come; `failed` if by
+    /// its own check, which one of all may.
+    pub fn leave_room(self, failed: bool) -> bool {
+        self.retried < MOST && !(failed && self.failed > 0)
     }
 
     /// Reads the count of retried cases back from a summary line.
@@ -113,7 +116,7 @@ impl Retries {
 impl fmt::Display for Retries {
     /// The summary line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cases, retried } = self;
+        let Self { cases, retried, .. } = self;
         write!(
             f,
             "{SUMMARY}{retried} of {cases} cases failed or met an accident and were run once more"
@@ -183,9 +186,15 @@ mod tests {
 
     #[test]
     fn a_few_are_forgiven_and_more_are_not() {
-        let room = |retried| Retries { cases: 1, retried }.leave_room();
-        assert_eq!([0, 2, 3].map(room), [true, true, false]);
-        let too_many = |cases, retried| Retries { cases, retried }.are_too_many();
+        let room = |retried, failed| {
+            let so_far = Retries { cases: 1, retried, failed };
+            [so_far.leave_room(false), so_far.leave_room(true)]
+        };
+        assert_eq!(room(0, 0), [true, true]);
+        assert_eq!(room(2, 0), [true, true]);
+        assert_eq!(room(2, 1), [true, false]);
+        assert_eq!(room(3, 0), [false, false]);
+        let too_many = |cases, retried| Retries { cases, retried, failed: 0 }.are_too_many();
         for (cases, most) in [(0, 1), (1, 1), (39, 1), (40, 2), (60, 3), (80, 3), (1000, 3)] {
             assert!(!too_many(cases, most), "{most} of {cases}");
             assert!(too_many(cases, most + 1), "{} of {cases}", most + 1);
@@ -195,7 +204,7 @@ mod tests {
     #[test]
     fn the_summary_is_read_as_it_is_written() {
         for retried in [0, 2, 17] {
-            let line = Retries { cases: 90, retried }.to_string();
+            let line = Retries { cases: 90, retried, failed: 0 }.to_string();
             assert_eq!(Retries::in_summary(&line), Some(retried as u64), "{line}");
             assert_eq!(line.ends_with("FAILED"), retried == 17, "{line}");
         }
