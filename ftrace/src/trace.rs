@@ -9,7 +9,7 @@ use crate::comms::Comms;
 use crate::error::FtraceError;
 use crate::format::{FormatFile, Formats, MAX_FORMATS_BYTES};
 use crate::region::Region;
-use crate::ring::{EntryLayout, Events, Item, PageLayout};
+use crate::ring::{EntryLayout, Events, Item, PageLayout, Watch};
 
 /// Longest `header_page`, `header_event`, clock name and `uname`, in bytes.
 pub(crate) const MAX_SMALL_BYTES: u64 = 64 << 10;
@@ -49,6 +49,7 @@ pub struct Trace {
     page_layout: PageLayout,
     entry_layout: EntryLayout,
     formats: Formats,
+    watch: Watch,
 }
 
 impl Trace {
@@ -62,7 +63,8 @@ impl Trace {
         let page_layout = PageLayout::parse(&metadata.header_page)?;
         let entry_layout = EntryLayout::parse(&metadata.header_event)?;
         let formats = Formats::parse(&metadata.formats)?;
-        Ok(Self { metadata, pages, page_layout, entry_layout, formats })
+        let watch = Watch::default();
+        Ok(Self { metadata, pages, page_layout, entry_layout, formats, watch })
     }
 
     /// Reads a copy of the tracing file system: a folder with regular files of the same names
@@ -90,6 +92,13 @@ impl Trace {
         Self::new(metadata, per_cpu_pages(&root.join("per_cpu"))?)
     }
 
+    /// From now on tells, whenever bytes of its pages have been read, how many they were: each
+    /// reading of all events comes to [`Self::pages_bytes`]. For a display of progress.
+    #[must_use]
+    pub fn watched(self, watch: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        Self { watch: Watch::new(watch), ..self }
+    }
+
     /// What belongs to the trace beside its pages.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
@@ -98,6 +107,11 @@ impl Trace {
     /// The raw pages, by CPU.
     pub fn pages(&self) -> &[Region] {
         &self.pages
+    }
+
+    /// Length of the pages of all CPUs together, in bytes.
+    pub fn pages_bytes(&self) -> u64 {
+        self.pages.iter().map(Region::len).sum()
     }
 
     /// Where things are in a page.
@@ -140,7 +154,7 @@ impl Trace {
     /// [`FtraceError::ReadPages`]; [`FtraceError::TooLarge`] where one page of each CPU is
     /// more than this crate is willing to hold.
     pub fn events(&self) -> Result<Events, FtraceError> {
-        Events::new(&self.pages, self.page_layout, self.entry_layout)
+        Events::new(&self.pages, self.page_layout, self.entry_layout, &self.watch)
     }
 }
 

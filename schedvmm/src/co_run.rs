@@ -43,7 +43,7 @@ impl CoRun {
     /// # Errors
     /// The trace cannot be read.
     pub fn book(result: &mut RunResult, question: &Question) -> Result<(), Failure> {
-        let found = ftrace::co_run(question.trace(), question.context());
+        let found = question.reading("co-run", |trace| ftrace::co_run(trace, question.context()));
         let found = found.or_fail(ExitStatus::Usage)?;
         let ns = |ticks| question.units().ns(ticks);
         let (mut groups, mut all) = (BTreeMap::new(), ftrace::CoRun::default());

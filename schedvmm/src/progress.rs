@@ -30,12 +30,21 @@ impl Progress {
     /// Starts a phase of so many steps.
     pub fn phase(&self, name: &'static str, steps: u64) {
         // The template is a constant of ours; a fault in it would only cost the bar.
-        let style = ProgressStyle::with_template("{msg:>7} [{bar:40}] {elapsed}")
+        let style = ProgressStyle::with_template("{msg:>8} [{bar:40}] {elapsed}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         self.bar.set_style(style.progress_chars("=> "));
         self.bar.reset();
-        self.bar.set_length(steps.max(1));
         self.bar.set_message(name);
+        self.bar.set_length(steps.max(1));
+        // However short it is: frames are drawn some times a second otherwise.
+        self.bar.force_draw();
+    }
+
+    /// Moves the bar on by so many steps, if there is one.
+    pub fn add(&self, steps: u64) {
+        if self.bar.length().is_some() {
+            self.bar.inc(steps);
+        }
     }
 
     /// Moves the bar.
@@ -46,6 +55,7 @@ impl Progress {
     /// Takes the bar away.
     pub fn done(&self) {
         self.bar.finish_and_clear();
+        self.bar.unset_length();
     }
 
     /// Shows the bar now, not only when its time has come.

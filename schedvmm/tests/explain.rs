@@ -2,20 +2,26 @@
 //! `schedvmm explain` on a result that is put together from a real trace of Linux 6.12 and the
 //! gaps that its threads measured (`ftrace/tests/data/README.md`).
 
+mod terminal;
 mod traced;
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
 use self::traced::{TSC_KHZ, folder};
 
 fn explain(folder: &Path, words: &[&str]) -> Output {
+    command(folder, words).output().expect("it starts")
+}
+
+fn command(folder: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_schedvmm"));
-    command.arg("explain").arg(folder).args(words).output().expect("it starts")
+    command.arg("explain").arg(folder).args(words);
+    command
 }
 
 fn stdout(output: &Output) -> String {
@@ -131,6 +137,22 @@ fn a_perfetto_file_has_the_gaps() {
     let bytes = fs::read(&file).expect("written");
     let has = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(has("Scheduling gaps") && has("Forced idle") && has("group 3"));
+}
+
+/// A long trace is read several times, and whoever looks on sees each reading.
+#[test]
+fn each_reading_of_the_trace_has_its_bar() {
+    let folder = folder();
+    let file: PathBuf = folder.path().join("trace.perfetto");
+    let words = ["--run", "--perfetto", file.to_str().expect("UTF-8")];
+    let mut command = command(folder.path(), &words);
+    command.stdout(Stdio::piped());
+    let (output, shown) =
+        terminal::watch(command, |child| child.wait_with_output().expect("a child of ours"));
+    assert!(output.status.success(), "{shown}");
+    for name in ["explain [", "perfetto [", "read ["] {
+        assert!(shown.contains(name), "no bar of `{name}`: {shown:?}");
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `schedvmm host` and `schedvmm run` on this machine's own kernel, as a user calls them.
 
+mod terminal;
+
 use std::fs;
-use std::io::Read;
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -94,40 +94,14 @@ fn a_run_leaves_a_whole_result() {
 #[test]
 fn a_terminal_has_a_progress_bar_and_a_file_has_none() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let (mut ours, theirs) = terminal();
-    let mut command = schedvmm(dir.path(), &[&QUICK[..], &["--output", "out"]].concat());
-    let child = command.stderr(theirs).spawn().expect("it starts");
-    // The other end stays open in the command until that is dropped.
-    drop(command);
-    let shown = std::thread::spawn(move || {
-        let mut shown = Vec::new();
-        // A terminal ends with an error (EIO) when its last user has closed it.
-        let _ = ours.read_to_end(&mut shown);
-        String::from_utf8_lossy(&shown).into_owned()
-    });
-    let output = finish(child);
-    let shown = shown.join().expect("a thread of ours");
+    let command = schedvmm(dir.path(), &[&QUICK[..], &["--output", "out"]].concat());
+    let (output, shown) = terminal::watch(command, finish);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(shown.contains("run [") && shown.contains('='), "no bar: {shown:?}");
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(!stdout.contains('\x1b'), "a file gets no control sequences: {stdout:?}");
     let piped = quick(&dir, &["--output", "out2"]);
     assert!(!String::from_utf8_lossy(&piped.stderr).contains("run ["), "{piped:?}");
-}
-
-/// A terminal of 24 lines with 80 columns: our end, and that of a program.
-fn terminal() -> (fs::File, OwnedFd) {
-    let (mut ours, mut theirs) = (-1, -1);
-    let size = libc::winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
-    let no_name = std::ptr::null_mut();
-    // SAFETY: the descriptors and the size are locals that outlive the call; no name and no
-    // settings are asked for.
-    let done = unsafe {
-        libc::openpty(&raw mut ours, &raw mut theirs, no_name, std::ptr::null(), &raw const size)
-    };
-    assert_eq!(done, 0, "openpty: {}", std::io::Error::last_os_error());
-    // SAFETY: the call has just opened both, and nobody else knows of them.
-    unsafe { (fs::File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) }
 }
 
 /// The meter and the kernel tell independently who ran for how long.

@@ -39,11 +39,7 @@ pub use text::Units;
 use serde::{Deserialize, Serialize};
 
 use crate::error::FtraceError;
-use crate::ring::Item;
 use crate::trace::Trace;
-
-/// Records from one word about the progress to the next: some milliseconds.
-const RECORDS_A_TELL: u64 = 1 << 16;
 
 /// An interval in which a thread wanted to run and did not. Times are of the trace clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,32 +64,12 @@ pub fn explain(
     gaps: &[Gap],
     context: &Context,
 ) -> Result<Vec<Explanation>, FtraceError> {
-    explain_watched(trace, gaps, context, &mut |_| ())
-}
-
-/// As [`explain`]; tells every now and then which moment of the trace it has come to.
-///
-/// # Errors
-/// As [`explain`].
-pub fn explain_watched(
-    trace: &Trace,
-    gaps: &[Gap],
-    context: &Context,
-    watch: &mut dyn FnMut(u64),
-) -> Result<Vec<Explanation>, FtraceError> {
     let mut attributor = Attributor::new(trace, gaps, context)?;
     let mut events = trace.events()?;
-    let mut records: u64 = 0;
     while !attributor.is_done()
         && let Some(item) = events.next()?
     {
         attributor.take(&item);
-        if let Item::Record(record) = item {
-            records += 1;
-            if records.is_multiple_of(RECORDS_A_TELL) {
-                watch(record.time);
-            }
-        }
     }
     Ok(attributor.finish(&trace.comms()))
 }

@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 
 use super::layout::{EntryLayout, PageLayout};
-use super::stream::{CpuStream, Head, Lost};
+use super::stream::{CpuStream, Head, Lost, Watch};
 use crate::error::FtraceError;
 use crate::region::Region;
 
@@ -49,11 +49,12 @@ pub struct Events {
 }
 
 impl Events {
-    /// `pages[n]` are the pages of CPU n.
+    /// `pages[n]` are the pages of CPU n; `watch` is told what is read.
     pub(crate) fn new(
         pages: &[Region],
         page_layout: PageLayout,
         entry_layout: EntryLayout,
+        watch: &Watch,
     ) -> Result<Self, FtraceError> {
         let cpus = pages.iter().filter(|region| !region.is_empty()).count().max(1);
         let least = cpus as u64 * page_layout.page_size as u64;
@@ -61,7 +62,8 @@ impl Events {
         let buffer_size = (BUFFERS_BYTES / cpus).min(BUFFER_BYTES);
         let mut this = Self { streams: Vec::new(), order: BinaryHeap::new(), taken: false };
         for (cpu, region) in (0..).zip(pages) {
-            let mut stream = CpuStream::new(region.clone(), page_layout, entry_layout, buffer_size);
+            let layouts = (page_layout, entry_layout);
+            let mut stream = CpuStream::new(region.clone(), watch.clone(), layouts, buffer_size);
             let time = stream.advance().map_err(|source| FtraceError::ReadPages { cpu, source })?;
             this.streams.push(stream);
             this.order.extend(time.map(|time| Reverse((time, cpu))));

@@ -8,4 +8,5 @@ mod stream;
 
 pub use events::{Events, Item, Record};
 pub use layout::{EntryLayout, PageLayout};
+pub(crate) use stream::Watch;
 pub use stream::{LossReason, Lost};

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The pages of one CPU, entry by entry, through a buffer of fixed size.
 
+use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use super::layout::{EntryLayout, PageLayout};
 use super::page::{Missed, PageCursor, Step};
@@ -32,6 +34,28 @@ pub struct Lost {
     pub reason: LossReason,
 }
 
+/// Is told of all bytes of pages that are read, some hundred thousand at a time.
+#[derive(Clone, Default)]
+pub(crate) struct Watch(Option<Arc<dyn Fn(u64) + Send + Sync>>);
+
+impl Watch {
+    pub(crate) fn new(watch: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(watch)))
+    }
+
+    fn tell(&self, bytes: usize) {
+        if let Some(watch) = &self.0 {
+            watch(bytes as u64);
+        }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Watch" } else { "nobody" })
+    }
+}
+
 /// What a stream stands at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Head {
@@ -45,6 +69,7 @@ pub(crate) enum Head {
 #[derive(Debug)]
 pub(crate) struct CpuStream {
     region: Region,
+    watch: Watch,
     page_layout: PageLayout,
     entry_layout: EntryLayout,
     /// A whole number of pages.
@@ -69,8 +94,8 @@ impl CpuStream {
     /// but at least one if there is anything to read.
     pub(crate) fn new(
         region: Region,
-        page_layout: PageLayout,
-        entry_layout: EntryLayout,
+        watch: Watch,
+        (page_layout, entry_layout): (PageLayout, EntryLayout),
         buffer_size: usize,
     ) -> Self {
         let at_least = usize::from(!region.is_empty());
@@ -78,6 +103,7 @@ impl CpuStream {
         let pages = at_most.max(at_least);
         Self {
             region,
+            watch,
             page_layout,
             entry_layout,
             buffer: vec![0; pages * page_layout.page_size],
@@ -163,6 +189,7 @@ impl CpuStream {
     fn fill(&mut self) -> io::Result<bool> {
         self.filled = self.region.read_at(self.read_to, &mut self.buffer)?;
         self.read_to += self.filled as u64;
+        self.watch.tell(self.filled);
         self.next_page = 0;
         Ok(self.filled >= self.page_layout.page_size)
     }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use ftrace::attribution::{Context, Explanation, Gap, Topology, Units, explain_watched};
+use ftrace::attribution::{Context, Explanation, Gap, Topology, Units, explain};
 use ftrace::dump::Dump;
 use ftrace::{FtraceError, Trace};
 
@@ -35,7 +35,7 @@ pub struct Question {
 
 impl Question {
     /// Opens a trace, a trace.dat or a stream as it came, and reads the rest from the result. How far
-    /// the reading of the trace is will be shown by `progress`.
+    /// each [`Self::reading`] of the trace is will be shown by `progress`.
     ///
     /// # Errors
     /// The trace cannot be read, or its clock is not the one of the gaps.
@@ -56,14 +56,23 @@ impl Question {
                     .into(),
             );
         }
+        let bar = progress.clone();
         Ok(Self {
-            trace,
+            trace: trace.watched(move |bytes| bar.add(bytes)),
             torn,
             context: context(stored),
             units: Units::tsc(stored.tsc_khz()),
             tids: stored.threads.iter().map(|thread| (thread.thread, thread.tid)).collect(),
             progress: progress.clone(),
         })
+    }
+
+    /// Does what reads the trace once, and may take long, in sight of the user.
+    pub fn reading<T>(&self, name: &'static str, read: impl FnOnce(&Trace) -> T) -> T {
+        self.progress.phase(name, self.trace.pages_bytes());
+        let found = read(&self.trace);
+        self.progress.done();
+        found
     }
 
     /// The trace.
@@ -111,13 +120,7 @@ impl Question {
     ) -> Result<Vec<Explanation>, FtraceError> {
         let asked: Vec<Gap> = gaps.iter().filter_map(|gap| self.gap(gap)).collect();
         let context = Context { max_segments, ..self.context.clone() };
-        let begin = self.trace.begin()?.unwrap_or(0);
-        let end = asked.iter().map(|gap| gap.end).max().unwrap_or(begin);
-        self.progress.phase("explain", end.saturating_sub(begin));
-        let mut watch = |time: u64| self.progress.at(time.saturating_sub(begin));
-        let found = explain_watched(&self.trace, &asked, &context, &mut watch);
-        self.progress.done();
-        found
+        self.reading("explain", |trace| explain(trace, &asked, &context))
     }
 
     /// Explains one gap.

@@ -120,9 +120,9 @@ fn write_perfetto(question: &Question, gaps: &[StoredGap], path: &Path) -> Resul
     let found = question.explanations(&in_trace).or_fail(ExitStatus::Usage)?;
     let file = File::create(path).map_err(FtraceError::from).map_err(fault)?;
     let mut out = BufWriter::new(file);
+    let (context, units) = (question.context(), question.units());
     question
-        .trace()
-        .write_perfetto(&found, question.context(), question.units(), &mut out)
+        .reading("perfetto", |trace| trace.write_perfetto(&found, context, units, &mut out))
         .and_then(|()| Ok(out.flush()?))
         .map_err(fault)
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use ftrace::attribution::{Cause, Explanation};
-use ftrace::{FtraceError, Item};
+use ftrace::{FtraceError, Item, Trace};
 use serde::Serialize;
 
 use super::Question;
@@ -60,7 +60,7 @@ impl Whole {
     /// # Errors
     /// The trace cannot be read.
     pub fn read(question: &Question) -> Result<Self, FtraceError> {
-        let (tsc_begin, tsc_end) = span(question)?;
+        let (tsc_begin, tsc_end) = question.reading("read", span)?;
         let threads: Vec<usize> = question.threads().collect();
         let all = |thread: &usize| StoredGap {
             thread: *thread,
@@ -88,8 +88,8 @@ impl Whole {
 }
 
 /// First and last event.
-fn span(question: &Question) -> Result<(u64, u64), FtraceError> {
-    let mut events = question.trace().events()?;
+fn span(trace: &Trace) -> Result<(u64, u64), FtraceError> {
+    let mut events = trace.events()?;
     let mut span = None;
     while let Some(item) = events.next()? {
         if let Item::Record(record) = item {

@@ -57,11 +57,12 @@ pub fn read(saved: &Saved, gap: &Gap, stored: &Stored, folder: &Path) -> Result<
         tsc_end: gap.tsc_end,
     };
     let (explained, found) = question.explain(&asked)?;
-    let (trace, context) = (question.trace(), question.context());
+    let context = question.context();
     let cpus = cpus(saved, gap, &context.topology);
     let margin = gap.tsc_end.saturating_sub(gap.tsc_begin) / MARGIN;
     let wide = gap.tsc_begin.saturating_sub(margin)..gap.tsc_end.saturating_add(margin);
-    let lanes = lanes(trace, wide.clone(), &cpus, MAX_PIECES).or_fail(ExitStatus::Usage)?;
+    let lanes = question.reading("picture", |trace| lanes(trace, wide.clone(), &cpus, MAX_PIECES));
+    let lanes = lanes.or_fail(ExitStatus::Usage)?;
     // What is beyond the trace's ends shows nothing.
     let begin = lanes.first.map_or(gap.tsc_begin, |first| first.clamp(wide.start, gap.tsc_begin));
     let end = lanes.last.map_or(gap.tsc_end, |last| last.clamp(gap.tsc_end, wide.end));
@@ -69,7 +70,8 @@ pub fn read(saved: &Saved, gap: &Gap, stored: &Stored, folder: &Path) -> Result<
     let context = Context { max_segments: MAX_PIECES, ..context.clone() };
     let all = |&tid: &i32| ftrace::attribution::Gap { tid, begin: window.start, end: window.end };
     let asked: Vec<_> = context.groups.keys().take(MAX_THREADS).map(all).collect();
-    let threads = explain(trace, &asked, &context).or_fail(ExitStatus::Usage)?;
+    let threads = question.reading("threads", |trace| explain(trace, &asked, &context));
+    let threads = threads.or_fail(ExitStatus::Usage)?;
     let (units, torn) = (question.units(), question.torn().map(str::to_owned));
     Ok(Why { units, torn, explained, gap: found, threads, lanes, window, context })
 }
