@@ -11,11 +11,13 @@
 //!
 //! Nothing here knows KVM.
 
+mod fleet;
 mod image;
 pub mod link;
 mod machine;
 mod maker;
 mod measure;
+mod report;
 
 use std::io;
 

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the machines have measured, as one report.
+
+use super::{fleet::Fleet, machine::Machine};
+use crate::wire::{LoadReport, MeterReport, ThreadReport, TscReport};
+
+/// Buckets of a histogram that a guest may make us hand on.
+const MOST_BUCKETS: usize = 4096;
+
+/// vCPU threads' host scheduling at two moments, by machine.
+pub(super) type Schedstats = Vec<Vec<Option<(u64, u64)>>>;
+
+/// What is known when the measurement has ended.
+pub(super) struct Measured {
+    pub(super) tsc_end: u64,
+    pub(super) before: Schedstats,
+    pub(super) after: Schedstats,
+}
+
+impl Fleet<'_> {
+    pub(super) fn schedstats(&self) -> Schedstats {
+        self.machines.iter().map(Machine::schedstats).collect()
+    }
+
+    /// The machines' reports as one, by group and thread.
+    pub(super) fn report(&mut self, measured: Measured, tsc: TscReport) -> LoadReport {
+        let each = self.spec.vcpus as usize;
+        let mut threads = Vec::new();
+        let mut meter: Option<MeterReport> = None;
+        for (index, machine) in self.machines.iter_mut().enumerate() {
+            let stats = |at: &Schedstats, n: usize| *at.get(index)?.get(n)?;
+            let mut report = machine.report.take().unwrap_or_default();
+            report.threads.resize_with(each, ThreadReport::default);
+            if let Some(theirs) = report.meter.take() {
+                add_meter(meter.get_or_insert_default(), theirs, (index * each, each));
+            }
+            for (n, mut thread) in report.threads.into_iter().enumerate() {
+                let ran = stats(&measured.before, n).zip(stats(&measured.after, n));
+                let ran = ran
+                    .map(|(from, to)| (to.0.saturating_sub(from.0), to.1.saturating_sub(from.1)));
+                if let Some(known) = machine.status.threads.get_mut(n) {
+                    known.run_ns = ran.map(|(run, _)| run);
+                    known.wait_ns = ran.map(|(_, wait)| wait);
+                    thread.tid = known.tid;
+                }
+                thread.group = u32::try_from(index).unwrap_or(u32::MAX);
+                thread.cpu_time_ns = ran.map_or(0, |(run, _)| run);
+                thread.run_delay_ns = ran.map(|(_, wait)| wait);
+                thread.gap_histogram_ns.truncate(MOST_BUCKETS);
+                thread.wakeup_histogram_ns.truncate(MOST_BUCKETS);
+                threads.push(thread);
+            }
+            // Best effort: a host that takes no status will not take the report either.
+            let _ = self.observer.vm(&machine.status);
+        }
+        LoadReport { tsc_end: measured.tsc_end, tsc, threads, groups: Vec::new(), meter }
+    }
+}
+
+/// Adds what a machine's meter left untold; its threads begin at `first`, and are so many.
+fn add_meter(sum: &mut MeterReport, theirs: MeterReport, (first, count): (usize, usize)) {
+    sum.lines = sum.lines.saturating_add(theirs.lines);
+    sum.unread_lines = sum.unread_lines.saturating_add(theirs.unread_lines);
+    sum.lost_events = sum.lost_events.saturating_add(theirs.lost_events);
+    sum.unmeasured_gaps.resize(first, 0);
+    sum.unmeasured_gaps.extend(theirs.unmeasured_gaps.into_iter().take(count));
+}
