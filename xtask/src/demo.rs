@@ -102,11 +102,9 @@ impl Demo {
     /// Adds what machines in an emulated machine need, unless the user has decided on it.
     fn be_patient(&self, command: &mut Vec<OsString>) {
         let timeout = format!("{}s", self.timeout.as_secs());
-        for (option, value) in [(L2_BOOT_TIMEOUT, timeout.as_str()), host::L2_BOOT_AT_ONCE] {
-            let decided = |word: &OsString| word.to_string_lossy().starts_with(option);
-            if self.nested && !command.iter().any(decided) {
-                command.extend([option.into(), value.into()]);
-            }
+        let decided = |word: &OsString| word.to_string_lossy().starts_with(L2_BOOT_TIMEOUT);
+        if self.nested && !command.iter().any(decided) {
+            command.extend([L2_BOOT_TIMEOUT.into(), timeout.into()]);
         }
     }
 
@@ -154,13 +152,13 @@ mod tests {
 
     #[test]
     fn what_emulation_needs_is_added_unless_it_was_decided() {
-        let mut command: Vec<OsString> = vec!["schedvmm".into(), "--l2-boot-at-once=3".into()];
+        let mut command: Vec<OsString> = vec!["schedvmm".into(), "--l2-boot-timeout=3s".into()];
         demo(None).be_patient(&mut command);
-        let expected = ["schedvmm", "--l2-boot-at-once=3", "--l2-boot-timeout", "1s"];
+        let expected = ["schedvmm", "--l2-boot-timeout=3s"];
         assert_eq!(command, expected.map(OsString::from));
         let mut command = Vec::new();
         demo(None).be_patient(&mut command);
-        let expected = ["--l2-boot-timeout", "1s", "--l2-boot-at-once", "1"];
+        let expected = ["--l2-boot-timeout", "1s"];
         assert_eq!(command, expected.map(OsString::from));
     }
 

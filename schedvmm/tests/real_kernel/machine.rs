@@ -66,9 +66,9 @@ pub fn group() -> Group {
             assert_eq!(ends.len(), 254);
             assert!(ends.iter().all(|end| end["state"].is_null()), "{ends:?}");
         }),
-        run("pinned", "--pin 0,1,2,3", |outcome| {
+        run("pinned", "--pin 1,2,3,4", |outcome| {
             let result = passed(outcome);
-            assert_eq!(result["machine"]["pins"].to_string(), "[0,1,2,3]");
+            assert_eq!(result["machine"]["pins"].to_string(), "[1,2,3,4]");
         }),
         // What PID 1 of the guest needs of the host's libraries goes into its initrd.
         Case::new("dynamically_linked", dynamically_linked(), |outcome| {

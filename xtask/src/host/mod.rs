@@ -34,10 +34,6 @@ use crate::{artifacts, kernel, setup};
 /// From QEMU's start to the first sign of our PID 1: two seconds on an idle machine.
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
 
-/// What `schedvmm --nested` needs in the emulated host, an option and its value: all machines at
-/// once, or two by two, meet the accident of [`accident::Accident::TripleFault`] sooner.
-pub const L2_BOOT_AT_ONCE: (&str, &str) = ("--l2-boot-at-once", "1");
-
 /// Commands without a time limit of their own get this one.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 

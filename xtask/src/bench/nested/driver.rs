@@ -15,7 +15,6 @@ use super::{
     Footprint, GOAL_MEMORY_KIB, GOAL_RECORDED_MS, KERNEL_IN_HOST, REPORT_FILE, Report, Run,
     allowance,
 };
-use crate::host::L2_BOOT_AT_ONCE;
 use crate::process;
 
 /// How long each run measures. Any of the machines has a gap within that.
@@ -28,8 +27,7 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// # Errors
 /// As those of [`run`].
 pub fn run_in_host(vms: u32, runs: u32) -> Result<()> {
-    let (option, value) = L2_BOOT_AT_ONCE;
-    let words = ["schedvmm", "--kernel", KERNEL_IN_HOST, option, value];
+    let words = ["schedvmm", "--kernel", KERNEL_IN_HOST];
     run(&words.map(OsStr::new), (vms, runs), Path::new("."))
 }
 
