@@ -232,25 +232,32 @@ pub fn probe_prctl() -> io::Result<()> {
 
 /// Gives the calling process, all its threads, a cookie of its own.
 pub fn create_cookie() -> io::Result<()> {
-    prctl_sched_core(PR_SCHED_CORE_CREATE, SCOPE_THREAD_GROUP, None)
+    prctl_sched_core(PR_SCHED_CORE_CREATE, 0, SCOPE_THREAD_GROUP, None)
 }
 
 /// The cookie of the calling thread: 0 for none, else a number that means nothing in itself.
 pub fn cookie_of_this_thread() -> io::Result<u64> {
+    cookie_of(0)
+}
+
+/// The cookie of any thread, which takes the right to trace it.
+pub fn cookie_of(tid: u32) -> io::Result<u64> {
     let mut cookie = 0;
-    prctl_sched_core(PR_SCHED_CORE_GET, SCOPE_THREAD, Some(&mut cookie))?;
+    prctl_sched_core(PR_SCHED_CORE_GET, tid, SCOPE_THREAD, Some(&mut cookie))?;
     Ok(cookie)
 }
 
+/// `tid` 0 is the calling thread.
 fn prctl_sched_core(
     command: libc::c_ulong,
+    tid: u32,
     scope: libc::c_ulong,
     cookie: Option<&mut u64>,
 ) -> io::Result<()> {
     let address = cookie.map_or(std::ptr::null_mut(), |cookie| &raw mut *cookie);
-    let this: libc::c_ulong = 0;
+    let tid = libc::c_ulong::from(tid);
     // SAFETY: the address is null or that of a u64 which the call may fill.
-    let result = unsafe { libc::prctl(PR_SCHED_CORE, command, this, scope, address) };
+    let result = unsafe { libc::prctl(PR_SCHED_CORE, command, tid, scope, address) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -18,6 +18,7 @@ use super::link::{
     Heard, LAUNCH_COMMAND, LaunchSpec, Order, Report, encode_order, is_plausible, next_heard,
 };
 use crate::{
+    cosched,
     frame::{Decoder, FrameError},
     system,
     wire::{
@@ -196,6 +197,21 @@ impl Machine {
             Some((fields.next()?.ok()?, fields.next()?.ok()?))
         };
         self.status.threads.iter().map(|thread| of(thread.tid)).collect()
+    }
+
+    /// Threads of the launcher's that have a cookie, by name, vCPUs' not among them. Where they run
+    /// a core is not free for others.
+    pub fn others_with_cookies(&self) -> Vec<String> {
+        let threads = format!("/proc/{}/task", self.status.pid);
+        let entries = fs::read_dir(&threads).into_iter().flatten().flatten();
+        let tids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let of_vcpu = |tid: &u32| self.status.threads.iter().any(|thread| thread.tid == *tid);
+        tids.filter(|tid| !of_vcpu(tid))
+            // One that has ended meanwhile has none.
+            .filter(|tid| cosched::cookie_of(*tid).is_ok_and(|cookie| cookie != 0))
+            .map(|tid| fs::read_to_string(format!("{threads}/{tid}/comm")).unwrap_or_default())
+            .map(|name| name.trim().to_owned())
+            .collect()
     }
 
     fn now_ns(&self) -> Option<u64> {

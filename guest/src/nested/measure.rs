@@ -198,6 +198,17 @@ impl Fleet<'_> {
             load::check_cookies(self.load, each.iter().map(Vec::as_slice), &firsts)?;
         }
         let mut notes = Vec::new();
+        for machine in well() {
+            let others = machine.others_with_cookies();
+            if !others.is_empty() {
+                notes.push(format!(
+                    "VM {}: beside the vCPUs' threads {} have a cookie, and hold the core when \
+                     they run",
+                    machine.status.vm,
+                    others.join(", ")
+                ));
+            }
+        }
         if well().any(|machine| !machine.status.tsc_shared) {
             notes.push(
                 "the guests' TSC is not this machine's (KVM before Linux 5.16): gaps cannot be \

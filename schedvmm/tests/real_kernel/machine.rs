@@ -66,6 +66,15 @@ pub fn group() -> Group {
             assert_eq!(ends.len(), 254);
             assert!(ends.iter().all(|end| end["state"].is_null()), "{ends:?}");
         }),
+        // The emulation would let down guests there, see `keep_off_first_cpu` of xtask.
+        Case::new(
+            "the_first_cpu_of_the_host_has_no_guests",
+            "grep Cpus_allowed_list: /proc/self/status; cat /sys/devices/system/cpu/online",
+            |outcome| {
+                let words: Vec<_> = outcome.stdout.split_whitespace().collect();
+                assert_eq!(words, ["Cpus_allowed_list:", "1-4", "0-4"]);
+            },
+        ),
         run("pinned", "--pin 1,2,3,4", |outcome| {
             let result = passed(outcome);
             assert_eq!(result["machine"]["pins"].to_string(), "[1,2,3,4]");
