@@ -166,7 +166,7 @@ struct HostOptions {
     /// Where the files go that the command leaves in its working directory, /out.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// CPUs of the host.
+    /// CPUs of the host for the command; it has one more, its first, for itself.
     #[arg(long, value_name = "N", default_value_t = 4)]
     cpus: u32,
     /// Memory of the host in MiB.

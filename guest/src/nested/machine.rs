@@ -199,19 +199,23 @@ impl Machine {
         self.status.threads.iter().map(|thread| of(thread.tid)).collect()
     }
 
-    /// Threads of the launcher's that have a cookie, by name, vCPUs' not among them. Where they run
-    /// a core is not free for others.
-    pub fn others_with_cookies(&self) -> Vec<String> {
+    /// The cookies of all threads of the launcher's, with their numbers and names. A thread that has
+    /// ended meanwhile is not among them.
+    pub fn cookies(&self) -> io::Result<Vec<(u32, String, u64)>> {
         let threads = format!("/proc/{}/task", self.status.pid);
-        let entries = fs::read_dir(&threads).into_iter().flatten().flatten();
-        let tids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let of_vcpu = |tid: &u32| self.status.threads.iter().any(|thread| thread.tid == *tid);
-        tids.filter(|tid| !of_vcpu(tid))
-            // One that has ended meanwhile has none.
-            .filter(|tid| cosched::cookie_of(*tid).is_ok_and(|cookie| cookie != 0))
-            .map(|tid| fs::read_to_string(format!("{threads}/{tid}/comm")).unwrap_or_default())
-            .map(|name| name.trim().to_owned())
-            .collect()
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&threads).into_iter().flatten().flatten() {
+            let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let cookie = match cosched::cookie_of(tid) {
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
+                read => read?,
+            };
+            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            found.push((tid, name.trim().to_owned(), cookie));
+        }
+        Ok(found)
     }
 
     fn now_ns(&self) -> Option<u64> {

@@ -189,6 +189,7 @@ impl Fleet<'_> {
 
     fn prepared(&self, choice: Choice, cookie: bool) -> Result<Prepared, LoadError> {
         let well = || self.machines.iter().filter(|machine| machine.is_well());
+        let mut notes = Vec::new();
         if cookie {
             let each: Vec<Vec<u64>> = well()
                 .map(|machine| machine.status.threads.iter().map(|thread| thread.cookie).collect())
@@ -196,17 +197,8 @@ impl Fleet<'_> {
             let firsts: Vec<_> =
                 each.iter().map(|cookies| cookies.first().copied().unwrap_or(0)).collect();
             load::check_cookies(self.load, each.iter().map(Vec::as_slice), &firsts)?;
-        }
-        let mut notes = Vec::new();
-        for machine in well() {
-            let others = machine.others_with_cookies();
-            if !others.is_empty() {
-                notes.push(format!(
-                    "VM {}: beside the vCPUs' threads {} have a cookie, and hold the core when \
-                     they run",
-                    machine.status.vm,
-                    others.join(", ")
-                ));
+            for machine in well() {
+                notes.extend(others_with_cookies(machine)?);
             }
         }
         if well().any(|machine| !machine.status.tsc_shared) {
@@ -311,4 +303,32 @@ impl Fleet<'_> {
         }
         Ok(())
     }
+}
+
+/// Reads back, past the launcher, who of its threads has a cookie: a note about those that have one
+/// beside the vCPUs'.
+///
+/// # Errors
+/// The kernel does not tell, or a vCPU's thread has another cookie than the launcher says.
+fn others_with_cookies(machine: &Machine) -> Result<Option<String>, LoadError> {
+    let vm = machine.status.vm;
+    let actual = machine.cookies().map_err(|error| {
+        LoadError::Cookie(format!("VM {vm}: cookies cannot be read back: {error}"))
+    })?;
+    for vcpu in &machine.status.threads {
+        let read = actual.iter().find(|(tid, ..)| *tid == vcpu.tid);
+        if let Some((tid, name, read)) = read.filter(|(.., read)| *read != vcpu.cookie) {
+            return Err(LoadError::Cookie(format!(
+                "VM {vm}: {name} (tid {tid}) was given cookie {:x}, and has {read:x}",
+                vcpu.cookie
+            )));
+        }
+    }
+    let of_vcpu = |tid: u32| machine.status.threads.iter().any(|thread| thread.tid == tid);
+    let others = actual.iter().filter(|(tid, _, cookie)| *cookie != 0 && !of_vcpu(*tid));
+    let names: Vec<_> = others.map(|(_, name, _)| name.as_str()).collect();
+    let names = (!names.is_empty()).then(|| names.join(", "));
+    Ok(names.map(|names| {
+        format!("VM {vm}: not only vCPU threads have a cookie, {names} too, and hold the core")
+    }))
 }

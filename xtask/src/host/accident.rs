@@ -6,18 +6,12 @@
 //! it ends well and something in it took longer than it may on any machine. Nothing but the
 //! number of such ends tells them from a defect of ours, so a case that met one, or failed, is
 //! run once more, it says so and why, and a suite with more than a few of them has failed
-//! ([`Retries`]), or with more than one that failed: a defect that is there each time fails twice. The host itself may be let down in the same way, with all cases in it: then
-//! it is [`HostLost`], and that counts as one.
+//! ([`Retries`]), or with more than one that failed: a defect that is there each time fails twice.
+//! The host itself may be let down in the same way, with all cases in it: then it is [`HostLost`],
+//! and that counts as one.
 //!
-//! Guests in guests bring about two ends that seem to be one. The machine around them
-//! triple-faults: KVM injects an interrupt with VMRUN, where that machine has just enabled its
-//! interrupts after an exit of its own guest, and QEMU (10.0.2) comes back with SHUTDOWN, the
-//! interrupt undelivered. Or the host is lost: at the first instruction behind VMRUN an emulated CPU
-//! triple-faults, though CR3, CR4 and EFER are the host's, and the page tables there are whole: the
-//! monitor translates both the instruction and the IDT. It is not a kernel that panics, which would
-//! have said so. As if the CPU still walked the tables of the other side of the switch; why is not
-//! known. A host of two CPUs was no cure, nor one without nested paging, in which the machine around
-//! them did not come up.
+//! Guests in guests lost the machine around them, or the host, in most runs until none of them ran
+//! on the emulated first CPU any more: see `Machine::cpus` in `qemu.rs`.
 
 use std::fmt;
 

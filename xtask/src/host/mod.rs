@@ -71,7 +71,7 @@ pub struct HostRun {
 }
 
 impl EmulatedHost {
-    /// A host with 4 CPUs, 6000 MiB, the 6.12 test kernel, and `schedvmm` as it is built now.
+    /// A host with 4 CPUs for the command, 6000 MiB, the 6.12 test kernel, and `schedvmm` as it is built now.
     pub fn builder() -> Self {
         Self {
             cpus: 4,
@@ -87,7 +87,8 @@ impl EmulatedHost {
         }
     }
 
-    /// Number of CPUs; at least 2, for with one the emulation of nested guests hangs.
+    /// Number of CPUs for the command, from CPU 1 on; at least 2, for with one the emulation of nested
+    /// guests hangs. CPU 0 is the host's own (`qemu::Machine`).
     pub fn cpus(mut self, cpus: u32) -> Self {
         self.cpus = cpus;
         self
