@@ -41,6 +41,7 @@ const TESTS: &[(&str, fn())] = &[
         they_boot_by_turns_and_one_that_hangs_holds_up_nobody,
     ),
     ("a_hit_names_the_machine_and_its_vcpu", a_hit_names_the_machine_and_its_vcpu),
+    ("cookies_are_read_back_past_the_launchers", cookies_are_read_back_past_the_launchers),
     ("a_thread_elsewhere_fails_the_run", a_thread_elsewhere_fails_the_run),
     ("none_that_comes_up_fails_the_run", none_that_comes_up_fails_the_run),
     ("twenty_runs_leave_no_process_and_no_file", twenty_runs_leave_no_process_and_no_file),
@@ -88,15 +89,15 @@ fn launcher(spec: &LaunchSpec) -> ! {
     let mut tell = |bytes: Vec<u8>| say.write_all(&bytes).unwrap();
     let guest = |message: Message| encode_control(&encode_message(&message).unwrap()).unwrap();
     assert_eq!(fs::read_to_string(&spec.kernel_image).unwrap(), "kernel");
+    let does = spec.cmdline.as_str();
     let thread = |n| VmThread {
-        tid: 100 * spec.vm + n,
+        tid: if does == "lies" { process::id() } else { 100 * spec.vm + n },
         cookie: 7 + u64::from(spec.vm),
         ..VmThread::default()
     };
     let threads = (0..spec.cpus).map(thread).collect();
     tell(encode_report(&Report::Booting { threads, tsc_shared: true }).unwrap());
     tell(encode_console(format!("console of {}\n", spec.vm).as_bytes()).unwrap());
-    let does = spec.cmdline.as_str();
     if does == "panics" {
         let reason = "reset".into();
         let state = Some("rip 0".into());
@@ -232,6 +233,16 @@ fn run(words: &[&str], duration: Duration) -> (Result<Outcome, LoadError>, Taken
 
 /// The same with so many that boot at once.
 fn run_by(at_once: u32, words: &[&str], duration: Duration) -> (Result<Outcome, LoadError>, Taken) {
+    run_with(at_once, words, duration, |_| Ok(0))
+}
+
+/// The same on a kernel that gives the launchers' real threads these cookies.
+fn run_with(
+    at_once: u32,
+    words: &[&str],
+    duration: Duration,
+    cookie_of: fn(u32) -> io::Result<u64>,
+) -> (Result<Outcome, LoadError>, Taken) {
     let load = LoadSpec {
         name: None,
         groups: vec![
@@ -259,7 +270,8 @@ fn run_by(at_once: u32, words: &[&str], duration: Duration) -> (Result<Outcome, 
         boot_timeout: Duration::from_secs(2),
         job,
     };
-    let surroundings = Surroundings { cookie: true, ..Surroundings::plain(Some(2_000_000)) };
+    let plain = Surroundings::plain(Some(2_000_000));
+    let surroundings = Surroundings { cookie: true, cookie_of, ..plain };
     let mut taken = Taken::default();
     let outcome = nested::run(&spec, &load, &surroundings, &mut taken);
     (outcome, taken)
@@ -327,6 +339,22 @@ fn a_hit_names_the_machine_and_its_vcpu() {
     let hit = taken.hit.unwrap();
     assert_eq!((hit.gap.thread, hit.tid), (3, 201));
     assert!(begin.elapsed() < Duration::from_secs(20), "the others were told to stop");
+}
+
+fn cookies_are_read_back_past_the_launchers() {
+    let with = |word, cookie_of: fn(u32) -> io::Result<u64>| {
+        let (outcome, taken) = run_with(1, &[word], Duration::from_millis(200), cookie_of);
+        (outcome.map_err(|error| error.to_string()), taken.prepared.unwrap_or_default().notes)
+    };
+    let note = |cookie_of| with("well", cookie_of).1.join("\n");
+    assert_eq!(note(|_| Ok(0)), "");
+    assert_eq!(note(|_| Err(io::Error::from_raw_os_error(libc::ESRCH))), "", "it has ended");
+    let noted = note(|_| Ok(5));
+    assert!(noted.contains("VM 1: not only vCPU threads have a cookie, exe too"), "{noted}");
+    let error = with("well", |_| Err(io::Error::from_raw_os_error(libc::EINVAL))).0.unwrap_err();
+    assert!(error.contains("VM 1: cookies cannot be read back"), "{error}");
+    let error = with("lies", |_| Ok(5)).0.unwrap_err();
+    assert!(error.contains("was given cookie 8, and has 5"), "{error}");
 }
 
 fn a_thread_elsewhere_fails_the_run() {

@@ -26,6 +26,7 @@ pub use shared::SharedError;
 pub use supervise::{MAX_THREADS, check_cookies, run, tsc_frequency};
 
 use crate::{
+    cosched,
     cpus::CpuSet,
     meter::MeterError,
     nested::NestedError,
@@ -44,6 +45,8 @@ pub struct Surroundings {
     pub tsc: Sources,
     /// Whether each group makes itself a cookie with `prctl`.
     pub cookie: bool,
+    /// How the cookies of other processes' threads are read back, by number of the thread.
+    pub cookie_of: fn(u32) -> io::Result<u64>,
     /// For each group, the `cgroup.procs` files to enter; may be empty.
     pub cgroups: Vec<Vec<PathBuf>>,
     /// The trace to stop at a hit.
@@ -59,6 +62,7 @@ impl Surroundings {
             memory: if shm.is_dir() { shm } else { std::env::temp_dir() },
             tsc: Sources::known(kvm_khz),
             cookie: false,
+            cookie_of: cosched::cookie_of,
             cgroups: Vec::new(),
             trace: None,
         }

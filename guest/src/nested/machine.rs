@@ -18,7 +18,6 @@ use super::link::{
     Heard, LAUNCH_COMMAND, LaunchSpec, Order, Report, encode_order, is_plausible, next_heard,
 };
 use crate::{
-    cosched,
     frame::{Decoder, FrameError},
     system,
     wire::{
@@ -201,14 +200,17 @@ impl Machine {
 
     /// The cookies of all threads of the launcher's, with their numbers and names. A thread that has
     /// ended meanwhile is not among them.
-    pub fn cookies(&self) -> io::Result<Vec<(u32, String, u64)>> {
+    pub fn cookies(
+        &self,
+        cookie_of: fn(u32) -> io::Result<u64>,
+    ) -> io::Result<Vec<(u32, String, u64)>> {
         let threads = format!("/proc/{}/task", self.status.pid);
         let mut found = Vec::new();
         for entry in fs::read_dir(&threads).into_iter().flatten().flatten() {
             let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            let cookie = match cosched::cookie_of(tid) {
+            let cookie = match cookie_of(tid) {
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
                 read => read?,
             };

@@ -53,7 +53,7 @@ pub fn run(
     // Every launcher has mapped its images by now.
     drop(maker);
     fleet.confine()?;
-    let prepared = fleet.prepared(choice, surroundings.cookie)?;
+    let prepared = fleet.prepared(choice, surroundings)?;
     fleet.observer.prepared(&prepared)?;
     let trace = surroundings.trace.as_ref().map(TraceFiles::open).transpose()?;
     let begin = Anchor::now();
@@ -187,10 +187,10 @@ impl Fleet<'_> {
         Ok(())
     }
 
-    fn prepared(&self, choice: Choice, cookie: bool) -> Result<Prepared, LoadError> {
+    fn prepared(&self, choice: Choice, surroundings: &Surroundings) -> Result<Prepared, LoadError> {
         let well = || self.machines.iter().filter(|machine| machine.is_well());
         let mut notes = Vec::new();
-        if cookie {
+        if surroundings.cookie {
             let each: Vec<Vec<u64>> = well()
                 .map(|machine| machine.status.threads.iter().map(|thread| thread.cookie).collect())
                 .collect();
@@ -198,7 +198,7 @@ impl Fleet<'_> {
                 each.iter().map(|cookies| cookies.first().copied().unwrap_or(0)).collect();
             load::check_cookies(self.load, each.iter().map(Vec::as_slice), &firsts)?;
             for machine in well() {
-                notes.extend(others_with_cookies(machine)?);
+                notes.extend(others_with_cookies(machine, surroundings.cookie_of)?);
             }
         }
         if well().any(|machine| !machine.status.tsc_shared) {
@@ -310,9 +310,12 @@ impl Fleet<'_> {
 ///
 /// # Errors
 /// The kernel does not tell, or a vCPU's thread has another cookie than the launcher says.
-fn others_with_cookies(machine: &Machine) -> Result<Option<String>, LoadError> {
+fn others_with_cookies(
+    machine: &Machine,
+    cookie_of: fn(u32) -> io::Result<u64>,
+) -> Result<Option<String>, LoadError> {
     let vm = machine.status.vm;
-    let actual = machine.cookies().map_err(|error| {
+    let actual = machine.cookies(cookie_of).map_err(|error| {
         LoadError::Cookie(format!("VM {vm}: cookies cannot be read back: {error}"))
     })?;
     for vcpu in &machine.status.threads {

@@ -45,7 +45,7 @@ pub fn group() -> Group {
     let all = Case::run("eight_measure", &format!("--nested {measure} --trace-dump always"), eight);
     let one = Case::run(
         "one_measures_and_one_panics",
-        &format!("--nested --l2-count 2 --l2-append 2:rdinit=/none {measure}"),
+        &format!("--nested --l2-count 2 --l2-append 2:rdinit=/none --confine vcpu {measure}"),
         degraded,
     );
     Group::new("nested", TestKernel::V612, vec![all.within(LIMIT), one.within(LIMIT)])
@@ -58,7 +58,7 @@ fn eight(outcome: &Outcome) {
     let vms = list(&result, "vms");
     assert_eq!(vms.len(), VMS);
     for vm in vms {
-        measured(outcome, vm);
+        measured(outcome, vm, ["2-3", "2-3"]);
         let resident = number(vm, "rss_kib");
         assert!(resident <= MOST_RESIDENT_KIB, "{resident} KiB: {vm}");
     }
@@ -90,7 +90,7 @@ fn degraded(outcome: &Outcome) {
     assert!(!outcome.stdout.lines().any(about_threads), "{}", outcome.words());
     let [first, second] = list(&result, "vms") else { panic!("{}", result["vms"]) };
     panicked(outcome, second);
-    measured(outcome, first);
+    measured(outcome, first, ["2", "3"]);
     let complete: Vec<_> =
         list(&result, "threads").iter().map(|thread| thread["complete"] == true).collect();
     assert_eq!(complete, [true, true, false, false]);
@@ -120,12 +120,13 @@ fn panicked(outcome: &Outcome, vm: &Value) {
     assert!(outcome.file("r/vm2.log").is_some_and(|log| log.contains("Kernel panic")));
 }
 
-fn measured(outcome: &Outcome, vm: &Value) {
+/// One that measured, with its vCPUs confined to these CPUs.
+fn measured(outcome: &Outcome, vm: &Value, cpus: [&str; VCPUS]) {
     assert_eq!(vm["fault"], Value::Null, "{vm}");
     let threads = list(vm, "threads");
-    assert_eq!(threads.len(), 2);
-    for thread in threads {
-        assert_eq!(thread["affinity"], "2-3", "confined, and read back");
+    assert_eq!(threads.len(), VCPUS);
+    for (thread, cpus) in threads.iter().zip(cpus) {
+        assert_eq!(thread["affinity"], cpus, "confined, and read back");
         assert_eq!(thread["cookie"], threads[0]["cookie"], "one machine, one cookie");
         assert!(number(thread, "cookie") > 0 && number(thread, "run_ns") > 0, "{thread}");
     }

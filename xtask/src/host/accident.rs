@@ -10,8 +10,8 @@
 //! The host itself may be let down in the same way, with all cases in it: then it is [`HostLost`],
 //! and that counts as one.
 //!
-//! Guests in guests lost the machine around them, or the host, in most runs until none of them ran
-//! on the emulated first CPU any more: see `Machine::cpus` in `qemu.rs`.
+//! Guests in guests lost the machine around them, or the host, in most runs as long as they ran on
+//! the emulated first CPU, too: see `Machine::cpus` in `qemu.rs`.
 
 use std::fmt;
 
@@ -43,8 +43,8 @@ pub enum Accident {
     /// machine.
     Hang,
     /// The guest triple-faulted and had printed nothing: before its first process in one of
-    /// some thousand boots, later where threads of its vCPUs change between CPUs, or while guests
-    /// of its own boot.
+    /// some thousand boots, or later where threads of its vCPUs change between CPUs. Since none
+    /// runs on the first CPU it has not been seen.
     TripleFault,
 }
 

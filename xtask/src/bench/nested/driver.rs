@@ -102,6 +102,7 @@ impl Run {
             up_ms: build + boot,
             first_vm_up_ms: since_start("l2_first_up")?,
             all_up_ms: since_start("l2_all_up")?,
+            vm_boot_ms: boots_ms(result),
             standing_ms: since_start("l2_standing")?,
             confined_ms,
             recorded_ms: since_start("l2_all_recorded").ok(),
@@ -110,6 +111,16 @@ impl Run {
             pss_kib: memory("pss_kib"),
         })
     }
+}
+
+/// How long each machine took to boot, of those that did.
+fn boots_ms(result: &Value) -> Vec<u64> {
+    let vms = result["vms"].as_array().into_iter().flatten();
+    vms.filter_map(|vm| {
+        let time = |name: &str| vm["times"][name].as_u64();
+        Some(time("up_ns")?.checked_sub(time("booting_ns")?)? / 1_000_000)
+    })
+    .collect()
 }
 
 impl Footprint {
@@ -161,12 +172,16 @@ mod tests {
                 "l2_first_up": 40_000, "l2_all_up": 42_000, "l2_standing": 43_000,
                 "l2_confined": 44_010, "l2_all_recorded": 46_000,
             },
-            "vms": [{ "rss_kib": 7, "pss_kib": 5 }, { "rss_kib": null }],
+            "vms": [
+                { "rss_kib": 7, "pss_kib": 5,
+                  "times": { "booting_ns": 2_000_000, "up_ns": 23_000_000 } },
+                { "rss_kib": null, "times": { "booting_ns": 2_000_000, "up_ns": null } },
+            ],
         });
         let run = Run::of(&result).unwrap();
         assert_eq!((run.up_ms, run.first_vm_up_ms), (4010, 50_000));
         assert_eq!((run.confined_ms, run.recorded_ms), (54_010, Some(56_000)));
-        assert_eq!((run.rss_kib, run.pss_kib), (vec![7], vec![5]));
+        assert_eq!((run.rss_kib, run.pss_kib, run.vm_boot_ms), (vec![7], vec![5], vec![21]));
         let error = Run::of(&json!({})).unwrap_err().to_string();
         assert!(error.contains("phases_ms.build"), "{error}");
     }

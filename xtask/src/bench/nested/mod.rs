@@ -57,6 +57,8 @@ pub struct Run {
     pub first_vm_up_ms: u64,
     /// Until all had.
     pub all_up_ms: u64,
+    /// Of each machine, from the start of its launcher until PID 1 of it lived.
+    pub vm_boot_ms: Vec<u64>,
     /// Until all stood ready.
     pub standing_ms: u64,
     /// Until the threads of all vCPUs were confined.
@@ -133,15 +135,19 @@ fn allowance(vms: u32) -> Duration {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let phase = |name: &str, value: fn(&Run) -> Option<u64>| {
-            let values = self.runs.iter().filter_map(value);
+        let line = |name: &str, times_ms: Vec<u64>| {
             #[allow(clippy::cast_precision_loss, reason = "milliseconds of a run")]
-            let middle = median(values.map(|ms| ms as f64 / 1000.0));
+            let middle = median(times_ms.into_iter().map(|ms| ms as f64 / 1000.0));
             let shown = middle.map_or("never".into(), |seconds| format!("{seconds:.1} s"));
             format!("{name:<34}{shown:>12}")
         };
+        let phase = |name: &str, value: fn(&Run) -> Option<u64>| {
+            line(name, self.runs.iter().filter_map(value).collect())
+        };
+        let boots = self.runs.iter().flat_map(|run| &run.vm_boot_ms).copied();
         writeln!(f, "{}", phase("machine around up", |run| Some(run.up_ms)))?;
         writeln!(f, "{}", phase("first of its machines up", |run| Some(run.first_vm_up_ms)))?;
+        writeln!(f, "{}", line("  boot of one, beside others", boots.collect()))?;
         writeln!(f, "{}", phase("all up", |run| Some(run.all_up_ms)))?;
         writeln!(f, "{}", phase("all ready", |run| Some(run.standing_ms)))?;
         writeln!(f, "{}", phase("confined", |run| Some(run.confined_ms)))?;
