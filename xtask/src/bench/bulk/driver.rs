@@ -15,7 +15,6 @@ use crate::bench::boot::driver::Running;
 use crate::bench::boot::memory;
 use crate::bench::boot::peers::{KERNEL_PATH, Peer, QEMU_PATH, SCHEDVMM_PATH};
 use crate::bench::boot::stats::OpenStats;
-use crate::bench::median;
 
 /// Version of the report's format.
 const SCHEMA: u32 = 2;
@@ -23,6 +22,9 @@ const SCHEMA: u32 = 2;
 const MEMORY_MIB: u32 = 512;
 /// Where the port ends: in memory, so that no disk is measured.
 const SINK: &str = "/tmp/bulk";
+/// Pieces written into the sink at a time, 128 KiB: less was slower in the emulated host, and so was
+/// 1 MiB, by half.
+const SINK_PIECES: usize = 4;
 const INITRD: &str = "/tmp/bulk-initrd";
 /// A boot and 4 MiB a second.
 const BOOT_ALLOWANCE: Duration = Duration::from_secs(60);
@@ -34,11 +36,15 @@ const MAX_COST_BYTES: u64 = 4096;
 pub fn run(mib: u32, runs: u32) -> Result<()> {
     make_initrd()?;
     let (ours, qemu) = (schedvmm(mib), qemu(mib));
-    let (mut our_dumps, mut qemu_dumps, mut sinks) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut our_dumps, mut qemu_dumps) = (Vec::new(), Vec::new());
+    let mut fastest_sink = 0.0;
     // The first dump of each is a warm-up: the emulation translates all that code anew.
     for run in 0..=runs {
-        let sink = sink_alone(mib)?;
-        let pair = (dump(&ours, mib)?, dump(&qemu, mib)?);
+        let mut after_sink = |peer| {
+            fastest_sink = sink_alone(mib)?.max(fastest_sink);
+            dump(peer, mib)
+        };
+        let pair = (after_sink(&ours)?, after_sink(&qemu)?);
         eprintln!(
             "dump {run} of {runs}: {:.1} MiB/s, QEMU {:.1} MiB/s",
             pair.0.mib_per_wall_second, pair.1.mib_per_wall_second
@@ -46,7 +52,6 @@ pub fn run(mib: u32, runs: u32) -> Result<()> {
         if run > 0 {
             our_dumps.push(pair.0);
             qemu_dumps.push(pair.1);
-            sinks.push(sink);
         }
     }
     let schedvmm = Side::new(&ours, our_dumps)?;
@@ -57,7 +62,7 @@ pub fn run(mib: u32, runs: u32) -> Result<()> {
         cpu_ratio: schedvmm.mib_per_cpu_second / qemu.mib_per_cpu_second,
         wall_ratio: schedvmm.mib_per_wall_second / qemu.mib_per_wall_second,
         target_ratio: super::TARGET_RATIO,
-        sink_mib_per_second: median(sinks).context("no dumps")?,
+        sink_mib_per_second: fastest_sink,
         schedvmm,
         qemu,
     };
@@ -79,10 +84,10 @@ fn remove_sink() -> Result<()> {
 /// monitor can be faster.
 fn sink_alone(mib: u32) -> Result<f64> {
     remove_sink()?;
-    let piece = guest::piece();
+    let piece = guest::piece().repeat(SINK_PIECES);
     let mut sink = File::create(SINK).context("cannot make the sink")?;
     let begin = Instant::now();
-    for _ in 0..mib * guest::PIECES_PER_MIB {
+    for _ in 0..mib as usize * guest::PIECES_PER_MIB as usize / SINK_PIECES {
         sink.write_all(&piece).context("cannot write to the sink")?;
     }
     Ok(f64::from(mib) / begin.elapsed().as_secs_f64())

@@ -47,8 +47,8 @@ pub struct Report {
     pub wall_ratio: f64,
     /// What both are to reach.
     pub target_ratio: f64,
-    /// MiB that the host writes into the sink in a second, from memory and with nothing beside,
-    /// median: no monitor can be faster.
+    /// MiB that the host writes into the sink in a second, from memory and with nothing beside, in
+    /// the fastest of all tries: no monitor can be faster.
     pub sink_mib_per_second: f64,
     /// Our side.
     pub schedvmm: Side,
