@@ -5,7 +5,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use guest::cpus::CpuSet;
 
 use super::ports::{self, Counted};
 use super::protocol::{
@@ -110,9 +111,8 @@ pub(crate) fn mount(kind: &str, target: &str, options: &str) -> Result<()> {
 /// Runs the command; its end, and the lengths of its two outputs.
 fn run(job: &Job, pid: &AtomicI32, stdout: File, stderr: File) -> Result<(Ended, u64, u64)> {
     let (program, arguments) = job.argv.split_first().context("the job has no command")?;
-    let mut command = Command::new(program);
-    keep_off_first_cpu(&mut command)?;
-    let mut child = command
+    keep_off_first_cpu()?;
+    let mut child = Command::new(program)
         .args(arguments)
         .current_dir(OUT_DIR)
         .env_clear()
@@ -133,28 +133,13 @@ fn run(job: &Job, pid: &AtomicI32, stdout: File, stderr: File) -> Result<(Ended,
     Ok((ended, join(stdout)?, join(stderr)?))
 }
 
-/// Leaves the first CPU to this process and the kernel: guests must not run there (see
-/// [`Machine::cpus`](super::qemu::Machine::cpus)).
-fn keep_off_first_cpu(command: &mut Command) -> Result<()> {
-    // SAFETY: a set of bits, for which all zeros is a value.
-    let mut cpus: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `cpus` is ours, of the size that is told, and outlives the call.
-    if unsafe { libc::sched_getaffinity(0, size_of_val(&cpus), &raw mut cpus) } != 0 {
-        return Err(io::Error::last_os_error()).context("cannot find out the CPUs of this machine");
-    }
-    // SAFETY: changes a bit of `cpus`, in which 0 is a place.
-    unsafe { libc::CPU_CLR(0, &mut cpus) };
-    // SAFETY: the closure runs between fork and exec; it makes one system call, with a set of its
-    // own, and allocates nothing.
-    unsafe {
-        command.pre_exec(move || {
-            match libc::sched_setaffinity(0, size_of_val(&cpus), &raw const cpus) {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            }
-        })
-    };
-    Ok(())
+/// Leaves the first CPU to the kernel: no guest may run there (see
+/// [`Machine::cpus`](super::qemu::Machine::cpus)). What this thread starts inherits it.
+fn keep_off_first_cpu() -> Result<()> {
+    let first: CpuSet = [0].into_iter().collect();
+    let online = CpuSet::online().context("cannot find out the CPUs of the emulated host")?;
+    let others = online.without(&first);
+    others.confine_this_thread().with_context(|| format!("cannot go to CPUs {others}"))
 }
 
 /// Waits for the end of the command, and for every orphan on the way.

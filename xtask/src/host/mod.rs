@@ -71,7 +71,8 @@ pub struct HostRun {
 }
 
 impl EmulatedHost {
-    /// A host with 4 CPUs for the command, 6000 MiB, the 6.12 test kernel, and `schedvmm` as it is built now.
+    /// A host with 4 CPUs for the command, 6000 MiB, the 6.12 test kernel, and `schedvmm` as it is
+    /// built now.
     pub fn builder() -> Self {
         Self {
             cpus: 4,

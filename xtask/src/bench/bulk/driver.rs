@@ -17,7 +17,7 @@ use crate::bench::boot::peers::{KERNEL_PATH, Peer, QEMU_PATH, SCHEDVMM_PATH};
 use crate::bench::boot::stats::OpenStats;
 
 /// Version of the report's format.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 /// Guest memory of both, in MiB.
 const MEMORY_MIB: u32 = 512;
 /// Where the port ends: in memory, so that no disk is measured.
