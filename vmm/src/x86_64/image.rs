@@ -30,7 +30,6 @@ const ELF_CLASS_64: u8 = 2;
 const ELF_LITTLE_ENDIAN: u8 = 1;
 const ELF_X86_64: u16 = 62;
 const ELF_LOAD: u32 = 1;
-const ELF_EXECUTABLE: u32 = 1;
 /// More program headers than any kernel has; a bound for hostile files.
 const MAX_SEGMENTS: usize = 64;
 /// No kernel image is larger; a bound for hostile files.
@@ -107,6 +106,11 @@ impl Segment {
     /// First guest physical address after the segment.
     pub fn end(&self) -> u64 {
         self.address + self.memory_len
+    }
+
+    /// Whether bytes of the file, and not the zeros after them, are at `address`.
+    fn holds(&self, address: u64) -> bool {
+        (self.address..self.address + self.file_len).contains(&address)
     }
 }
 
@@ -256,20 +260,18 @@ pub fn parse_elf(bytes: &[u8]) -> Result<ElfKernel, ImageError> {
     #[allow(clippy::cast_possible_truncation)]
     let headers = &bytes[table as usize..table_end as usize];
     let mut segments = Vec::new();
-    let mut entry_is_code = false;
     for raw in headers.chunks_exact(ELF_SEGMENT_LEN).filter(|raw| u32_at(raw, 0) == ELF_LOAD) {
-        let segment = check_segment(raw, bytes.len() as u64)?;
-        let range = segment.address..segment.end();
-        entry_is_code |= u32_at(raw, 4) & ELF_EXECUTABLE != 0 && range.contains(&entry);
-        segments.push(segment);
+        segments.push(check_segment(raw, bytes.len() as u64)?);
     }
     segments.retain(|segment: &Segment| segment.memory_len > 0);
     segments.sort_unstable_by_key(|segment| segment.address);
     if let Some(pair) = segments.windows(2).find(|pair| pair[0].end() > pair[1].address) {
         return Err(damaged(format!("segments overlap at {:#x}", pair[1].address)));
     }
-    if !entry_is_code {
-        return Err(damaged(format!("entry point {entry:#x} lies in no executable segment")));
+    // Not the segment's flags: the kernel is entered with a map of its loader's, in which all is
+    // executable, and since Linux 6.18 its entry code lies in a segment without PF_X.
+    if !segments.iter().any(|segment| segment.holds(entry)) {
+        return Err(damaged(format!("nothing is loaded at its entry point {entry:#x}")));
     }
     Ok(ElfKernel { entry, segments })
 }
@@ -405,7 +407,40 @@ pub(crate) mod tests {
         assert!(matches!(damage(64 + 8, &[0xff; 8]), ImageError::Truncated { .. }));
         assert!(matches!(damage(64 + 24, &0x7000u64.to_le_bytes()), ImageError::Damaged(_)));
         assert!(matches!(damage(64 + 40, &[0xff; 8]), ImageError::Damaged(_)));
-        assert!(matches!(damage(24, &[0x99]), ImageError::Damaged(_)), "entry outside");
+    }
+
+    #[test]
+    fn an_entry_point_is_where_something_is_loaded() {
+        // As Linux 6.18 and later: the entry lies in the data segment, after 4 KiB of text.
+        const START: u64 = 0x100_0000;
+        let elf = |entry: u64| {
+            let code = [0xf4; 16];
+            let mut file = vec![0; ELF_HEADER_LEN + 2 * ELF_SEGMENT_LEN];
+            file[..ELF_HEADER_LEN].copy_from_slice(&flat_kernel(0, &[])[..ELF_HEADER_LEN]);
+            file[24..32].copy_from_slice(&entry.to_le_bytes());
+            file[56] = 2;
+            let (read_execute, read_write) = (5u32, 6u32);
+            for (at, address, flags) in
+                [(64, START, read_execute), (120, START + 0x1000, read_write)]
+            {
+                file[at] = 1;
+                file[at + 4..at + 8].copy_from_slice(&flags.to_le_bytes());
+                let (offset, memory) = (ELF_HEADER_LEN as u64 + 2 * 56, 0x800u64);
+                for (field, value) in [(8, offset), (24, address), (32, 16), (40, memory)] {
+                    file[at + field..at + field + 8].copy_from_slice(&u64::to_le_bytes(value));
+                }
+            }
+            file.extend_from_slice(&code);
+            parse_elf(&file).map(|kernel| kernel.entry)
+        };
+        for entry in [START, START + 15, START + 0x1000, START + 0x100f] {
+            assert_eq!(elf(entry), Ok(entry));
+        }
+        // Zeros that the loader adds, a hole between segments, and addresses beside them.
+        for entry in [START - 1, START + 16, START + 0x900, START + 0x1010, START + 0x1800, 0] {
+            let text = elf(entry).expect_err("nothing there").to_string();
+            assert!(text.contains(&format!("its entry point {entry:#x}")), "{text}");
+        }
     }
 
     #[test]
