@@ -93,8 +93,8 @@ fn forced_idle_names_the_siblings_group() {
     let text = found.paragraph(&context(), Units::tsc(10));
     assert_eq!(
         text,
-        "VM 1 thread 11 waited 400.5 ms: 400.0 ms CPU 2 forced idle while VM 2 and group 3 \
-         ran on CPU 3, 0.5 ms runnable on an idle CPU."
+        "VM 1 thread 11 waited 400.5 ms: CPU 2 forced idle 400.0 ms: CPU 3 ran VM 2 300.0 ms \
+         (75 %), group 3 100.0 ms (25 %); runnable on an idle CPU 0.5 ms."
     );
     let table = found.table(&context(), Units::tsc(10));
     assert!(table.contains("CPU 2 forced idle: CPU 3 ran VM 2, t21 (tid 21)"), "{table}");
@@ -218,8 +218,8 @@ fn running_by_the_trace_is_steal() {
     let found = one(&trace, gap(2000, 8000), &context());
     assert_eq!(parts(&found), [(Cause::Running { cpu: 2 }, 6000)]);
     let text = |vcpus| found.paragraph(&Context { vcpus, ..context() }, Units::tsc(10));
-    assert!(text(false).contains("by the trace (host steal or SMI)"), "{}", text(false));
-    assert!(text(true).contains("by the trace (the hypervisor worked for the vCPU, or host"));
+    assert!(text(false).contains("by the trace 600.0 ms (host steal or SMI)"), "{}", text(false));
+    assert!(text(true).contains("by the trace 600.0 ms (the hypervisor worked for the vCPU, or"));
 }
 
 #[test]

@@ -82,6 +82,27 @@ fn what_was_before_the_trace_is_said_and_not_guessed() {
 }
 
 #[test]
+fn what_the_paragraph_says_is_there_for_programs() {
+    let folder = folder();
+    let gap = &json_of(folder.path(), &["--longest"])["gap"];
+    let paragraph = gap["paragraph"].as_str().expect("a text");
+    let clauses = gap["clauses"].as_array().expect("clauses");
+    let sum = |of: &[Value]| of.iter().map(|one| number(one, "ticks")).sum::<u64>();
+    assert_eq!(sum(clauses), number(gap, "tsc_end") - number(gap, "tsc_begin"));
+    let mut named = 0;
+    for clause in clauses {
+        let culprits = clause["culprits"].as_array().expect("culprits");
+        assert!(paragraph.contains(clause["what"].as_str().expect("a text")), "{paragraph}");
+        if !clause["by"].is_null() {
+            assert_eq!(sum(culprits), number(clause, "ticks"), "{clause}");
+            let first = culprits[0]["name"].as_str().expect("a name");
+            named += usize::from(paragraph.contains(first));
+        }
+    }
+    assert!(named > 0, "{gap}");
+}
+
+#[test]
 fn a_person_gets_a_paragraph_and_a_table() {
     let folder = folder();
     let text = stdout(&explain(folder.path(), &[]));

@@ -8,6 +8,8 @@ use crate::sched::IrqSource;
 const MAX_PARTS: usize = 512;
 /// Stands for all threads that there is no room to keep apart.
 pub(super) const OTHERS: i32 = -1;
+/// Stands for all CPUs that there is no room to keep apart.
+pub(super) const MANY_CPUS: u32 = u32::MAX;
 
 /// A thread's name as the kernel has it: NUL-padded.
 pub(super) type Comm = [u8; 16];
@@ -30,17 +32,16 @@ pub(super) enum Why {
 impl Why {
     /// The same without what can take very many values.
     fn coarse(self) -> Self {
+        let (cpu, sibling) = (MANY_CPUS, MANY_CPUS);
         match self {
-            Self::Queued { .. } => Self::Queued { cpu: 0, tid: OTHERS },
-            Self::ForcedIdle { .. } => Self::ForcedIdle { cpu: 0, sibling: 0, tid: OTHERS },
-            Self::Throttled { .. } => Self::Throttled { cpu: 0 },
-            Self::Idle { .. } => Self::Idle { cpu: 0 },
-            Self::Waking { .. } => Self::Waking { cpu: 0 },
-            Self::Migrating { .. } => Self::Migrating { cpu: 0 },
-            Self::Interrupted { .. } => {
-                Self::Interrupted { cpu: 0, source: IrqSource::Line(OTHERS) }
-            }
-            Self::Running { .. } => Self::Running { cpu: 0 },
+            Self::Queued { .. } => Self::Queued { cpu, tid: OTHERS },
+            Self::ForcedIdle { .. } => Self::ForcedIdle { cpu, sibling, tid: OTHERS },
+            Self::Throttled { .. } => Self::Throttled { cpu },
+            Self::Idle { .. } => Self::Idle { cpu },
+            Self::Waking { .. } => Self::Waking { cpu },
+            Self::Migrating { .. } => Self::Migrating { cpu },
+            Self::Interrupted { .. } => Self::Interrupted { cpu, source: IrqSource::Line(OTHERS) },
+            Self::Running { .. } => Self::Running { cpu },
             Self::Sleeping { .. } | Self::Unknown(_) => self,
         }
     }
@@ -173,6 +174,6 @@ mod tests {
         }
         assert_eq!(ledger.entries.len(), MAX_PARTS + 1);
         assert_eq!(ledger.entries.iter().map(|entry| entry.ticks).sum::<u64>(), 100_000);
-        assert_eq!(ledger.entries[MAX_PARTS].why, Why::Queued { cpu: 0, tid: OTHERS });
+        assert_eq!(ledger.entries[MAX_PARTS].why, Why::Queued { cpu: MANY_CPUS, tid: OTHERS });
     }
 }

@@ -24,6 +24,7 @@
 
 mod booking;
 mod cause;
+mod clause;
 mod context;
 mod explanation;
 mod ledger;
@@ -32,6 +33,7 @@ mod start;
 mod text;
 
 pub use cause::{Cause, Explanation, Part, Segment, Task, UnknownReason};
+pub use clause::{Clause, Culprit};
 pub use context::{Context, Topology};
 pub use machine::Attributor;
 pub use text::Units;

@@ -11,7 +11,7 @@ pub use verb::run;
 
 use std::path::Path;
 
-use ftrace::attribution::{Explanation, Part};
+use ftrace::attribution::{Clause, Culprit, Explanation, Part};
 use serde::Serialize;
 
 use crate::co_run::CoRun;
@@ -52,6 +52,8 @@ pub struct Explained {
     pub tsc_end: u64,
     /// For people.
     pub paragraph: String,
+    /// What the paragraph says, in full; their ticks sum to the gap's.
+    pub clauses: Vec<ExplainedClause>,
     /// Longest first; their ticks sum to the gap's.
     pub parts: Vec<ExplainedPart>,
     /// Part of the gap of which the trace does not tell the cause.
@@ -74,19 +76,56 @@ pub struct ExplainedPart {
     pub text: String,
 }
 
+/// All of a gap's time with one kind of cause.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct ExplainedClause {
+    pub what: String,
+    pub note: Option<String>,
+    pub by: Option<String>,
+    pub ticks: u64,
+    pub ns: u64,
+    /// Of the gap.
+    pub share: f64,
+    /// As in the paragraph: those that are not of the load first, then by time. Their ticks sum
+    /// to the clause's.
+    pub culprits: Vec<ExplainedCulprit>,
+}
+
+/// Who was in the way, and for how long.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct ExplainedCulprit {
+    #[serde(flatten)]
+    pub culprit: Culprit,
+    pub ns: u64,
+    /// Of the clause.
+    pub share: f64,
+}
+
 impl Explained {
     /// Puts into time and words what was found out about a gap.
     fn new(question: &Question, gap: &StoredGap, found: &Explanation) -> Self {
         let (context, units) = (question.context(), question.units());
         let ticks = found.gap.end.saturating_sub(found.gap.begin);
-        #[allow(clippy::cast_precision_loss, reason = "a share for a reader")]
-        let share = |part: u64| if ticks == 0 { 0.0 } else { part as f64 / ticks as f64 };
+        let share = |part: u64| gaps::stats::share(part, ticks).unwrap_or(0.0);
         let part = |part: &Part| ExplainedPart {
             ns: units.ns(part.ticks),
             longest_ns: units.ns(part.longest),
             share: share(part.ticks),
             text: part.cause.describe(context),
             part: part.clone(),
+        };
+        let clause = |clause: Clause| {
+            let Clause { what, note, by, ticks, culprits } = clause;
+            let culprit = |culprit: Culprit| ExplainedCulprit {
+                ns: units.ns(culprit.ticks),
+                share: gaps::stats::share(culprit.ticks, ticks).unwrap_or(0.0),
+                culprit,
+            };
+            let culprits = culprits.into_iter().map(culprit).collect();
+            let (ns, share) = (units.ns(ticks), share(ticks));
+            ExplainedClause { what, note, by, ticks, ns, share, culprits }
         };
         Self {
             thread: gap.thread,
@@ -97,6 +136,7 @@ impl Explained {
             tsc_begin: gap.tsc_begin,
             tsc_end: gap.tsc_end,
             paragraph: found.paragraph(context, units),
+            clauses: found.clauses(context).into_iter().map(clause).collect(),
             parts: found.parts.iter().map(part).collect(),
             unknown_share: share(found.unknown_ticks()),
             migrations: found.migrations,
