@@ -384,6 +384,8 @@ pub struct Failure {
 pub enum FailureKind {
     /// This kernel lacks something the run needs.
     Kernel,
+    /// The kernel would have it, and the machine it runs on does not let us.
+    Host,
     /// The request cannot be met (a CPU that does not exist, …).
     Usage,
     /// A defect of ours.

@@ -115,8 +115,7 @@ fn wait(
                     return Err(Failure::new(ExitStatus::Untestable, text));
                 }
             },
-            Ok(Event::Signal(libc::SIGINT)) => return Ok(ExitStatus::Interrupted),
-            Ok(Event::Signal(_)) => return Ok(ExitStatus::Terminated),
+            Ok(Event::Signal(signal)) => return Ok(ExitStatus::of_signal(signal)),
             Ok(Event::Control(_)) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(Failure::new(ExitStatus::Internal, "all vCPU threads are gone"));

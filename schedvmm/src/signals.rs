@@ -1,29 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
-//! SIGINT, SIGTERM and SIGHUP as events.
+//! SIGINT, SIGTERM and SIGHUP as events: the first one asks for an end with all results. A second
+//! SIGINT or SIGTERM does not wait for it: the process leaves at once, and puts back what it has
+//! changed on this machine.
+//!
+//! A signal that whoever started us ignores, as `nohup` does with SIGHUP and a shell with SIGINT of
+//! what it runs in the background, stays ignored. The signals are blocked, not handled: the load's
+//! processes inherit that, so that a Ctrl-C, which reaches them too, does not end them before their
+//! results are there.
 
-use std::io;
+use std::io::{self, Write};
 use std::mem;
 use std::ptr;
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::session::Event;
+use crate::status::ExitStatus;
 
 const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
-/// Blocks the signals in this thread and all it starts, and hands them to `events` instead.
-/// To be called before any other thread exists.
+/// A signal that comes so soon after the first one is the same one again: timeout(1) sends its
+/// signal to the process and to the group it is in, and no hand is that quick.
+const SAME: Duration = Duration::from_millis(100);
+
+/// For all that is to be put back when the process leaves at once.
+const LEAVE: Duration = Duration::from_secs(2);
+
+/// Blocks the signals in this thread and all it starts, and hands the first one to `events`
+/// instead. To be called before any other thread exists.
 ///
 /// # Errors
-/// The error of pthread_sigmask(3), or no thread left.
+/// The error of sigaction(2) or pthread_sigmask(3), or no thread left.
 pub fn forward(events: SyncSender<Event>) -> io::Result<()> {
     // SAFETY: an all-zero sigset_t is a valid object for sigemptyset to fill.
     let mut set: libc::sigset_t = unsafe { mem::zeroed() };
-    // SAFETY: `set` is valid for writes; every number is a signal.
-    unsafe {
-        libc::sigemptyset(&raw mut set);
-        for signal in SIGNALS {
-            libc::sigaddset(&raw mut set, signal);
+    // SAFETY: `set` is valid for writes.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    for signal in SIGNALS {
+        // A blocked signal is kept for us even if it is ignored: so it is left out.
+        if !is_ignored(signal)? {
+            // SAFETY: `set` is valid for writes; the number is a signal.
+            unsafe { libc::sigaddset(&raw mut set, signal) };
         }
     }
     // SAFETY: `set` is initialised; the old mask is not asked for.
@@ -31,14 +50,135 @@ pub fn forward(events: SyncSender<Event>) -> io::Result<()> {
     if error != 0 {
         return Err(io::Error::from_raw_os_error(error));
     }
-    thread::Builder::new().name("svmm-signals".into()).spawn(move || {
-        let mut signal = 0;
-        // SAFETY: both pointers are valid for the call.
-        while unsafe { libc::sigwait(&raw const set, &raw mut signal) } == 0 {
-            if events.send(Event::Signal(signal)).is_err() {
-                break;
-            }
-        }
-    })?;
+    thread::Builder::new().name("svmm-signals".into()).spawn(move || listen(&set, &events))?;
     Ok(())
+}
+
+/// Whether whoever started this process wants it not to be ended by this signal.
+fn is_ignored(signal: libc::c_int) -> io::Result<bool> {
+    // SAFETY: an all-zero sigaction is a valid object for the call to fill.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: nothing is set; `action` is valid for writes.
+    if unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(action.sa_sigaction == libc::SIG_IGN)
+}
+
+fn listen(set: &libc::sigset_t, events: &SyncSender<Event>) {
+    let mut first: Option<Instant> = None;
+    let mut signal = 0;
+    // SAFETY: both pointers are valid for the call.
+    while unsafe { libc::sigwait(set, &raw mut signal) } == 0 {
+        match first {
+            None => {
+                first = Some(Instant::now());
+                // In a thread of its own: the inbox may be full, and the second signal is not to
+                // wait for it.
+                let events = events.clone();
+                let tell = move || drop(events.send(Event::Signal(signal)));
+                if thread::Builder::new().spawn(tell).is_err() {
+                    leave(signal);
+                }
+            }
+            // A terminal that goes away sends more than one of these, and wants the results.
+            Some(_) if signal == libc::SIGHUP => {}
+            Some(first) if first.elapsed() < SAME => {}
+            Some(_) => leave(signal),
+        }
+    }
+}
+
+/// What is put back when the process leaves at once; it says what could not be.
+type Act = Box<dyn FnOnce() -> Vec<String> + Send>;
+
+/// What is to be put back, in the order in which it was changed.
+static ACTS: Mutex<(u64, Vec<(u64, Act)>)> = Mutex::new((0, Vec::new()));
+
+/// While this value lives, its act belongs to a leave at once.
+#[must_use = "the act is forgotten when this value goes away"]
+#[derive(Debug)]
+pub struct OnLeave(u64);
+
+impl OnLeave {
+    /// Makes `act` part of a leave at once. The latest comes first.
+    pub fn new(act: impl FnOnce() -> Vec<String> + Send + 'static) -> Self {
+        let mut acts = ACTS.lock().unwrap_or_else(PoisonError::into_inner);
+        acts.0 += 1;
+        let number = acts.0;
+        acts.1.push((number, Box::new(act)));
+        Self(number)
+    }
+}
+
+impl Drop for OnLeave {
+    fn drop(&mut self) {
+        let mut acts = ACTS.lock().unwrap_or_else(PoisonError::into_inner);
+        acts.1.retain(|(number, _)| *number != self.0);
+    }
+}
+
+/// Does all acts; what could not be put back.
+fn put_back(acts: &mut Vec<(u64, Act)>) -> Vec<String> {
+    mem::take(acts).into_iter().rev().flat_map(|(_, act)| act()).collect()
+}
+
+/// Ends the process without waiting for anything but what is to be put back, and for that not
+/// long. Our children are killed by the kernel when we are gone.
+fn leave(signal: libc::c_int) -> ! {
+    let (done, is_done) = mpsc::channel();
+    let work = move || {
+        let mut acts = ACTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = put_back(&mut acts.1);
+        // It stays locked: whoever comes to drop an `OnLeave` has seen its load killed, and waits
+        // for the end of the process rather than call that a result.
+        mem::forget(acts);
+        // First the words that count; a reader that takes none is not waited for.
+        for text in lost {
+            let _ = writeln!(io::stderr(), "schedvmm: {text}");
+        }
+        let text = "a second signal: ended at once, without the results of the last seconds";
+        let _ = writeln!(io::stderr(), "schedvmm: {text}");
+        let _ = done.send(());
+    };
+    if thread::Builder::new().spawn(work).is_ok() {
+        let _ = is_done.recv_timeout(LEAVE);
+    }
+    let code = ExitStatus::of_signal(signal).code();
+    // SAFETY: ends the process; no handlers of exit(3), which could wait for other threads.
+    unsafe { libc::_exit(code.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn the_latest_change_is_put_back_first_and_what_is_done_is_left_out() {
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let act = |number: u32| {
+            let order = Arc::clone(&order);
+            move || {
+                order.lock().expect("a lock").push(number);
+                vec![format!("{number} is lost")]
+            }
+        };
+        let (_one, two, _three) =
+            (OnLeave::new(act(1)), OnLeave::new(act(2)), OnLeave::new(act(3)));
+        drop(two);
+        let put_back = || put_back(&mut ACTS.lock().expect("a lock").1);
+        assert_eq!(put_back(), ["3 is lost", "1 is lost"]);
+        assert_eq!(*order.lock().expect("a lock"), [3, 1]);
+        assert!(put_back().is_empty(), "once");
+    }
+
+    #[test]
+    fn what_is_ignored_is_seen() {
+        // Of this test process, whoever started it; SIGPIPE is ignored by every Rust program.
+        assert!(is_ignored(libc::SIGPIPE).expect("a signal"));
+        assert!(!is_ignored(libc::SIGUSR2).expect("a signal"));
+        is_ignored(-1).expect_err("no signal");
+    }
 }

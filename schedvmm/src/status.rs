@@ -21,7 +21,7 @@ pub enum ExitStatus {
     Untestable = 125,
     /// Ended by SIGINT; what was measured is kept.
     Interrupted = 130,
-    /// Ended by SIGTERM; what was measured is kept.
+    /// Ended by SIGTERM or SIGHUP; what was measured is kept.
     Terminated = 143,
     /// The request makes no sense.
     Usage = 200,
@@ -32,6 +32,11 @@ pub enum ExitStatus {
 }
 
 impl ExitStatus {
+    /// Of a run that this signal has ended.
+    pub fn of_signal(signal: i32) -> Self {
+        if signal == libc::SIGINT { Self::Interrupted } else { Self::Terminated }
+    }
+
     /// The number.
     pub fn code(self) -> u8 {
         self as u8

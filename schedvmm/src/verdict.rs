@@ -63,6 +63,7 @@ pub fn judge(session: &Session, end: &End, over: bool, console: &str) -> Verdict
     if let Some(failure) = &session.failure {
         let status = match failure.kind {
             FailureKind::Kernel => ExitStatus::Untestable,
+            FailureKind::Host => ExitStatus::Host,
             FailureKind::Usage => ExitStatus::Usage,
             FailureKind::Internal => ExitStatus::Internal,
         };
@@ -70,11 +71,7 @@ pub fn judge(session: &Session, end: &End, over: bool, console: &str) -> Verdict
     }
     match end {
         End::Signal(signal) => {
-            let status = if *signal == libc::SIGINT {
-                ExitStatus::Interrupted
-            } else {
-                ExitStatus::Terminated
-            };
+            let status = ExitStatus::of_signal(*signal);
             verdict(Answer::Interrupted, status, format!("ended by signal {signal}"))
         }
         End::UnderWay => {
@@ -218,6 +215,7 @@ mod tests {
         assert_eq!(status(&[], &ended(ExitReason::Panicked(String::new()))), ExitStatus::Internal);
         for (kind, expected) in [
             (FailureKind::Kernel, ExitStatus::Untestable),
+            (FailureKind::Host, ExitStatus::Host),
             (FailureKind::Usage, ExitStatus::Usage),
             (FailureKind::Internal, ExitStatus::Internal),
         ] {

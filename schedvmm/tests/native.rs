@@ -1,49 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `schedvmm host` and `schedvmm run` on this machine's own kernel, as a user calls them.
 
+mod calls;
 mod terminal;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// No call here takes this long unless it hangs.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-fn schedvmm(dir: &Path, words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_schedvmm"));
-    command.args(words).current_dir(dir).stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// Runs it to its end, and not beyond the deadline.
-fn finish(mut child: Child) -> Output {
-    let end = Instant::now() + DEADLINE;
-    while child.try_wait().expect("a child of ours").is_none() {
-        if Instant::now() > end {
-            child.kill().expect("a child of ours");
-            panic!("it did not end within {DEADLINE:?}");
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    child.wait_with_output().expect("a child of ours")
-}
-
-fn call(dir: &Path, words: &[&str]) -> Output {
-    finish(schedvmm(dir, words).spawn().expect("it starts"))
-}
-
-fn result(dir: &Path, folder: &str) -> Value {
-    let text = fs::read(dir.join(folder).join("result.json")).expect("a result");
-    serde_json::from_slice(&text).expect("JSON")
-}
+use self::calls::{DEADLINE, call, finish, result, schedvmm};
 
 fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))

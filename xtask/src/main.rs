@@ -252,7 +252,8 @@ fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");
-        ExitCode::from(OWN_FAILURE)
+        let signal = error.downcast_ref::<host::Interrupted>();
+        ExitCode::from(signal.map_or(OWN_FAILURE, host::Interrupted::code))
     })
 }
 

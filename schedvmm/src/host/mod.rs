@@ -25,16 +25,17 @@ use crate::cli::HostArgs;
 use crate::cli::ShowVm;
 use crate::compose::{self, Account, Target};
 use crate::deliver::{Checkpoints, Delivery};
+use crate::facts;
 use crate::folder::Folder;
 use crate::result::{self, Clock, KernelFacts, RunResult, Trace};
 use crate::run::plan;
 use crate::session::{Event, Limits, Notice, Session};
 use crate::show::Show;
+use crate::signals::{self, OnLeave};
 use crate::sinks::TraceSink;
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::trace_file::{Arrival, TraceFile};
 use crate::verdict::{End, Verdict, judge};
-use crate::{facts, signals};
 
 /// Signals on their way to the load's supervisor.
 const EVENTS_IN_FLIGHT: usize = 16;
@@ -194,7 +195,7 @@ impl Run {
         let job = self.job.clone();
         let outcome = described.and_then(|()| {
             let tracing = tracing.as_ref().map(|instance| instance.tracing());
-            let mut observer = Reporter { run: self, setup, tracing };
+            let mut observer = Reporter { run: self, setup, tracing, on_leave: None };
             load::run(&job.load, &surroundings, &mut observer)
         });
         if let Some(instance) = &tracing {
@@ -250,11 +251,24 @@ impl Run {
     }
 }
 
+/// Kills the load's processes before the kernel does: they have files of the trace buffers open,
+/// which cannot be removed as long.
+fn kill(pids: &[u32]) -> Vec<String> {
+    for pid in pids.iter().filter_map(|pid| libc::pid_t::try_from(*pid).ok()) {
+        // SAFETY: takes two integers. The processes are children of ours that only the main thread
+        // reaps; one that is gone already is no fault.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+    Vec::new()
+}
+
 /// Takes what the load gives.
 struct Reporter<'a> {
     run: &'a mut Run,
     setup: Setup,
     tracing: Option<&'a Tracing>,
+    /// Kills the load's processes if this one leaves at once.
+    on_leave: Option<OnLeave>,
 }
 
 impl Observer for Reporter<'_> {
@@ -291,5 +305,10 @@ impl Observer for Reporter<'_> {
             }
         }
         self.run.signal.is_some()
+    }
+
+    fn processes(&mut self, pids: &[u32]) {
+        let pids = pids.to_vec();
+        self.on_leave = Some(OnLeave::new(move || kill(&pids)));
     }
 }

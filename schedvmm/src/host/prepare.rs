@@ -3,7 +3,10 @@
 //! is there afterwards.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use guest::cosched::{self, CoschedError};
 use guest::job::{CoschedRequest, Job, TraceSpec};
@@ -15,6 +18,7 @@ use guest::{knobs, system};
 use crate::cli::HostArgs;
 use crate::placement;
 use crate::run::plan;
+use crate::signals::OnLeave;
 use crate::status::{ExitStatus, Failure};
 
 /// A run before it begins.
@@ -128,7 +132,7 @@ impl Prepare {
             trace: tracing.as_ref().map(|instance| instance.tracing.stop_files()),
             ..Surroundings::plain(None)
         };
-        Ok(Ready { surroundings, setup, tracing, restore: Restore(before) })
+        Ok(Ready { surroundings, setup, tracing, restore: Restore::new(before) })
     }
 }
 
@@ -164,34 +168,44 @@ fn explain(mut report: KnobReport) -> KnobReport {
     report
 }
 
-/// Puts knobs back.
-pub struct Restore(Vec<(PathBuf, String)>);
+/// Puts knobs back, also if the process leaves at once.
+pub struct Restore {
+    files: Vec<(PathBuf, String)>,
+    _on_leave: OnLeave,
+}
 
 impl Restore {
+    fn new(files: Vec<(PathBuf, String)>) -> Self {
+        let again = files.clone();
+        Self { files, _on_leave: OnLeave::new(move || put_back(&again)) }
+    }
+
     /// Does it; says what could not be put back.
     pub fn undo(mut self) -> Vec<String> {
-        let files = std::mem::take(&mut self.0);
-        let undo = |(path, text): (PathBuf, String)| {
-            let error = system::write_file(&path, &text).err()?;
-            Some(format!("{} could not be set back to {text}: {error}", path.display()))
-        };
-        files.into_iter().filter_map(undo).collect()
+        put_back(&std::mem::take(&mut self.files))
     }
 }
 
 impl Drop for Restore {
     fn drop(&mut self) {
         // Only where nobody has asked what came of it.
-        for (path, text) in &self.0 {
-            let _ = system::write_file(path, text);
-        }
+        let _ = put_back(&self.files);
     }
+}
+
+fn put_back(files: &[(PathBuf, String)]) -> Vec<String> {
+    let undo = |(path, text): &(PathBuf, String)| {
+        let error = system::write_file(path, text).err()?;
+        Some(format!("{} could not be set back to {text}: {error}", path.display()))
+    };
+    files.iter().filter_map(undo).collect()
 }
 
 /// Ring buffers of our own beside those of this machine, which others may be using.
 pub struct TraceInstance {
     path: PathBuf,
     tracing: Tracing,
+    _on_leave: OnLeave,
 }
 
 impl TraceInstance {
@@ -209,7 +223,9 @@ impl TraceInstance {
         let path = root.join("instances").join(format!("schedvmm-{}", std::process::id()));
         fs::create_dir(&path)
             .map_err(|error| format!("no trace buffers in {}: {error}", path.display()))?;
-        Ok(Self { tracing: Tracing::prepare(&path, spec), path })
+        let again = path.clone();
+        let _on_leave = OnLeave::new(move || remove_soon(&again).err().into_iter().collect());
+        Ok(Self { tracing: Tracing::prepare(&path, spec), path, _on_leave })
     }
 
     /// What is traced.
@@ -223,6 +239,26 @@ impl Drop for TraceInstance {
         // A directory of tracefs goes with all its files. Best effort: one that somebody
         // reads stays, and does nothing.
         let _ = fs::remove_dir(&self.path);
+    }
+}
+
+/// Removes the buffers as soon as the load's processes, which are being killed, have closed them.
+fn remove_soon(path: &Path) -> Result<(), String> {
+    /// They have nothing to do but to end.
+    const KILLED: Duration = Duration::from_secs(1);
+    let deadline = Instant::now() + KILLED;
+    loop {
+        let Err(error) = fs::remove_dir(path) else { return Ok(()) };
+        match error.kind() {
+            io::ErrorKind::NotFound => return Ok(()),
+            io::ErrorKind::ResourceBusy if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            _ => {
+                let path = path.display();
+                return Err(format!("the trace buffers {path} stay, rmdir removes them: {error}"));
+            }
+        }
     }
 }
 
@@ -273,9 +309,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let file = dir.path().join("knob");
         fs::write(&file, "new").expect("write");
-        drop(Restore(vec![(file.clone(), "old".into())]));
+        drop(Restore::new(vec![(file.clone(), "old".into())]));
         assert_eq!(fs::read_to_string(&file).expect("read"), "old");
-        let gone = Restore(vec![(dir.path().join("none"), "old".into())]).undo();
+        let gone = Restore::new(vec![(dir.path().join("none"), "old".into())]).undo();
         assert!(gone[0].contains("could not be set back to old"), "{gone:?}");
     }
 }

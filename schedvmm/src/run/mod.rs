@@ -256,7 +256,8 @@ impl Attempt {
                 Ok(Event::Vcpu(end)) if end.reason == ExitReason::Stopped => {}
                 Ok(Event::Vcpu(end)) => return End::Vcpu(end),
                 Ok(Event::Signal(signal)) => {
-                    if signalled.is_some() || !self.ask_to_stop() {
+                    // There is no second one: the process leaves at once then.
+                    if !self.ask_to_stop() {
                         return End::Signal(signal);
                     }
                     signalled = Some((signal, Instant::now() + GRACE));

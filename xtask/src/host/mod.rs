@@ -28,6 +28,7 @@ use anyhow::{Context, Result, bail};
 
 pub use protocol::Ended;
 pub use session::Stream;
+pub use signals::Interrupted;
 
 use crate::{artifacts, kernel, setup};
 

@@ -12,10 +12,13 @@ use anyhow::{Context, Result, bail};
 use super::accident::HostLost;
 use super::protocol::{Ended, Job, Sent, Status};
 use super::qemu::{self, Machine, Qemu};
-use super::signals::Signals;
+use super::signals::{Interrupted, Signals};
 
 /// While `/out` is packed and sent, nothing may come for this long.
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A signal that comes so soon after the first one is the same one again.
+const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
 /// What the console keeps for an error report.
 const CONSOLE_KEPT: usize = 16 * 1024;
@@ -79,7 +82,7 @@ pub(super) struct Session {
     qemu: Qemu,
     limits: Limits,
     signals: Option<Signals>,
-    signals_seen: u32,
+    signalled: Option<Instant>,
     phase: Phase,
     phase_start: Instant,
     last_output: Instant,
@@ -107,7 +110,7 @@ impl Session {
             qemu,
             limits,
             signals,
-            signals_seen: 0,
+            signalled: None,
             phase: Phase::Booting,
             phase_start: Instant::now(),
             last_output: Instant::now(),
@@ -271,10 +274,14 @@ impl Session {
     fn hand_on_signal(&mut self) -> Result<()> {
         let Some(signals) = &self.signals else { return Ok(()) };
         let signal = signals.read()?;
-        self.signals_seen += 1;
-        if self.signals_seen > 1 || self.phase != Phase::Running {
-            bail!("interrupted by signal {signal}");
+        // timeout(1) sends its signal to the process and to its group: these are one.
+        if self.signalled.is_some_and(|first| first.elapsed() < SAME_SIGNAL) {
+            return Ok(());
         }
+        if self.signalled.is_some() || self.phase != Phase::Running {
+            return Err(Interrupted(signal).into());
+        }
+        self.signalled = Some(Instant::now());
         self.qemu.status.write_all(&[signal]).context("cannot reach the emulated host")
     }
 

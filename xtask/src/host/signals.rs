@@ -1,12 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
-//! SIGINT and SIGTERM as something to wait for, beside everything else.
+//! SIGINT and SIGTERM as something to wait for, beside everything else. One that whoever started
+//! us ignores stays ignored.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd};
 
 use anyhow::{Context, Result};
+
+/// A signal ended the run, and the emulated host with it.
+#[derive(Debug)]
+pub struct Interrupted(pub u8);
+
+impl Interrupted {
+    /// The exit status that tells so, as a shell has it.
+    pub fn code(&self) -> u8 {
+        128 + self.0
+    }
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "interrupted by signal {}", self.0)
+    }
+}
+
+impl std::error::Error for Interrupted {}
 
 /// While this value lives, the two signals do not end the program; they are read from here.
 pub(super) struct Signals {
@@ -21,11 +42,20 @@ impl Signals {
         let mut set = MaybeUninit::uninit();
         let mut previous = MaybeUninit::uninit();
         // SAFETY: sigemptyset initialises `set` before anything reads it, and pthread_sigmask
-        // initialises `previous` where it succeeds; only then is it assumed to be so.
+        // initialises `previous` where it succeeds; only then is it assumed to be so. An all-zero
+        // sigaction is a valid object for the call to fill, which changes nothing.
         let (fd, previous) = unsafe {
             libc::sigemptyset(set.as_mut_ptr());
-            libc::sigaddset(set.as_mut_ptr(), libc::SIGINT);
-            libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
+            for signal in [libc::SIGINT, libc::SIGTERM] {
+                // A blocked signal would be kept for us even if it is ignored.
+                let mut action: libc::sigaction = std::mem::zeroed();
+                if libc::sigaction(signal, std::ptr::null(), &mut action) != 0 {
+                    return Err(io::Error::last_os_error()).context("cannot look at a signal");
+                }
+                if action.sa_sigaction != libc::SIG_IGN {
+                    libc::sigaddset(set.as_mut_ptr(), signal);
+                }
+            }
             let error = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), previous.as_mut_ptr());
             if error != 0 {
                 return Err(io::Error::from_raw_os_error(error)).context("cannot block signals");
