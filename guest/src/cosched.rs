@@ -98,14 +98,24 @@ pub enum CoschedError {
         source: io::Error,
     },
     /// No such file in any hierarchy.
-    #[error("this kernel has no cgroup file {}; it needs {}", file.name(), file.provider())]
+    #[error(
+        "this kernel has no cgroup file {}; it needs {}{}",
+        file.name(), file.provider(), unseen(not_looked_in)
+    )]
     NoFile {
         /// The file.
         file: TagFile,
+        /// Why it could not be looked for in a hierarchy.
+        not_looked_in: Vec<String>,
     },
     /// The file is there and takes no 1.
     #[error("{0}")]
     Refused(String),
+}
+
+fn unseen(not_looked_in: &[String]) -> String {
+    let reasons = not_looked_in.join("; ");
+    if reasons.is_empty() { reasons } else { format!(" (not looked for everywhere: {reasons})") }
 }
 
 /// Cookies and cgroups as they were arranged.
@@ -135,10 +145,14 @@ pub fn arrange(
             return Ok(without_files(Mechanism::Prctl, None, make));
         }
         (CoschedRequest::Prctl, Err(source)) => return Err(CoschedError::Prctl { source }),
+        // A kernel that knows the prctl, and sees no SMT, has none of the files.
+        (CoschedRequest::Auto, Err(source)) if source.raw_os_error() == Some(libc::ENODEV) => {
+            return Ok(without_files(Mechanism::None, Some(explain_prctl(&source)), make));
+        }
         (CoschedRequest::Auto, Err(source)) => {
-            return Ok(tag_by_any(make).unwrap_or_else(|refusals| {
+            return Ok(tag_by(&TagFile::NEWEST_FIRST, make).unwrap_or_else(|untagged| {
                 let mut note = explain_prctl(&source);
-                for refusal in refusals {
+                for refusal in untagged.refusals.into_iter().chain(untagged.not_looked_in) {
                     note.push_str("; ");
                     note.push_str(&refusal);
                 }
@@ -149,27 +163,36 @@ pub fn arrange(
         (CoschedRequest::Tag, _) => &[TagFile::Tag],
         (CoschedRequest::Scheduled, _) => &[TagFile::Scheduled],
     };
-    tag_by(files, make).map_err(|mut refusals| match (refusals.pop(), files) {
-        (None, &[file, ..]) => CoschedError::NoFile { file },
-        (refusal, _) => CoschedError::Refused(refusal.unwrap_or_default()),
+    tag_by(files, make).map_err(|Untagged { mut refusals, not_looked_in }| {
+        match (refusals.pop(), files) {
+            (None, &[file, ..]) => CoschedError::NoFile { file, not_looked_in },
+            (refusal, _) => CoschedError::Refused(refusal.unwrap_or_default()),
+        }
     })
 }
 
-fn tag_by_any(
-    make: &mut dyn FnMut(Version) -> io::Result<Cgroups>,
-) -> Result<Arranged, Vec<String>> {
-    tag_by(&TagFile::NEWEST_FIRST, make)
+/// Why nothing could be tagged.
+struct Untagged {
+    /// Of files that were there.
+    refusals: Vec<String>,
+    /// Of hierarchies that could not be made.
+    not_looked_in: Vec<String>,
 }
 
-/// Tags all groups by the first of these files that any hierarchy has. The error lists the
-/// files that were there and refused.
+/// Tags all groups by the first of these files that any hierarchy has.
 fn tag_by(
     files: &[TagFile],
     make: &mut dyn FnMut(Version) -> io::Result<Cgroups>,
-) -> Result<Arranged, Vec<String>> {
-    let mut refusals = Vec::new();
+) -> Result<Arranged, Untagged> {
+    let (mut refusals, mut not_looked_in) = (Vec::new(), Vec::new());
     for version in [Version::V1, Version::V2] {
-        let Ok(cgroups) = make(version) else { continue };
+        let cgroups = match make(version) {
+            Ok(cgroups) => cgroups,
+            Err(error) => {
+                not_looked_in.push(error.to_string());
+                continue;
+            }
+        };
         for &file in files {
             match tag_all(&cgroups, file) {
                 Ok(true) => {
@@ -182,7 +205,7 @@ fn tag_by(
         }
         cgroups.remove();
     }
-    Err(refusals)
+    Err(Untagged { refusals, not_looked_in })
 }
 
 /// `false` where the kernel has no such file.
@@ -280,6 +303,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut make = |version| {
             let path = root.path().join(Version::name(version));
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("cgroup.controllers"), "cpu cpuset").unwrap();
             for group in ["vm1", "vm2"] {
                 fs::create_dir_all(path.join(group)).unwrap();
                 for file in files.iter().filter(|_| version == Version::V1) {
@@ -321,16 +346,29 @@ mod tests {
         assert_eq!(arranged.cgroups.version(), Version::V2);
         assert!(arranged.note.unwrap().contains("CONFIG_SCHED_CORE"));
         let no_smt = Err(io::Error::from_raw_os_error(libc::ENODEV));
-        let (arranged, _) = arrange_with(&[], CoschedRequest::Auto, no_smt).unwrap();
+        // Nothing is made to look for files that such a kernel cannot have.
+        let mut versions = Vec::new();
+        let mut make = |version| {
+            versions.push(version);
+            Ok(Cgroups::none())
+        };
+        let arranged = arrange(CoschedRequest::Auto, no_smt, &mut make).unwrap();
         assert!(arranged.note.unwrap().contains("SMT"));
+        assert_eq!(versions, [Version::V2]);
     }
 
     #[test]
     fn an_explicit_choice_is_kept_or_refused() {
         let (arranged, tags) = arrange_with(&["cpu.tag"], CoschedRequest::Tag, Ok(())).unwrap();
         assert_eq!((arranged.mechanism.name(), tags), ("tag", vec!["1".into(), "1".into()]));
-        let error = arrange_with(&[], CoschedRequest::CoreTag, Ok(())).unwrap_err();
-        assert!(error.to_string().contains("cpu.core_tag"), "{error}");
+        let error = arrange_with(&[], CoschedRequest::CoreTag, Ok(())).unwrap_err().to_string();
+        assert!(error.contains("cpu.core_tag") && !error.contains("everywhere"), "{error}");
+        let mut none = |version| Err(io::Error::other(format!("no {}", Version::name(version))));
+        let error = arrange(CoschedRequest::Tag, no_prctl(), &mut none).unwrap_err().to_string();
+        assert!(error.ends_with("(not looked for everywhere: no v1; no v2)"), "{error}");
+        let arranged = arrange(CoschedRequest::Auto, no_prctl(), &mut none).unwrap();
+        assert!(arranged.note.unwrap().ends_with("; no v1; no v2"));
+        assert_eq!(arranged.cgroups.notes(), ["no cgroups: v2: no v2; v1: no v1"]);
         let error = arrange_with(&[], CoschedRequest::Prctl, no_prctl()).unwrap_err();
         assert!(error.to_string().contains("CONFIG_SCHED_CORE"), "{error}");
         let (arranged, tags) = arrange_with(&["cpu.tag"], CoschedRequest::None, Ok(())).unwrap();

@@ -17,6 +17,7 @@ pub mod load;
 pub mod meter;
 pub mod nested;
 pub mod noise;
+pub mod obstacle;
 pub mod orders;
 pub mod port;
 pub mod scheduler;
