@@ -8,7 +8,10 @@ use std::{ops::Range, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::shape::GroupSpec;
+use crate::{
+    index::{GroupIndex, Kind, Member, ThreadIndex},
+    shape::GroupSpec,
+};
 
 /// Where the job lies in the initrd.
 pub const JOB_PATH: &str = "/job.json";
@@ -185,7 +188,8 @@ impl LoadSpec {
     pub fn for_meter(self) -> Self {
         let threads = u32::try_from(self.cpus.len()).unwrap_or(u32::MAX);
         let always = GroupSpec::plain(threads, self.duration, SleepSpec::Fixed(Duration::ZERO));
-        Self { name: None, groups: vec![GroupSpec { spread: true, ..always }], ..self }
+        let groups = vec![GroupSpec { spread: true, ..always }];
+        Self { name: None, groups, kind: Kind::Threads, ..self }
     }
 }
 
@@ -199,6 +203,9 @@ pub struct LoadSpec {
     /// The groups ("VMs" of the user target). Threads are numbered group by group.
     #[serde(rename = "shape")]
     pub groups: Vec<GroupSpec>,
+    /// What the groups are.
+    #[serde(default)]
+    pub kind: Kind,
     /// CPUs that all threads share (guest CPU numbers), unless their group says otherwise.
     pub cpus: Vec<u32>,
     /// Seed of the pauses; the same seed gives every thread the same pauses again.
@@ -231,10 +238,29 @@ impl LoadSpec {
         })
     }
 
-    /// The group, from 0, of the thread with this number.
-    pub fn group_of(&self, thread: usize) -> u32 {
-        let group = self.members().position(|members| members.contains(&thread));
-        group.and_then(|group| u32::try_from(group).ok()).unwrap_or(u32::MAX)
+    /// The thread at this place among those of all groups; `None` beyond the last.
+    pub fn member(&self, thread: usize) -> Option<Member> {
+        let mut groups = self.members().enumerate();
+        let (group, members) = groups.find(|(_, members)| members.contains(&thread))?;
+        let thread = ThreadIndex::new(thread - members.start);
+        Some(Member { kind: self.kind, group: GroupIndex::new(group), thread })
+    }
+
+    /// What the thread at this place is called.
+    pub fn name_of(&self, thread: usize) -> String {
+        self.member(thread).map_or_else(|| "an unknown thread".into(), |member| member.to_string())
+    }
+
+    /// All threads of all groups, in order.
+    pub fn all_members(&self) -> impl Iterator<Item = Member> {
+        let kind = self.kind;
+        self.groups.iter().enumerate().flat_map(move |(group, spec)| {
+            (0..spec.threads as usize).map(move |thread| Member {
+                kind,
+                group: GroupIndex::new(group),
+                thread: ThreadIndex::new(thread),
+            })
+        })
     }
 
     /// What all groups are like, where they are alike.
@@ -381,6 +407,7 @@ mod tests {
         let spec = LoadSpec {
             name: None,
             groups: vec![group(2), group(1), group(3)],
+            kind: Kind::Threads,
             cpus: vec![0],
             seed: 0,
             duration: Duration::from_secs(1),
@@ -390,8 +417,10 @@ mod tests {
         };
         assert_eq!(spec.threads(), 6);
         assert_eq!(spec.members().collect::<Vec<_>>(), [0..2, 2..3, 3..6]);
-        let groups = (0..7).map(|thread| spec.group_of(thread)).collect::<Vec<_>>();
-        assert_eq!(groups, [0, 0, 1, 2, 2, 2, u32::MAX]);
+        let names = spec.all_members().map(Member::short).collect::<Vec<_>>();
+        assert_eq!(names, ["1.1", "1.2", "2.1", "3.1", "3.2", "3.3"]);
+        assert!((0..6).map(|thread| spec.member(thread)).eq(spec.all_members().map(Some)));
+        assert_eq!((spec.member(6), spec.name_of(5)), (None, "group 3 thread 3".into()));
         assert_eq!(spec.uniform(), None);
         let even = LoadSpec { groups: vec![group(2); 3], ..spec };
         assert_eq!(even.uniform(), Some(&group(2)));

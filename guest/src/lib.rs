@@ -11,6 +11,7 @@ pub mod cosched;
 pub mod cpus;
 pub mod error;
 pub mod frame;
+pub mod index;
 pub mod job;
 pub mod knobs;
 pub mod load;

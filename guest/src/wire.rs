@@ -326,7 +326,7 @@ pub struct Tick {
 /// A gap with the thread it happened to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
-    /// Index of the thread, as in [`LoadReport::threads`].
+    /// Place of the thread among those of all groups, from 0, as in [`LoadReport::threads`].
     pub thread: u32,
     /// The gap.
     pub record: GapRecord,
@@ -458,8 +458,6 @@ pub struct TscReport {
 /// One thread's results. All times are in TSC ticks of the guest unless named otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ThreadReport {
-    /// Group, from 0.
-    pub group: u32,
     /// Thread ID in the guest.
     pub tid: u32,
     /// Gaps at or above the floor (recorded or not).

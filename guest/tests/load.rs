@@ -24,6 +24,7 @@ use gaps::{
 use guest::{
     cgroup::Cgroups,
     cpus::CpuSet,
+    index::Kind,
     job::{LoadSpec, SleepSpec},
     load::{GROUP_COMMAND, LoadError, Observer, Outcome, Prepared, Surroundings, group_main, run},
     shape::{GroupSpec, Policy},
@@ -139,6 +140,7 @@ fn spec(duration: Duration) -> LoadSpec {
     LoadSpec {
         name: None,
         groups: vec![group(2, ms(200), SleepSpec::Uniform { min: Duration::ZERO, max: ms(50) }); 2],
+        kind: Kind::Threads,
         cpus: CpuSet::online().unwrap().iter().take(2).collect(),
         seed: 5,
         duration,
@@ -201,7 +203,6 @@ fn a_load_measures_what_its_threads_wait() {
             thread.run_delay_ns.unwrap_or(0) as f64 / 1e6,
             thread.wakeup_longest_ns as f64 / 1e6,
         );
-        assert_eq!(thread.group as usize, index / 2);
         assert_eq!(records.len() as u64, thread.gaps - thread.gaps_unrecorded);
         assert_eq!(records.iter().map(|record| record.ticks()).sum::<u64>(), thread.gap_ticks);
         assert_eq!(thread.gap_histogram_ns.iter().map(|(_, n)| n).sum::<u64>(), thread.gaps);
@@ -335,7 +336,7 @@ fn a_gap_over_the_threshold_ends_the_load() {
     assert!(begin.elapsed() < ms(10_000), "{:?}", begin.elapsed());
     let [hit] = notes.hits[..] else { panic!("{:?}", notes.hits) };
     let thread = &outcome.report.threads[hit.gap.thread as usize];
-    assert_eq!((thread.group, thread.tid), (1, hit.tid));
+    assert_eq!((hit.gap.thread / 2, thread.tid), (1, hit.tid));
     assert!(notes.records[hit.gap.thread as usize].contains(&hit.gap.record));
     assert!(to_ms(hit.gap.record.ticks(), outcome.report.tsc.khz) > 150.0);
 }
@@ -372,8 +373,12 @@ fn a_group_that_dies_is_named() {
     let mut notes = Notes { at_release: Some(Box::new(at_release)), ..Notes::default() };
     let outcome = measure(&spec, &mut notes);
     let fault = outcome.fault.expect("a group died");
-    assert!(matches!(fault, LoadError::GroupDied { group: 1, .. }), "{fault}");
+    assert!(matches!(fault, LoadError::GroupDied { .. }), "{fault}");
+    assert!(fault.to_string().starts_with("group 2 (process "), "{fault}");
     assert!(fault.to_string().contains("signal: 9"), "{fault}");
+    // The others end in order, and tell what CPU time they had.
+    let told: Vec<_> = outcome.report.threads.iter().map(|thread| thread.cpu_time_ns > 0).collect();
+    assert_eq!(told, [true, true, false, false]);
     // What was measured until then is there, of the dead as well.
     assert!(outcome.report.threads.iter().all(|thread| thread.gaps > 0));
     assert!(notes.records.iter().all(|records| !records.is_empty()));
@@ -443,7 +448,7 @@ fn groups_differ_as_they_are_told() {
     let outcome = measure(&spec, &mut notes);
     assert!(outcome.fault.is_none(), "{:?}", outcome.fault);
     let threads = &outcome.report.threads;
-    assert_eq!(threads.iter().map(|thread| thread.group).collect::<Vec<_>>(), [0, 1, 1, 2]);
+    assert_eq!(threads.len(), 4);
     let cpus: CpuSet = [cpu].into_iter().collect();
     assert_eq!(notes.prepared.unwrap().affinity, vec![cpus; 4]);
     let cpu_ms: Vec<_> = threads.iter().map(|thread| thread.cpu_time_ns as f64 / 1e6).collect();

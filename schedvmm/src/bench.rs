@@ -10,6 +10,7 @@ use gaps::histogram::Histogram;
 use gaps::record::GapRecord;
 use gaps::tally::ClassTotal;
 use gaps::tsc::clock_ns;
+use guest::index::Kind;
 use guest::job::{CoschedRequest, Job, LoadSpec, SleepSpec};
 use guest::shape::GroupSpec;
 use guest::wire::{LoadReport, Setup, ThreadReport, TscReport};
@@ -82,6 +83,7 @@ fn job(records_per_thread: u32) -> Job {
     let load = LoadSpec {
         name: None,
         groups: vec![group; GROUPS],
+        kind: Kind::Threads,
         cpus: vec![0, 1],
         seed: 0,
         duration: Duration::from_secs(3600),
@@ -105,7 +107,7 @@ fn session(job: &Job, each: usize) -> Session {
     let mut session = Session::new(limits, Instant::now());
     let mut random = Random(1);
     let mut reports = Vec::new();
-    for (thread, gaps) in session.gaps.iter_mut().enumerate() {
+    for gaps in &mut session.gaps {
         let (mut begin, histogram) = (0, Histogram::default());
         gaps.reserve_exact(each);
         for _ in 0..each {
@@ -122,7 +124,6 @@ fn session(job: &Job, each: usize) -> Session {
         let gap_ticks = gaps.iter().map(GapRecord::ticks).sum();
         let count = gaps.len() as u64;
         reports.push(ThreadReport {
-            group: job.load.group_of(thread),
             gaps: count,
             gap_ticks,
             longest: gaps.iter().copied().max_by_key(GapRecord::ticks),

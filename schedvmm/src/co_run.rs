@@ -51,7 +51,7 @@ impl CoRun {
             let tid = i32::try_from(thread.report.tid).unwrap_or_default();
             let Some(found) = found.get(&tid) else { continue };
             thread.co_run = Self::of(found, ns);
-            groups.entry(thread.report.group).or_insert_with(ftrace::CoRun::default).add(found);
+            groups.entry(thread.member.group).or_insert_with(ftrace::CoRun::default).add(found);
             all.add(found);
         }
         for group in &mut result.groups {

@@ -105,10 +105,10 @@ impl<'a> Account<'a> {
         };
         let statistics = of(&|_| true);
         for group in &mut groups {
-            group.statistics = of(&|thread| thread.report.group == group.group);
+            group.statistics = of(&|thread| thread.member.group == group.group);
         }
         let each: Vec<_> =
-            (0..threads.len()).map(|number| of(&|thread| thread.thread == number)).collect();
+            (0..threads.len()).map(|number| of(&|thread| thread.index == number)).collect();
         for (thread, statistics) in threads.iter_mut().zip(each) {
             thread.statistics = statistics;
         }
@@ -131,7 +131,7 @@ impl<'a> Account<'a> {
         let longest_gap_ns = longest.as_ref().map(|gap| gap.length_ns);
         let hit = session
             .hit
-            .map(|hit| clock.locate(hit.gap.thread as usize, Some(hit.tid), hit.gap.record));
+            .and_then(|hit| clock.locate(hit.gap.thread as usize, Some(hit.tid), hit.gap.record));
         // What the host takes is what a meter in place of the load is there to find.
         let budget = if self.job.meter.is_some() || nested { 1.0 } else { self.steal_budget };
         let steal = Steal::of(&statistics, budget);
@@ -227,9 +227,9 @@ fn fairness(threads: &[Thread], groups: &[Group], clock: Clock<'_>) -> RunFairne
         parts_per_million(cpu_ns, busy_ns)
     };
     let each: Vec<_> =
-        (0..threads.len()).map(|number| got(&|thread| thread.thread == number)).collect();
+        (0..threads.len()).map(|number| got(&|thread| thread.index == number)).collect();
     let groups: Vec<_> =
-        groups.iter().map(|group| got(&|thread| thread.report.group == group.group)).collect();
+        groups.iter().map(|group| got(&|thread| thread.member.group == group.group)).collect();
     RunFairness { threads: Fairness::of(&each), groups: Fairness::of(&groups) }
 }
 
@@ -245,9 +245,8 @@ mod tests {
     use crate::testing::{self, load};
 
     fn thread(thread: usize, busy_ns: u64, cpu_time_ns: u64) -> Thread {
-        let group = u32::try_from(thread / 2).expect("few");
         // One tick is one nanosecond.
-        let report = ThreadReport { group, busy_ticks: busy_ns, cpu_time_ns, ..Default::default() };
+        let report = ThreadReport { busy_ticks: busy_ns, cpu_time_ns, ..Default::default() };
         testing::thread(thread, report)
     }
 

@@ -72,7 +72,6 @@ fn reports() -> Vec<ThreadReport> {
         let count = gaps.len() as u64;
         let class = gaps.first().map(|gap| ClassTotal { class: gap.class, gaps: count, gap_ticks });
         ThreadReport {
-            group: number / 2,
             tid: 100 + number,
             gaps: count,
             gap_ticks,
@@ -277,7 +276,7 @@ const ALL: Figures = Figures {
 /// All figures of the result, by hand.
 fn figures() -> Value {
     let longest = json!({
-        "thread": 0, "group": 0, "tid": 100, "begin_ns": 50 * MS, "length_ns": 120 * MS,
+        "group": 1, "thread": 1, "tid": 100, "begin_ns": 50 * MS, "length_ns": 120 * MS,
         "length_ticks": 240 * MS, "tsc_begin": START + 100 * MS, "tsc_end": START + 340 * MS,
         "cpu_begin": 2, "cpu_end": 3, "class": "scheduled-out",
     });
@@ -286,7 +285,8 @@ fn figures() -> Value {
         let (gap_ms, longest_ms, figures) = numbers[number];
         // As it came, and these beside it.
         let mut thread = serde_json::to_value(report).expect("JSON");
-        thread["thread"] = json!(number);
+        thread["group"] = json!(number / 2 + 1);
+        thread["thread"] = json!(number % 2 + 1);
         thread["gap_ns"] = json!(gap_ms * MS);
         thread["longest_gap_ns"] = json!(longest_ms * MS);
         thread["complete"] = json!(true);
@@ -316,14 +316,14 @@ fn figures() -> Value {
         "threads": reports().into_iter().enumerate().map(thread).collect::<Vec<_>>(),
         "groups": [
             {
-                "group": 0, "cookie": 0xa, "gaps": 3, "gap_ns": 150 * MS,
+                "group": 1, "cookie": 0xa, "gaps": 3, "gap_ns": 150 * MS,
                 "longest_gap_ns": 120 * MS, "gap_share": 0.075, "cpu_share": 1840.0 / 2800.0,
                 "force_idle_ns": 30 * MS, "force_idle_share": 0.015, "throttles": 3,
                 "throttled_ns": 5 * MS, "wakeup_longest_ns": 9 * MS - 1, "co_run": null,
                 "statistics": FIRST_GROUP.json(),
             },
             {
-                "group": 1, "cookie": 0xb, "gaps": 1, "gap_ns": 40 * MS,
+                "group": 2, "cookie": 0xb, "gaps": 1, "gap_ns": 40 * MS,
                 "longest_gap_ns": 40 * MS, "gap_share": 0.04, "cpu_share": 960.0 / 2800.0,
                 "force_idle_ns": 10 * MS, "force_idle_share": 0.005, "throttles": null,
                 "throttled_ns": null, "wakeup_longest_ns": 2 * MS - 1, "co_run": null,

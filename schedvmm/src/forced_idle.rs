@@ -49,10 +49,10 @@ impl ForcedIdle {
         cpu_time_ns: u64,
     ) -> Self {
         let of_cgroup = |group: &Group| {
-            report?.groups.get(group.group as usize).and_then(|report| report.force_idle_ns)
+            report?.groups.get(group.group.index()).and_then(|report| report.force_idle_ns)
         };
         let of_threads = |group: &Group| {
-            let own = threads.iter().filter(|thread| thread.report.group == group.group);
+            let own = threads.iter().filter(|thread| thread.member.group == group.group);
             own.map(|thread| thread.report.force_idle_ns)
                 .try_fold(0u64, |sum, ns| Some(sum.saturating_add(ns?)))
         };
@@ -77,14 +77,14 @@ impl ForcedIdle {
 
 #[cfg(test)]
 mod tests {
+    use guest::index::GroupIndex;
     use guest::wire::{GroupReport, ThreadReport};
 
     use super::*;
     use crate::testing;
 
     fn thread(thread: usize, force_idle_ns: Option<u64>) -> Thread {
-        let group = u32::try_from(thread / 2).expect("few");
-        let report = ThreadReport { group, force_idle_ns, ..Default::default() };
+        let report = ThreadReport { force_idle_ns, ..Default::default() };
         testing::thread(thread, report)
     }
 
@@ -92,7 +92,7 @@ mod tests {
         cgroups: [Option<u64>; 2],
         threads: [Option<u64>; 4],
     ) -> (ForcedIdle, [Option<u64>; 2]) {
-        let group = |group| Group { group, ..Group::default() };
+        let group = |index| Group { group: GroupIndex::new(index), ..Group::default() };
         let mut groups = [group(0), group(1)];
         let groups_told =
             cgroups.map(|force_idle_ns| GroupReport { force_idle_ns, ..Default::default() });

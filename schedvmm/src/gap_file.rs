@@ -6,10 +6,11 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use gaps::record::GapRecord;
+use guest::index::Member;
 
 use crate::result::Clock;
 
-const HEADING: &str = "thread,group,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class\n";
+const HEADING: &str = "group,thread,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class\n";
 /// Lines are handed over in pieces of about this size.
 const PIECE_BYTES: usize = 256 << 10;
 /// Longer than any line.
@@ -45,12 +46,13 @@ impl GapFile {
         self.written.resize(gaps.len(), 0);
         let mut piece = Vec::with_capacity(PIECE_BYTES + LINE_BYTES);
         for (thread, records) in gaps.iter().enumerate() {
-            let group = clock.group_of(thread);
+            // A thread that is none of the load's has no gaps.
+            let Some(member) = clock.member(thread) else { continue };
             while let Some(rest) = records.get(self.written[thread]..).filter(|r| !r.is_empty()) {
                 piece.clear();
                 let mut lines = 0;
                 for record in rest {
-                    line(&mut piece, (thread, group), record, clock);
+                    line(&mut piece, member, record, clock);
                     lines += 1;
                     if piece.len() >= PIECE_BYTES {
                         break;
@@ -74,11 +76,11 @@ impl GapFile {
     }
 }
 
-fn line(piece: &mut Vec<u8>, (thread, group): (usize, u32), record: &GapRecord, clock: Clock<'_>) {
+fn line(piece: &mut Vec<u8>, member: Member, record: &GapRecord, clock: Clock<'_>) {
     let (begin_ns, length_ns) = (clock.since_start_ns(record.tsc_begin), clock.ns(record.ticks()));
     let numbers = [
-        thread as u64,
-        group.into(),
+        member.group.number().into(),
+        member.number().into(),
         begin_ns,
         length_ns,
         record.tsc_begin,
@@ -128,7 +130,7 @@ mod tests {
         gaps[0].push(record(7));
         file.append(&gaps, clock).expect("written");
         let text = fs::read_to_string(&path).expect("read");
-        assert_eq!(text, format!("{HEADING}1,1,5,20,10,30,2,3,host\n0,0,2,20,7,27,2,3,host\n"));
+        assert_eq!(text, format!("{HEADING}2,1,5,20,10,30,2,3,host\n1,1,2,20,7,27,2,3,host\n"));
         GapFile::create(&path).expect_err("it is there already");
     }
 

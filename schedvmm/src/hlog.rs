@@ -14,8 +14,8 @@ use crate::result::Thread;
 /// Values keep three decimal digits: finer than the buckets they come from.
 const DIGITS: u8 = 3;
 
-/// Writes two histograms for each thread, in nanoseconds: gaps with the tag `gap-THREAD`,
-/// wake-up delays with the tag `wakeup-THREAD`.
+/// Writes two histograms for each thread, in nanoseconds: gaps with the tag `gap-GROUP.THREAD`,
+/// wake-up delays with the tag `wakeup-GROUP.THREAD`.
 pub fn write(sink: &mut impl Write, threads: &[Thread]) -> io::Result<()> {
     let mut serializer = V2Serializer::new();
     let mut log = IntervalLogWriterBuilder::new()
@@ -28,7 +28,7 @@ pub fn write(sink: &mut impl Write, threads: &[Thread]) -> io::Result<()> {
         let length = Duration::from_nanos(thread.statistics.wanted_ns);
         let both = [("gap", &report.gap_histogram_ns), ("wakeup", &report.wakeup_histogram_ns)];
         for (name, buckets) in both {
-            let name = format!("{name}-{}", thread.thread);
+            let name = format!("{name}-{}", thread.member.short());
             let tag = Tag::new(&name).ok_or_else(|| io::Error::other("a tag of a log"))?;
             let histogram = histogram(buckets).map_err(io::Error::other)?;
             log.write_histogram(&histogram, Duration::ZERO, length, Some(tag))
@@ -84,7 +84,7 @@ mod tests {
             }
             tags.push(tag);
         }
-        assert_eq!(tags, ["gap-0", "wakeup-0", "gap-1", "wakeup-1"]);
+        assert_eq!(tags, ["gap-1.1", "wakeup-1.1", "gap-1.2", "wakeup-1.2"]);
         assert_eq!((all.len(), all.count_at(1_000_000), all.count_at(50_000_000)), (6, 5, 1));
     }
 

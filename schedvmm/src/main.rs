@@ -27,6 +27,7 @@ mod progress;
 mod repeat;
 mod report;
 mod result;
+mod result_file;
 mod run;
 mod selftest;
 mod session;

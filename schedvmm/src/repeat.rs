@@ -2,19 +2,18 @@
 //! A run once more, as an earlier result says it was called.
 
 use std::ffi::OsString;
-use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::Deserialize;
 
+use crate::result_file::ResultFile;
 use crate::status::{ExitStatus, Failure, OrFail};
 
 /// What is needed of an earlier result.
 #[derive(Debug, Deserialize)]
 struct Earlier {
-    schema: String,
     command_line: Vec<String>,
     working_directory: PathBuf,
 }
@@ -29,20 +28,7 @@ const INPUTS: [&str; 2] = ["--kernel", "--load"];
 /// # Errors
 /// The file is no result, or this program cannot be started again.
 pub fn run(from: &Path, output: Option<&Path>, json: bool) -> Result<ExitStatus, Failure> {
-    let usage = |text: String| Failure::new(ExitStatus::Usage, text);
-    let text = fs::read_to_string(from)
-        .map_err(|error| usage(format!("cannot read {}: {error}", from.display())))?;
-    let earlier: Earlier = serde_json::from_str(&text).map_err(|error| {
-        usage(format!("{} is no result.json of schedvmm: {error}", from.display()))
-    })?;
-    if earlier.schema != crate::result::SCHEMA {
-        let schema = earlier.schema;
-        return Err(usage(format!(
-            "{} is of schema {schema}; this program knows {}",
-            from.display(),
-            crate::result::SCHEMA
-        )));
-    }
+    let earlier: Earlier = ResultFile::read(from)?.of_it()?;
     let mut words = words(&earlier);
     if let Some(path) = output {
         words.extend([OUTPUT.into(), path.into()]);
@@ -80,6 +66,8 @@ fn words(earlier: &Earlier) -> Vec<OsString> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -87,7 +75,7 @@ mod tests {
         let repeat = |line: &[&str]| {
             let command_line = line.iter().map(|word| (*word).to_owned()).collect();
             let working_directory = "/there".into();
-            words(&Earlier { schema: String::new(), command_line, working_directory })
+            words(&Earlier { command_line, working_directory })
         };
         let found = repeat(&["x", "--kernel", "a/bzImage", "--output", "r", "--seed", "7"]);
         assert_eq!(found, ["--kernel", "/there/a/bzImage", "--seed", "7"]);
@@ -107,7 +95,9 @@ mod tests {
             assert_eq!(failure.status, ExitStatus::Usage);
             failure.to_string()
         };
-        assert!(refused("{}").contains("no result.json"));
+        assert!(refused("{").contains("no result.json"));
+        let bare = format!(r#"{{"schema": "{}"}}"#, crate::result::SCHEMA);
+        assert!(refused(&bare).contains("command_line"));
         let other = r#"{"schema": "other/9", "command_line": [], "working_directory": "/"}"#;
         assert!(refused(other).contains("other/9"));
         let none = run(&dir.path().join("none"), None, false).expect_err("no file");

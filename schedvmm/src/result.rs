@@ -10,6 +10,7 @@ use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use gaps::stats::share;
 use gaps::tsc::ticks_to_ns;
+use guest::index::{GroupIndex, Member};
 use guest::job::{Job, LoadSpec};
 use guest::wire::{ClassTotal, Gap, Hello, MeterReport, Setup, ThreadReport, TscReport, VmStatus};
 use serde::Serialize;
@@ -25,7 +26,7 @@ use crate::summary::{Fairness, Statistics, Steal};
 use crate::verdict::Answer;
 
 /// Version of the format; raised when a field changes its meaning or goes away.
-pub const SCHEMA: &str = "schedvmm-result/1";
+pub const SCHEMA: &str = "schedvmm-result/2";
 
 /// The whole of `result.json`.
 #[derive(Debug, Serialize)]
@@ -141,8 +142,8 @@ pub enum TraceForm {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[allow(missing_docs)]
 pub struct LocatedGap {
-    pub thread: usize,
-    pub group: u32,
+    #[serde(flatten)]
+    pub member: Member,
     pub tid: Option<u32>,
     /// From the start of the load.
     pub begin_ns: u64,
@@ -160,7 +161,11 @@ pub struct LocatedGap {
 #[derive(Debug, Serialize)]
 #[allow(missing_docs)]
 pub struct Thread {
-    pub thread: usize,
+    /// Its place among those of all groups, from 0.
+    #[serde(skip)]
+    pub index: usize,
+    #[serde(flatten)]
+    pub member: Member,
     pub gap_ns: u64,
     pub longest_gap_ns: u64,
     /// False where the guest ended before it could report: the figures then come from the
@@ -176,7 +181,7 @@ pub struct Thread {
 #[derive(Clone, Debug, Default, Serialize)]
 #[allow(missing_docs)]
 pub struct Group {
-    pub group: u32,
+    pub group: GroupIndex,
     pub cookie: Option<u64>,
     pub gaps: u64,
     pub gap_ns: u64,
@@ -230,7 +235,7 @@ pub fn vms(
         longest_gap_ns: group.longest_gap_ns,
         longest_gap_by_vcpu_ns: threads
             .iter()
-            .filter(|thread| thread.report.group == group.group)
+            .filter(|thread| thread.member.group == group.group)
             .map(|thread| thread.longest_gap_ns)
             .collect(),
         gap_share: group.gap_share,
@@ -279,16 +284,20 @@ impl<'a> Clock<'a> {
         self.ns(tsc.saturating_sub(self.start))
     }
 
-    /// The group of this thread.
-    pub fn group_of(self, thread: usize) -> u32 {
-        self.load.group_of(thread)
+    /// The thread at this place among those of all groups.
+    pub fn member(self, thread: usize) -> Option<Member> {
+        self.load.member(thread)
     }
 
-    /// A gap with its place in the run.
-    pub fn locate(self, thread: usize, tid: Option<u32>, record: GapRecord) -> LocatedGap {
-        LocatedGap {
-            thread,
-            group: self.group_of(thread),
+    /// What that thread is called.
+    pub fn name_of(self, thread: usize) -> String {
+        self.load.name_of(thread)
+    }
+
+    /// A gap with its place in the run; `None` of a thread that is none of the load's.
+    pub fn locate(self, thread: usize, tid: Option<u32>, record: GapRecord) -> Option<LocatedGap> {
+        Some(LocatedGap {
+            member: self.member(thread)?,
             tid,
             begin_ns: self.since_start_ns(record.tsc_begin),
             length_ns: self.ns(record.ticks()),
@@ -298,7 +307,7 @@ impl<'a> Clock<'a> {
             cpu_begin: record.cpu_begin,
             cpu_end: record.cpu_end,
             class: record.class,
-        }
+        })
     }
 }
 
@@ -306,17 +315,19 @@ impl<'a> Clock<'a> {
 pub fn threads(session: &Session, clock: Clock<'_>) -> Vec<Thread> {
     let reports = session.report.as_ref().map(|report| report.threads.as_slice());
     let tids = session.setup.as_ref().map(|setup| &setup.tids);
-    let located = session.gaps.iter().enumerate().map(|(thread, records)| {
-        let report = reports.and_then(|reports| reports.get(thread)).cloned();
+    let members = clock.load.all_members();
+    let each = session.gaps.iter().zip(members).enumerate().map(|(index, (records, member))| {
+        let report = reports.and_then(|reports| reports.get(index)).cloned();
         // The agent reports for all; of a machine that failed it has only the records.
-        let report = report.filter(|_| session.has_reported(clock.group_of(thread)));
+        let report = report.filter(|_| session.has_reported(member.group));
         let complete = report.is_some();
         let report = report.unwrap_or_else(|| ThreadReport {
-            tid: tids.and_then(|tids| tids.get(thread)).copied().unwrap_or_default(),
-            ..from_records(clock.group_of(thread), records)
+            tid: tids.and_then(|tids| tids.get(index)).copied().unwrap_or_default(),
+            ..from_records(records)
         });
         Thread {
-            thread,
+            index,
+            member,
             gap_ns: clock.ns(report.gap_ticks),
             longest_gap_ns: report.longest.map_or(0, |gap| clock.ns(gap.ticks())),
             complete,
@@ -325,13 +336,12 @@ pub fn threads(session: &Session, clock: Clock<'_>) -> Vec<Thread> {
             report,
         }
     });
-    located.collect()
+    each.collect()
 }
 
 /// What the records alone tell of a thread.
-fn from_records(group: u32, records: &[GapRecord]) -> ThreadReport {
+fn from_records(records: &[GapRecord]) -> ThreadReport {
     ThreadReport {
-        group,
         gaps: records.len() as u64,
         gap_ticks: records.iter().map(GapRecord::ticks).sum(),
         longest: records.iter().copied().max_by_key(GapRecord::ticks),
@@ -353,11 +363,11 @@ fn classes(records: &[GapRecord]) -> Vec<ClassTotal> {
 
 /// Per-group figures from per-thread ones.
 pub fn groups(threads: &[Thread], cookies: &[u64], clock: Clock<'_>) -> Vec<Group> {
-    let mut groups: BTreeMap<u32, (Group, u64, u64)> = BTreeMap::new();
+    let mut groups: BTreeMap<GroupIndex, (Group, u64, u64)> = BTreeMap::new();
     for thread in threads {
         let report = &thread.report;
-        let (group, busy_ns, cpu_ns) = groups.entry(report.group).or_default();
-        group.group = report.group;
+        let (group, busy_ns, cpu_ns) = groups.entry(thread.member.group).or_default();
+        group.group = thread.member.group;
         group.gaps += report.gaps;
         group.gap_ns += thread.gap_ns;
         group.longest_gap_ns = group.longest_gap_ns.max(thread.longest_gap_ns);
@@ -374,7 +384,7 @@ pub fn groups(threads: &[Thread], cookies: &[u64], clock: Clock<'_>) -> Vec<Grou
         .map(|(mut group, busy_ns, cpu_ns)| {
             group.gap_share = share(group.gap_ns, busy_ns);
             group.cpu_share = share(cpu_ns, all_cpu_ns);
-            group.cookie = cookies.get(group.group as usize).copied();
+            group.cookie = cookies.get(group.group.index()).copied();
             group
         })
         .collect()
@@ -405,7 +415,7 @@ pub fn longest(session: &Session, clock: Clock<'_>) -> Option<LocatedGap> {
         .and_then(|report| report.threads.get(thread))
         .map(|report| report.tid)
         .or_else(|| session.hit.filter(|hit| hit.gap.thread as usize == thread).map(|hit| hit.tid));
-    Some(clock.locate(thread, tid, record))
+    clock.locate(thread, tid, record)
 }
 
 /// Milliseconds in each phase, from when each stage was entered.
@@ -434,7 +444,7 @@ pub fn phases_ms(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::load;
+    use crate::testing::{self, load};
 
     fn clock(load: &LoadSpec) -> Clock<'_> {
         Clock::new(2_000_000, 1_000, load)
@@ -443,27 +453,22 @@ mod tests {
     #[test]
     fn ticks_become_time_since_the_start() {
         let record = GapRecord { tsc_begin: 3_000, tsc_end: 7_000, ..Default::default() };
-        let gap = clock(&load(3, 2, 1)).locate(5, Some(77), record);
-        assert_eq!((gap.group, gap.begin_ns, gap.length_ns), (2, 1_000, 2_000));
+        let load = load(3, 2, 1);
+        let gap = clock(&load).locate(5, Some(77), record).expect("the last thread");
+        assert_eq!((gap.begin_ns, gap.length_ns), (1_000, 2_000));
+        assert_eq!(gap.member.to_string(), "group 3 thread 2");
+        assert_eq!(clock(&load).locate(6, Some(77), record), None);
     }
 
-    fn thread(thread: usize, group: u32, gap_ns: u64, busy_ticks: u64, cpu_time_ns: u64) -> Thread {
-        let report = ThreadReport { group, gaps: 1, busy_ticks, cpu_time_ns, ..Default::default() };
-        Thread {
-            thread,
-            gap_ns,
-            longest_gap_ns: gap_ns,
-            complete: true,
-            statistics: Statistics::default(),
-            co_run: None,
-            report,
-        }
+    fn thread(index: usize, gap_ns: u64, busy_ticks: u64, cpu_time_ns: u64) -> Thread {
+        let report = ThreadReport { gaps: 1, busy_ticks, cpu_time_ns, ..Default::default() };
+        Thread { gap_ns, longest_gap_ns: gap_ns, ..testing::thread(index, report) }
     }
 
     #[test]
     fn no_key_is_there_twice() {
-        let text = serde_json::to_string(&thread(0, 0, 1, 1, 1)).expect("JSON");
-        for key in ["group", "gaps", "gap_ns", "longest"] {
+        let text = serde_json::to_string(&thread(0, 1, 1, 1)).expect("JSON");
+        for key in ["group", "thread", "gaps", "gap_ns", "longest"] {
             assert_eq!(text.matches(&format!("\"{key}\":")).count(), 1, "{key} in {text}");
         }
         let kernel = KernelFacts { hello: Some(Hello::default()), ..Default::default() };
@@ -490,11 +495,8 @@ mod tests {
 
     #[test]
     fn groups_add_up_their_threads() {
-        let threads = [
-            thread(0, 0, 300, 2_000, 30),
-            thread(1, 0, 200, 2_000, 30),
-            thread(2, 1, 100, 2_000, 40),
-        ];
+        let threads =
+            [thread(0, 300, 2_000, 30), thread(1, 200, 2_000, 30), thread(2, 100, 2_000, 40)];
         let groups = groups(&threads, &[0xa, 0xb], clock(&load(3, 2, 1)));
         assert_eq!(groups.len(), 2);
         assert_eq!((groups[0].gaps, groups[0].gap_ns, groups[0].longest_gap_ns), (2, 500, 300));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use gaps::record::GapRecord;
 use guest::frame::{Decoder, FrameError};
+use guest::index::GroupIndex;
 use guest::wire::{
     Failure, Frame, Hello, LoadReport, Message, MeterLine, Setup, ThresholdHit, Tick,
     TraceProgress, VmStatus, VmTimes,
@@ -293,8 +294,8 @@ impl Session {
     }
 
     /// Whether a group, of which the report tells, has itself told what it says.
-    pub fn has_reported(&self, group: u32) -> bool {
-        self.vms.get(group as usize).is_none_or(|vm| vm.fault.is_none())
+    pub fn has_reported(&self, group: GroupIndex) -> bool {
+        self.vms.get(group.index()).is_none_or(|vm| vm.fault.is_none())
     }
 
     /// What is wrong with virtual machines, of which the others measured all the same.

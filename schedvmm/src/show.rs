@@ -9,7 +9,6 @@ use std::cell::RefCell;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use guest::job::Job;
 use guest::wire::{ThresholdHit, Tick, VmPhase};
 
 use self::screen::{screen, verdict_line};
@@ -30,26 +29,10 @@ pub enum Style {
     Json,
 }
 
-/// Who has a gap: a thread of the load by its number, or a vCPU of one of the machines that have
-/// so many each.
-fn who(thread: usize, vcpus: Option<usize>) -> String {
-    match vcpus.filter(|vcpus| *vcpus > 0) {
-        Some(vcpus) => format!("VM {} vCPU {}", thread / vcpus + 1, thread % vcpus),
-        None => format!("thread {thread}"),
-    }
-}
-
-/// vCPUs of each machine, where the load is machines.
-pub fn vcpus(job: &Job) -> Option<usize> {
-    job.nested.as_ref().map(|nested| nested.vcpus as usize)
-}
-
 /// The terminal: lines on stdout, a progress bar on stderr where that is a terminal.
 pub struct Show {
     style: Style,
     show_vm: ShowVm,
-    /// Of each machine, where the load is machines.
-    vcpus: Option<usize>,
     bar: Progress,
     waiting_for: RefCell<String>,
 }
@@ -61,12 +44,7 @@ impl Show {
     }
 
     fn on(bar: Progress, style: Style, show_vm: ShowVm) -> Self {
-        Self { style, show_vm, vcpus: None, bar, waiting_for: RefCell::default() }
-    }
-
-    /// The same where threads are vCPUs of machines that have so many each.
-    pub fn of_machines(self, vcpus: Option<usize>) -> Self {
-        Self { vcpus, ..self }
+        Self { style, show_vm, bar, waiting_for: RefCell::default() }
     }
 
     /// One line on stdout, the progress bar out of its way.
@@ -156,15 +134,17 @@ impl Show {
             Style::Screen => {
                 let gap = tick.longest.map_or_else(
                     || "no gap".to_owned(),
-                    |gap| format!("longest gap {:>9}  {}", show_ns(ns), self.who(gap.thread)),
+                    |gap| {
+                        format!(
+                            "longest gap {:>9}  {}",
+                            show_ns(ns),
+                            clock.name_of(gap.thread as usize)
+                        )
+                    },
                 );
                 self.line(&format!("{:>4} s  {gap}  {} online", tick.second, tick.online));
             }
         }
-    }
-
-    fn who(&self, thread: u32) -> String {
-        who(thread as usize, self.vcpus)
     }
 
     /// The gap that ends the run.
@@ -181,7 +161,7 @@ impl Show {
             Style::Screen => self.line(&format!(
                 "gap over the threshold: {} in {} (tid {})",
                 show_ns(ns),
-                self.who(hit.gap.thread),
+                clock.name_of(hit.gap.thread as usize),
                 hit.tid
             )),
         }
@@ -264,14 +244,5 @@ mod tests {
     fn compat_is_the_originals_line() {
         let line = compat_second(47_900_000, 119_754_120, 16);
         assert_eq!(line, "Max latency: 47 ms (119754120 ticks, 16 online)");
-    }
-
-    #[test]
-    fn a_vcpu_is_named_with_its_machine() {
-        assert_eq!(who(3, None), "thread 3");
-        assert_eq!(
-            [0, 1, 2, 15].map(|thread| who(thread, Some(2))),
-            ["VM 1 vCPU 0", "VM 1 vCPU 1", "VM 2 vCPU 0", "VM 8 vCPU 1"]
-        );
     }
 }

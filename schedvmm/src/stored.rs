@@ -2,13 +2,19 @@
 //! A result folder read back. Results are files that anybody may have written: what is needed
 //! is checked, what is not needed is not looked at.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use guest::index::{Kind, Member};
+use serde::{Deserialize, Serialize};
 
-use crate::result::SCHEMA;
-use crate::status::{ExitStatus, Failure};
+use crate::result_file::{ResultFile, usage};
+use crate::status::Failure;
+
+/// What a run of virtual machines in a virtual machine calls itself: a group is a machine, a
+/// thread is a vCPU of it.
+const NESTED: &str = "nested";
 
 /// What is needed of a `result.json`; docs/formats.md describes the fields.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -27,13 +33,66 @@ pub struct Stored {
     pub tsc: Option<StoredTsc>,
     pub threads: Vec<StoredThread>,
     pub trace: StoredTrace,
+    /// Of an older result, which counts threads over all groups: who they are, in order.
+    #[serde(skip)]
+    pub older: Option<Vec<Numbers>>,
+}
+
+/// A thread of the load by its numbers, as they are shown and as files have them: the group's,
+/// from 1, and its own in the group, from 1 (of a vCPU from 0).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Numbers {
+    pub group: u32,
+    pub thread: u32,
+}
+
+impl Numbers {
+    /// `3.1`: thread 1 of group 3, or vCPU 1 of VM 3.
+    ///
+    /// # Errors
+    /// What is wrong, for clap to show beside the option.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wanted = "name it as GROUP.THREAD with the numbers that are shown, such as 3.1";
+        let Some((group, thread)) = text.split_once('.') else {
+            return Err(format!("that does not say in which group; {wanted}"));
+        };
+        let number =
+            |text: &str| text.parse().map_err(|_| format!("\"{text}\" is no number; {wanted}"));
+        Ok(Self { group: number(group)?, thread: number(thread)? })
+    }
+
+    /// The thread, where the load's groups are this.
+    ///
+    /// # Errors
+    /// There is none with these numbers.
+    pub fn member(self, kind: Kind) -> Result<Member, &'static str> {
+        Member::of_numbers(kind, self.group, self.thread)
+    }
+
+    /// What it is called.
+    pub fn name(self, kind: Kind) -> String {
+        self.member(kind).map_or_else(|_| format!("thread {self}"), |member| member.to_string())
+    }
+}
+
+impl fmt::Display for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.group, self.thread)
+    }
+}
+
+/// What the groups of a load are, by the result's `target`.
+pub fn kind(target: &str) -> Kind {
+    if target == NESTED { Kind::Vcpus } else { Kind::Threads }
 }
 
 /// A gap, of `result.json` or of `gaps.csv`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[allow(missing_docs)]
 pub struct StoredGap {
-    pub thread: usize,
+    #[serde(flatten)]
+    pub who: Numbers,
     /// From the start of the load.
     pub begin_ns: u64,
     pub length_ns: u64,
@@ -107,8 +166,8 @@ pub struct StoredTsc {
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct StoredThread {
-    pub thread: usize,
-    pub group: u32,
+    #[serde(flatten)]
+    pub who: Numbers,
     pub tid: i32,
 }
 
@@ -128,26 +187,34 @@ impl Stored {
     /// # Errors
     /// It is not there, or no result of a schema that is known here.
     pub fn open(path: &Path) -> Result<(Self, PathBuf), Failure> {
-        let file = if path.is_dir() { path.join("result.json") } else { path.to_owned() };
-        let usage = |text: String| Failure::new(ExitStatus::Usage, text);
-        let text = fs::read_to_string(&file).map_err(|error| {
-            usage(format!(
-                "cannot read {}: {error}; name a result folder or its result.json",
-                file.display()
-            ))
-        })?;
-        let stored: Self = serde_json::from_str(&text).map_err(|error| {
-            usage(format!("{} is no result.json of schedvmm: {error}", file.display()))
-        })?;
-        if stored.schema != SCHEMA {
-            return Err(usage(format!(
-                "{} is of schema `{}`; this program knows {SCHEMA}",
-                file.display(),
-                stored.schema
-            )));
+        let file = ResultFile::read(path)?;
+        Ok((Self::of(&file)?, file.folder))
+    }
+
+    /// What is needed of a result that has been read.
+    ///
+    /// # Errors
+    /// It is not as a result is.
+    pub fn of(file: &ResultFile) -> Result<Self, Failure> {
+        Ok(Self { older: file.older.clone(), ..file.of_it()? })
+    }
+
+    /// What the groups of the load were.
+    pub fn kind(&self) -> Kind {
+        kind(&self.target)
+    }
+
+    /// Why gaps.csv has no gap of this thread.
+    pub fn why_no_gap(&self, who: Numbers) -> String {
+        if self.threads.iter().any(|thread| thread.who == who) {
+            return format!("{} had no gap that was recorded", who.name(self.kind()));
         }
-        let folder = file.parent().unwrap_or(Path::new("")).to_owned();
-        Ok((stored, folder))
+        let all = || self.threads.iter().map(|thread| thread.who);
+        let known = all().min().zip(all().max()).map_or_else(
+            || "the result knows no thread".into(),
+            |(first, last)| format!("the run's are {first} to {last}"),
+        );
+        format!("there is no such thread; {known}")
     }
 
     /// Ticks of the TSC in a millisecond; 0 where the run did not come to find out.
@@ -162,7 +229,6 @@ impl Stored {
     /// # Errors
     /// There is none, or it is gone.
     pub fn trace_path(&self, folder: &Path) -> Result<PathBuf, Failure> {
-        let usage = |text: String| Failure::new(ExitStatus::Usage, text);
         let Some(file) = &self.trace.file else {
             let why = self.trace.note.as_deref().unwrap_or(
                 "a trace comes out after a gap over the threshold, or with --trace-dump always",
@@ -179,22 +245,23 @@ impl Stored {
     }
 }
 
-/// Reads `gaps.csv`.
+/// Reads the `gaps.csv` of a result. A last line without an end was being written when the run was
+/// killed, and is left out.
 ///
 /// # Errors
 /// It is not there, or a line is none of its.
-pub fn gaps(folder: &Path) -> Result<Vec<StoredGap>, Failure> {
+pub fn gaps(folder: &Path, stored: &Stored) -> Result<Vec<StoredGap>, Failure> {
     let path = folder.join("gaps.csv");
-    let usage =
-        |text: String| Failure::new(ExitStatus::Usage, format!("{}: {text}", path.display()));
-    let text = fs::read_to_string(&path).map_err(|error| usage(error.to_string()))?;
-    let mut lines = text.lines();
+    let fault = |text: String| usage(format!("{}: {text}", path.display()));
+    let text = fs::read_to_string(&path).map_err(|error| fault(error.to_string()))?;
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let mut lines = whole.lines();
     let names: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
     let column = |name: &str| {
         let place = names.iter().position(|column| *column == name);
-        place.ok_or_else(|| usage(format!("it has no column {name}")))
+        place.ok_or_else(|| fault(format!("it has no column {name}")))
     };
-    let columns = ["thread", "begin_ns", "length_ns", "tsc_begin", "tsc_end"]
+    let columns = ["group", "thread", "begin_ns", "length_ns", "tsc_begin", "tsc_end"]
         .into_iter()
         .map(column)
         .collect::<Result<Vec<usize>, _>>()?;
@@ -203,18 +270,30 @@ pub fn gaps(folder: &Path) -> Result<Vec<StoredGap>, Failure> {
         let value = |index: usize| cells.get(columns[index])?.parse::<u64>().ok();
         let read = || {
             Some(StoredGap {
-                thread: usize::try_from(value(0)?).ok()?,
-                begin_ns: value(1)?,
-                length_ns: value(2)?,
-                tsc_begin: value(3)?,
-                tsc_end: value(4)?,
+                who: stored.who(value(0)?, value(1)?)?,
+                begin_ns: value(2)?,
+                length_ns: value(3)?,
+                tsc_begin: value(4)?,
+                tsc_end: value(5)?,
             })
         };
         read()
             .filter(|gap| gap.tsc_end >= gap.tsc_begin)
-            .ok_or_else(|| usage(format!("line {} is no gap: {line}", number + 2)))
+            .ok_or_else(|| fault(format!("line {} is no gap: {line}", number + 2)))
     };
     lines.enumerate().map(gap).collect()
+}
+
+impl Stored {
+    /// Whose a gap with these numbers is.
+    fn who(&self, group: u64, thread: u64) -> Option<Numbers> {
+        match &self.older {
+            Some(threads) => threads.get(usize::try_from(thread).ok()?).copied(),
+            None => {
+                Some(Numbers { group: group.try_into().ok()?, thread: thread.try_into().ok()? })
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -225,31 +304,36 @@ mod tests {
     fn gaps_are_read_by_the_names_of_their_columns() {
         let folder = tempfile::tempdir().expect("tempdir");
         let write = |text: &str| fs::write(folder.path().join("gaps.csv"), text).expect("written");
-        write("thread,new,begin_ns,length_ns,tsc_begin,tsc_end\n3,x,10,20,100,200\n");
-        let gap =
-            StoredGap { thread: 3, begin_ns: 10, length_ns: 20, tsc_begin: 100, tsc_end: 200 };
-        assert_eq!(gaps(folder.path()).map_err(|error| error.to_string()), Ok(vec![gap]));
+        let stored = Stored::default();
+        let read = || gaps(folder.path(), &stored).map_err(|error| error.to_string());
+        // The last line was being written.
+        write("thread,new,group,begin_ns,length_ns,tsc_begin,tsc_end\n3,x,2,10,20,100,200\n3,x");
+        let who = Numbers { group: 2, thread: 3 };
+        let gap = StoredGap { who, begin_ns: 10, length_ns: 20, tsc_begin: 100, tsc_end: 200 };
+        assert_eq!(read(), Ok(vec![gap]));
         for (text, says) in [
-            ("", "no column thread"),
-            ("thread,begin_ns,length_ns,tsc_begin,tsc_end\n1,2\n", "line 2"),
-            ("thread,begin_ns,length_ns,tsc_begin,tsc_end\n1,2,3,9,8\n", "line 2"),
+            ("", "no column group"),
+            ("group,thread,begin_ns,length_ns,tsc_begin,tsc_end\n1,1,2\n", "line 2"),
+            ("group,thread,begin_ns,length_ns,tsc_begin,tsc_end\n1,1,2,3,9,8\n", "line 2"),
         ] {
             write(text);
-            let error = gaps(folder.path()).expect_err("refused").to_string();
+            let error = read().expect_err("refused");
             assert!(error.contains(says), "{error}");
         }
     }
 
     #[test]
-    fn what_is_no_result_is_refused() {
-        let folder = tempfile::tempdir().expect("tempdir");
-        let error = Stored::open(folder.path()).expect_err("nothing is there").to_string();
-        assert!(error.contains("result.json"), "{error}");
-        for (text, says) in [("{", "no result.json"), ("{\"schema\":\"x/9\"}", "schema `x/9`")] {
-            fs::write(folder.path().join("result.json"), text).expect("written");
-            let error = Stored::open(folder.path()).expect_err("refused").to_string();
-            assert!(error.contains(says), "{error}");
+    fn threads_are_named_as_they_are_shown() {
+        assert_eq!(Numbers::parse("3.1"), Ok(Numbers { group: 3, thread: 1 }));
+        for bad in ["3", "", "3.", ".1", "3.1.1", "a.b", "-1.1", "4294967296.1"] {
+            let error = Numbers::parse(bad).expect_err(bad);
+            assert!(error.contains("GROUP.THREAD"), "{error}");
         }
+        assert!(Numbers::parse("5").is_err_and(|error| error.contains("in which group")));
+        let who = Numbers { group: 3, thread: 1 };
+        assert_eq!(who.name(kind("host")), "group 3 thread 1");
+        assert_eq!(who.name(kind("nested")), "VM 3 vCPU 1");
+        assert_eq!(Numbers::default().name(Kind::Threads), "thread 0.0");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use gaps::tally::ClassTotal;
 use guest::wire::ThreadReport;
 
 use super::*;
-use crate::testing::load;
+use crate::testing::{self, load};
 
 /// One tick is one nanosecond, and the load begins at 0.
 fn clock(spec: &LoadSpec) -> Clock<'_> {
@@ -34,16 +34,7 @@ fn thread(lengths: &[u64]) -> (Thread, Vec<GapRecord>) {
         ..ThreadReport::default()
     };
     let longest_gap_ns = lengths.iter().copied().max().unwrap_or(0);
-    let thread = Thread {
-        thread: 0,
-        gap_ns: total,
-        longest_gap_ns,
-        complete: true,
-        statistics: Statistics::default(),
-        co_run: None,
-        report,
-    };
-    (thread, records)
+    (Thread { gap_ns: total, longest_gap_ns, ..testing::thread(0, report) }, records)
 }
 
 fn statistics(of: &[(Thread, Vec<GapRecord>)]) -> Statistics {

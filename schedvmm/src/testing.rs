@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use guest::index::{GroupIndex, Kind, Member, ThreadIndex};
 use guest::job::{LoadSpec, SleepSpec};
 use guest::shape::GroupSpec;
 use guest::wire::ThreadReport;
@@ -10,11 +11,22 @@ use guest::wire::ThreadReport;
 use crate::result::Thread;
 use crate::summary::Statistics;
 
-/// What a thread reported, without a figure made of it.
-pub fn thread(thread: usize, report: ThreadReport) -> Thread {
-    let statistics = Statistics::default();
-    let (gap_ns, longest_gap_ns) = (0, 0);
-    Thread { thread, gap_ns, longest_gap_ns, complete: true, statistics, co_run: None, report }
+/// What a thread reported, without a figure made of it; two threads are a group.
+pub fn thread(index: usize, report: ThreadReport) -> Thread {
+    Thread {
+        index,
+        member: Member {
+            kind: Kind::Threads,
+            group: GroupIndex::new(index / 2),
+            thread: ThreadIndex::new(index % 2),
+        },
+        gap_ns: 0,
+        longest_gap_ns: 0,
+        complete: true,
+        statistics: Statistics::default(),
+        co_run: None,
+        report,
+    }
 }
 
 /// A second of so many groups of threads that never sleep, on the first CPUs.
@@ -24,6 +36,7 @@ pub fn load(groups: u32, threads_per_group: u32, cpus: u32) -> LoadSpec {
     LoadSpec {
         name: None,
         groups: vec![group; groups as usize],
+        kind: Kind::Threads,
         cpus: (0..cpus).collect(),
         seed: 0,
         duration: Duration::from_secs(1),

@@ -178,7 +178,8 @@ fn with_gaps(
     seen.truncate(MOST_MARKED_GAPS);
     let marker = |(thread, gap): (usize, &GapRecord)| {
         let length = show_ns(clock.ns(gap.ticks()));
-        let text = |what: &str| format!("gap of {} in thread {thread} {what}", length.trim());
+        let text =
+            |what: &str| format!("gap of {} in {} {what}", length.trim(), clock.name_of(thread));
         [(gap.tsc_begin, text("begins")), (gap.tsc_end, text("has ended"))]
     };
     let markers: Vec<_> = seen.into_iter().flat_map(marker).collect();

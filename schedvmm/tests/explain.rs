@@ -45,7 +45,7 @@ fn the_parts_of_every_gap_sum_to_it() {
     let mut forced = 0;
     for gap in (1..lines).step_by(7) {
         let answer = json_of(folder.path(), &["--gap", &gap.to_string()]);
-        assert_eq!(answer["schema"], "schedvmm-explanation/1");
+        assert_eq!(answer["schema"], "schedvmm-explanation/2");
         let gap = &answer["gap"];
         let parts = gap["parts"].as_array().expect("parts");
         let ticks: u64 = parts.iter().map(|part| number(part, "ticks")).sum();
@@ -114,8 +114,13 @@ fn a_person_gets_a_paragraph_and_a_table() {
     assert_eq!(text.lines().count(), parts + 3, "{text}");
     let of_file = stdout(&explain(&folder.path().join("result.json"), &[]));
     assert_eq!(of_file, text);
-    let thread = number(&longest["gap"], "thread").to_string();
-    assert_eq!(json_of(folder.path(), &["--thread", &thread]), longest);
+    let gap = &longest["gap"];
+    let (group, thread) = (number(gap, "group"), number(gap, "thread"));
+    assert!(
+        paragraph.starts_with(&format!("group {group} thread {thread} waited ")),
+        "{paragraph}"
+    );
+    assert_eq!(json_of(folder.path(), &["--thread", &format!("{group}.{thread}")]), longest);
 }
 
 #[test]
@@ -188,7 +193,12 @@ fn what_cannot_be_explained_is_a_usage_error_with_its_reason() {
     };
     refused(&["--gap", "0"], "gaps 1 to ");
     refused(&["--gap", "999999"], "gaps 1 to ");
-    refused(&["--thread", "77"], "--thread 77");
+    // Once, threads were counted over all groups.
+    refused(&["--thread", "7"], "in which group");
+    refused(
+        &["--thread", "77.1"],
+        "--thread 77.1: there is no such thread; the run's are 1.1 to 4.2",
+    );
     refused(&["--gap", "1", "--longest"], "cannot be used with");
     refused(&["--perfetto", "/no/such/folder/file"], "/no/such/folder/file");
     fs::rename(path.join("trace.dat"), path.join("other")).expect("renamed");

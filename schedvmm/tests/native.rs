@@ -234,6 +234,69 @@ fn whoever_is_killed_leaves_what_was_measured() {
     );
 }
 
+/// The process whose threads have names that begin so, once there is one.
+fn process_with_thread(parent: u32, comm: &str) -> i32 {
+    let has = |pid: &str| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let of_parent = status.lines().any(|line| line == format!("PPid:\t{parent}"));
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let mut names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+        of_parent && names.any(|name| name.trim_end() == comm)
+    };
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let names = fs::read_dir("/proc").expect("/proc").flatten().map(|it| it.file_name());
+        let mut pids = names.filter_map(|name| name.into_string().ok());
+        if let Some(pid) = pids.find(|pid| has(pid)) {
+            return pid.parse().expect("a process ID");
+        }
+        assert!(Instant::now() < end, "no thread {comm} within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// One number for a group, wherever it is named: to the kernel, in the error, in the table, in
+/// files.
+#[test]
+fn the_third_group_is_group_3_everywhere() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let words = ["host", "--groups", "4", "--duration", "60s", "--threshold", "off"];
+    let words = [&words[..], &["--noise", "off", "--output", "out"]].concat();
+    let child = schedvmm(dir.path(), &words).spawn().expect("it starts");
+    let pid = process_with_thread(child.id(), "load-3.1");
+    let csv = || fs::read_to_string(dir.path().join("out/gaps.csv")).unwrap_or_default();
+    let end = Instant::now() + DEADLINE;
+    while !csv().lines().any(|line| line.starts_with("3,2,")) {
+        assert!(Instant::now() < end, "no gap of group 3 thread 2 within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // SAFETY: takes two integers; the process is a child of ours, or gone.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    let output = finish(child);
+    let result = result(dir.path(), "out");
+    let reason = result["reason"].as_str().expect("a reason");
+    let names_it = format!("group 3 (process {pid}) ended early with signal: 9");
+    assert!(reason.contains(&names_it), "{reason}");
+    let screen = String::from_utf8_lossy(&output.stdout);
+    let verdict = screen.lines().find(|line| line.starts_with("verdict ")).expect("a verdict");
+    assert!(verdict.contains(&names_it), "{screen}");
+    // Only who lives to the end tells how much CPU time it had.
+    let groups = result["groups"].as_array().expect("groups");
+    for (number, group) in (1..).zip(groups) {
+        assert_eq!(group["group"], number);
+        assert_eq!(group["cpu_share"] == 0.0, number == 3, "{group}");
+        let row = |line: &&str| line.trim_start().starts_with(&format!("{number}  "));
+        let row = screen.lines().find(row).expect("a row of the table");
+        assert_eq!(row.contains(" 0.0 %"), number == 3, "{row}");
+    }
+    let threads = result["threads"].as_array().expect("threads");
+    let named: Vec<_> =
+        threads.iter().map(|it| format!("{}.{}", it["group"], it["thread"])).collect();
+    assert_eq!(named, ["1.1", "1.2", "2.1", "2.2", "3.1", "3.2", "4.1", "4.2"]);
+    let log = fs::read_to_string(dir.path().join("out/gaps.hlog")).expect("gaps.hlog");
+    assert!(log.contains("Tag=gap-3.2,"), "{log}");
+}
+
 #[test]
 fn an_ordinary_user_measures_too() {
     const NOBODY: u32 = 65_534;

@@ -18,7 +18,7 @@ use super::{
     slots::GroupSlot,
     thread::{Common, TraceFiles, run},
 };
-use crate::{cosched, job::LoadSpec, system};
+use crate::{cosched, index::GroupIndex, job::LoadSpec, system};
 
 /// First argument that turns the executable into a group's process.
 pub const GROUP_COMMAND: &str = "load-group";
@@ -31,9 +31,9 @@ const STACK_BYTES: usize = 256 << 10;
 pub struct GroupPlan {
     /// The load, of all groups this one alone.
     pub spec: LoadSpec,
-    /// Which group this is, from 0.
-    pub group: u32,
-    /// Number of its first thread.
+    /// Which group this is.
+    pub group: GroupIndex,
+    /// Place of its first thread among those of all groups.
     pub first_thread: u32,
     /// The shared memory of all groups.
     pub size: Size,
@@ -79,11 +79,11 @@ pub fn group_main(mut arguments: impl Iterator<Item = OsString>) -> ! {
 
 fn obey(plan: &GroupPlan) -> Result<(), String> {
     let shared = Shared::open(&plan.shared, plan.size)
-        .map_err(|error| format!("load group {}: {error}", plan.group))?;
+        .map_err(|error| format!("{}: {error}", plan.group))?;
     // The mapping lives as long as the process, whichever thread ends it.
     let shared: &'static Shared = Box::leak(Box::new(shared));
-    let slot = shared.groups().get(plan.group as usize);
-    let slot = slot.ok_or_else(|| format!("there is no load group {}", plan.group))?;
+    let slot = shared.groups().get(plan.group.index());
+    let slot = slot.ok_or_else(|| format!("there is no {}", plan.group))?;
     panic::set_hook(Box::new(|info| give_up(slot, &format!("a defect of schedvmm: {info}"))));
     let common = prepare(plan, shared, slot).unwrap_or_else(|text| give_up(slot, &text));
     run_threads(&common, slot, plan);
@@ -120,24 +120,24 @@ fn prepare<'a>(
     if !notes.is_empty() {
         slot.note.set(&notes.join("; "));
     }
-    let &GroupPlan { ref spec, first_thread, tsc_khz, turn_ticks, .. } = plan;
-    Ok(Common { spec, first_thread, group, shared, tsc_khz, turn_ticks, trace })
+    let &GroupPlan { ref spec, group: index, first_thread, tsc_khz, turn_ticks, .. } = plan;
+    Ok(Common { spec, index, first_thread, group, shared, tsc_khz, turn_ticks, trace })
 }
 
 /// Starts the threads and waits for their end; the process's first thread measures nothing.
 fn run_threads(common: &Common<'_>, slot: &GroupSlot, plan: &GroupPlan) {
-    let &GroupPlan { group, first_thread, .. } = plan;
     thread::scope(|scope| {
-        for number in 0..common.group.threads {
+        for index in (plan.first_thread..).take(common.group.threads as usize) {
+            let member = common.member(index);
             let body = move || {
-                let result = run(common, first_thread + number);
-                result.unwrap_or_else(|error| give_up(slot, &format!("thread {number} {error}")));
+                let result = run(common, index);
+                result.unwrap_or_else(|error| give_up(slot, &format!("{} {error}", member.thread)));
             };
             // What the trace shows as the task's name; at most 15 bytes.
-            let builder = thread::Builder::new().name(format!("load-{group}.{number}"));
+            let builder = thread::Builder::new().name(format!("load-{}", member.short()));
             let started = builder.stack_size(STACK_BYTES).spawn_scoped(scope, body);
             if let Err(error) = started {
-                give_up(slot, &format!("thread {number} cannot be started: {error}"));
+                give_up(slot, &format!("{} cannot be started: {error}", member.thread));
             }
         }
     });

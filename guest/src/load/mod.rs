@@ -28,6 +28,7 @@ pub use supervise::{MAX_THREADS, check_cookies, run, tsc_frequency};
 use crate::{
     cosched,
     cpus::CpuSet,
+    index::GroupIndex,
     meter::MeterError,
     nested::NestedError,
     wire::{FailureKind, LoadReport, MeterLine, ThresholdHit, Tick, VmStatus},
@@ -149,10 +150,10 @@ pub enum LoadError {
     #[error("no memory for the results")]
     Shared(#[from] SharedError),
     /// A group's process cannot be started.
-    #[error("the process of group {group} cannot be started from {}", executable.display())]
+    #[error("the process of {group} cannot be started from {}", executable.display())]
     Spawn {
         /// Which group.
-        group: u32,
+        group: GroupIndex,
         /// The program.
         executable: PathBuf,
         /// Why.
@@ -179,10 +180,10 @@ pub enum LoadError {
         deadline: Duration,
     },
     /// A group's process ended before its time.
-    #[error("group {group} (process {pid}) ended early with {status}: {reason}")]
+    #[error("{group} (process {pid}) ended early with {status}: {reason}")]
     GroupDied {
         /// Which group.
-        group: u32,
+        group: GroupIndex,
         /// Its process.
         pid: u32,
         /// How it ended.

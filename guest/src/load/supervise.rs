@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     cpus::{CpuSet, MAX_CPUS},
+    index::GroupIndex,
     job::LoadSpec,
     shape,
 };
@@ -100,12 +101,13 @@ fn validate(spec: &LoadSpec, online: &CpuSet) -> Result<(), LoadError> {
     if spec.duration.is_zero() {
         return fail("the load must last longer than 0".into());
     }
+    let name = |number| spec.kind.group_name(GroupIndex::new(number));
     for (number, group) in spec.groups.iter().enumerate() {
         if let Some(text) = shape::fault(group) {
-            return fail(format!("group {number}: {text}"));
+            return fail(format!("{}: {text}", name(number)));
         }
         if let Some(cpu) = group.cpus.iter().find(|cpu| !spec.cpus.contains(cpu)) {
-            return fail(format!("group {number}: CPU {cpu} is none of the load's"));
+            return fail(format!("{}: CPU {cpu} is none of the load's", name(number)));
         }
     }
     Ok(())
@@ -164,7 +166,8 @@ impl Groups {
         cost: Cost,
     ) -> Result<Self, LoadError> {
         let mut groups = Self(Vec::new());
-        for ((group, own), members) in (0..).zip(&spec.groups).zip(spec.members()) {
+        for ((index, own), members) in spec.groups.iter().enumerate().zip(spec.members()) {
+            let group = GroupIndex::new(index);
             let plan = GroupPlan {
                 spec: LoadSpec { groups: vec![own.clone()], ..spec.clone() },
                 group,
@@ -175,7 +178,7 @@ impl Groups {
                 tsc_khz: cost.tsc_khz,
                 turn_ticks: cost.turn_ticks,
                 cookie: surroundings.cookie && own.cookie,
-                cgroups: surroundings.cgroups.get(group as usize).cloned().unwrap_or_default(),
+                cgroups: surroundings.cgroups.get(index).cloned().unwrap_or_default(),
                 trace: surroundings.trace.clone(),
             };
             let executable = &surroundings.executable;
@@ -193,18 +196,29 @@ impl Groups {
         self.0.iter().map(Child::id).collect()
     }
 
+    /// Those that have ended, for whatever reason.
+    pub fn gone(&mut self) -> Vec<GroupIndex> {
+        let ended = |child: &mut Child| matches!(child.try_wait(), Ok(Some(_)));
+        let gone = self
+            .0
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(index, child)| ended(child).then(|| GroupIndex::new(index)));
+        gone.collect()
+    }
+
     /// An error when one has ended while some of its threads had not.
     pub fn check(&mut self, spec: &LoadSpec, shared: &Shared) -> Result<(), LoadError> {
-        for ((group, child), members) in (0..).zip(&mut self.0).zip(spec.members()) {
+        for ((index, child), members) in self.0.iter_mut().enumerate().zip(spec.members()) {
             let Some(status) = child.try_wait()? else { continue };
             let threads = shared.threads().get(members).unwrap_or_default();
             if threads.iter().all(|thread| thread.state() == State::Done) {
                 continue;
             }
-            let slot = shared.groups().get(group as usize);
+            let slot = shared.groups().get(index);
             let reason = slot.and_then(|slot| slot.failure.get());
             return Err(LoadError::GroupDied {
-                group,
+                group: GroupIndex::new(index),
                 pid: child.id(),
                 status: status.to_string(),
                 reason: reason.unwrap_or_else(|| "it gave no reason".into()),
@@ -239,7 +253,7 @@ fn wait_until_ready(
     let events = &shared.control().events.0;
     loop {
         let seen = events.load(Acquire);
-        let who = those_not(State::Waiting, spec, shared);
+        let who = those_not(State::Waiting, spec, shared, &[]);
         if who.is_empty() {
             return Ok(());
         }
@@ -251,16 +265,17 @@ fn wait_until_ready(
     }
 }
 
-/// Names of the threads that are not in this state.
-pub fn those_not(state: State, spec: &LoadSpec, shared: &Shared) -> Vec<String> {
-    let threads = shared.threads().iter().enumerate();
+/// Names of the threads that are not in this state, but for those of the groups that are gone.
+pub fn those_not(
+    state: State,
+    spec: &LoadSpec,
+    shared: &Shared,
+    gone: &[GroupIndex],
+) -> Vec<String> {
+    let threads = spec.all_members().zip(shared.threads());
     threads
-        .filter(|(_, thread)| thread.state() != state)
-        .map(|(index, _)| {
-            let group = spec.group_of(index);
-            let first = spec.members().nth(group as usize).map_or(0, |members| members.start);
-            format!("thread {} of group {group}", index - first)
-        })
+        .filter(|(member, thread)| thread.state() != state && !gone.contains(&member.group))
+        .map(|(member, _)| member.to_string())
         .collect()
 }
 
@@ -302,10 +317,11 @@ pub fn check_cookies<'a>(
     cookies: &[u64],
 ) -> Result<(), LoadError> {
     for (number, (group, own)) in groups.zip(&spec.groups).enumerate() {
+        let name = spec.kind.group_name(GroupIndex::new(number));
         if !own.cookie {
             if group.iter().any(|cookie| *cookie != 0) {
                 return Err(LoadError::Cookie(format!(
-                    "group {number} is to have no cookie, and has {group:x?} from whoever \
+                    "{name} is to have no cookie, and has {group:x?} from whoever \
                      started the load"
                 )));
             }
@@ -314,13 +330,13 @@ pub fn check_cookies<'a>(
         let cookie = cookies.get(number).copied().unwrap_or(0);
         if group.contains(&0) || group.iter().any(|other| *other != cookie) {
             return Err(LoadError::Cookie(format!(
-                "the threads of group {number} have cookies {group:x?}, which must be one and \
+                "the threads of {name} have cookies {group:x?}, which must be one and \
                  the same; this kernel does not let threads share it"
             )));
         }
         if cookies.iter().filter(|other| **other == cookie).count() > 1 {
             return Err(LoadError::Cookie(format!(
-                "group {number} shares cookie {cookie:x} with another group"
+                "{name} shares cookie {cookie:x} with another group"
             )));
         }
     }

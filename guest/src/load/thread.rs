@@ -27,6 +27,7 @@ use super::{
 use crate::{
     cosched,
     cpus::CpuSet,
+    index::{GroupIndex, Member, ThreadIndex},
     job::{LoadSpec, SleepSpec},
     shape::GroupSpec,
 };
@@ -40,7 +41,9 @@ const BARRIER: Duration = Duration::from_secs(3600);
 pub struct Common<'a> {
     /// The load.
     pub spec: &'a LoadSpec,
-    /// Number of the group's first thread.
+    /// Which group of it this is.
+    pub index: GroupIndex,
+    /// Place of the group's first thread among those of all groups.
     pub first_thread: u32,
     /// This group of it.
     pub group: &'a GroupSpec,
@@ -52,6 +55,14 @@ pub struct Common<'a> {
     pub turn_ticks: u64,
     /// The trace to stop at a hit.
     pub trace: Option<TraceFiles>,
+}
+
+impl Common<'_> {
+    /// What the thread of this group is called that has this place among those of all groups.
+    pub fn member(&self, index: u32) -> Member {
+        let thread = ThreadIndex::new(index.saturating_sub(self.first_thread) as usize);
+        Member { kind: self.spec.kind, group: self.index, thread }
+    }
 }
 
 /// Files of the tracing file system, opened before the load.
@@ -90,8 +101,7 @@ fn prepare<'a>(common: &Common<'a>, index: u32) -> io::Result<&'a ThreadSlot> {
     let slot = slot.ok_or_else(|| io::Error::other(format!("there is no thread {index}")))?;
     let own = &common.group.cpus;
     let all = if own.is_empty() { &common.spec.cpus } else { own };
-    let member = index.saturating_sub(common.first_thread) as usize;
-    let cpus: CpuSet = match all.get(member) {
+    let cpus: CpuSet = match all.get(common.member(index).thread.index()) {
         Some(own) if common.group.spread => [*own].into_iter().collect(),
         _ => all.iter().copied().collect(),
     };
@@ -215,7 +225,7 @@ fn hit(common: &Common<'_>, index: u32, record: GapRecord) {
         let ns = ticks_to_ns(record.ticks(), common.tsc_khz);
         // A line too long is cut, and a failed write leaves the trace without its marker:
         // neither may keep the trace from being stopped.
-        let _ = write!(text, "schedvmm: gap of {ns} ns in thread {index}");
+        let _ = write!(text, "schedvmm: gap of {ns} ns in {}", common.member(index));
         let (mut marker, mut switch) = (marker, switch);
         let _ = marker.write(text.as_bytes());
         let _ = switch.write(b"0");
@@ -276,6 +286,7 @@ fn distribution(sleep: SleepSpec) -> Distribution {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::Kind;
 
     #[test]
     fn the_earlier_of_two_moments_even_across_the_wrap() {
@@ -287,8 +298,9 @@ mod tests {
     #[test]
     fn a_line_holds_the_longest_marker_and_cuts_no_further() {
         let mut line = Line::default();
-        write!(line, "schedvmm: gap of {} ns in thread {}", u64::MAX, u32::MAX).unwrap();
-        assert!(line.as_bytes().ends_with(b"4294967295"));
+        let last = Member::of_numbers(Kind::Threads, u32::MAX, u32::MAX).unwrap();
+        write!(line, "schedvmm: gap of {} ns in {last}", u64::MAX).unwrap();
+        assert!(line.as_bytes().ends_with(b"group 4294967295 thread 4294967295"));
         write!(line, "{}", "x".repeat(96)).unwrap_err();
         assert!(line.as_bytes().ends_with(b"4294967295"));
     }

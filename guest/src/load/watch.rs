@@ -159,15 +159,15 @@ impl<'a> Watch<'a> {
         let deadline = Instant::now() + ENDED;
         let ended = loop {
             let seen = control.events.0.load(Acquire);
-            let who = those_not(State::Done, self.spec, self.shared);
+            // A group that has died does not keep the others from telling what they had.
+            let died = groups.check(self.spec, self.shared);
+            let gone = groups.gone();
+            let who = those_not(State::Done, self.spec, self.shared, &gone);
             if who.is_empty() {
-                break Ok(());
-            }
-            if let Err(error) = groups.check(self.spec, self.shared) {
-                break Err(error);
+                break died;
             }
             if Instant::now() >= deadline {
-                break Err(LoadError::NotEnded { who, deadline: ENDED });
+                break died.and(Err(LoadError::NotEnded { who, deadline: ENDED }));
             }
             futex::wait(&control.events.0, seen, clock_ns(libc::CLOCK_MONOTONIC) + as_ns(LOOK));
         };
@@ -230,7 +230,6 @@ impl<'a> Watch<'a> {
 
     pub fn report(&self, known: Sources) -> LoadReport {
         let sources = Sources { slope_khz: self.slope_khz.or(known.slope_khz), ..known };
-        let threads = self.shared.threads().iter().enumerate();
         LoadReport {
             tsc_end: self.tsc_end,
             tsc: TscReport {
@@ -242,20 +241,17 @@ impl<'a> Watch<'a> {
                 slope_khz: sources.slope_khz,
                 disagreement_ppm: sources.disagreement_ppm(self.choice.khz),
             },
-            threads: threads
-                .map(|(index, slot)| report_thread(self.spec.group_of(index), slot))
-                .collect(),
+            threads: self.shared.threads().iter().map(report_thread).collect(),
             meter: None,
             groups: self.accounts.added.clone(),
         }
     }
 }
 
-fn report_thread(group: u32, slot: &ThreadSlot) -> ThreadReport {
+fn report_thread(slot: &ThreadSlot) -> ThreadReport {
     let buckets = |histogram: &Histogram| histogram.buckets().collect();
     let account = slot.account.load();
     ThreadReport {
-        group,
         tid: slot.tid.load(Relaxed),
         gaps: slot.tally.gaps(),
         gaps_unrecorded: slot.tally.unrecorded(),

@@ -107,7 +107,6 @@ impl Books {
     pub fn threads(&self, times: &[Option<ThreadTime>], busy_ticks: &[u64]) -> Vec<ThreadReport> {
         let each = self.books.iter().zip(times).zip(busy_ticks);
         each.map(|((book, time), &busy_ticks)| ThreadReport {
-            group: 0,
             tid: book.pid,
             gaps: book.tally.gaps(),
             gaps_unrecorded: book.tally.gaps().saturating_sub(book.recorded),

@@ -12,6 +12,7 @@ use super::{
     tracer::Kernels,
 };
 use crate::{
+    index::Kind,
     job::{LoadSpec, MeterKind, MeterMode, MeterSpec},
     testing::{groups, tree},
     wire::{FailureKind, MeterReport},
@@ -299,6 +300,7 @@ fn load() -> LoadSpec {
     LoadSpec {
         name: None,
         groups: groups(8),
+        kind: Kind::Threads,
         cpus: vec![0, 1],
         seed: 0,
         duration: Duration::from_secs(1),

@@ -263,12 +263,11 @@ impl Fleet<'_> {
         Ok(measured)
     }
 
-    /// The same beginning as that of the load's, with the machine and its vCPU after it.
+    /// As the load's, with the vCPU's thread after it.
     fn marker(&self, hit: ThresholdHit, choice: Choice) -> String {
         let ns = ticks_to_ns(hit.gap.record.ticks(), choice.khz);
-        let (thread, each) = (hit.gap.thread, self.spec.vcpus);
-        let (vm, vcpu) = (thread / each + 1, thread % each);
-        format!("schedvmm: gap of {ns} ns in thread {thread}: VM {vm} vCPU {vcpu} tid {}", hit.tid)
+        let vcpu = self.load.name_of(hit.gap.thread as usize);
+        format!("schedvmm: gap of {ns} ns in {vcpu} tid {}", hit.tid)
     }
 
     fn tick(&mut self, second: u32) -> Result<(), LoadError> {

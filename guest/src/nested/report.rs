@@ -43,7 +43,6 @@ impl Fleet<'_> {
                     known.wait_ns = ran.map(|(_, wait)| wait);
                     thread.tid = known.tid;
                 }
-                thread.group = u32::try_from(index).unwrap_or(u32::MAX);
                 thread.cpu_time_ns = ran.map_or(0, |(run, _)| run);
                 thread.run_delay_ns = ran.map(|(_, wait)| wait);
                 thread.gap_histogram_ns.truncate(MOST_BUCKETS);

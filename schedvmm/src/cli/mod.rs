@@ -17,6 +17,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::stored::Numbers;
+
 /// Measures scheduling gaps: how long a thread that wants to run does not run.
 ///
 /// Boots KERNEL in a microVM of its own, runs bursty threads with core-scheduling cookies
@@ -134,9 +136,9 @@ pub struct ExplainArgs {
     /// The longest gap.
     #[arg(long, conflicts_with = "thread")]
     pub longest: bool,
-    /// The longest gap of a thread, counted from 0.
-    #[arg(long, value_name = "THREAD")]
-    pub thread: Option<usize>,
+    /// The longest gap of a thread: 3.1 is the first of group 3, or vCPU 1 of VM 3.
+    #[arg(long, value_name = "GROUP.THREAD", value_parser = Numbers::parse)]
+    pub thread: Option<Numbers>,
     /// No gap, but all threads and all of the trace: where the time went, and how long each CPU
     /// was forced idle for whom.
     #[arg(long, conflicts_with_all = ["gap", "longest", "thread", "text"])]

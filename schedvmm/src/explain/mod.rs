@@ -18,10 +18,10 @@ use crate::co_run::CoRun;
 use crate::progress::Progress;
 use crate::result::RunResult;
 use crate::status::{ExitStatus, Failure, OrFail};
-use crate::stored::{Stored, StoredGap};
+use crate::stored::{Numbers, Stored, StoredGap};
 
 /// Version of what `schedvmm explain --json` prints.
-pub const SCHEMA: &str = "schedvmm-explanation/1";
+pub const SCHEMA: &str = "schedvmm-explanation/2";
 
 /// Fills in what the trace tells, if a run left one: why the gap was that it is about, which is
 /// the one that ended it, else the longest; and who ran beside whom.
@@ -43,8 +43,8 @@ pub fn complete(result: &mut RunResult, progress: &Progress) -> Result<(), Failu
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs)]
 pub struct Explained {
-    pub thread: usize,
-    pub group: Option<u32>,
+    #[serde(flatten)]
+    pub who: Numbers,
     pub tid: i32,
     pub begin_ns: u64,
     pub length_ns: u64,
@@ -128,8 +128,7 @@ impl Explained {
             ExplainedClause { what, note, by, ticks, ns, share, culprits }
         };
         Self {
-            thread: gap.thread,
-            group: found.group,
+            who: gap.who,
             tid: found.gap.tid,
             begin_ns: gap.begin_ns,
             length_ns: gap.length_ns,

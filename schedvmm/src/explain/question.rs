@@ -7,18 +7,16 @@ use std::path::Path;
 use ftrace::attribution::{Context, Explanation, Gap, Topology, Units, explain};
 use ftrace::dump::Dump;
 use ftrace::{FtraceError, Trace};
+use guest::index::Kind;
 
 use super::Explained;
 use crate::progress::Progress;
 use crate::status::{ExitStatus, Failure, OrFail};
-use crate::stored::{Stored, StoredGap};
+use crate::stored::{Numbers, Stored, StoredGap};
 use crate::units;
 
 /// The clock that gaps are measured with.
 const CLOCK: &str = "x86-tsc";
-/// What a run of virtual machines in a virtual machine calls itself: a group is a machine, a
-/// thread is a vCPU of it.
-const NESTED: &str = "nested";
 /// Segments kept of a gap, for pictures.
 const MOST_SEGMENTS: usize = 10_000;
 
@@ -28,8 +26,9 @@ pub struct Question {
     torn: Option<String>,
     context: Context,
     units: Units,
-    /// By number of the thread.
-    tids: BTreeMap<usize, i32>,
+    /// Of the load's threads, by their numbers.
+    tids: BTreeMap<Numbers, i32>,
+    kind: Kind,
     progress: Progress,
 }
 
@@ -62,7 +61,8 @@ impl Question {
             torn,
             context: context(stored),
             units: Units::tsc(stored.tsc_khz()),
-            tids: stored.threads.iter().map(|thread| (thread.thread, thread.tid)).collect(),
+            tids: stored.threads.iter().map(|thread| (thread.who, thread.tid)).collect(),
+            kind: stored.kind(),
             progress: progress.clone(),
         })
     }
@@ -96,7 +96,7 @@ impl Question {
     }
 
     /// The threads that the kernel has numbers for.
-    pub fn threads(&self) -> impl Iterator<Item = usize> {
+    pub fn threads(&self) -> impl Iterator<Item = Numbers> {
         self.tids.iter().filter(|(_, tid)| **tid > 0).map(|(thread, _)| *thread)
     }
 
@@ -131,8 +131,8 @@ impl Question {
         let mut found = self.explanations(&[*gap]).or_fail(ExitStatus::Usage)?;
         let Some(found) = found.pop() else {
             let text = format!(
-                "the result does not say which thread of the kernel thread {} was",
-                gap.thread
+                "the result does not say which thread of the kernel {} was",
+                gap.who.name(self.kind)
             );
             return Err(Failure::new(ExitStatus::Usage, text));
         };
@@ -140,7 +140,7 @@ impl Question {
     }
 
     fn gap(&self, gap: &StoredGap) -> Option<Gap> {
-        let tid = *self.tids.get(&gap.thread).filter(|tid| **tid > 0)?;
+        let tid = *self.tids.get(&gap.who).filter(|tid| **tid > 0)?;
         Some(Gap { tid, begin: gap.tsc_begin, end: gap.tsc_end })
     }
 }
@@ -161,7 +161,7 @@ fn context(stored: &Stored) -> Context {
         .filter_map(|list| units::cpu_list(list).ok())
         .map(|list| list.0.iter().filter_map(|cpu| u32::try_from(*cpu).ok()).collect())
         .collect();
-    let limited = (0..).zip(&stored.job.load.shape).filter(|(_, shape)| shape.quota.is_some());
+    let limited = (1..).zip(&stored.job.load.shape).filter(|(_, shape)| shape.quota.is_some());
     let mut context = Context {
         topology: Topology::from_cores(cores.iter().map(Vec::as_slice)),
         core_scheduling: stored.cosched.mechanism.as_deref().is_some_and(|name| name != "none"),
@@ -169,30 +169,20 @@ fn context(stored: &Stored) -> Context {
         max_segments: MOST_SEGMENTS,
         ..Context::default()
     };
-    let nested = stored.target == NESTED;
-    context.vcpus = nested;
-    let mut members: BTreeMap<u32, usize> = BTreeMap::new();
-    for thread in &stored.threads {
-        let member = members.entry(thread.group).or_default();
-        // Numbered as on the screen.
-        let number = u64::from(thread.group) + 1;
-        let group = if nested { format!("VM {number}") } else { format!("group {number}") };
-        let name =
-            if nested { format!("vCPU {member}") } else { format!("thread {}", thread.thread) };
-        *member += 1;
-        if thread.tid <= 0 {
-            continue;
-        }
+    let kind = stored.kind();
+    context.vcpus = kind == Kind::Vcpus;
+    for thread in stored.threads.iter().filter(|thread| thread.tid > 0) {
+        let Ok(member) = thread.who.member(kind) else { continue };
         // Threads without a cookie share cores with all others without one, whatever group they
         // are in: to core scheduling they are in none.
-        let cookie = stored.cosched.cookies.get(thread.group as usize);
+        let cookie = stored.cosched.cookies.get(member.group.index());
         if context.core_scheduling && cookie == Some(&0) {
-            context.thread_names.insert(thread.tid, format!("{group} {name}"));
+            context.thread_names.insert(thread.tid, member.to_string());
             continue;
         }
-        context.thread_names.insert(thread.tid, name);
-        context.groups.insert(thread.tid, thread.group);
-        context.group_names.insert(thread.group, group);
+        context.thread_names.insert(thread.tid, member.name());
+        context.groups.insert(thread.tid, thread.who.group);
+        context.group_names.insert(thread.who.group, kind.group_name(member.group));
     }
     context
 }
@@ -203,9 +193,10 @@ mod tests {
     use crate::stored::{StoredCosched, StoredKernel, StoredThread};
 
     fn stored(target: &str, cookies: &[u64]) -> Stored {
-        let thread = |thread: usize| {
-            let group = u32::try_from(thread / 2).expect("small");
-            StoredThread { thread, group, tid: 100 + i32::try_from(thread).expect("small") }
+        let first = u32::from(target != "nested");
+        let thread = |n: u32| {
+            let who = Numbers { group: n / 2 + 1, thread: n % 2 + first };
+            StoredThread { who, tid: 100 + n.cast_signed() }
         };
         Stored {
             target: target.into(),
@@ -219,7 +210,7 @@ mod tests {
     #[test]
     fn threads_have_the_names_of_the_screen() {
         let context = context(&stored("user", &[7, 8]));
-        assert_eq!(context.thread_names[&103], "thread 3");
+        assert_eq!(context.thread_names[&103], "thread 2");
         assert_eq!(context.group_name(context.groups[&103]), "group 2");
         assert_eq!(context.topology.siblings(2), [3]);
         assert!(context.core_scheduling);
@@ -235,7 +226,7 @@ mod tests {
     #[test]
     fn who_has_no_cookie_is_in_no_group() {
         let context = context(&stored("user", &[7, 0]));
-        assert_eq!(context.thread_names[&102], "group 2 thread 2");
+        assert_eq!(context.thread_names[&102], "group 2 thread 1");
         assert!(!context.groups.contains_key(&102) && context.groups.contains_key(&101));
     }
 }

@@ -26,7 +26,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
     let path = stored.trace_path(&folder)?;
     let question = Question::new(&stored, &path, &Progress::new())?;
     if let Some(path) = &args.perfetto {
-        write_perfetto(&question, &stored::gaps(&folder)?, path)?;
+        write_perfetto(&question, &stored::gaps(&folder, &stored)?, path)?;
     }
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = if args.run {
@@ -79,20 +79,17 @@ fn torn(question: &Question) -> String {
 fn choose(args: &ExplainArgs, stored: &Stored, folder: &Path) -> Result<StoredGap, Failure> {
     let usage = |text: String| Failure::new(ExitStatus::Usage, text);
     if let Some(number) = args.gap {
-        let gaps = stored::gaps(folder)?;
+        let gaps = stored::gaps(folder, stored)?;
         let gap = number.checked_sub(1).and_then(|index| gaps.get(index));
         return gap.copied().ok_or_else(|| {
             usage(format!("--gap {number}: gaps.csv has gaps 1 to {}", gaps.len()))
         });
     }
-    if let Some(thread) = args.thread {
-        let gaps = stored::gaps(folder)?.into_iter().filter(|gap| gap.thread == thread);
-        return gaps.max_by_key(|gap| gap.length_ns).ok_or_else(|| {
-            let threads = stored.threads.len();
-            usage(format!(
-                "--thread {thread}: no gap of it in gaps.csv; there are {threads} threads, from 0"
-            ))
-        });
+    if let Some(who) = args.thread {
+        let gaps = stored::gaps(folder, stored)?.into_iter().filter(|gap| gap.who == who);
+        return gaps
+            .max_by_key(|gap| gap.length_ns)
+            .ok_or_else(|| usage(format!("--thread {who}: {}", stored.why_no_gap(who))));
     }
     let hit = stored.threshold_hit.filter(|_| !args.longest);
     hit.or(stored.longest_gap).ok_or_else(|| usage("this result has no gap".into()))

@@ -10,7 +10,7 @@ use ftrace::{FtraceError, Item, Trace};
 use serde::Serialize;
 
 use super::Question;
-use crate::stored::StoredGap;
+use crate::stored::{Numbers, StoredGap};
 
 /// Pieces of all threads together that are kept, at 24 bytes each.
 const MOST_SEGMENTS: usize = 1 << 20;
@@ -32,8 +32,8 @@ pub struct Whole {
 #[derive(Debug, Serialize)]
 #[allow(missing_docs)]
 pub struct ThreadTimes {
-    pub thread: usize,
-    pub group: Option<u32>,
+    #[serde(flatten)]
+    pub who: Numbers,
     pub tid: i32,
     pub running_ns: u64,
     pub queued_ns: u64,
@@ -61,13 +61,9 @@ impl Whole {
     /// The trace cannot be read.
     pub fn read(question: &Question) -> Result<Self, FtraceError> {
         let (tsc_begin, tsc_end) = question.reading("read", span)?;
-        let threads: Vec<usize> = question.threads().collect();
-        let all = |thread: &usize| StoredGap {
-            thread: *thread,
-            tsc_begin,
-            tsc_end,
-            ..StoredGap::default()
-        };
+        let threads: Vec<Numbers> = question.threads().collect();
+        let all =
+            |who: &Numbers| StoredGap { who: *who, tsc_begin, tsc_end, ..StoredGap::default() };
         let wholes: Vec<StoredGap> = threads.iter().map(all).collect();
         let room = MOST_SEGMENTS / threads.len().max(1);
         let found = question.explanations_with(&wholes, room)?;
@@ -77,7 +73,7 @@ impl Whole {
             tsc_begin,
             tsc_end,
             length_ns: ns(tsc_end - tsc_begin),
-            threads: times.map(|(thread, found)| ThreadTimes::new(*thread, found, ns)).collect(),
+            threads: times.map(|(who, found)| ThreadTimes::new(*who, found, ns)).collect(),
             forced_idle: forced_idle(&found)
                 .into_iter()
                 .map(|((cpu, by_group), ticks)| ForcedIdle { cpu, by_group, ns: ns(ticks) })
@@ -125,7 +121,7 @@ fn forced_idle(found: &[Explanation]) -> BTreeMap<(u32, Option<u32>), u64> {
 }
 
 impl ThreadTimes {
-    fn new(thread: usize, found: &Explanation, ns: impl Fn(u64) -> u64) -> Self {
+    fn new(who: Numbers, found: &Explanation, ns: impl Fn(u64) -> u64) -> Self {
         let of = |select: &dyn Fn(&Cause) -> bool| ns(found.ticks_of(select));
         let running = |cause: &Cause| matches!(cause, Cause::Running { .. });
         let queued = |cause: &Cause| matches!(cause, Cause::Queued { .. });
@@ -133,8 +129,7 @@ impl ThreadTimes {
         let asleep = |cause: &Cause| matches!(cause, Cause::Sleeping { .. });
         let unknown = |cause: &Cause| matches!(cause, Cause::Unknown { .. });
         Self {
-            thread,
-            group: found.group,
+            who,
             tid: found.gap.tid,
             running_ns: of(&running),
             queued_ns: of(&queued),
@@ -156,11 +151,10 @@ impl fmt::Display for Whole {
         writeln!(f, "The trace has {:.1} ms. In milliseconds:\n", ms(self.length_ns))?;
         writeln!(
             f,
-            "thread  group     running      queued forced idle      asleep       other     unknown"
+            "group  thread     running      queued forced idle      asleep       other     unknown"
         )?;
         for thread in &self.threads {
-            let group = thread.group.map_or_else(|| "-".into(), |group| (group + 1).to_string());
-            write!(f, "{:>6}  {group:>5}", thread.thread)?;
+            write!(f, "{:>5}  {:>6}", thread.who.group, thread.who.thread)?;
             for ns in [
                 thread.running_ns,
                 thread.queued_ns,
@@ -174,10 +168,9 @@ impl fmt::Display for Whole {
             writeln!(f)?;
         }
         for forced in &self.forced_idle {
-            let group = forced.by_group.map_or_else(
-                || "threads of no group".to_owned(),
-                |group| format!("group {}", group + 1),
-            );
+            let group = forced
+                .by_group
+                .map_or_else(|| "threads of no group".to_owned(), |group| format!("group {group}"));
             write!(f, "\nCPU {} forced idle {:.3} ms for {group}", forced.cpu, ms(forced.ns))?;
         }
         if self.pieces_left_out > 0 {

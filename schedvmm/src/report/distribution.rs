@@ -72,14 +72,14 @@ pub fn picture(saved: &Saved) -> Option<Markup> {
 
 /// Half of the colours have dashes as well: hues alone are not told apart by everybody.
 fn dashed(group: u32) -> bool {
-    group % 10 >= 5
+    group.wrapping_sub(1) % 10 >= 5
 }
 
 /// Gaps of each group. A bucket's upper bound may lie above the longest gap that was in it.
 fn lengths(saved: &Saved) -> BTreeMap<u32, Lengths> {
     let mut groups: BTreeMap<u32, Lengths> = BTreeMap::new();
     for thread in &saved.threads {
-        let lengths = groups.entry(thread.group).or_default();
+        let lengths = groups.entry(thread.who.group).or_default();
         for &(length, count) in thread.gap_histogram_ns.iter().filter(|(_, count)| *count > 0) {
             let longest = if thread.complete { thread.longest_gap_ns } else { u64::MAX };
             let sum = lengths.entry(length.min(longest).max(1)).or_default();

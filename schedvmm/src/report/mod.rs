@@ -32,7 +32,7 @@ const FILE: &str = "report.html";
 /// It is no result, or the report cannot be written.
 pub fn run(path: &Path, output: Option<&Path>) -> Result<ExitStatus, Failure> {
     let (mut saved, stored, folder) = Saved::open(path)?;
-    saved.complete_from_gaps(&folder);
+    saved.complete_from_gaps(&stored, &folder);
     let why = match saved.gap() {
         None => Err("there was no gap".to_owned()),
         Some(gap) => why::read(&saved, gap, &stored, &folder).map_err(|why| why.to_string()),

@@ -134,9 +134,8 @@ fn place(saved: &Saved, gap: &Gap) -> String {
         format!("CPU {} to {}", gap.cpu_begin, gap.cpu_end)
     };
     format!(
-        "{}, thread {}{tid}, {cpu}, {} after the start, {}",
-        saved.group_name(gap.group),
-        gap.thread,
+        "{}{tid}, {cpu}, {} after the start, {}",
+        gap.who.name(saved.kind()),
         show_ns(gap.begin_ns),
         gap.class
     )

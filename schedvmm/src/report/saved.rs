@@ -3,21 +3,16 @@
 //! field may be missing: a result tells what its run got to know, and older ones know less.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use guest::index::{GroupIndex, Kind};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::status::{ExitStatus, Failure, OrFail};
-use crate::stored::Stored;
+use crate::result_file::ResultFile;
+use crate::status::Failure;
+use crate::stored::{self, Numbers, Stored};
 use crate::summary::{Fairness, Statistics, Steal};
-
-/// Name of the file with the figures.
-const RESULT_FILE: &str = "result.json";
-/// Name of the file with every gap.
-const GAPS_FILE: &str = "gaps.csv";
 
 /// `result.json`, as far as it is shown.
 #[derive(Debug, Default, Deserialize)]
@@ -29,7 +24,6 @@ pub struct Saved {
     pub command_line: Vec<String>,
     pub started_utc: String,
     pub verdict: String,
-    pub exit_status: u8,
     pub reason: String,
     pub notes: Vec<String>,
     pub longest_gap: Option<Gap>,
@@ -55,8 +49,8 @@ pub struct Saved {
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct Gap {
-    pub thread: usize,
-    pub group: u32,
+    #[serde(flatten)]
+    pub who: Numbers,
     pub tid: Option<i32>,
     pub begin_ns: u64,
     pub length_ns: u64,
@@ -147,8 +141,8 @@ pub struct Expected {
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct Thread {
-    pub thread: usize,
-    pub group: u32,
+    #[serde(flatten)]
+    pub who: Numbers,
     pub tid: i32,
     pub complete: bool,
     pub longest_gap_ns: u64,
@@ -228,37 +222,29 @@ impl Saved {
     /// # Errors
     /// There is none, or one of another program or version: a usage error.
     pub fn open(path: &Path) -> Result<(Self, Stored, PathBuf), Failure> {
-        let (stored, folder) = Stored::open(path)?;
-        let file = if path.is_dir() { path.join(RESULT_FILE) } else { path.to_owned() };
-        let text = fs::read_to_string(&file).or_fail(ExitStatus::Usage)?;
-        let mut saved: Self = serde_json::from_str(&text).map_err(|error| {
-            let text = format!("{} is no result.json of schedvmm: {error}", file.display());
-            Failure::new(ExitStatus::Usage, text)
-        })?;
+        let file = ResultFile::read(path)?;
+        let mut saved: Self = file.of_it()?;
+        let stored = Stored::of(&file)?;
         if saved.is_nested() {
             // Nothing is expected of machines, whatever an older version said.
             saved.expected = Expected::default();
         }
-        Ok((saved, stored, folder))
+        Ok((saved, stored, file.folder))
     }
 
     /// Fills in histograms of threads that did not report: the guest ended before, and only
     /// single gaps had arrived.
-    pub fn complete_from_gaps(&mut self, folder: &Path) {
+    pub fn complete_from_gaps(&mut self, stored: &Stored, folder: &Path) {
         if self.threads.iter().all(|thread| thread.complete) {
             return;
         }
-        let Ok(file) = File::open(folder.join(GAPS_FILE)) else { return };
-        let mut lengths: BTreeMap<usize, BTreeMap<u64, u64>> = BTreeMap::new();
-        for line in BufReader::new(file).lines().map_while(Result::ok) {
-            let mut words = line.split(',');
-            let (thread, length) = (words.next(), words.nth(2));
-            let Some(thread) = thread.and_then(|word| word.parse().ok()) else { continue };
-            let Some(length) = length.and_then(|word| word.parse().ok()) else { continue };
-            *lengths.entry(thread).or_default().entry(length).or_default() += 1;
+        let Ok(gaps) = stored::gaps(folder, stored) else { return };
+        let mut lengths: BTreeMap<Numbers, BTreeMap<u64, u64>> = BTreeMap::new();
+        for gap in gaps {
+            *lengths.entry(gap.who).or_default().entry(gap.length_ns).or_default() += 1;
         }
         for thread in self.threads.iter_mut().filter(|thread| !thread.complete) {
-            let found = lengths.remove(&thread.thread).unwrap_or_default();
+            let found = lengths.remove(&thread.who).unwrap_or_default();
             thread.gap_histogram_ns = found.into_iter().collect();
         }
     }
@@ -268,14 +254,19 @@ impl Saved {
         self.threshold_hit.as_ref().or(self.longest_gap.as_ref())
     }
 
-    /// Whether the load was virtual machines.
-    pub fn is_nested(&self) -> bool {
-        self.target == "nested"
+    /// What the groups of the load were.
+    pub fn kind(&self) -> Kind {
+        stored::kind(&self.target)
     }
 
-    /// What a group is called, in the way of the end screen: from 1.
+    /// Whether the load was virtual machines.
+    pub fn is_nested(&self) -> bool {
+        self.kind() == Kind::Vcpus
+    }
+
+    /// What the group with this number is called.
     pub fn group_name(&self, group: u32) -> String {
-        let number = u64::from(group) + 1;
-        if self.is_nested() { format!("VM {number}") } else { format!("group {number}") }
+        let group = GroupIndex::of_number(group);
+        group.map_or_else(|| "a group without a number".into(), |it| self.kind().group_name(it))
     }
 }

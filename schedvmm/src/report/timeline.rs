@@ -54,9 +54,9 @@ struct Label {
     class: &'static str,
 }
 
-/// The class of a group's colour.
+/// The class of the colour of the group with this number.
 pub fn colour(group: u32) -> String {
-    format!("g{}", group % 10)
+    format!("g{}", group.wrapping_sub(1) % 10)
 }
 
 /// The picture with its legend.
@@ -221,7 +221,7 @@ fn on_cpu(why: &Why, cpu: u32, lane: &Lane) -> Vec<Piece> {
             begin: slice.begin,
             end: slice.end,
             class: group.map_or_else(|| "other".into(), colour),
-            label: group.map_or_else(|| name.clone(), |group| (u64::from(group) + 1).to_string()),
+            label: group.map_or_else(|| name.clone(), |group| group.to_string()),
             title: title(why, &who, slice.begin, slice.end),
         });
     }

@@ -50,7 +50,7 @@ pub struct Why {
 pub fn read(saved: &Saved, gap: &Gap, stored: &Stored, folder: &Path) -> Result<Why, Failure> {
     let question = Question::new(stored, &stored.trace_path(folder)?, &Progress::new())?;
     let asked = StoredGap {
-        thread: gap.thread,
+        who: gap.who,
         begin_ns: gap.begin_ns,
         length_ns: gap.length_ns,
         tsc_begin: gap.tsc_begin,

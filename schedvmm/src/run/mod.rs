@@ -31,7 +31,7 @@ use crate::mapped_trace::TraceMemory;
 use crate::probe::{self, ProbeError};
 use crate::result::{Clock, KernelFacts};
 use crate::session::{Event, GRACE, Notice, Session, Stage};
-use crate::show::{self, Show};
+use crate::show::Show;
 use crate::sinks::{ConsoleRing, ControlSink, Tail, TraceSink, WholeLines};
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::trace_file::TraceFile;
@@ -151,8 +151,7 @@ impl Attempt {
         let machine = plan.describe(&vm);
         let tsc = vm.facts();
         let limits = plan.limits();
-        let show = Show::new(plan::style(&plan.args.show), plan.args.nested.show_vm)
-            .of_machines(show::vcpus(&plan.job));
+        let show = Show::new(plan::style(&plan.args.show), plan.args.nested.show_vm);
         show.notes(&notes);
         show.phase("boot", limits.boot.as_secs());
         let session = Session::new(limits, Instant::now());

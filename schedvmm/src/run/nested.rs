@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use guest::index::Kind;
 use guest::job::{
     CoschedRequest, Job, LoadSpec, MeterKind, MeterMode, MeterSpec, NestedSpec, SleepSpec,
 };
@@ -47,6 +48,7 @@ pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
     let always = GroupSpec::plain(L2.cpus, job.load.duration, SleepSpec::Fixed(Duration::ZERO));
     job.load.name = None;
     job.load.groups = (0..nested.l2_count).map(|_| always.clone()).collect();
+    job.load.kind = Kind::Vcpus;
     job.load.records_per_thread = job.load.records_per_thread.min(MOST_RECORDS);
     let load = LoadSpec {
         cpus: (0..L2.cpus).collect(),

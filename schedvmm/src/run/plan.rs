@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gaps::record::GapRecord;
+use guest::index::Kind;
 use guest::job::{CoschedRequest, Job, LoadSpec, MeterSpec, TraceSpec, TuneRequest};
 use serde_json::json;
 use vmm::config::{Config, Topology};
@@ -242,6 +243,7 @@ pub fn job(
         load: LoadSpec {
             name: shape.name,
             groups: shape.groups,
+            kind: Kind::Threads,
             cpus,
             seed: load.seed,
             duration: load.duration,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use gaps::tsc::{Sources, ns_to_ticks, ticks_to_ns};
+use guest::index::Kind;
 use guest::job::{LoadSpec, SleepSpec};
 use guest::load::Surroundings;
 use guest::scheduler;
@@ -65,6 +66,7 @@ impl Place {
         LoadSpec {
             name: None,
             groups: vec![GroupSpec::plain(threads, LONGEST, SleepSpec::Fixed(Duration::ZERO))],
+            kind: Kind::Threads,
             cpus: vec![self.cpu],
             seed: 1,
             duration,

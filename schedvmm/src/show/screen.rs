@@ -9,7 +9,6 @@ use guest::job::LoadSpec;
 use guest::noise::NoiseFloor;
 use guest::wire::MeterFacts;
 
-use super::{vcpus, who};
 use crate::co_run::CoRun;
 use crate::result::{Group, RunResult, VmResult};
 use crate::summary::{ClassShare, Source, Statistics};
@@ -253,7 +252,7 @@ fn group_line(group: &Group) -> String {
     let p99 = group.statistics.quantiles.map_or(0, |quantiles| quantiles.p99_ns);
     format!(
         "{:>5}  {cookie:>17}  {:>7}  {:>9}  {:>9}  {:>7}  {:>9}  {wakeup:>14}",
-        group.group + 1,
+        group.group.number(),
         group.gaps,
         show_ns(group.longest_gap_ns),
         show_ns(p99),
@@ -297,13 +296,11 @@ fn write_vms(text: &mut String, vms: &[VmResult]) -> std::fmt::Result {
 fn longest_line(result: &RunResult) -> String {
     let Some(gap) = &result.longest_gap else { return "no gap".to_owned() };
     let tid = gap.tid.map_or_else(String::new, |tid| format!(" (tid {tid})"));
-    let vcpus = vcpus(&result.job);
-    let group = if vcpus.is_some() { String::new() } else { format!("group {}, ", gap.group + 1) };
     format!(
-        "{} ({}): {group}{}{tid}, {} after the start, CPU {} to {}",
+        "{} ({}): {}{tid}, {} after the start, CPU {} to {}",
         show_ns(gap.length_ns),
         gap.class.name(),
-        who(gap.thread, vcpus),
+        gap.member,
         show_ns(gap.begin_ns),
         gap.cpu_begin,
         gap.cpu_end
@@ -326,12 +323,14 @@ pub(super) fn verdict_line(result: &RunResult, threshold: Option<Duration>) -> S
 
 #[cfg(test)]
 mod tests {
+    use guest::index::GroupIndex;
+
     use super::*;
 
     #[test]
     fn a_group_fits_its_columns() {
         let group = Group {
-            group: 0,
+            group: GroupIndex::new(0),
             cookie: Some(0xffff_8880_0123_4560),
             gaps: 1234,
             longest_gap_ns: 47_200_000,

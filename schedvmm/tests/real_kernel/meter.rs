@@ -140,7 +140,7 @@ fn measured(outcome: &Outcome, kind: &str, mark: &str) -> Value {
     for gap in &gaps {
         // Ticks and back may cost a nanosecond.
         let us = (gap.length_ns + 1) / 1000;
-        *by_record.entry((gap.thread, us)).or_insert(0) += 1;
+        *by_record.entry((gap.who, us)).or_insert(0) += 1;
     }
     assert_eq!(by_record, by_line);
     assert!(!gaps.is_empty(), "nothing measured{}", outcome.words());
@@ -150,7 +150,7 @@ fn measured(outcome: &Outcome, kind: &str, mark: &str) -> Value {
 
 /// The kernel's lines on the screen: how many tell of a gap of so many microseconds on this
 /// CPU.
-fn lines(outcome: &Outcome, mark: &str) -> HashMap<(usize, u64), usize> {
+fn lines(outcome: &Outcome, mark: &str) -> HashMap<((u64, u64), u64), usize> {
     let mut found = HashMap::new();
     for line in outcome.stdout.lines().filter(|line| line.contains(mark)) {
         let word_after = |word: &str| {
@@ -163,8 +163,9 @@ fn lines(outcome: &Outcome, mark: &str) -> HashMap<(usize, u64), usize> {
         } else {
             word_after("duration").parse::<u64>().expect("a number") / 1000
         };
-        let cpu = line.split(['[', ']']).nth(1).and_then(|cpu| cpu.parse::<usize>().ok());
-        *found.entry((cpu.expect("a CPU"), us)).or_insert(0) += 1;
+        let cpu = line.split(['[', ']']).nth(1).and_then(|cpu| cpu.parse::<u64>().ok());
+        // Each CPU from 0 on is a thread of the one group.
+        *found.entry(((1, cpu.expect("a CPU") + 1), us)).or_insert(0) += 1;
     }
     found
 }

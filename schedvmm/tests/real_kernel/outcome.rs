@@ -41,7 +41,8 @@ pub struct Outcome {
 /// One line of `gaps.csv`.
 #[derive(Clone, Copy, Debug)]
 pub struct GapLine {
-    pub thread: usize,
+    /// Group and thread.
+    pub who: (u64, u64),
     pub length_ns: u64,
     pub tsc_end: u64,
 }
@@ -166,7 +167,7 @@ impl Outcome {
     pub fn gaps(&self) -> Vec<GapLine> {
         let text = self.file("r/gaps.csv").expect("gaps.csv");
         let mut lines = text.lines();
-        let columns = "thread,group,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class";
+        let columns = "group,thread,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class";
         assert_eq!(lines.next(), Some(columns));
         lines.map(gap_line).collect()
     }
@@ -244,11 +245,11 @@ fn gap_line(line: &str) -> GapLine {
     assert!(["unknown", "scheduled-out", "host", "irq"].contains(&class), "{line}");
     let fields: Vec<u64> =
         numbers.split(',').map(|field| field.parse().expect("a number")).collect();
-    let [thread, _group, _begin, length_ns, tsc_begin, tsc_end, _, _] = fields[..] else {
+    let [group, thread, _begin, length_ns, tsc_begin, tsc_end, _, _] = fields[..] else {
         panic!("gaps.csv has the line {line}")
     };
     assert!(tsc_end > tsc_begin, "{line}");
-    GapLine { thread: usize::try_from(thread).expect("small"), length_ns, tsc_end }
+    GapLine { who: (group, thread), length_ns, tsc_end }
 }
 
 /// The list at `key`.
@@ -261,6 +262,12 @@ pub fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
 #[track_caller]
 pub fn number(value: &Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or_else(|| panic!("`{key}` is no number: {}", value[key]))
+}
+
+/// What a thread or a gap is called: its group, and its number there.
+#[track_caller]
+pub fn numbers(value: &Value) -> (u64, u64) {
+    (number(value, "group"), number(value, "thread"))
 }
 
 /// The text at `key`.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::case::{Case, main_job};
 use crate::lab::{Group, TestKernel};
-use crate::outcome::{GapLine, Outcome, assert_unique_keys, list, number, text};
+use crate::outcome::{GapLine, Outcome, assert_unique_keys, list, number, numbers, text};
 use crate::trace::{explain, explained, marked, read_by_trace_cmd};
 use crate::user::milliseconds;
 
@@ -130,10 +130,10 @@ pub fn trace(outcome: &Outcome, result: &Value, name: &str, via: &str) {
     assert!(!path.with_extension("dat.raw").exists(), "the stream stayed");
     let report = read_by_trace_cmd(&path);
     assert!(report.contains("sched_switch:"), "no sched_switch event");
-    let (ns, thread) = marked(&report);
+    let (ns, who) = marked(&report);
     let gaps = outcome.gaps();
-    let hit = gaps.iter().find(|gap| gap.thread == thread && gap.length_ns == ns);
-    let hit = hit.unwrap_or_else(|| panic!("gaps.csv has no gap of {ns} ns in thread {thread}"));
+    let hit = gaps.iter().find(|gap| gap.who == who && gap.length_ns == ns);
+    let hit = hit.unwrap_or_else(|| panic!("gaps.csv has no gap of {ns} ns in thread {who:?}"));
     // Tracing ended with the hit; the load was being stopped from then on.
     let longest = &result["longest_gap"];
     assert!(
@@ -154,7 +154,8 @@ pub fn compat(outcome: &Outcome) -> GapLine {
     let gap = gap.unwrap_or_else(|| panic!("no such gap in gaps.csv{}", outcome.words()));
     assert_eq!(diff, format!("diff: {}ms", gap.length_ns / 1_000_000));
     let result = outcome.result();
-    let thread = &list(&result, "threads")[gap.thread];
+    let thread = list(&result, "threads").iter().find(|thread| numbers(thread) == gap.who);
+    let thread = thread.unwrap_or_else(|| panic!("no thread of {gap:?}"));
     assert_eq!(tid, format!("TID: {}", number(thread, "tid")));
     lines[..at].iter().for_each(|line| second(line));
     *gap

@@ -73,18 +73,18 @@ pub fn who_ran(path: &Path, window: Range<u64>, cpus: &[u32]) -> BTreeMap<(i32, 
     ran
 }
 
-/// Length in nanoseconds and thread of the gap in the line with the marker.
-pub fn marked(report: &str) -> (u64, usize) {
+/// Length in nanoseconds, and group and thread, of the gap in the line with the marker.
+pub fn marked(report: &str) -> (u64, (u64, u64)) {
     let line = report.lines().find(|line| line.contains(MARKER)).expect("the marker");
     assert!(line.contains("tracing_mark_write"), "the marker has no name: {line}");
     println!("     {}", line.trim());
     let words = line.split_once(MARKER).map(|(_, words)| words.split_whitespace());
     let read = || {
-        let mut words = words?;
-        let ns = words.next()?.parse().ok()?;
-        Some((ns, words.next_back()?.parse().ok()?))
+        let words: Vec<&str> = words?.collect();
+        let [ns, "ns", "in", "group", group, "thread", thread] = words[..] else { return None };
+        Some((ns.parse().ok()?, (group.parse().ok()?, thread.parse().ok()?)))
     };
-    read().unwrap_or_else(|| panic!("not `{MARKER} N ns in thread N`: {line}"))
+    read().unwrap_or_else(|| panic!("not `{MARKER} N ns in group N thread N`: {line}"))
 }
 
 /// `schedvmm explain --json` on the result in `r`, called here.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::case::{Case, main_job};
 use crate::lab::{Group, TestKernel};
 use crate::meter;
-use crate::outcome::{GapLine, Outcome, assert_unique_keys, list, number, text};
+use crate::outcome::{GapLine, Outcome, assert_unique_keys, list, number, numbers, text};
 use crate::threshold::{self, hit};
 use crate::trace::{explain, explained, forced_idle_agrees, marked, read_by_trace_cmd};
 
@@ -124,7 +124,7 @@ fn own_shape(outcome: &Outcome) {
     let result = outcome.assert_verdict("pass");
     let threads = list(&result, "threads");
     let groups: Vec<_> = threads.iter().map(|thread| number(thread, "group")).collect();
-    assert_eq!(groups, [0, 0, 1, 2, 3]);
+    assert_eq!(groups, [1, 1, 2, 3, 4]);
     let cookies: Vec<_> =
         list(&result["cosched"], "cookies").iter().map(|cookie| *cookie != 0).collect();
     assert_eq!(cookies, [true, false, true, true]);
@@ -252,8 +252,11 @@ fn figures(outcome: &Outcome, result: &Value) {
     assert_eq!(list(result, "groups").len(), GROUPS);
     let records = outcome.gaps();
     for (n, thread) in threads.iter().enumerate() {
+        let place = u64::try_from(n).expect("small");
+        assert_eq!(numbers(thread), (place / 2 + 1, place % 2 + 1));
         assert_eq!(thread["complete"], true);
-        let own: Vec<GapLine> = records.iter().filter(|gap| gap.thread == n).copied().collect();
+        let who = numbers(thread);
+        let own: Vec<GapLine> = records.iter().filter(|gap| gap.who == who).copied().collect();
         let recorded = number(thread, "gaps") - number(thread, "gaps_unrecorded");
         assert_eq!(recorded, own.len() as u64, "records of thread {n}");
         let longest = own.iter().map(|gap| gap.length_ns).max().unwrap_or(0);

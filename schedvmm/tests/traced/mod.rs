@@ -32,8 +32,9 @@ pub fn folder() -> TempDir {
     for line in csv.lines() {
         match line.split(',').collect::<Vec<_>>()[..] {
             ["group", group, tid, ..] => {
-                let number = threads.len();
-                threads.insert(tid.to_owned(), (number, group.to_owned()));
+                let group = group.parse::<u64>().expect("a number");
+                let before = threads.values().filter(|who: &&(u64, usize)| who.0 == group).count();
+                threads.insert(tid.to_owned(), (group, before + 1));
             }
             ["gap", tid, begin, end] => {
                 let number = |text: &str| text.parse::<u64>().expect("a number");
@@ -42,27 +43,27 @@ pub fn folder() -> TempDir {
             _ => panic!("{line}"),
         }
     }
-    let mut text = "thread,group,begin_ns,length_ns,tsc_begin,tsc_end\n".to_owned();
+    let mut text = "group,thread,begin_ns,length_ns,tsc_begin,tsc_end\n".to_owned();
     let mut longest = (0, Value::Null);
     for (tid, begin, end) in &gaps {
-        let (thread, group) = &threads[tid];
+        let (group, thread) = &threads[tid];
         let length_ns = (end - begin) * 1_000_000 / TSC_KHZ;
-        writeln!(text, "{thread},{group},0,{length_ns},{begin},{end}").expect("a String");
+        writeln!(text, "{group},{thread},0,{length_ns},{begin},{end}").expect("a String");
         if length_ns > longest.0 {
-            let gap = json!({ "thread": thread, "begin_ns": 0, "length_ns": length_ns,
+            let gap = json!({ "group": group, "thread": thread, "begin_ns": 0, "length_ns": length_ns,
                 "tsc_begin": begin, "tsc_end": end });
             longest = (length_ns, gap);
         }
     }
     let threads: Vec<Value> = threads
         .iter()
-        .map(|(tid, (thread, group))| {
-            let number = |text: &str| text.parse::<u32>().expect("a number");
-            json!({ "thread": thread, "group": number(group), "tid": number(tid) })
+        .map(|(tid, (group, thread))| {
+            let tid = tid.parse::<u32>().expect("a number");
+            json!({ "group": group, "thread": thread, "tid": tid })
         })
         .collect();
     let result = json!({
-        "schema": "schedvmm-result/1",
+        "schema": "schedvmm-result/2",
         "target": "user",
         "longest_gap": longest.1,
         "threshold_hit": null,
