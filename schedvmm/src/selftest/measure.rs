@@ -52,7 +52,7 @@ pub fn measure<T: Send + 'static>(
     // Bounded: every action ends by itself, at the latest when the load is gone.
     let done = watcher.acting.map(JoinHandle::join);
     if let Some(error) = fault {
-        return Err(crate::status::Failure::new(crate::status::ExitStatus::Host, error).to_string());
+        return Err(crate::status::chain(error));
     }
     match done {
         Some(Ok(done)) => Ok(Measured { gaps: watcher.gaps, tsc_start: watcher.tsc_start, done }),

@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a case has measured, and what follows: right, wrong, or nothing, because the machine
+//! disturbed it.
+
+use gaps::evidence::Class;
+use serde::Serialize;
+
+use crate::units::show_ns;
+
+/// What became of a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// All found, with their length and cause.
+    Passed,
+    /// Not so.
+    Failed,
+    /// Not so, and what else this machine does explains it: nothing follows for the meter.
+    NotJudged,
+    /// It cannot be tried here.
+    Skipped,
+}
+
+/// One kind of gap.
+#[derive(Clone, Debug, Serialize)]
+pub struct Case {
+    /// Its name.
+    pub name: String,
+    /// What became of it.
+    pub status: Status,
+    /// How many gaps were made.
+    pub injected: usize,
+    /// How many were found.
+    pub found: usize,
+    /// Their length.
+    pub injected_ns: Option<u64>,
+    /// Mean of the errors' sizes.
+    pub mean_error_ns: Option<u64>,
+    /// The same, of their length.
+    pub mean_error_percent: Option<f64>,
+    /// The largest mean that passes.
+    pub mean_limit_ns: Option<u64>,
+    /// The largest error.
+    pub worst_error_ns: Option<u64>,
+    /// The same, of their length.
+    pub worst_error_percent: Option<f64>,
+    /// The largest error that passes.
+    pub limit_ns: Option<u64>,
+    /// The longest interruption that was seen before, between and after them.
+    pub noise_ns: Option<u64>,
+    /// Found gaps whose cause was told right, all of them being the scheduler's doing.
+    pub class_right: usize,
+    /// Gaps that are too long, or of another class: what else a machine does makes them so.
+    pub disturbed: usize,
+    /// How often it was tried: once more, and once again, where others on the machine disturbed
+    /// it. What the meter does wrong it does wrong each time.
+    pub attempts: u32,
+    /// Why it did not pass.
+    pub reason: String,
+    /// Whether another attempt may come out better.
+    #[serde(skip)]
+    again: bool,
+}
+
+impl Case {
+    /// One that cannot be tried here.
+    pub fn skipped(name: &str, reason: impl Into<String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            status: Status::Skipped,
+            injected: 0,
+            found: 0,
+            injected_ns: None,
+            mean_error_ns: None,
+            mean_error_percent: None,
+            mean_limit_ns: None,
+            worst_error_ns: None,
+            worst_error_percent: None,
+            limit_ns: None,
+            noise_ns: None,
+            class_right: 0,
+            disturbed: 0,
+            attempts: 1,
+            reason: reason.into(),
+            again: false,
+        }
+    }
+
+    /// One whose load broke down.
+    pub fn broken(name: &str, reason: String) -> Self {
+        Self { status: Status::Failed, ..Self::skipped(name, reason) }
+    }
+
+    /// One that was tried.
+    pub fn judged(name: &str, tried: &Tried) -> Self {
+        let percent = |ns: u64| 100.0 * as_f64(ns) / as_f64(tried.length_ns.max(1));
+        let sizes = || tried.errors_ns.iter().map(|error| error.unsigned_abs());
+        let worst_ns = sizes().max();
+        let mean_ns = worst_ns.map(|_| tried.mean_ns());
+        let fault = tried.fault();
+        let again = matches!(fault, Some(Fault::Disturbed { .. }));
+        let (status, reason) = match fault {
+            None => (Status::Passed, String::new()),
+            Some(Fault::Meter(text)) => (Status::Failed, text),
+            Some(Fault::Disturbed { text, by_ns }) => tried.explain(&text, by_ns),
+        };
+        Self {
+            name: name.to_owned(),
+            status,
+            injected: tried.injected,
+            found: tried.found,
+            injected_ns: Some(tried.length_ns),
+            mean_error_ns: mean_ns,
+            mean_error_percent: mean_ns.map(percent),
+            mean_limit_ns: tried.mean_limit_ns,
+            worst_error_ns: worst_ns,
+            worst_error_percent: worst_ns.map(percent),
+            limit_ns: Some(tried.limit_ns),
+            noise_ns: Some(tried.noise_ns),
+            class_right: tried.class_right,
+            disturbed: tried.disturbed(),
+            attempts: 1,
+            reason,
+            again,
+        }
+    }
+
+    /// The line of a table.
+    pub fn line(&self) -> String {
+        let status = match self.status {
+            Status::Passed => "ok",
+            Status::Failed => "FAILED",
+            Status::NotJudged => "not judged",
+            Status::Skipped => "skipped",
+        };
+        let ns = |value: Option<u64>| value.map_or_else(|| "-".into(), show_ns);
+        let limit =
+            self.limit_ns.map_or_else(String::new, |limit| format!(" of {}", show_ns(limit)));
+        let colon = if self.reason.is_empty() { "" } else { ": " };
+        format!(
+            "{:<14} {:>9}  found {:>2} of {:>2}  error mean {:>8}, worst {:>8}{limit}  cause right \
+             {:>2}  {status}{colon}{}",
+            self.name,
+            ns(self.injected_ns),
+            self.found,
+            self.injected,
+            ns(self.mean_error_ns),
+            ns(self.worst_error_ns),
+            self.class_right,
+            self.reason
+        )
+    }
+}
+
+/// What is wrong with a case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A gap that is missing, or too short: nobody but the meter does that.
+    Meter(String),
+    /// Gaps that are too long, or of another class: whatever else runs here does that too, if it
+    /// takes the CPU for so long.
+    Disturbed {
+        /// What they are.
+        text: String,
+        /// How long the CPU must have been taken for that.
+        by_ns: u64,
+    },
+}
+
+/// Tries a case, and tries it again while others disturb it.
+pub fn try_case(case: &dyn Fn() -> Case) -> Case {
+    /// A fault of the meter's own is there in each of them.
+    const ATTEMPTS: u32 = 3;
+    let mut attempts = 1;
+    loop {
+        let tried = case();
+        if !tried.again || attempts == ATTEMPTS {
+            return Case { attempts, ..tried };
+        }
+        attempts += 1;
+    }
+}
+
+/// What a case has measured.
+#[derive(Clone, Debug, Default)]
+pub struct Tried {
+    /// Gaps that were made.
+    pub injected: usize,
+    /// The fewest that make a case.
+    pub least: usize,
+    /// Their length.
+    pub length_ns: u64,
+    /// The largest error that passes.
+    pub limit_ns: u64,
+    /// The largest mean of the errors' sizes that passes.
+    pub mean_limit_ns: Option<u64>,
+    /// Gaps that were found.
+    pub found: usize,
+    /// Their errors, where their true length is known: positive for one that is too long.
+    pub errors_ns: Vec<i64>,
+    /// How far from known the length of the others is, at worst.
+    pub doubt_ns: u64,
+    /// Found ones that are of the right class.
+    pub class_right: usize,
+    /// Found ones of each class.
+    pub of_class: [usize; Class::ALL.len()],
+    /// The longest interruption of this CPU that was seen with nothing injected.
+    pub noise_ns: u64,
+}
+
+impl Tried {
+    /// Takes down a gap that was found.
+    pub fn add(&mut self, found_ns: u64, injected_ns: u64, class: Class) {
+        self.errors_ns.push(found_ns.cast_signed() - injected_ns.cast_signed());
+        self.add_doubtful(0, class);
+    }
+
+    /// One whose true length is not known well enough.
+    pub fn add_doubtful(&mut self, doubt_ns: u64, class: Class) {
+        self.found += 1;
+        self.doubt_ns = self.doubt_ns.max(doubt_ns);
+        self.of_class[class as usize] += 1;
+        self.class_right = self.of_class[Class::ScheduledOut as usize];
+    }
+
+    /// Those that are too long, or of another class. Whatever else runs on a machine can only
+    /// make a gap longer; nothing makes one too short but a fault of the meter.
+    fn disturbed(&self) -> usize {
+        let long = self.errors_ns.iter().filter(|error| **error > self.limit());
+        long.count() + (self.found - self.class_right)
+    }
+
+    fn limit(&self) -> i64 {
+        i64::try_from(self.limit_ns).unwrap_or(i64::MAX)
+    }
+
+    /// Mean size of the errors.
+    fn mean_ns(&self) -> u64 {
+        let sum: u64 = self.errors_ns.iter().map(|error| error.unsigned_abs()).sum();
+        sum / (self.errors_ns.len() as u64).max(1)
+    }
+
+    /// Whether what else was seen on this CPU explains a fault: then nothing follows for the meter.
+    fn explain(&self, text: &str, by_ns: u64) -> (Status, String) {
+        let noise = show_ns(self.noise_ns);
+        // Two interruptions of that length may have met one gap.
+        if by_ns <= self.noise_ns.saturating_mul(2) {
+            let text = format!("{text}; interruptions of up to {noise} are there without a stop");
+            return (Status::NotJudged, text);
+        }
+        let text = format!("{text}; no interruption over {noise} is there without a stop");
+        (Status::Failed, text)
+    }
+
+    /// What is wrong, if anything is.
+    pub fn fault(&self) -> Option<Fault> {
+        let limit = show_ns(self.limit_ns);
+        let disturbed = |text, by_ns| Some(Fault::Disturbed { text, by_ns });
+        let longest = self.errors_ns.iter().copied().max().unwrap_or(0);
+        let shortest = self.errors_ns.iter().copied().min().unwrap_or(0);
+        if self.injected < self.least {
+            let text = format!("{} gaps where at least {} should be", self.injected, self.least);
+            return disturbed(text, self.length_ns / 2);
+        }
+        if self.found < self.injected {
+            return Some(Fault::Meter(format!(
+                "{} gaps were not found",
+                self.injected - self.found
+            )));
+        }
+        if shortest < -self.limit() {
+            let short = show_ns(shortest.unsigned_abs());
+            return Some(Fault::Meter(format!("too short by {short}, where {limit} may be")));
+        }
+        if longest > self.limit() {
+            let text =
+                format!("too long by {}, where {limit} may be", show_ns(longest.unsigned_abs()));
+            return disturbed(text, longest.unsigned_abs().saturating_sub(self.limit_ns));
+        }
+        if self.class_right < self.found {
+            // A gap is called by who had more than half of it.
+            let text = format!("{} gaps have the wrong class", self.found - self.class_right);
+            return disturbed(text, self.length_ns / 2);
+        }
+        if self.errors_ns.len() < self.found {
+            let text = format!(
+                "of {} stops the length is not known: a signal took up to {} to be sent",
+                self.found - self.errors_ns.len(),
+                show_ns(self.doubt_ns)
+            );
+            // Whoever makes them was held up, which needs no further proof.
+            return disturbed(text, 0);
+        }
+        let (limit_ns, mean_ns) = (self.mean_limit_ns?, self.mean_ns());
+        let text = format!(
+            "wrong by {} in the mean, where {} may be",
+            show_ns(mean_ns),
+            show_ns(limit_ns)
+        );
+        (mean_ns > limit_ns)
+            .then(|| Fault::Disturbed { text, by_ns: mean_ns.saturating_sub(limit_ns) })
+    }
+}
+
+/// A figure for a reader.
+#[allow(clippy::cast_precision_loss)]
+fn as_f64(value: u64) -> f64 {
+    value as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tried() -> Tried {
+        Tried {
+            injected: 3,
+            least: 2,
+            length_ns: 1000,
+            limit_ns: 10,
+            found: 3,
+            errors_ns: vec![1, -2, 9],
+            class_right: 3,
+            ..Tried::default()
+        }
+    }
+
+    fn status(tried: &Tried) -> Status {
+        Case::judged("x", tried).status
+    }
+
+    #[test]
+    fn a_case_passes_only_whole() {
+        let good = Case::judged("x", &tried());
+        assert_eq!((good.status, good.found, good.disturbed), (Status::Passed, 3, 0));
+        assert_eq!((good.mean_error_percent, good.worst_error_percent), (Some(0.4), Some(0.9)));
+        assert!(good.line().contains("worst     9 ns of 10 ns"), "{}", good.line());
+        for (bad, text) in [
+            (Tried { injected: 4, ..tried() }, "1 gaps were not found"),
+            (Tried { injected: 1, ..tried() }, "at least 2"),
+            (Tried { errors_ns: vec![1, 2, 11], ..tried() }, "too long by 11 ns"),
+            (Tried { errors_ns: vec![1, 2, -11], ..tried() }, "too short by 11 ns"),
+            (Tried { class_right: 2, ..tried() }, "wrong class"),
+        ] {
+            let case = Case::judged("x", &bad);
+            assert_eq!(case.status, Status::Failed);
+            assert!(case.reason.contains(text), "{}", case.reason);
+            assert!(case.line().contains("FAILED: "), "{}", case.line());
+        }
+    }
+
+    /// A stop of 1 ms that was found 36.94 ms too long: the machine was at work, or the meter is
+    /// wrong; right it was not.
+    #[test]
+    fn a_loaded_machine_is_told_and_judges_nothing() {
+        let loaded = |noise_ns| Tried {
+            length_ns: 1_000_000,
+            limit_ns: 70_000,
+            mean_limit_ns: Some(70_000),
+            errors_ns: vec![12_000, 36_940_000, 9_000],
+            noise_ns,
+            ..tried()
+        };
+        let case = Case::judged("stop-1ms", &loaded(40_000_000));
+        assert_eq!(case.status, Status::NotJudged);
+        assert_eq!(case.worst_error_percent, Some(3694.0));
+        let line = case.line();
+        assert!(line.contains("worst  36.9 ms of 70.0 µs"), "{line}");
+        assert!(line.contains("not judged: too long by 36.9 ms, where 70.0 µs may be;"), "{line}");
+        assert!(line.contains("interruptions of up to 40.0 ms"), "{line}");
+        // A quiet machine does not do that.
+        assert_eq!(status(&loaded(50_000)), Status::Failed);
+        assert_eq!(status(&loaded(0)), Status::Failed);
+    }
+
+    #[test]
+    fn noise_explains_what_is_too_long_and_nothing_that_is_too_short() {
+        let noisy = |errors_ns: &[i64], class_right| {
+            let errors_ns = errors_ns.to_vec();
+            status(&Tried { errors_ns, class_right, noise_ns: 600, ..tried() })
+        };
+        assert_eq!(noisy(&[1, 2, 9], 3), Status::Passed);
+        assert_eq!(noisy(&[1, 2, 500], 3), Status::NotJudged);
+        assert_eq!(noisy(&[1, 500, 500], 3), Status::NotJudged);
+        assert_eq!(noisy(&[1, 2, 3], 2), Status::NotJudged);
+        assert_eq!(noisy(&[1, 2, 5000], 3), Status::Failed);
+        assert_eq!(noisy(&[1, 2, -11], 3), Status::Failed);
+    }
+
+    #[test]
+    fn a_stop_of_unknown_length_is_no_evidence() {
+        let mut tried = Tried { injected: 4, ..tried() };
+        tried.of_class[Class::ScheduledOut as usize] = 3;
+        tried.add_doubtful(300, Class::ScheduledOut);
+        let case = Case::judged("x", &tried);
+        assert_eq!((case.status, case.found, case.class_right), (Status::NotJudged, 4, 4));
+        assert!(case.reason.contains("took up to 300 ns to be sent"), "{}", case.reason);
+    }
+
+    #[test]
+    fn the_mean_of_a_stop_has_a_limit_of_its_own() {
+        let with = |mean_limit_ns| Tried { mean_limit_ns: Some(mean_limit_ns), ..tried() };
+        assert_eq!(with(4).fault(), None);
+        let fault = with(3).fault();
+        assert!(matches!(&fault, Some(Fault::Disturbed { text, .. }) if text.contains("the mean")));
+        assert_eq!(status(&with(3)), Status::Failed);
+        assert_eq!(status(&Tried { noise_ns: 1, ..with(3) }), Status::NotJudged);
+    }
+
+    #[test]
+    fn a_disturbed_case_is_tried_again_and_a_wrong_meter_is_not() {
+        use std::cell::Cell;
+        let attempts = |errors_ns: [i64; 3], right_from: u32| {
+            let count = Cell::new(0);
+            let case = try_case(&|| {
+                count.set(count.get() + 1);
+                let bad = Tried { errors_ns: errors_ns.to_vec(), ..tried() };
+                Case::judged("x", &if count.get() < right_from { bad } else { tried() })
+            });
+            assert_eq!(case.attempts, count.get());
+            (case.status, case.attempts)
+        };
+        assert_eq!(attempts([1, 2, 11], 2), (Status::Passed, 2));
+        assert_eq!(attempts([1, 2, 11], 9), (Status::Failed, 3));
+        assert_eq!(attempts([1, 2, -11], 2), (Status::Failed, 1));
+    }
+
+    #[test]
+    fn a_skipped_case_has_its_reason_and_no_figures() {
+        assert_eq!(Case::broken("x", "no load".into()).status, Status::Failed);
+        let case = Case::skipped("x", "no root");
+        let json = serde_json::to_value(&case).expect("JSON");
+        assert_eq!(
+            (json["status"].as_str(), json["reason"].as_str()),
+            (Some("skipped"), Some("no root"))
+        );
+        assert!(json["worst_error_percent"].is_null());
+        assert!(case.line().ends_with("skipped: no root"));
+    }
+}
