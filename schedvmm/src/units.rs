@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Durations, sizes and pauses as people write and read them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use guest::job::{SleepSpec, TuneRequest};
 
 /// Longest duration accepted: a day is longer than any run, and far from overflow.
@@ -124,6 +126,17 @@ pub fn sleep(text: &str) -> Result<SleepSpec, String> {
 pub fn tune(text: &str) -> Result<TuneRequest, String> {
     let (name, value) = text.split_once('=').ok_or("it needs the form NAME=VALUE")?;
     Ok(TuneRequest { name: name.to_owned(), value: value.to_owned() })
+}
+
+/// A file or folder, which must have a name: what is read is read more than once, and stdout takes
+/// other lines.
+pub fn named() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| {
+        if path.as_os_str() == "-" {
+            return Err("neither stdin nor stdout will do: give it a name (./- for a file -)");
+        }
+        Ok(path)
+    })
 }
 
 /// A CPU list such as `2,3` or `0-3,8`, in the order written.

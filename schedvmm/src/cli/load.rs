@@ -27,7 +27,7 @@ pub struct LoadArgs {
     #[arg(long, value_name = "NAME", value_parser = shape::preset_names(), conflicts_with_all = ["groups", "threads", "busy", "sleep"])]
     pub preset: Option<String>,
     /// A load of your own from a TOML file (docs/formats.md), instead of the same.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["preset", "groups", "threads", "busy", "sleep"])]
+    #[arg(long, value_name = "FILE", value_parser = units::named(), conflicts_with_all = ["preset", "groups", "threads", "busy", "sleep"])]
     pub load: Option<PathBuf>,
     /// Say what loads there are by name, and do nothing else.
     #[arg(long, exclusive = true)]

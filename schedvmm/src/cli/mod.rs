@@ -24,8 +24,9 @@ use crate::stored::Numbers;
 /// Boots KERNEL in a microVM of its own, runs bursty threads with core-scheduling cookies
 /// on one core, and reports the longest time one of them was kept waiting.
 ///
-/// Exit status: 0 no gap over the threshold; 1 a gap over it; 125 this kernel could not be
-/// tested; 130/143 ended by SIGINT/SIGTERM; 200 usage; 201 this host cannot; 202 internal error.
+/// Exit status: 0 no gap over the threshold, or none set; 1 a gap over it; 125 this kernel could
+/// not be tested; 130/143 ended by SIGINT/SIGTERM; 200 usage; 201 this host cannot; 202 internal
+/// error.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {
@@ -58,7 +59,7 @@ pub enum Verb {
         #[arg(long)]
         records: usize,
         /// Result folder.
-        #[arg(long)]
+        #[arg(long, value_parser = crate::units::named())]
         output: PathBuf,
     },
     /// Boots a kernel with an initrd of your own and shows its console; measures nothing.
@@ -70,10 +71,10 @@ pub enum Verb {
     /// Repeats a run, with the options that its result was measured with.
     Run {
         /// Its result.json.
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", value_parser = crate::units::named())]
         from: PathBuf,
         /// Result folder; must be new or empty [default: a new one under results/].
-        #[arg(long, value_name = "DIR")]
+        #[arg(long, value_name = "DIR", value_parser = crate::units::named())]
         output: Option<PathBuf>,
         /// Print result.json instead of the screen.
         #[arg(long)]
@@ -82,18 +83,19 @@ pub enum Verb {
     /// Writes the report of a run: one HTML file with pictures, which needs nothing else.
     Report {
         /// The result folder, or its result.json.
-        #[arg(value_name = "RESULT")]
+        #[arg(value_name = "RESULT", value_parser = crate::units::named())]
         result: PathBuf,
-        /// Where the report goes [default: report.html in the result folder].
+        /// Where the report goes, `-` for stdout [default: report.html in the result folder].
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
     /// Makes gaps of known length on this machine and looks for them: is the meter right here?
     ///
-    /// Exit status 0 where all that could be tried is right, 201 where it is not.
+    /// Exit status 0 where all that could be tried is right, 201 where something is not, or where
+    /// this machine is too busy to tell.
     Selftest {
         /// A bzImage or a vmlinux: also stop the vCPU of a machine that runs it.
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", value_parser = crate::units::named())]
         kernel: Option<PathBuf>,
         /// Print one JSON object instead of a table.
         #[arg(long)]
@@ -111,10 +113,10 @@ pub enum Verb {
 #[derive(Debug, Args)]
 pub struct BootArgs {
     /// A bzImage or a vmlinux.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = crate::units::named())]
     pub kernel: PathBuf,
     /// An initial RAM file system, as the kernel takes it.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = crate::units::named())]
     pub initrd: Option<PathBuf>,
     /// A virtio-console port of this name that writes to FILE; may be repeated.
     #[arg(long, value_parser = port, value_name = "NAME=FILE")]
@@ -128,7 +130,7 @@ pub struct BootArgs {
 #[derive(Clone, Debug, Args)]
 pub struct ExplainArgs {
     /// A result folder, or its result.json.
-    #[arg(value_name = "RESULT")]
+    #[arg(value_name = "RESULT", value_parser = crate::units::named())]
     pub result: PathBuf,
     /// The Nth gap of gaps.csv [default: the one over the threshold, else the longest].
     #[arg(long, value_name = "N", conflicts_with_all = ["longest", "thread"])]
@@ -150,7 +152,7 @@ pub struct ExplainArgs {
     #[arg(long)]
     pub text: bool,
     /// Write the whole trace with all gaps for ui.perfetto.dev, beside what is printed.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = crate::units::named())]
     pub perfetto: Option<PathBuf>,
 }
 
@@ -172,7 +174,7 @@ pub struct HostArgs {
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// The kernel under test: a bzImage or a vmlinux.
-    #[arg(long, required = true, value_name = "FILE")]
+    #[arg(long, required = true, value_name = "FILE", value_parser = crate::units::named())]
     pub kernel: Option<PathBuf>,
     /// What the machine is like.
     #[command(flatten)]
@@ -196,6 +198,8 @@ pub struct RunArgs {
 
 fn port(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
+        // The console is there.
+        Some((_, "-")) => Err("stdout shows the console: give the port a file".to_owned()),
         Some((name, file)) if !name.is_empty() && !file.is_empty() => {
             Ok((name.to_owned(), file.into()))
         }
@@ -230,9 +234,35 @@ mod tests {
     #[test]
     fn ports_have_a_name_and_a_file() {
         assert_eq!(port("bulk=/tmp/a=b"), Ok(("bulk".into(), "/tmp/a=b".into())));
-        for bad in ["", "bulk", "=x", "bulk="] {
+        for bad in ["", "bulk", "=x", "bulk=", "bulk=-"] {
             assert!(port(bad).is_err(), "{bad}");
         }
+    }
+
+    /// A file called `-` is nobody's wish, and stdout takes one report only.
+    #[test]
+    fn a_dash_is_stdout_or_refused_by_name() {
+        for words in [
+            &["--kernel", "-"][..],
+            &["--kernel", "x", "--output", "-"],
+            &["--kernel", "x", "--trace-file", "-"],
+            &["--kernel", "x", "--load", "-"],
+            &["--kernel", "x", "--nested", "--l2-kernel", "-"],
+            &["host", "--output", "-"],
+            &["host", "--trace-file", "-"],
+            &["boot", "--kernel", "x", "--initrd", "-"],
+            &["explain", "x", "--perfetto", "-"],
+            &["explain", "-"],
+            &["report", "-"],
+            &["run", "--from", "-"],
+            &["run", "--from", "x", "--output", "-"],
+            &["selftest", "--kernel", "-"],
+        ] {
+            let parsed = Cli::try_parse_from(["schedvmm"].iter().chain(words));
+            let error = parsed.expect_err("a dash").to_string();
+            assert!(error.contains("'-'") && error.contains("stdout"), "{words:?}: {error}");
+        }
+        assert!(Cli::try_parse_from(["schedvmm", "report", "x", "--output", "-"]).is_ok());
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub struct NestedArgs {
     #[arg(long, conflicts_with_all = BURSTY)]
     pub nested: bool,
     /// Their kernel [default: that of the machine around them].
-    #[arg(long, value_name = "FILE", requires = "nested")]
+    #[arg(long, value_name = "FILE", value_parser = units::named(), requires = "nested")]
     pub l2_kernel: Option<PathBuf>,
     /// Memory of each.
     #[arg(long, default_value = "64M", value_parser = units::mebibytes, value_name = "SIZE", requires = "nested")]

@@ -25,7 +25,7 @@ pub struct TraceArgs {
     #[arg(long, value_enum, default_value_t = Dump::Hit)]
     pub trace_dump: Dump,
     /// Where the trace goes [default: trace.dat in the result folder].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = units::named())]
     pub trace_file: Option<PathBuf>,
 }
 
@@ -61,7 +61,7 @@ pub enum Switch {
 #[command(next_help_heading = "Output")]
 pub struct ShowArgs {
     /// Result folder; must be new or empty [default: a new one under results/].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = units::named())]
     pub output: Option<PathBuf>,
     /// Print result.json instead of the screen.
     #[arg(long)]

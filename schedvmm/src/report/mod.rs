@@ -21,6 +21,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use self::saved::Saved;
+use crate::owner::of_file;
 use crate::status::{ExitStatus, Failure};
 
 /// Name of the report in its result folder.
@@ -38,14 +39,29 @@ pub fn run(path: &Path, output: Option<&Path>) -> Result<ExitStatus, Failure> {
         Some(gap) => why::read(&saved, gap, &stored, &folder).map_err(|why| why.to_string()),
     };
     let html = page::render(&saved, &why).into_string();
+    if output.is_some_and(|output| output.as_os_str() == "-") {
+        return to_stdout(html.as_bytes());
+    }
     let output = output.map_or_else(|| folder.join(FILE), Path::to_owned);
     write_whole(&output, html.as_bytes()).map_err(|error| {
         let text = format!("cannot write {}: {error}; name another --output", output.display());
-        Failure::new(ExitStatus::Usage, text)
+        Failure::new(of_file(&error), text)
     })?;
     // A closed stdout does not unmake the file.
     let _ = writeln!(io::stdout(), "report   {}", output.display());
     Ok(ExitStatus::Pass)
+}
+
+/// Writes the report to stdout, and nothing else. Whoever closes it early has had enough.
+fn to_stdout(html: &[u8]) -> Result<ExitStatus, Failure> {
+    let mut stdout = io::stdout();
+    match stdout.write_all(html).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let text = format!("cannot write the report to stdout: {error}");
+            Err(Failure::new(of_file(&error), text))
+        }
+        _ => Ok(ExitStatus::Pass),
+    }
 }
 
 /// Writes a file that is there whole or not at all.

@@ -193,6 +193,9 @@ fn the_report_goes_where_it_is_told() -> Result<(), Failed> {
     let there = dir.path().join("there.html");
     let output = report(&[&result, Path::new("--output"), &there]);
     check(output.status.success() && there.exists(), &format!("{output:?}"))?;
+    let output = report(&[&result, Path::new("--output"), Path::new("-")]);
+    let whole = output.status.success() && output.stdout == fs::read(&there)?;
+    check(whole && !Path::new("-").exists(), "stdout has the page, and no file is called -")?;
     let nowhere = dir.path().join("no/folder/x.html");
     let output = report(&[&result, Path::new("--output"), &nowhere]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
