@@ -24,7 +24,7 @@ use crate::{
     frame::{encode_gaps, encode_message, encode_vm_console},
     job::{CONTROL_PORT, JOB_PATH, Job, TRACE_PORT},
     knobs::{self, KnobError},
-    load::{self, LoadError, Observer, Prepared, Surroundings},
+    load::{self, Ground, LoadError, Observer, Prepared, Surroundings},
     meter::Meter,
     nested,
     orders::Orders,
@@ -32,8 +32,7 @@ use crate::{
     system::{self, MountError},
     trace::Tracing,
     wire::{
-        Command, Failure, FailureKind, Message, MeterLine, Setup, ThresholdHit, Tick,
-        TraceProgress, VmStatus,
+        Command, Failure, Message, MeterLine, Setup, ThresholdHit, Tick, TraceProgress, VmStatus,
     },
 };
 
@@ -67,26 +66,20 @@ pub enum AgentError {
     /// The load failed.
     #[error("the load failed")]
     Load(#[from] LoadError),
+    /// Nobody knows which CPUs there are.
+    #[error("the CPUs that are online cannot be told")]
+    Cpus(#[source] io::Error),
+    /// This thread cannot keep to its CPUs.
+    #[error("the agent cannot keep off the CPUs that are measured")]
+    KeepOff(#[source] io::Error),
     /// The host takes nothing any more.
     #[error("results cannot be sent")]
     Send(#[from] io::Error),
 }
 
 impl AgentError {
-    /// Whose fault it is.
-    pub fn kind(&self) -> FailureKind {
-        match self {
-            Self::Mount(_) | Self::Port(_) | Self::Cosched(_) | Self::Limit(_) => {
-                FailureKind::Kernel
-            }
-            Self::Knob(_) => FailureKind::Usage,
-            Self::Job(_) | Self::Trace(_) | Self::Send(_) => FailureKind::Internal,
-            Self::Load(error) => error.kind(),
-        }
-    }
-
     fn failure(&self) -> Failure {
-        Failure { kind: self.kind(), text: chain(self) }
+        Failure { owner: self.owner(), text: chain(self) }
     }
 }
 
@@ -115,9 +108,11 @@ fn serve(uptime_ns: u64) -> Result<(), AgentError> {
 
 fn work(host: &mut Host) -> Result<(), AgentError> {
     let job = read_job().map_err(AgentError::Job)?;
+    let ground = Ground::Guest { limited_by: job.cpu_limit.clone() };
+    load::check_cpus(&job.load.cpus, &CpuSet::online().map_err(AgentError::Cpus)?, &ground)?;
     keep_off(&job.load.cpus)?;
     let orders = Orders::listen(host.port.reader()?)?;
-    let (surroundings, mut setup, mut tracing) = prepare(&job)?;
+    let (surroundings, mut setup, mut tracing) = prepare(&job, ground)?;
     let meter = set_up_meter(&job, &mut setup, &mut tracing)?;
     // Before anything is measured, and before anything can go wrong.
     let head = match &tracing {
@@ -158,10 +153,13 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
 }
 
 /// Makes the machine as the job wants it; says what became of each wish.
-fn prepare(job: &Job) -> Result<(Surroundings, Setup, Option<Tracing>), AgentError> {
+fn prepare(
+    job: &Job,
+    ground: Ground,
+) -> Result<(Surroundings, Setup, Option<Tracing>), AgentError> {
     // A virtual machine's launcher has threads beside its vCPUs, which have a place elsewhere.
     let cpus = match job.nested {
-        Some(_) => CpuSet::online()?,
+        Some(_) => CpuSet::online().map_err(AgentError::Cpus)?,
         None => job.load.cpus.iter().copied().collect(),
     };
     let knobs = knobs::apply_all(Path::new("/"), &job.tune)?;
@@ -194,6 +192,7 @@ fn prepare(job: &Job) -> Result<(Surroundings, Setup, Option<Tracing>), AgentErr
         cookie: mechanism == Mechanism::Prctl,
         cgroups: cgroups.procs(),
         trace: tracing.as_ref().map(Tracing::stop_files),
+        ground,
         ..Surroundings::plain(job.host_tsc_khz)
     };
     setup.describe_quiet(job, &mut surroundings)?;
@@ -265,11 +264,11 @@ fn read_job() -> io::Result<Job> {
 }
 
 /// Keeps this thread, and all it starts from now on, off the CPUs that are measured.
-fn keep_off(measured: &[u32]) -> io::Result<()> {
-    let online = CpuSet::online()?;
+fn keep_off(measured: &[u32]) -> Result<(), AgentError> {
+    let online = CpuSet::online().map_err(AgentError::Cpus)?;
     let rest = online.without(&measured.iter().copied().collect());
     // A machine of which everything is measured has no place left to keep to.
-    if rest.is_empty() { Ok(()) } else { rest.confine_this_thread() }
+    if rest.is_empty() { Ok(()) } else { rest.confine_this_thread().map_err(AgentError::KeepOff) }
 }
 
 /// The channel to the host.

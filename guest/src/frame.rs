@@ -206,7 +206,8 @@ fn decode_record(bytes: &[u8; RECORD_BYTES]) -> GapRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Failure, FailureKind, LoadReport, Tick, TraceProgress};
+    use crate::error::Owner;
+    use crate::wire::{Failure, LoadReport, Tick, TraceProgress};
 
     fn samples() -> Vec<Message> {
         vec![
@@ -219,7 +220,7 @@ mod tests {
                 ..Default::default()
             }),
             Message::Trace(TraceProgress::End { bytes: u64::MAX }),
-            Message::Failed(Failure { kind: FailureKind::Kernel, text: "ä\n\"".into() }),
+            Message::Failed(Failure { owner: Owner::Kernel, text: "ä\n\"".into() }),
             Message::Bye,
         ]
     }

@@ -55,6 +55,9 @@ pub struct Job {
     /// ([`Command::Go`](crate::wire::Command::Go)), for at most so long.
     #[serde(rename = "wait_for_go_ns", with = "optional_nanoseconds", default)]
     pub wait_for_go: Option<Duration>,
+    /// A word of the user's own on the kernel's command line by which CPUs may be missing.
+    #[serde(default)]
+    pub cpu_limit: Option<String>,
 }
 
 impl Job {
@@ -70,6 +73,7 @@ impl Job {
             meter: None,
             nested: None,
             wait_for_go: None,
+            cpu_limit: None,
         }
     }
 

@@ -20,6 +20,7 @@ pub mod nested;
 pub mod noise;
 pub mod obstacle;
 pub mod orders;
+mod owner;
 pub mod port;
 pub mod scheduler;
 pub mod setup;

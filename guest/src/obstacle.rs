@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::wire::FailureKind;
+use crate::error::Owner;
 
 /// A file system of the kernel's own, and where its files are looked for.
 struct FileSystem {
@@ -109,10 +109,10 @@ impl Obstacle {
     }
 
     /// Whose fault it is, for a machine that is not ours alone: in a guest, all is the kernel's.
-    pub fn kind(&self) -> FailureKind {
+    pub fn owner(&self) -> Owner {
         match self {
-            Self::NoFileSystem { .. } | Self::NoFile(_) | Self::Refused(_) => FailureKind::Kernel,
-            _ => FailureKind::Host,
+            Self::NoFileSystem { .. } | Self::NoFile(_) | Self::Refused(_) => Owner::Kernel,
+            _ => Owner::Host,
         }
     }
 
@@ -312,9 +312,9 @@ mod tests {
     #[test]
     fn whose_fault_it_is_follows_from_what_it_is() {
         let file = PathBuf::from("/x");
-        assert_eq!(Obstacle::NoFile(file.clone()).kind(), FailureKind::Kernel);
-        assert_eq!(Obstacle::NeedsRoot.kind(), FailureKind::Host);
-        assert_eq!(Obstacle::ReadOnly(file.clone()).kind(), FailureKind::Host);
+        assert_eq!(Obstacle::NoFile(file.clone()).owner(), Owner::Kernel);
+        assert_eq!(Obstacle::NeedsRoot.owner(), Owner::Host);
+        assert_eq!(Obstacle::ReadOnly(file.clone()).owner(), Owner::Host);
         assert!(Obstacle::NoFile(file).is_absence() && !Obstacle::NeedsRoot.is_absence());
     }
 }

@@ -89,6 +89,12 @@ pub fn make_node(path: &Path, major: u32, minor: u32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// What begins all that [`say`] says.
+pub const SAYING: &str = "schedvmm: ";
+
+/// What begins the words of a panic.
+pub const PANIC_MARK: &str = "a defect of schedvmm: the agent: ";
+
 /// Says something where the host sees it when there is no channel: the kernel log, or else
 /// the console. Must work at any time, so it reports no failure.
 pub fn say(text: &str) {
@@ -96,7 +102,7 @@ pub fn say(text: &str) {
     let _ = make_node(Path::new("/dev/kmsg"), 1, 11);
     // Priority 2 (critical): seen on the console even of a kernel booted with `quiet`.
     for (path, priority) in [("/dev/kmsg", "<2>"), ("/dev/console", "")] {
-        let line = format!("{priority}schedvmm: {}\n", text.replace('\n', " "));
+        let line = format!("{priority}{SAYING}{}\n", text.replace('\n', " "));
         let file = OpenOptions::new().write(true).open(path);
         // One write a line: each write to the kernel log is a record of its own.
         if file.and_then(|mut file| file.write_all(line.as_bytes())).is_ok() {
@@ -109,7 +115,7 @@ pub fn say(text: &str) {
 /// that just exits makes the kernel panic, and one that hangs costs the host a deadline.
 pub fn power_off_on_panic() {
     panic::set_hook(Box::new(|info| {
-        say(&format!("agent: {info}"));
+        say(&format!("{PANIC_MARK}{info}"));
         power_off();
     }));
 }

@@ -13,7 +13,7 @@ pub use gaps::tally::ClassTotal;
 pub use gaps::tsc::Source as TscSource;
 use serde::{Deserialize, Serialize};
 
-use crate::{noise::NoiseFloor, scheduler::SchedulerFacts};
+use crate::{error::Owner, noise::NoiseFloor, scheduler::SchedulerFacts};
 
 /// Longest payload a reader accepts; a longer length means a broken or hostile peer.
 pub const MAX_PAYLOAD_BYTES: usize = 4 << 20;
@@ -373,23 +373,9 @@ pub enum TraceProgress {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Whose fault it is.
-    pub kind: FailureKind,
+    pub owner: Owner,
     /// What was wrong, with the value and the next step.
     pub text: String,
-}
-
-/// Which exit status a failure deserves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FailureKind {
-    /// This kernel lacks something the run needs.
-    Kernel,
-    /// The kernel would have it, and the machine it runs on does not let us.
-    Host,
-    /// The request cannot be met (a CPU that does not exist, …).
-    Usage,
-    /// A defect of ours.
-    Internal,
 }
 
 /// Results of the load.

@@ -24,11 +24,12 @@ use gaps::{
 use guest::{
     cgroup::Cgroups,
     cpus::CpuSet,
+    error::Owner,
     index::Kind,
     job::{LoadSpec, SleepSpec},
     load::{GROUP_COMMAND, LoadError, Observer, Outcome, Prepared, Surroundings, group_main, run},
     shape::{GroupSpec, Policy},
-    wire::{FailureKind, ThresholdHit, Tick},
+    wire::{ThresholdHit, Tick},
 };
 
 const TESTS: &[(&str, fn())] = &[
@@ -376,6 +377,8 @@ fn a_group_that_dies_is_named() {
     assert!(matches!(fault, LoadError::GroupDied { .. }), "{fault}");
     assert!(fault.to_string().starts_with("group 2 (process "), "{fault}");
     assert!(fault.to_string().contains("signal: 9"), "{fault}");
+    // Among others on a host, somebody did that; a defect of ours it is not.
+    assert_eq!(fault.owner(), Owner::Host, "{fault}");
     // The others end in order, and tell what CPU time they had.
     let told: Vec<_> = outcome.report.threads.iter().map(|thread| thread.cpu_time_ns > 0).collect();
     assert_eq!(told, [true, true, false, false]);
@@ -487,14 +490,18 @@ fn impossible_loads_are_refused() {
         with(GroupSpec { busy: Duration::ZERO, ..plain.clone() }),
         with(GroupSpec { cpus: vec![1023], ..plain.clone() }),
         LoadSpec { cpus: vec![], ..good.clone() },
-        LoadSpec { cpus: vec![1023], ..good.clone() },
         LoadSpec { cpus: vec![u32::MAX], ..good.clone() },
         LoadSpec { duration: Duration::ZERO, ..good.clone() },
         LoadSpec { records_per_thread: u32::MAX, ..good.clone() },
     ] {
         let error = run(&bad, &surroundings, &mut Notes::default()).expect_err("impossible");
-        assert_eq!(error.kind(), FailureKind::Usage, "{error}");
+        assert_eq!(error.owner(), Owner::Request, "{error}");
     }
+    // A CPU that is not there is not the request's fault by itself.
+    let error = run(&LoadSpec { cpus: vec![1023], ..good }, &surroundings, &mut Notes::default());
+    let error = error.expect_err("no such CPU");
+    assert!(matches!(error, LoadError::CpuAbsent { cpu: 1023, .. }), "{error}");
+    assert_eq!(error.owner(), Owner::Host, "{error}");
 }
 
 fn an_observer_that_fails_ends_the_load() {

@@ -20,7 +20,7 @@ use crate::compose::Account;
 use crate::folder::Folder;
 use crate::result::Clock;
 use crate::session::{Limits, Session};
-use crate::status::{ExitStatus, Failure, OrFail};
+use crate::status::{ExitStatus, Failure};
 use crate::verdict::{End, judge};
 
 /// Groups and threads of the default load.
@@ -41,18 +41,18 @@ pub fn analyse(records: usize, folder: &Path) -> Result<ExitStatus, Failure> {
     let each = records / (GROUPS * THREADS as usize);
     let job = job(u32::try_from(each).unwrap_or(u32::MAX));
     let session = session(&job, each);
-    let mut folder = Folder::create(Some(folder), "").or_fail(ExitStatus::Usage)?;
+    let mut folder = Folder::create(Some(folder), "")?;
     let (begin, cpu_begin_ns) = (Instant::now(), clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID));
-    let verdict = judge(&session, &End::Finished, false, "");
+    let verdict = judge(&session, &job, &End::Finished, "");
     let account = Account::of_figures(&session, &job, &verdict);
     let result = account.result();
     let analysed = begin.elapsed();
-    folder.write_result(&result).or_fail(ExitStatus::Host)?;
-    folder.write_histograms(&result.threads).or_fail(ExitStatus::Host)?;
+    folder.write_result(&result)?;
+    folder.write_histograms(&result.threads)?;
     let reported = begin.elapsed();
     let cpu_ns = clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID).saturating_sub(cpu_begin_ns);
     let peak_kib = peak_kib();
-    folder.add_gaps(&session.gaps, Clock::of(&session, &job.load)).or_fail(ExitStatus::Host)?;
+    folder.add_gaps(&session.gaps, Clock::of(&session, &job.load))?;
     let written = begin.elapsed();
     let report = json!({
         "records": each * session.gaps.len(),

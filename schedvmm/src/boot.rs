@@ -14,7 +14,10 @@ use vmm::vcpu::{ExitReason, sched};
 use vmm::virtio::console::{PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Parts, Vm};
 
+use guest::error::Owner;
+
 use crate::cli::BootArgs;
+use crate::owner::{Owned, file_failure};
 use crate::session::Event;
 use crate::sinks::ConsoleRing;
 use crate::status::{ExitStatus, Failure, OrFail};
@@ -31,15 +34,17 @@ const EVENTS_IN_FLIGHT: usize = 1024;
 /// The machine could not be made, or ended by accident.
 pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
-    signals::forward(events.clone()).or_fail(ExitStatus::Internal)?;
+    signals::forward(events.clone()).or_fail(Owner::Host)?;
     let machine = &args.machine;
     let topology = Topology { cpus: machine.cpus, threads_per_core: machine.threads_per_core };
-    let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).or_fail(ExitStatus::Host)?;
+    let placement = placement::choose(machine.pin.as_ref(), topology);
+    if machine.pin.is_some() {
+        placement::check("--pin", &placement.pins)?;
+    }
+    let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE))?;
     let kernel = machine::kernel(&args.kernel)?;
     let initrd = match &args.initrd {
-        Some(path) => fs::read(path)
-            .map_err(|error| format!("cannot read initrd {}: {error}", path.display()))
-            .or_fail(ExitStatus::Usage)?,
+        Some(path) => fs::read(path).map_err(|error| file_failure(&error, "read initrd", path))?,
         None => Vec::new(),
     };
     let config = Config {
@@ -50,7 +55,7 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
         serial: machine.debug_boot,
         cmdline: machine::cmdline(machine, &[], kernel.version(), None),
         boot: machine.boot.into(),
-        pins: placement::choose(machine.pin.as_ref(), topology).pins,
+        pins: placement.pins,
         spread: Vec::new(),
         cookie: false,
     };
@@ -63,20 +68,18 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     let vm = Vm::build(&hypervisor, &config, parts)
         .map_err(|error| machine::build_failure(&args.kernel, error))?;
     drop((kernel, initrd));
-    let mut running = vm
-        .start(move |end| {
-            // Nobody listens any more once the first vCPU has ended.
-            let _ = events.send(Event::Vcpu(end));
-        })
-        .map_err(machine::start_failure)?;
+    let mut running = vm.start(move |end| {
+        // Nobody listens any more once the first vCPU has ended.
+        let _ = events.send(Event::Vcpu(end));
+    })?;
     let end = wait(&inbox, &console, machine.boot_timeout);
     let stopped = running.stop(false);
     show(&console);
-    stopped.or_fail(ExitStatus::Internal)?;
+    stopped?;
     for (name, file) in &args.port {
         if let Some(error) = running.console().port_error(name) {
             let text = format!("port {name}: cannot write {}: {error}", file.display());
-            return Err(Failure::new(ExitStatus::Host, text));
+            return Err(Failure::host(text));
         }
     }
     end
@@ -90,9 +93,7 @@ fn ports(asked: &[(String, PathBuf)], console: &ConsoleRing) -> Result<Vec<PortS
         sink: Box::new(console.clone()),
     }];
     for (name, path) in asked {
-        let file = File::create(path)
-            .map_err(|error| format!("cannot write {}: {error}", path.display()))
-            .or_fail(ExitStatus::Usage)?;
+        let file = File::create(path).map_err(|error| file_failure(&error, "write", path))?;
         ports.push(PortSpec { name: name.clone(), kind: PortKind::Generic, sink: Box::new(file) });
     }
     Ok(ports)
@@ -112,19 +113,19 @@ fn wait(
                 reason => {
                     let state = end.state.unwrap_or_default();
                     let text = format!("vCPU {} ended: {reason}\n{state}", end.cpu);
-                    return Err(Failure::new(ExitStatus::Untestable, text));
+                    return Err(Failure::new(reason.owner(), text));
                 }
             },
             Ok(Event::Signal(signal)) => return Ok(ExitStatus::of_signal(signal)),
             Ok(Event::Control(_)) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(Failure::new(ExitStatus::Internal, "all vCPU threads are gone"));
+                return Err(Failure::internal("all vCPU threads are gone"));
             }
         }
         show(console);
         if Instant::now() >= deadline {
             let text = format!("the machine has not ended within {patience:?} (--boot-timeout)");
-            return Err(Failure::new(ExitStatus::Untestable, text));
+            return Err(Failure::kernel(text));
         }
     }
 }

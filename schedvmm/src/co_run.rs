@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::explain::Question;
 use crate::result::RunResult;
-use crate::status::{ExitStatus, Failure, OrFail};
+use crate::status::Failure;
 
 /// Of the time in which threads ran, as far as the trace has it: what the other hyperthreads of
 /// their cores did. The shares sum to 1; docs/method.md says what they mean.
@@ -44,7 +44,7 @@ impl CoRun {
     /// The trace cannot be read.
     pub fn book(result: &mut RunResult, question: &Question) -> Result<(), Failure> {
         let found = question.reading("co-run", |trace| ftrace::co_run(trace, question.context()));
-        let found = found.or_fail(ExitStatus::Usage)?;
+        let found = found?;
         let ns = |ticks| question.units().ns(ticks);
         let (mut groups, mut all) = (BTreeMap::new(), ftrace::CoRun::default());
         for thread in &mut result.threads {

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use guest::job::Job;
+use guest::job::{CoschedRequest, Job};
+use guest::wire::Setup;
 use serde_json::{Value, json};
 
 use crate::expected::Expected;
@@ -138,6 +139,13 @@ impl<'a> Account<'a> {
         let mut notes = self.notes;
         notes.extend(steal.note());
         notes.extend(session.degraded().map(|faults| format!("degraded: {faults}")));
+        let missing = cookies_are_missing(self.job, setup);
+        if let Some(note) = setup.filter(|_| missing).map(|setup| &setup.cosched_note) {
+            notes.push(format!(
+                "without cookies, for --cosched auto found none: {}; --cosched prctl insists",
+                note.as_deref().unwrap_or("no reason is known")
+            ));
+        }
         let scheduler = setup.map(|setup| setup.scheduler.clone()).unwrap_or_default();
         RunResult {
             schema: SCHEMA,
@@ -149,7 +157,7 @@ impl<'a> Account<'a> {
             working_directory: std::env::current_dir().ok(),
             started_utc: self.started_utc,
             verdict: self.verdict.answer,
-            exit_status: self.ended.then(|| self.verdict.status.code()),
+            exit_status: self.ended.then(|| self.verdict.answer.status().code()),
             reason: self.verdict.reason.clone(),
             notes,
             longest_gap_ns,
@@ -160,6 +168,7 @@ impl<'a> Account<'a> {
                 requested: json!(self.job.cosched),
                 mechanism: setup.map(|setup| setup.cosched.clone()),
                 note: setup.and_then(|setup| setup.cosched_note.clone()),
+                missing,
                 cookies: cookies.to_vec(),
             },
             setup: setup.cloned(),
@@ -194,8 +203,15 @@ pub fn so_far(
     job: &Job,
     built_ms: u64,
 ) -> (Verdict, BTreeMap<&'static str, u64>) {
-    let verdict = judge(session, &End::UnderWay, over_threshold(session, job), "");
+    let verdict = judge(session, job, &End::UnderWay, "");
     (verdict, result::phases_ms(session, built_ms, Instant::now()))
+}
+
+/// Whether the load wants cookies and runs without: nothing is told of core scheduling then.
+fn cookies_are_missing(job: &Job, setup: Option<&Setup>) -> bool {
+    job.cosched == CoschedRequest::Auto
+        && job.load.groups.iter().any(|group| group.cookie)
+        && setup.is_some_and(|setup| setup.cosched == "none")
 }
 
 /// Whether a gap is above the threshold, whoever noticed.

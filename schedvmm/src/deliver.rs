@@ -12,7 +12,7 @@ use crate::folder::{Folder, FolderError};
 use crate::result::{Clock, RunResult, Trace, TraceForm};
 use crate::session::Session;
 use crate::show::Show;
-use crate::status::{ExitStatus, Failure};
+use crate::status::chain;
 
 /// How often the trace is halved to make room.
 const TRACE_CUTS: u32 = 4;
@@ -53,7 +53,7 @@ impl Checkpoints {
         }
         let error = kept.err()?;
         (!std::mem::replace(&mut self.failed, true)).then(|| {
-            let error = Failure::new(ExitStatus::Host, error);
+            let error = chain(error);
             format!("{error}; what is measured stays in memory until the end")
         })
     }
@@ -79,7 +79,7 @@ impl Delivery<'_> {
         let written = self.write(result);
         self.show.end(result, self.folder.path());
         if let Err(error) = written {
-            self.show.remark(&Failure::new(ExitStatus::Host, error).to_string());
+            self.show.remark(&chain(error));
             self.show.rescue(result);
         }
     }

@@ -126,7 +126,7 @@ fn result() -> Value {
     });
     let record = gap(50, 170, Class::ScheduledOut);
     session.hit = Some(ThresholdHit { tid: 100, gap: Gap { thread: 0, record } });
-    let verdict = judge(&session, &End::Finished, true, "");
+    let verdict = judge(&session, &job, &End::Finished, "");
     let account = Account { steal_budget: 0.003, ..Account::of_figures(&session, &job, &verdict) };
     serde_json::to_value(account.result()).expect("JSON")
 }

@@ -63,6 +63,19 @@ impl FolderError {
     }
 }
 
+/// Whether a folder of this name can be one for a result, before anything is done for it; it is
+/// not made yet.
+///
+/// # Errors
+/// There is something in it.
+pub fn check(named: Option<&Path>) -> Result<(), FolderError> {
+    let is_empty = |path: &Path| fs::read_dir(path).map_or(true, |mut all| all.next().is_none());
+    match named.filter(|path| !is_empty(path)) {
+        Some(path) => Err(FolderError::NotEmpty(path.to_owned())),
+        None => Ok(()),
+    }
+}
+
 /// A result folder.
 pub struct Folder {
     path: PathBuf,
@@ -308,6 +321,9 @@ mod tests {
         let folder = Folder::create(Some(&named), "x").map_err(|error| error.to_string());
         assert_eq!(folder.expect("made").path(), named);
         assert!(matches!(Folder::create(Some(&named), "x"), Err(FolderError::NotEmpty(_))));
+        assert!(matches!(check(Some(&named)), Err(FolderError::NotEmpty(_))));
+        let new = dir.path().join("new");
+        assert!(check(Some(&new)).is_ok() && check(None).is_ok() && !new.exists());
         let first = new_folder(dir.path(), "now").expect("made");
         let second = new_folder(dir.path(), "now").expect("made");
         assert_ne!(first, second);

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use guest::job::{JOB_PATH, Job, L2_KERNEL_PATH};
 use initrd_builder::Archive;
 use vmm::config::{BootMethod, Topology};
-use vmm::load::LoadError;
-use vmm::virtio::console::ConsoleError;
-use vmm::vm::{BuildError, StartError};
+use vmm::vm::BuildError;
 use vmm::x86_64::image::{KernelImage, MAX_IMAGE_BYTES};
 
 use crate::cli::{Boot, Idle, MachineArgs};
 use crate::mapped_trace::TraceMemory;
-use crate::status::{ExitStatus, Failure, OrFail};
+use crate::owner::Owned;
+use crate::status::{Failure, OrFail};
+use guest::error::Owner;
 
 /// A kernel file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,21 +57,17 @@ pub enum KernelFileError {
 /// # Errors
 /// A file that is not there is a mistake in the request; one that is bad cannot be tested.
 pub fn kernel(path: &Path) -> Result<KernelImage, Failure> {
-    let read = |source| {
-        let error = KernelFileError::Read { path: path.to_owned(), source };
-        Failure::new(ExitStatus::Usage, error)
-    };
+    let read = |source| KernelFileError::Read { path: path.to_owned(), source };
     let metadata = fs::metadata(path).map_err(read)?;
     if !metadata.is_file() {
-        return Err(KernelFileError::NotAFile(path.to_owned())).or_fail(ExitStatus::Usage);
+        return Err(KernelFileError::NotAFile(path.to_owned()).into());
     }
     let len = metadata.len();
     if len > MAX_IMAGE_BYTES {
-        let error = KernelFileError::TooLarge { path: path.to_owned(), len };
-        return Err(error).or_fail(ExitStatus::Untestable);
+        return Err(KernelFileError::TooLarge { path: path.to_owned(), len }.into());
     }
     let bytes = fs::read(path).map_err(read)?;
-    KernelImage::parse(bytes).map_err(|error| unusable(path, error)).or_fail(ExitStatus::Untestable)
+    Ok(KernelImage::parse(bytes).map_err(|error| unusable(path, error))?)
 }
 
 /// An error of the kernel file's contents, with the file's name before it.
@@ -79,19 +75,29 @@ pub fn unusable(path: &Path, error: impl Error + Send + Sync + 'static) -> Kerne
     KernelFileError::Unusable { path: path.to_owned(), source: Box::new(error) }
 }
 
+/// The file of this program, to start it again or to put it into a guest.
+///
+/// # Errors
+/// /proc is not mounted.
+pub fn own_executable() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|error| {
+        Failure::host(format!("this program cannot find its own file: {error}; mount /proc"))
+    })
+}
+
 /// The initrd: this very executable as /init, the job, and the kernel of second-level guests.
 ///
 /// # Errors
 /// This executable cannot be read, or its libraries cannot be found.
 pub fn initrd(job: &Job, l2_kernel: Option<&[u8]>) -> Result<Vec<u8>, Failure> {
-    let executable = std::env::current_exe().or_fail(ExitStatus::Internal)?;
+    let executable = own_executable()?;
     let mut archive = Archive::new();
-    archive.standard_nodes().or_fail(ExitStatus::Internal)?;
-    archive.add_executable("/init", &executable).or_fail(ExitStatus::Host)?;
-    let job = serde_json::to_vec_pretty(job).or_fail(ExitStatus::Internal)?;
-    archive.file(JOB_PATH, 0o644, job).or_fail(ExitStatus::Internal)?;
+    archive.standard_nodes()?;
+    archive.add_executable("/init", &executable)?;
+    let job = serde_json::to_vec_pretty(job).or_fail(Owner::Internal)?;
+    archive.file(JOB_PATH, 0o644, job)?;
     if let Some(kernel) = l2_kernel {
-        archive.file(L2_KERNEL_PATH, 0o644, kernel).or_fail(ExitStatus::Internal)?;
+        archive.file(L2_KERNEL_PATH, 0o644, kernel)?;
     }
     Ok(archive.finish())
 }
@@ -160,38 +166,13 @@ impl From<Boot> for BootMethod {
     }
 }
 
-/// Whose fault a machine with the kernel at `path` is that could not be built.
+/// A machine with the kernel at `path` that could not be built: where that is the kernel's fault,
+/// with the file's name.
 pub fn build_failure(path: &Path, error: BuildError) -> Failure {
-    let status = match &error {
-        BuildError::Config(_) => ExitStatus::Usage,
-        BuildError::Kvm(_) | BuildError::Memory(_) | BuildError::EventFd(_) => ExitStatus::Host,
-        BuildError::Load(load) => match load {
-            LoadError::Memory { .. }
-            | LoadError::CmdlineLength { .. }
-            | LoadError::CmdlineCharacter(_)
-            | LoadError::Cmdline(_) => ExitStatus::Usage,
-            LoadError::Image(_) | LoadError::Payload(_) => ExitStatus::Untestable,
-            LoadError::Loader(_) | LoadError::Write(_) => ExitStatus::Internal,
-        },
-        BuildError::Console(ConsoleError::FileDescriptor { .. }) => ExitStatus::Host,
-        // Names of ports are the user's (`boot --port`).
-        BuildError::Console(_) => ExitStatus::Usage,
-        BuildError::Shared(_) | BuildError::Bus(_) | BuildError::Write(_) => ExitStatus::Internal,
-    };
-    match status {
-        ExitStatus::Untestable => Failure::new(status, unusable(path, error)),
-        _ => Failure::new(status, error),
+    match error.owner() {
+        Owner::Kernel => unusable(path, error).into(),
+        owner => Failure::new(owner, error),
     }
-}
-
-/// Whose fault a machine is that did not start.
-pub fn start_failure(error: StartError) -> Failure {
-    let status = match &error {
-        StartError::Sched(_) => ExitStatus::Usage,
-        StartError::Thread { .. } | StartError::Silent(_) => ExitStatus::Host,
-        StartError::Signal(_) => ExitStatus::Internal,
-    };
-    Failure::new(status, error)
 }
 
 #[cfg(test)]
@@ -200,6 +181,7 @@ mod tests {
 
     use super::*;
     use crate::cli::Cli;
+    use crate::status::ExitStatus;
 
     fn machine(words: &[&str]) -> MachineArgs {
         let args = ["schedvmm", "--kernel", "x"].iter().chain(words);
@@ -234,7 +216,7 @@ mod tests {
     #[test]
     fn files_that_are_not_there_are_usage_and_bad_ones_untestable() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let status = |path: &Path| kernel(path).expect_err("must fail").status;
+        let status = |path: &Path| kernel(path).expect_err("must fail").status();
         assert_eq!(status(&dir.path().join("none")), ExitStatus::Usage);
         assert_eq!(status(dir.path()), ExitStatus::Usage);
         let empty = dir.path().join("empty");

@@ -21,6 +21,7 @@ mod host;
 mod l2;
 mod machine;
 mod mapped_trace;
+mod owner;
 mod placement;
 mod probe;
 mod progress;
@@ -54,7 +55,7 @@ use serde_json::json;
 use vmm::kvm::Hypervisor;
 
 use crate::cli::{Cli, Verb};
-use crate::status::{ExitStatus, Failure, OrFail};
+use crate::status::{ExitStatus, Failure};
 
 /// Somebody who only asks for the probe can wait longer than a run does.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
@@ -99,11 +100,10 @@ fn main() -> ExitCode {
         Some(Verb::Selftest { kernel, json }) => selftest::run(kernel.as_deref(), json),
         None => run::run(&cli.run),
     });
-    let ended = ended
-        .unwrap_or_else(|_| Err(Failure::new(ExitStatus::Internal, "this is a defect: report it")));
+    let ended = ended.unwrap_or_else(|_| Err(Failure::internal("this is a defect: report it")));
     let status = ended.unwrap_or_else(|failure| {
         eprint(&failure);
-        failure.status
+        failure.status()
     });
     ExitCode::from(status.code())
 }
@@ -118,8 +118,8 @@ fn probe_verb(json: bool) -> Result<ExitStatus, Failure> {
     use std::io::Write;
     let device = Path::new(vmm::kvm::DEVICE);
     let verdict = Hypervisor::open(device)
-        .or_fail(ExitStatus::Host)
-        .and_then(|hypervisor| probe::run(&hypervisor, PROBE_PATIENCE).or_fail(ExitStatus::Host));
+        .map_err(Failure::from)
+        .and_then(|hypervisor| Ok(probe::run(&hypervisor, PROBE_PATIENCE)?));
     let reason = verdict.as_ref().err().map(ToString::to_string);
     let mut stdout = std::io::stdout();
     // A closed stdout takes the text; the status tells all the same.

@@ -3,12 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::Path;
+use std::thread;
 
+use guest::cpus::{CpuSet, MAX_CPUS};
 use vmm::config::Topology;
 use vmm::vcpu::sched;
 
 use crate::cli::Pin;
+use crate::status::Failure;
 use crate::units;
 
 /// Where Linux describes its CPUs.
@@ -34,6 +38,51 @@ pub fn choose(asked: Option<&Pin>, topology: Topology) -> Placement {
             by_cores(&cores(Path::new(SYSFS_CPUS)), &allowed, topology)
         }
     }
+}
+
+/// Whether this process may use these CPUs, which `option` names: found out before anything is
+/// made for it.
+///
+/// # Errors
+/// One is not there, which makes the request wrong; or it is, and this host keeps it from us.
+pub fn check(option: &str, cpus: &[usize]) -> Result<(), Failure> {
+    check_in(Path::new(SYSFS_CPUS), option, cpus)
+}
+
+fn check_in(sysfs: &Path, option: &str, cpus: &[usize]) -> Result<(), Failure> {
+    // Where /sys does not tell, the attempt has to do.
+    let list = |name: &str| fs::read_to_string(sysfs.join(name)).ok()?.parse::<CpuSet>().ok();
+    let (present, online) = (list("present"), list("online"));
+    for &cpu in cpus {
+        let number = u32::try_from(cpu).ok().filter(|cpu| *cpu < MAX_CPUS);
+        let lacks = |set: &CpuSet| number.is_none_or(|cpu| !set.contains(cpu));
+        if let Some(present) = present.as_ref().filter(|present| lacks(present)) {
+            let text = format!("{option} names host CPU {cpu}, and this host has CPUs {present}");
+            return Err(Failure::request(text));
+        }
+        if let Some(online) = online.as_ref().filter(|online| lacks(online)) {
+            return Err(Failure::host(format!(
+                "{option} names host CPU {cpu}, which is offline (online: {online}); write 1 to \
+                 {}/cpu{cpu}/online, or name others",
+                sysfs.display()
+            )));
+        }
+        if let Err(error) = try_cpu(number) {
+            return Err(Failure::host(format!(
+                "{option} names host CPU {cpu}, which this process may not use ({error}); its \
+                 cpuset leaves it out: name others, or start it in another cgroup"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// In a thread of its own, whose affinity ends with it.
+fn try_cpu(cpu: Option<u32>) -> io::Result<()> {
+    let cpu = cpu.ok_or(io::ErrorKind::InvalidInput)?;
+    let confine = move || CpuSet::from_iter([cpu]).confine_this_thread();
+    let thread = thread::Builder::new().spawn(confine)?;
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the attempt panicked")))
 }
 
 /// All CPUs of the last core that this process may use: the farthest from core 0, which serves
@@ -92,6 +141,7 @@ fn by_cores(cores: &[Vec<usize>], allowed: &[usize], topology: Topology) -> Plac
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::ExitStatus;
 
     const SMT: Topology = Topology { cpus: 4, threads_per_core: 2 };
 
@@ -124,6 +174,27 @@ mod tests {
         assert_eq!(last_of(&cores, &[0, 1, 2, 3]), [1, 3]);
         assert_eq!(last_of(&cores, &[0, 1, 2]), [0, 2]);
         assert!(last_of(&cores, &[0, 1]).is_empty());
+    }
+
+    #[test]
+    fn a_cpu_that_is_not_there_is_the_requests_fault_and_one_that_is_offline_the_hosts() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let here = CpuSet::of_this_thread().expect("affinity").iter().next().expect("a CPU");
+        fs::write(dir.path().join("present"), "0-1022\n").expect("write");
+        fs::write(dir.path().join("online"), format!("{here}\n")).expect("write");
+        let check = |cpu: usize| check_in(dir.path(), "--load-cpus", &[cpu]);
+        let status = |cpu| check(cpu).expect_err("refused").status();
+        let here = here as usize;
+        assert!(check(here).is_ok());
+        assert_eq!(status(1023), ExitStatus::Usage);
+        assert_eq!(status(usize::MAX), ExitStatus::Usage);
+        assert_eq!(status(here ^ 1), ExitStatus::Host);
+        let text = check(here ^ 1).expect_err("offline").to_string();
+        assert!(text.contains("/online") && text.contains("--load-cpus"), "{text}");
+        // Without /sys the attempt tells.
+        let nowhere = tempfile::tempdir().expect("tempdir");
+        let refused = check_in(nowhere.path(), "--pin", &[1022]).expect_err("no such CPU");
+        assert_eq!(refused.status(), ExitStatus::Host);
     }
 
     #[test]

@@ -8,6 +8,9 @@ use std::process::Command;
 
 use serde::Deserialize;
 
+use guest::error::Owner;
+
+use crate::machine;
 use crate::result_file::ResultFile;
 use crate::status::{ExitStatus, Failure, OrFail};
 
@@ -36,9 +39,9 @@ pub fn run(from: &Path, output: Option<&Path>, json: bool) -> Result<ExitStatus,
     if json && !words.iter().any(|word| word == "--json") {
         words.push("--json".into());
     }
-    let executable = std::env::current_exe().or_fail(ExitStatus::Internal)?;
+    let executable = machine::own_executable()?;
     // Only an error returns from here.
-    Err(Command::new(executable).args(words).exec()).or_fail(ExitStatus::Host)
+    Err(Command::new(executable).args(words).exec()).or_fail(Owner::Host)
 }
 
 /// The earlier words without the program, the output, and with the kernel's path from here.
@@ -92,7 +95,7 @@ mod tests {
         let refused = |text: &str| {
             fs::write(&file, text).expect("write");
             let failure = run(&file, None, false).expect_err("no result");
-            assert_eq!(failure.status, ExitStatus::Usage);
+            assert_eq!(failure.status(), ExitStatus::Usage);
             failure.to_string()
         };
         assert!(refused("{").contains("no result.json"));

@@ -106,6 +106,8 @@ pub struct Cosched {
     pub requested: Value,
     pub mechanism: Option<String>,
     pub note: Option<String>,
+    /// `auto` was asked for, the load wants cookies, and there are none.
+    pub missing: bool,
     pub cookies: Vec<u64>,
 }
 

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::result::SCHEMA;
-use crate::status::{ExitStatus, Failure};
+use crate::status::Failure;
 use crate::stored::{self, Numbers};
 
 /// Name of the file in a result folder.
@@ -31,7 +31,7 @@ pub struct ResultFile {
 
 /// A request that makes no sense.
 pub fn usage(text: String) -> Failure {
-    Failure::new(ExitStatus::Usage, text)
+    Failure::request(text)
 }
 
 impl ResultFile {

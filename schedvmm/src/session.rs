@@ -324,8 +324,8 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use guest::error::Owner;
     use guest::frame::{encode_gaps, encode_message};
-    use guest::wire::FailureKind;
 
     use super::*;
 
@@ -409,7 +409,7 @@ mod tests {
     fn a_failure_is_the_last_word() {
         let now = Instant::now();
         let mut session = Session::new(LIMITS, now);
-        let failure = Failure { kind: FailureKind::Kernel, text: "no".into() };
+        let failure = Failure { owner: Owner::Kernel, text: "no".into() };
         session.take(&bytes(&Message::Failed(failure.clone())), now).expect("understood");
         assert_eq!((session.stage(), session.failure), (Stage::PowerOff, Some(failure)));
     }

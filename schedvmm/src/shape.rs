@@ -14,7 +14,7 @@ use guest::shape::{Class, GroupSpec, Policy, Quota, fault};
 use serde::Deserialize;
 
 use crate::cli::LoadArgs;
-use crate::status::{ExitStatus, Failure};
+use crate::status::Failure;
 use crate::units;
 
 /// Loads by name.
@@ -65,7 +65,7 @@ impl Shape {
             (None, Some(path)) => format!("--load {}: {text}", path.display()),
             (None, None) => text,
         };
-        shape.map_err(|text| Failure::new(ExitStatus::Usage, named(text)))
+        shape.map_err(|text| Failure::request(named(text)))
     }
 }
 
@@ -253,6 +253,7 @@ mod tests {
 
     use super::*;
     use crate::cli::Cli;
+    use crate::status::ExitStatus;
 
     fn args(words: &[&str]) -> LoadArgs {
         let words = ["schedvmm", "--kernel", "x"].iter().chain(words);
@@ -351,7 +352,7 @@ mod tests {
         for path in [dir.path().to_owned(), dir.path().join("none")] {
             let path = path.to_str().expect("UTF-8").to_owned();
             let failure = Shape::choose(&args(&["--load", &path]), &[0]).expect_err("no file");
-            assert_eq!(failure.status, ExitStatus::Usage);
+            assert_eq!(failure.status(), ExitStatus::Usage);
             assert!(failure.to_string().contains(&path), "{failure}");
         }
     }

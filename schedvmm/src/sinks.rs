@@ -6,7 +6,7 @@ use std::io::{self, IoSlice, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::session::Event;
 
@@ -122,9 +122,12 @@ impl Write for ControlSink {
     }
 }
 
+/// Where the trace goes, to be told before it comes: a machine is built before there is a folder.
+pub type TracePath = Arc<OnceLock<PathBuf>>;
+
 /// The file of the trace as it comes: made with the first byte, counted as it grows.
 pub struct TraceSink {
-    path: PathBuf,
+    path: TracePath,
     file: Option<File>,
     written: Arc<AtomicU64>,
 }
@@ -132,14 +135,25 @@ pub struct TraceSink {
 impl TraceSink {
     /// A sink for `path`, and the count of bytes written to it.
     pub fn new(path: PathBuf) -> (Self, Arc<AtomicU64>) {
-        let written = Arc::new(AtomicU64::new(0));
-        (Self { path, file: None, written: written.clone() }, written)
+        let (sink, place, written) = Self::later();
+        // It has just been made, and is empty.
+        let _ = place.set(path);
+        (sink, written)
+    }
+
+    /// A sink whose path is told later.
+    pub fn later() -> (Self, TracePath, Arc<AtomicU64>) {
+        let (path, written) = (TracePath::default(), Arc::new(AtomicU64::new(0)));
+        (Self { path: path.clone(), file: None, written: written.clone() }, path, written)
     }
 
     fn file(&mut self) -> io::Result<&mut File> {
         match &mut self.file {
             Some(file) => Ok(file),
-            slot => Ok(slot.insert(File::create(&self.path)?)),
+            slot => {
+                let path = self.path.get().ok_or_else(|| io::Error::other("it has no place"))?;
+                Ok(slot.insert(File::create(path)?))
+            }
         }
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Exit statuses, and the error that carries one.
+//! Exit statuses, and the error that decides one by its owner.
 //!
 //! The numbers are a contract with `git bisect run`: 0 is good, 1 to 124 is bad, 125 skips
 //! the commit, 128 and above end the bisection.
@@ -7,7 +7,10 @@
 use std::error::Error;
 use std::fmt;
 
+use guest::error::Owner;
 pub use guest::error::chain;
+
+use crate::owner::Owned;
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,18 +46,59 @@ impl ExitStatus {
     }
 }
 
-/// An error with the status it ends the process with.
+impl From<Owner> for ExitStatus {
+    fn from(owner: Owner) -> Self {
+        match owner {
+            Owner::Kernel => Self::Untestable,
+            Owner::Request => Self::Usage,
+            Owner::Host => Self::Host,
+            Owner::Internal => Self::Internal,
+        }
+    }
+}
+
+/// An error that ends the process, and whose it is.
 #[derive(Debug)]
 pub struct Failure {
-    /// The status.
-    pub status: ExitStatus,
+    owner: Owner,
     error: Box<dyn Error + Send + Sync>,
 }
 
 impl Failure {
-    /// `error` ends the process with `status`.
-    pub fn new(status: ExitStatus, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { status, error: error.into() }
+    /// `error` is this owner's.
+    pub fn new(owner: Owner, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { owner, error: error.into() }
+    }
+
+    /// The request cannot be met.
+    pub fn request(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(Owner::Request, error)
+    }
+
+    /// The kernel under test lacks what the run needs.
+    pub fn kernel(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(Owner::Kernel, error)
+    }
+
+    /// This host cannot.
+    pub fn host(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(Owner::Host, error)
+    }
+
+    /// What cannot happen has happened.
+    pub fn internal(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(Owner::Internal, error)
+    }
+
+    /// How it ends the process.
+    pub fn status(&self) -> ExitStatus {
+        self.owner.into()
+    }
+}
+
+impl<E: Owned + Error + Send + Sync + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(error.owner(), error)
     }
 }
 
@@ -65,18 +109,18 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Attaches a status to any error.
+/// Gives an owner to an error that has none of its own.
 pub trait OrFail<T> {
-    /// The error ends the process with `status`.
+    /// The error is this owner's.
     ///
     /// # Errors
-    /// The same error, with its status.
-    fn or_fail(self, status: ExitStatus) -> Result<T, Failure>;
+    /// The same error, with its owner.
+    fn or_fail(self, owner: Owner) -> Result<T, Failure>;
 }
 
 impl<T, E: Into<Box<dyn Error + Send + Sync>>> OrFail<T> for Result<T, E> {
-    fn or_fail(self, status: ExitStatus) -> Result<T, Failure> {
-        self.map_err(|error| Failure::new(status, error))
+    fn or_fail(self, owner: Owner) -> Result<T, Failure> {
+        self.map_err(|error| Failure::new(owner, error))
     }
 }
 
@@ -98,7 +142,7 @@ mod tests {
             cpu: 7,
             source: std::io::Error::from_raw_os_error(22),
         };
-        let text = Failure::new(ExitStatus::Usage, error).to_string();
+        let text = Failure::from(error).to_string();
         assert!(text.starts_with("cannot pin CPU 0/KVM to host CPU 7"), "{text}");
         assert!(text.ends_with("Invalid argument (os error 22)"), "{text}");
     }

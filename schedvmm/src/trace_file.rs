@@ -11,7 +11,7 @@ use gaps::record::GapRecord;
 
 use crate::result::{self, Clock, TraceForm};
 use crate::show::Show;
-use crate::status::{ExitStatus, Failure, chain};
+use crate::status::{Failure, chain};
 use crate::units::show_ns;
 
 /// Its name in the result folder.
@@ -83,7 +83,7 @@ impl TraceFile {
         };
         check().map_err(|error| {
             let text = format!("cannot write {}: {error}", path.display());
-            Failure::new(ExitStatus::Usage, text)
+            Failure::request(text)
         })
     }
 

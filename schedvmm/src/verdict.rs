@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a run says about the kernel: one pure function of how it ended.
 
-use guest::wire::FailureKind;
-use serde::Serialize;
+use guest::error::Owner;
+use guest::job::Job;
+use guest::system::{PANIC_MARK, SAYING};
+use serde::{Serialize, Serializer};
 use vmm::vcpu::{ExitReason, VcpuEnd};
 
+use crate::compose::over_threshold;
+use crate::owner::Owned;
 use crate::session::{Session, Stage};
 use crate::status::ExitStatus;
 
@@ -21,95 +25,142 @@ pub enum End {
     Signal(i32),
     /// The guest's messages make no sense.
     Garbled(String),
+    /// All threads of the machine are gone, and none has said why.
+    Gone,
     /// The load on this very kernel has ended.
     Finished,
     /// It has not: for a result that is kept in case that there will be no end.
     UnderWay,
 }
 
-/// The answer, as result.json spells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+/// The answer of a run. It decides the exit status alone, so that the two never disagree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// No gap over the threshold.
     Pass,
+    /// There was no threshold: figures, and no judgement.
+    Measured,
     /// A gap over the threshold.
     OverThreshold,
     /// The kernel could not be tested.
     Untestable,
-    /// Ended before its time; no gap over the threshold until then.
-    Interrupted,
+    /// Ended before its time, by this signal; no gap over the threshold until then.
+    Interrupted(i32),
+    /// The request cannot be met.
+    UsageError,
+    /// This host cannot.
+    HostError,
+    /// A defect of ours.
+    InternalError,
 }
 
-/// The answer with its status and its reason.
+impl Answer {
+    /// As `result.json` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Measured => "measured",
+            Self::OverThreshold => "over-threshold",
+            Self::Untestable => "untestable",
+            Self::Interrupted(_) => "interrupted",
+            Self::UsageError => "usage-error",
+            Self::HostError => "host-error",
+            Self::InternalError => "internal-error",
+        }
+    }
+
+    /// How the process ends.
+    pub fn status(self) -> ExitStatus {
+        match self {
+            Self::Pass | Self::Measured => ExitStatus::Pass,
+            Self::OverThreshold => ExitStatus::OverThreshold,
+            Self::Untestable => ExitStatus::Untestable,
+            Self::Interrupted(signal) => ExitStatus::of_signal(signal),
+            Self::UsageError => ExitStatus::Usage,
+            Self::HostError => ExitStatus::Host,
+            Self::InternalError => ExitStatus::Internal,
+        }
+    }
+
+    /// Whether something kept the run from an answer.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::Untestable | Self::UsageError | Self::HostError | Self::InternalError)
+    }
+}
+
+impl From<Owner> for Answer {
+    fn from(owner: Owner) -> Self {
+        match owner {
+            Owner::Kernel => Self::Untestable,
+            Owner::Request => Self::UsageError,
+            Owner::Host => Self::HostError,
+            Owner::Internal => Self::InternalError,
+        }
+    }
+}
+
+impl Serialize for Answer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// The answer with its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The answer.
     pub answer: Answer,
-    /// Exit status.
-    pub status: ExitStatus,
     /// Why, for a person; empty for a plain pass.
     pub reason: String,
 }
 
-/// Judges a run. `over` tells whether a recorded gap is above the threshold, `console` is
-/// the end of the console log.
-pub fn judge(session: &Session, end: &End, over: bool, console: &str) -> Verdict {
-    let verdict = |answer, status, reason| Verdict { answer, status, reason };
+/// Judges a run; `console` is the end of the console log.
+pub fn judge(session: &Session, job: &Job, end: &End, console: &str) -> Verdict {
+    let verdict = |answer, reason| Verdict { answer, reason };
     // What was measured stands, whatever happened afterwards.
-    if session.hit.is_some() || over {
-        return verdict(Answer::OverThreshold, ExitStatus::OverThreshold, after_hit(session, end));
+    if session.hit.is_some() || over_threshold(session, job) {
+        return verdict(Answer::OverThreshold, after_hit(session, end));
     }
     if let Some(failure) = &session.failure {
-        let status = match failure.kind {
-            FailureKind::Kernel => ExitStatus::Untestable,
-            FailureKind::Host => ExitStatus::Host,
-            FailureKind::Usage => ExitStatus::Usage,
-            FailureKind::Internal => ExitStatus::Internal,
-        };
-        return verdict(Answer::Untestable, status, failure.text.clone());
+        return verdict(
+            failure.owner.into(),
+            format!("{}{}", failure.text, memory_ran_out(console)),
+        );
     }
     match end {
         End::Signal(signal) => {
-            let status = ExitStatus::of_signal(*signal);
-            verdict(Answer::Interrupted, status, format!("ended by signal {signal}"))
+            verdict(Answer::Interrupted(*signal), format!("ended by signal {signal}"))
         }
         End::UnderWay => {
             let reason = format!(
                 "the run was under way, in second {} of the load, when this was written",
                 session.ticks.last().map_or(0, |tick| tick.second)
             );
-            verdict(Answer::Interrupted, ExitStatus::Terminated, reason)
+            verdict(Answer::Interrupted(libc::SIGTERM), reason)
         }
-        _ if session.report.is_some() && session.unacceptable().is_some() => {
-            let faults = session.unacceptable().unwrap_or_default();
-            let reason = format!("degraded: {faults} (--allow-degraded lets it pass)");
-            verdict(Answer::Untestable, ExitStatus::Untestable, reason)
-        }
-        _ if session.report.is_some() => verdict(Answer::Pass, ExitStatus::Pass, String::new()),
-        End::TraceLost => {
-            let reason = "the trace could not be written".to_owned();
-            verdict(Answer::Untestable, ExitStatus::Host, reason)
-        }
+        _ if session.report.is_some() => match (session.unacceptable(), job.load.threshold) {
+            (Some(faults), _) => {
+                let reason = format!("degraded: {faults} (--allow-degraded lets it pass)");
+                verdict(Answer::Untestable, reason)
+            }
+            (None, Some(_)) => verdict(Answer::Pass, String::new()),
+            (None, None) => verdict(Answer::Measured, String::new()),
+        },
         End::Late(stage) => {
             let reason = format!("the guest hangs: waited for {}", stage.waited_for());
-            verdict(Answer::Untestable, ExitStatus::Untestable, reason)
-        }
-        End::Finished => {
-            let reason = "the load ended without a report".to_owned();
-            verdict(Answer::Untestable, ExitStatus::Internal, reason)
+            verdict(Answer::Untestable, reason)
         }
         End::Garbled(error) => {
             let reason = format!("the agent in the guest sent what it never should: {error}");
-            verdict(Answer::Untestable, ExitStatus::Untestable, reason)
+            verdict(Answer::Untestable, reason)
         }
-        End::Vcpu(end) => {
-            let status = match end.reason {
-                ExitReason::MemoryFault { .. } | ExitReason::FailedEntry { .. } => ExitStatus::Host,
-                ExitReason::RunFailed { .. } | ExitReason::Panicked(_) => ExitStatus::Internal,
-                _ => ExitStatus::Untestable,
-            };
-            verdict(Answer::Untestable, status, unplanned(session, end, console))
+        End::Vcpu(end) => unplanned(session, end, console),
+        // None of these comes before a report, or a failure, has.
+        End::Finished | End::TraceLost => {
+            verdict(Answer::InternalError, "the load ended without a report".into())
+        }
+        End::Gone => {
+            verdict(Answer::InternalError, "all threads of the machine ended in silence".into())
         }
     }
 }
@@ -124,23 +175,44 @@ fn after_hit(session: &Session, end: &End) -> String {
         End::Late(stage) => format!("afterwards the guest did not answer ({})", stage.waited_for()),
         End::Signal(signal) => format!("afterwards ended by signal {signal}"),
         End::Garbled(error) => format!("afterwards the guest's messages made no sense: {error}"),
+        End::Gone => "afterwards all threads of the machine ended in silence".into(),
     }
 }
 
-fn unplanned(session: &Session, end: &VcpuEnd, console: &str) -> String {
+/// What the guest's kernel says of its memory, behind a reason.
+fn memory_ran_out(console: &str) -> String {
+    /// What mm/oom_kill.c prints of the one that it ends.
+    const KILLED: [&str; 2] = ["Out of memory: Killed", "emory cgroup out of memory: Killed"];
+    let line = console.lines().rev().find(|line| KILLED.iter().any(|words| line.contains(words)));
+    line.map_or_else(String::new, |line| {
+        format!("; the guest's kernel says: {}; raise --memory", line.trim())
+    })
+}
+
+fn unplanned(session: &Session, end: &VcpuEnd, console: &str) -> Verdict {
     let when = match session.stage() {
         Stage::Boot => "before PID 1",
         Stage::Setup => "while the load was prepared",
         Stage::Run => "while the load ran",
         Stage::Finish | Stage::PowerOff => "before the results were complete",
     };
-    let panic = console.lines().rev().find(|line| line.contains("Kernel panic"));
-    match (panic, &end.reason) {
-        (Some(line), _) => format!("the kernel panicked {when}: {}", line.trim()),
-        (None, ExitReason::Reset | ExitReason::PowerOff) => {
-            format!("the kernel ended {when} ({}) without a panic message", end.reason)
+    let line = |words| console.lines().rev().find(|line| line.contains(words)).map(str::trim);
+    let orderly = matches!(end.reason, ExitReason::Reset | ExitReason::PowerOff);
+    let answer = end.reason.owner().into();
+    let verdict = |answer, reason| Verdict { answer, reason };
+    if let Some(line) = line(PANIC_MARK) {
+        return verdict(Answer::InternalError, format!("the agent panicked {when}: {line}"));
+    }
+    if let Some(line) = line("Kernel panic") {
+        return verdict(answer, format!("the kernel panicked {when}: {line}"));
+    }
+    match line(SAYING) {
+        Some(line) if orderly => verdict(answer, format!("the agent gave up {when}: {line}")),
+        None if orderly => {
+            let reason = &end.reason;
+            verdict(answer, format!("the kernel ended {when} ({reason}) without a panic message"))
         }
-        (None, reason) => format!("vCPU {} ended {when}: {reason}", end.cpu),
+        _ => verdict(answer, format!("vCPU {} ended {when}: {}", end.cpu, end.reason)),
     }
 }
 
@@ -149,12 +221,15 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use guest::frame::encode_message;
+    use guest::job::CoschedRequest;
+    use guest::job::LoadSpec;
     use guest::wire::{Failure, Hello, LoadReport, Message, Setup, ThresholdHit};
     use vmm::vcpu::ExitCounts;
     use xtask::host::accident::Accident;
 
     use super::*;
     use crate::session::Limits;
+    use crate::testing;
 
     fn session(messages: &[Message]) -> Session {
         let limits = Limits {
@@ -178,8 +253,18 @@ mod tests {
         End::Vcpu(VcpuEnd { cpu: 0, reason, exits, state: None, host_sched: None })
     }
 
+    /// Orders with a threshold that no gap here is over, or with none.
+    fn job(threshold: Option<Duration>) -> Job {
+        let load = LoadSpec { threshold, ..testing::load(1, 1, 1) };
+        Job::new(load, CoschedRequest::None)
+    }
+
+    fn verdict(messages: &[Message], end: &End, console: &str) -> Verdict {
+        judge(&session(messages), &job(Some(Duration::from_secs(9))), end, console)
+    }
+
     fn status(messages: &[Message], end: &End) -> ExitStatus {
-        judge(&session(messages), end, false, "").status
+        verdict(messages, end, "").answer.status()
     }
 
     #[test]
@@ -191,8 +276,8 @@ mod tests {
             End::Signal(libc::SIGINT),
             End::Garbled("x".into()),
         ] {
-            let verdict = judge(&session(&hit), &end, false, "");
-            assert_eq!(verdict.status, ExitStatus::OverThreshold);
+            let verdict = verdict(&hit, &end, "");
+            assert_eq!(verdict.answer, Answer::OverThreshold);
             assert!(verdict.reason.starts_with("afterwards"));
         }
     }
@@ -212,16 +297,73 @@ mod tests {
         assert_eq!(status(&[], &End::Signal(libc::SIGTERM)), ExitStatus::Terminated);
         let no_memory = ended(ExitReason::MemoryFault { address: None });
         assert_eq!(status(&[], &no_memory), ExitStatus::Host);
+        assert_eq!(status(&[], &ended(ExitReason::RunFailed { errno: 12 })), ExitStatus::Host);
         assert_eq!(status(&[], &ended(ExitReason::Panicked(String::new()))), ExitStatus::Internal);
-        for (kind, expected) in [
-            (FailureKind::Kernel, ExitStatus::Untestable),
-            (FailureKind::Host, ExitStatus::Host),
-            (FailureKind::Usage, ExitStatus::Usage),
-            (FailureKind::Internal, ExitStatus::Internal),
+        assert_eq!(status(&[], &End::Gone), ExitStatus::Internal);
+        for (owner, expected) in [
+            (Owner::Kernel, ExitStatus::Untestable),
+            (Owner::Request, ExitStatus::Usage),
+            (Owner::Host, ExitStatus::Host),
+            (Owner::Internal, ExitStatus::Internal),
         ] {
-            let failed = [Message::Failed(Failure { kind, text: "no".into() })];
+            let failed = [Message::Failed(Failure { owner, text: "no".into() })];
             assert_eq!(status(&failed, &ended(ExitReason::PowerOff)), expected);
         }
+    }
+
+    #[test]
+    fn without_a_threshold_nothing_passes_and_nothing_fails() {
+        let done = session(&[Message::Finished(LoadReport::default()), Message::Bye]);
+        let verdict = judge(&done, &job(None), &End::Finished, "");
+        assert_eq!(verdict, Verdict { answer: Answer::Measured, reason: String::new() });
+        assert_eq!(verdict.answer.status(), ExitStatus::Pass);
+    }
+
+    /// What docs/formats.md and docs/exit-status.md promise to whoever reads one of the two.
+    #[test]
+    fn an_answer_has_one_name_and_one_status() {
+        let documented = [
+            (Answer::Pass, "pass", 0),
+            (Answer::Measured, "measured", 0),
+            (Answer::OverThreshold, "over-threshold", 1),
+            (Answer::Untestable, "untestable", 125),
+            (Answer::Interrupted(libc::SIGINT), "interrupted", 130),
+            (Answer::Interrupted(libc::SIGTERM), "interrupted", 143),
+            (Answer::Interrupted(libc::SIGHUP), "interrupted", 143),
+            (Answer::UsageError, "usage-error", 200),
+            (Answer::HostError, "host-error", 201),
+            (Answer::InternalError, "internal-error", 202),
+        ];
+        let text = include_str!("../../docs/formats.md");
+        for (answer, name, code) in documented {
+            assert_eq!((answer.name(), answer.status().code()), (name, code));
+            assert_eq!(serde_json::to_value(answer).expect("JSON"), name);
+            assert!(text.contains(&format!("`{name}`")), "docs/formats.md lacks {name}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_the_guest_killed_for_memory_is_told_with_the_kernels_words() {
+        let console = "x\n[ 3.1] Out of memory: Killed process 61 (schedvmm) total-vm:99kB\n";
+        let failure = Failure { owner: Owner::Kernel, text: "the process 61 ended early".into() };
+        let failed = [Message::Failed(failure)];
+        let told = verdict(&failed, &ended(ExitReason::PowerOff), console);
+        assert_eq!(told.answer, Answer::Untestable);
+        assert!(told.reason.contains("ended early; the guest's kernel says: [ 3.1] Out of memory"));
+        assert!(told.reason.ends_with("raise --memory"), "{}", told.reason);
+    }
+
+    /// A panic of PID 1 switches the machine off, as the end of a kernel does.
+    #[test]
+    fn a_defect_of_the_agent_is_not_the_kernels() {
+        let console = format!("x\n[ 3.1] {SAYING}{PANIC_MARK}panicked at guest/src/x.rs\n");
+        let told = verdict(&[], &ended(ExitReason::PowerOff), &console);
+        assert_eq!(told.answer, Answer::InternalError);
+        assert!(told.reason.contains("panicked at guest/src/x.rs"), "{}", told.reason);
+        let console = format!("[ 3.1] {SAYING}there is no way to the host: none\n");
+        let told = verdict(&[], &ended(ExitReason::PowerOff), &console);
+        assert_eq!(told.answer, Answer::Untestable);
+        assert!(told.reason.contains("gave up before PID 1"), "{}", told.reason);
     }
 
     /// The suite with real kernels runs a case once more by these words.
@@ -230,7 +372,7 @@ mod tests {
         let alive = [Message::Hello(Hello::default())];
         let hit = [Message::ThresholdHit(ThresholdHit::default())];
         let told = |messages: &[Message], end: &End| {
-            let verdict = judge(&session(messages), end, false, "");
+            let verdict = verdict(messages, end, "");
             Accident::find(&verdict.reason).map(|(accident, _)| accident)
         };
         for stage in [Stage::Setup, Stage::Run, Stage::Finish] {
@@ -248,7 +390,7 @@ mod tests {
     #[test]
     fn a_panic_is_quoted() {
         let console = "x\n[ 1.0] Kernel panic - not syncing: VFS\n[ 1.1] ---[ end\n";
-        let verdict = judge(&session(&[]), &ended(ExitReason::Reset), false, console);
+        let verdict = verdict(&[], &ended(ExitReason::Reset), console);
         assert!(verdict.reason.contains("panicked before PID 1"), "{}", verdict.reason);
         assert!(verdict.reason.ends_with("not syncing: VFS"), "{}", verdict.reason);
     }

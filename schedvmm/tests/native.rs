@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use self::calls::{DEADLINE, call, finish, result, schedvmm};
+use self::calls::{DEADLINE, call, finish, finish_within, result, schedvmm};
 
 fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
@@ -33,12 +33,12 @@ fn a_run_leaves_a_whole_result() {
     let output = quick(&dir, &["--output", "out"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let screen = String::from_utf8_lossy(&output.stdout);
-    for line in ["expected ", "gaps     p50 ", "fairness Jain ", "noise    longest ", "PASS"] {
+    for line in ["expected ", "gaps     p50 ", "fairness Jain ", "noise    longest ", "MEASURED"] {
         assert!(screen.contains(line), "{line:?} is not in:\n{screen}");
     }
     assert!(screen.lines().count() <= 24, "more than a screen:\n{screen}");
     let result = result(dir.path(), "out");
-    assert_eq!((&result["target"], &result["verdict"]), (&"host".into(), &"pass".into()));
+    assert_eq!((&result["target"], &result["verdict"]), (&"host".into(), &"measured".into()));
     let threads = result["threads"].as_array().expect("threads");
     let busy: f64 = threads.iter().map(|thread| number(&thread["statistics"]["wanted_ns"])).sum();
     let all = &result["statistics"];
@@ -322,22 +322,30 @@ fn an_ordinary_user_measures_too() {
 
 #[test]
 fn the_self_test_says_what_it_cannot_try() {
-    let output = call(Path::new("/"), &["selftest", "--json"]);
+    // On a busy machine each case is tried three times.
+    let child = schedvmm(Path::new("/"), &["selftest", "--json"]).spawn().expect("it starts");
+    let output = finish_within(child, 4 * DEADLINE);
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON and nothing else");
     let cases = report["cases"].as_array().expect("cases");
     assert_eq!(cases.len(), 7);
     let with = |status: &str| cases.iter().filter(|case| case["status"] == status).count();
     let (passed, failed, skipped) = (with("passed"), with("failed"), with("skipped"));
-    assert_eq!(passed + failed + skipped, cases.len());
+    let not_judged = with("not-judged");
+    assert_eq!(passed + failed + skipped + not_judged, cases.len());
     assert_eq!(report["skipped"].as_u64(), Some(skipped as u64));
-    assert_eq!(report["passed"], failed == 0, "{report:#}");
-    assert_eq!(output.status.code(), Some(if failed == 0 { 0 } else { 201 }));
+    let whole = failed == 0 && not_judged == 0;
+    assert_eq!(report["passed"], whole, "{report:#}");
+    assert_eq!(report["verdict"] == "pass", whole, "{report:#}");
+    assert_eq!(output.status.code(), Some(if whole { 0 } else { 201 }));
     for case in cases {
         let whole = case["status"] == "passed";
         assert_eq!(whole, case["reason"] == "", "{case}");
         if whole {
             assert_eq!(case["found"], case["injected"], "{case}");
-            assert!(number(&case["worst_error_percent"]) >= number(&case["mean_error_percent"]));
+            assert!(number(&case["worst_error_ns"]) >= number(&case["mean_error_ns"]));
+            // What is printed beside it is what was allowed, on a busy machine as on a quiet one.
+            assert!(number(&case["worst_error_ns"]) <= number(&case["limit_ns"]), "{case}");
+            assert!(case["name"] != "stop-1ms" || number(&case["limit_ns"]) <= 120_000.0, "{case}");
         }
     }
     // Stops need no rights: whoever runs this has had them found. How exactly depends on the

@@ -18,7 +18,7 @@ use super::{
     slots::GroupSlot,
     thread::{Common, TraceFiles, run},
 };
-use crate::{cosched, index::GroupIndex, job::LoadSpec, system};
+use crate::{cosched, error::Owner, index::GroupIndex, job::LoadSpec, system};
 
 /// First argument that turns the executable into a group's process.
 pub const GROUP_COMMAND: &str = "load-group";
@@ -51,6 +51,8 @@ pub struct GroupPlan {
     pub cgroups: Vec<PathBuf>,
     /// The trace to stop at a hit.
     pub trace: Option<TraceStop>,
+    /// Who is to blame for what this process cannot have.
+    pub owner: Owner,
 }
 
 /// How to stop tracing.
@@ -84,16 +86,19 @@ fn obey(plan: &GroupPlan) -> Result<(), String> {
     let shared: &'static Shared = Box::leak(Box::new(shared));
     let slot = shared.groups().get(plan.group.index());
     let slot = slot.ok_or_else(|| format!("there is no {}", plan.group))?;
-    panic::set_hook(Box::new(|info| give_up(slot, &format!("a defect of schedvmm: {info}"))));
-    let common = prepare(plan, shared, slot).unwrap_or_else(|text| give_up(slot, &text));
+    panic::set_hook(Box::new(|info| {
+        give_up(slot, Owner::Internal, &format!("a defect of schedvmm: {info}"))
+    }));
+    let common =
+        prepare(plan, shared, slot).unwrap_or_else(|(owner, text)| give_up(slot, owner, &text));
     run_threads(&common, slot, plan);
     Ok(())
 }
 
 /// Ends the process with the reason where the supervisor looks for it. At once, from any
 /// thread: the others may be waiting at the barrier for a load that will not begin.
-fn give_up(slot: &GroupSlot, text: &str) -> ! {
-    slot.failure.set(text);
+fn give_up(slot: &GroupSlot, owner: Owner, text: &str) -> ! {
+    slot.fail(owner, text);
     process::exit(1)
 }
 
@@ -101,21 +106,30 @@ fn prepare<'a>(
     plan: &'a GroupPlan,
     shared: &'a Shared,
     slot: &GroupSlot,
-) -> Result<Common<'a>, String> {
-    die_with(plan.parent).map_err(failed("the supervisor cannot be followed"))?;
+) -> Result<Common<'a>, (Owner, String)> {
+    let owner = plan.owner;
+    let blame = |text| (owner, text);
+    die_with(plan.parent).map_err(failed("the supervisor cannot be followed")).map_err(blame)?;
     for procs in &plan.cgroups {
         // "0" is the process that writes.
         let entered = system::write_file(procs, "0");
-        entered.map_err(failed(format_args!("{} cannot be entered", procs.display())))?;
+        let text = format!("{} cannot be entered", procs.display());
+        entered.map_err(failed(text)).map_err(blame)?;
     }
     if plan.cookie {
-        cosched::create_cookie().map_err(failed("no cookie could be made"))?;
+        // Whoever has no right to one cannot have been shown one by the probe.
+        let made = cosched::create_cookie().map_err(failed("no cookie could be made"));
+        made.map_err(|text| (Owner::Kernel, text))?;
     }
-    let trace = plan.trace.as_ref().map(open_trace).transpose()?;
+    let trace = plan.trace.as_ref().map(open_trace).transpose().map_err(blame)?;
     let unlocked = lock_memory().err().map(|error| format!("memory is not locked: {error}"));
-    let group = plan.spec.groups.first().ok_or("its plan has no group")?;
+    let group = plan
+        .spec
+        .groups
+        .first()
+        .ok_or_else(|| (Owner::Internal, "its plan has no group".into()))?;
     // Its threads inherit this. Last of all: a real-time thread must not wait for the disk.
-    let policy = policy::apply(group.policy).map_err(|error| error.to_string())?;
+    let policy = policy::apply(group.policy).map_err(|error| blame(error.to_string()))?;
     let notes: Vec<_> = unlocked.into_iter().chain(policy).collect();
     if !notes.is_empty() {
         slot.note.set(&notes.join("; "));
@@ -131,13 +145,16 @@ fn run_threads(common: &Common<'_>, slot: &GroupSlot, plan: &GroupPlan) {
             let member = common.member(index);
             let body = move || {
                 let result = run(common, index);
-                result.unwrap_or_else(|error| give_up(slot, &format!("{} {error}", member.thread)));
+                result.unwrap_or_else(|error| {
+                    give_up(slot, plan.owner, &format!("{} {error}", member.thread))
+                });
             };
             // What the trace shows as the task's name; at most 15 bytes.
             let builder = thread::Builder::new().name(format!("load-{}", member.short()));
             let started = builder.stack_size(STACK_BYTES).spawn_scoped(scope, body);
             if let Err(error) = started {
-                give_up(slot, &format!("{} cannot be started: {error}", member.thread));
+                let text = format!("{} cannot be started: {error}", member.thread);
+                give_up(slot, plan.owner, &text);
             }
         }
     });

@@ -8,6 +8,7 @@
 
 mod account;
 mod futex;
+mod ground;
 mod group;
 mod policy;
 mod shared;
@@ -21,6 +22,7 @@ use std::{io, path::PathBuf, time::Duration};
 use gaps::{record::GapRecord, tsc::Sources};
 use thiserror::Error;
 
+pub use ground::{Ground, check_cpus};
 pub use group::{GROUP_COMMAND, TraceStop, group_main};
 pub use shared::SharedError;
 pub use supervise::{MAX_THREADS, check_cookies, run, tsc_frequency};
@@ -28,10 +30,11 @@ pub use supervise::{MAX_THREADS, check_cookies, run, tsc_frequency};
 use crate::{
     cosched,
     cpus::CpuSet,
+    error::Owner,
     index::GroupIndex,
     meter::MeterError,
     nested::NestedError,
-    wire::{FailureKind, LoadReport, MeterLine, ThresholdHit, Tick, VmStatus},
+    wire::{LoadReport, MeterLine, ThresholdHit, Tick, VmStatus},
 };
 
 /// What the load needs to know beside its specification.
@@ -52,6 +55,8 @@ pub struct Surroundings {
     pub cgroups: Vec<Vec<PathBuf>>,
     /// The trace to stop at a hit.
     pub trace: Option<TraceStop>,
+    /// What it all stands on.
+    pub ground: Ground,
 }
 
 impl Surroundings {
@@ -66,6 +71,7 @@ impl Surroundings {
             cookie_of: cosched::cookie_of,
             cgroups: Vec::new(),
             trace: None,
+            ground: Ground::Host,
         }
     }
 }
@@ -140,6 +146,21 @@ pub enum LoadError {
     /// The specification makes no sense here.
     #[error("{0}")]
     Spec(String),
+    /// A CPU of the load is not there.
+    #[error("CPU {cpu} of the load is not online (online: {online}); {hint}")]
+    CpuAbsent {
+        /// Its number.
+        cpu: u32,
+        /// Those that are.
+        online: String,
+        /// The next step.
+        hint: String,
+        /// Who does without it.
+        owner: Owner,
+    },
+    /// Nobody knows which CPUs there are.
+    #[error("the CPUs that are online cannot be told; /sys must be mounted")]
+    Cpus(#[source] io::Error),
     /// This CPU has no RDTSCP.
     #[error("this CPU has no RDTSCP instruction; the virtual machine must not mask it out")]
     NoRdtscp,
@@ -156,6 +177,8 @@ pub enum LoadError {
         group: GroupIndex,
         /// The program.
         executable: PathBuf,
+        /// Who keeps it from starting.
+        owner: Owner,
         /// Why.
         #[source]
         source: io::Error,
@@ -188,9 +211,14 @@ pub enum LoadError {
         pid: u32,
         /// How it ended.
         status: String,
-        /// What it said.
+        /// What it said, or what its end means.
         reason: String,
+        /// Who ended it.
+        owner: Owner,
     },
+    /// A group's process cannot be waited for.
+    #[error("the process of a group cannot be waited for")]
+    Wait(#[source] io::Error),
     /// The kernel gave cookies that cannot be right.
     #[error("{0}")]
     Cookie(String),
@@ -200,25 +228,10 @@ pub enum LoadError {
     /// The virtual machines of the nested target cannot be measured.
     #[error(transparent)]
     Nested(#[from] NestedError),
+    /// The trace could not be stopped at a hit.
+    #[error("the files that stop the trace cannot be opened")]
+    TraceFiles(#[source] io::Error),
     /// The observer could not take a result.
     #[error("results cannot be handed on")]
     Observer(#[from] io::Error),
-}
-
-impl LoadError {
-    /// Whose fault it is.
-    pub fn kind(&self) -> FailureKind {
-        match self {
-            Self::Spec(_) | Self::Shared(_) => FailureKind::Usage,
-            Self::NoTscFrequency | Self::NotReady { .. } | Self::NotEnded { .. } => {
-                FailureKind::Kernel
-            }
-            Self::Cookie(_) => FailureKind::Kernel,
-            Self::Meter(error) => error.kind(),
-            Self::Nested(error) => error.kind(),
-            Self::NoRdtscp | Self::Spawn { .. } | Self::GroupDied { .. } | Self::Observer(_) => {
-                FailureKind::Internal
-            }
-        }
-    }
 }

@@ -245,6 +245,7 @@ fn allocate(file: &mut File, bytes: usize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Owner;
     use crate::{cpus::CpuSet, load::slots::State};
     use std::sync::atomic::Ordering::Relaxed;
 
@@ -262,9 +263,9 @@ mod tests {
         assert_eq!((two.groups().len(), two.threads().len()), (2, 6));
         assert_eq!(two.records(5).len(), 5);
         assert_eq!(two.records(6).len(), 0);
-        two.groups()[1].failure.set("no way");
-        assert_eq!(one.groups()[1].failure.get().as_deref(), Some("no way"));
-        assert_eq!(one.groups()[0].failure.get(), None);
+        two.groups()[1].fail(Owner::Host, "no way");
+        assert_eq!(one.groups()[1].failure(), Some((Owner::Host, "no way".into())));
+        assert_eq!(one.groups()[0].failure(), None);
         let cpus: CpuSet = "0,63-64,1023".parse().unwrap();
         two.threads()[5].set_affinity(&cpus);
         two.threads()[5].set_state(State::Done);

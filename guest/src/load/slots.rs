@@ -15,7 +15,10 @@ use gaps::{
 };
 
 use super::{account::ThreadAccount, futex};
-use crate::cpus::{CpuSet, MAX_CPUS};
+use crate::{
+    cpus::{CpuSet, MAX_CPUS},
+    error::Owner,
+};
 
 /// A cache line pair of its own for something that others must not be slowed down by.
 #[derive(Debug, Default)]
@@ -113,10 +116,25 @@ impl Text {
 #[derive(Debug, Default)]
 #[repr(C, align(128))]
 pub struct GroupSlot {
-    /// Why it cannot go on.
-    pub failure: Text,
+    failure: Text,
+    /// Number of the failure's owner, before the text.
+    owner: AtomicU32,
     /// What it had to do without.
     pub note: Text,
+}
+
+impl GroupSlot {
+    /// Tells the supervisor why the process cannot go on.
+    pub fn fail(&self, owner: Owner, text: &str) {
+        self.owner.store(owner as u32, Relaxed);
+        self.failure.set(text);
+    }
+
+    /// Why it cannot, and whose fault that is, if it has told.
+    pub fn failure(&self) -> Option<(Owner, String)> {
+        let text = self.failure.get()?;
+        Some((Owner::from_number(self.owner.load(Relaxed)).unwrap_or(Owner::Internal), text))
+    }
 }
 
 /// Where a thread stands.

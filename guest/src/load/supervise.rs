@@ -19,10 +19,10 @@ use gaps::{
 };
 
 use super::{
-    LoadError, Observer, Outcome, Prepared, Surroundings, futex,
+    Ground, LoadError, Observer, Outcome, Prepared, Surroundings, check_cpus, futex,
     group::{GROUP_COMMAND, GroupPlan},
     shared::{Shared, Size},
-    slots::{State, ThreadSlot},
+    slots::{GroupSlot, State, ThreadSlot},
     thread::as_ns,
     watch::{Accounts, Watch},
 };
@@ -56,7 +56,8 @@ pub fn run(
     surroundings: &Surroundings,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, LoadError> {
-    validate(spec, &CpuSet::online()?)?;
+    validate(spec)?;
+    check_cpus(&spec.cpus, &CpuSet::online().map_err(LoadError::Cpus)?, &surroundings.ground)?;
     if !tsc::has_rdtscp() {
         return Err(LoadError::NoRdtscp);
     }
@@ -80,7 +81,7 @@ pub fn run(
     Ok(Outcome { report: watch.report(sources), fault })
 }
 
-fn validate(spec: &LoadSpec, online: &CpuSet) -> Result<(), LoadError> {
+fn validate(spec: &LoadSpec) -> Result<(), LoadError> {
     let fail = |text: String| Err(LoadError::Spec(text));
     let threads = spec.threads();
     if !(1..=MAX_THREADS).contains(&threads) {
@@ -93,10 +94,8 @@ fn validate(spec: &LoadSpec, online: &CpuSet) -> Result<(), LoadError> {
     if spec.cpus.is_empty() {
         return fail("no CPUs for the load; name at least one".into());
     }
-    for &cpu in &spec.cpus {
-        if cpu >= MAX_CPUS || !online.contains(cpu) {
-            return fail(format!("CPU {cpu} is not online; the load must be on some of {online}"));
-        }
+    if let Some(cpu) = spec.cpus.iter().find(|cpu| **cpu >= MAX_CPUS) {
+        return fail(format!("CPU {cpu}: there are CPUs 0 to {} at most", MAX_CPUS - 1));
     }
     if spec.duration.is_zero() {
         return fail("the load must last longer than 0".into());
@@ -156,7 +155,10 @@ impl Drop for SharedFile {
 }
 
 /// The groups' processes; killed when dropped.
-pub struct Groups(Vec<Child>);
+pub struct Groups {
+    processes: Vec<Child>,
+    ground: Ground,
+}
 
 impl Groups {
     fn start(
@@ -165,7 +167,7 @@ impl Groups {
         shared: &Path,
         cost: Cost,
     ) -> Result<Self, LoadError> {
-        let mut groups = Self(Vec::new());
+        let mut groups = Self { processes: Vec::new(), ground: surroundings.ground.clone() };
         for ((index, own), members) in spec.groups.iter().enumerate().zip(spec.members()) {
             let group = GroupIndex::new(index);
             let plan = GroupPlan {
@@ -180,27 +182,32 @@ impl Groups {
                 cookie: surroundings.cookie && own.cookie,
                 cgroups: surroundings.cgroups.get(index).cloned().unwrap_or_default(),
                 trace: surroundings.trace.clone(),
+                owner: surroundings.ground.owner(),
             };
             let executable = &surroundings.executable;
-            let failed =
-                |source| LoadError::Spawn { group, executable: executable.clone(), source };
+            let failed = |source| LoadError::Spawn {
+                group,
+                executable: executable.clone(),
+                owner: surroundings.ground.owner(),
+                source,
+            };
             let plan = serde_json::to_string(&plan).map_err(|error| failed(error.into()))?;
             let mut command = Command::new(executable);
             command.arg(GROUP_COMMAND).arg(plan).stdin(Stdio::null());
-            groups.0.push(command.spawn().map_err(failed)?);
+            groups.processes.push(command.spawn().map_err(failed)?);
         }
         Ok(groups)
     }
 
     fn pids(&self) -> Vec<u32> {
-        self.0.iter().map(Child::id).collect()
+        self.processes.iter().map(Child::id).collect()
     }
 
     /// Those that have ended, for whatever reason.
     pub fn gone(&mut self) -> Vec<GroupIndex> {
         let ended = |child: &mut Child| matches!(child.try_wait(), Ok(Some(_)));
         let gone = self
-            .0
+            .processes
             .iter_mut()
             .enumerate()
             .filter_map(|(index, child)| ended(child).then(|| GroupIndex::new(index)));
@@ -209,20 +216,18 @@ impl Groups {
 
     /// An error when one has ended while some of its threads had not.
     pub fn check(&mut self, spec: &LoadSpec, shared: &Shared) -> Result<(), LoadError> {
-        for ((index, child), members) in self.0.iter_mut().enumerate().zip(spec.members()) {
-            let Some(status) = child.try_wait()? else { continue };
+        let processes = self.processes.iter_mut().enumerate();
+        for ((index, child), members) in processes.zip(spec.members()) {
+            let Some(status) = child.try_wait().map_err(LoadError::Wait)? else { continue };
             let threads = shared.threads().get(members).unwrap_or_default();
             if threads.iter().all(|thread| thread.state() == State::Done) {
                 continue;
             }
-            let slot = shared.groups().get(index);
-            let reason = slot.and_then(|slot| slot.failure.get());
-            return Err(LoadError::GroupDied {
-                group: GroupIndex::new(index),
-                pid: child.id(),
-                status: status.to_string(),
-                reason: reason.unwrap_or_else(|| "it gave no reason".into()),
-            });
+            let group = GroupIndex::new(index);
+            let told = shared.groups().get(index).and_then(GroupSlot::failure);
+            let (owner, reason) = told.unwrap_or_else(|| self.ground.end_of_process(status));
+            let (pid, status) = (child.id(), status.to_string());
+            return Err(LoadError::GroupDied { group, pid, status, reason, owner });
         }
         Ok(())
     }
@@ -230,12 +235,12 @@ impl Groups {
 
 impl Drop for Groups {
     fn drop(&mut self) {
-        for child in &mut self.0 {
+        for child in &mut self.processes {
             // It may have ended by itself, as it should.
             let _ = child.kill();
         }
         let deadline = Instant::now() + ENDED;
-        for child in &mut self.0 {
+        for child in &mut self.processes {
             // Bounded: a process stuck in the kernel must not keep us from reporting it.
             while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
                 thread::sleep(Duration::from_millis(1));

@@ -28,7 +28,7 @@ use self::tracer::{Kernels, Tracer};
 use crate::{
     job::{LoadSpec, MeterKind, MeterSpec},
     load::{self, LoadError, Observer, Outcome, Surroundings},
-    wire::{FailureKind, MeterFacts},
+    wire::MeterFacts,
 };
 
 /// Why a meter cannot be used.
@@ -91,15 +91,6 @@ impl MeterError {
         let there = std::fs::read_to_string(root.join("available_tracers")).unwrap_or_default();
         let there = if there.trim().is_empty() { "none" } else { there.trim() }.to_owned();
         Self::Absent { meter: which.name(), there, config: which.config() }
-    }
-
-    /// Whose fault it is.
-    pub fn kind(&self) -> FailureKind {
-        match self {
-            Self::Spec(_) => FailureKind::Usage,
-            Self::Absent { .. } | Self::NoMode { .. } => FailureKind::Kernel,
-            Self::File { .. } | Self::Refused { .. } => FailureKind::Kernel,
-        }
     }
 }
 

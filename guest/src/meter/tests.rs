@@ -12,10 +12,11 @@ use super::{
     tracer::Kernels,
 };
 use crate::{
+    error::Owner,
     index::Kind,
     job::{LoadSpec, MeterKind, MeterMode, MeterSpec},
     testing::{groups, tree},
-    wire::{FailureKind, MeterReport},
+    wire::MeterReport,
 };
 
 /// Written by Linux 6.12 in a machine of ours.
@@ -397,7 +398,7 @@ fn a_meter_that_is_missing_names_what_it_needs_and_auto_goes_without() {
         let error = set_up(&spec(kind), root.path()).unwrap_err();
         let text = error.to_string();
         assert!(text.contains(config) && text.contains("function nop"), "{text}");
-        assert_eq!(error.kind(), FailureKind::Kernel);
+        assert_eq!(error.owner(), Owner::Kernel);
     }
     let auto = set_up(&spec(MeterKind::Auto), root.path()).unwrap();
     assert_eq!(auto.facts().kind, "rdtsc");
@@ -453,6 +454,6 @@ fn windows_that_cannot_be_are_the_users_fault() {
             ..spec(MeterKind::Hwlat)
         };
         let error = set_up(&spec, Path::new("/nonexistent")).unwrap_err();
-        assert_eq!(error.kind(), FailureKind::Usage, "{error}");
+        assert_eq!(error.owner(), Owner::Request, "{error}");
     }
 }

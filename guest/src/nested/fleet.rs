@@ -10,9 +10,9 @@ use super::{
     link::Order,
     machine::{Event, Machine, Said},
     maker::Maker,
+    online,
 };
 use crate::{
-    cpus::CpuSet,
     job::{LoadSpec, NestedSpec},
     load::{LoadError, Observer, Surroundings},
     wire::{Gap, ThresholdHit, VmPhase},
@@ -50,7 +50,7 @@ impl<'a> Fleet<'a> {
         let began = Instant::now();
         let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
         let spread =
-            if spec.boot_confined { load.cpus.clone() } else { CpuSet::online()?.iter().collect() };
+            if spec.boot_confined { load.cpus.clone() } else { online()?.iter().collect() };
         let next_word = began + SECOND;
         let fleet = Self {
             spec,

@@ -20,6 +20,7 @@ use super::{
     link::Order,
     machine::Machine,
     maker::Maker,
+    online,
     report::Measured,
 };
 use crate::{
@@ -55,7 +56,8 @@ pub fn run(
     fleet.confine()?;
     let prepared = fleet.prepared(choice, surroundings)?;
     fleet.observer.prepared(&prepared)?;
-    let trace = surroundings.trace.as_ref().map(TraceFiles::open).transpose()?;
+    let trace = surroundings.trace.as_ref().map(TraceFiles::open).transpose();
+    let trace = trace.map_err(LoadError::TraceFiles)?;
     let begin = Anchor::now();
     let measured = fleet.measure(choice, trace.as_ref())?;
     let sources = Sources { slope_khz: begin.slope_khz(&Anchor::now()), ..sources };
@@ -283,7 +285,7 @@ impl Fleet<'_> {
         self.order_all(&Order::Memory);
         self.order_all(&Order::Stop);
         // Nothing is measured any more: whoever reports may do it on all CPUs.
-        let all: Vec<u32> = CpuSet::online()?.iter().collect();
+        let all: Vec<u32> = online()?.iter().collect();
         let cpus = (0..self.spec.vcpus).map(|_| all.clone()).collect();
         self.order_all(&Order::Confine { cpus });
         let deadline = Instant::now() + FINISHED;

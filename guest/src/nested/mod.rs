@@ -25,7 +25,7 @@ use thiserror::Error;
 
 pub use measure::{require_kvm, run};
 
-use crate::wire::FailureKind;
+use crate::{cpus::CpuSet, load::LoadError};
 
 /// Why there is nothing to measure.
 #[derive(Debug, Error)]
@@ -59,15 +59,7 @@ pub enum NestedError {
     Confine(String),
 }
 
-impl NestedError {
-    /// Whose fault it is.
-    pub fn kind(&self) -> FailureKind {
-        match self {
-            Self::NoKvm(_) | Self::Prepare(_) | Self::Memfd(_) | Self::NoneUp(_) => {
-                FailureKind::Kernel
-            }
-            Self::Confine(_) => FailureKind::Kernel,
-            Self::Launch { .. } => FailureKind::Internal,
-        }
-    }
+/// The CPUs that are online.
+fn online() -> Result<CpuSet, LoadError> {
+    CpuSet::online().map_err(LoadError::Cpus)
 }

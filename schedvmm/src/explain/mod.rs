@@ -14,10 +14,12 @@ use std::path::Path;
 use ftrace::attribution::{Clause, Culprit, Explanation, Part};
 use serde::Serialize;
 
+use guest::error::Owner;
+
 use crate::co_run::CoRun;
 use crate::progress::Progress;
 use crate::result::RunResult;
-use crate::status::{ExitStatus, Failure, OrFail};
+use crate::status::{Failure, OrFail};
 use crate::stored::{Numbers, Stored, StoredGap};
 
 /// Version of what `schedvmm explain --json` prints.
@@ -30,8 +32,8 @@ pub const SCHEMA: &str = "schedvmm-explanation/2";
 /// The trace cannot be read or compared with the gaps.
 pub fn complete(result: &mut RunResult, progress: &Progress) -> Result<(), Failure> {
     let Some(path) = result.trace.file.clone() else { return Ok(()) };
-    let value = serde_json::to_value(&*result).or_fail(ExitStatus::Internal)?;
-    let stored: Stored = serde_json::from_value(value).or_fail(ExitStatus::Internal)?;
+    let value = serde_json::to_value(&*result).or_fail(Owner::Internal)?;
+    let stored: Stored = serde_json::from_value(value).or_fail(Owner::Internal)?;
     let question = Question::new(&stored, Path::new(&path), progress)?;
     if let Some(gap) = stored.threshold_hit.or(stored.longest_gap) {
         result.explanation = Some(question.explain(&gap)?.0);

@@ -11,7 +11,7 @@ use guest::index::Kind;
 
 use super::Explained;
 use crate::progress::Progress;
-use crate::status::{ExitStatus, Failure, OrFail};
+use crate::status::Failure;
 use crate::stored::{Numbers, Stored, StoredGap};
 use crate::units;
 
@@ -39,9 +39,9 @@ impl Question {
     /// # Errors
     /// The trace cannot be read, or its clock is not the one of the gaps.
     pub fn new(stored: &Stored, trace: &Path, progress: &Progress) -> Result<Self, Failure> {
-        let (trace, torn) = open(trace).or_fail(ExitStatus::Usage)?;
+        let (trace, torn) = open(trace)?;
         let clock = &trace.metadata().clock;
-        let usage = |text: String| Err(Failure::new(ExitStatus::Usage, text));
+        let usage = |text: String| Err(Failure::request(text));
         if clock != CLOCK {
             return usage(format!(
                 "the clock of this trace is `{clock}`, and the gaps' is the TSC: they cannot be \
@@ -128,13 +128,13 @@ impl Question {
     /// # Errors
     /// The trace cannot be read, or the result does not know the gap's thread.
     pub fn explain(&self, gap: &StoredGap) -> Result<(Explained, Explanation), Failure> {
-        let mut found = self.explanations(&[*gap]).or_fail(ExitStatus::Usage)?;
+        let mut found = self.explanations(&[*gap])?;
         let Some(found) = found.pop() else {
             let text = format!(
                 "the result does not say which thread of the kernel {} was",
                 gap.who.name(self.kind)
             );
-            return Err(Failure::new(ExitStatus::Usage, text));
+            return Err(Failure::request(text));
         };
         Ok((Explained::new(self, gap, &found), found))
     }

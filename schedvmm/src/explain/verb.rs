@@ -14,7 +14,7 @@ use super::whole::Whole;
 use super::{Explained, Question, SCHEMA, text};
 use crate::cli::ExplainArgs;
 use crate::progress::Progress;
-use crate::status::{ExitStatus, Failure, OrFail};
+use crate::status::{ExitStatus, Failure};
 use crate::stored::{self, Stored, StoredGap};
 
 /// Explains a gap of a result.
@@ -30,7 +30,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
     }
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = if args.run {
-        let whole = Whole::read(&question).or_fail(ExitStatus::Usage)?;
+        let whole = Whole::read(&question)?;
         if args.json {
             write_json(&question, &path, "run", &whole, &mut out)
         } else {
@@ -50,7 +50,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
     match printed.and_then(|()| Ok(out.flush()?)) {
         // A closed stdout takes the text; the status tells all the same.
         Ok(()) | Err(FtraceError::Write(_)) => Ok(ExitStatus::Pass),
-        Err(error) => Err(error).or_fail(ExitStatus::Usage),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -77,7 +77,7 @@ fn torn(question: &Question) -> String {
 
 /// The gap that was asked for.
 fn choose(args: &ExplainArgs, stored: &Stored, folder: &Path) -> Result<StoredGap, Failure> {
-    let usage = |text: String| Failure::new(ExitStatus::Usage, text);
+    let usage = |text: String| Failure::request(text);
     if let Some(number) = args.gap {
         let gaps = stored::gaps(folder, stored)?;
         let gap = number.checked_sub(1).and_then(|index| gaps.get(index));
@@ -110,11 +110,11 @@ fn write_screen(
 fn write_perfetto(question: &Question, gaps: &[StoredGap], path: &Path) -> Result<(), Failure> {
     let fault = |error: FtraceError| {
         let text = format!("cannot write {}: {error}", path.display());
-        Failure::new(ExitStatus::Usage, text)
+        Failure::request(text)
     };
-    let begin = question.trace().begin().or_fail(ExitStatus::Usage)?.unwrap_or(u64::MAX);
+    let begin = question.trace().begin()?.unwrap_or(u64::MAX);
     let in_trace: Vec<_> = gaps.iter().filter(|gap| gap.tsc_end >= begin).copied().collect();
-    let found = question.explanations(&in_trace).or_fail(ExitStatus::Usage)?;
+    let found = question.explanations(&in_trace)?;
     let file = File::create(path).map_err(FtraceError::from).map_err(fault)?;
     let mut out = BufWriter::new(file);
     let (context, units) = (question.context(), question.units());

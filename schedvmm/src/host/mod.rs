@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use gaps::record::GapRecord;
 use gaps::tsc::clock_ns;
+use guest::error::Owner;
 use guest::job::Job;
 use guest::load::{self, LoadError, Observer, Outcome, Prepared};
 use guest::system;
@@ -25,7 +26,6 @@ use crate::cli::HostArgs;
 use crate::cli::ShowVm;
 use crate::compose::{self, Account, Target};
 use crate::deliver::{Checkpoints, Delivery};
-use crate::facts;
 use crate::folder::Folder;
 use crate::result::{self, Clock, KernelFacts, RunResult, Trace};
 use crate::run::plan;
@@ -33,9 +33,10 @@ use crate::session::{Event, Limits, Notice, Session};
 use crate::show::Show;
 use crate::signals::{self, OnLeave};
 use crate::sinks::TraceSink;
-use crate::status::{ExitStatus, Failure, OrFail};
+use crate::status::{ExitStatus, Failure, OrFail, chain};
 use crate::trace_file::{Arrival, TraceFile};
 use crate::verdict::{End, Verdict, judge};
+use crate::{facts, folder};
 
 /// Signals on their way to the load's supervisor.
 const EVENTS_IN_FLIGHT: usize = 16;
@@ -47,12 +48,12 @@ const EVENTS_IN_FLIGHT: usize = 16;
 pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     let begin = Instant::now();
     let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
-    signals::forward(events).or_fail(ExitStatus::Internal)?;
+    signals::forward(events).or_fail(Owner::Host)?;
     let plan = Prepare::plan(args)?;
+    folder::check(args.show.output.as_deref())?;
     TraceFile::check(args.trace.trace_file.as_deref())?;
     let started_utc = plan::started_utc();
-    let folder = Folder::create(args.show.output.as_deref(), &started_utc.replace(':', ""))
-        .or_fail(ExitStatus::Usage)?;
+    let folder = Folder::create(args.show.output.as_deref(), &started_utc.replace(':', ""))?;
     let trace_file = TraceFile::new(args.trace.trace_file.as_deref(), folder.path());
     let show = Show::new(plan::style(&args.show), ShowVm::None);
     // What is not measuring keeps off the CPUs that are measured, if there are others.
@@ -86,14 +87,14 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     run.built_ms = millis(begin);
     let end = run.measure(&plan);
     let decided = Instant::now();
-    let verdict = judge(&run.session, &end, compose::over_threshold(&run.session, &run.job), "");
+    let verdict = judge(&run.session, &run.job, &end, "");
     let mut phases = result::phases_ms(&run.session, run.built_ms, decided);
     phases.insert("total", millis(begin));
     let trace = std::mem::take(&mut run.trace);
     let mut result = Account { trace, ..run.account(&verdict, phases) }.result();
     Delivery { folder: &mut run.folder, session: &run.session, show: &run.show }
         .deliver(&mut result);
-    Ok(verdict.status)
+    Ok(verdict.answer.status())
 }
 
 fn limits(job: &Job) -> Limits {
@@ -222,9 +223,8 @@ impl Run {
             Err(error) => Some(error),
         };
         if let Some(error) = fault {
-            let kind = error.kind();
-            let text = Failure::new(ExitStatus::Internal, error).to_string();
-            self.tell(Message::Failed(wire::Failure { kind, text }));
+            let (owner, text) = (error.owner(), chain(error));
+            self.tell(Message::Failed(wire::Failure { owner, text }));
         }
         if let Some(setup) = &self.session.setup {
             self.notes.extend(setup.notes.iter().cloned());

@@ -9,17 +9,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use guest::cosched::{self, CoschedError};
+use guest::error::Owner;
 use guest::job::{CoschedRequest, Job, TraceSpec};
 use guest::load::Surroundings;
 use guest::trace::Tracing;
-use guest::wire::{self, FailureKind, KnobReport, Setup};
+use guest::wire::{self, KnobReport, Setup};
 use guest::{knobs, system};
 
 use crate::cli::HostArgs;
 use crate::placement;
 use crate::run::plan;
 use crate::signals::OnLeave;
-use crate::status::{ExitStatus, Failure};
+use crate::status::Failure;
 
 /// A run before it begins.
 pub struct Prepare {
@@ -49,15 +50,18 @@ impl Prepare {
     /// # Errors
     /// Options that contradict each other or make no sense here.
     pub fn plan(args: &HostArgs) -> Result<Self, Failure> {
-        let usage = |text: String| Failure::new(ExitStatus::Usage, text);
+        let usage = |text: String| Failure::request(text);
         let (cpus, chosen) = match &args.load.load_cpus {
             Some(list) => (list.0.clone(), "as asked"),
             None => (placement::last_core(), "the last core"),
         };
         if cpus.is_empty() {
-            return Err(usage(
-                "no core of this machine may be used as a whole; name CPUs with --load-cpus".into(),
+            return Err(Failure::host(
+                "no core of this machine may be used as a whole; name CPUs with --load-cpus",
             ));
+        }
+        if args.load.load_cpus.is_some() {
+            placement::check("--load-cpus", &cpus)?;
         }
         let cpus = cpus.into_iter().filter_map(|cpu| u32::try_from(cpu).ok()).collect();
         // Nothing of this machine is tuned unless it is asked for.
@@ -93,21 +97,21 @@ impl Prepare {
     /// # Errors
     /// What was asked for by name and cannot be had.
     pub fn ready(&self) -> Result<Ready, wire::Failure> {
-        let failure = |kind, text: String| wire::Failure { kind, text };
+        let failure = |owner, text: String| wire::Failure { owner, text };
         let (cookie, cosched_note) = match (self.job.cosched, cosched::probe_prctl()) {
             (CoschedRequest::None, _) => (false, None),
             (_, Ok(())) => (true, None),
             (request, Err(source)) => {
                 let text = CoschedError::Prctl { source }.to_string();
                 if request == CoschedRequest::Prctl {
-                    return Err(failure(FailureKind::Kernel, text));
+                    return Err(failure(Owner::Kernel, text));
                 }
                 (false, Some(text))
             }
         };
         let root = Path::new("/");
         let (knobs, before) = knobs::apply_for_a_while(root, &self.job.tune)
-            .map_err(|error| failure(FailureKind::Usage, error.to_string()))?;
+            .map_err(|error| failure(Owner::Request, error.to_string()))?;
         let mut setup = Setup {
             cosched: if cookie { "prctl" } else { "none" }.into(),
             cosched_note,
@@ -268,6 +272,7 @@ mod tests {
 
     use super::*;
     use crate::cli::{Cli, Verb};
+    use crate::status::ExitStatus;
 
     fn plan(words: &[&str]) -> Result<Prepare, Failure> {
         let words = ["schedvmm", "host"].iter().chain(words);
@@ -291,7 +296,7 @@ mod tests {
     fn what_cannot_be_here_is_a_usage_error() {
         for words in [["--cosched", "tag"], ["--groups", "0"], ["--tune", "nonsense=1"]] {
             let failure = plan(&words).err().expect("refused");
-            assert_eq!(failure.status, ExitStatus::Usage, "{words:?}");
+            assert_eq!(failure.status(), ExitStatus::Usage, "{words:?}");
         }
     }
 

@@ -59,28 +59,32 @@ pub fn render(saved: &Saved, why: &Result<Why, String>) -> Markup {
 /// A verdict in words.
 struct Verdict {
     class: &'static str,
-    word: &'static str,
+    word: String,
     text: String,
 }
 
 fn verdict(saved: &Saved) -> Verdict {
     let threshold = saved.job.load.threshold_ns.map(show_ns);
-    let (class, word, text) = match saved.verdict.as_str() {
-        "pass" => (
-            "good",
-            "PASS",
-            match threshold {
-                Some(threshold) => format!("No gap over {threshold}."),
-                None => "No threshold was set.".into(),
-            },
-        ),
-        "over-threshold" => {
-            let over = threshold.unwrap_or_else(|| "the threshold".into());
-            ("bad", "OVER THRESHOLD", format!("A gap over {over}."))
+    let without = if saved.cosched.is_missing() { ", without cookies" } else { "" };
+    let neutral = |word: &str, text: &str| ("neutral", word.to_owned(), text.to_owned());
+    let (class, word, text) = match (saved.verdict.as_str(), &threshold) {
+        ("pass", Some(threshold)) => {
+            // Nothing was tried of what the kernel is most often asked for.
+            let class = if without.is_empty() { "good" } else { "neutral" };
+            (class, format!("PASS{without}"), format!("No gap over {threshold}."))
         }
-        "interrupted" => ("neutral", "INTERRUPTED", "The run was ended before its time.".into()),
-        "untestable" => ("neutral", "UNTESTABLE", "This kernel could not be tested.".into()),
-        _ => ("neutral", "UNKNOWN", "The result has no verdict that this program knows.".into()),
+        // Older versions called that a pass.
+        ("measured" | "pass", _) => neutral(&format!("MEASURED{without}"), "No threshold was set."),
+        ("over-threshold", _) => {
+            let over = threshold.as_deref().unwrap_or("the threshold");
+            ("bad", format!("OVER THRESHOLD{without}"), format!("A gap over {over}."))
+        }
+        ("interrupted", _) => neutral("INTERRUPTED", "The run was ended before its time."),
+        ("untestable", _) => neutral("UNTESTABLE", "This kernel could not be tested."),
+        ("usage-error", _) => neutral("USAGE ERROR", "The request cannot be met."),
+        ("host-error", _) => neutral("HOST ERROR", "This host could not do it."),
+        ("internal-error", _) => neutral("INTERNAL ERROR", "This is a defect of schedvmm."),
+        _ => neutral("UNKNOWN", "The result has no verdict that this program knows."),
     };
     Verdict { class, word, text }
 }
@@ -221,7 +225,12 @@ mod tests {
                 meter: Some(Meter { kind: word() }),
                 ..Vm::default()
             }],
-            cosched: Cosched { mechanism: Some(word()), note: Some(word()), cookies: vec![] },
+            cosched: Cosched {
+                requested: word(),
+                mechanism: Some(word()),
+                note: Some(word()),
+                cookies: vec![],
+            },
             setup: Some(Setup { scheduler: json!({ HOSTILE: HOSTILE }), ..Setup::default() }),
             kernel: json!({ "release": HOSTILE, "version": HOSTILE, "cmdline": HOSTILE }),
             machine: json!({ "summary": HOSTILE }),
@@ -238,6 +247,26 @@ mod tests {
         assert!(!page.contains("<script") && !page.contains("<img"), "{page}");
         assert_eq!(page.matches("</style>").count(), 1);
         assert!(page.matches("&lt;script&gt;").count() >= 12);
+    }
+
+    #[test]
+    fn a_verdict_says_what_was_not_tried() {
+        let word = |verdict: &str, threshold_ns, mechanism: &str| {
+            let mut saved = Saved { verdict: verdict.into(), ..Saved::default() };
+            saved.job.load.threshold_ns = threshold_ns;
+            saved.cosched.requested = "auto".into();
+            saved.cosched.mechanism = Some(mechanism.into());
+            super::verdict(&saved).word
+        };
+        assert_eq!(word("pass", Some(1), "prctl"), "PASS");
+        assert_eq!(word("pass", Some(1), "none"), "PASS, without cookies");
+        assert_eq!(word("over-threshold", Some(1), "none"), "OVER THRESHOLD, without cookies");
+        assert_eq!(word("measured", None, "prctl"), "MEASURED");
+        // A result of an older version.
+        assert_eq!(word("pass", None, "prctl"), "MEASURED");
+        for answer in ["untestable", "usage-error", "host-error", "internal-error"] {
+            assert_eq!(word(answer, None, "prctl"), answer.replace('-', " ").to_uppercase());
+        }
     }
 
     #[test]

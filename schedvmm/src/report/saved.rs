@@ -65,6 +65,7 @@ pub struct Gap {
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct Cosched {
+    pub requested: String,
     pub mechanism: Option<String>,
     pub note: Option<String>,
     pub cookies: Vec<u64>,
@@ -214,6 +215,13 @@ pub struct Meter {
 pub struct Tsc {
     pub khz: u64,
     pub source: Value,
+}
+
+impl Cosched {
+    /// Whether `auto` found no way to give cookies.
+    pub fn is_missing(&self) -> bool {
+        self.requested == "auto" && self.mechanism.as_deref() == Some("none")
+    }
 }
 
 impl Saved {

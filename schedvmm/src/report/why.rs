@@ -11,7 +11,7 @@ use ftrace::{Lanes, lanes};
 use super::saved::{Gap, Saved};
 use crate::explain::{Explained, Question};
 use crate::progress::Progress;
-use crate::status::{ExitStatus, Failure, OrFail};
+use crate::status::Failure;
 use crate::stored::{Stored, StoredGap};
 
 /// Pieces of a thread's time, or of a CPU's, that are kept.
@@ -62,7 +62,7 @@ pub fn read(saved: &Saved, gap: &Gap, stored: &Stored, folder: &Path) -> Result<
     let margin = gap.tsc_end.saturating_sub(gap.tsc_begin) / MARGIN;
     let wide = gap.tsc_begin.saturating_sub(margin)..gap.tsc_end.saturating_add(margin);
     let lanes = question.reading("picture", |trace| lanes(trace, wide.clone(), &cpus, MAX_PIECES));
-    let lanes = lanes.or_fail(ExitStatus::Usage)?;
+    let lanes = lanes?;
     // What is beyond the trace's ends shows nothing.
     let begin = lanes.first.map_or(gap.tsc_begin, |first| first.clamp(wide.start, gap.tsc_begin));
     let end = lanes.last.map_or(gap.tsc_end, |last| last.clamp(gap.tsc_end, wide.end));
@@ -71,7 +71,7 @@ pub fn read(saved: &Saved, gap: &Gap, stored: &Stored, folder: &Path) -> Result<
     let all = |&tid: &i32| ftrace::attribution::Gap { tid, begin: window.start, end: window.end };
     let asked: Vec<_> = context.groups.keys().take(MAX_THREADS).map(all).collect();
     let threads = question.reading("threads", |trace| explain(trace, &asked, &context));
-    let threads = threads.or_fail(ExitStatus::Usage)?;
+    let threads = threads?;
     let (units, torn) = (question.units(), question.torn().map(str::to_owned));
     Ok(Why { units, torn, explained, gap: found, threads, lanes, window, context })
 }

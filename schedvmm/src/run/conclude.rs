@@ -16,7 +16,7 @@ use crate::footprint;
 use crate::result::{self, RunResult, Trace, VmResult};
 use crate::status::ExitStatus;
 use crate::trace_file::Arrival;
-use crate::verdict::{Answer, End, Verdict, judge};
+use crate::verdict::{End, Verdict, judge};
 
 impl Attempt {
     /// Judges, writes, shows.
@@ -28,8 +28,7 @@ impl Attempt {
         begin: Instant,
     ) -> ExitStatus {
         self.host_evidence.settle(&mut self.session);
-        let over = compose::over_threshold(&self.session, &self.plan.job);
-        let verdict = judge(&self.session, end, over, &self.tail.text());
+        let verdict = judge(&self.session, &self.plan.job, end, &self.tail.text());
         let trace = self.trace();
         footprint::give_back();
         self.describe_ends(&ends);
@@ -41,10 +40,10 @@ impl Attempt {
         result.vms = result::vms(&self.session, of, |vm| self.folder.vm_log_tail(vm));
         Delivery { folder: &mut self.folder, session: &self.session, show: &self.show }
             .deliver(&mut result);
-        if verdict.answer == Answer::Untestable {
+        if verdict.answer.is_failure() {
             self.explain(&ends, &result.vms);
         }
-        verdict.status
+        verdict.answer.status()
     }
 
     /// The result as it would be if the run ended now.

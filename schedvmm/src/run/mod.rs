@@ -37,6 +37,7 @@ use crate::status::{ExitStatus, Failure, OrFail};
 use crate::trace_file::TraceFile;
 use crate::verdict::End;
 use crate::{facts, footprint, machine, signals};
+use guest::error::Owner;
 
 /// Name of the console port.
 const CONSOLE_PORT: &str = "schedvmm.console";
@@ -55,7 +56,7 @@ const STOP_BEAT: Duration = Duration::from_millis(1);
 pub fn run(args: &RunArgs) -> Result<ExitStatus, Failure> {
     let begin = Instant::now();
     let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
-    signals::forward(events.clone()).or_fail(ExitStatus::Internal)?;
+    signals::forward(events.clone()).or_fail(Owner::Host)?;
     let plan = Plan::make(args)?;
     sched::keep_off(&plan.placement.pins);
     let mut attempt = Attempt::prepare(plan, events)?;
@@ -90,7 +91,11 @@ struct Attempt {
 impl Attempt {
     /// From the plan to the first guest instruction.
     fn prepare(mut plan: Plan, events: SyncSender<Event>) -> Result<Self, Failure> {
-        let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).or_fail(ExitStatus::Host)?;
+        let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).or_else(|error| {
+            // A kernel that is bad is bad on any host.
+            machine::kernel(&plan.kernel_path)?;
+            Err(Failure::from(error))
+        })?;
         let vendor = plan.args.nested.nested.then(|| nested::vendor_of(&hypervisor)).transpose()?;
         // The probe runs beside the reading of the kernel: it costs no time of its own.
         let (probed, kernel) = thread::scope(|scope| {
@@ -103,16 +108,11 @@ impl Attempt {
         match probed {
             Ok(Ok(facts)) => plan.job.know_tsc(facts.tsc_khz.into()),
             Ok(Err(undecided @ ProbeError::Undecided(_))) => notes.push(undecided.to_string()),
-            Ok(Err(error)) => return Err(error).or_fail(ExitStatus::Host),
-            Err(_) => return Err(Failure::new(ExitStatus::Internal, "the KVM probe panicked")),
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => return Err(Failure::internal("the KVM probe panicked")),
         }
-        let stamp = plan.started_utc.replace(':', "");
-        let folder =
-            Folder::create(plan.args.show.output.as_deref(), &stamp).or_fail(ExitStatus::Usage)?;
-        let trace_file = TraceFile::new(plan.args.trace.trace_file.as_deref(), folder.path());
-
         let console = ConsoleRing::default();
-        let (trace_sink, trace_written) = TraceSink::new(trace_file.raw().to_owned());
+        let (trace_sink, trace_path, trace_written) = TraceSink::later();
         let ports = ports(console.clone(), events.clone(), trace_sink);
         let config = plan.config(kernel.version());
         let trace_memory = plan.trace_memory(kernel.version());
@@ -125,16 +125,18 @@ impl Attempt {
         let vm = Vm::build(&hypervisor, &config, parts)
             .map_err(|error| machine::build_failure(&plan.kernel_path, error))?;
         drop(initrd);
-        let lint = vm
-            .lint()
-            .map_err(|error| machine::unusable(&plan.kernel_path, error))
-            .or_fail(ExitStatus::Untestable)?;
+        let lint = vm.lint().map_err(|error| machine::unusable(&plan.kernel_path, error))?;
         if let Some(vendor) = vendor {
             // A packed kernel tells nothing; the agent in it will.
             nested::check_kernel(&lint, |text| vm.kernel_has(text) != Some(false), vendor)
-                .map_err(|error| machine::unusable(&plan.kernel_path, error))
-                .or_fail(ExitStatus::Untestable)?;
+                .map_err(|error| machine::unusable(&plan.kernel_path, error))?;
         }
+        // Only now: what can be refused has been.
+        let stamp = plan.started_utc.replace(':', "");
+        let folder = Folder::create(plan.args.show.output.as_deref(), &stamp)?;
+        let trace_file = TraceFile::new(plan.args.trace.trace_file.as_deref(), folder.path());
+        // Nobody else has told it a place.
+        let _ = trace_path.set(trace_file.raw().to_owned());
         notes.extend(plan.placement.note.clone());
         notes.extend(vm.kernel().note.clone());
         let facts = KernelFacts {
@@ -156,12 +158,10 @@ impl Attempt {
         show.phase("boot", limits.boot.as_secs());
         let session = Session::new(limits, Instant::now());
         footprint::give_back();
-        let running = vm
-            .start(move |end| {
-                // Nobody listens any more once the run has ended.
-                let _ = events.send(Event::Vcpu(end));
-            })
-            .map_err(machine::start_failure)?;
+        let running = vm.start(move |end| {
+            // Nobody listens any more once the run has ended.
+            let _ = events.send(Event::Vcpu(end));
+        })?;
         let host_evidence = plan.host_evidence(&running, tsc);
         let mut attempt = Self {
             plan,
@@ -263,7 +263,7 @@ impl Attempt {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    return End::Garbled("all threads of the machine are gone".into());
+                    return End::Gone;
                 }
             }
             let now = Instant::now();

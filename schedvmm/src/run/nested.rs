@@ -16,7 +16,7 @@ use vmm::x86_64::lint::{Lint, LintError};
 
 use crate::cli::{Idle, MachineArgs, Pages, RunArgs};
 use crate::machine;
-use crate::status::{ExitStatus, Failure, OrFail};
+use crate::status::Failure;
 
 /// Each second-level guest is one core of two threads.
 const L2: Topology = Topology { cpus: 2, threads_per_core: 2 };
@@ -35,7 +35,7 @@ const BARRIER: Duration = Duration::from_secs(120);
 /// Options that make no sense.
 pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
     let nested = &args.nested;
-    let usage = |text: String| Err(Failure::new(ExitStatus::Usage, text));
+    let usage = |text: String| Err(Failure::request(text));
     if !(1..=MOST_VMS).contains(&nested.l2_count) {
         return usage(format!("--l2-count {}: give 1 to {MOST_VMS}", nested.l2_count));
     }
@@ -70,6 +70,7 @@ pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
         })),
         nested: None,
         wait_for_go: Some(nested.l2_boot_timeout.saturating_add(BARRIER)),
+        cpu_limit: None,
     };
     let cmdlines = (1..=nested.l2_count).map(|vm| {
         let append = nested.l2_append.iter().filter(|words| words.is_for(vm));
@@ -140,7 +141,7 @@ impl Vendor {
 /// # Errors
 /// As for [`vendor`].
 pub fn vendor_of(hypervisor: &Hypervisor) -> Result<Vendor, Failure> {
-    let supported = hypervisor.supported_cpuid().or_fail(ExitStatus::Host)?;
+    let supported = hypervisor.supported_cpuid()?;
     let ecx =
         |leaf| supported.iter().find(|entry| entry.function == leaf).map_or(0, |entry| entry.ecx);
     vendor(ecx, Path::new("/sys"))
@@ -162,20 +163,16 @@ pub fn vendor(supported: impl Fn(u32) -> u32, sysfs: &Path) -> Result<Vendor, Fa
         let parameter = sysfs.join("module").join(module).join("parameters/nested");
         let value = fs::read_to_string(&parameter).unwrap_or_default();
         if matches!(value.trim(), "N" | "0") {
-            return Err(Failure::new(
-                ExitStatus::Host,
-                format!(
-                    "nesting is off on this host ({} is {}): switch it on with `modprobe -r \
+            return Err(Failure::host(format!(
+                "nesting is off on this host ({} is {}): switch it on with `modprobe -r \
                      {module} && modprobe {module} nested=1` while no machine runs, or for good \
                      with a line `options {module} nested=1` in /etc/modprobe.d/kvm.conf",
-                    parameter.display(),
-                    value.trim()
-                ),
-            ));
+                parameter.display(),
+                value.trim()
+            )));
         }
     }
-    Err(Failure::new(
-        ExitStatus::Host,
+    Err(Failure::host(
         "this host's KVM shows guests neither VMX nor SVM, so no guest can be a host in turn: \
          use a host with hardware virtualization of its own, or one whose own host allows it \
          nesting",
@@ -224,6 +221,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::status::ExitStatus;
 
     #[test]
     fn hosts_without_nesting_are_told_apart() {
@@ -232,7 +230,7 @@ mod tests {
         assert_eq!(vendor(with(VMX), none.path()).ok(), Some(Vendor::Intel));
         assert_eq!(vendor(with(SVM), none.path()).ok(), Some(Vendor::Amd));
         let error = vendor(|_| 0, none.path()).expect_err("no such CPU");
-        assert!(error.status == ExitStatus::Host && error.to_string().contains("neither VMX"));
+        assert!(error.status() == ExitStatus::Host && error.to_string().contains("neither VMX"));
         for module in ["kvm_intel", "kvm_amd"] {
             let sys = tempfile::tempdir().expect("tempdir");
             let parameters = sys.path().join("module").join(module).join("parameters");

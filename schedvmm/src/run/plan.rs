@@ -19,7 +19,7 @@ use crate::placement::{self, Placement};
 use crate::session::Limits;
 use crate::shape::Shape;
 use crate::show::Style;
-use crate::status::{ExitStatus, Failure, OrFail};
+use crate::status::Failure;
 use crate::trace_file::TraceFile;
 use crate::{folder, machine};
 
@@ -45,7 +45,7 @@ impl Plan {
     /// # Errors
     /// Options that contradict each other or make no sense.
     pub fn make(args: &RunArgs) -> Result<Self, Failure> {
-        let usage = |text: String| Failure::new(ExitStatus::Usage, text);
+        let usage = |text: String| Failure::request(text);
         // clap requires it for the main job.
         let kernel_path = args.kernel.clone().ok_or_else(|| usage("--kernel is missing".into()))?;
         let machine = &args.machine;
@@ -63,7 +63,7 @@ impl Plan {
         let mut job = job(&args.load, &args.trace, load_cpus, default_tune(&args.load))?;
         let meter = args.meter.spec();
         if let Some(meter) = &meter {
-            guest::meter::check(meter).or_fail(ExitStatus::Usage)?;
+            guest::meter::check(meter)?;
         }
         match meter {
             _ if args.nested.nested => nested::nest(&mut job, args)?,
@@ -79,6 +79,7 @@ impl Plan {
             }
             None => {}
         }
+        job.cpu_limit = limits_cpus(&machine.append).map(str::to_owned);
         let plan = Self {
             kernel_path,
             topology,
@@ -87,10 +88,14 @@ impl Plan {
             started_utc: started_utc(),
             args: args.clone(),
         };
-        plan.config(None).validate().or_fail(ExitStatus::Usage)?;
+        plan.config(None).validate()?;
+        if machine.pin.is_some() {
+            placement::check("--pin", &plan.placement.pins)?;
+        }
         if !args.nested.nested {
             check_size(args, &plan.job.load)?;
         }
+        folder::check(args.show.output.as_deref())?;
         TraceFile::check(args.trace.trace_file.as_deref())?;
         Ok(plan)
     }
@@ -209,9 +214,19 @@ fn check_size(args: &RunArgs, load: &LoadSpec) -> Result<(), Failure> {
             bytes >> 20,
             args.machine.memory
         );
-        return Err(Failure::new(ExitStatus::Usage, text));
+        return Err(Failure::request(text));
     }
     Ok(())
+}
+
+/// The word, among those for the kernel, by which it may leave CPUs of its machine offline.
+fn limits_cpus(words: &str) -> Option<&str> {
+    words.split_ascii_whitespace().find(|word| match word.split_once('=') {
+        Some(("maxcpus" | "nr_cpus" | "possible_cpus" | "nosmt" | "acpi", _)) => true,
+        Some(("mitigations", values)) => values.split(',').any(|value| value == "nosmt"),
+        Some(_) => false,
+        None => matches!(*word, "nosmt" | "nosmp" | "noapic" | "nolapic" | "disableapic"),
+    })
 }
 
 fn default_tune(load: &LoadArgs) -> Vec<TuneRequest> {
@@ -229,11 +244,18 @@ pub fn job(
     cpus: Vec<u32>,
     mut tune: Vec<TuneRequest>,
 ) -> Result<Job, Failure> {
+    if let Some(threshold) = load.threshold.0.filter(|threshold| *threshold < load.floor) {
+        return Err(Failure::request(format!(
+            "--threshold {threshold:?} is under --floor {:?}, from which on gaps are seen; raise \
+             the one or lower the other",
+            load.floor
+        )));
+    }
     let buffer_kib = u32::try_from(trace.trace_buffer)
-        .map_err(|_| Failure::new(ExitStatus::Usage, "--trace-buffer is too large"))?;
+        .map_err(|_| Failure::request("--trace-buffer is too large"))?;
     let dump = trace.trace_dump.into();
     for request in &load.tune {
-        guest::knobs::check(request).or_fail(ExitStatus::Usage)?;
+        guest::knobs::check(request)?;
     }
     let shape = Shape::choose(load, &cpus)?;
     // A knob given by the user replaces ours of the same name.
@@ -263,6 +285,7 @@ pub fn job(
         meter: None,
         nested: None,
         wait_for_go: None,
+        cpu_limit: None,
     })
 }
 
@@ -282,6 +305,7 @@ mod tests {
 
     use super::*;
     use crate::cli::Cli;
+    use crate::status::ExitStatus;
 
     fn plan(words: &[&str]) -> Result<Plan, Failure> {
         let args = ["schedvmm", "--kernel", "x"].iter().chain(words);
@@ -302,7 +326,7 @@ mod tests {
             ["--meter=rdtsc", "--cosched=prctl"],
         ] {
             let Err(failure) = plan(&words) else { panic!("{words:?} accepted") };
-            assert_eq!(failure.status, ExitStatus::Usage, "{words:?}");
+            assert_eq!(failure.status(), ExitStatus::Usage, "{words:?}");
             assert!(failure.to_string().len() > 20, "{failure}");
         }
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use guest::job::LoadSpec;
+use guest::job::{CoschedRequest, LoadSpec};
 use guest::noise::NoiseFloor;
 use guest::wire::MeterFacts;
 
@@ -132,8 +132,10 @@ fn load_line(load: &LoadSpec) -> String {
 
 fn cookie_line(result: &RunResult) -> String {
     let mechanism = result.cosched.mechanism.as_deref().unwrap_or("not set up");
+    let by_name = result.job.cosched == CoschedRequest::None && result.job.meter.is_none();
     match &result.cosched.note {
         Some(note) => format!("{mechanism} ({note})"),
+        None if mechanism == "none" && by_name => format!("{mechanism} (as asked)"),
         None => mechanism.to_owned(),
     }
 }
@@ -309,14 +311,17 @@ fn longest_line(result: &RunResult) -> String {
 
 /// The answer, and the reason for it.
 pub(super) fn verdict_line(result: &RunResult, threshold: Option<Duration>) -> String {
-    let line = match (result.verdict, threshold) {
-        (Answer::Pass, Some(threshold)) => format!("PASS: no gap over {threshold:?}"),
-        (Answer::Pass, None) => "PASS: no threshold was set".to_owned(),
-        (Answer::OverThreshold, threshold) => {
-            format!("OVER THRESHOLD: a gap over {:?}", threshold.unwrap_or_default())
-        }
-        (Answer::Untestable, _) => "UNTESTABLE".to_owned(),
-        (Answer::Interrupted, _) => "INTERRUPTED".to_owned(),
+    let without = if result.cosched.missing { ", without cookies" } else { "" };
+    let threshold = threshold.unwrap_or_default();
+    let line = match result.verdict {
+        Answer::Pass => format!("PASS{without}: no gap over {threshold:?}"),
+        Answer::Measured => format!("MEASURED{without}: no threshold was set"),
+        Answer::OverThreshold => format!("OVER THRESHOLD{without}: a gap over {threshold:?}"),
+        Answer::Untestable => "UNTESTABLE".to_owned(),
+        Answer::Interrupted(_) => format!("INTERRUPTED{without}"),
+        Answer::UsageError => "USAGE ERROR".to_owned(),
+        Answer::HostError => "HOST ERROR".to_owned(),
+        Answer::InternalError => "INTERNAL ERROR".to_owned(),
     };
     if result.reason.is_empty() { line } else { format!("{line}: {}", result.reason) }
 }

@@ -22,12 +22,17 @@ pub fn schedvmm(dir: &Path, words: &[&str]) -> Command {
 }
 
 /// Runs it to its end, and not beyond the deadline.
-pub fn finish(mut child: Child) -> Output {
-    let end = Instant::now() + DEADLINE;
+pub fn finish(child: Child) -> Output {
+    finish_within(child, DEADLINE)
+}
+
+/// The same with another deadline.
+pub fn finish_within(mut child: Child, deadline: Duration) -> Output {
+    let end = Instant::now() + deadline;
     while child.try_wait().expect("a child of ours").is_none() {
         if Instant::now() > end {
             child.kill().expect("a child of ours");
-            panic!("it did not end within {DEADLINE:?}");
+            panic!("it did not end within {deadline:?}");
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -80,7 +80,7 @@ pub fn group() -> Group {
         }),
         Case::new("auto_without_hwlat", lacking("auto"), |outcome| {
             outcome.assert_status(0);
-            let result = outcome.assert_verdict("pass");
+            let result = outcome.assert_verdict("measured");
             let meter = &result["setup"]["meter"];
             assert_eq!(meter["kind"], "rdtsc");
             assert!(text(meter, "note").contains("CONFIG_HWLAT_TRACER=y"), "{meter}");
@@ -119,7 +119,7 @@ fn prepare(bzimage: &Path) -> Result<Preparation, String> {
 /// A plain pass of this meter; every line is accounted for.
 fn measured(outcome: &Outcome, kind: &str, mark: &str) -> Value {
     outcome.assert_status(0);
-    let result = outcome.assert_verdict("pass");
+    let result = outcome.assert_verdict("measured");
     let setup = &result["setup"];
     assert_eq!(setup["meter"]["kind"], kind, "{setup}");
     assert_eq!(setup["affinity"].to_string(), r#"["0","1"]"#);
