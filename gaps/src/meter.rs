@@ -90,7 +90,7 @@ impl<'a> Meter<'a> {
         let (mut iterations, mut backwards) = (0u64, 0u64);
         let (notice, own) = (self.floor.min(witness.notice_ticks()), witness.own_ticks());
         let mut last = from;
-        let end = loop {
+        let mut end = loop {
             let mut now = clock.read();
             iterations += 1;
             // A counter that went backwards gives a huge unsigned difference, so this one
@@ -116,6 +116,22 @@ impl<'a> Meter<'a> {
                 break End::Stopped;
             }
         };
+        if end == End::Stopped {
+            // Between the last reading and the look at the flag, too, it may have been off its CPU:
+            // whoever waits when the load is stopped would wait for nothing.
+            let now = clock.read();
+            iterations += 1;
+            if signed_difference(now.tsc, last.tsc) < 0 {
+                backwards += 1;
+            } else {
+                if now.tsc.wrapping_sub(last.tsc) >= notice
+                    && let Some(hit) = self.take_down(last, now, witness)
+                {
+                    end = End::Hit(hit);
+                }
+                last = now;
+            }
+        }
         self.recorder.burst(iterations, backwards);
         (end, last)
     }
@@ -282,6 +298,38 @@ mod tests {
         assert_eq!(judge.0, [(40, 100), (100, 500), (500, 620)]);
         let classes: Vec<_> = tally.records(&cells, 0).map(|gap| gap.class).collect();
         assert_eq!(classes, [Class::Host, Class::ScheduledOut]);
+    }
+
+    /// Sets the flag with its first reading, as if the thread were off its CPU before it looks.
+    struct Stopped<'a>(std::slice::Iter<'a, u64>, &'a AtomicU32);
+
+    impl Clock for Stopped<'_> {
+        fn read(&mut self) -> Reading {
+            self.1.store(1, Relaxed);
+            Reading { tsc: self.0.next().copied().expect("enough readings"), cpu: 0 }
+        }
+    }
+
+    #[test]
+    fn a_gap_before_the_look_at_the_flag_is_not_lost() {
+        let play = |readings: &[u64]| {
+            let (tally, stop) = (Tally::default(), AtomicU32::new(0));
+            let cells: Vec<_> = (0..4).map(|_| RecordCell::default()).collect();
+            let recorder = Recorder { tally: &tally, cells: &cells, tsc_khz: 1_000_000 };
+            let limits = Limits { floor_ticks: FLOOR, threshold_ticks: Some(THRESHOLD) };
+            let mut clock = Stopped(readings.iter(), &stop);
+            let from = Reading { tsc: 10_000, cpu: 0 };
+            let (end, last) =
+                Meter::new(recorder, limits).burst(&mut clock, &mut (), from, 1 << 40, &stop);
+            let records: Vec<_> = tally.records(&cells, 0).collect();
+            (end, last.tsc, records, tally.backwards())
+        };
+        let gap = record(10_010, 10_500);
+        assert_eq!(play(&[10_010, 10_500]), (End::Stopped, 10_500, vec![gap], 0));
+        let hit = record(10_010, 12_000);
+        assert_eq!(play(&[10_010, 12_000]), (End::Hit(hit), 12_000, vec![hit], 0));
+        assert_eq!(play(&[10_010, 10_020]), (End::Stopped, 10_020, vec![], 0));
+        assert_eq!(play(&[10_010, 9]), (End::Stopped, 10_010, vec![], 1));
     }
 
     #[test]
