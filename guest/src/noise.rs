@@ -16,7 +16,7 @@ use gaps::{
     bench,
     evidence::{Evidence, KernelEye, Witness},
     meter::{Limits, Meter, Rdtscp},
-    stats::{Distribution, Quantiles, share},
+    stats::{Distribution, Quantiles, share_within},
     tally::{ClassTotal, Recorder, Tally},
     tsc::{self, ns_to_ticks, ticks_to_ns},
 };
@@ -27,13 +27,13 @@ use crate::cpus::CpuSet;
 /// What was found on all CPUs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NoiseFloor {
-    /// How long it was measured.
+    /// How long it was to be measured.
     pub duration_ns: u64,
     /// Shorter interruptions are not seen.
     pub floor_ns: u64,
     /// The longest interruption of all.
     pub longest_ns: u64,
-    /// Part of the time that was lost, on average over the CPUs.
+    /// Part of the time measured that was lost, of all CPUs together.
     pub gap_share: f64,
     /// One entry for each CPU.
     pub cpus: Vec<CpuNoise>,
@@ -44,6 +44,10 @@ pub struct NoiseFloor {
 pub struct CpuNoise {
     /// Its number.
     pub cpu: u32,
+    /// How long it was measured: as long as planned, or to the end of an interruption that was
+    /// under way then.
+    #[serde(default)]
+    pub watched_ns: u64,
     /// Interruptions at or above the floor.
     pub gaps: u64,
     /// Their sum.
@@ -85,15 +89,22 @@ pub fn measure(cpus: &[u32], duration: Duration, khz: u64) -> io::Result<NoiseFl
         threads.into_iter().map(join).collect()
     });
     let cpus = found?;
-    let lost = cpus.iter().fold(0u64, |sum, cpu| sum.saturating_add(cpu.gap_ns));
-    let watched = duration_ns.saturating_mul(cpus.len() as u64);
-    Ok(NoiseFloor {
-        duration_ns,
-        floor_ns: ticks_to_ns(floor_ticks, khz),
-        longest_ns: cpus.iter().map(|cpu| cpu.longest_ns).max().unwrap_or(0),
-        gap_share: share(lost, watched).unwrap_or(0.0),
-        cpus,
-    })
+    Ok(NoiseFloor::of(cpus, duration_ns, ticks_to_ns(floor_ticks, khz)))
+}
+
+impl NoiseFloor {
+    /// What the CPUs come to.
+    fn of(cpus: Vec<CpuNoise>, duration_ns: u64, floor_ns: u64) -> Self {
+        let sum = |of: fn(&CpuNoise) -> u64| cpus.iter().map(of).fold(0, u64::saturating_add);
+        Self {
+            duration_ns,
+            floor_ns,
+            longest_ns: cpus.iter().map(|cpu| cpu.longest_ns).max().unwrap_or(0),
+            gap_share: share_within(sum(|cpu| cpu.gap_ns), sum(|cpu| cpu.watched_ns))
+                .unwrap_or(0.0),
+            cpus,
+        }
+    }
 }
 
 fn watch(cpu: u32, ticks: u64, khz: u64, mut evidence: Evidence<KernelEye>) -> CpuNoise {
@@ -104,15 +115,24 @@ fn watch(cpu: u32, ticks: u64, khz: u64, mut evidence: Evidence<KernelEye>) -> C
     evidence.begin();
     let from = tsc::read();
     let until = from.tsc.wrapping_add(ticks);
-    meter.burst(&mut Rdtscp, &mut evidence, from, until, &AtomicU32::new(0));
-    let buckets: Vec<_> = tally.histogram_ns().buckets().collect();
-    CpuNoise {
-        cpu,
-        gaps: tally.gaps(),
-        gap_ns: ticks_to_ns(tally.gap_ticks(), khz),
-        longest_ns: tally.longest().map_or(0, |gap| ticks_to_ns(gap.ticks(), khz)),
-        quantiles: Distribution::of_buckets(&buckets).quantiles(),
-        classes: tally.classes(),
+    let (_, last) = meter.burst(&mut Rdtscp, &mut evidence, from, until, &AtomicU32::new(0));
+    CpuNoise::of(cpu, &tally, last.tsc.wrapping_sub(from.tsc), khz)
+}
+
+impl CpuNoise {
+    /// What a meter has found in so many ticks.
+    fn of(cpu: u32, tally: &Tally, watched_ticks: u64, khz: u64) -> Self {
+        let buckets: Vec<_> = tally.histogram_ns().buckets().collect();
+        let longest_ns = tally.longest().map_or(0, |gap| ticks_to_ns(gap.ticks(), khz));
+        Self {
+            cpu,
+            watched_ns: ticks_to_ns(watched_ticks, khz),
+            gaps: tally.gaps(),
+            gap_ns: ticks_to_ns(tally.gap_ticks(), khz),
+            longest_ns,
+            quantiles: Distribution::of_buckets_up_to(&buckets, longest_ns).quantiles(),
+            classes: tally.classes(),
+        }
     }
 }
 
@@ -120,7 +140,7 @@ fn watch(cpu: u32, ticks: u64, khz: u64, mut evidence: Evidence<KernelEye>) -> C
 mod tests {
     use super::*;
     use crate::load;
-    use gaps::tsc::Sources;
+    use gaps::{record::GapRecord, tsc::Sources};
 
     #[test]
     fn this_machine_has_some_and_each_cpu_is_told_apart() {
@@ -135,7 +155,31 @@ mod tests {
             assert_eq!(cpu.classes.iter().map(|total| total.gaps).sum::<u64>(), cpu.gaps);
             assert!(cpu.longest_ns >= noise.floor_ns && cpu.longest_ns <= cpu.gap_ns + 1);
         }
-        assert!(noise.gap_share > 0.0, "{noise:?}");
+        assert!(noise.gap_share > 0.0 && noise.gap_share < 1.0, "{noise:?}");
+        for cpu in &noise.cpus {
+            assert!(cpu.watched_ns >= 199_000_000 && cpu.gap_ns <= cpu.watched_ns, "{noise:?}");
+            let most = cpu.quantiles.map_or(0, |found| found.p999_ns);
+            assert!(most <= cpu.longest_ns, "{noise:?}");
+        }
+    }
+
+    /// An interruption that goes on beyond the planned time counts whole, and so does the time.
+    #[test]
+    fn nothing_is_lost_for_longer_than_it_was_measured() {
+        let khz = 1_000_000;
+        let tally = Tally::default();
+        let recorder = Recorder { tally: &tally, cells: &[], tsc_khz: khz };
+        let gap = |tsc_begin, tsc_end| GapRecord { tsc_begin, tsc_end, ..GapRecord::default() };
+        recorder.gap(gap(40_000_000, 159_000_000));
+        // Planned were 100 ms.
+        let cpu = CpuNoise::of(3, &tally, 159_000_100, khz);
+        assert_eq!((cpu.watched_ns, cpu.longest_ns), (159_000_100, 119_000_000));
+        assert_eq!(cpu.quantiles.map(|found| found.p999_ns), Some(119_000_000));
+        let idle = CpuNoise { cpu: 2, watched_ns: 100_000_000, ..CpuNoise::default() };
+        let share = NoiseFloor::of(vec![idle, cpu.clone()], 100_000_000, 1).gap_share;
+        assert!((share - 119_000_000.0 / 259_000_100.0).abs() < 1e-9, "{share}");
+        let alone = NoiseFloor::of(vec![cpu], 100_000_000, 1).gap_share;
+        assert!(alone < 0.75, "{alone}");
     }
 
     #[test]

@@ -125,6 +125,13 @@ impl Distribution {
         })
     }
 
+    /// The same where the longest is known: a bucket's upper bound lies above what is in it, and
+    /// nothing is longer than that.
+    pub fn of_buckets_up_to(buckets: &[(u64, u64)], longest_ns: u64) -> Self {
+        let bounded = |&(bound, count): &(u64, u64)| (bound.min(longest_ns), count);
+        Self::of_buckets(&buckets.iter().map(bounded).collect::<Vec<_>>())
+    }
+
     fn of_part(part: Part) -> Self {
         Self { parts: vec![Arc::new(part)] }
     }
@@ -264,6 +271,16 @@ mod tests {
         let gaps = Distribution::of_lengths(vec![99, 100, 101, 250]);
         let expected = Starvation { longer_than_ns: 100, count: 2, total_ns: 351 };
         assert_eq!(gaps.starvation(100), expected);
+    }
+
+    #[test]
+    fn no_quantile_is_above_the_longest() {
+        let delays = Distribution::of_buckets_up_to(&[(40, 9), (351, 1)], 347);
+        assert_eq!(
+            (delays.quantile_ns(900_000), delays.quantile_ns(999_000)),
+            (Some(40), Some(347))
+        );
+        assert_eq!((delays.count(), delays.total_ns()), (10, 9 * 40 + 347));
     }
 
     #[test]
