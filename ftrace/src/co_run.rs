@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::attribution::Context;
 use crate::error::FtraceError;
-use crate::ring::{Item, Record};
+use crate::ring::{Item, Lost, Record};
 use crate::sched::{Decoder, Event};
 use crate::trace::Trace;
 
@@ -55,11 +55,17 @@ struct Cpu {
     since: u64,
 }
 
-/// Follows all of a trace. For each thread that is in a group and ran on a CPU with siblings.
+/// Follows a trace up to a moment, or all of it. For each thread that is in a group and ran on a
+/// CPU with siblings.
 ///
 /// # Errors
 /// [`FtraceError::ReadPages`] and [`FtraceError::TooLarge`].
-pub fn co_run(trace: &Trace, context: &Context) -> Result<BTreeMap<i32, CoRun>, FtraceError> {
+pub fn co_run(
+    trace: &Trace,
+    context: &Context,
+    until: Option<u64>,
+) -> Result<BTreeMap<i32, CoRun>, FtraceError> {
+    let until = until.unwrap_or(u64::MAX);
     let decoder = Decoder::new(trace.formats());
     let mut cores = Cores { context, cpus: Vec::new(), found: BTreeMap::new() };
     let mut events = trace.events()?;
@@ -72,12 +78,19 @@ pub fn co_run(trace: &Trace, context: &Context) -> Result<BTreeMap<i32, CoRun>, 
             first.extend(trace.formats().pid(record.data).map(|pid| (record.cpu, pid)));
         }
     }
+    let mut now = begin.unwrap_or_default().min(until);
     for (cpu, pid) in first {
-        cores.run(cpu, begin.unwrap_or_default(), Some(pid));
+        cores.run(cpu, now, Some(pid));
     }
-    let mut now = begin.unwrap_or_default();
     while let Some(item) = events.next()? {
         match item {
+            Item::Lost(Lost { after: time, .. }) | Item::Record(Record { time, .. })
+                if time > until =>
+            {
+                // What is on the CPUs then is there until then, at least.
+                now = until;
+                break;
+            }
             Item::Lost(lost) => {
                 now = now.max(lost.after);
                 cores.run(lost.cpu, now, None);
