@@ -178,6 +178,12 @@ impl Tally {
         cells.iter().take(published).skip(from).map(RecordCell::load)
     }
 
+    /// The records in `cells` from the last one back.
+    pub fn latest<'a>(&self, cells: &'a [RecordCell]) -> impl Iterator<Item = GapRecord> + use<'a> {
+        let published = self.published.load(Acquire) as usize;
+        cells.iter().take(published).rev().map(RecordCell::load)
+    }
+
     /// The longest gap since the last call; for one reader.
     ///
     /// Windows are numbered. The writer notes with the longest gap which window it fell in,
@@ -279,6 +285,7 @@ mod tests {
         assert_eq!(all, [gap(0, 10), gap(100, 30)]);
         assert_eq!(tally.records(&cells, 1).collect::<Vec<_>>(), [gap(100, 30)]);
         assert_eq!(tally.records(&cells, 9).count(), 0);
+        assert_eq!(tally.latest(&cells).collect::<Vec<_>>(), [gap(100, 30), gap(0, 10)]);
     }
 
     #[test]

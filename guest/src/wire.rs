@@ -381,7 +381,8 @@ pub struct Failure {
 /// Results of the load.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LoadReport {
-    /// TSC when the load ended.
+    /// TSC when the load was told to end, or had come to its end: the kernel's books of groups
+    /// are read then.
     pub tsc_end: u64,
     /// TSC frequency, with all that was used to find it.
     pub tsc: TscReport,
@@ -393,6 +394,24 @@ pub struct LoadReport {
     /// What the kernel's own meter left untold; `None` where it did not measure.
     #[serde(default)]
     pub meter: Option<MeterReport>,
+}
+
+impl LoadReport {
+    /// The report of a meter that measures evenly, up to a moment after which others had been told
+    /// to end: it measured that part of its time. Gaps, which have a time each, are all there.
+    #[must_use]
+    pub fn until(mut self, start_tsc: u64, end_tsc: u64) -> Self {
+        let (part, whole) =
+            (end_tsc.saturating_sub(start_tsc), self.tsc_end.saturating_sub(start_tsc));
+        if part < whole {
+            for thread in &mut self.threads {
+                let ticks = u128::from(thread.busy_ticks) * u128::from(part) / u128::from(whole);
+                thread.busy_ticks = u64::try_from(ticks).unwrap_or(u64::MAX);
+            }
+            self.tsc_end = end_tsc;
+        }
+        self
+    }
 }
 
 /// What the kernel's own meter left untold.
@@ -442,6 +461,9 @@ pub struct TscReport {
 }
 
 /// One thread's results. All times are in TSC ticks of the guest unless named otherwise.
+///
+/// After a gap over the threshold, what it wanted, how it was woken and what it ran end at the end
+/// of that gap; gaps are all there are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ThreadReport {
     /// Thread ID in the guest.
@@ -461,7 +483,7 @@ pub struct ThreadReport {
     pub gap_histogram_ns: Vec<(u64, u64)>,
     /// Turns of the meter's loop.
     pub iterations: u64,
-    /// Time in bursts, from planned begin to end, gaps included.
+    /// Time in which it wanted to run: bursts from their planned begin to their end, with gaps.
     pub busy_ticks: u64,
     /// Bursts completed.
     pub bursts: u64,
@@ -471,6 +493,9 @@ pub struct ThreadReport {
     pub wakeup_histogram_ns: Vec<(u64, u64)>,
     /// Longest wake-up delay in nanoseconds.
     pub wakeup_longest_ns: u64,
+    /// For how long a wake-up had been due that had not come at the end.
+    #[serde(default)]
+    pub wakeup_due_ns: u64,
     /// CPU time the kernel accounted to the thread, in nanoseconds.
     pub cpu_time_ns: u64,
     /// Time on a CPU, from the kernel's schedstat, in nanoseconds.
@@ -482,4 +507,28 @@ pub struct ThreadReport {
     /// (`core_forceidle_sum` of Linux 5.17 and later, with schedstats on).
     #[serde(default)]
     pub force_idle_ns: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_even_meter_measured_ends_with_the_part_of_its_time() {
+        let thread = |busy_ticks| ThreadReport { busy_ticks, ..ThreadReport::default() };
+        let report = LoadReport {
+            tsc_end: 1100,
+            threads: vec![thread(1000), thread(500)],
+            ..LoadReport::default()
+        };
+        let busy = |report: LoadReport| -> (u64, Vec<u64>) {
+            (report.tsc_end, report.threads.iter().map(|thread| thread.busy_ticks).collect())
+        };
+        assert_eq!(busy(report.clone().until(100, 350)), (350, vec![250, 125]));
+        assert_eq!(busy(report.clone().until(100, 1100)), (1100, vec![1000, 500]));
+        // What a guest makes up harms nobody.
+        assert_eq!(busy(report.clone().until(1200, 90)), (1100, vec![1000, 500]));
+        let endless = LoadReport { tsc_end: u64::MAX, threads: vec![thread(u64::MAX)], ..report };
+        assert_eq!(busy(endless.until(0, u64::MAX / 2)).1, [u64::MAX / 2]);
+    }
 }

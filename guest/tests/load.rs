@@ -37,6 +37,10 @@ const TESTS: &[(&str, fn())] = &[
     ("injected_stops_are_found_with_their_length", injected_stops_are_found_with_their_length),
     ("a_late_wake_up_is_measured_from_the_plan", a_late_wake_up_is_measured_from_the_plan),
     ("a_gap_over_the_threshold_ends_the_load", a_gap_over_the_threshold_ends_the_load),
+    (
+        "figures_end_at_the_hit_and_not_with_the_threads",
+        figures_end_at_the_hit_and_not_with_the_threads,
+    ),
     ("a_request_to_stop_ends_even_those_asleep", a_request_to_stop_ends_even_those_asleep),
     ("a_group_that_dies_is_named", a_group_that_dies_is_named),
     ("a_group_that_cannot_start_is_named", a_group_that_cannot_start_is_named),
@@ -340,6 +344,48 @@ fn a_gap_over_the_threshold_ends_the_load() {
     assert_eq!((hit.gap.thread / 2, thread.tid), (1, hit.tid));
     assert!(notes.records[hit.gap.thread as usize].contains(&hit.gap.record));
     assert!(to_ms(hit.gap.record.ticks(), outcome.report.tsc.khz) > 150.0);
+}
+
+/// A thread that is off its CPU when another has its gap, and long after.
+fn figures_end_at_the_hit_and_not_with_the_threads() {
+    let spec = LoadSpec {
+        groups: vec![group(1, ms(60_000), SleepSpec::Fixed(ms(0))); 2],
+        threshold: Some(ms(600)),
+        ..spec(ms(60_000))
+    };
+    let at_release = |pids: Vec<i32>| {
+        thread::spawn(move || {
+            thread::sleep(ms(300));
+            signal(pids[0], libc::SIGSTOP);
+            thread::sleep(ms(100));
+            signal(pids[1], libc::SIGSTOP);
+            thread::sleep(ms(900));
+            signal(pids[1], libc::SIGCONT);
+            thread::sleep(ms(1200));
+            signal(pids[0], libc::SIGCONT);
+        });
+    };
+    let mut notes = Notes { at_release: Some(Box::new(at_release)), ..Notes::default() };
+    let outcome = measure(&spec, &mut notes);
+    assert!(outcome.fault.is_none(), "{:?}", outcome.fault);
+    let [hit] = notes.hits[..] else { panic!("{:?}", notes.hits) };
+    assert_eq!(hit.gap.thread, 1, "{hit:?}");
+    let (report, start) = (&outcome.report, notes.tsc_start.unwrap());
+    let at = |tsc: u64| to_ms(tsc - start, report.tsc.khz);
+    let hit_ms = at(hit.gap.record.tsc_end);
+    let open = notes.records[0].last().expect("a gap");
+    println!("  hit at {hit_ms:.1} ms, the other went on at {:.1} ms", at(open.tsc_end));
+    assert!(at(open.tsc_begin) < hit_ms && at(open.tsc_end) > hit_ms + 600.0, "{open:?}");
+    // The kernel's books were read when it was hit, and not when the last thread had ended.
+    assert!((hit_ms..hit_ms + 600.0).contains(&at(report.tsc_end)));
+    for thread in &report.threads {
+        let busy_ms = to_ms(thread.busy_ticks, report.tsc.khz);
+        assert!((busy_ms - hit_ms).abs() < 20.0, "wanted {busy_ms} ms of {hit_ms}");
+        // It ran when it was not stopped, at most.
+        let stopped_ms = if thread.tid == hit.tid { 900.0 } else { hit_ms - at(open.tsc_begin) };
+        let ran_ms = thread.cpu_time_ns as f64 / 1e6;
+        assert!(ran_ms < busy_ms - stopped_ms + 20.0, "ran {ran_ms} ms, stopped {stopped_ms} ms");
+    }
 }
 
 fn a_request_to_stop_ends_even_those_asleep() {

@@ -20,14 +20,38 @@ impl ThreadAccount {
     /// Of the calling thread: Documentation/scheduler/sched-stats.rst, and
     /// `core_forceidle_sum` of kernel/sched/debug.c (5.17; with schedstats on).
     pub fn of_this_thread() -> Self {
-        let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        Self::read(Path::new("/proc/thread-self"))
+    }
+
+    /// Of another thread, by its number. Nothing of one that has ended.
+    pub fn of(tid: u32) -> Self {
+        Self::read(&Path::new("/proc").join(tid.to_string()))
+    }
+
+    fn read(thread: &Path) -> Self {
+        let schedstat = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
         let mut words = schedstat.split_ascii_whitespace().map(|word| word.parse().ok());
-        let sched = fs::read_to_string("/proc/thread-self/sched").unwrap_or_default();
+        let sched = fs::read_to_string(thread.join("sched")).unwrap_or_default();
         Self {
             run_ns: words.next().flatten(),
             delay_ns: words.next().flatten(),
             force_idle_ns: milliseconds(&sched, "core_forceidle_sum"),
         }
+    }
+
+    /// The figures of `earlier`, a reading before this one, as far as it has them. Time on a CPU
+    /// stays: the kernel's book of a thread that runs is behind, up to the next tick.
+    pub fn with_waits_of(self, earlier: Self) -> Self {
+        Self {
+            run_ns: self.run_ns,
+            delay_ns: earlier.delay_ns.or(self.delay_ns),
+            force_idle_ns: earlier.force_idle_ns.or(self.force_idle_ns),
+        }
+    }
+
+    /// The same with less time on a CPU.
+    pub fn without_run_ns(self, ns: u64) -> Self {
+        Self { run_ns: self.run_ns.map(|run_ns| run_ns.saturating_sub(ns)), ..self }
     }
 
     /// What was added since `before`.
@@ -136,5 +160,25 @@ mod tests {
         let found = ThreadAccount::of_this_thread();
         let there = fs::exists("/proc/thread-self/schedstat").unwrap();
         assert_eq!((found.run_ns.is_some(), found.delay_ns.is_some()), (there, there));
+        // SAFETY: gettid has no arguments and cannot fail.
+        let tid = unsafe { libc::gettid() }.cast_unsigned();
+        let other = ThreadAccount::of(tid);
+        assert_eq!((other.run_ns.is_some(), other.delay_ns.is_some()), (there, there));
+        assert_eq!(ThreadAccount::of(u32::MAX), ThreadAccount::default());
+    }
+
+    #[test]
+    fn what_a_thread_waited_for_after_the_hit_is_not_its_own() {
+        let account = |run_ns, delay_ns, force_idle_ns| ThreadAccount {
+            run_ns: Some(run_ns),
+            delay_ns,
+            force_idle_ns,
+        };
+        let end = account(90, Some(50), Some(7));
+        let at_hit = account(80, Some(20), None);
+        assert_eq!(end.with_waits_of(at_hit), account(90, Some(20), Some(7)));
+        assert_eq!(end.with_waits_of(ThreadAccount::default()), end);
+        assert_eq!(end.without_run_ns(4), account(86, Some(50), Some(7)));
+        assert_eq!(ThreadAccount::default().without_run_ns(4), ThreadAccount::default());
     }
 }

@@ -7,6 +7,7 @@
 //! run. Nothing here needs to be PID 1, or root.
 
 mod account;
+mod book;
 mod futex;
 mod ground;
 mod group;

@@ -55,8 +55,11 @@ pub struct Gate {
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Hit {
-    /// Thread index + 1 of the first thread that saw one.
-    pub claimed: AtomicU32,
+    /// TSC at the end of the gap, at which all figures end; 0 before. Whoever sets it has ended
+    /// the load, and it is set before the load is stopped.
+    pub moment_tsc: AtomicU64,
+    /// Index of the thread.
+    pub thread: AtomicU32,
     /// Not 0 when the record is complete, the trace marker written and tracing off.
     pub published: AtomicU32,
     /// The gap.
@@ -64,6 +67,12 @@ pub struct Hit {
 }
 
 impl Control {
+    /// When the gap that ends the load had ended. Whoever has seen the load stopped by it sees
+    /// this, too.
+    pub fn hit_tsc(&self) -> Option<u64> {
+        Some(self.hit.0.moment_tsc.load(Acquire)).filter(|moment| *moment > 0)
+    }
+
     /// Ends all bursts and all sleeps.
     pub fn stop(&self) {
         self.stop.0.store(1, Release);
@@ -167,12 +176,16 @@ pub struct ThreadSlot {
     pub wakeup_ns: Histogram,
     /// Longest wake-up delay in nanoseconds.
     pub wakeup_longest_ns: AtomicU64,
-    /// Time in bursts, from planned begin to end.
+    /// For how long a wake-up had been due that had not come when the figures ended.
+    pub wakeup_due_ns: AtomicU64,
+    /// Time in which it wanted to run, from the planned begin of each burst to its end.
     pub busy_ticks: AtomicU64,
     /// Bursts completed.
     pub bursts: AtomicU64,
     /// CPU time during the load.
     pub cpu_time_ns: AtomicU64,
+    /// The kernel's own figures before the load.
+    pub account_before: AccountCells,
     /// The kernel's own figures of the load.
     pub account: AccountCells,
 }

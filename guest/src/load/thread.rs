@@ -15,11 +15,12 @@ use gaps::{
     pauses::{Distribution, Pauses},
     record::GapRecord,
     tally::Recorder,
-    tsc::{self, Reading, bracket, clock_ns, ns_to_ticks, ticks_to_ns},
+    tsc::{self, clock_ns, ns_to_ticks, ticks_to_ns},
 };
 
 use super::{
     account::ThreadAccount,
+    book::{Book, Wakeup},
     futex,
     shared::Shared,
     slots::{Control, State, ThreadSlot},
@@ -84,12 +85,14 @@ pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
         return Err(io::Error::other("the load was never released"));
     }
     let account_before = ThreadAccount::of_this_thread();
+    slot.account_before.store(account_before);
     let cpu_before = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
     slot.set_state(State::Running);
-    measure(common, slot, index);
+    let ran_after_ns = measure(common, slot, index);
     let cpu_time = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID).saturating_sub(cpu_before);
-    slot.cpu_time_ns.store(cpu_time, Relaxed);
-    slot.account.store(ThreadAccount::of_this_thread().since(account_before));
+    slot.cpu_time_ns.store(cpu_time.saturating_sub(ran_after_ns), Relaxed);
+    let account = ThreadAccount::of_this_thread().since(account_before);
+    slot.account.store(account.without_run_ns(ran_after_ns));
     slot.set_state(State::Done);
     common.shared.control().announce();
     Ok(())
@@ -131,7 +134,8 @@ struct Planned {
     tsc: u64,
 }
 
-fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) {
+/// Returns for how long it ran after the gap that ended the load, in nanoseconds.
+fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) -> u64 {
     let control = common.shared.control();
     let khz = common.tsc_khz;
     let ticks = |time: Duration| ns_to_ticks(as_ns(time), khz);
@@ -156,26 +160,35 @@ fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) {
         yield_until(control, start.ns, start.tsc.wrapping_add(ticks(group.yielding)));
         wake_ns = clock_ns(libc::CLOCK_MONOTONIC);
     }
-    while wake_ns < end.ns && !futex::wait(&control.stop.0, 0, wake_ns) {
-        let (awake, begin_tsc) = note_wakeup(slot, wake_ns, khz);
+    let book = Book { slot, cells, control, khz };
+    while wake_ns < end.ns {
+        if futex::wait(&control.stop.0, 0, wake_ns) {
+            book.due(wake_ns, end.tsc);
+            return 0;
+        }
+        let wakeup = Wakeup::now(wake_ns, khz);
         evidence.begin();
-        let from = meter.resume(&mut Rdtscp, awake, evidence.own_ticks());
+        let from = meter.resume(&mut Rdtscp, wakeup.awake, evidence.own_ticks());
         // The burst is counted from the plan: waking up late costs busy time, as it would
         // cost a real machine, and the delay is not hidden by starting over.
-        let planned_end = begin_tsc.wrapping_add(ticks(group.busy));
+        let planned_end = wakeup.planned_tsc.wrapping_add(ticks(group.busy));
         let until = earlier(planned_end, end.tsc);
-        let (why, last) = meter.burst(&mut Rdtscp, &mut evidence, from, until, &control.stop.0);
-        note_burst(slot, last.tsc.wrapping_sub(begin_tsc), why);
+        let (why, mut last) = meter.burst(&mut Rdtscp, &mut evidence, from, until, &control.stop.0);
+        if let End::Hit(record) = why {
+            hit(common, index, record);
+            last = tsc::read();
+        }
+        let ran_after_ns = book.burst(&wakeup, last.tsc, why);
         match why {
-            End::Hit(record) => return hit(common, index, record),
-            End::Stopped => return,
-            End::Deadline if until == end.tsc => return,
+            End::Hit(_) | End::Stopped => return ran_after_ns,
+            End::Deadline if until == end.tsc => return ran_after_ns,
             End::Deadline => {}
         }
         wake_ns = clock_ns(libc::CLOCK_MONOTONIC).saturating_add(pauses.next_ns());
     }
     // Asleep across the end: live until then, as the others do.
     futex::wait(&control.stop.0, 0, end.ns);
+    0
 }
 
 /// From the start on, gives the CPU away again and again; unmetered, for a thread that yields
@@ -189,37 +202,16 @@ fn yield_until(control: &Control, start_ns: u64, until_tsc: u64) {
     }
 }
 
-/// Takes down the wake-up delay. Returns the first reading after the wake-up, from which the
-/// meter goes on, and the planned wake-up on the TSC.
-fn note_wakeup(slot: &ThreadSlot, planned_ns: u64, khz: u64) -> (Reading, u64) {
-    // First of all the reading: whatever comes between it and the burst is the meter's.
-    let awake = tsc::read();
-    let (tsc, now_ns) = bracket(libc::CLOCK_MONOTONIC);
-    let since_awake_ns = ticks_to_ns(tsc.wrapping_sub(awake.tsc), khz);
-    let delay_ns = now_ns.saturating_sub(since_awake_ns).saturating_sub(planned_ns);
-    slot.wakeup_ns.record(delay_ns);
-    if delay_ns > slot.wakeup_longest_ns.load(Relaxed) {
-        slot.wakeup_longest_ns.store(delay_ns, Relaxed);
-    }
-    (awake, awake.tsc.wrapping_sub(ns_to_ticks(delay_ns, khz)))
-}
-
-fn note_burst(slot: &ThreadSlot, ticks: u64, why: End) {
-    slot.busy_ticks.store(slot.busy_ticks.load(Relaxed).saturating_add(ticks), Relaxed);
-    if why == End::Deadline {
-        slot.bursts.store(slot.bursts.load(Relaxed) + 1, Relaxed);
-    }
-}
-
 /// The threshold is passed: mark and stop the trace first, for it overwrites its own
 /// beginning with every microsecond that it goes on; then end the load.
 fn hit(common: &Common<'_>, index: u32, record: GapRecord) {
     let control = common.shared.control();
     let hit = &control.hit.0;
-    if hit.claimed.compare_exchange(0, index + 1, AcqRel, Relaxed).is_err() {
+    if hit.moment_tsc.compare_exchange(0, record.tsc_end.max(1), AcqRel, Relaxed).is_err() {
         // Another thread was first, and ends the load.
         return;
     }
+    hit.thread.store(index, Relaxed);
     if let Some(TraceFiles { marker, switch }) = &common.trace {
         let mut text = Line::default();
         let ns = ticks_to_ns(record.ticks(), common.tsc_khz);
@@ -264,7 +256,8 @@ impl std::fmt::Write for Line {
     }
 }
 
-fn earlier(one: u64, other: u64) -> u64 {
+/// The earlier of two moments on a counter that may wrap around.
+pub(super) fn earlier(one: u64, other: u64) -> u64 {
     if one.wrapping_sub(other).cast_signed() < 0 { one } else { other }
 }
 

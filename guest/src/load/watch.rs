@@ -15,7 +15,9 @@ use gaps::{
 };
 
 use super::{
-    LoadError, Observer, account, futex,
+    LoadError, Observer,
+    account::{self, ThreadAccount},
+    futex,
     shared::Shared,
     slots::{State, ThreadSlot},
     supervise::{ENDED, Groups, LOOK, those_not},
@@ -49,6 +51,8 @@ pub struct Watch<'a> {
     tsc_end: u64,
     slope_khz: Option<f64>,
     accounts: Accounts<'a>,
+    /// What the kernel's books said of each thread at the hit.
+    at_hit: Vec<ThreadAccount>,
 }
 
 /// What the kernel's books say of each group.
@@ -114,6 +118,7 @@ impl<'a> Watch<'a> {
             tsc_end: start_tsc,
             slope_khz: None,
             accounts,
+            at_hit: Vec::new(),
         })
     }
 
@@ -155,6 +160,7 @@ impl<'a> Watch<'a> {
     ) -> Result<(), LoadError> {
         let control = self.shared.control();
         control.stop();
+        self.close_books();
         let told = self.tell_hit(observer);
         let deadline = Instant::now() + ENDED;
         let ended = loop {
@@ -171,13 +177,24 @@ impl<'a> Watch<'a> {
             }
             futex::wait(&control.events.0, seen, clock_ns(libc::CLOCK_MONOTONIC) + as_ns(LOOK));
         };
-        self.tsc_end = tsc::read().tsc;
-        self.accounts.close();
         self.slope_khz = self.begin.slope_khz(&Anchor::now());
         // Told again: the hit may have been published while the load was ending.
         let told = told.and_then(|()| self.tell_hit(observer));
         let shipped = self.ship(observer, usize::MAX);
         ended.and(told).and(shipped.map_err(LoadError::Observer))
+    }
+
+    /// First of all, for the kernel's books go on while the threads end, which takes long where
+    /// they are starved.
+    fn close_books(&mut self) {
+        self.tsc_end = tsc::read().tsc;
+        self.accounts.close();
+        if self.shared.control().hit_tsc().is_some() {
+            let since = |slot: &ThreadSlot| {
+                ThreadAccount::of(slot.tid.load(Relaxed)).since(slot.account_before.load())
+            };
+            self.at_hit = self.shared.threads().iter().map(since).collect();
+        }
     }
 
     fn tell_hit(&mut self, observer: &mut dyn Observer) -> Result<(), LoadError> {
@@ -186,7 +203,7 @@ impl<'a> Watch<'a> {
             return Ok(());
         }
         self.hit_told = true;
-        let thread = hit.claimed.load(Relaxed).saturating_sub(1);
+        let thread = hit.thread.load(Relaxed);
         let slot = self.shared.threads().get(thread as usize);
         let tid = slot.map_or(0, |slot| slot.tid.load(Relaxed));
         let gap = Gap { thread, record: hit.record.load() };
@@ -241,16 +258,21 @@ impl<'a> Watch<'a> {
                 slope_khz: sources.slope_khz,
                 disagreement_ppm: sources.disagreement_ppm(self.choice.khz),
             },
-            threads: self.shared.threads().iter().map(report_thread).collect(),
+            threads: (0..)
+                .zip(self.shared.threads())
+                .map(|(index, slot): (usize, _)| {
+                    report_thread(slot, self.at_hit.get(index).copied().unwrap_or_default())
+                })
+                .collect(),
             meter: None,
             groups: self.accounts.added.clone(),
         }
     }
 }
 
-fn report_thread(slot: &ThreadSlot) -> ThreadReport {
+fn report_thread(slot: &ThreadSlot, at_hit: ThreadAccount) -> ThreadReport {
     let buckets = |histogram: &Histogram| histogram.buckets().collect();
-    let account = slot.account.load();
+    let account = slot.account.load().with_waits_of(at_hit);
     ThreadReport {
         tid: slot.tid.load(Relaxed),
         gaps: slot.tally.gaps(),
@@ -265,6 +287,7 @@ fn report_thread(slot: &ThreadSlot) -> ThreadReport {
         backwards: slot.tally.backwards(),
         wakeup_histogram_ns: buckets(&slot.wakeup_ns),
         wakeup_longest_ns: slot.wakeup_longest_ns.load(Relaxed),
+        wakeup_due_ns: slot.wakeup_due_ns.load(Relaxed),
         cpu_time_ns: slot.cpu_time_ns.load(Relaxed),
         run_ns: account.run_ns,
         run_delay_ns: account.delay_ns,

@@ -69,7 +69,7 @@ pub fn run(
         placing: Placing { khz: choice.khz, tsc_start, width },
         books: Books::new(load, choice.khz),
         report: MeterReport::default(),
-        hit: false,
+        hit_tsc: None,
     };
     let (begin, anchor) = (Instant::now(), Anchor::now());
     tracer.start()?;
@@ -108,8 +108,8 @@ struct Run<'a> {
     placing: Placing,
     books: Books,
     report: MeterReport,
-    /// A gap passed the threshold, and it has been told.
-    hit: bool,
+    /// When the gap ended that passed the threshold, once it has been told.
+    hit_tsc: Option<u64>,
 }
 
 impl Run<'_> {
@@ -118,7 +118,7 @@ impl Run<'_> {
         let mut second = 0;
         loop {
             self.read(observer, READS)?;
-            if self.hit || observer.stop_requested() {
+            if self.hit_tsc.is_some() || observer.stop_requested() {
                 return Ok(());
             }
             let now = Instant::now();
@@ -214,8 +214,8 @@ impl Run<'_> {
         }
         let gap = Gap { thread, record: placed.record };
         let limit = self.load.threshold.map(|limit| ns_to_ticks(as_ns(limit), self.placing.khz));
-        if limit.is_some_and(|limit| gap.record.ticks() > limit) && !self.hit {
-            self.hit = true;
+        if limit.is_some_and(|limit| gap.record.ticks() > limit) && self.hit_tsc.is_none() {
+            self.hit_tsc = Some(gap.record.tsc_end);
             // At once, and not after the lines that follow.
             observer.hit(ThresholdHit { tid: at.pid, gap })?;
         }
@@ -234,7 +234,12 @@ impl Run<'_> {
         let busy: Vec<_> = times.iter().map(busy).collect();
         let threads = self.books.threads(times, &busy);
         self.books.complete(&mut self.report);
-        LoadReport { tsc_end, tsc, threads, groups: Vec::new(), meter: Some(self.report) }
+        let report =
+            LoadReport { tsc_end, tsc, threads, groups: Vec::new(), meter: Some(self.report) };
+        match self.hit_tsc {
+            Some(hit_tsc) => report.until(self.placing.tsc_start, hit_tsc),
+            None => report,
+        }
     }
 
     /// For how long each CPU was measured, where the scheduler does not tell: the width of

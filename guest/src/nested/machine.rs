@@ -69,6 +69,8 @@ pub struct Machine {
     launcher: Decoder,
     guest: Decoder,
     go_tsc: u64,
+    /// When its meter began.
+    start_tsc: u64,
 }
 
 impl Machine {
@@ -116,6 +118,7 @@ impl Machine {
             launcher: Decoder::default(),
             guest: Decoder::default(),
             go_tsc: 0,
+            start_tsc: 0,
         })
     }
 
@@ -218,6 +221,15 @@ impl Machine {
             found.push((tid, name.trim().to_owned(), cookie));
         }
         Ok(found)
+    }
+
+    /// What it has reported, up to the end of the gap that ended the run, if one did.
+    pub fn take_report(&mut self, hit_tsc: Option<u64>) -> LoadReport {
+        let report = self.report.take().unwrap_or_default();
+        match hit_tsc {
+            Some(hit_tsc) => report.until(self.start_tsc, hit_tsc),
+            None => report,
+        }
     }
 
     fn now_ns(&self) -> Option<u64> {
@@ -323,6 +335,7 @@ impl Machine {
                 self.status.tsc_check = Some(TscCheck { before, guest, after });
             }
             Message::Ready(setup) => {
+                self.start_tsc = setup.tsc_start;
                 self.status.meter = setup.meter;
                 self.enter(VmPhase::Measuring);
             }

@@ -27,9 +27,10 @@ impl Fleet<'_> {
         let each = self.spec.vcpus as usize;
         let mut threads = Vec::new();
         let mut meter: Option<MeterReport> = None;
+        let hit_tsc = self.hit.map(|hit| hit.gap.record.tsc_end);
         for (index, machine) in self.machines.iter_mut().enumerate() {
             let stats = |at: &Schedstats, n: usize| *at.get(index)?.get(n)?;
-            let mut report = machine.report.take().unwrap_or_default();
+            let mut report = machine.take_report(hit_tsc);
             report.threads.resize_with(each, ThreadReport::default);
             if let Some(theirs) = report.meter.take() {
                 add_meter(meter.get_or_insert_default(), theirs, (index * each, each));
