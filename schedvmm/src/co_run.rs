@@ -43,7 +43,9 @@ impl CoRun {
     /// # Errors
     /// The trace cannot be read.
     pub fn book(result: &mut RunResult, question: &Question) -> Result<(), Failure> {
-        let found = question.reading("co-run", |trace| ftrace::co_run(trace, question.context()));
+        let until = result.threshold_hit.as_ref().map(|hit| hit.tsc_end);
+        let found =
+            question.reading("co-run", |trace| ftrace::co_run(trace, question.context(), until));
         let found = found?;
         let ns = |ticks| question.units().ns(ticks);
         let (mut groups, mut all) = (BTreeMap::new(), ftrace::CoRun::default());

@@ -2,20 +2,24 @@
 //! One result from all that is known of a run, wherever it was measured.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use guest::job::{CoschedRequest, Job};
 use guest::wire::Setup;
 use serde_json::{Value, json};
 
+use crate::core_figures::{CoreFigures, HostCpus};
 use crate::expected::Expected;
 use crate::facts;
 use crate::forced_idle::ForcedIdle;
 use crate::result::{
-    self, Clock, Cosched, Group, KernelFacts, RunFairness, RunResult, SCHEMA, Thread, Trace,
+    self, AfterHit, Clock, Cosched, Group, KernelFacts, RunFairness, RunResult, SCHEMA, Thread,
+    Trace,
 };
 use crate::session::Session;
-use crate::summary::{Fairness, Steal, ThreadGaps, of_threads};
+use crate::summary::{Fairness, Statistics, Steal, ThreadGaps, of_threads};
+use crate::units::show_ns;
+use crate::until::Parted;
 use crate::verdict::{End, Verdict, judge};
 
 /// Where the threads that measured ran, as `result.json` has it.
@@ -61,6 +65,8 @@ pub struct Account<'a> {
     pub phases_ms: BTreeMap<&'static str, u64>,
     /// How much of the time the host may take, as a part of 1.
     pub steal_budget: f64,
+    /// What its CPUs are.
+    pub host_cpus: HostCpus,
     /// The answer, and whether it is the last one.
     pub verdict: &'a Verdict,
     /// False while the run goes on.
@@ -81,6 +87,7 @@ impl<'a> Account<'a> {
             trace: Trace::default(),
             phases_ms: BTreeMap::new(),
             steal_budget: 1.0,
+            host_cpus: HostCpus::default(),
             verdict,
             ended: true,
         }
@@ -92,50 +99,42 @@ impl<'a> Account<'a> {
         let clock = Clock::of(session, load);
         let (setup, report) = (session.setup.as_ref(), session.report.as_ref());
         let cookies = setup.map_or(&[][..], |setup| &setup.cookies);
-        let mut threads = result::threads(session, clock);
-        let mut groups = result::groups(&threads, cookies, clock);
-        let gaps: Vec<_> = threads
-            .iter()
-            .zip(&session.gaps)
-            .map(|(thread, records)| ThreadGaps::of(thread, records, load, clock))
-            .collect();
-        let of = |wanted: &dyn Fn(&Thread) -> bool| {
-            let both = threads.iter().zip(&gaps).filter(|(thread, _)| wanted(thread));
-            let (threads, gaps): (Vec<_>, Vec<_>) = both.unzip();
-            of_threads(&threads, &gaps, clock)
-        };
-        let statistics = of(&|_| true);
-        for group in &mut groups {
-            group.statistics = of(&|thread| thread.member.group == group.group);
-        }
-        let each: Vec<_> =
-            (0..threads.len()).map(|number| of(&|thread| thread.index == number)).collect();
-        for (thread, statistics) in threads.iter_mut().zip(each) {
-            thread.statistics = statistics;
-        }
+        let mut parted = result::parted(session, clock);
+        let mut threads = result::threads(session, &mut parted, clock);
+        let mut groups = result::groups(&threads, cookies);
+        let measured_ns = measured_ns(session, clock);
+        let mut statistics = statistics(&mut threads, &mut groups, &parted, measured_ns, clock);
         for (group, report) in
             groups.iter_mut().zip(report.into_iter().flat_map(|report| &report.groups))
         {
             (group.throttles, group.throttled_ns) = (report.throttles, report.throttled_ns);
         }
-        let run_ns = setup
-            .zip(report)
-            .map_or(0, |(setup, report)| clock.ns(report.tsc_end.saturating_sub(setup.tsc_start)));
-        let cpu_time_ns = run_ns.saturating_mul(load.cpus.len() as u64);
+        // Of the time for which the kernel's books were read.
+        let books_ns = report.map_or(0, |report| clock.since_start_ns(report.tsc_end));
+        let cpu_time_ns = books_ns.saturating_mul(load.cpus.len() as u64);
         let nested = self.job.nested.is_some();
-        let forced_idle = if nested {
+        let mut forced_idle = if nested {
             ForcedIdle::of_machines()
         } else {
             ForcedIdle::book(&mut groups, &threads, report, cpu_time_ns)
         };
-        let longest = result::longest(session, clock);
+        let longest = result::longest(&threads, session, clock);
         let longest_gap_ns = longest.as_ref().map(|gap| gap.length_ns);
         let hit = session
             .hit
             .and_then(|hit| clock.locate(hit.gap.thread as usize, Some(hit.tid), hit.gap.record));
+        let after_hit = hit.as_ref().map(|_| AfterHit::of(&parted, clock));
+        let after_hit = after_hit.filter(|after| after.gaps > 0);
         // What the host takes is what a meter in place of the load is there to find.
-        let budget = if self.job.meter.is_some() || nested { 1.0 } else { self.steal_budget };
+        let meters = self.job.meter.is_some() || nested;
+        let budget = if meters { 1.0 } else { self.steal_budget };
         let steal = Steal::of(&statistics, budget);
+        let mut fairness = fairness(&threads, &groups, clock);
+        let too_short = measured_ns.and_then(|ns| too_short(ns, &threads, clock, meters));
+        if too_short.is_some() {
+            (fairness, forced_idle.share) = (RunFairness::default(), None);
+            forget_shares(&mut statistics, &mut threads, &mut groups);
+        }
         let mut notes = self.notes;
         notes.extend(steal.note());
         notes.extend(session.degraded().map(|faults| format!("degraded: {faults}")));
@@ -146,6 +145,7 @@ impl<'a> Account<'a> {
                 note.as_deref().unwrap_or("no reason is known")
             ));
         }
+        notes.extend(goes_on(&threads, session));
         let scheduler = setup.map(|setup| setup.scheduler.clone()).unwrap_or_default();
         RunResult {
             schema: SCHEMA,
@@ -163,6 +163,9 @@ impl<'a> Account<'a> {
             longest_gap_ns,
             longest_gap: longest,
             threshold_hit: hit,
+            after_hit,
+            measured_ns,
+            too_short,
             kernel: KernelFacts { hello: session.hello.clone(), ..self.kernel },
             cosched: Cosched {
                 requested: json!(self.job.cosched),
@@ -174,9 +177,10 @@ impl<'a> Account<'a> {
             setup: setup.cloned(),
             job: self.job.clone(),
             statistics,
-            fairness: fairness(&threads, &groups, clock),
+            fairness,
             forced_idle,
             co_run: None,
+            core_figures: CoreFigures::of(&self.host_cpus, &steal),
             steal,
             expected: if nested {
                 Expected::of_machines()
@@ -217,8 +221,94 @@ fn cookies_are_missing(job: &Job, setup: Option<&Setup>) -> bool {
 /// Whether a gap is above the threshold, whoever noticed.
 pub fn over_threshold(session: &Session, job: &Job) -> bool {
     let clock = Clock::of(session, &job.load);
-    let longest_ns = result::longest(session, clock).map(|gap| u128::from(gap.length_ns));
+    let threads = result::threads(session, &mut result::parted(session, clock), clock);
+    let longest = result::longest(&threads, session, clock);
+    let longest_ns = longest.map(|gap| u128::from(gap.length_ns));
     job.load.threshold.zip(longest_ns).is_some_and(|(limit, longest)| longest > limit.as_nanos())
+}
+
+/// The length of the run, as far as its figures go; `None` before it has ended.
+fn measured_ns(session: &Session, clock: Clock<'_>) -> Option<u64> {
+    session.setup.as_ref()?;
+    let end = clock.until().tsc().or(session.report.as_ref().map(|report| report.tsc_end))?;
+    Some(clock.since_start_ns(end))
+}
+
+/// What all gaps come to; and those of each group and thread.
+fn statistics(
+    threads: &mut [Thread],
+    groups: &mut [Group],
+    parted: &[Parted<'_>],
+    measured_ns: Option<u64>,
+    clock: Clock<'_>,
+) -> Statistics {
+    let run_ns = measured_ns.unwrap_or(0);
+    let both = threads.iter().zip(parted);
+    let gaps: Vec<_> =
+        both.map(|(thread, parted)| ThreadGaps::of(thread, parted, run_ns, clock)).collect();
+    let of = |wanted: &dyn Fn(&Thread) -> bool| {
+        let both = threads.iter().zip(&gaps).filter(|(thread, _)| wanted(thread));
+        let (threads, gaps): (Vec<_>, Vec<_>) = both.unzip();
+        of_threads(&threads, &gaps, clock)
+    };
+    let statistics = of(&|_| true);
+    for group in groups {
+        group.statistics = of(&|thread| thread.member.group == group.group);
+        group.gap_share = group.statistics.gap_share;
+    }
+    let each: Vec<_> =
+        (0..threads.len()).map(|number| of(&|thread| thread.index == number)).collect();
+    for (thread, statistics) in threads.iter_mut().zip(each) {
+        thread.statistics = statistics;
+    }
+    statistics
+}
+
+/// Why there is no share, no fairness and no lag to tell, if it is so: the run must have lasted a
+/// second, and each thread must have wanted to run for a whole burst, or for a second.
+fn too_short(run_ns: u64, threads: &[Thread], clock: Clock<'_>, meters: bool) -> Option<String> {
+    /// A second, less what two clocks may differ by.
+    const LEAST: Duration = Duration::from_millis(999);
+    let ran = show_ns(run_ns);
+    if Duration::from_nanos(run_ns) < LEAST {
+        return Some(format!("it lasted {ran}, less than a second"));
+    }
+    let had_none = |thread: &&Thread| {
+        let group = clock.load().groups.get(thread.member.group.index());
+        let burst = group.map_or(Duration::ZERO, |group| group.busy - group.busy / 1000);
+        let wanted = Duration::from_nanos(clock.ns(thread.report.busy_ticks));
+        // A meter has no bursts.
+        !meters && thread.complete && wanted < burst.min(LEAST)
+    };
+    let without: Vec<_> = threads.iter().filter(had_none).collect();
+    let first = without.first()?.member;
+    Some(match without.len() - 1 {
+        0 => format!("{first} had no whole burst in {ran}"),
+        others => format!("{first} and {others} more had no whole burst in {ran}"),
+    })
+}
+
+/// Takes away what a run that was too short does not have.
+fn forget_shares(all: &mut Statistics, threads: &mut [Thread], groups: &mut [Group]) {
+    all.forget_shares();
+    threads.iter_mut().for_each(|thread| thread.statistics.forget_shares());
+    for group in groups {
+        group.statistics.forget_shares();
+        (group.gap_share, group.cpu_share, group.force_idle_share) = (None, None, None);
+    }
+}
+
+/// What is to be said of threads whose figures cannot be told to end at the hit.
+fn goes_on(threads: &[Thread], session: &Session) -> Option<String> {
+    session.hit?;
+    let overflowed = |thread: &&Thread| thread.complete && thread.report.gaps_unrecorded > 0;
+    let count = threads.iter().filter(overflowed).count();
+    (count > 0).then(|| {
+        format!(
+            "record memory was full for {count} threads: gaps that ended after the one over the \
+             threshold may be among theirs (--records)"
+        )
+    })
 }
 
 /// `part` of `whole` in millionths; 0 without a whole.
@@ -250,8 +340,12 @@ fn fairness(threads: &[Thread], groups: &[Group], clock: Clock<'_>) -> RunFairne
 }
 
 #[cfg(test)]
+#[path = "compose_properties.rs"]
+mod properties;
+
+#[cfg(test)]
 #[path = "figures_tests.rs"]
-mod figures;
+pub mod figures;
 
 #[cfg(test)]
 mod tests {
@@ -271,7 +365,7 @@ mod tests {
         let load = load(2, 2, 1);
         let clock = Clock::new(1_000_000, 0, &load);
         let fair = |threads: &[Thread]| {
-            let groups = result::groups(threads, &[], clock);
+            let groups = result::groups(threads, &[]);
             fairness(threads, &groups, clock)
         };
         let even = fair(&[thread(0, 1000, 500), thread(1, 600, 300)]);

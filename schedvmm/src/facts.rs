@@ -60,9 +60,14 @@ fn directory(path: &Path) -> BTreeMap<String, String> {
     entries.filter_map(file).collect()
 }
 
+/// Whether this host's CPUs are software.
+pub fn emulated() -> bool {
+    hypervisor().as_deref() == Some(EMULATION)
+}
+
 /// A warning where latencies mean nothing.
 pub fn emulation_note() -> Option<String> {
-    (hypervisor().as_deref() == Some(EMULATION)).then(|| {
+    emulated().then(|| {
         "this host is software emulation (QEMU TCG): latencies here are not measurements".into()
     })
 }

@@ -24,7 +24,7 @@ const START: u64 = 1000;
 const MS: u64 = 1_000_000;
 
 /// What is no figure: where and how it was measured, which other tests look at.
-const NO_FIGURES: [&str; 21] = [
+const NO_FIGURES: [&str; 22] = [
     "schema",
     "version",
     "target",
@@ -44,6 +44,7 @@ const NO_FIGURES: [&str; 21] = [
     "meter",
     "trace",
     "explanation",
+    "core_figures",
     "host",
     "machine",
 ];
@@ -79,8 +80,7 @@ fn reports() -> Vec<ThreadReport> {
             classes: class.into_iter().collect(),
             busy_ticks: 2 * MS * busy_ms,
             cpu_time_ns: MS * cpu_ms,
-            // Just below the end of the last bucket.
-            wakeup_longest_ns: wakeups.last().map_or(0, |(bound, _)| bound - 1),
+            wakeup_longest_ns: wakeups.last().map_or(0, |(bound, _)| *bound),
             wakeup_histogram_ns: wakeups,
             ..ThreadReport::default()
         }
@@ -89,7 +89,10 @@ fn reports() -> Vec<ThreadReport> {
 }
 
 fn result() -> Value {
-    let job = Job::new(load(2, 2, 2), CoschedRequest::Auto);
+    let mut spec = load(2, 2, 2);
+    // Each thread had a burst of it, at least.
+    spec.groups.iter_mut().for_each(|group| group.busy = Duration::from_millis(100));
+    let job = Job::new(spec, CoschedRequest::Auto);
     let limits = Limits {
         threads: 4,
         records_per_thread: 9,
@@ -124,8 +127,6 @@ fn result() -> Value {
         ],
         ..LoadReport::default()
     });
-    let record = gap(50, 170, Class::ScheduledOut);
-    session.hit = Some(ThresholdHit { tid: 100, gap: Gap { thread: 0, record } });
     let verdict = judge(&session, &job, &End::Finished, "");
     let account = Account { steal_budget: 0.003, ..Account::of_figures(&session, &job, &verdict) };
     serde_json::to_value(account.result()).expect("JSON")
@@ -171,6 +172,7 @@ impl Figures {
         json!({
             "source": "records",
             "wanted_ns": self.wanted_ms * MS,
+            "open_ns": 0,
             "gaps_per_s": self.gaps * 1000.0 / wanted_ms,
             "quantiles": quantiles(self.quantiles),
             "gap_share": self.gap_ms / wanted_ms,
@@ -297,7 +299,10 @@ fn figures() -> Value {
     json!({
         "longest_gap_ns": 120 * MS,
         "longest_gap": longest,
-        "threshold_hit": longest,
+        "threshold_hit": null,
+        "after_hit": null,
+        "measured_ns": 1000 * MS,
+        "too_short": null,
         "statistics": ALL.json(),
         // Of what they wanted, threads got 0.85, 0.99, 0.95 and all; groups 0.92 and 0.96.
         "fairness": {
@@ -319,14 +324,16 @@ fn figures() -> Value {
                 "group": 1, "cookie": 0xa, "gaps": 3, "gap_ns": 150 * MS,
                 "longest_gap_ns": 120 * MS, "gap_share": 0.075, "cpu_share": 1840.0 / 2800.0,
                 "force_idle_ns": 30 * MS, "force_idle_share": 0.015, "throttles": 3,
-                "throttled_ns": 5 * MS, "wakeup_longest_ns": 9 * MS - 1, "co_run": null,
+                "throttled_ns": 5 * MS, "wakeup_longest_ns": 9 * MS, "wakeup_due_ns": null,
+                "co_run": null,
                 "statistics": FIRST_GROUP.json(),
             },
             {
                 "group": 2, "cookie": 0xb, "gaps": 1, "gap_ns": 40 * MS,
                 "longest_gap_ns": 40 * MS, "gap_share": 0.04, "cpu_share": 960.0 / 2800.0,
                 "force_idle_ns": 10 * MS, "force_idle_share": 0.005, "throttles": null,
-                "throttled_ns": null, "wakeup_longest_ns": 2 * MS - 1, "co_run": null,
+                "throttled_ns": null, "wakeup_longest_ns": 2 * MS, "wakeup_due_ns": null,
+                "co_run": null,
                 "statistics": SECOND_GROUP.json(),
             },
         ],
@@ -371,4 +378,87 @@ fn every_figure_is_the_one_worked_out_by_hand() {
         assert!(all.remove(key).is_some(), "{key} is not in the result");
     }
     compare("result", &result, &figures());
+}
+
+/// A run that a gap of 120 ms ended after 1170 ms, while another was under way; a third one began
+/// while the load was being stopped.
+pub fn ended_by_a_hit(cookies: &str) -> RunResult {
+    let job = Job::new(load(1, 3, 2), CoschedRequest::Auto);
+    let limits = Limits {
+        threads: 3,
+        records_per_thread: 9,
+        boot: Duration::ZERO,
+        vms: 0,
+        allow_degraded: false,
+    };
+    let mut session = Session::new(limits, Instant::now());
+    let out = Class::ScheduledOut;
+    session.gaps = vec![
+        vec![gap(10, 30, out), gap(1050, 1170, out)],
+        vec![gap(300, 340, out), gap(1100, 1400, Class::Host)],
+        vec![gap(1160, 1165, out), gap(1171, 1500, out)],
+    ];
+    let cosched = cookies.to_owned();
+    session.setup = Some(Setup { tsc_start: START, tsc_khz: KHZ, cosched, ..Setup::default() });
+    let report = |records: &Vec<GapRecord>| {
+        let gap_ticks = records.iter().map(GapRecord::ticks).sum();
+        ThreadReport {
+            gaps: records.len() as u64,
+            gap_ticks,
+            longest: records.iter().copied().max_by_key(GapRecord::ticks),
+            classes: vec![ClassTotal { class: out, gaps: records.len() as u64, gap_ticks }],
+            gap_histogram_ns: records.iter().map(|gap| (gap.ticks() / 2 + MS, 1)).collect(),
+            // The guest ends it with the hit.
+            busy_ticks: 2 * MS * 1170,
+            cpu_time_ns: MS * 500,
+            ..ThreadReport::default()
+        }
+    };
+    session.report = Some(LoadReport {
+        tsc: TscReport { khz: KHZ, ..TscReport::default() },
+        tsc_end: START + 2 * MS * 1180,
+        threads: session.gaps.iter().map(report).collect(),
+        ..LoadReport::default()
+    });
+    let record = gap(1050, 1170, out);
+    session.hit = Some(ThresholdHit { tid: 100, gap: Gap { thread: 0, record } });
+    let verdict = judge(&session, &job, &End::Finished, "");
+    Account::of_figures(&session, &job, &verdict).result()
+}
+
+#[test]
+fn after_a_hit_every_figure_ends_at_the_hit() {
+    let found = serde_json::to_value(ended_by_a_hit("none")).expect("JSON");
+    let at = |path: &str| found.pointer(path).unwrap_or_else(|| panic!("{path} in {found:#}"));
+    for (path, expected) in [
+        ("/measured_ns", json!(1170 * MS)),
+        ("/too_short", Value::Null),
+        ("/longest_gap_ns", json!(120 * MS)),
+        ("/threshold_hit/length_ns", json!(120 * MS)),
+        ("/after_hit/gaps", json!(2)),
+        ("/after_hit/longest_ns", json!(329 * MS)),
+        ("/after_hit/longest/thread", json!(3)),
+        ("/groups/0/gaps", json!(4)),
+        ("/groups/0/longest_gap_ns", json!(120 * MS)),
+        ("/groups/0/gap_ns", json!(185 * MS)),
+        ("/statistics/quantiles/p999_ns", json!(120 * MS)),
+        ("/statistics/wanted_ns", json!(3510 * MS)),
+        // Of the gap that was open at the hit, thread 1 had waited 70 ms.
+        ("/statistics/open_ns", json!(70 * MS)),
+        ("/threads/1/statistics/open_ns", json!(70 * MS)),
+        ("/threads/1/gaps", json!(1)),
+        ("/threads/1/longest_gap_ns", json!(40 * MS)),
+        ("/threads/1/gap_histogram_ns", json!([[40 * MS, 1]])),
+        ("/threads/2/gaps", json!(1)),
+        ("/threads/2/longest_gap_ns", json!(5 * MS)),
+        ("/statistics/starvation/count", json!(1)),
+        // Two thirds of a CPU are due: of 100 ms, 120 in gaps are 66.7 ms too few.
+        ("/statistics/largest_lag/0/lag_ns", json!(66_666_667)),
+    ] {
+        compare(path, at(path), &expected);
+    }
+    compare("share", at("/statistics/gap_share"), &json!(255.0 / 3510.0));
+    let classes = at("/statistics/classes").as_array().expect("classes");
+    assert_eq!(classes.len(), 1, "the one of the host ended later: {classes:?}");
+    assert_eq!(at("/statistics/largest_lag").as_array().map(Vec::len), Some(2), "up to a second");
 }

@@ -3,7 +3,7 @@
 //! belongs to another cookie. From the kernel's own books, which charge it to the cookie that
 //! causes it (kernel/sched/core_sched.c, `__sched_core_account_forceidle`).
 
-use gaps::stats::share;
+use gaps::stats::share_within;
 use guest::wire::LoadReport;
 use serde::Serialize;
 
@@ -40,8 +40,8 @@ impl ForcedIdle {
         Self { note: Some(note.into()), ..Self::default() }
     }
 
-    /// Books it on the groups, and adds it up. `cpu_time_ns` is the run's length on all CPUs of
-    /// the load together.
+    /// Books it on the groups, and adds it up. `cpu_time_ns` is the time between the two readings
+    /// of the kernel's books, on all CPUs of the load together.
     pub fn book(
         groups: &mut [Group],
         threads: &[Thread],
@@ -68,10 +68,15 @@ impl ForcedIdle {
         };
         for (group, ns) in groups.iter_mut().zip(&each) {
             group.force_idle_ns = Some(*ns);
-            group.force_idle_share = share(*ns, cpu_time_ns);
+            group.force_idle_share = share_within(*ns, cpu_time_ns);
         }
         let ns = each.iter().fold(0u64, |sum, ns| sum.saturating_add(*ns));
-        Self { ns: Some(ns), share: share(ns, cpu_time_ns), source: Some(source), note: None }
+        Self {
+            ns: Some(ns),
+            share: share_within(ns, cpu_time_ns),
+            source: Some(source),
+            note: None,
+        }
     }
 }
 

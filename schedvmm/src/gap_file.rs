@@ -9,8 +9,10 @@ use gaps::record::GapRecord;
 use guest::index::Member;
 
 use crate::result::Clock;
+use crate::until::Until;
 
-const HEADING: &str = "group,thread,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class\n";
+const HEADING: &str =
+    "group,thread,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class,after_hit\n";
 /// Lines are handed over in pieces of about this size.
 const PIECE_BYTES: usize = 256 << 10;
 /// Longer than any line.
@@ -24,6 +26,9 @@ pub struct GapFile {
     whole_bytes: u64,
     /// Records written, by thread.
     written: Vec<usize>,
+    /// When the last one of them ended.
+    last_tsc: u64,
+    until: Until,
 }
 
 impl GapFile {
@@ -34,15 +39,24 @@ impl GapFile {
     pub fn create(path: &Path) -> io::Result<Self> {
         let mut file = OpenOptions::new().append(true).create_new(true).open(path)?;
         file.write_all(HEADING.as_bytes())?;
-        Ok(Self { file, whole_bytes: HEADING.len() as u64, written: Vec::new() })
+        let (whole_bytes, written) = (HEADING.len() as u64, Vec::new());
+        Ok(Self { file, whole_bytes, written, last_tsc: 0, until: Until::default() })
     }
 
-    /// Adds the records that are not in it yet. One line a gap: what could not be written whole
-    /// is taken back, and tried again the next time.
+    /// Adds the records that are not in it yet, marked where they ended after the figures do. One
+    /// line a gap: what could not be written whole is taken back, and tried again the next time.
     ///
     /// # Errors
     /// The disk is full, for one.
     pub fn append(&mut self, gaps: &[Vec<GapRecord>], clock: Clock<'_>) -> io::Result<()> {
+        let until = clock.until();
+        if self.until != until && until.tsc().is_some_and(|tsc| tsc < self.last_tsc) {
+            // Some were written before anybody knew: once more from the start.
+            self.file.set_len(HEADING.len() as u64)?;
+            (self.whole_bytes, self.last_tsc) = (HEADING.len() as u64, 0);
+            self.written.clear();
+        }
+        self.until = until;
         self.written.resize(gaps.len(), 0);
         let mut piece = Vec::with_capacity(PIECE_BYTES + LINE_BYTES);
         for (thread, records) in gaps.iter().enumerate() {
@@ -53,6 +67,7 @@ impl GapFile {
                 let mut lines = 0;
                 for record in rest {
                     line(&mut piece, member, record, clock);
+                    self.last_tsc = self.last_tsc.max(record.tsc_end);
                     lines += 1;
                     if piece.len() >= PIECE_BYTES {
                         break;
@@ -94,7 +109,7 @@ fn line(piece: &mut Vec<u8>, member: Member, record: &GapRecord, clock: Clock<'_
         piece.push(b',');
     }
     piece.extend_from_slice(record.class.name().as_bytes());
-    piece.push(b'\n');
+    piece.extend_from_slice(if clock.until().has(record) { b",0\n" } else { b",1\n" });
 }
 
 #[cfg(test)]
@@ -129,8 +144,16 @@ mod tests {
         }
         gaps[0].push(record(7));
         file.append(&gaps, clock).expect("written");
-        let text = fs::read_to_string(&path).expect("read");
-        assert_eq!(text, format!("{HEADING}2,1,5,20,10,30,2,3,host\n1,1,2,20,7,27,2,3,host\n"));
+        let text = || fs::read_to_string(&path).expect("read");
+        let lines = ["2,1,5,20,10,30,2,3,host", "1,1,2,20,7,27,2,3,host"];
+        assert_eq!(text(), format!("{HEADING}{},0\n{},0\n", lines[0], lines[1]));
+        // A hit that does not touch them, and one that is heard of too late.
+        file.append(&gaps, clock.ending(Until::at(30))).expect("written");
+        assert_eq!(text(), format!("{HEADING}{},0\n{},0\n", lines[0], lines[1]));
+        gaps[1].push(record(40));
+        file.append(&gaps, clock.ending(Until::at(28))).expect("written");
+        let later = "2,1,35,20,40,60,2,3,host";
+        assert_eq!(text(), format!("{HEADING}{},0\n{},1\n{later},1\n", lines[1], lines[0]));
         GapFile::create(&path).expect_err("it is there already");
     }
 

@@ -15,7 +15,8 @@ use crate::result::Thread;
 const DIGITS: u8 = 3;
 
 /// Writes two histograms for each thread, in nanoseconds: gaps with the tag `gap-GROUP.THREAD`,
-/// wake-up delays with the tag `wakeup-GROUP.THREAD`.
+/// wake-up delays with the tag `wakeup-GROUP.THREAD`. Where gaps ended after the one that ended the
+/// run, they are in a third one, `after-hit-GROUP.THREAD`.
 pub fn write(sink: &mut impl Write, threads: &[Thread]) -> io::Result<()> {
     let mut serializer = V2Serializer::new();
     let mut log = IntervalLogWriterBuilder::new()
@@ -26,8 +27,10 @@ pub fn write(sink: &mut impl Write, threads: &[Thread]) -> io::Result<()> {
     for thread in threads {
         let report = &thread.report;
         let length = Duration::from_nanos(thread.statistics.wanted_ns);
+        let later: Vec<_> = thread.after_hit_ns.iter().map(|length_ns| (*length_ns, 1)).collect();
         let both = [("gap", &report.gap_histogram_ns), ("wakeup", &report.wakeup_histogram_ns)];
-        for (name, buckets) in both {
+        let later = Some(("after-hit", &later)).filter(|(_, later)| !later.is_empty());
+        for (name, buckets) in both.into_iter().chain(later) {
             let name = format!("{name}-{}", thread.member.short());
             let tag = Tag::new(&name).ok_or_else(|| io::Error::other("a tag of a log"))?;
             let histogram = histogram(buckets).map_err(io::Error::other)?;
@@ -63,7 +66,10 @@ mod tests {
             wakeup_histogram_ns: vec![(7, 1)],
             ..ThreadReport::default()
         };
-        testing::thread(thread, report)
+        Thread {
+            after_hit_ns: gaps.iter().skip(1).map(|gap| gap.0).collect(),
+            ..testing::thread(thread, report)
+        }
     }
 
     #[test]
@@ -84,7 +90,7 @@ mod tests {
             }
             tags.push(tag);
         }
-        assert_eq!(tags, ["gap-1.1", "wakeup-1.1", "gap-1.2", "wakeup-1.2"]);
+        assert_eq!(tags, ["gap-1.1", "wakeup-1.1", "after-hit-1.1", "gap-1.2", "wakeup-1.2"]);
         assert_eq!((all.len(), all.count_at(1_000_000), all.count_at(50_000_000)), (6, 5, 1));
     }
 

@@ -8,6 +8,7 @@ mod boot;
 mod cli;
 mod co_run;
 mod compose;
+mod core_figures;
 mod deliver;
 mod expected;
 mod explain;
@@ -43,6 +44,7 @@ mod summary;
 mod testing;
 mod trace_file;
 mod units;
+mod until;
 mod verdict;
 
 use std::path::Path;

@@ -12,8 +12,9 @@ use vmm::config::Topology;
 use vmm::vcpu::sched;
 
 use crate::cli::Pin;
+use crate::core_figures::{HostCpus, Vcpus};
 use crate::status::Failure;
-use crate::units;
+use crate::{facts, units};
 
 /// Where Linux describes its CPUs.
 const SYSFS_CPUS: &str = "/sys/devices/system/cpu";
@@ -25,6 +26,15 @@ pub struct Placement {
     pub pins: Vec<usize>,
     /// Why the default placement could not be had.
     pub note: Option<String>,
+}
+
+impl Placement {
+    /// What the host's CPUs are to vCPUs that are placed so.
+    pub fn host_cpus(&self, topology: Topology) -> HostCpus {
+        let allowed = sched::affinity().map_or(usize::MAX, |cpus| cpus.len());
+        let vcpus = Vcpus::new(topology.cpus as usize, &self.pins, allowed);
+        HostCpus { emulated: facts::emulated(), vcpus: Some(vcpus) }
+    }
 }
 
 /// The placement asked for, or the default: whole cores from the second physical core on,

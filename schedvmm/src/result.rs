@@ -8,21 +8,23 @@ use std::path::PathBuf;
 use ftrace::dump::CpuStats;
 use gaps::evidence::Class;
 use gaps::record::GapRecord;
-use gaps::stats::share;
+use gaps::stats::share_within;
 use gaps::tsc::ticks_to_ns;
 use guest::index::{GroupIndex, Member};
 use guest::job::{Job, LoadSpec};
-use guest::wire::{ClassTotal, Gap, Hello, MeterReport, Setup, ThreadReport, TscReport, VmStatus};
+use guest::wire::{ClassTotal, Hello, MeterReport, Setup, ThreadReport, TscReport, VmStatus};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::co_run::CoRun;
+use crate::core_figures::CoreFigures;
 use crate::expected::Expected;
 use crate::explain::Explained;
 use crate::folder::Folder;
 use crate::forced_idle::ForcedIdle;
 use crate::session::Session;
 use crate::summary::{Fairness, Statistics, Steal};
+use crate::until::{Parted, Until};
 use crate::verdict::Answer;
 
 /// Version of the format; raised when a field changes its meaning or goes away.
@@ -48,6 +50,13 @@ pub struct RunResult {
     pub longest_gap: Option<LocatedGap>,
     /// The gap that ended the run.
     pub threshold_hit: Option<LocatedGap>,
+    /// What ended after that, and is in no other figure; `None` without such a gap.
+    pub after_hit: Option<AfterHit>,
+    /// What the figures are of: from the load's start to the end of the gap that ended it, or to
+    /// its own end. `None` before it has ended.
+    pub measured_ns: Option<u64>,
+    /// Why there are no shares, no fairness and no lag, if the run was too short for them.
+    pub too_short: Option<String>,
     pub kernel: KernelFacts,
     pub cosched: Cosched,
     pub setup: Option<Setup>,
@@ -59,6 +68,8 @@ pub struct RunResult {
     pub forced_idle: ForcedIdle,
     /// Who ran beside the load's threads; `None` without a trace.
     pub co_run: Option<CoRun>,
+    /// Whether these two are measurements.
+    pub core_figures: CoreFigures,
     pub steal: Steal,
     pub threads: Vec<Thread>,
     pub groups: Vec<Group>,
@@ -159,6 +170,32 @@ pub struct LocatedGap {
     pub class: Class,
 }
 
+/// Gaps that ended after the one that ended the run: it was being stopped by then.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct AfterHit {
+    pub gaps: u64,
+    pub longest_ns: u64,
+    pub longest: Option<LocatedGap>,
+}
+
+impl AfterHit {
+    /// Of these, by thread.
+    pub fn of(parted: &[Parted<'_>], clock: Clock<'_>) -> Self {
+        let later = || {
+            let each = parted.iter().enumerate();
+            each.flat_map(|(thread, parted)| parted.later.iter().map(move |gap| (thread, *gap)))
+        };
+        let longest = later().max_by_key(|(_, record)| record.ticks());
+        let longest = longest.and_then(|(thread, record)| clock.locate(thread, None, record));
+        Self {
+            gaps: later().count() as u64,
+            longest_ns: longest.as_ref().map_or(0, |gap| gap.length_ns),
+            longest,
+        }
+    }
+}
+
 /// One thread of the load.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs)]
@@ -175,6 +212,9 @@ pub struct Thread {
     pub complete: bool,
     pub statistics: Statistics,
     pub co_run: Option<CoRun>,
+    /// Lengths of gaps that ended after the one that ended the run.
+    #[serde(skip)]
+    pub after_hit_ns: Vec<u64>,
     #[serde(flatten)]
     pub report: ThreadReport,
 }
@@ -188,7 +228,7 @@ pub struct Group {
     pub gaps: u64,
     pub gap_ns: u64,
     pub longest_gap_ns: u64,
-    /// Part of the time in bursts that was spent in gaps.
+    /// Part of the time wanted that was spent in gaps.
     pub gap_share: Option<f64>,
     /// Part of all groups' CPU time.
     pub cpu_share: Option<f64>,
@@ -201,6 +241,8 @@ pub struct Group {
     pub throttled_ns: Option<u64>,
     /// `None` where nobody was woken.
     pub wakeup_longest_ns: Option<u64>,
+    /// For how long a wake-up had been due that had not come at the end; `None` without one.
+    pub wakeup_due_ns: Option<u64>,
     pub co_run: Option<CoRun>,
     pub statistics: Statistics,
 }
@@ -254,13 +296,19 @@ pub fn vms(
 pub struct Clock<'a> {
     khz: u64,
     start: u64,
+    until: Until,
     load: &'a LoadSpec,
 }
 
 impl<'a> Clock<'a> {
     /// A clock of this frequency, with this load's start on it.
     pub fn new(khz: u64, start: u64, load: &'a LoadSpec) -> Self {
-        Self { khz, start, load }
+        Self { khz, start, until: Until::default(), load }
+    }
+
+    /// The same of a run whose figures end at this moment.
+    pub fn ending(self, until: Until) -> Self {
+        Self { until, ..self }
     }
 
     /// The clock of a run; 0 Hz before the guest has told.
@@ -268,7 +316,18 @@ impl<'a> Clock<'a> {
         let khz = session.report.as_ref().map(|report| report.tsc.khz);
         let setup = session.setup.as_ref();
         let khz = khz.or(setup.map(|setup| setup.tsc_khz)).unwrap_or(0);
-        Self::new(khz, setup.map_or(0, |setup| setup.tsc_start), load)
+        let start = setup.map_or(0, |setup| setup.tsc_start);
+        Self::new(khz, start, load).ending(Until::of(session))
+    }
+
+    /// When the figures of the run end.
+    pub fn until(self) -> Until {
+        self.until
+    }
+
+    /// The load that it is of.
+    pub fn load(self) -> &'a LoadSpec {
+        self.load
     }
 
     /// Frequency of the counter.
@@ -313,39 +372,79 @@ impl<'a> Clock<'a> {
     }
 }
 
-/// Per-thread figures: from the report, or from the records that arrived.
-pub fn threads(session: &Session, clock: Clock<'_>) -> Vec<Thread> {
+/// Every thread's gaps, parted by the moment at which figures end.
+pub fn parted<'a>(session: &'a Session, clock: Clock<'_>) -> Vec<Parted<'a>> {
+    session.gaps.iter().map(|records| Parted::new(records, clock.until())).collect()
+}
+
+/// Per-thread figures, up to where they end: from the report, or from the records that arrived.
+pub fn threads(session: &Session, parted: &mut [Parted<'_>], clock: Clock<'_>) -> Vec<Thread> {
     let reports = session.report.as_ref().map(|report| report.threads.as_slice());
     let tids = session.setup.as_ref().map(|setup| &setup.tids);
     let members = clock.load.all_members();
-    let each = session.gaps.iter().zip(members).enumerate().map(|(index, (records, member))| {
+    let mut told = told(session, clock.until());
+    let each = parted.iter_mut().zip(members).enumerate().map(|(index, (parted, member))| {
         let report = reports.and_then(|reports| reports.get(index)).cloned();
         // The agent reports for all; of a machine that failed it has only the records.
         let report = report.filter(|_| session.has_reported(member.group));
         let complete = report.is_some();
-        let report = report.unwrap_or_else(|| ThreadReport {
+        let mut report = report.unwrap_or_else(|| ThreadReport {
             tid: tids.and_then(|tids| tids.get(index)).copied().unwrap_or_default(),
-            ..from_records(records)
+            ..from_records(&parted.ended)
         });
+        if complete {
+            parted.cut(&mut report, clock);
+        }
+        let records = parted.ended.iter().copied();
+        report.longest = records
+            .chain(report.longest)
+            .chain(told.remove(&index).into_iter().flatten())
+            .max_by_key(GapRecord::ticks);
+        let longest_gap_ns = report.longest.map_or(0, |gap| clock.ns(gap.ticks()));
+        if complete {
+            // What waits wants to run, at least as long.
+            let waited = report.gap_ticks.saturating_add(parted.open_ticks());
+            report.busy_ticks = report.busy_ticks.max(waited);
+            bound(&mut report.gap_histogram_ns, longest_gap_ns);
+            bound(&mut report.wakeup_histogram_ns, report.wakeup_longest_ns);
+        }
         Thread {
             index,
             member,
             gap_ns: clock.ns(report.gap_ticks),
-            longest_gap_ns: report.longest.map_or(0, |gap| clock.ns(gap.ticks())),
+            longest_gap_ns,
             complete,
             statistics: Statistics::default(),
             co_run: None,
+            after_hit_ns: parted.later.iter().map(|gap| clock.ns(gap.ticks())).collect(),
             report,
         }
     });
     each.collect()
 }
 
+/// A bucket's upper bound lies above what is in it; nothing is above the longest.
+fn bound(buckets: &mut [(u64, u64)], longest_ns: u64) {
+    buckets.iter_mut().for_each(|(bound, _)| *bound = longest_ns.min(*bound));
+}
+
+/// Gaps that were told of as they happened, by thread: records may have been too many, and what was
+/// under way to us when the guest ended is lost.
+fn told(session: &Session, until: Until) -> BTreeMap<usize, Vec<GapRecord>> {
+    let ticks = session.ticks.iter().filter_map(|tick| tick.longest);
+    let all = ticks.chain(session.hit.map(|hit| hit.gap));
+    let mut told: BTreeMap<usize, Vec<GapRecord>> = BTreeMap::new();
+    for gap in all.filter(|gap| until.has(&gap.record)) {
+        told.entry(gap.thread as usize).or_default().push(gap.record);
+    }
+    told
+}
+
 /// What the records alone tell of a thread.
 fn from_records(records: &[GapRecord]) -> ThreadReport {
     ThreadReport {
         gaps: records.len() as u64,
-        gap_ticks: records.iter().map(GapRecord::ticks).sum(),
+        gap_ticks: records.iter().map(GapRecord::ticks).fold(0, u64::saturating_add),
         longest: records.iter().copied().max_by_key(GapRecord::ticks),
         classes: classes(records),
         ..ThreadReport::default()
@@ -353,71 +452,55 @@ fn from_records(records: &[GapRecord]) -> ThreadReport {
 }
 
 /// Records by class, in the order of [`Class::ALL`].
-fn classes(records: &[GapRecord]) -> Vec<ClassTotal> {
+pub fn classes(records: &[GapRecord]) -> Vec<ClassTotal> {
     let total = |class| {
         let of_class = records.iter().filter(|record| record.class == class);
-        let (gaps, gap_ticks) =
-            of_class.fold((0, 0), |(gaps, sum), record| (gaps + 1, sum + record.ticks()));
+        let (gaps, gap_ticks) = of_class
+            .fold((0, 0u64), |(gaps, sum), record| (gaps + 1, sum.saturating_add(record.ticks())));
         ClassTotal { class, gaps, gap_ticks }
     };
     Class::ALL.into_iter().map(total).filter(|total| total.gaps > 0).collect()
 }
 
 /// Per-group figures from per-thread ones.
-pub fn groups(threads: &[Thread], cookies: &[u64], clock: Clock<'_>) -> Vec<Group> {
-    let mut groups: BTreeMap<GroupIndex, (Group, u64, u64)> = BTreeMap::new();
+pub fn groups(threads: &[Thread], cookies: &[u64]) -> Vec<Group> {
+    let mut groups: BTreeMap<GroupIndex, (Group, u64)> = BTreeMap::new();
     for thread in threads {
         let report = &thread.report;
-        let (group, busy_ns, cpu_ns) = groups.entry(thread.member.group).or_default();
+        let (group, cpu_ns) = groups.entry(thread.member.group).or_default();
         group.group = thread.member.group;
-        group.gaps += report.gaps;
-        group.gap_ns += thread.gap_ns;
+        group.gaps = group.gaps.saturating_add(report.gaps);
+        group.gap_ns = group.gap_ns.saturating_add(thread.gap_ns);
         group.longest_gap_ns = group.longest_gap_ns.max(thread.longest_gap_ns);
-        *busy_ns += clock.ns(report.busy_ticks);
-        *cpu_ns += report.cpu_time_ns;
+        *cpu_ns = cpu_ns.saturating_add(report.cpu_time_ns);
+        if !thread.complete {
+            continue;
+        }
         // A meter of the kernel's is never woken for work, nor is who never pauses.
-        if thread.complete && !report.wakeup_histogram_ns.is_empty() {
+        if !report.wakeup_histogram_ns.is_empty() {
             group.wakeup_longest_ns = group.wakeup_longest_ns.max(Some(report.wakeup_longest_ns));
         }
+        let due_ns = Some(report.wakeup_due_ns).filter(|due_ns| *due_ns > 0);
+        group.wakeup_due_ns = group.wakeup_due_ns.max(due_ns);
     }
-    let all_cpu_ns: u64 = groups.values().map(|(_, _, cpu_ns)| cpu_ns).sum();
+    let all_cpu_ns = groups.values().fold(0u64, |sum, (_, cpu_ns)| sum.saturating_add(*cpu_ns));
     groups
         .into_values()
-        .map(|(mut group, busy_ns, cpu_ns)| {
-            group.gap_share = share(group.gap_ns, busy_ns);
-            group.cpu_share = share(cpu_ns, all_cpu_ns);
+        .map(|(mut group, cpu_ns)| {
+            group.cpu_share = share_within(cpu_ns, all_cpu_ns);
             group.cookie = cookies.get(group.group.index()).copied();
             group
         })
         .collect()
 }
 
-/// The longest gap of the run, from whatever source knows of a longer one: the hit, the
-/// report, the streamed records, the per-second maxima. What ended after a hit does not
-/// count: the load was being stopped by then, and the trace had stopped.
-pub fn longest(session: &Session, clock: Clock<'_>) -> Option<LocatedGap> {
-    let reports = session.report.iter().flat_map(|report| &report.threads).enumerate();
-    let from_reports = reports.filter_map(|(n, thread)| Some((n, thread.longest?)));
-    let records = session.gaps.iter().enumerate();
-    let from_records = records.flat_map(|(n, gaps)| gaps.iter().map(move |gap| (n, *gap)));
-    let index = |gap: Gap| (gap.thread as usize, gap.record);
-    let from_ticks = session.ticks.iter().filter_map(|tick| tick.longest).map(index);
-    let from_hit = session.hit.iter().map(|hit| index(hit.gap));
-    let (thread, record) = from_reports
-        .chain(from_records)
-        .chain(from_ticks)
-        .chain(from_hit)
-        .filter(|(_, record)| {
-            session.hit.is_none_or(|hit| record.tsc_end <= hit.gap.record.tsc_end)
-        })
-        .max_by_key(|(_, record)| record.ticks())?;
-    let tid = session
-        .report
-        .as_ref()
-        .and_then(|report| report.threads.get(thread))
-        .map(|report| report.tid)
-        .or_else(|| session.hit.filter(|hit| hit.gap.thread as usize == thread).map(|hit| hit.tid));
-    clock.locate(thread, tid, record)
+/// The longest gap of the run: the longest one of a thread.
+pub fn longest(threads: &[Thread], session: &Session, clock: Clock<'_>) -> Option<LocatedGap> {
+    let each = threads.iter().filter_map(|thread| Some((thread, thread.report.longest?)));
+    let (thread, record) = each.max_by_key(|(_, record)| record.ticks())?;
+    let tid = Some(thread.report.tid).filter(|tid| *tid > 0);
+    let of_hit = session.hit.filter(|hit| hit.gap.thread as usize == thread.index);
+    clock.locate(thread.index, tid.or(of_hit.map(|hit| hit.tid)), record)
 }
 
 /// Milliseconds in each phase, from when each stage was entered.
@@ -462,14 +545,14 @@ mod tests {
         assert_eq!(clock(&load).locate(6, Some(77), record), None);
     }
 
-    fn thread(index: usize, gap_ns: u64, busy_ticks: u64, cpu_time_ns: u64) -> Thread {
-        let report = ThreadReport { gaps: 1, busy_ticks, cpu_time_ns, ..Default::default() };
+    fn thread(index: usize, gap_ns: u64, cpu_time_ns: u64) -> Thread {
+        let report = ThreadReport { gaps: 1, cpu_time_ns, ..Default::default() };
         Thread { gap_ns, longest_gap_ns: gap_ns, ..testing::thread(index, report) }
     }
 
     #[test]
     fn no_key_is_there_twice() {
-        let text = serde_json::to_string(&thread(0, 1, 1, 1)).expect("JSON");
+        let text = serde_json::to_string(&thread(0, 1, 1)).expect("JSON");
         for key in ["group", "thread", "gaps", "gap_ns", "longest"] {
             assert_eq!(text.matches(&format!("\"{key}\":")).count(), 1, "{key} in {text}");
         }
@@ -490,19 +573,20 @@ mod tests {
         let mut session = Session::new(limits, std::time::Instant::now());
         let gap = |tsc_begin, tsc_end| GapRecord { tsc_begin, tsc_end, ..Default::default() };
         session.gaps[0] = vec![gap(0, 2_000), gap(5_000, 11_000)];
-        let threads = threads(&session, clock(&load(3, 2, 1)));
+        let load = load(3, 2, 1);
+        let clock = clock(&load);
+        let threads = threads(&session, &mut parted(&session, clock), clock);
         assert_eq!((threads[0].report.gaps, threads[0].complete), (2, false));
         assert_eq!((threads[0].gap_ns, threads[0].longest_gap_ns), (4_000, 3_000));
     }
 
     #[test]
     fn groups_add_up_their_threads() {
-        let threads =
-            [thread(0, 300, 2_000, 30), thread(1, 200, 2_000, 30), thread(2, 100, 2_000, 40)];
-        let groups = groups(&threads, &[0xa, 0xb], clock(&load(3, 2, 1)));
+        let threads = [thread(0, 300, 30), thread(1, 200, 30), thread(2, 100, 40)];
+        let groups = groups(&threads, &[0xa, 0xb]);
         assert_eq!(groups.len(), 2);
         assert_eq!((groups[0].gaps, groups[0].gap_ns, groups[0].longest_gap_ns), (2, 500, 300));
-        assert_eq!((groups[0].gap_share, groups[0].cpu_share), (Some(0.25), Some(0.6)));
+        assert_eq!(groups[0].cpu_share, Some(0.6));
         assert_eq!((groups[1].cookie, groups[1].cpu_share), (Some(0xb), Some(0.4)));
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use guest::index::{Kind, Member};
 use serde::{Deserialize, Serialize};
 
+use crate::core_figures::CoreFigures;
 use crate::result_file::{ResultFile, usage};
 use crate::status::Failure;
 
@@ -33,6 +34,7 @@ pub struct Stored {
     pub tsc: Option<StoredTsc>,
     pub threads: Vec<StoredThread>,
     pub trace: StoredTrace,
+    pub core_figures: CoreFigures,
     /// Of an older result, which counts threads over all groups: who they are, in order.
     #[serde(skip)]
     pub older: Option<Vec<Numbers>>,
@@ -285,6 +287,11 @@ pub fn gaps(folder: &Path, stored: &Stored) -> Result<Vec<StoredGap>, Failure> {
 }
 
 impl Stored {
+    /// Whether a gap had ended when the one over the threshold did, which ended the run.
+    pub fn counts(&self, gap: &StoredGap) -> bool {
+        self.threshold_hit.is_none_or(|hit| gap.tsc_end <= hit.tsc_end)
+    }
+
     /// Whose a gap with these numbers is.
     fn who(&self, group: u64, thread: u64) -> Option<Numbers> {
         match &self.older {
@@ -320,6 +327,14 @@ mod tests {
             let error = read().expect_err("refused");
             assert!(error.contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn gaps_that_ended_after_the_hit_do_not_count() {
+        let gap = |tsc_end| StoredGap { tsc_end, ..StoredGap::default() };
+        let stored = Stored { threshold_hit: Some(gap(500)), ..Stored::default() };
+        assert!(stored.counts(&gap(500)) && !stored.counts(&gap(501)));
+        assert!(Stored::default().counts(&gap(501)));
     }
 
     #[test]

@@ -6,14 +6,15 @@
 //! `source` says which. Nothing is ever computed from a part of the gaps as if it were all.
 
 use gaps::evidence::Class;
-use gaps::record::GapRecord;
 use gaps::stats::lag::largest_lag_ns;
-use gaps::stats::{Distribution, Quantiles, Starvation, jain, max_over_min, share};
+use gaps::stats::{Distribution, Quantiles, Starvation, jain, max_over_min, share, share_within};
 use guest::job::LoadSpec;
 use guest::shape::GroupSpec;
+use guest::wire::ThreadReport;
 use serde::{Deserialize, Serialize};
 
 use crate::result::{Clock, Thread};
+use crate::until::Parted;
 
 /// A thread that has not run for longer than this counts as starved: the gap that ended the
 /// original benchmark.
@@ -44,6 +45,9 @@ pub struct Statistics {
     pub source: Source,
     /// Time in which these threads wanted to run; what the shares below are of.
     pub wanted_ns: u64,
+    /// Time they had waited in gaps that were open when the run was ended by another one: part of
+    /// `gap_share`, of waits and of lags, and of no gap's length.
+    pub open_ns: u64,
     /// Gaps in a second of that time.
     pub gaps_per_s: Option<f64>,
     pub quantiles: Option<Quantiles>,
@@ -97,7 +101,7 @@ pub struct Fairness {
     pub max_over_min: Option<f64>,
 }
 
-/// How much of the time in bursts the host took, as far as gaps of its class tell.
+/// How much of the time wanted the host took, as far as gaps of its class tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)]
@@ -112,7 +116,8 @@ impl Steal {
     /// Of a run with these figures.
     pub fn of(statistics: &Statistics, budget: f64) -> Self {
         let host = statistics.classes.iter().filter(|class| class.class == Class::Host);
-        let share = share(host.map(|class| class.gap_ns).sum(), statistics.wanted_ns);
+        let host_ns = host.map(|class| class.gap_ns).fold(0, u64::saturating_add);
+        let share = share_within(host_ns, statistics.wanted_ns);
         Self { share, budget, contaminated: share.is_some_and(|share| share > budget) }
     }
 
@@ -139,6 +144,9 @@ impl Fairness {
 pub struct ThreadGaps {
     /// Lengths of gaps.
     pub gaps: Distribution,
+    /// The same with the parts of those that were open at the end.
+    waits: Distribution,
+    open_ns: u64,
     /// Wake-up delays.
     pub wakeup: Distribution,
     source: Source,
@@ -147,37 +155,42 @@ pub struct ThreadGaps {
 }
 
 impl ThreadGaps {
-    /// From a thread's report and the records that arrived.
-    pub fn of(thread: &Thread, records: &[GapRecord], spec: &LoadSpec, clock: Clock<'_>) -> Self {
+    /// From a thread's report and the records that arrived. `run_ns` is the length of the run.
+    pub fn of(thread: &Thread, parted: &Parted<'_>, run_ns: u64, clock: Clock<'_>) -> Self {
         let report = &thread.report;
-        let whole = report.gaps == records.len() as u64;
+        let whole = report.gaps == parted.ended.len() as u64;
         let source = match (thread.complete, whole) {
             (true, true) => Source::Records,
             (true, false) => Source::Histogram,
             (false, _) => Source::Partial,
         };
         let gaps = if source == Source::Histogram {
-            // The last bucket ends above the longest gap, which is known exactly.
-            let bounded = |&(bound, count): &(u64, u64)| (bound.min(thread.longest_gap_ns), count);
-            let buckets: Vec<_> = report.gap_histogram_ns.iter().map(bounded).collect();
-            Distribution::of_buckets(&buckets)
+            Distribution::of_buckets_up_to(&report.gap_histogram_ns, thread.longest_gap_ns)
         } else {
-            Distribution::of_records(records, clock.khz())
+            Distribution::of_records(&parted.ended, clock.khz())
         };
-        let lag = match (source, fair_share(spec)) {
-            (Source::Records, Some(fair_share)) => lag(records, fair_share, spec, clock),
+        let open = Distribution::of_records(&parted.open, clock.khz());
+        let lag = match (source, fair_share(clock.load())) {
+            (Source::Records, Some(fair_share)) => lag(parted, fair_share, run_ns, clock),
             _ => Vec::new(),
         };
-        let wakeup = Distribution::of_buckets(&report.wakeup_histogram_ns);
-        Self { gaps, wakeup, source, lag }
+        let wakeups = (&report.wakeup_histogram_ns, report.wakeup_longest_ns);
+        Self {
+            waits: Distribution::merged([&gaps, &open]),
+            gaps,
+            open_ns: clock.ns(parted.open_ticks()),
+            wakeup: Distribution::of_buckets_up_to(wakeups.0, wakeups.1),
+            source,
+            lag,
+        }
     }
 }
 
-/// The largest lag of a thread with these gaps.
-fn lag(records: &[GapRecord], fair_share: f64, spec: &LoadSpec, clock: Clock<'_>) -> Vec<Lag> {
-    let run_ns = u64::try_from(spec.duration.as_nanos()).unwrap_or(u64::MAX);
+/// The largest lag of a thread with these gaps, in windows that fit into the run.
+fn lag(parted: &Parted<'_>, fair_share: f64, run_ns: u64, clock: Clock<'_>) -> Vec<Lag> {
     let windows = LAG_WINDOWS_NS.into_iter().filter(|window| *window <= run_ns);
-    let lag_ns = |window_ns| largest_lag_ns(records, clock.khz(), window_ns, fair_share);
+    let gaps = parted.waits();
+    let lag_ns = |window_ns| largest_lag_ns(&gaps, clock.khz(), window_ns, fair_share);
     windows.map(|window_ns| Lag { window_ns, lag_ns: lag_ns(window_ns) }).collect()
 }
 
@@ -185,26 +198,45 @@ fn lag(records: &[GapRecord], fair_share: f64, spec: &LoadSpec, clock: Clock<'_>
 pub fn of_threads(threads: &[&Thread], gaps: &[&ThreadGaps], clock: Clock<'_>) -> Statistics {
     let all = Distribution::merged(gaps.iter().map(|gaps| &gaps.gaps));
     let wakeup = Distribution::merged(gaps.iter().map(|gaps| &gaps.wakeup));
-    let busy_ticks =
-        threads.iter().fold(0u64, |sum, thread| sum.saturating_add(thread.report.busy_ticks));
-    let wanted_ns = clock.ns(busy_ticks);
-    let gap_ns = u64::try_from(all.total_ns()).unwrap_or(u64::MAX);
+    // Of one that did not report nobody knows what it wanted: its gaps are in no share.
+    let timed = || threads.iter().zip(gaps).filter(|(thread, _)| thread.complete);
+    let waits = Distribution::merged(timed().map(|(_, gaps)| &gaps.waits));
+    let sum = |of: &dyn Fn(&ThreadReport) -> u64| {
+        timed().map(|(thread, _)| of(&thread.report)).fold(0, u64::saturating_add)
+    };
+    let wanted_ns = clock.ns(sum(&|report| report.busy_ticks));
+    let open_ns = gaps.iter().map(|gaps| gaps.open_ns).fold(0, u64::saturating_add);
+    let timed_open_ns = timed().map(|(_, gaps)| gaps.open_ns).fold(0, u64::saturating_add);
+    // The exact sum, where lengths may come from a histogram. Rounding makes no more of it than
+    // there was.
+    let waited_ns = clock.ns(sum(&|report| report.gap_ticks)).saturating_add(timed_open_ns);
+    let gap_share = share_within(waited_ns.min(wanted_ns), wanted_ns);
     let wait = |wait_ns| {
-        let probability = all.wait_exceeds(wait_ns, wanted_ns)?;
+        // Whoever waits meets a gap first, and a histogram's lengths are a little too high.
+        let probability = waits.wait_exceeds(wait_ns, wanted_ns)?.min(gap_share?);
         Some(WaitExceeds { wait_ns, probability })
     };
+    let starved = Distribution::merged(gaps.iter().map(|gaps| &gaps.waits));
     Statistics {
         source: gaps.iter().map(|gaps| gaps.source).max().unwrap_or_default(),
         wanted_ns,
-        gaps_per_s: share(all.count(), wanted_ns).map(|per_ns| per_ns * 1e9),
+        open_ns,
+        gaps_per_s: share(sum(&|report| report.gaps), wanted_ns).map(|per_ns| per_ns * 1e9),
         quantiles: all.quantiles(),
-        gap_share: share(gap_ns, wanted_ns),
-        mean_wait_ns: all.mean_wait_ns(wanted_ns),
+        gap_share,
+        mean_wait_ns: waits.mean_wait_ns(wanted_ns),
         wait_exceeds: WAITS_NS.into_iter().filter_map(wait).collect(),
-        starvation: all.starvation(STARVED_NS),
+        starvation: starved.starvation(STARVED_NS),
         largest_lag: worst_lag(gaps.iter().map(|gaps| gaps.lag.clone())),
         classes: classes(threads, clock),
         wakeup: wakeup.quantiles(),
+    }
+}
+
+impl Statistics {
+    /// Without what a run that was too short does not have.
+    pub fn forget_shares(&mut self) {
+        (self.gap_share, self.largest_lag) = (None, Vec::new());
     }
 }
 
@@ -228,7 +260,7 @@ fn worst_lag(each: impl Iterator<Item = Vec<Lag>>) -> Vec<Lag> {
 
 fn classes(threads: &[&Thread], clock: Clock<'_>) -> Vec<ClassShare> {
     let totals = || threads.iter().flat_map(|thread| &thread.report.classes);
-    let all: u64 = totals().map(|total| total.gap_ticks).sum();
+    let all = totals().map(|total| total.gap_ticks).fold(0, u64::saturating_add);
     let class = |class| {
         let mut found = ClassShare { class, gaps: 0, gap_ns: 0, share: None };
         let mut ticks = 0u64;

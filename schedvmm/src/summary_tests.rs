@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
+use gaps::record::GapRecord;
 use gaps::tally::ClassTotal;
 use guest::wire::ThreadReport;
 
 use super::*;
 use crate::testing::{self, load};
+use crate::until::Until;
 
 /// One tick is one nanosecond, and the load begins at 0.
 fn clock(spec: &LoadSpec) -> Clock<'_> {
@@ -31,6 +33,7 @@ fn thread(lengths: &[u64]) -> (Thread, Vec<GapRecord>) {
         classes: vec![ClassTotal { class: Class::Host, gaps: 1, gap_ticks: total }],
         busy_ticks: 1000 * MS,
         wakeup_histogram_ns: vec![(MS, 3), (9 * MS, 1)],
+        wakeup_longest_ns: 9 * MS - 3,
         ..ThreadReport::default()
     };
     let longest_gap_ns = lengths.iter().copied().max().unwrap_or(0);
@@ -40,8 +43,10 @@ fn thread(lengths: &[u64]) -> (Thread, Vec<GapRecord>) {
 fn statistics(of: &[(Thread, Vec<GapRecord>)]) -> Statistics {
     let spec = load(u32::try_from(of.len()).expect("few"), 1, 1);
     let clock = clock(&spec);
-    let gaps: Vec<_> =
-        of.iter().map(|(thread, records)| ThreadGaps::of(thread, records, &spec, clock)).collect();
+    let gaps = |(thread, records): &(Thread, Vec<GapRecord>)| {
+        ThreadGaps::of(thread, &Parted::new(records, Until::default()), 1000 * MS, clock)
+    };
+    let gaps: Vec<_> = of.iter().map(gaps).collect();
     let threads: Vec<_> = of.iter().map(|(thread, _)| thread).collect();
     of_threads(&threads, &gaps.iter().collect::<Vec<_>>(), clock)
 }
@@ -59,7 +64,7 @@ fn a_threads_figures_come_from_its_records() {
     let windows = [(100 * MS, 100 * MS), (1000 * MS, 220 * MS)];
     let lag: Vec<_> = found.largest_lag.iter().map(|lag| (lag.window_ns, lag.lag_ns)).collect();
     assert_eq!(lag, windows);
-    assert_eq!(found.wakeup.map(|wakeup| (wakeup.p50_ns, wakeup.p99_ns)), Some((MS, 9 * MS)));
+    assert_eq!(found.wakeup.map(|wakeup| (wakeup.p50_ns, wakeup.p99_ns)), Some((MS, 9 * MS - 3)));
     let class = ClassShare { class: Class::Host, gaps: 1, gap_ns: 220 * MS, share: Some(1.0) };
     assert_eq!(found.classes, [class]);
 }

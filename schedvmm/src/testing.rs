@@ -25,6 +25,7 @@ pub fn thread(index: usize, report: ThreadReport) -> Thread {
         complete: true,
         statistics: Statistics::default(),
         co_run: None,
+        after_hit_ns: Vec::new(),
         report,
     }
 }

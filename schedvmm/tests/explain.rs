@@ -103,6 +103,29 @@ fn what_the_paragraph_says_is_there_for_programs() {
 }
 
 #[test]
+fn forced_idle_that_is_no_measurement_is_called_none() {
+    let folder = folder();
+    let (gap, run) = ([].as_slice(), ["--run"].as_slice());
+    let says = "\nForced idle is no measurement here: this host's CPUs are emulated.\n";
+    for words in [gap, run] {
+        assert!(!stdout(&explain(folder.path(), words)).contains("no measurement"));
+        assert_eq!(json_of(folder.path(), words)["core_figures"]["measured"], true);
+    }
+    let path = folder.path().join("result.json");
+    let text = fs::read_to_string(&path).expect("a result");
+    let mut result: Value = serde_json::from_str(&text).expect("JSON");
+    let core_figures =
+        serde_json::json!({ "measured": false, "reason": "this host's CPUs are emulated" });
+    result["core_figures"] = core_figures.clone();
+    fs::write(&path, result.to_string()).expect("written");
+    for words in [gap, run] {
+        let text = stdout(&explain(folder.path(), words));
+        assert!(text.contains("forced idle") && text.ends_with(says), "{text}");
+        assert_eq!(json_of(folder.path(), words)["core_figures"], core_figures);
+    }
+}
+
+#[test]
 fn a_person_gets_a_paragraph_and_a_table() {
     let folder = folder();
     let text = stdout(&explain(folder.path(), &[]));

@@ -55,7 +55,7 @@ fn a_run_leaves_a_whole_result() {
     assert!(!result["setup"]["noise"]["cpus"].as_array().expect("CPUs").is_empty());
     let csv = fs::read_to_string(dir.path().join("out/gaps.csv")).expect("gaps.csv");
     assert_eq!(csv.lines().count() as f64, gaps + 1.0);
-    assert!(csv.lines().next().expect("a heading").ends_with(",class"));
+    assert!(csv.lines().next().expect("a heading").ends_with(",class,after_hit"));
     let log = fs::read_to_string(dir.path().join("out/gaps.hlog")).expect("gaps.hlog");
     let tagged = |name: &str| log.lines().filter(|line| line.starts_with(name)).count();
     assert_eq!((tagged("Tag=gap-"), tagged("Tag=wakeup-")), (4, 4));
@@ -169,7 +169,20 @@ fn a_gap_over_the_threshold_and_bad_input_have_their_status() {
     let over = ["host", "--duration", "20s", "--threshold", "1ms", "--output", "over"];
     let output = call(dir.path(), &over);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(number(&result(dir.path(), "over")["threshold_hit"]["length_ns"]) > 1e6);
+    let over = result(dir.path(), "over");
+    assert!(number(&over["threshold_hit"]["length_ns"]) > 1e6);
+    // Figures end at the hit, and what ended later is told apart.
+    let longest = number(&over["longest_gap_ns"]);
+    assert!(number(&over["statistics"]["quantiles"]["p999_ns"]) <= longest, "{over:#}");
+    let csv = fs::read_to_string(dir.path().join("over/gaps.csv")).expect("gaps.csv");
+    let marked = csv.lines().filter(|line| line.ends_with(",1")).count();
+    assert_eq!(over["after_hit"]["gaps"].as_u64().unwrap_or(0), marked as u64, "{csv}");
+    let screen = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(screen.contains("; after the hit: "), marked > 0, "{screen}");
+    if number(&over["measured_ns"]) < 999e6 {
+        assert!(screen.contains("fairness run too short"), "{screen}");
+        assert!(over["groups"][0]["cpu_share"].is_null(), "{}", over["groups"][0]);
+    }
     for bad in [
         &["host", "--groups", "0"][..],
         &["host", "--cosched", "tag"],
@@ -229,7 +242,7 @@ fn whoever_is_killed_leaves_what_was_measured() {
     assert!(number(&result["setup"]["tsc_khz"]) > 0.0);
     let text = csv();
     assert!(
-        text.ends_with('\n') && text.lines().all(|line| line.split(',').count() == 9),
+        text.ends_with('\n') && text.lines().all(|line| line.split(',').count() == 10),
         "{text}"
     );
 }

@@ -11,7 +11,7 @@ pub use verb::run;
 
 use std::path::Path;
 
-use ftrace::attribution::{Clause, Culprit, Explanation, Part};
+use ftrace::attribution::{Cause, Clause, Culprit, Explanation, Part};
 use serde::Serialize;
 
 use guest::error::Owner;
@@ -106,6 +106,11 @@ pub struct ExplainedCulprit {
 }
 
 impl Explained {
+    /// Whether some of it was forced idle.
+    pub fn is_forced_idle(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part.part.cause, Cause::ForcedIdle { .. }))
+    }
+
     /// Puts into time and words what was found out about a gap.
     fn new(question: &Question, gap: &StoredGap, found: &Explanation) -> Self {
         let (context, units) = (question.context(), question.units());

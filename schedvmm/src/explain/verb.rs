@@ -32,19 +32,21 @@ pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
     let printed = if args.run {
         let whole = Whole::read(&question)?;
         if args.json {
-            write_json(&question, &path, "run", &whole, &mut out)
+            write_json(&question, &stored, &path, ("run", &whole), &mut out)
         } else {
-            write!(out, "{}{whole}", torn(&question)).map_err(FtraceError::from)
+            let remark = if whole.forced_idle.is_empty() { String::new() } else { remark(&stored) };
+            write!(out, "{}{whole}{remark}", torn(&question)).map_err(FtraceError::from)
         }
     } else {
         let gap = choose(args, &stored, &folder)?;
         let (explained, found) = question.explain(&gap)?;
         if args.json {
-            write_json(&question, &path, "gap", &explained, &mut out)
+            write_json(&question, &stored, &path, ("gap", &explained), &mut out)
         } else if args.text {
             text::write_events(&question, &gap, &mut out)
         } else {
-            write_screen(&question, &explained, &found, &mut out).map_err(FtraceError::from)
+            write_screen(&question, (&explained, &found), &stored, &mut out)
+                .map_err(FtraceError::from)
         }
     };
     match printed.and_then(|()| Ok(out.flush()?)) {
@@ -57,12 +59,17 @@ pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
 /// One object, with what was found out under its name.
 fn write_json(
     question: &Question,
+    stored: &Stored,
     trace: &Path,
-    name: &str,
-    found: &impl Serialize,
+    (name, found): (&str, &impl Serialize),
     out: &mut impl Write,
 ) -> Result<(), FtraceError> {
-    let mut all = json!({ "schema": SCHEMA, "trace": trace, "torn": question.torn() });
+    let mut all = json!({
+        "schema": SCHEMA,
+        "trace": trace,
+        "torn": question.torn(),
+        "core_figures": stored.core_figures,
+    });
     all[name] = json!(found);
     serde_json::to_writer_pretty(&mut *out, &all).map_err(io::Error::from)?;
     Ok(writeln!(out)?)
@@ -73,6 +80,12 @@ fn torn(question: &Question) -> String {
     question
         .torn()
         .map_or_else(String::new, |why| format!("The trace is not all there: {why}.\n\n"))
+}
+
+/// A line about forced idle that is no measurement; else nothing.
+fn remark(stored: &Stored) -> String {
+    let why = stored.core_figures.why_not();
+    why.map_or_else(String::new, |why| format!("\nForced idle is no measurement here: {why}.\n"))
 }
 
 /// The gap that was asked for.
@@ -88,7 +101,7 @@ fn choose(args: &ExplainArgs, stored: &Stored, folder: &Path) -> Result<StoredGa
     if let Some(who) = args.thread {
         let gaps = stored::gaps(folder, stored)?.into_iter().filter(|gap| gap.who == who);
         return gaps
-            .max_by_key(|gap| gap.length_ns)
+            .max_by_key(|gap| (stored.counts(gap), gap.length_ns))
             .ok_or_else(|| usage(format!("--thread {who}: {}", stored.why_no_gap(who))));
     }
     let hit = stored.threshold_hit.filter(|_| !args.longest);
@@ -98,12 +111,14 @@ fn choose(args: &ExplainArgs, stored: &Stored, folder: &Path) -> Result<StoredGa
 /// Paragraph and table.
 fn write_screen(
     question: &Question,
-    explained: &Explained,
-    found: &Explanation,
+    (explained, found): (&Explained, &Explanation),
+    stored: &Stored,
     out: &mut impl Write,
 ) -> io::Result<()> {
     writeln!(out, "{}{}\n", torn(question), explained.paragraph)?;
-    write!(out, "{}", found.table(question.context(), question.units()))
+    write!(out, "{}", found.table(question.context(), question.units()))?;
+    let remark = if explained.is_forced_idle() { remark(stored) } else { String::new() };
+    write!(out, "{remark}")
 }
 
 /// Writes a Perfetto file with all gaps that the trace has something about.

@@ -25,6 +25,7 @@ use self::prepare::{Prepare, Ready};
 use crate::cli::HostArgs;
 use crate::cli::ShowVm;
 use crate::compose::{self, Account, Target};
+use crate::core_figures::HostCpus;
 use crate::deliver::{Checkpoints, Delivery};
 use crate::folder::Folder;
 use crate::result::{self, Clock, KernelFacts, RunResult, Trace};
@@ -177,6 +178,8 @@ impl Run {
             trace: Trace::default(),
             phases_ms,
             steal_budget: self.steal_budget,
+            // None of ours lie between.
+            host_cpus: HostCpus { emulated: facts::emulated(), vcpus: None },
             verdict,
             ended: true,
         }

@@ -61,7 +61,7 @@ pub fn causes(why: &Why) -> Markup {
 /// What each group saw.
 pub fn groups(saved: &Saved) -> Markup {
     let row = |group: &Group| {
-        let quantiles = group.statistics.quantiles.unwrap_or_default();
+        let quantiles = group.statistics.quantiles;
         html! { tr {
             th scope="row" { span class={ "dot " (colour(group.group)) } aria-hidden="true" {}
                 (saved.group_name(group.group)) }
@@ -69,11 +69,12 @@ pub fn groups(saved: &Saved) -> Markup {
                 .map_or_else(|| "–".into(), |cookie| format!("{cookie:x}"))) }
             td.n { (group.gaps) }
             td.n { (show_ns(group.longest_gap_ns)) }
-            td.n { (show_ns(quantiles.p50_ns)) }
-            td.n { (show_ns(quantiles.p99_ns)) }
+            td.n { (length(quantiles.map(|of| of.p50_ns))) }
+            td.n { (length(quantiles.map(|of| of.p99_ns))) }
             td.n { (percent(group.gap_share)) }
             td.n { (percent(group.cpu_share)) }
-            td.n { (length(group.wakeup_longest_ns)) }
+            td.n { @if let Some(due) = group.wakeup_due_ns.filter(|due| Some(*due) > group.wakeup_longest_ns) {
+                "> " (show_ns(due)) } @else { (length(group.wakeup_longest_ns)) } }
         } }
     };
     let head =
@@ -123,10 +124,58 @@ pub fn statistics(saved: &Saved) -> Markup {
     }
 }
 
+/// What cores did with cookies: forced idle, and who ran beside whom. Nothing without both.
+pub fn cores(saved: &Saved) -> Markup {
+    let cookies = saved.cosched.mechanism.as_deref().is_some_and(|name| name != "none");
+    let idle = saved.forced_idle.ns.filter(|_| cookies);
+    if idle.is_none() && saved.co_run.is_none() {
+        return html! {};
+    }
+    let row = |name: &str, share: f64| {
+        html! { tr { th scope="row" { (name) } td.n { (percent(Some(share))) } } }
+    };
+    html! {
+        section aria-labelledby="h-cores" {
+            h2 #h-cores { "Cores" }
+            (no_measurement(saved))
+            @if let Some(ns) = idle {
+                p { "Forced idle by cookies: " (show_ns(ns))
+                    @if let Some(share) = saved.forced_idle.share {
+                        ", " (percent(Some(share))) " of the CPUs' time"
+                    } "." }
+            }
+            @if let Some(found) = &saved.co_run {
+                div.scroll { table {
+                    caption { "Beside threads of the load while they ran, " (show_ns(found.running_ns))
+                        " in the trace" }
+                    tbody {
+                        (row("a thread of the same group", found.mate))
+                        (row("anything else (a stranger)", found.stranger))
+                        (row("nothing", found.idle))
+                        (row("the trace does not say", found.unknown))
+                    }
+                } }
+            }
+        }
+    }
+}
+
+/// That such figures are none, and why, if so.
+pub fn no_measurement(saved: &Saved) -> Markup {
+    html! {
+        @if let Some(why) = saved.core_figures.why_not() {
+            p { strong { "Forced idle and who ran beside are no measurements here: " } (why) "." }
+        }
+    }
+}
+
 /// How evenly the CPU was divided.
 pub fn fairness(saved: &Saved) -> Markup {
     let starvation = &saved.statistics.starvation;
     html! {
+        @if let Some(why) = &saved.too_short {
+            p { "Run too short for fairness, lag and shares: " (why) "." }
+        }
         div.columns {
             div.scroll { table {
                 caption { "Evenness: 1 is even" }

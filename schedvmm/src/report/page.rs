@@ -45,6 +45,7 @@ pub fn render(saved: &Saved, why: &Result<Why, String>) -> Markup {
                         h2 #h-fairness { "Fairness" }
                         (facts::fairness(saved))
                     }
+                    (facts::cores(saved))
                     section aria-labelledby="h-environment" {
                         h2 #h-environment { "Environment" }
                         (facts::environment(saved))
@@ -102,6 +103,10 @@ fn head(saved: &Saved, verdict: &Verdict) -> Markup {
         html! { div.figure { dt { (name) } dd { strong { (value) } span { (note) } } } }
     };
     let expected = &saved.expected;
+    let short = |of: &str| {
+        let short = saved.too_short.as_ref().map(|_| "run too short");
+        short.unwrap_or(of).to_owned()
+    };
     html! {
         header {
             p.what { "schedvmm " @if saved.target == "host" { "on the running kernel, " } (kernel(saved)) }
@@ -110,7 +115,8 @@ fn head(saved: &Saved, verdict: &Verdict) -> Markup {
             dl.figures {
                 (figure("longest gap", saved.longest_gap.as_ref()
                     .map_or_else(|| "none".into(), |gap| show_ns(gap.length_ns)),
-                    saved.longest_gap.as_ref().map(|gap| place(saved, gap)).unwrap_or_default()))
+                    saved.longest_gap.as_ref().map(|gap| place(saved, gap)).unwrap_or_default()
+                        + &after_hit(saved)))
                 // Of machines nothing is expected.
                 @if !saved.is_nested() { (figure("longest by design", expected.gap_ns.map_or_else(|| "–".into(), show_ns),
                     expected.inflation.map_or_else(|| expected.note.clone(), |by| format!("measured {by:.2} ×")))) }
@@ -119,14 +125,20 @@ fn head(saved: &Saved, verdict: &Verdict) -> Markup {
                     saved.statistics.gaps_per_s.map(|rate| format!("{rate:.1} gaps a second wanted"))
                         .unwrap_or_default()))
                 (figure("time in gaps", facts::percent(saved.statistics.gap_share),
-                    "of the time wanted".into()))
+                    short("of the time wanted")))
                 (figure("fairness", jain("groups").map_or_else(|| "–".into(), |jain| format!("{jain:.3}")),
-                    "Jain's index of groups".into()))
+                    short("Jain's index of groups")))
                 (figure("host's part", facts::percent(host.map_or(Some(0.0), |class| class.share)),
                     "of the time in gaps".into()))
             }
         }
     }
+}
+
+/// What ended after the gap over the threshold, and is in no figure.
+fn after_hit(saved: &Saved) -> String {
+    let Some(after) = &saved.after_hit else { return String::new() };
+    format!("; after the hit: {}, longest {}", after.gaps, show_ns(after.longest_ns))
 }
 
 /// Where a gap was.
@@ -167,6 +179,7 @@ fn why_section(saved: &Saved, why: &Result<Why, String>) -> Markup {
                 Ok(why) => {
                     p.lead { (why.explained.paragraph) }
                     @if let Some(torn) = &why.torn { p.small { "The trace is not all there: " (torn) "." } }
+                    @if why.explained.is_forced_idle() { (facts::no_measurement(saved)) }
                     (timeline::picture(why))
                     (facts::causes(why))
                 }

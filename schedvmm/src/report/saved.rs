@@ -9,6 +9,7 @@ use guest::index::{GroupIndex, Kind};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::core_figures::CoreFigures;
 use crate::result_file::ResultFile;
 use crate::status::Failure;
 use crate::stored::{self, Numbers, Stored};
@@ -28,12 +29,17 @@ pub struct Saved {
     pub notes: Vec<String>,
     pub longest_gap: Option<Gap>,
     pub threshold_hit: Option<Gap>,
+    pub after_hit: Option<AfterHit>,
+    pub too_short: Option<String>,
     pub cosched: Cosched,
     pub setup: Option<Setup>,
     pub job: Job,
     pub statistics: Statistics,
     pub fairness: BTreeMap<String, Fairness>,
     pub expected: Expected,
+    pub forced_idle: ForcedIdle,
+    pub co_run: Option<CoRun>,
+    pub core_figures: CoreFigures,
     pub steal: Steal,
     pub threads: Vec<Thread>,
     pub groups: Vec<Group>,
@@ -59,6 +65,15 @@ pub struct Gap {
     pub cpu_begin: u32,
     pub cpu_end: u32,
     pub class: String,
+}
+
+/// Gaps that ended after the one over the threshold.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct AfterHit {
+    pub gaps: u64,
+    pub longest_ns: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -141,6 +156,27 @@ pub struct Expected {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)]
+pub struct ForcedIdle {
+    pub ns: Option<u64>,
+    pub share: Option<f64>,
+    pub note: Option<String>,
+}
+
+/// What the other hyperthreads did while threads of the load ran.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct CoRun {
+    pub running_ns: u64,
+    pub mate: f64,
+    pub stranger: f64,
+    pub idle: f64,
+    pub unknown: f64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
 pub struct Thread {
     #[serde(flatten)]
     pub who: Numbers,
@@ -161,6 +197,7 @@ pub struct Group {
     pub gap_share: Option<f64>,
     pub cpu_share: Option<f64>,
     pub wakeup_longest_ns: Option<u64>,
+    pub wakeup_due_ns: Option<u64>,
     pub statistics: Statistics,
 }
 
@@ -248,7 +285,7 @@ impl Saved {
         }
         let Ok(gaps) = stored::gaps(folder, stored) else { return };
         let mut lengths: BTreeMap<Numbers, BTreeMap<u64, u64>> = BTreeMap::new();
-        for gap in gaps {
+        for gap in gaps.into_iter().filter(|gap| stored.counts(gap)) {
             *lengths.entry(gap.who).or_default().entry(gap.length_ns).or_default() += 1;
         }
         for thread in self.threads.iter_mut().filter(|thread| !thread.complete) {

@@ -68,6 +68,7 @@ impl Attempt {
             trace: Trace::default(),
             phases_ms,
             steal_budget: self.plan.args.load.steal_budget,
+            host_cpus: self.plan.host_cpus,
             verdict,
             ended: true,
         }

@@ -14,6 +14,7 @@ use vmm::vm::{Facts, Running, Vm};
 use super::nested;
 use crate::absence::HostEvidence;
 use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, Switch, TraceArgs};
+use crate::core_figures::HostCpus;
 use crate::mapped_trace::TraceMemory;
 use crate::placement::{self, Placement};
 use crate::session::Limits;
@@ -33,6 +34,8 @@ pub struct Plan {
     pub topology: Topology,
     /// Where they run on the host.
     pub placement: Placement,
+    /// What the host's CPUs are to it.
+    pub host_cpus: HostCpus,
     /// The agent's orders.
     pub job: Job,
     /// When the run began.
@@ -80,10 +83,12 @@ impl Plan {
             None => {}
         }
         job.cpu_limit = limits_cpus(&machine.append).map(str::to_owned);
+        let placement = placement::choose(machine.pin.as_ref(), topology);
         let plan = Self {
             kernel_path,
             topology,
-            placement: placement::choose(machine.pin.as_ref(), topology),
+            host_cpus: placement.host_cpus(topology),
+            placement,
             job,
             started_utc: started_utc(),
             args: args.clone(),

@@ -62,11 +62,12 @@ fn write_screen(text: &mut String, result: &RunResult, folder: &Path) -> std::fm
         }
         writeln!(text, "gaps     {}", gaps_line(&result.statistics))?;
         writeln!(text, "fairness {}", fairness_line(result))?;
+        let remark = result.core_figures.remark();
         if let Some(line) = forced_idle_line(result).filter(|_| threads) {
-            writeln!(text, "idle     {line}")?;
+            writeln!(text, "idle     {line}{remark}")?;
         }
         if let Some(found) = &result.co_run {
-            writeln!(text, "co-run   {}", co_run_line(found))?;
+            writeln!(text, "co-run   {}{remark}", co_run_line(found))?;
         }
         writeln!(text, "cause    {}", cause_line(&result.statistics))?;
         if let Some(explanation) = &result.explanation {
@@ -176,12 +177,18 @@ fn fairness_line(result: &RunResult) -> String {
         |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
     let (threads, groups) = (result.fairness.threads, result.fairness.groups);
     let starvation = result.statistics.starvation;
+    let even = match &result.too_short {
+        Some(why) => format!("run too short for it, for lag and for shares: {why}"),
+        None => format!(
+            "Jain {} of threads, {} of groups; most over least {} and {}",
+            number(threads.jain),
+            number(groups.jain),
+            number(threads.max_over_min),
+            number(groups.max_over_min)
+        ),
+    };
     format!(
-        "Jain {} of threads, {} of groups; most over least {} and {}; starved over {}: {} times",
-        number(threads.jain),
-        number(groups.jain),
-        number(threads.max_over_min),
-        number(groups.max_over_min),
+        "{even}; starved over {}: {} times",
         show_ns(starvation.longer_than_ns),
         starvation.count
     )
@@ -192,11 +199,14 @@ fn forced_idle_line(result: &RunResult) -> Option<String> {
     result.cosched.mechanism.as_ref().filter(|mechanism| *mechanism != "none")?;
     let found = &result.forced_idle;
     Some(match (found.ns, &found.note) {
-        (Some(ns), _) => format!(
-            "forced by cookies: {} of the CPUs' time ({})",
-            percent(found.share),
-            show_ns(ns)
-        ),
+        (Some(ns), _) => match found.share {
+            Some(share) => format!(
+                "forced by cookies: {} of the CPUs' time ({})",
+                percent(Some(share)),
+                show_ns(ns)
+            ),
+            None => format!("forced by cookies: {}", show_ns(ns)),
+        },
         (None, note) => {
             format!("forced by cookies: unknown; {}", note.as_deref().unwrap_or_default())
         }
@@ -250,14 +260,20 @@ fn group_line(group: &Group) -> String {
         None | Some(0) => "-".to_owned(),
         Some(cookie) => format!("{cookie:x}"),
     };
-    let wakeup = group.wakeup_longest_ns.map_or_else(|| "-".to_owned(), show_ns);
-    let p99 = group.statistics.quantiles.map_or(0, |quantiles| quantiles.p99_ns);
+    // One that was still due is later yet.
+    let due = group.wakeup_due_ns.filter(|due| Some(*due) > group.wakeup_longest_ns);
+    let wakeup = match (due, group.wakeup_longest_ns) {
+        (Some(due), _) => format!("> {}", show_ns(due)),
+        (None, Some(longest)) => show_ns(longest),
+        (None, None) => "-".to_owned(),
+    };
+    let p99 = group.statistics.quantiles.map_or_else(|| "-".into(), |it| show_ns(it.p99_ns));
     format!(
         "{:>5}  {cookie:>17}  {:>7}  {:>9}  {:>9}  {:>7}  {:>9}  {wakeup:>14}",
         group.group.number(),
         group.gaps,
         show_ns(group.longest_gap_ns),
-        show_ns(p99),
+        p99,
         percent(group.gap_share),
         percent(group.cpu_share)
     )
@@ -298,8 +314,11 @@ fn write_vms(text: &mut String, vms: &[VmResult]) -> std::fmt::Result {
 fn longest_line(result: &RunResult) -> String {
     let Some(gap) = &result.longest_gap else { return "no gap".to_owned() };
     let tid = gap.tid.map_or_else(String::new, |tid| format!(" (tid {tid})"));
+    let after = result.after_hit.as_ref().map_or_else(String::new, |after| {
+        format!("; after the hit: {}, longest {}", after.gaps, show_ns(after.longest_ns))
+    });
     format!(
-        "{} ({}): {}{tid}, {} after the start, CPU {} to {}",
+        "{} ({}): {}{tid}, {} after the start, CPU {} to {}{after}",
         show_ns(gap.length_ns),
         gap.class.name(),
         gap.member,
@@ -331,6 +350,60 @@ mod tests {
     use guest::index::GroupIndex;
 
     use super::*;
+    use crate::compose::figures::ended_by_a_hit;
+    use crate::core_figures::{CoreFigures, HostCpus};
+
+    fn line(result: &RunResult, name: &str) -> String {
+        let text = screen(result, Path::new("r"));
+        let line = text.lines().find(|line| line.starts_with(name));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()
+    }
+
+    #[test]
+    fn what_ended_after_the_hit_is_told_apart() {
+        let mut result = ended_by_a_hit("none");
+        let longest = line(&result, "longest ");
+        assert!(longest.starts_with("longest  120.0 ms (scheduled-out): group 1 "), "{longest}");
+        assert!(longest.ends_with("; after the hit: 2, longest 329.0 ms"), "{longest}");
+        result.after_hit = None;
+        assert!(!line(&result, "longest ").contains("after the hit"));
+    }
+
+    #[test]
+    fn a_run_that_was_too_short_says_so() {
+        let mut result = ended_by_a_hit("none");
+        assert!(line(&result, "fairness ").starts_with("fairness Jain 1.000 of threads"));
+        result.too_short = Some("it lasted 458.0 ms, less than a second".into());
+        let fairness = line(&result, "fairness ");
+        let says = "run too short for it, for lag and for shares: it lasted 458.0 ms, less than";
+        assert!(fairness.contains(says) && fairness.contains("starved over 100.0 ms: 1"));
+        assert!(!fairness.contains("Jain"), "{fairness}");
+    }
+
+    #[test]
+    fn figures_of_cores_that_are_none_say_so() {
+        let mut result = ended_by_a_hit("prctl");
+        result.forced_idle.ns = Some(33_000_000);
+        result.co_run = Some(CoRun { stranger: 0.875, mate: 0.125, ..CoRun::default() });
+        assert!(line(&result, "idle ").ends_with("forced by cookies: 33.0 ms"));
+        assert!(line(&result, "co-run ").ends_with("nobody 0.0 %"));
+        let emulated = HostCpus { emulated: true, vcpus: None };
+        result.core_figures = CoreFigures::of(&emulated, &result.steal);
+        for name in ["idle ", "co-run "] {
+            let line = line(&result, name);
+            assert!(line.contains("; no measurement: this host's CPUs are emulated"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_wake_up_that_is_due_is_later_than_all_that_came() {
+        let came = Some(4_000_000);
+        let group =
+            |wakeup_due_ns| Group { wakeup_longest_ns: came, wakeup_due_ns, ..Group::default() };
+        assert!(group_line(&group(Some(630_000_000))).ends_with(" > 630.0 ms"));
+        assert!(group_line(&group(Some(1_000_000))).ends_with(" 4.0 ms"));
+        assert!(group_line(&group(None)).ends_with(" 4.0 ms"));
+    }
 
     #[test]
     fn a_group_fits_its_columns() {

@@ -45,6 +45,8 @@ pub struct GapLine {
     pub who: (u64, u64),
     pub length_ns: u64,
     pub tsc_end: u64,
+    /// It ended after the gap over the threshold.
+    pub after_hit: bool,
 }
 
 impl Outcome {
@@ -241,6 +243,8 @@ impl<'de> Visitor<'de> for UniqueKeys {
 
 #[track_caller]
 fn gap_line(line: &str) -> GapLine {
+    let (line, after_hit) = line.rsplit_once(',').expect("columns");
+    assert!(["0", "1"].contains(&after_hit), "{line}");
     let (numbers, class) = line.rsplit_once(',').expect("columns");
     assert!(["unknown", "scheduled-out", "host", "irq"].contains(&class), "{line}");
     let fields: Vec<u64> =
@@ -249,7 +253,7 @@ fn gap_line(line: &str) -> GapLine {
         panic!("gaps.csv has the line {line}")
     };
     assert!(tsc_end > tsc_begin, "{line}");
-    GapLine { who: (group, thread), length_ns, tsc_end }
+    GapLine { who: (group, thread), length_ns, tsc_end, after_hit: after_hit == "1" }
 }
 
 /// The list at `key`.

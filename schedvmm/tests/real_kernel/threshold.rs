@@ -114,8 +114,41 @@ pub fn hit(outcome: &Outcome) -> Value {
     let threshold = number(&result["job"]["load"], "threshold_ns");
     assert!(longest > threshold, "{longest} ns is not over {threshold} ns");
     assert_eq!(number(&result["longest_gap"], "length_ns"), longest);
+    one_window(outcome, &result);
     println!("     gap of {:.1} ms, phases {}", milliseconds(longest), result["phases_ms"]);
     result
+}
+
+/// All figures end with the gap over the threshold; what ended later is told apart.
+fn one_window(outcome: &Outcome, result: &Value) {
+    let longest = number(result, "longest_gap_ns");
+    let gaps = outcome.gaps();
+    let (later, ended): (Vec<GapLine>, Vec<GapLine>) =
+        gaps.iter().copied().partition(|gap| gap.after_hit);
+    let end = number(&result["threshold_hit"], "tsc_end");
+    assert!(later.iter().all(|gap| gap.tsc_end > end), "marked, and ended before the hit");
+    assert!(ended.iter().all(|gap| gap.tsc_end <= end), "ended after the hit, and not marked");
+    assert_eq!(ended.iter().map(|gap| gap.length_ns).max(), Some(longest));
+    let after = &result["after_hit"];
+    if later.is_empty() {
+        assert!(after.is_null(), "{after}");
+    } else {
+        assert_eq!(number(after, "gaps"), later.len() as u64, "{after}");
+        let longest = later.iter().map(|gap| gap.length_ns).max();
+        assert_eq!(after["longest_ns"].as_u64(), longest, "{after}");
+    }
+    let groups = list(result, "groups");
+    assert_eq!(groups.iter().map(|group| number(group, "longest_gap_ns")).max(), Some(longest));
+    let gaps: u64 = groups.iter().map(|group| number(group, "gaps")).sum();
+    assert_eq!(gaps, ended.len() as u64);
+    let most = number(&result["statistics"]["quantiles"], "p999_ns");
+    assert!(most <= longest, "a quantile of {most} ns over the longest gap of {longest} ns");
+    let measured = number(result, "measured_ns");
+    if measured < 999_000_000 {
+        let why = text(result, "too_short");
+        assert!(why.contains("less than a second"), "{why}");
+        assert!(result["fairness"]["threads"]["jain"].is_null(), "{}", result["fairness"]);
+    }
 }
 
 /// Is everything in the trace that explains the gap?

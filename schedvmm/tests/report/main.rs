@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Output};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use self::browser::{Browser, Scheme};
@@ -42,6 +42,7 @@ fn main() -> ExitCode {
     let trials = vec![
         Trial::test("the_page_has_what_the_result_has", the_page_has_what_the_result_has),
         Trial::test("a_trace_explains_the_gap", a_trace_explains_the_gap),
+        Trial::test("what_is_no_figure_is_not_called_one", what_is_no_figure_is_not_called_one),
         Trial::test("machines_have_a_table_and_lanes", machines_have_a_table_and_lanes),
         Trial::test("a_machine_that_failed_is_named", a_machine_that_failed_is_named),
         Trial::test("what_is_no_result_is_refused", what_is_no_result_is_refused),
@@ -133,6 +134,47 @@ fn a_trace_explains_the_gap() -> Result<(), Failed> {
     check(with.len() < 1 << 20, &format!("{} bytes", with.len()))?;
     fs::write(dir.path().join("trace.dat"), "no trace")?;
     check(page(dir.path())?.contains("Not explained: "), "a trace out of nothing")
+}
+
+/// Changes the result of a folder.
+fn change(dir: &Path, change: impl FnOnce(&mut Value)) -> Result<(), Failed> {
+    let file = dir.join("result.json");
+    let mut result: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    change(&mut result);
+    Ok(fs::write(&file, result.to_string())?)
+}
+
+fn what_is_no_figure_is_not_called_one() -> Result<(), Failed> {
+    let dir = traced_folder()?;
+    change(dir.path(), |result| {
+        result["cosched"]["mechanism"] = "prctl".into();
+        result["forced_idle"] = json!({ "ns": 428_400_000, "share": 0.23 });
+        result["co_run"] = json!({ "running_ns": 1_000_000_000, "mate": 0.1, "stranger": 0.875,
+            "idle": 0.025, "unknown": 0.0 });
+    })?;
+    let cores = ["428.4 ms, 23.0 %", "a stranger", "87.5 %"];
+    let figures = page(dir.path())?;
+    for words in cores {
+        check(figures.contains(words), &format!("no {words:?} in the page"))?;
+    }
+    check(!figures.contains("no measurements here"), "doubts out of nothing")?;
+    change(dir.path(), |result| {
+        result["core_figures"] =
+            json!({ "measured": false, "reason": "this host's CPUs are emulated" });
+        result["too_short"] = "it lasted 458.0 ms, less than a second".into();
+        result["after_hit"] = json!({ "gaps": 3, "longest_ns": 299_900_000, "longest": null });
+    })?;
+    let page = page(dir.path())?;
+    let doubt = "no measurements here: </strong>this host's CPUs are emulated.";
+    check(page.matches(doubt).count() == 2, "beside the causes of the gap, and beside cores")?;
+    for words in [
+        "after the hit: 3, longest 299.9 ms",
+        "<span>run too short</span>",
+        "shares: it lasted 458.0 ms, less than a second.",
+    ] {
+        check(page.contains(words), &format!("no {words:?} in the page"))?;
+    }
+    Ok(())
 }
 
 fn machines_have_a_table_and_lanes() -> Result<(), Failed> {

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+//! After a gap over the threshold every figure ends where that gap did: what came later came while
+//! the load was being stopped, and is told apart.
+
+use std::borrow::Cow;
+
+use gaps::histogram::Histogram;
+use gaps::record::GapRecord;
+use guest::wire::{ClassTotal, ThreadReport};
+
+use crate::result::{Clock, classes};
+use crate::session::Session;
+
+/// The moment at which figures end, as a TSC reading; the load's own end if there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Until(Option<u64>);
+
+impl Until {
+    /// Of a run, as far as it has come.
+    pub fn of(session: &Session) -> Self {
+        Self(session.hit.map(|hit| hit.gap.record.tsc_end))
+    }
+
+    /// This moment.
+    #[cfg(test)]
+    pub fn at(tsc: u64) -> Self {
+        Self(Some(tsc))
+    }
+
+    /// The moment, if there is one.
+    pub fn tsc(self) -> Option<u64> {
+        self.0
+    }
+
+    /// Whether a gap had ended by then.
+    pub fn has(self, record: &GapRecord) -> bool {
+        self.0.is_none_or(|tsc| record.tsc_end <= tsc)
+    }
+
+    /// The part before it of a gap that was open then.
+    fn open(self, record: &GapRecord) -> Option<GapRecord> {
+        let tsc = self.0.filter(|tsc| (record.tsc_begin..record.tsc_end).contains(tsc))?;
+        Some(GapRecord { tsc_end: tsc, ..*record }).filter(|part| part.ticks() > 0)
+    }
+}
+
+/// One thread's gaps, parted by the moment at which figures end.
+#[derive(Debug, Default)]
+pub struct Parted<'a> {
+    /// Those that had ended.
+    pub ended: Cow<'a, [GapRecord]>,
+    /// Of those that were open then, the part before.
+    pub open: Vec<GapRecord>,
+    /// Those that ended later, whole.
+    pub later: Vec<GapRecord>,
+}
+
+impl<'a> Parted<'a> {
+    /// Parts these records.
+    pub fn new(records: &'a [GapRecord], until: Until) -> Self {
+        if until == Until(None) {
+            return Self { ended: records.into(), ..Self::default() };
+        }
+        let later: Vec<_> = records.iter().filter(|record| !until.has(record)).copied().collect();
+        let open = later.iter().filter_map(|record| until.open(record)).collect();
+        // In order of time they are the last ones, and nothing needs to be copied.
+        let first = records.len() - later.len();
+        let ended = if records[..first].iter().all(|record| until.has(record)) {
+            records[..first].into()
+        } else {
+            records.iter().filter(|record| until.has(record)).copied().collect()
+        };
+        Self { ended, open, later }
+    }
+
+    /// All time waited until then. Nothing is copied where no gap was open.
+    pub fn waits(&self) -> Cow<'_, [GapRecord]> {
+        if self.open.is_empty() {
+            Cow::Borrowed(&self.ended)
+        } else {
+            self.ended.iter().chain(&self.open).copied().collect()
+        }
+    }
+
+    /// Ticks of the parts of open gaps.
+    pub fn open_ticks(&self) -> u64 {
+        self.open.iter().map(GapRecord::ticks).fold(0, u64::saturating_add)
+    }
+
+    /// Has a report end at the moment, too. Of gaps without a record, the longest alone can be told
+    /// to have ended later.
+    pub fn cut(&mut self, report: &mut ThreadReport, clock: Clock<'_>) {
+        let until = clock.until();
+        if until == Until(None) {
+            return;
+        }
+        let recorded = (self.ended.len() + self.later.len()) as u64;
+        if report.gaps == recorded {
+            report.gaps = self.ended.len() as u64;
+            report.gap_ticks = self.ended.iter().map(GapRecord::ticks).fold(0, u64::saturating_add);
+            report.classes = classes(&self.ended);
+            report.gap_histogram_ns = histogram(&self.ended, clock);
+            report.longest = None;
+            return;
+        }
+        if let Some(longest) = report.longest.take_if(|longest| !until.has(longest))
+            && !self.later.contains(&longest)
+        {
+            self.open.extend(until.open(&longest));
+            self.later.push(longest);
+        }
+        self.later.iter().for_each(|gap| take_out(report, gap, clock));
+    }
+}
+
+/// Lengths in nanoseconds, as the guest has them.
+fn histogram(records: &[GapRecord], clock: Clock<'_>) -> Vec<(u64, u64)> {
+    let histogram = Box::<Histogram>::default();
+    records.iter().for_each(|record| histogram.record(clock.ns(record.ticks())));
+    histogram.buckets().collect()
+}
+
+/// Takes one gap out of all sums.
+fn take_out(report: &mut ThreadReport, gap: &GapRecord, clock: Clock<'_>) {
+    report.gaps = report.gaps.saturating_sub(1);
+    report.gap_ticks = report.gap_ticks.saturating_sub(gap.ticks());
+    let of_it = |total: &&mut ClassTotal| total.class == gap.class;
+    if let Some(total) = report.classes.iter_mut().find(of_it) {
+        total.gaps = total.gaps.saturating_sub(1);
+        total.gap_ticks = total.gap_ticks.saturating_sub(gap.ticks());
+    }
+    report.classes.retain(|total| total.gaps > 0);
+    let length_ns = clock.ns(gap.ticks());
+    let buckets = &mut report.gap_histogram_ns;
+    if let Some((_, count)) = buckets.iter_mut().find(|(bound, _)| *bound >= length_ns) {
+        *count = count.saturating_sub(1);
+    }
+    buckets.retain(|(_, count)| *count > 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use gaps::evidence::Class;
+
+    use super::*;
+    use crate::testing::load;
+
+    fn record(tsc_begin: u64, tsc_end: u64) -> GapRecord {
+        GapRecord { tsc_begin, tsc_end, class: Class::Host, ..GapRecord::default() }
+    }
+
+    #[test]
+    fn without_a_hit_all_gaps_have_ended() {
+        let records = [record(10, 20), record(30, 90)];
+        let parted = Parted::new(&records, Until::default());
+        assert!(matches!(parted.ended, Cow::Borrowed(all) if all == records));
+        assert!(parted.open.is_empty() && parted.later.is_empty());
+    }
+
+    #[test]
+    fn a_gap_that_is_open_at_the_hit_is_waited_for_until_then() {
+        let records = [record(10, 20), record(30, 50), record(45, 90), record(60, 70)];
+        let parted = Parted::new(&records, Until::at(50));
+        assert!(matches!(parted.ended, Cow::Borrowed(all) if all == &records[..2]));
+        assert_eq!(parted.open, [record(45, 50)]);
+        assert_eq!((parted.open_ticks(), &parted.later[..]), (5, &records[2..]));
+        assert_eq!(parted.waits()[..], [record(10, 20), record(30, 50), record(45, 50)]);
+        // Whoever sends them in any order is understood all the same.
+        let mixed = [record(45, 90), record(10, 20)];
+        let parted = Parted::new(&mixed, Until::at(50));
+        assert_eq!((&parted.ended[..], &parted.later[..]), (&mixed[1..], &mixed[..1]));
+    }
+
+    #[test]
+    fn a_report_ends_with_its_records() {
+        let spec = load(1, 1, 1);
+        let until = Until::at(500);
+        let clock = Clock::new(1_000_000, 0, &spec).ending(until);
+        let records = [record(0, 100), record(200, 350), record(400, 9000)];
+        let mut report = ThreadReport {
+            gaps: 3,
+            gap_ticks: 8850,
+            longest: Some(records[2]),
+            gap_histogram_ns: vec![(100, 1), (151, 1), (8703, 1)],
+            ..ThreadReport::default()
+        };
+        let total = |gaps, gap_ticks| [ClassTotal { class: Class::Host, gaps, gap_ticks }];
+        report.classes = total(3, 8850).into();
+        let full = report.clone();
+        Parted::new(&records, until).cut(&mut report, clock);
+        assert_eq!((report.gaps, report.gap_ticks, report.longest), (2, 250, None));
+        assert_eq!(report.classes, total(2, 250));
+        assert_eq!(report.gap_histogram_ns, [(100, 1), (151, 1)]);
+        // Not all were recorded: the longest, at least, is known to have ended later.
+        let mut report = full;
+        let mut parted = Parted::new(&records[..1], until);
+        parted.cut(&mut report, clock);
+        assert_eq!((report.gaps, report.gap_ticks, report.longest), (2, 250, None));
+        assert_eq!(report.classes, total(2, 250));
+        assert_eq!(report.gap_histogram_ns, [(100, 1), (151, 1)]);
+        assert_eq!((&parted.later[..], &parted.open[..]), (&records[2..], &[record(400, 500)][..]));
+    }
+}
