@@ -17,6 +17,7 @@ use crate::progress::Progress;
 use crate::result::{Clock, RunResult};
 use crate::session::Notice;
 use crate::units::show_ns;
+use crate::verdict::Answer;
 
 /// Which lines go to stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,13 +186,19 @@ impl Show {
     pub fn end(&self, result: &RunResult, folder: &std::path::Path) {
         self.bar.done();
         match self.style {
-            // The original's lines have no place for a reason.
-            Style::Compat if result.reason.is_empty() => {}
+            // The original's lines have no place for a verdict; one that is plain needs none.
+            Style::Compat if is_plain(result) => {}
             Style::Compat => self.remark(&verdict_line(result, result.job.load.threshold)),
             Style::Screen => self.line(&screen(result, folder)),
             Style::Json => self.json(result),
         }
     }
+}
+
+/// Whether nothing is to be said of a result beside its figures.
+fn is_plain(result: &RunResult) -> bool {
+    let answer = matches!(result.verdict, Answer::Pass | Answer::OverThreshold);
+    answer && result.reason.is_empty() && !result.cosched.missing
 }
 
 fn compat_second(ns: u64, ticks: u64, online: u32) -> String {

@@ -9,6 +9,7 @@ use ftrace::dump::Dump;
 use ftrace::{FtraceError, Trace};
 use gaps::record::GapRecord;
 
+use crate::owner::file_failure;
 use crate::result::{self, Clock, TraceForm};
 use crate::show::Show;
 use crate::status::{Failure, chain};
@@ -81,10 +82,7 @@ impl TraceFile {
             }
             Ok(())
         };
-        check().map_err(|error| {
-            let text = format!("cannot write {}: {error}", path.display());
-            Failure::request(text)
-        })
+        check().map_err(|error| file_failure(&error, "write", path))
     }
 
     /// Verifies what came, and makes a trace.dat of it, with markers where gaps begin and end.

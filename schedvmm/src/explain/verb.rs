@@ -13,6 +13,7 @@ use serde_json::json;
 use super::whole::Whole;
 use super::{Explained, Question, SCHEMA, text};
 use crate::cli::ExplainArgs;
+use crate::owner::Owned;
 use crate::progress::Progress;
 use crate::status::{ExitStatus, Failure};
 use crate::stored::{self, Stored, StoredGap};
@@ -125,7 +126,7 @@ fn write_screen(
 fn write_perfetto(question: &Question, gaps: &[StoredGap], path: &Path) -> Result<(), Failure> {
     let fault = |error: FtraceError| {
         let text = format!("cannot write {}: {error}", path.display());
-        Failure::request(text)
+        Failure::new(error.owner(), text)
     };
     let begin = question.trace().begin()?.unwrap_or(u64::MAX);
     let in_trace: Vec<_> = gaps.iter().filter(|gap| gap.tsc_end >= begin).copied().collect();

@@ -337,6 +337,37 @@ mod tests {
     }
 
     #[test]
+    fn words_by_which_cpus_may_be_missing_are_known() {
+        for (words, limit) in [
+            ("", None),
+            ("quiet isolcpus=3 cpuidle.off=1", None),
+            ("mitigations=off", None),
+            ("quiet nosmt", Some("nosmt")),
+            ("nosmt=force quiet", Some("nosmt=force")),
+            ("maxcpus=2", Some("maxcpus=2")),
+            ("a=b nr_cpus=3", Some("nr_cpus=3")),
+            ("mitigations=auto,nosmt", Some("mitigations=auto,nosmt")),
+            ("acpi=off", Some("acpi=off")),
+        ] {
+            assert_eq!(limits_cpus(words), limit, "{words}");
+        }
+        let limit = |words| plan(&["--append", words]).ok().and_then(|plan| plan.job.cpu_limit);
+        assert_eq!(limit("maxcpus=1").as_deref(), Some("maxcpus=1"));
+        assert_eq!(limit("quiet"), None);
+    }
+
+    #[test]
+    fn a_threshold_under_the_floor_is_refused_with_both() {
+        let floor = ["--floor", "2ms", "--threshold"];
+        let refused = |threshold| plan(&[&floor[..], &[threshold]].concat()).err();
+        let failure = refused("1999us").expect("refused");
+        assert_eq!(failure.status(), ExitStatus::Usage);
+        let text = failure.to_string();
+        assert!(text.contains("--threshold 1.999ms") && text.contains("--floor 2ms"), "{text}");
+        assert!(refused("2ms").is_none() && refused("off").is_none());
+    }
+
+    #[test]
     fn a_meter_has_the_cpus_for_itself() {
         let plan = plan(&["--meter", "osnoise", "--cosched", "none"])
             .map_err(|failure| failure.to_string());

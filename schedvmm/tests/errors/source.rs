@@ -266,6 +266,14 @@ impl<'ast> Visit<'ast> for Calls {
         visit::visit_expr_call(self, call);
         let Expr::Path(ExprPath { path, .. }) = &*call.func else { return };
         let segments: Vec<_> = path.segments.iter().map(|it| it.ident.to_string()).collect();
+        if let ["Failure", "new"] = segments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            let owners = call.args.first().map(|owner| statuses(|found| found.visit_expr(owner)));
+            let text = call.args.get(1).and_then(|argument| self.text(argument));
+            for status in owners.filter(|_| text.is_some()).unwrap_or_default() {
+                self.found.push((text.clone().unwrap_or_default(), status));
+            }
+            return;
+        }
         let owner = match segments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["Failure", owner] => owner,
             [closure @ ("usage" | "fault" | "host")] => closure,

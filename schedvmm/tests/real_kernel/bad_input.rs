@@ -66,7 +66,7 @@ const FOLDERS: [Row; 4] = [
     ("folder_not_empty", "--output /bin", 200, &["/bin", "not empty", "--output"]),
     ("folder_under_a_file", "--output /tmp/text/r", 200, &["/tmp/text/r", "Not a directory"]),
     ("folder_read_only", "--output /tmp/ro/r", 200, &["/tmp/ro/r", "Read-only"]),
-    ("folder_no_space", "--output /tmp/none/r", 200, &["/tmp/none", "No space"]),
+    ("folder_no_space", "--output /tmp/none/r", 201, &["/tmp/none", "No space"]),
 ];
 
 /// All of the table.

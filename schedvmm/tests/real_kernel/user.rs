@@ -55,6 +55,14 @@ pub fn group() -> Group {
         }),
     ];
     let mut cases = cases;
+    // The CPUs of the load are there, and the user keeps the kernel from bringing them up.
+    cases.push(Case::run("cpus_kept_offline", "--append maxcpus=2 --trace off", |outcome| {
+        outcome.assert_status(200);
+        let result = outcome.assert_verdict("usage-error");
+        let reason = text(&result, "reason");
+        assert!(reason.contains("CPU 2") && reason.contains("online: 0-1"), "{reason}");
+        assert!(reason.contains("leave `maxcpus=2` out of --append"), "{reason}");
+    }));
     cases.push(Case::new("own_shape", format!("{OWN_SHAPE}{}", main_job(OF_OWN_SHAPE)), own_shape));
     cases.push(Case::new("without_a_machine", ON_THE_HOST, on_the_host));
     cases.push(Case::new("executable", "stat -c %s $(command -v schedvmm)", |outcome| {
