@@ -46,6 +46,21 @@ impl CpuSet {
         Self(self.0.difference(&other.0).copied().collect())
     }
 
+    /// CPUs of this set that are in `other`, too.
+    pub fn and(&self, other: &Self) -> Self {
+        Self(self.0.intersection(&other.0).copied().collect())
+    }
+
+    /// A mask as the kernel writes it: hexadecimal, in pieces of 32 bits, the highest first.
+    pub fn from_mask(text: &str) -> Option<Self> {
+        let mut cpus = BTreeSet::new();
+        for (first, word) in (0..MAX_CPUS).step_by(32).zip(text.trim().rsplit(',')) {
+            let word = u32::from_str_radix(word, 16).ok()?;
+            cpus.extend((0..32).filter(|bit| word >> bit & 1 == 1).map(|bit| first + bit));
+        }
+        Some(Self(cpus))
+    }
+
     /// Confines the calling thread to this set.
     pub fn confine_this_thread(&self) -> io::Result<()> {
         let mut mask = empty_mask();
@@ -60,9 +75,15 @@ impl CpuSet {
 
     /// The set that the calling thread is confined to, as the kernel has it.
     pub fn of_this_thread() -> io::Result<Self> {
+        Self::of_thread(0)
+    }
+
+    /// The same of another thread, by its number.
+    pub fn of_thread(tid: u32) -> io::Result<Self> {
         let mut mask = empty_mask();
-        // SAFETY: the mask is a local of the size given; 0 is the calling thread.
-        let result = unsafe { libc::sched_getaffinity(0, size_of_val(&mask), &raw mut mask) };
+        let (tid, bytes) = (tid.cast_signed(), size_of_val(&mask));
+        // SAFETY: the mask is a local of the size given.
+        let result = unsafe { libc::sched_getaffinity(tid, bytes, &raw mut mask) };
         if result != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -143,6 +164,18 @@ mod tests {
     fn what_is_no_list_is_refused() {
         for text in ["a", "3-2", "1024", "0-99999999999", "-1", "1-", "0-1-2"] {
             text.parse::<CpuSet>().expect_err(text);
+        }
+    }
+
+    #[test]
+    fn masks_are_read_as_the_kernel_writes_them() {
+        for (mask, list) in
+            [("0\n", ""), ("c", "2-3"), ("00000001,80000000,0000000f", "0-3,63-64"), ("8", "3")]
+        {
+            assert_eq!(CpuSet::from_mask(mask), Some(list.parse().unwrap()), "{mask}");
+        }
+        for bad in ["", "MC", "1,,2", "100000000", "-1"] {
+            assert_eq!(CpuSet::from_mask(bad), None, "{bad}");
         }
     }
 

@@ -6,11 +6,13 @@
 //! that takes the results.
 
 pub mod agent;
+pub mod balance;
 pub mod cgroup;
 pub mod cosched;
 pub mod cpus;
 pub mod error;
 pub mod frame;
+pub mod hierarchy;
 pub mod index;
 pub mod job;
 pub mod knobs;

@@ -72,10 +72,17 @@ fn milliseconds(text: &str, name: &str) -> Option<u64> {
     whole.parse::<u64>().ok()?.checked_mul(1_000_000)?.checked_add(rest)
 }
 
-/// Of one cgroup, from the `cpu.stat` that lies beside its `cgroup.procs`.
-pub fn of_cgroup(procs: &Path, schedstats: bool) -> GroupReport {
-    let stat = fs::read_to_string(procs.with_file_name("cpu.stat")).unwrap_or_default();
+/// Of one cgroup, from the `cpu.stat` in its directory.
+pub fn cpu_stat(directory: &Path, schedstats: bool) -> GroupReport {
+    let stat = fs::read_to_string(directory.join("cpu.stat")).unwrap_or_default();
     parse_cpu_stat(&stat, schedstats)
+}
+
+/// For how long tasks of one cgroup were throttled, by its own quota or by that of any cgroup
+/// above it, whether that can be seen or not (`cpu.stat.local`, Linux 6.6 and later).
+pub fn throttled_ns(directory: &Path) -> Option<u64> {
+    let stat = fs::read_to_string(directory.join("cpu.stat.local")).ok()?;
+    parse_cpu_stat(&stat, false).throttled_ns
 }
 
 /// Whether the kernel counts forced idle time at all: it shows 0 where it does not.

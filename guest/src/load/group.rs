@@ -18,7 +18,7 @@ use super::{
     slots::GroupSlot,
     thread::{Common, TraceFiles, run},
 };
-use crate::{cosched, error::Owner, index::GroupIndex, job::LoadSpec, system};
+use crate::{cosched, cpus::CpuListError, error::Owner, index::GroupIndex, job::LoadSpec, system};
 
 /// First argument that turns the executable into a group's process.
 pub const GROUP_COMMAND: &str = "load-group";
@@ -35,6 +35,8 @@ pub struct GroupPlan {
     pub group: GroupIndex,
     /// Place of its first thread among those of all groups.
     pub first_thread: u32,
+    /// CPUs of each of its threads, as lists.
+    pub places: Vec<String>,
     /// The shared memory of all groups.
     pub size: Size,
     /// The process that started it; without it the group ends.
@@ -134,8 +136,11 @@ fn prepare<'a>(
     if !notes.is_empty() {
         slot.note.set(&notes.join("; "));
     }
+    let places: Result<_, _> = plan.places.iter().map(|cpus| cpus.parse()).collect();
+    let unreadable = |error: CpuListError| (Owner::Internal, error.to_string());
+    let places = places.map_err(unreadable)?;
     let &GroupPlan { ref spec, group: index, first_thread, tsc_khz, turn_ticks, .. } = plan;
-    Ok(Common { spec, index, first_thread, group, shared, tsc_khz, turn_ticks, trace })
+    Ok(Common { spec, index, first_thread, places, group, shared, tsc_khz, turn_ticks, trace })
 }
 
 /// Starts the threads and waits for their end; the process's first thread measures nothing.

@@ -11,6 +11,7 @@ mod book;
 mod futex;
 mod ground;
 mod group;
+pub mod place;
 mod policy;
 mod shared;
 mod slots;
@@ -23,8 +24,10 @@ use std::{io, path::PathBuf, time::Duration};
 use gaps::{record::GapRecord, tsc::Sources};
 use thiserror::Error;
 
+pub use account::{cpu_stat, throttled_ns};
 pub use ground::{Ground, check_cpus};
 pub use group::{GROUP_COMMAND, TraceStop, group_main};
+pub use policy::SchedAttr;
 pub use shared::SharedError;
 pub use supervise::{MAX_THREADS, check_cookies, run, tsc_frequency};
 

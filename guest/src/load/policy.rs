@@ -5,22 +5,33 @@ use std::{io, time::Duration};
 
 use crate::shape::{Class, Policy};
 
-/// `struct sched_attr` (include/uapi/linux/sched/types.h), first version.
-#[derive(Clone, Copy, Debug, Default)]
+/// `struct sched_attr` (include/uapi/linux/sched/types.h), second version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-struct SchedAttr {
-    size: u32,
-    policy: u32,
-    flags: u64,
-    nice: i32,
-    priority: u32,
+pub struct SchedAttr {
+    /// Bytes of it that are in use.
+    pub size: u32,
+    /// SCHED_OTHER and so on.
+    pub policy: u32,
+    /// SCHED_FLAG_RESET_ON_FORK and so on.
+    pub flags: u64,
+    /// Nice value of a fair thread.
+    pub nice: i32,
+    /// Priority of a real-time thread.
+    pub priority: u32,
     /// Slice of a fair thread, in nanoseconds: since Linux 6.12.
-    runtime: u64,
-    deadline: u64,
-    period: u64,
+    pub runtime: u64,
+    /// Of SCHED_DEADLINE.
+    pub deadline: u64,
+    /// Of SCHED_DEADLINE.
+    pub period: u64,
+    /// Least utilization the thread is taken for, of 1024: since Linux 5.3.
+    pub util_min: u32,
+    /// Largest one; 0 as well for a kernel without CONFIG_UCLAMP_TASK.
+    pub util_max: u32,
 }
 
-/// Size of what is above (SCHED_ATTR_SIZE_VER0).
+/// Size of what is set: without the utilization (SCHED_ATTR_SIZE_VER0).
 const SIZE: u32 = 48;
 
 /// Gives the calling thread these parameters, and reads them back. Returns what an older
@@ -32,9 +43,9 @@ pub fn apply(policy: Policy) -> io::Result<Option<String>> {
     if policy == Policy::default() {
         return Ok(None);
     }
-    let wanted = attributes(policy, get()?);
+    let wanted = attributes(policy, SchedAttr::of_this_thread()?);
     set(&wanted).map_err(|error| explain(policy, &error))?;
-    let effective = get()?;
+    let effective = SchedAttr::of_this_thread()?;
     let told = |attr: &SchedAttr| (attr.policy, attr.priority);
     let nice_differs = policy.nice.is_some_and(|nice| nice != effective.nice);
     if told(&effective) != told(&wanted) || nice_differs {
@@ -80,7 +91,11 @@ fn explain(policy: Policy, error: &io::Error) -> io::Error {
     let class = policy.class.map_or_else(String::new, |class| format!("policy {class} "));
     let nice = policy.nice.map_or_else(String::new, |nice| format!("nice {nice} "));
     let next = match error.raw_os_error() {
-        Some(libc::EPERM) => " (needs root, or CAP_SYS_NICE)",
+        // The latter even for root, with CONFIG_RT_GROUP_SCHED.
+        Some(libc::EPERM) => {
+            " (needs root, or CAP_SYS_NICE; and a cgroup whose cpu.rt_runtime_us is not 0, where \
+             there is such a file)"
+        }
         _ => "",
     };
     io::Error::other(format!("{class}{nice}cannot be had: {error}{next}"))
@@ -94,14 +109,20 @@ fn set(attr: &SchedAttr) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn get() -> io::Result<SchedAttr> {
-    let mut attr = SchedAttr::default();
-    let (this, flags) = (0, 0);
-    // SAFETY: the kernel fills at most SIZE bytes, which the local has; 0 is the calling
-    // thread.
-    let result =
-        unsafe { libc::syscall(libc::SYS_sched_getattr, this, &raw mut attr, SIZE, flags) };
-    if result == 0 { Ok(attr) } else { Err(io::Error::last_os_error()) }
+impl SchedAttr {
+    /// Those of the calling thread.
+    ///
+    /// # Errors
+    /// The error of sched_getattr(2).
+    pub fn of_this_thread() -> io::Result<Self> {
+        let mut attr = Self::default();
+        let (this, flags, size) = (0, 0, size_of::<Self>());
+        // SAFETY: the kernel fills at most `size` bytes, which the local has; 0 is the calling
+        // thread.
+        let result =
+            unsafe { libc::syscall(libc::SYS_sched_getattr, this, &raw mut attr, size, flags) };
+        if result == 0 { Ok(attr) } else { Err(io::Error::last_os_error()) }
+    }
 }
 
 #[cfg(test)]
@@ -118,7 +139,7 @@ mod tests {
     fn what_is_asked_for_is_in_force() {
         let policy = |class, nice| Policy { class, nice, slice: None };
         // Whoever started this may have given it another one than 0.
-        let own = get().expect("readable").nice;
+        let own = SchedAttr::of_this_thread().expect("readable").nice;
         for (wanted, class, nice) in [
             (policy(None, Some(own.max(7))), libc::SCHED_OTHER, own.max(7)),
             (policy(Some(Class::Batch), None), libc::SCHED_BATCH, own),
@@ -127,7 +148,7 @@ mod tests {
             let found = in_a_thread(|| {
                 // Threads inherit from the one that starts them.
                 assert_eq!(apply(wanted).expect("permitted"), None);
-                in_a_thread(|| get().expect("readable"))
+                in_a_thread(|| SchedAttr::of_this_thread().expect("readable"))
             });
             assert_eq!((found.policy.cast_signed(), found.nice), (class, nice), "{wanted:?}");
         }
@@ -138,15 +159,17 @@ mod tests {
     fn a_slice_is_in_force_or_missed() {
         let slice = Duration::from_millis(3);
         let wanted = Policy { slice: Some(slice), ..Policy::default() };
-        let (note, found) =
-            in_a_thread(|| (apply(wanted).expect("permitted"), get().expect("readable")));
+        let (note, found) = in_a_thread(|| {
+            (apply(wanted).expect("permitted"), SchedAttr::of_this_thread().expect("readable"))
+        });
         assert_eq!(note.is_none(), u128::from(found.runtime) == slice.as_nanos(), "{note:?}");
     }
 
     #[test]
     fn real_time_is_had_or_refused_with_what_it_needs() {
         let wanted = Policy { class: Some(Class::RoundRobin(3)), ..Policy::default() };
-        match in_a_thread(|| apply(wanted).map(|_| get().expect("readable"))) {
+        match in_a_thread(|| apply(wanted).map(|_| SchedAttr::of_this_thread().expect("readable")))
+        {
             Ok(found) => {
                 assert_eq!((found.policy.cast_signed(), found.priority), (libc::SCHED_RR, 3));
             }

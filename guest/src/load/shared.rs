@@ -267,9 +267,9 @@ mod tests {
         assert_eq!(one.groups()[1].failure(), Some((Owner::Host, "no way".into())));
         assert_eq!(one.groups()[0].failure(), None);
         let cpus: CpuSet = "0,63-64,1023".parse().unwrap();
-        two.threads()[5].set_affinity(&cpus);
+        two.threads()[5].affinity.store(&cpus);
         two.threads()[5].set_state(State::Done);
-        assert_eq!(one.threads()[5].affinity(), cpus);
+        assert_eq!(one.threads()[5].affinity.load(), cpus);
         assert_eq!(
             (one.threads()[5].state(), one.threads()[4].state()),
             (State::Done, State::Absent)

@@ -169,7 +169,10 @@ pub struct ThreadSlot {
     pub tid: AtomicU32,
     /// Cookie as the kernel reports it.
     pub cookie: AtomicU64,
-    affinity: [AtomicU64; (MAX_CPUS / 64) as usize],
+    /// Affinity as the kernel reports it, before the load.
+    pub affinity: CpuCells,
+    /// The same after it; no CPU before it was read.
+    pub affinity_end: CpuCells,
     /// What the meter counts.
     pub tally: Tally,
     /// Wake-up delays in nanoseconds.
@@ -227,20 +230,27 @@ impl ThreadSlot {
     pub fn set_state(&self, state: State) {
         self.state.store(state as u32, Release);
     }
+}
 
-    /// Notes the affinity read back.
-    pub fn set_affinity(&self, cpus: &CpuSet) {
+/// Room for a [`CpuSet`].
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct CpuCells([AtomicU64; (MAX_CPUS / 64) as usize]);
+
+impl CpuCells {
+    /// Notes these CPUs, once.
+    pub fn store(&self, cpus: &CpuSet) {
         for cpu in cpus.iter() {
-            if let Some(word) = self.affinity.get(cpu as usize / 64) {
+            if let Some(word) = self.0.get(cpu as usize / 64) {
                 word.fetch_or(1 << (cpu % 64), Relaxed);
             }
         }
     }
 
-    /// The affinity read back.
-    pub fn affinity(&self) -> CpuSet {
+    /// What was stored.
+    pub fn load(&self) -> CpuSet {
         let is_set = |&cpu: &u32| {
-            let word = self.affinity.get(cpu as usize / 64);
+            let word = self.0.get(cpu as usize / 64);
             word.is_some_and(|word| word.load(Relaxed) & (1 << (cpu % 64)) != 0)
         };
         (0..MAX_CPUS).filter(is_set).collect()

@@ -21,8 +21,9 @@ use gaps::{
 use super::{
     Ground, LoadError, Observer, Outcome, Prepared, Surroundings, check_cpus, futex,
     group::{GROUP_COMMAND, GroupPlan},
+    place::Places,
     shared::{Shared, Size},
-    slots::{GroupSlot, State, ThreadSlot},
+    slots::{GroupSlot, State},
     thread::as_ns,
     watch::{Accounts, Watch},
 };
@@ -66,11 +67,13 @@ pub fn run(
     let cost = Cost { tsc_khz: choice.khz, turn_ticks: bench::turn_ticks() };
     let file = SharedFile::new(&surroundings.memory);
     let shared = Shared::create(&file.0, Size::of(spec))?;
-    let mut groups = Groups::start(spec, surroundings, &file.0, cost)?;
+    let places = Places::of(spec);
+    let mut groups = Groups::start(spec, &places.threads, surroundings, &file.0, cost)?;
     observer.processes(&groups.pids());
     wait_until_ready(spec, &shared, &mut groups)?;
     drop(file);
-    let prepared = prepared(spec, surroundings, &shared, cost)?;
+    let mut prepared = prepared(spec, surroundings, &shared, cost)?;
+    prepared.notes.extend(places.note);
     observer.prepared(&prepared)?;
     let accounts = Accounts::open(&surroundings.cgroups);
     let mut watch = Watch::release(spec, &shared, choice, accounts, observer)?;
@@ -163,6 +166,7 @@ pub struct Groups {
 impl Groups {
     fn start(
         spec: &LoadSpec,
+        places: &[CpuSet],
         surroundings: &Surroundings,
         shared: &Path,
         cost: Cost,
@@ -174,6 +178,7 @@ impl Groups {
                 spec: LoadSpec { groups: vec![own.clone()], ..spec.clone() },
                 group,
                 first_thread: u32::try_from(members.start).unwrap_or(u32::MAX),
+                places: places[members].iter().map(CpuSet::to_string).collect(),
                 size: Size::of(spec),
                 parent: process::id(),
                 shared: shared.to_owned(),
@@ -300,7 +305,7 @@ fn prepared(
     let mut notes: Vec<_> = shared.groups().iter().filter_map(|group| group.note.get()).collect();
     // The same for every group, as a rule.
     notes.dedup();
-    let affinity = shared.threads().iter().map(ThreadSlot::affinity).collect();
+    let affinity = shared.threads().iter().map(|thread| thread.affinity.load()).collect();
     let tids = shared.threads().iter().map(|thread| thread.tid.load(Relaxed)).collect();
     Ok(Prepared {
         cookies,

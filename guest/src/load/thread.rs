@@ -46,6 +46,8 @@ pub struct Common<'a> {
     pub index: GroupIndex,
     /// Place of the group's first thread among those of all groups.
     pub first_thread: u32,
+    /// CPUs of each of the group's threads.
+    pub places: Vec<CpuSet>,
     /// This group of it.
     pub group: &'a GroupSpec,
     /// The mapping.
@@ -93,6 +95,10 @@ pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
     slot.cpu_time_ns.store(cpu_time.saturating_sub(ran_after_ns), Relaxed);
     let account = ThreadAccount::of_this_thread().since(account_before);
     slot.account.store(account.without_run_ns(ran_after_ns));
+    // Others may have moved it meanwhile: tools, a cpuset, a CPU that went offline.
+    if let Ok(cpus) = CpuSet::of_this_thread() {
+        slot.affinity_end.store(&cpus);
+    }
     slot.set_state(State::Done);
     common.shared.control().announce();
     Ok(())
@@ -102,21 +108,18 @@ pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
 fn prepare<'a>(common: &Common<'a>, index: u32) -> io::Result<&'a ThreadSlot> {
     let slot = common.shared.threads().get(index as usize);
     let slot = slot.ok_or_else(|| io::Error::other(format!("there is no thread {index}")))?;
-    let own = &common.group.cpus;
-    let all = if own.is_empty() { &common.spec.cpus } else { own };
-    let cpus: CpuSet = match all.get(common.member(index).thread.index()) {
-        Some(own) if common.group.spread => [*own].into_iter().collect(),
-        _ => all.iter().copied().collect(),
-    };
+    let member = common.member(index);
+    let cpus = common.places.get(member.thread.index());
+    let cpus = cpus.ok_or_else(|| io::Error::other(format!("{member} has no place")))?;
     let context = |what: &str, error: io::Error| io::Error::other(format!("{what}: {error}"));
     cpus.confine_this_thread()
         .map_err(|error| context(&format!("cannot be pinned to CPUs {cpus}"), error))?;
     let effective = CpuSet::of_this_thread().map_err(|error| context("affinity", error))?;
-    if effective != cpus {
+    if effective != *cpus {
         let text = format!("is pinned to CPUs {effective} where {cpus} were asked for");
         return Err(io::Error::other(text));
     }
-    slot.set_affinity(&effective);
+    slot.affinity.store(&effective);
     // SAFETY: gettid has no arguments and cannot fail.
     let tid = unsafe { libc::gettid() };
     slot.tid.store(tid.cast_unsigned(), Relaxed);

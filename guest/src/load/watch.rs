@@ -74,8 +74,8 @@ impl<'a> Accounts<'a> {
     }
 
     fn read(&self) -> Vec<GroupReport> {
-        let one = |procs: &Vec<PathBuf>| match procs.first() {
-            Some(procs) => account::of_cgroup(procs, self.schedstats),
+        let one = |procs: &Vec<PathBuf>| match procs.first().and_then(|procs| procs.parent()) {
+            Some(directory) => account::cpu_stat(directory, self.schedstats),
             None => GroupReport::default(),
         };
         self.cgroups.iter().map(one).collect()
@@ -273,6 +273,7 @@ impl<'a> Watch<'a> {
 fn report_thread(slot: &ThreadSlot, at_hit: ThreadAccount) -> ThreadReport {
     let buckets = |histogram: &Histogram| histogram.buckets().collect();
     let account = slot.account.load().with_waits_of(at_hit);
+    let affinity_end = slot.affinity_end.load();
     ThreadReport {
         tid: slot.tid.load(Relaxed),
         gaps: slot.tally.gaps(),
@@ -292,5 +293,6 @@ fn report_thread(slot: &ThreadSlot, at_hit: ThreadAccount) -> ThreadReport {
         run_ns: account.run_ns,
         run_delay_ns: account.delay_ns,
         force_idle_ns: account.force_idle_ns,
+        affinity_end: (!affinity_end.is_empty()).then(|| affinity_end.to_string()),
     }
 }

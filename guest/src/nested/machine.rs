@@ -18,6 +18,7 @@ use super::link::{
     Heard, LAUNCH_COMMAND, LaunchSpec, Order, Report, encode_order, is_plausible, next_heard,
 };
 use crate::{
+    cpus::CpuSet,
     frame::{Decoder, FrameError},
     system,
     wire::{
@@ -198,6 +199,12 @@ impl Machine {
             let mut fields = text.split_ascii_whitespace().map(str::parse);
             Some((fields.next()?.ok()?, fields.next()?.ok()?))
         };
+        self.status.threads.iter().map(|thread| of(thread.tid)).collect()
+    }
+
+    /// Affinity of the vCPUs' threads as it is now.
+    pub fn affinities(&self) -> Vec<Option<String>> {
+        let of = |tid: u32| CpuSet::of_thread(tid).ok().map(|cpus| cpus.to_string());
         self.status.threads.iter().map(|thread| of(thread.tid)).collect()
     }
 

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     cpus::CpuSet,
     job::{Confine, LoadSpec, NestedSpec},
-    load::{self, LoadError, Observer, Outcome, Prepared, Surroundings},
+    load::{self, LoadError, Observer, Outcome, Prepared, Surroundings, place::Places},
     system,
     wire::{ThresholdHit, Tick, TscReport, VmPhase},
 };
@@ -53,8 +53,9 @@ pub fn run(
     fleet.until_standing(&maker)?;
     // Every launcher has mapped its images by now.
     drop(maker);
-    fleet.confine()?;
-    let prepared = fleet.prepared(choice, surroundings)?;
+    let places = fleet.places();
+    fleet.confine(&places)?;
+    let prepared = fleet.prepared(choice, surroundings, places)?;
     fleet.observer.prepared(&prepared)?;
     let trace = surroundings.trace.as_ref().map(TraceFiles::open).transpose();
     let trace = trace.map_err(LoadError::TraceFiles)?;
@@ -147,19 +148,29 @@ impl Fleet<'_> {
         }
     }
 
-    /// The CPUs of each vCPU's thread while it is measured.
-    fn places(&self) -> Vec<Vec<u32>> {
-        let cpus = &self.load.cpus;
-        let of = |vcpu: u32| match self.spec.confine {
-            Confine::Core => cpus.clone(),
-            Confine::Vcpu => vec![cpus[vcpu as usize % cpus.len()]],
-        };
-        (0..self.spec.vcpus).map(of).collect()
+    /// The CPUs of each vCPU's thread while it is measured, machine by machine.
+    fn places(&self) -> Places {
+        let each = self.spec.vcpus as usize;
+        match self.spec.confine {
+            Confine::Core => Places::of(self.load),
+            Confine::Vcpu => {
+                let cpus = self.load.cpus.iter().map(|cpu| [*cpu].into_iter().collect::<CpuSet>());
+                let one: Vec<_> = cpus.cycle().take(each).collect();
+                let all = one.iter().cycle().take(each * self.load.groups.len());
+                Places { threads: all.cloned().collect(), note: None }
+            }
+        }
     }
 
-    fn confine(&mut self) -> Result<(), LoadError> {
-        let places = self.places();
-        self.order_all(&Order::Confine { cpus: places.clone() });
+    fn confine(&mut self, places: &Places) -> Result<(), LoadError> {
+        let each = self.spec.vcpus.max(1) as usize;
+        let places: Vec<_> = places.threads.chunks(each).collect();
+        for (machine, cpus) in self.machines.iter_mut().zip(&places) {
+            if machine.lives() {
+                let cpus = cpus.iter().map(|cpus| cpus.iter().collect()).collect();
+                machine.order(&Order::Confine { cpus });
+            }
+        }
         let deadline = Instant::now() + CONFINED;
         let loose =
             |machine: &Machine| machine.is_well() && machine.status.times.confined_ns.is_none();
@@ -170,11 +181,11 @@ impl Fleet<'_> {
         }
         self.give_up(loose, &format!("was not confined within {CONFINED:?}"))?;
         self.check_any()?;
-        let wanted: Vec<_> = places
-            .iter()
-            .map(|cpus| cpus.iter().copied().collect::<CpuSet>().to_string())
-            .collect();
-        for machine in self.machines.iter().filter(|machine| machine.is_well()) {
+        for (machine, cpus) in self.machines.iter().zip(places) {
+            if !machine.is_well() {
+                continue;
+            }
+            let wanted: Vec<_> = cpus.iter().map(CpuSet::to_string).collect();
             let actual: Vec<_> =
                 machine.status.threads.iter().map(|thread| &thread.affinity).collect();
             if !actual.iter().copied().eq(&wanted) {
@@ -189,9 +200,14 @@ impl Fleet<'_> {
         Ok(())
     }
 
-    fn prepared(&self, choice: Choice, surroundings: &Surroundings) -> Result<Prepared, LoadError> {
+    fn prepared(
+        &self,
+        choice: Choice,
+        surroundings: &Surroundings,
+        places: Places,
+    ) -> Result<Prepared, LoadError> {
         let well = || self.machines.iter().filter(|machine| machine.is_well());
-        let mut notes = Vec::new();
+        let mut notes: Vec<_> = places.note.into_iter().collect();
         if surroundings.cookie {
             let each: Vec<Vec<u64>> = well()
                 .map(|machine| machine.status.threads.iter().map(|thread| thread.cookie).collect())
@@ -215,13 +231,10 @@ impl Fleet<'_> {
         let tids = |machine: &Machine| {
             machine.status.threads.iter().map(|thread| thread.tid).collect::<Vec<_>>()
         };
-        let places = self.places();
-        let affinity = (0..self.machines.len())
-            .flat_map(|_| places.iter().map(|cpus| cpus.iter().copied().collect()));
         Ok(Prepared {
             cookies: self.machines.iter().map(first_cookie).collect(),
             tids: self.machines.iter().flat_map(tids).collect(),
-            affinity: affinity.collect(),
+            affinity: places.threads,
             notes,
             tsc_khz: choice.khz,
             turn_ticks: bench::turn_ticks(),
@@ -258,7 +271,12 @@ impl Fleet<'_> {
                 break;
             }
         }
-        let measured = Measured { tsc_end: tsc::read().tsc, before, after: self.schedstats() };
+        let measured = Measured {
+            tsc_end: tsc::read().tsc,
+            before,
+            after: self.schedstats(),
+            affinity_end: self.machines.iter().map(Machine::affinities).collect(),
+        };
         if let Some(hit) = self.hit {
             self.observer.hit(hit)?;
         }

@@ -15,6 +15,8 @@ pub(super) struct Measured {
     pub(super) tsc_end: u64,
     pub(super) before: Schedstats,
     pub(super) after: Schedstats,
+    /// vCPU threads' affinity at the end, by machine.
+    pub(super) affinity_end: Vec<Vec<Option<String>>>,
 }
 
 impl Fleet<'_> {
@@ -46,6 +48,8 @@ impl Fleet<'_> {
                 }
                 thread.cpu_time_ns = ran.map_or(0, |(run, _)| run);
                 thread.run_delay_ns = ran.map(|(_, wait)| wait);
+                let affinity = measured.affinity_end.get(index).and_then(|all| all.get(n));
+                thread.affinity_end = affinity.cloned().flatten();
                 thread.gap_histogram_ns.truncate(MOST_BUCKETS);
                 thread.wakeup_histogram_ns.truncate(MOST_BUCKETS);
                 threads.push(thread);
