@@ -9,6 +9,8 @@ use std::path::Path;
 use guest::scheduler;
 use serde_json::{Value, json};
 
+use crate::cpu_kinds::Kinds;
+
 /// CPUID signature of QEMU's software emulation.
 const EMULATION: &str = "TCGTCGTCGTCG";
 
@@ -30,6 +32,7 @@ pub fn host() -> Value {
         "frequency_driver": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_driver"),
         "boost": read("/sys/devices/system/cpu/cpufreq/boost"),
         "intel_no_turbo": read("/sys/devices/system/cpu/intel_pstate/no_turbo"),
+        "cpu_kinds": Kinds::read(Path::new("/sys")),
         "cpus_isolated": read("/sys/devices/system/cpu/isolated"),
         "cpus_nohz_full": read("/sys/devices/system/cpu/nohz_full"),
         "transparent_hugepages": read("/sys/kernel/mm/transparent_hugepage/enabled"),

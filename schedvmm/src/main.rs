@@ -9,6 +9,7 @@ mod cli;
 mod co_run;
 mod compose;
 mod core_figures;
+mod cpu_kinds;
 mod deliver;
 mod expected;
 mod explain;

@@ -83,7 +83,9 @@ impl Prepare {
                     .into(),
             ));
         }
-        Ok(Self { notes: notes(&job, is_root()), job, chosen })
+        let on: Vec<_> = job.load.cpus.iter().map(|cpu| *cpu as usize).collect();
+        let notes = notes(&job, is_root()).into_iter().chain(placement::note_on_kinds(&on));
+        Ok(Self { notes: notes.collect(), job, chosen })
     }
 
     /// One line about what is measured.

@@ -137,7 +137,7 @@ impl Attempt {
         let trace_file = TraceFile::new(plan.args.trace.trace_file.as_deref(), folder.path());
         // Nobody else has told it a place.
         let _ = trace_path.set(trace_file.raw().to_owned());
-        notes.extend(plan.placement.note.clone());
+        notes.extend(plan.placement.notes.iter().cloned());
         notes.extend(vm.kernel().note.clone());
         let facts = KernelFacts {
             path: plan.kernel_path.display().to_string(),

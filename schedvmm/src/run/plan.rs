@@ -168,6 +168,7 @@ impl Plan {
                 format!("pinned to host CPUs {}", pins.join(","))
             }
         };
+        let notes = &self.placement.notes;
         let idle = if args.idle == Idle::Poll { "poll" } else { "halt" };
         json!({
             "summary": format!(
@@ -184,7 +185,7 @@ impl Plan {
             "idle": idle,
             "pv": args.pv.name(),
             "pins": self.placement.pins,
-            "pin_note": self.placement.note,
+            "pin_note": (!notes.is_empty()).then(|| notes.join("; ")),
             "tsc_khz": vm.facts().tsc_khz,
             "tsc_equals_host": vm.facts().tsc_shared,
         })
