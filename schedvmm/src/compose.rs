@@ -12,6 +12,7 @@ use crate::core_figures::{CoreFigures, HostCpus};
 use crate::expected::Expected;
 use crate::facts;
 use crate::forced_idle::ForcedIdle;
+use crate::pins::Pins;
 use crate::result::{
     self, AfterHit, Clock, Cosched, Group, KernelFacts, RunFairness, RunResult, SCHEMA, Thread,
     Trace,
@@ -57,6 +58,10 @@ pub struct Account<'a> {
     pub kernel: KernelFacts,
     /// What it ran on.
     pub machine: Value,
+    /// What schedvmm itself was given to run with.
+    pub caller: Value,
+    /// Whether threads stayed where they were put.
+    pub pins: Pins,
     /// What a reader must know.
     pub notes: Vec<String>,
     /// The trace, if there is one.
@@ -83,6 +88,8 @@ impl<'a> Account<'a> {
             job,
             kernel: KernelFacts::default(),
             machine: Value::Null,
+            caller: Value::Null,
+            pins: Pins::default(),
             notes: Vec::new(),
             trace: Trace::default(),
             phases_ms: BTreeMap::new(),
@@ -196,6 +203,8 @@ impl<'a> Account<'a> {
             explanation: None,
             host: facts::host(),
             machine: self.machine,
+            caller: self.caller,
+            pins: self.pins,
             phases_ms: self.phases_ms,
         }
     }

@@ -5,6 +5,7 @@
 mod absence;
 mod bench;
 mod boot;
+mod caller;
 mod cli;
 mod co_run;
 mod compose;
@@ -24,6 +25,7 @@ mod l2;
 mod machine;
 mod mapped_trace;
 mod owner;
+mod pins;
 mod placement;
 mod probe;
 mod progress;
@@ -100,7 +102,9 @@ fn main() -> ExitCode {
         Some(Verb::Probe { json }) => probe_verb(json),
         Some(Verb::Report { result, output }) => report::run(&result, output.as_deref()),
         Some(Verb::Run { from, output, json }) => repeat::run(&from, output.as_deref(), json),
-        Some(Verb::Selftest { kernel, json }) => selftest::run(kernel.as_deref(), json),
+        Some(Verb::Selftest { kernel, allow_quota, json }) => {
+            selftest::run(kernel.as_deref(), allow_quota, json)
+        }
         None => run::run(&cli.run),
     });
     let ended = ended.unwrap_or_else(|_| Err(Failure::internal("this is a defect: report it")));

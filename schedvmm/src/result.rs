@@ -22,6 +22,7 @@ use crate::expected::Expected;
 use crate::explain::Explained;
 use crate::folder::Folder;
 use crate::forced_idle::ForcedIdle;
+use crate::pins::Pins;
 use crate::session::Session;
 use crate::summary::{Fairness, Statistics, Steal};
 use crate::until::{Parted, Until};
@@ -82,6 +83,10 @@ pub struct RunResult {
     /// Of the gap that ended the run, else of the longest.
     pub explanation: Option<Explained>,
     pub host: Value,
+    /// What schedvmm itself was given to run with.
+    pub caller: Value,
+    /// Whether threads stayed where they were put.
+    pub pins: Pins,
     pub machine: Value,
     pub phases_ms: BTreeMap<&'static str, u64>,
 }

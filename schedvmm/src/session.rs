@@ -134,6 +134,8 @@ pub struct Session {
     pub vms: Vec<VmStatus>,
     /// Whether the agent had its last word.
     pub bye: bool,
+    /// Why what was measured says nothing of the kernel.
+    pub invalid: Vec<String>,
 }
 
 impl Session {
@@ -155,6 +157,7 @@ impl Session {
             trace_bytes: None,
             vms: (1..=limits.vms).map(|vm| VmStatus { vm, ..VmStatus::default() }).collect(),
             bye: false,
+            invalid: Vec::new(),
         }
     }
 

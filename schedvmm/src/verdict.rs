@@ -117,9 +117,14 @@ pub struct Verdict {
 /// Judges a run; `console` is the end of the console log.
 pub fn judge(session: &Session, job: &Job, end: &End, console: &str) -> Verdict {
     let verdict = |answer, reason| Verdict { answer, reason };
+    let invalid = (!session.invalid.is_empty()).then(|| {
+        let reasons = session.invalid.join("; ");
+        verdict(Answer::Untestable, format!("nothing was found out about this kernel: {reasons}"))
+    });
     // What was measured stands, whatever happened afterwards.
     if session.hit.is_some() || over_threshold(session, job) {
-        return verdict(Answer::OverThreshold, after_hit(session, end));
+        let over = || verdict(Answer::OverThreshold, after_hit(session, end));
+        return invalid.unwrap_or_else(over);
     }
     if let Some(failure) = &session.failure {
         return verdict(
@@ -138,12 +143,13 @@ pub fn judge(session: &Session, job: &Job, end: &End, console: &str) -> Verdict 
             );
             verdict(Answer::Interrupted(libc::SIGTERM), reason)
         }
-        _ if session.report.is_some() => match (session.unacceptable(), job.load.threshold) {
+        _ if session.report.is_some() => match (session.unacceptable(), invalid) {
             (Some(faults), _) => {
                 let reason = format!("degraded: {faults} (--allow-degraded lets it pass)");
                 verdict(Answer::Untestable, reason)
             }
-            (None, Some(_)) => verdict(Answer::Pass, String::new()),
+            (None, Some(invalid)) => invalid,
+            (None, None) if job.load.threshold.is_some() => verdict(Answer::Pass, String::new()),
             (None, None) => verdict(Answer::Measured, String::new()),
         },
         End::Late(stage) => {
@@ -280,6 +286,25 @@ mod tests {
             assert_eq!(verdict.answer, Answer::OverThreshold);
             assert!(verdict.reason.starts_with("afterwards"));
         }
+    }
+
+    /// Neither good nor bad is told of a kernel that others kept from scheduling as it would.
+    #[test]
+    fn what_others_had_a_part_in_is_no_answer() {
+        let done = Message::Finished(LoadReport::default());
+        let hit = Message::ThresholdHit(ThresholdHit::default());
+        let judged = |messages: &[Message], end: &End| {
+            let mut session = session(messages);
+            session.invalid = vec!["a quota".into(), "a move".into()];
+            judge(&session, &job(None), end, "")
+        };
+        for messages in [vec![done.clone(), Message::Bye], vec![hit, done.clone(), Message::Bye]] {
+            let verdict = judged(&messages, &End::Finished);
+            assert_eq!(verdict.answer, Answer::Untestable);
+            assert!(verdict.reason.ends_with(": a quota; a move"), "{}", verdict.reason);
+        }
+        let stopped = judged(&[done], &End::Signal(libc::SIGINT));
+        assert_eq!(stopped.answer, Answer::Interrupted(libc::SIGINT));
     }
 
     #[test]

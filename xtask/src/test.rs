@@ -174,7 +174,9 @@ fn workspace_tests() -> Vec<(&'static str, Command)> {
     let mut others = cargo(&["test", "--workspace", "--exclude", "schedvmm", "--no-fail-fast"]);
     others.args(["--lib", "--bins", "--tests"]);
     let mut ours = cargo(&["test", "--package", "schedvmm", "--bins", "--no-fail-fast"]);
-    ours.args(["--test", "errors", "--test", "explain", "--test", "native", "--test", "report"]);
+    for test in ["disturbed", "errors", "explain", "host", "native", "report"] {
+        ours.args(["--test", test]);
+    }
     vec![("tests", others), ("tests of the command", ours)]
 }
 

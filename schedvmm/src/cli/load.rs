@@ -59,6 +59,10 @@ pub struct LoadArgs {
     /// A run of whose time the host took more than this is marked as contaminated.
     #[arg(long, default_value = "0.5%", value_parser = units::percent, value_name = "PERCENT")]
     pub steal_budget: f64,
+    /// Measure although a cgroup that schedvmm was started in has a CPU quota: what it throttles
+    /// looks like gaps of the kernel.
+    #[arg(long)]
+    pub allow_quota: bool,
     /// Where cookies come from: auto takes the newest interface the kernel has.
     #[arg(long, value_enum, default_value_t = Cosched::Auto)]
     pub cosched: Cosched,

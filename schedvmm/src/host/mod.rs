@@ -22,12 +22,14 @@ use serde_json::json;
 use vmm::vcpu::sched;
 
 use self::prepare::{Prepare, Ready};
+use crate::caller::{Caller, Meanwhile};
 use crate::cli::HostArgs;
 use crate::cli::ShowVm;
 use crate::compose::{self, Account, Target};
 use crate::core_figures::HostCpus;
 use crate::deliver::{Checkpoints, Delivery};
 use crate::folder::Folder;
+use crate::pins::Pins;
 use crate::result::{self, Clock, KernelFacts, RunResult, Trace};
 use crate::run::plan;
 use crate::session::{Event, Limits, Notice, Session};
@@ -52,6 +54,7 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     signals::forward(events).or_fail(Owner::Host)?;
     let plan = Prepare::plan(args)?;
     folder::check(args.show.output.as_deref())?;
+    let caller = Caller::admit(plan.demand(args.load.allow_quota))?;
     TraceFile::check(args.trace.trace_file.as_deref())?;
     let started_utc = plan::started_utc();
     let folder = Folder::create(args.show.output.as_deref(), &started_utc.replace(':', ""))?;
@@ -69,7 +72,13 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     let mut run = Run {
         kernel,
         session: Session::new(limits(&plan.job), begin),
-        notes: facts::emulation_note().into_iter().chain(plan.notes.iter().cloned()).collect(),
+        notes: facts::emulation_note()
+            .into_iter()
+            .chain(plan.notes.iter().cloned())
+            .chain(caller.notes())
+            .collect(),
+        caller,
+        pins: Pins::default(),
         job: plan.job.clone(),
         inbox,
         signal: None,
@@ -117,6 +126,8 @@ fn millis(since: Instant) -> u64 {
 /// A run under way.
 struct Run {
     kernel: KernelFacts,
+    caller: Caller,
+    pins: Pins,
     session: Session,
     notes: Vec<String>,
     job: Job,
@@ -138,6 +149,9 @@ impl Run {
     fn tell(&mut self, message: Message) {
         let notice = self.session.message(message, Instant::now());
         if let Some(notice) = notice {
+            if let Notice::Started = notice {
+                self.caller.load_begins();
+            }
             let clock = Clock::of(&self.session, &self.job.load);
             self.show.notice(&notice, clock, self.job.load.duration);
             if let Notice::Started | Notice::Second(_) = notice {
@@ -174,6 +188,8 @@ impl Run {
             job: &self.job,
             kernel: self.kernel.clone(),
             machine: json!({ "summary": self.summary }),
+            caller: json!(self.caller),
+            pins: self.pins.clone(),
             notes: self.notes.clone(),
             trace: Trace::default(),
             phases_ms,
@@ -206,7 +222,12 @@ impl Run {
             // At a hit the load has stopped it already.
             let _ = instance.tracing().stop();
         }
+        let meanwhile = self.caller.load_ended();
         self.take_outcome(outcome);
+        self.pins = Pins::check(&self.session, &self.job.load, false, Vec::new());
+        let Meanwhile { notes, faults } = meanwhile.and(self.pins.judge());
+        self.notes.extend(notes);
+        self.session.invalid.extend(faults);
         let hit = self.session.hit.is_some();
         if let Some(instance) = tracing.as_ref().filter(|it| it.tracing().is_wanted(hit)) {
             self.ship(instance.tracing());

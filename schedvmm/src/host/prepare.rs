@@ -12,10 +12,12 @@ use guest::cosched::{self, CoschedError};
 use guest::error::Owner;
 use guest::job::{CoschedRequest, Job, TraceSpec};
 use guest::load::Surroundings;
+use guest::shape::GroupSpec;
 use guest::trace::Tracing;
 use guest::wire::{self, KnobReport, Setup};
 use guest::{knobs, system};
 
+use crate::caller::{Demand, Heirs};
 use crate::cli::HostArgs;
 use crate::placement;
 use crate::run::plan;
@@ -92,6 +94,18 @@ impl Prepare {
     pub fn summary(&self) -> String {
         let cpus: Vec<_> = self.job.load.cpus.iter().map(u32::to_string).collect();
         format!("this host, CPUs {} ({})", cpus.join(","), self.chosen)
+    }
+
+    /// What the load asks of the CPUs.
+    pub fn demand(&self, allow_quota: bool) -> Demand {
+        let real_time =
+            |group: &GroupSpec| group.policy.class.is_some_and(|class| class.priority().is_some());
+        Demand {
+            cpus: self.job.load.cpus.len(),
+            allow_quota,
+            real_time: self.job.load.groups.iter().any(real_time),
+            heirs: Heirs::Load,
+        }
     }
 
     /// Prepares everything.

@@ -10,15 +10,35 @@ use serde_json::json;
 use vmm::vcpu::VcpuEnd;
 
 use super::{Attempt, millis};
+use crate::caller::Meanwhile;
 use crate::compose::{self, Account, Target};
 use crate::deliver::Delivery;
 use crate::footprint;
+use crate::pins::{self, Pins};
 use crate::result::{self, RunResult, Trace, VmResult};
 use crate::status::ExitStatus;
 use crate::trace_file::Arrival;
 use crate::verdict::{End, Verdict, judge};
 
 impl Attempt {
+    /// Once, when the load has ended and the machine has not: what others did to it meanwhile.
+    pub(super) fn look_around(&mut self) {
+        if self.meanwhile.is_none() {
+            let vcpus = pins::lost_vcpus(self.running.threads(), &self.plan.placement.pins);
+            self.meanwhile = Some((self.caller.load_ended(), vcpus));
+        }
+    }
+
+    /// What others did to the run: told, or a reason why it says nothing of the kernel.
+    fn judge_others(&mut self) {
+        let (meanwhile, vcpus) = self.meanwhile.take().unwrap_or_default();
+        let nested = self.plan.args.nested.nested;
+        self.pins = Pins::check(&self.session, &self.plan.job.load, nested, vcpus);
+        let Meanwhile { notes, faults } = meanwhile.and(self.pins.judge());
+        notes.into_iter().for_each(|note| self.note(note));
+        self.session.invalid.extend(faults);
+    }
+
     /// Judges, writes, shows.
     pub(super) fn conclude(
         mut self,
@@ -28,6 +48,7 @@ impl Attempt {
         begin: Instant,
     ) -> ExitStatus {
         self.host_evidence.settle(&mut self.session);
+        self.judge_others();
         let verdict = judge(&self.session, &self.plan.job, end, &self.tail.text());
         let trace = self.trace();
         footprint::give_back();
@@ -40,7 +61,8 @@ impl Attempt {
         result.vms = result::vms(&self.session, of, |vm| self.folder.vm_log_tail(vm));
         Delivery { folder: &mut self.folder, session: &self.session, show: &self.show }
             .deliver(&mut result);
-        if verdict.answer.is_failure() {
+        // What others did to the run the guest cannot tell.
+        if verdict.answer.is_failure() && self.session.invalid.is_empty() {
             self.explain(&ends, &result.vms);
         }
         verdict.answer.status()
@@ -64,6 +86,8 @@ impl Attempt {
             job: &self.plan.job,
             kernel: self.kernel.clone(),
             machine: self.machine.clone(),
+            caller: json!(self.caller),
+            pins: self.pins.clone(),
             notes: self.notes.clone(),
             trace: Trace::default(),
             phases_ms,

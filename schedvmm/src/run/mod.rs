@@ -24,10 +24,12 @@ use vmm::vm::{Initrd, Kernel, Parts, Running, Vm};
 
 use self::plan::Plan;
 use crate::absence::HostEvidence;
+use crate::caller::{Caller, Meanwhile};
 use crate::cli::RunArgs;
 use crate::deliver::Checkpoints;
 use crate::folder::Folder;
 use crate::mapped_trace::TraceMemory;
+use crate::pins::{Lost, Pins};
 use crate::probe::{self, ProbeError};
 use crate::result::{Clock, KernelFacts};
 use crate::session::{Event, GRACE, Notice, Session, Stage};
@@ -58,8 +60,9 @@ pub fn run(args: &RunArgs) -> Result<ExitStatus, Failure> {
     let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
     signals::forward(events.clone()).or_fail(Owner::Host)?;
     let plan = Plan::make(args)?;
+    let caller = Caller::admit(plan.demand())?;
     sched::keep_off(&plan.placement.pins);
-    let mut attempt = Attempt::prepare(plan, events)?;
+    let mut attempt = Attempt::prepare(plan, caller, events)?;
     attempt.built_ms = millis(begin.elapsed());
     Ok(attempt.watch(&inbox, begin))
 }
@@ -67,6 +70,10 @@ pub fn run(args: &RunArgs) -> Result<ExitStatus, Failure> {
 /// A machine that runs, and all that is known of it.
 struct Attempt {
     plan: Plan,
+    caller: Caller,
+    pins: Pins,
+    /// What others did while the load ran, once it has ended.
+    meanwhile: Option<(Meanwhile, Vec<Lost>)>,
     show: Show,
     folder: Folder,
     console: ConsoleRing,
@@ -90,7 +97,7 @@ struct Attempt {
 
 impl Attempt {
     /// From the plan to the first guest instruction.
-    fn prepare(mut plan: Plan, events: SyncSender<Event>) -> Result<Self, Failure> {
+    fn prepare(mut plan: Plan, caller: Caller, events: SyncSender<Event>) -> Result<Self, Failure> {
         let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).or_else(|error| {
             // A kernel that is bad is bad on any host.
             machine::kernel(&plan.kernel_path)?;
@@ -139,6 +146,7 @@ impl Attempt {
         let _ = trace_path.set(trace_file.raw().to_owned());
         notes.extend(plan.placement.notes.iter().cloned());
         notes.extend(vm.kernel().note.clone());
+        notes.extend(caller.notes());
         let facts = KernelFacts {
             path: plan.kernel_path.display().to_string(),
             bytes: kernel.bytes().len() as u64,
@@ -165,6 +173,9 @@ impl Attempt {
         let host_evidence = plan.host_evidence(&running, tsc);
         let mut attempt = Self {
             plan,
+            caller,
+            pins: Pins::default(),
+            meanwhile: None,
             show,
             folder,
             console,
@@ -192,6 +203,7 @@ impl Attempt {
     fn watch(mut self, inbox: &Receiver<Event>, begin: Instant) -> ExitStatus {
         let end = self.events(inbox);
         let decided = Instant::now();
+        self.look_around();
         // Only a guest that does not answer has something to tell by its registers.
         let mut ends = self.stop(inbox, decided, matches!(end, End::Late(_)));
         self.drain_console();
@@ -267,6 +279,9 @@ impl Attempt {
                 }
             }
             let now = Instant::now();
+            if matches!(self.session.stage(), Stage::Finish | Stage::PowerOff) {
+                self.look_around();
+            }
             self.drain_console();
             self.host_evidence.look();
             let written = self.trace_written.load(Ordering::Acquire);
@@ -308,6 +323,11 @@ impl Attempt {
     }
 
     fn announce(&mut self, notice: &Notice) {
+        if let Notice::Started = notice {
+            self.caller.load_begins();
+            let of_setup = self.session.setup.iter().flat_map(|setup| setup.notes.clone());
+            of_setup.collect::<Vec<_>>().into_iter().for_each(|note| self.note(note));
+        }
         if let Notice::Started = notice
             && let Some(note) = self.session.setup.as_ref().and_then(|it| it.trace_note.as_ref())
         {

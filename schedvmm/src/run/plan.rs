@@ -13,6 +13,7 @@ use vmm::vm::{Facts, Running, Vm};
 
 use super::nested;
 use crate::absence::HostEvidence;
+use crate::caller::{Demand, Heirs};
 use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, Switch, TraceArgs};
 use crate::core_figures::HostCpus;
 use crate::mapped_trace::TraceMemory;
@@ -132,6 +133,16 @@ impl Plan {
     pub fn trace_memory(&self, version: Option<(u32, u32)>) -> Option<TraceMemory> {
         let (machine, trace) = (&self.args.machine, self.job.trace.as_ref()?);
         TraceMemory::choose(version?, trace.buffer_kib, machine.cpus, machine.memory)
+    }
+
+    /// What the machine asks of this host's CPUs.
+    pub fn demand(&self) -> Demand {
+        Demand {
+            cpus: self.args.machine.cpus as usize,
+            allow_quota: self.args.load.allow_quota,
+            real_time: false,
+            heirs: Heirs::Vcpus,
+        }
     }
 
     /// What the guest may make us keep, and how long it may take to boot.

@@ -17,6 +17,7 @@ use guest::noise::{self, NoiseFloor};
 use serde::Serialize;
 
 use self::case::{Case, Status, try_case};
+use crate::caller::{Caller, Demand, Meanwhile};
 use crate::placement;
 use crate::progress::Progress;
 use crate::status::{ExitStatus, Failure, OrFail};
@@ -50,10 +51,12 @@ struct Report {
     cpu: u32,
     /// What was found there before.
     noise: NoiseFloor,
+    /// What schedvmm itself was given to run with.
+    caller: Caller,
 }
 
 impl Report {
-    fn of(cases: Vec<Case>, cpu: u32, noise: NoiseFloor) -> Self {
+    fn of(cases: Vec<Case>, (cpu, noise): (u32, NoiseFloor), caller: Caller) -> Self {
         let count = |status| cases.iter().filter(|case| case.status == status).count();
         let (failed, not_judged) = (count(Status::Failed), count(Status::NotJudged));
         let verdict = match (failed, not_judged, count(Status::Passed)) {
@@ -70,6 +73,7 @@ impl Report {
             cases,
             cpu,
             noise,
+            caller,
         }
     }
 
@@ -113,7 +117,8 @@ impl fmt::Display for Report {
 ///
 /// # Errors
 /// Nothing can be measured here at all.
-pub fn run(kernel: Option<&Path>, json: bool) -> Result<ExitStatus, Failure> {
+pub fn run(kernel: Option<&Path>, allow_quota: bool, json: bool) -> Result<ExitStatus, Failure> {
+    let mut caller = Caller::admit(Demand { cpus: 1, allow_quota, ..Demand::default() })?;
     let usable = placement::last_core();
     let cpu = usable.last().copied().and_then(|cpu| u32::try_from(cpu).ok());
     let cpu = cpu.ok_or_else(|| {
@@ -137,16 +142,25 @@ pub fn run(kernel: Option<&Path>, json: bool) -> Result<ExitStatus, Failure> {
         noise_ns: noise.longest_ns,
         kernel: kernel.map(Path::to_owned),
     };
+    for note in caller.notes() {
+        // stdout has the table, or the object, and nothing else.
+        let _ = writeln!(std::io::stderr(), "schedvmm: {note}");
+    }
     let all = place.all();
     let bar = Progress::new();
     bar.phase("self-test", all.len() as u64);
+    caller.load_begins();
     let mut cases = Vec::new();
     for case in all {
         cases.push(try_case(&*case));
         bar.at(cases.len() as u64);
     }
     bar.done();
-    let report = Report::of(cases, cpu, noise);
+    let Meanwhile { faults, .. } = caller.load_ended();
+    if !faults.is_empty() {
+        return Err(Failure::kernel(faults.join("; ")));
+    }
+    let report = Report::of(cases, (cpu, noise), caller);
     let text = if json {
         serde_json::to_string_pretty(&report).or_fail(Owner::Internal)?
     } else {
@@ -168,7 +182,7 @@ mod tests {
             case
         };
         let cases = statuses.iter().copied().map(case).collect();
-        Report::of(cases, 3, NoiseFloor::default())
+        Report::of(cases, (3, NoiseFloor::default()), Caller::default())
     }
 
     #[test]

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What whoever called us left us to run with: limits of our cgroups and of those above them,
+//! affinity, scheduling policy. All of it bends how threads of ours are scheduled, and none of it
+//! is the doing of the kernel under test.
+
+mod cgroup;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use guest::cpus::CpuSet;
+use guest::load::SchedAttr;
+use serde::Serialize;
+
+use self::cgroup::{Books, Cgroup, Quota, Throttled};
+use crate::status::Failure;
+use crate::units::show_ns;
+
+/// What lets a quota pass.
+const OPTION: &str = "--allow-quota";
+
+/// Where we stand; `caller` of result.json.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Caller {
+    /// Cgroups that this process is in: its own first, then those above it, hierarchy by hierarchy.
+    cgroups: Vec<Cgroup>,
+    /// There may be cgroups above them that cannot be seen.
+    cgroups_hidden: bool,
+    /// CPUs that this process was given.
+    affinity: Option<String>,
+    /// How this process is scheduled, and what it starts.
+    policy: Option<Policy>,
+    /// Nice value of its session, where the kernel goes by sessions.
+    autogroup_nice: Option<i32>,
+    /// CPU time that real-time tasks have of each period: -1 for all.
+    rt_runtime_us: Option<i64>,
+    /// That period.
+    rt_period_us: Option<i64>,
+    /// Throttling while the load ran; `null` before it has ended.
+    throttled: Option<Throttled>,
+    #[serde(skip)]
+    before: Books,
+    #[serde(skip)]
+    root: PathBuf,
+    #[serde(skip)]
+    demand: Demand,
+}
+
+/// What a run asks of the CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// CPUs that it keeps busy.
+    pub cpus: usize,
+    /// Whether a quota is no reason not to measure.
+    pub allow_quota: bool,
+    /// Whether threads of real-time classes are among them.
+    pub real_time: bool,
+    /// Who inherits from this process.
+    pub heirs: Heirs,
+}
+
+/// Who inherits a nice value, a policy and so on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Heirs {
+    /// The threads that measure.
+    #[default]
+    Load,
+    /// The vCPUs' threads.
+    Vcpus,
+}
+
+impl Heirs {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Load => "the load's threads",
+            Self::Vcpus => "the vCPUs' threads",
+        }
+    }
+}
+
+/// How a thread is scheduled (sched_getattr(2)).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Policy {
+    class: String,
+    nice: i32,
+    priority: u32,
+    /// A slice of its own, or the base slice: Linux 6.12.
+    slice_ns: Option<u64>,
+    /// Children begin with the default policy.
+    reset_on_fork: bool,
+    /// Bounds of its utilization, of 1024; `null` where the kernel has none.
+    util_min: Option<u32>,
+    util_max: Option<u32>,
+}
+
+/// What happened while the load ran.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Meanwhile {
+    /// What a reader must know.
+    pub notes: Vec<String>,
+    /// Why what was measured says nothing of the kernel.
+    pub faults: Vec<String>,
+}
+
+impl Meanwhile {
+    /// Both what this says and what the other one does.
+    pub fn and(mut self, other: Self) -> Self {
+        self.notes.extend(other.notes);
+        self.faults.extend(other.faults);
+        self
+    }
+}
+
+/// Utilization that is no bound.
+const UTIL_MOST: u32 = 1024;
+
+impl Policy {
+    fn of(attr: SchedAttr) -> Self {
+        const RESET_ON_FORK: u64 = 1;
+        // Both 0 is a kernel without CONFIG_UCLAMP_TASK.
+        let clamped = (attr.util_min, attr.util_max) != (0, 0);
+        let class = match attr.policy.cast_signed() {
+            libc::SCHED_OTHER => "other".into(),
+            libc::SCHED_FIFO => "fifo".into(),
+            libc::SCHED_RR => "rr".into(),
+            libc::SCHED_BATCH => "batch".into(),
+            libc::SCHED_IDLE => "idle".into(),
+            libc::SCHED_DEADLINE => "deadline".into(),
+            // SCHED_EXT.
+            7 => "ext".into(),
+            other => other.to_string(),
+        };
+        Self {
+            class,
+            nice: attr.nice,
+            priority: attr.priority,
+            slice_ns: (attr.runtime > 0).then_some(attr.runtime),
+            reset_on_fork: attr.flags & RESET_ON_FORK != 0,
+            util_min: clamped.then_some(attr.util_min),
+            util_max: clamped.then_some(attr.util_max),
+        }
+    }
+
+    fn is_real_time(&self) -> bool {
+        self.priority > 0
+    }
+
+    /// What is not as it is by default, in words.
+    fn unusual(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        match (&*self.class, self.priority) {
+            ("other", _) => {}
+            (class, 0) => words.push(format!("policy {class}")),
+            (class, priority) => words.push(format!("policy {class}:{priority}")),
+        }
+        if self.nice != 0 {
+            words.push(format!("nice {}", self.nice));
+        }
+        if let Some(min) = self.util_min.filter(|min| *min != 0 && !self.is_real_time()) {
+            words.push(format!("a utilization of at least {min} of {UTIL_MOST}"));
+        }
+        if let Some(max) = self.util_max.filter(|max| *max != UTIL_MOST) {
+            words.push(format!("a utilization of at most {max} of {UTIL_MOST}"));
+        }
+        words
+    }
+}
+
+impl Caller {
+    /// Reads where this process stands, and whether that lets it measure.
+    ///
+    /// # Errors
+    /// A quota would throttle what is measured.
+    pub fn admit(demand: Demand) -> Result<Self, Failure> {
+        let caller = Self::read(Path::new("/"), demand);
+        match caller.quota_in_the_way() {
+            Some(text) => Err(Failure::kernel(text)),
+            None => Ok(caller),
+        }
+    }
+
+    /// The same of the system whose files are below `root`, without a judgement.
+    fn read(root: &Path, demand: Demand) -> Self {
+        let number = |file: &str| {
+            let text = fs::read_to_string(root.join(file)).ok()?;
+            text.trim().parse::<i64>().ok()
+        };
+        // It is in force only where the kernel groups tasks so.
+        let autogroup = number("proc/sys/kernel/sched_autogroup_enabled") == Some(1);
+        let nice = fs::read_to_string(root.join("proc/self/autogroup")).ok();
+        let nice = nice.and_then(|text| text.trim().rsplit(' ').next()?.parse().ok());
+        let (cgroups, cgroups_hidden) = cgroup::read(root);
+        Self {
+            before: Books::read(&cgroups),
+            cgroups,
+            cgroups_hidden,
+            affinity: CpuSet::of_this_thread().ok().map(|cpus| cpus.to_string()),
+            policy: SchedAttr::of_this_thread().ok().map(Policy::of),
+            autogroup_nice: nice.filter(|_| autogroup),
+            rt_runtime_us: number("proc/sys/kernel/sched_rt_runtime_us"),
+            rt_period_us: number("proc/sys/kernel/sched_rt_period_us"),
+            throttled: None,
+            root: root.to_owned(),
+            demand,
+        }
+    }
+
+    /// Quotas, the smallest first.
+    fn quotas(&self) -> Vec<(&Cgroup, Quota)> {
+        let quota = |cgroup| Some((cgroup, Cgroup::quota(cgroup)?));
+        let mut quotas: Vec<_> = self.cgroups.iter().filter_map(quota).collect();
+        quotas.sort_by_key(|(_, quota)| quota.millionths());
+        quotas
+    }
+
+    /// CPUs that a run keeps busy: its own, and one for all of us that does not measure, unless
+    /// it may not use so many.
+    fn busy_cpus(&self) -> usize {
+        let given = self.affinity.as_ref().and_then(|cpus| cpus.parse::<CpuSet>().ok());
+        let given = given.map_or(usize::MAX, |cpus| cpus.iter().count());
+        // Pinned ones need not be among those given.
+        self.demand.cpus.saturating_add(1).min(given.max(self.demand.cpus))
+    }
+
+    /// Why nothing can be measured here: whoever is throttled does not run, and it looks as if
+    /// the kernel starved it.
+    fn quota_in_the_way(&self) -> Option<String> {
+        let (cgroup, quota) = self.quotas().into_iter().next()?;
+        let busy = self.busy_cpus();
+        if self.demand.allow_quota || !quota.is_below(busy) {
+            return None;
+        }
+        Some(format!(
+            "{} gives this process {} CPUs, and the run keeps up to {busy} busy: what the quota \
+             throttles would look like gaps of the kernel; run it outside of that cgroup, raise \
+             the quota, or measure all the same with {OPTION}",
+            cgroup.describe_quota(quota),
+            quota.cpus()
+        ))
+    }
+
+    /// What a reader must know before the run.
+    pub fn notes(&self) -> Vec<String> {
+        let heirs = self.demand.heirs.name();
+        let mut notes = Vec::new();
+        if let Some((cgroup, quota)) = self.quotas().into_iter().next() {
+            let cpus = quota.cpus();
+            let quota = cgroup.describe_quota(quota);
+            notes.push(format!("{quota} limits this process to {cpus} CPUs"));
+        }
+        if self.cgroups_hidden && !self.before.see_hidden() {
+            notes.push(
+                "cgroups above this process's own cannot be seen (a container): a CPU quota of \
+                 theirs would look like gaps of the kernel, and this kernel does not tell of it"
+                    .into(),
+            );
+        }
+        for cgroup in &self.cgroups {
+            let words = cgroup.unusual();
+            if !words.is_empty() {
+                notes.push(format!("cgroup {} has {}", cgroup.path, words.join(", ")));
+            }
+        }
+        if let Some(policy) = &self.policy {
+            let words = policy.unusual();
+            if !words.is_empty() && !policy.reset_on_fork {
+                let words = words.join(", ");
+                notes.push(format!("{heirs} have {words} from whoever called schedvmm"));
+            }
+        }
+        if let Some(nice) = self.autogroup_nice.filter(|nice| *nice != 0) {
+            notes.push(format!("the session of this process has nice {nice} (autogroup)"));
+        }
+        notes.extend(self.real_time_note());
+        notes
+    }
+
+    /// Real-time tasks may be held back by a limit of their own.
+    fn real_time_note(&self) -> Option<String> {
+        let inherited = self.policy.as_ref().is_some_and(Policy::is_real_time);
+        let (runtime, period) = self.rt_runtime_us.zip(self.rt_period_us)?;
+        let limited = runtime >= 0 && runtime < period;
+        ((inherited || self.demand.real_time) && limited).then(|| {
+            format!(
+                "real-time threads are among {}, and this kernel holds them back: \
+                 sched_rt_runtime_us is {runtime} of {period} (from Linux 6.12 on the fair \
+                 server does it instead)",
+                self.demand.heirs.name()
+            )
+        })
+    }
+
+    /// The load begins: what happened before does not count.
+    pub fn load_begins(&mut self) {
+        self.before = Books::read(&self.cgroups);
+    }
+
+    /// The load has ended: what a quota had to do with it meanwhile.
+    pub fn load_ended(&mut self) -> Meanwhile {
+        let throttled = Books::read(&self.cgroups).since(&self.before, &self.cgroups);
+        let mut notes = Vec::new();
+        if throttled.is_some() {
+            notes.push(describe(&throttled));
+        }
+        self.throttled = Some(throttled);
+        let now = Self::read(&self.root, self.demand);
+        if now.limits() != self.limits() {
+            let quota = now.quotas().into_iter().next();
+            let quota = quota.map(|(cgroup, quota)| cgroup.describe_quota(quota));
+            notes.push(format!(
+                "this process was moved to another cgroup, or a quota was changed, while the load \
+                 ran; now there is {}",
+                quota.unwrap_or_else(|| "none".into())
+            ));
+        }
+        if self.demand.allow_quota {
+            return Meanwhile { notes, faults: Vec::new() };
+        }
+        let faults = notes.into_iter().map(|note| format!("{note} ({OPTION} lets it pass)"));
+        Meanwhile { notes: Vec::new(), faults: faults.collect() }
+    }
+
+    /// What must not change while it is measured.
+    fn limits(&self) -> Vec<(&str, Option<Quota>)> {
+        self.cgroups.iter().map(|cgroup| (&*cgroup.path, cgroup.quota())).collect()
+    }
+}
+
+fn describe(throttled: &Throttled) -> String {
+    let by = match &*throttled.by.join(", ") {
+        "" => "of a cgroup that cannot be seen".to_owned(),
+        by => format!("of cgroup {by}"),
+    };
+    let ns = throttled.ns.map_or_else(String::new, |ns| format!(", for {} in all", show_ns(ns)));
+    format!(
+        "a CPU quota {by} throttled this process {} times while the load ran{ns}",
+        throttled.times
+    )
+}
+
+#[cfg(test)]
+mod tests;
