@@ -6,8 +6,10 @@ mod calls;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -142,6 +144,31 @@ fn requests_are_checked_before_a_folder_is_made() {
         assert!(output.stdout.is_empty(), "{words}: {output:?}");
         assert!(!dir.path().join("results").exists(), "{words} made a folder");
     }
+}
+
+/// What a user has no right to is the host's to give, and is found out before anything is made.
+#[test]
+fn rights_are_checked_before_a_folder_is_made() {
+    const NOBODY: u32 = 65_534;
+    let dir = tempfile::tempdir().expect("tempdir");
+    // Its own copy: the build's folder may be out of its reach.
+    let program = dir.path().join("schedvmm");
+    fs::copy(env!("CARGO_BIN_EXE_schedvmm"), &program).expect("copied");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("permitted");
+    fs::write(dir.path().join("load.toml"), "[[group]]\n[[group]]\npolicy = \"rr:7\"\n")
+        .expect("written");
+    let mut command = Command::new(&program);
+    command.args(["host", "--load", "load.toml"]).current_dir(dir.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // SAFETY: geteuid takes nothing and cannot fail.
+    if unsafe { libc::geteuid() } == 0 {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let output = finish(command.spawn().expect("it starts"));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(201), "{text}");
+    assert!(text.contains("group 2") && text.contains("policy rr:7"), "{text}");
+    assert!(text.contains("CAP_SYS_NICE") && !dir.path().join("results").exists(), "{text}");
 }
 
 /// A kernel that lacks core scheduling passes nothing of it, and the run says so.

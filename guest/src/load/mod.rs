@@ -27,7 +27,7 @@ use thiserror::Error;
 pub use account::{cpu_stat, throttled_ns};
 pub use ground::{Ground, check_cpus};
 pub use group::{GROUP_COMMAND, TraceStop, group_main};
-pub use policy::SchedAttr;
+pub use policy::{SchedAttr, permitted};
 pub use shared::SharedError;
 pub use supervise::{MAX_THREADS, check_cookies, run, tsc_frequency};
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Scheduling parameters of a group's process, which its threads inherit.
 
-use std::{io, time::Duration};
+use std::{io, thread, time::Duration};
 
 use crate::shape::{Class, Policy};
 
@@ -55,6 +55,15 @@ pub fn apply(policy: Policy) -> io::Result<Option<String>> {
     Ok(policy.slice.filter(|slice| !is_kept(*slice)).map(|slice| {
         format!("slice {slice:?} is not in force: slices of threads need Linux 6.12 and EEVDF")
     }))
+}
+
+/// Whether threads of this process may have these parameters: tried in one that ends at once.
+///
+/// # Errors
+/// They are not permitted.
+pub fn permitted(policy: Policy) -> io::Result<()> {
+    let tried = thread::Builder::new().spawn(move || apply(policy).map(drop))?.join();
+    tried.unwrap_or_else(|_| Err(io::Error::other("the attempt panicked")))
 }
 
 /// What is not given stays as it is.
@@ -128,7 +137,6 @@ impl SchedAttr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::thread;
 
     /// In a thread of its own: lowering oneself is for good.
     fn in_a_thread<T: Send>(body: impl FnOnce() -> T + Send) -> T {
@@ -175,5 +183,10 @@ mod tests {
             }
             Err(error) => assert!(error.to_string().contains("rr:3"), "{error}"),
         }
+        let found = SchedAttr::of_this_thread().expect("readable").policy;
+        // It is the same for one that is tried, and leaves this thread as it is.
+        let may = in_a_thread(|| apply(wanted).is_ok());
+        assert_eq!(permitted(wanted).is_ok(), may);
+        assert_eq!(SchedAttr::of_this_thread().expect("readable").policy, found);
     }
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use guest::cosched::{self, CoschedError};
 use guest::error::Owner;
+use guest::index::GroupIndex;
 use guest::job::{CoschedRequest, Job, TraceSpec};
-use guest::load::Surroundings;
+use guest::load::{Surroundings, permitted};
 use guest::shape::GroupSpec;
 use guest::trace::Tracing;
 use guest::wire::{self, KnobReport, Setup};
@@ -84,6 +85,12 @@ impl Prepare {
                  has its own (--kernel)"
                     .into(),
             ));
+        }
+        for (index, group) in job.load.groups.iter().enumerate() {
+            permitted(group.policy).map_err(|error| {
+                let group = GroupIndex::new(index);
+                Failure::host(format!("the threads of {group} cannot run as they are to: {error}"))
+            })?;
         }
         let on: Vec<_> = job.load.cpus.iter().map(|cpu| *cpu as usize).collect();
         let notes = notes(&job, is_root()).into_iter().chain(placement::note_on_kinds(&on));
