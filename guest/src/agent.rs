@@ -57,9 +57,9 @@ pub enum AgentError {
     /// The cookie mechanism asked for is not there.
     #[error("core scheduling as asked for is not possible")]
     Cosched(#[from] CoschedError),
-    /// A group cannot be limited as the load wants it.
+    /// The user asked for something that this kernel does not do: a group's limit, or a trace.
     #[error("{0}")]
-    Limit(String),
+    NotInForce(String),
     /// The trace did not get out.
     #[error("the trace cannot be sent")]
     Trace(#[source] io::Error),
@@ -166,7 +166,7 @@ fn prepare(
     let mut make = |version| Cgroups::mount(version, &job.load.groups, &cpus);
     let Arranged { mechanism, note, mut cgroups } =
         cosched::arrange(job.cosched, cosched::probe_prctl(), &mut make)?;
-    cgroups.limit(&job.load.groups).map_err(AgentError::Limit)?;
+    cgroups.limit(&job.load.groups).map_err(AgentError::NotInForce)?;
     let mut setup = Setup {
         cosched: mechanism.name().into(),
         cosched_note: note,
@@ -175,18 +175,13 @@ fn prepare(
         notes: cgroups.notes().to_vec(),
         ..Setup::default()
     };
-    let tracing = job.trace.as_ref().and_then(|spec| {
-        let tracing = Tracing::set_up(spec);
-        setup.trace_note = match &tracing {
-            Some(tracing) => tracing.note_text(),
-            None => Some("this kernel has no tracing; it needs CONFIG_FTRACE=y".into()),
-        };
-        tracing
-    });
-    if let Some(tracing) = &tracing {
-        setup.trace_events = tracing.events().to_vec();
-        setup.trace_clock = tracing.clock().map(str::to_owned);
-        setup.trace_ring = tracing.ring();
+    let mut tracing = None;
+    if let Some(spec) = &job.trace {
+        let found = Tracing::set_up(spec);
+        setup
+            .traces(spec, found.as_ref())
+            .map_err(|failure| AgentError::NotInForce(failure.text))?;
+        tracing = found.ok();
     }
     let mut surroundings = Surroundings {
         cookie: mechanism == Mechanism::Prctl,
@@ -206,7 +201,7 @@ fn set_up_meter(
     tracing: &mut Option<Tracing>,
 ) -> Result<Option<Meter>, AgentError> {
     let Some(spec) = job.meter.as_ref().filter(|_| job.nested.is_none()) else { return Ok(None) };
-    let meter = Meter::set_up(spec, &job.load, Tracing::root().as_deref());
+    let meter = Meter::set_up(spec, &job.load, Tracing::root());
     let meter = meter.map_err(LoadError::from)?;
     setup.meter = Some(meter.facts().clone());
     if matches!(meter, Meter::Kernel(_)) && tracing.take().is_some() {

@@ -320,6 +320,9 @@ pub struct TuneRequest {
     pub name: String,
     /// The value as the user wrote it.
     pub value: String,
+    /// Whether the user asked for it: without it the run is another one than was wanted.
+    #[serde(default)]
+    pub required: bool,
 }
 
 /// What to trace while the load runs.
@@ -332,6 +335,9 @@ pub struct TraceSpec {
     /// After which runs the trace is shipped.
     #[serde(default)]
     pub dump: TraceDump,
+    /// Whether the user asked for a trace, or for something in it: a run without is of no use.
+    #[serde(default)]
+    pub required: bool,
 }
 
 /// After which runs the trace is shipped.

@@ -13,7 +13,9 @@ use std::{
 
 use thiserror::Error;
 
-use crate::{job::TuneRequest, system::write_file, wire::KnobReport};
+use crate::{
+    error::Owner, job::TuneRequest, obstacle::Obstacle, system::write_file, wire::KnobReport,
+};
 
 /// Why a request makes no sense on any kernel.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -36,6 +38,16 @@ pub enum KnobError {
         /// What it takes.
         takes: &'static str,
     },
+    /// The user asked for it, and it is not in force.
+    #[error("`--tune {request}` is not in force: {why}")]
+    NotInForce {
+        /// What was asked for.
+        request: String,
+        /// Why.
+        why: String,
+        /// Whose fault it is, where the kernel is not the only one whose it can be.
+        owner: Owner,
+    },
 }
 
 /// What a knob's file holds.
@@ -57,7 +69,7 @@ struct Knob {
     unit: Unit,
     /// Below the root of the file system, newest kernel first.
     files: &'static [&'static str],
-    /// Why a kernel may have none of the files.
+    /// Why a kernel has none of the files, where their file systems are there.
     absent: &'static str,
 }
 
@@ -69,9 +81,13 @@ const ON_OFF: &[(&str, &str)] = &[("on", "1"), ("off", "0"), ("1", "1"), ("0", "
 
 const FEATURES: &[&str] = &["sys/kernel/debug/sched/features", "sys/kernel/debug/sched_features"];
 
+/// It is there with EEVDF only.
+const BASE_SLICE: &str = "sys/kernel/debug/sched/base_slice_ns";
+
+/// Of a knob that only CFS has.
 const NO_CFS_KNOB: &str = "CFS only: gone with EEVDF in 6.6, or CONFIG_SCHED_DEBUG is missing";
 
-const NO_FEATURES: &str = "needs CONFIG_SCHED_DEBUG (before 6.15) and CONFIG_DEBUG_FS";
+const NO_FEATURES: &str = "needs CONFIG_SCHED_DEBUG=y (before 6.15)";
 
 const KNOBS: &[Knob] = &[
     Knob {
@@ -154,7 +170,7 @@ const KNOBS: &[Knob] = &[
         name: "preempt",
         unit: Unit::Text,
         files: &["sys/kernel/debug/sched/preempt", "sys/kernel/debug/sched_preempt"],
-        absent: "needs CONFIG_PREEMPT_DYNAMIC and CONFIG_DEBUG_FS",
+        absent: "needs CONFIG_PREEMPT_DYNAMIC=y",
     },
     Knob { name: "hrtick", unit: Unit::Feature("HRTICK"), files: FEATURES, absent: NO_FEATURES },
 ];
@@ -171,7 +187,7 @@ pub fn default_tune() -> Vec<TuneRequest> {
         // Forced idle time is counted only with these.
         ("schedstats", "on"),
     ]
-    .map(|(name, value)| TuneRequest { name: name.into(), value: value.into() })
+    .map(|(name, value)| TuneRequest { name: name.into(), value: value.into(), required: false })
     .into()
 }
 
@@ -183,13 +199,13 @@ pub fn check(request: &TuneRequest) -> Result<(), KnobError> {
 /// Switches autogroup off, then applies all requests in order.
 ///
 /// Autogroup would give each session the same share, whatever the load's groups are.
+///
+/// # Errors
+/// A request that makes no sense, or one of the user's that is not in force.
 pub fn apply_all(root: &Path, requests: &[TuneRequest]) -> Result<Vec<KnobReport>, KnobError> {
-    let autogroup = TuneRequest { name: "autogroup".into(), value: "off".into() };
-    [&autogroup]
-        .into_iter()
-        .chain(requests)
-        .map(|request| Ok(Change::of(request)?.apply(root, request)))
-        .collect()
+    let autogroup = TuneRequest { name: "autogroup".into(), value: "off".into(), required: false };
+    let requests = [&autogroup].into_iter().chain(requests);
+    requests.map(|request| Change::of(request)?.apply(root, request).report(request)).collect()
 }
 
 /// Files, and what to write to them.
@@ -197,6 +213,9 @@ pub type Before = Vec<(PathBuf, String)>;
 
 /// Applies requests in order on a machine that others use too: what was there before comes
 /// back with the second value, newest first.
+///
+/// # Errors
+/// As [`apply_all`]; then nothing has changed.
 pub fn apply_for_a_while(
     root: &Path,
     requests: &[TuneRequest],
@@ -205,13 +224,40 @@ pub fn apply_for_a_while(
     for request in requests {
         let change = Change::of(request)?;
         let old = change.files.iter().map(|file| root.join(file)).find(|path| path.exists());
-        let old = old.and_then(|path| Some((path.clone(), change.read_back(&path)?)));
-        let report = change.apply(root, request);
-        before.extend(old.filter(|(_, old)| report.effective.as_ref() != Some(old)));
-        reports.push(report);
+        let old = old.and_then(|path| Some((path.clone(), change.read_back(&path).ok()?)));
+        let applied = change.apply(root, request);
+        before.extend(old.filter(|(_, old)| applied.report.effective.as_ref() != Some(old)));
+        match applied.report(request) {
+            Ok(report) => reports.push(report),
+            Err(error) => {
+                // Best effort: what cannot be written now could not be a moment ago.
+                before.iter().rev().for_each(|(path, old)| drop(write_file(path, old)));
+                return Err(error);
+            }
+        }
     }
     before.reverse();
     Ok((reports, before))
+}
+
+/// What became of a request.
+struct Applied {
+    report: KnobReport,
+    /// Whose fault it is that it is not in force, where the report says that.
+    owner: Owner,
+}
+
+impl Applied {
+    /// The report, unless the user asked for what is not in force.
+    fn report(self, request: &TuneRequest) -> Result<KnobReport, KnobError> {
+        let Self { report, owner } = self;
+        match &report.note {
+            Some(why) if request.required => {
+                Err(KnobError::NotInForce { request: report.request, why: why.clone(), owner })
+            }
+            _ => Ok(report),
+        }
+    }
 }
 
 /// What to write where.
@@ -225,7 +271,7 @@ struct Change {
 
 impl Change {
     fn of(request: &TuneRequest) -> Result<Self, KnobError> {
-        let TuneRequest { name, value } = request;
+        let TuneRequest { name, value, .. } = request;
         if let Some(feature) = name.strip_prefix("feature:") {
             let plain =
                 |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
@@ -264,49 +310,80 @@ impl Change {
         Ok(Self { files, absent, text, feature: Some(feature.to_owned()) })
     }
 
-    fn apply(&self, root: &Path, request: &TuneRequest) -> KnobReport {
+    fn apply(&self, root: &Path, request: &TuneRequest) -> Applied {
         let mut report = KnobReport {
             request: format!("{}={}", request.name, request.value),
             ..Default::default()
         };
-        let mut files = self.files.iter().map(|file| (file, root.join(file)));
-        let Some((file, path)) = files.find(|(_, path)| path.exists()) else {
-            report.note = Some(format!("absent: {}", self.absent));
-            return report;
-        };
-        let written = write_file(&path, &self.text);
-        report.file = Some(PathBuf::from("/").join(file).display().to_string());
-        report.effective = self.read_back(&path);
-        report.note = match (written, &report.effective) {
-            (Err(error), _) => Some(self.refused(&error)),
-            (Ok(()), None) => Some("its effect cannot be read back".into()),
-            (Ok(()), Some(effective)) if *effective != self.text => {
-                Some(format!("the kernel did not take {}", self.text))
+        let mut obstacles = Vec::new();
+        for file in self.files {
+            match fs::metadata(root.join(file)) {
+                Ok(_) => return self.write(root, file, report),
+                Err(error) => obstacles.push(Obstacle::below(root, Path::new(file), &error)),
             }
-            (Ok(()), Some(_)) => None,
+        }
+        // One that could be there is no evidence of a kernel that has none.
+        let hidden = obstacles.iter().find(|obstacle| !obstacle.is_absence());
+        let missing = |obstacle: &&Obstacle| matches!(obstacle, Obstacle::NoFileSystem { .. });
+        let (why, owner) = match hidden.or_else(|| obstacles.iter().find(missing)) {
+            Some(obstacle) => (format!("not set: {obstacle}"), obstacle.owner()),
+            None if self.absent == NO_CFS_KNOB && root.join(BASE_SLICE).exists() => {
+                ("absent: CFS only, and this kernel has EEVDF".into(), Owner::Kernel)
+            }
+            None => (format!("absent: {}", self.absent), Owner::Kernel),
         };
-        report
+        report.note = Some(why);
+        Applied { report, owner }
     }
 
-    fn refused(&self, error: &io::Error) -> String {
+    /// Writes the file of this kernel, and reads it back.
+    fn write(&self, root: &Path, file: &str, mut report: KnobReport) -> Applied {
+        let path = root.join(file);
+        let written = write_file(&path, &self.text);
+        report.file = Some(PathBuf::from("/").join(file).display().to_string());
+        let read = self.read_back(&path);
+        report.effective = read.as_ref().ok().cloned();
+        let obstacle = |error: &io::Error| Obstacle::below(root, Path::new(file), error);
+        let (note, owner) = match (written, read) {
+            (Err(error), _) => {
+                let obstacle = obstacle(&error);
+                (Some(self.refused(&error, &obstacle)), obstacle.owner())
+            }
+            (Ok(()), Err(error)) => {
+                let obstacle = obstacle(&error);
+                (Some(format!("its effect cannot be read back: {obstacle}")), obstacle.owner())
+            }
+            (Ok(()), Ok(effective)) => {
+                let differs = effective != self.text;
+                let note = || format!("the kernel made {effective} of {}", self.text);
+                (differs.then(note), Owner::Kernel)
+            }
+        };
+        report.note = note;
+        Applied { report, owner }
+    }
+
+    fn refused(&self, error: &io::Error, obstacle: &Obstacle) -> String {
         match (&self.feature, error.raw_os_error()) {
             (Some(feature), Some(libc::EINVAL)) => {
                 format!("absent: this kernel has no scheduler feature {feature}")
             }
-            _ => format!("the kernel refused {}: {error}", self.text),
+            _ => format!("not set to {}: {obstacle}", self.text),
         }
     }
 
-    fn read_back(&self, path: &Path) -> Option<String> {
-        let text = fs::read_to_string(path).ok()?;
+    fn read_back(&self, path: &Path) -> io::Result<String> {
+        let text = fs::read_to_string(path)?;
         let mut words = text.split_ascii_whitespace();
-        if let Some(feature) = &self.feature {
+        let word = if let Some(feature) = &self.feature {
             let is_it = |word: &&str| word.strip_prefix("NO_").unwrap_or(word) == feature;
-            return words.find(is_it).map(str::to_owned);
-        }
-        // A choice of several marks the one in use: `none voluntary (full) lazy`.
-        let marked = words.clone().find_map(|word| word.strip_prefix('(')?.strip_suffix(')'));
-        marked.or_else(|| words.next()).map(str::to_owned)
+            words.find(is_it)
+        } else {
+            // A choice of several marks the one in use: `none voluntary (full) lazy`.
+            let marked = words.clone().find_map(|word| word.strip_prefix('(')?.strip_suffix(')'));
+            marked.or_else(|| words.next())
+        };
+        word.map(str::to_owned).ok_or_else(|| io::Error::other("it does not say"))
     }
 }
 
@@ -347,164 +424,4 @@ fn parse_time_ns(text: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::tree;
-    use tempfile::TempDir;
-
-    fn request(text: &str) -> TuneRequest {
-        let (name, value) = text.split_once('=').unwrap();
-        TuneRequest { name: name.into(), value: value.into() }
-    }
-
-    /// The report on one request beside autogroup's.
-    fn apply(root: &TempDir, text: &str) -> KnobReport {
-        apply_all(root.path(), &[request(text)]).unwrap().remove(1)
-    }
-
-    #[test]
-    fn times_are_exact() {
-        for (text, ns) in [
-            ("1.875ms", Some(1_875_000)),
-            ("30ms", Some(30_000_000)),
-            ("100us", Some(100_000)),
-            ("100µs", Some(100_000)),
-            ("0.5us", Some(500)),
-            ("1.50000000000s", Some(1_500_000_000)),
-            (".5s", Some(500_000_000)),
-            ("7ns", Some(7)),
-            ("0ms", Some(0)),
-            ("0.5ns", None),
-            ("1", None),
-            ("ms", None),
-            ("", None),
-            ("1.2.3ms", None),
-            ("-1ms", None),
-            ("1e3ms", None),
-            ("1 ms", None),
-            ("99999999999999999999s", None),
-            ("20000000000s", None),
-        ] {
-            assert_eq!(parse_time_ns(text), ns, "{text}");
-        }
-    }
-
-    #[test]
-    fn each_era_of_kernels_gets_the_file_it_has() {
-        for file in [
-            "proc/sys/kernel/sched_min_granularity_ns",
-            "sys/kernel/debug/sched/min_granularity_ns",
-            "sys/kernel/debug/sched/base_slice_ns",
-        ] {
-            let root = tree(&[(file, "750000\n")]);
-            let report = apply(&root, "slice=1.875ms");
-            assert_eq!(report.file, Some(format!("/{file}")));
-            assert_eq!(report.effective.as_deref(), Some("1875000"));
-            assert_eq!(report.note, None);
-        }
-    }
-
-    #[test]
-    fn what_a_kernel_lacks_is_reported_and_no_error() {
-        let root = tree(&[]);
-        let reports = apply_all(root.path(), &default_tune()).unwrap();
-        assert_eq!(reports.len(), 1 + default_tune().len());
-        for report in &reports {
-            assert_eq!((&report.file, &report.effective), (&None, &None));
-            assert!(report.note.is_some(), "{report:?}");
-        }
-        assert_eq!(reports[2].request, "latency=30ms");
-        assert!(reports[2].note.as_deref().unwrap().contains("EEVDF"));
-    }
-
-    #[test]
-    fn units_of_the_files() {
-        let bandwidth = "proc/sys/kernel/sched_cfs_bandwidth_slice_us";
-        let scaling = "sys/kernel/debug/sched/tunable_scaling";
-        let root = tree(&[(bandwidth, "5000"), (scaling, "1")]);
-        assert_eq!(apply(&root, "bandwidth-slice=100us").effective.as_deref(), Some("100"));
-        assert_eq!(apply(&root, "scaling=none").effective.as_deref(), Some("0"));
-        assert_eq!(apply(&root, "scaling=2").effective.as_deref(), Some("2"));
-    }
-
-    #[test]
-    fn what_is_applied_for_a_while_comes_back() {
-        let (slice, preempt) =
-            ("sys/kernel/debug/sched/base_slice_ns", "sys/kernel/debug/sched/preempt");
-        let root = tree(&[(slice, "700000"), (preempt, "none (voluntary) full")]);
-        let requests = ["slice=3ms", "slice=4ms", "latency=30ms"].map(request);
-        let (reports, before) = apply_for_a_while(root.path(), &requests).unwrap();
-        assert_eq!(reports.len(), 3);
-        assert_eq!(fs::read_to_string(root.path().join(slice)).unwrap(), "4000000");
-        let path = root.path().join(slice);
-        assert_eq!(before, [(path.clone(), "3000000".into()), (path, "700000".into())]);
-        let (_, before) = apply_for_a_while(root.path(), &[request("preempt=full")]).unwrap();
-        assert_eq!(before, [(root.path().join(preempt), "voluntary".into())]);
-        apply_for_a_while(root.path(), &[request("nonsense=1")]).unwrap_err();
-    }
-
-    #[test]
-    fn autogroup_is_always_switched_off() {
-        let root = tree(&[("proc/sys/kernel/sched_autogroup_enabled", "1")]);
-        let reports = apply_all(root.path(), &[]).unwrap();
-        assert_eq!(reports[0].request, "autogroup=off");
-        assert_eq!(reports[0].effective.as_deref(), Some("0"));
-    }
-
-    #[test]
-    fn features_are_written_by_name_and_read_back_from_the_list() {
-        // A plain file takes the write as its whole content; the kernel's gives a list.
-        let root = tree(&[(FEATURES[1], "")]);
-        let report = apply(&root, "hrtick=on");
-        assert_eq!(report.file, Some(format!("/{}", FEATURES[1])));
-        assert_eq!(report.effective.as_deref(), Some("HRTICK"));
-        let report = apply(&root, "feature:PLACE_LAG=off");
-        assert_eq!(report.effective.as_deref(), Some("NO_PLACE_LAG"));
-        let change = Change::of(&request("hrtick=on")).unwrap();
-        let list = root.path().join("list");
-        fs::write(&list, "PLACE_LAG NO_HRTICK NO_HRTICK_DL\n").unwrap();
-        assert_eq!(change.read_back(&list).as_deref(), Some("NO_HRTICK"));
-        fs::write(&list, "HRTICK_DL\n").unwrap();
-        assert_eq!(change.read_back(&list), None);
-    }
-
-    #[test]
-    fn the_marked_choice_is_the_effective_one() {
-        let change = Change::of(&request("preempt=full")).unwrap();
-        let root = tree(&[("list", "none voluntary (full) lazy\n")]);
-        assert_eq!(change.read_back(&root.path().join("list")).as_deref(), Some("full"));
-    }
-
-    #[test]
-    fn a_refusal_is_reported_with_what_is_in_force() {
-        // A directory in the file's place: it exists and cannot be written.
-        let root = tree(&[("proc/sys/kernel/sched_latency_ns/x", "")]);
-        let report = apply(&root, "latency=30ms");
-        assert!(report.file.is_some());
-        assert!(report.note.unwrap().contains("30000000"));
-    }
-
-    #[test]
-    fn nonsense_is_refused_before_anything_is_written() {
-        for text in [
-            "nonsense=1",
-            "slice=fast",
-            "slice=3",
-            "bandwidth-slice=1500ns",
-            "hrtick=maybe",
-            "scaling=3",
-            "nr-migrate=-1",
-            "feature:=on",
-            "feature:A/B=on",
-            "preempt=a b",
-            "preempt=",
-        ] {
-            check(&request(text)).expect_err(text);
-        }
-        let error = check(&request("slcie=1ms")).unwrap_err().to_string();
-        assert!(error.contains("slcie") && error.contains("slice"), "{error}");
-        for request in default_tune() {
-            check(&request).unwrap();
-        }
-    }
-}
+mod tests;

@@ -108,7 +108,7 @@ impl Obstacle {
         matches!(self, Self::NoFileSystem { .. } | Self::NoFile(_))
     }
 
-    /// Whose fault it is, for a machine that is not ours alone: in a guest, all is the kernel's.
+    /// Whose limit it is, for a machine that is not ours alone: in a guest, all is the kernel's.
     pub fn owner(&self) -> Owner {
         match self {
             Self::NoFileSystem { .. } | Self::NoFile(_) | Self::Refused(_) => Owner::Kernel,

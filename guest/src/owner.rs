@@ -20,15 +20,31 @@ impl AgentError {
         match self {
             Self::Mount(error) => error.owner(),
             Self::Port(error) => error.owner(),
-            Self::Knob(error) => error.owner(),
+            Self::Knob(error) => of_knob(error),
             Self::Cosched(error) => error.owner(),
-            Self::Load(error) => error.owner(),
-            Self::Limit(_) => Owner::Kernel,
+            Self::Load(error) => of_load(error),
+            Self::NotInForce(_) => Owner::Kernel,
             // The launcher has written it: whatever is wrong with it has become so in the guest.
             Self::Job(_) => Owner::Kernel,
             // Files of this kernel, and its own drivers.
             Self::Trace(_) | Self::Cpus(_) | Self::KeepOff(_) | Self::Send(_) => Owner::Kernel,
         }
+    }
+}
+
+/// In a machine of ours, whatever is not in force is the kernel's doing.
+fn of_knob(error: &KnobError) -> Owner {
+    match error {
+        KnobError::NotInForce { .. } => Owner::Kernel,
+        other => other.owner(),
+    }
+}
+
+/// The same.
+fn of_load(error: &LoadError) -> Owner {
+    match error {
+        LoadError::Policy(_) => Owner::Kernel,
+        other => other.owner(),
     }
 }
 
@@ -53,6 +69,7 @@ impl KnobError {
     pub fn owner(&self) -> Owner {
         match self {
             Self::Unknown { .. } | Self::Value { .. } => Owner::Request,
+            Self::NotInForce { owner, .. } => *owner,
         }
     }
 }
@@ -71,7 +88,7 @@ impl MeterError {
     pub fn owner(&self) -> Owner {
         match self {
             Self::Spec(_) => Owner::Request,
-            Self::Absent { .. } | Self::NoMode { .. } => Owner::Kernel,
+            Self::NoTracing { .. } | Self::Absent { .. } | Self::NoMode { .. } => Owner::Kernel,
             Self::File { .. } | Self::Refused { .. } => Owner::Kernel,
         }
     }
@@ -110,6 +127,7 @@ impl LoadError {
             | Self::Spawn { owner, .. }
             | Self::GroupDied { owner, .. } => *owner,
             Self::Spec(_) => Owner::Request,
+            Self::Policy(error) => error.owner,
             Self::NoTscFrequency | Self::Cookie(_) => Owner::Kernel,
             Self::NotReady { .. } | Self::NotEnded { .. } => Owner::Kernel,
             Self::TraceFiles(_) | Self::Observer(_) => Owner::Kernel,

@@ -32,9 +32,8 @@ const PIECE_BYTES: usize = 32 << 10;
 pub enum PortError {
     /// No port has this name.
     #[error(
-        "no virtio-console port named {name} appeared within {} s (there: {there}); \
-         the kernel needs CONFIG_VIRTIO_CONSOLE=y and CONFIG_VIRTIO_MMIO=y",
-        APPEAR.as_secs()
+        "no virtio-console port named {name} appeared within {} s ({})",
+        APPEAR.as_secs(), seen(there)
     )]
     Absent {
         /// The name looked for.
@@ -59,6 +58,15 @@ pub enum PortError {
         /// Name of the port.
         name: String,
     },
+}
+
+/// What there was instead. Only where there is no port at all a driver may be missing.
+fn seen(there: &str) -> String {
+    if there.is_empty() {
+        "there are none: the kernel needs CONFIG_VIRTIO_CONSOLE=y and CONFIG_VIRTIO_MMIO=y".into()
+    } else {
+        format!("there are: {there}")
+    }
 }
 
 /// An open port. Writes end with a deadline: nothing here waits for ever for the host.
@@ -190,7 +198,6 @@ fn wait_for_node(name: &str, deadline: Instant) -> Result<PathBuf, PortError> {
         }
         if Instant::now() >= deadline {
             let there = names(class).map(|(_, name)| name).collect::<Vec<_>>().join(", ");
-            let there = if there.is_empty() { "none".into() } else { there };
             return Err(PortError::Absent { name: name.into(), there });
         }
         thread::sleep(LOOK);
@@ -243,6 +250,9 @@ mod tests {
     fn an_absent_port_is_named_with_those_that_are_there() {
         let error = wait_for_node("nobody", Instant::now()).unwrap_err();
         assert!(error.to_string().contains("nobody"), "{error}");
+        // One port shows that the drivers are there.
+        assert!(seen("").contains("CONFIG_VIRTIO_CONSOLE=y"));
+        assert_eq!(seen("schedvmm.control"), "there are: schedvmm.control");
     }
 
     #[test]

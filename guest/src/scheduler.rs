@@ -5,6 +5,15 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
+use crate::obstacle::Obstacle;
+
+/// Files of EEVDF's slice, and of CFS's, newest kernel first.
+const SLICES: [&str; 3] = [
+    "sys/kernel/debug/sched/base_slice_ns",
+    "sys/kernel/debug/sched/min_granularity_ns",
+    "proc/sys/kernel/sched_min_granularity_ns",
+];
+
 /// What the fair scheduler divides the time by. `None` is what this kernel, or this user's
 /// lack of rights, does not tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +24,9 @@ pub struct SchedulerFacts {
     pub tick_ns: Option<u64>,
     /// EEVDF's base slice, CFS's minimum granularity.
     pub slice_ns: Option<u64>,
+    /// Why there is none.
+    #[serde(default)]
+    pub slice_note: Option<String>,
     /// CFS's latency.
     pub latency_ns: Option<u64>,
     /// Whether a turn ends by a timer of its own rather than at a tick.
@@ -30,7 +42,7 @@ pub fn facts(root: &Path, release: &str) -> SchedulerFacts {
         Some(text.trim().to_owned())
     };
     let number = |files: &[&str]| files.iter().find_map(|file| read(file)?.parse().ok());
-    let base_slice = number(&["sys/kernel/debug/sched/base_slice_ns"]);
+    let base_slice = number(&SLICES[..1]);
     let latency_ns =
         number(&["sys/kernel/debug/sched/latency_ns", "proc/sys/kernel/sched_latency_ns"]);
     let features =
@@ -42,18 +54,30 @@ pub fn facts(root: &Path, release: &str) -> SchedulerFacts {
             version(release).map(|version| if version >= (6, 6) { "eevdf" } else { "cfs" })
         }
     };
+    let slice_ns = base_slice.or_else(|| number(&SLICES[1..]));
     SchedulerFacts {
         family: family.map(str::to_owned),
         tick_ns: tick_ns(),
-        slice_ns: base_slice.or_else(|| {
-            number(&[
-                "sys/kernel/debug/sched/min_granularity_ns",
-                "proc/sys/kernel/sched_min_granularity_ns",
-            ])
-        }),
+        slice_ns,
+        slice_note: slice_ns.is_none().then(|| no_slice(root)),
         latency_ns,
         hrtick: features.map(|text| text.split_ascii_whitespace().any(|word| word == "HRTICK")),
         autogroup: read("proc/sys/kernel/sched_autogroup_enabled").map(|text| text == "1"),
+    }
+}
+
+/// Why none of the files of the slice can be read.
+fn no_slice(root: &Path) -> String {
+    let errors = SLICES.iter().filter_map(|file| {
+        let error = fs::read_to_string(root.join(file)).err()?;
+        Some(Obstacle::below(root, Path::new(file), &error))
+    });
+    let obstacles: Vec<_> = errors.collect();
+    let hidden = obstacles.iter().find(|obstacle| !obstacle.is_absence());
+    let missing = |obstacle: &&Obstacle| matches!(obstacle, Obstacle::NoFileSystem { .. });
+    match hidden.or_else(|| obstacles.iter().find(missing)) {
+        Some(obstacle) => obstacle.to_string(),
+        None => "before Linux 6.15 it needs CONFIG_SCHED_DEBUG=y".into(),
     }
 }
 
@@ -126,6 +150,7 @@ mod tests {
         ]);
         let found = facts(eevdf.path(), "6.12.117");
         assert_eq!((found.family.as_deref(), found.slice_ns), (Some("eevdf"), Some(1_875_000)));
+        assert_eq!(found.slice_note, None);
         assert_eq!((found.hrtick, found.autogroup), (Some(true), Some(false)));
         let cfs = tree(&[
             ("sys/kernel/debug/sched/latency_ns", "30000000\n"),
@@ -168,6 +193,11 @@ mod tests {
         assert_eq!(family("nonsense"), None);
         let found = facts(root.path(), "6.6.0");
         assert_eq!((found.slice_ns, found.hrtick), (None, None));
+        assert!(found.slice_note.unwrap().contains("CONFIG_SCHED_DEBUG"));
+        let mounts = ("proc/self/mounts", "proc /proc proc rw 0 0\n");
+        let unmounted = tree(&[mounts, ("proc/filesystems", "nodev\tdebugfs\n")]);
+        let note = facts(unmounted.path(), "6.6.0").slice_note.unwrap();
+        assert!(note.starts_with("debugfs is not mounted on /sys/kernel/debug"), "{note}");
     }
 
     #[test]

@@ -5,11 +5,13 @@ use std::{fs, path::Path};
 
 use crate::{
     cpus::CpuSet,
-    job::Job,
+    job::{Job, TraceSpec},
     load::{self, LoadError, Prepared, Surroundings},
-    noise, scheduler,
+    noise,
+    obstacle::Obstacle,
+    scheduler,
     trace::Tracing,
-    wire::Setup,
+    wire::{Failure, Setup},
 };
 
 impl Setup {
@@ -49,7 +51,84 @@ impl Setup {
         self.iteration_ticks = prepared.turn_ticks;
         // Last of all, so that the buffers are not filled with our own preparations.
         if let Some(Err(error)) = tracing.map(Tracing::start) {
-            self.trace_note = Some(format!("tracing cannot be started: {error}"));
+            let before = self.trace_note.take().map_or_else(String::new, |note| note + "; ");
+            self.trace_note = Some(format!("{before}tracing cannot be started: {error}"));
         }
+    }
+
+    /// Takes down what became of tracing, where it was asked for.
+    ///
+    /// # Errors
+    /// It is not in force, and the user asked for it.
+    pub fn traces(
+        &mut self,
+        spec: &TraceSpec,
+        tracing: Result<&Tracing, &Obstacle>,
+    ) -> Result<(), Failure> {
+        match tracing {
+            Ok(tracing) => {
+                self.trace_note = tracing.note_text();
+                self.trace_events = tracing.events().to_vec();
+                self.trace_clock = tracing.clock().map(str::to_owned);
+                self.trace_ring = tracing.ring();
+                tracing.unmet().map_or(Ok(()), |unmet| {
+                    let text = format!("the trace asked for cannot be had: {}", unmet.text);
+                    Err(Failure { owner: unmet.owner, text })
+                })
+            }
+            Err(obstacle) if spec.required => {
+                let text = format!("the trace asked for cannot be had: {obstacle}");
+                Err(Failure { owner: obstacle.owner(), text })
+            }
+            Err(obstacle) => {
+                self.trace_note = Some(format!(
+                    "{obstacle}; all figures are there without it (--trace off says that this is \
+                     meant)"
+                ));
+                Ok(())
+            }
+        }
+    }
+
+    /// What a reader of the figures must know, when the load begins: what was asked for and is
+    /// not in force.
+    pub fn notes_at_start(&self) -> Vec<String> {
+        let trace = self.trace_note.iter().map(|note| format!("trace: {note}"));
+        trace.chain(self.notes.iter().cloned()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{error::Owner, job::TraceDump};
+
+    #[test]
+    fn a_trace_that_cannot_be_had_is_a_note_or_an_error() {
+        let spec = |required| TraceSpec {
+            events: vec!["sched".into()],
+            buffer_kib: 64,
+            dump: TraceDump::Hit,
+            required,
+        };
+        let mut setup = Setup { notes: vec!["memory".into()], ..Setup::default() };
+        let none = Obstacle::NeedsRoot;
+        assert_eq!(setup.traces(&spec(false), Err(&none)), Ok(()));
+        let notes = setup.notes_at_start();
+        assert!(notes[0].starts_with("trace: it needs root; all figures are there"), "{notes:?}");
+        assert_eq!(notes[1], "memory");
+        let failure = setup.traces(&spec(true), Err(&none)).unwrap_err();
+        assert_eq!(failure.owner, Owner::Host);
+        assert_eq!(failure.text, "the trace asked for cannot be had: it needs root");
+        // What was said before is not forgotten when it cannot even be started.
+        let tracing = Tracing::prepare(Path::new("/nonexistent"), &spec(false));
+        setup.trace_note = Some("one event is missing".into());
+        setup.threads_stand(&Prepared::default(), Some(&tracing));
+        let note = setup.trace_note.unwrap();
+        assert!(note.starts_with("one event is missing; tracing cannot be started: "), "{note}");
+        let mut setup = Setup::default();
+        let tracing = Tracing::prepare(Path::new("/nonexistent"), &spec(true));
+        let failure = setup.traces(&spec(true), Ok(&tracing)).unwrap_err();
+        assert!(failure.text.contains("cannot be had: "), "{failure:?}");
     }
 }

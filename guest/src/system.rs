@@ -17,13 +17,22 @@ use crate::{cpus::CpuSet, wire::Hello};
 
 /// A file system that could not be mounted, and that nothing works without.
 #[derive(Debug, Error)]
-#[error("{kind} cannot be mounted on {target}; the kernel needs {config}")]
+#[error("{kind} cannot be mounted on {target}{}", needs(source, config))]
 pub struct MountError {
     kind: &'static str,
     target: &'static str,
     config: &'static str,
     #[source]
     source: io::Error,
+}
+
+/// What the kernel lacks, where that is why.
+fn needs(error: &io::Error, config: &str) -> String {
+    match error.raw_os_error() {
+        // The only thing that ENODEV says of a mount without a device.
+        Some(libc::ENODEV) => format!("; the kernel needs {config}=y"),
+        _ => String::new(),
+    }
 }
 
 struct Mount {
@@ -193,6 +202,22 @@ pub fn write_file(path: &Path, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_option_is_named_only_where_it_is_missing() {
+        let error = |number| MountError {
+            kind: "proc",
+            target: "/proc",
+            config: "CONFIG_PROC_FS",
+            source: io::Error::from_raw_os_error(number),
+        };
+        let text = |number| error(number).to_string();
+        assert_eq!(
+            text(libc::ENODEV),
+            "proc cannot be mounted on /proc; the kernel needs CONFIG_PROC_FS=y"
+        );
+        assert_eq!(text(libc::ENOENT), "proc cannot be mounted on /proc");
+    }
 
     #[test]
     fn only_strangers_are_reaped() {

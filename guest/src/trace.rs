@@ -19,13 +19,34 @@ use std::{
 
 use ftrace::dump::DumpWriter;
 
-use crate::{job::TraceDump, job::TraceSpec, load::TraceStop, system::write_file, wire::TraceRing};
+use crate::{
+    error::Owner,
+    job::{TraceDump, TraceSpec},
+    load::TraceStop,
+    obstacle::Obstacle,
+    system::write_file,
+    wire::{Failure, TraceRing},
+};
 
 /// Where the tracing file system is, newest kernel first.
 const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
 /// The clock of the gap records, then the best of those that every kernel has.
 const CLOCKS: [&str; 2] = ["x86-tsc", "mono"];
+
+/// Whether this names an event system, or an event of one, on any kernel.
+///
+/// # Errors
+/// It does not, with what would.
+pub fn check_event(event: &str) -> Result<(), String> {
+    let plain = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+    };
+    if event.split(':').all(plain) && event.split(':').count() <= 2 {
+        return Ok(());
+    }
+    Err(format!("`{event}` is no event; write system or system:event"))
+}
 
 /// The kernel's tracing, set up and not yet running.
 #[derive(Debug)]
@@ -35,27 +56,48 @@ pub struct Tracing {
     clock: Option<String>,
     dump: TraceDump,
     notes: Vec<String>,
+    /// What was asked for and is not in force, where the user asked for a trace.
+    unmet: Option<Failure>,
+    required: bool,
     ring: Option<TraceRing>,
 }
 
 impl Tracing {
-    /// The tracing file system, where this kernel has one.
-    pub fn root() -> Option<PathBuf> {
-        ROOTS.iter().map(PathBuf::from).find(|root| root.join("tracing_on").exists())
+    /// The tracing file system.
+    ///
+    /// # Errors
+    /// Why there is none that can be used.
+    pub fn root() -> Result<PathBuf, Obstacle> {
+        Self::root_among(&ROOTS.map(Path::new))
+    }
+
+    fn root_among(roots: &[&Path]) -> Result<PathBuf, Obstacle> {
+        let mut why = None;
+        for root in roots {
+            let switch = root.join("tracing_on");
+            match fs::metadata(&switch) {
+                Ok(_) => return Ok(root.to_path_buf()),
+                Err(error) => why.get_or_insert_with(|| Obstacle::of(&switch, &error)),
+            };
+        }
+        Err(why.unwrap_or(Obstacle::NoFile(PathBuf::new())))
     }
 
     /// Sets up tracing in the kernel's instance for us, where it has one whose memory is known, else
-    /// in the tracing file system itself; `None` without tracing.
-    pub fn set_up(spec: &TraceSpec) -> Option<Self> {
+    /// in the tracing file system itself.
+    ///
+    /// # Errors
+    /// Why there is no tracing.
+    pub fn set_up(spec: &TraceSpec) -> Result<Self, Obstacle> {
         let root = Self::root()?;
-        Some(match ring::find(&root) {
+        Ok(match ring::find(&root) {
             Some((instance, ring)) => Self::prepare_in(&instance, spec, Some(ring)),
             None => Self::prepare(&root, spec),
         })
     }
 
-    /// Sets up what was asked for. What this kernel lacks is noted, and no reason to stop:
-    /// the measurement does not need the trace.
+    /// Sets up what was asked for, and reads it back. What this kernel lacks is noted, and no
+    /// reason to stop, unless it is [unmet](Self::unmet): the measurement does not need the trace.
     pub fn prepare(root: &Path, spec: &TraceSpec) -> Self {
         Self::prepare_in(root, spec, None)
     }
@@ -67,6 +109,8 @@ impl Tracing {
             clock: None,
             dump: spec.dump,
             notes: Vec::new(),
+            unmet: None,
+            required: spec.required,
             ring,
         };
         this.set("tracing_on", "0");
@@ -75,7 +119,7 @@ impl Tracing {
         this.clock = this.choose_clock();
         if ring.is_none() {
             // The other has its size from the command line.
-            this.set("buffer_size_kb", &spec.buffer_kib.to_string());
+            this.size_buffers(spec.buffer_kib);
         }
         for event in &spec.events {
             this.enable(event);
@@ -94,6 +138,36 @@ impl Tracing {
     fn note(&mut self, file: &str, result: io::Result<()>) {
         if let Err(error) = result {
             self.notes.push(format!("{file}: {error}"));
+        }
+    }
+
+    /// Something that was asked for is not in force.
+    fn miss(&mut self, owner: Owner, text: String) {
+        if self.required {
+            self.unmet.get_or_insert_with(|| Failure { owner, text: text.clone() });
+        }
+        self.notes.push(text);
+    }
+
+    fn size_buffers(&mut self, kib: u32) {
+        let file = "buffer_size_kb";
+        let path = self.root.join(file);
+        let written = write_file(&path, &kib.to_string());
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        // `1408`, or `7 (expanded: 1408)`; rounded up to whole pages.
+        let holds: Option<u32> = text.split_ascii_whitespace().next().and_then(|n| n.parse().ok());
+        if let Err(error) = written {
+            let obstacle = Obstacle::of(&path, &error);
+            let text = match holds {
+                Some(holds) => format!(
+                    "ring buffers of {kib} KiB per CPU cannot be had ({obstacle}): there are {holds}"
+                ),
+                None => format!("{file}: {obstacle}"),
+            };
+            self.miss(obstacle.owner(), text);
+        } else if let Some(holds) = holds.filter(|holds| *holds < kib) {
+            let text = format!("the ring buffers have {holds} KiB per CPU, of {kib} asked for");
+            self.miss(Owner::Kernel, text);
         }
     }
 
@@ -117,24 +191,41 @@ impl Tracing {
         words.find_map(|word| word.strip_prefix('[')?.strip_suffix(']')).map(str::to_owned)
     }
 
-    /// Enables `system` or `system:event`.
+    /// Enables `system` or `system:event`, and reads back that it is.
     fn enable(&mut self, event: &str) {
-        let plain = |part: &str| {
-            !part.is_empty()
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
-        };
-        if !event.split(':').all(plain) || event.split(':').count() > 2 {
-            self.notes.push(format!("`{event}` is no event; write system or system:event"));
-            return;
+        if let Err(text) = check_event(event) {
+            return self.miss(Owner::Request, text);
         }
-        let directory = self.root.join("events").join(event.replace(':', "/"));
-        match write_file(&directory.join("enable"), "1") {
-            Ok(()) => self.events.push(event.to_owned()),
+        let file = self.root.join("events").join(event.replace(':', "/")).join("enable");
+        match write_file(&file, "1") {
+            Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.notes.push(format!("this kernel has no event `{event}`"));
+                let text = format!("this kernel has no event `{event}`");
+                return self.miss(Owner::Kernel, text);
             }
-            Err(error) => self.notes.push(format!("event {event}: {error}")),
+            Err(error) => {
+                let obstacle = Obstacle::of(&file, &error);
+                return self.miss(obstacle.owner(), format!("event {event}: {obstacle}"));
+            }
         }
+        // `1`, `0`, or `X` where only some of a system are on.
+        match fs::read_to_string(&file).unwrap_or_default().chars().next() {
+            Some('1') => self.events.push(event.to_owned()),
+            Some('X') => {
+                self.events.push(event.to_owned());
+                let text = format!("only some of the events of `{event}` can be traced");
+                self.miss(Owner::Kernel, text);
+            }
+            _ => {
+                let text = format!("event {event} stays off after it was switched on");
+                self.miss(Owner::Kernel, text);
+            }
+        }
+    }
+
+    /// What the user asked for and is not in force.
+    pub fn unmet(&self) -> Option<&Failure> {
+        self.unmet.as_ref()
     }
 
     /// Events being traced.
@@ -191,8 +282,16 @@ impl Tracing {
     }
 
     /// Starts tracing.
+    ///
+    /// # Errors
+    /// What the kernel says; or that it said nothing and did not do it.
     pub fn start(&self) -> io::Result<()> {
-        write_file(&self.root.join("tracing_on"), "1")
+        let switch = self.root.join("tracing_on");
+        write_file(&switch, "1")?;
+        match fs::read_to_string(&switch)?.trim() {
+            "1" => Ok(()),
+            other => Err(io::Error::other(format!("tracing_on holds {other} after 1"))),
+        }
     }
 
     /// Stops tracing, if it is not stopped already, and disables all events.
@@ -238,71 +337,4 @@ impl Tracing {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::tree;
-    use tempfile::TempDir;
-
-    fn complete() -> TempDir {
-        tree(&[
-            ("tracing_on", "1"),
-            ("current_tracer", "function"),
-            ("events/enable", "1"),
-            ("events/sched/enable", "0"),
-            ("events/irq/irq_handler_entry/enable", "0"),
-            ("trace_clock", ""),
-            ("buffer_size_kb", "1408"),
-            ("trace", "old"),
-            ("trace_marker", ""),
-            ("per_cpu/cpu0/stats", "entries: 100\noverrun: 5\nbytes: 5000\n"),
-            ("per_cpu/cpu1/stats", "entries: 20\nbytes: 800\n"),
-        ])
-    }
-
-    fn spec(events: &[&str]) -> TraceSpec {
-        let events = events.iter().map(|&event| event.into()).collect();
-        TraceSpec { events, buffer_kib: 4096, dump: TraceDump::Hit }
-    }
-
-    #[test]
-    fn what_is_there_is_set_up_and_what_is_not_is_noted() {
-        let root = complete();
-        let events = ["sched", "irq:irq_handler_entry", "timer", "../x", "a:b:c", ""];
-        let tracing = Tracing::prepare(root.path(), &spec(&events));
-        let read = |file: &str| fs::read_to_string(root.path().join(file)).unwrap();
-        assert_eq!(tracing.events(), ["sched", "irq:irq_handler_entry"]);
-        assert_eq!(read("events/sched/enable"), "1");
-        assert_eq!(read("events/enable"), "0");
-        assert_eq!(read("current_tracer"), "nop");
-        assert_eq!(read("buffer_size_kb"), "4096");
-        assert_eq!(read("trace"), "");
-        let note = tracing.note_text().unwrap();
-        assert!(note.contains("no event `timer`") && note.contains("../x"), "{note}");
-        tracing.start().unwrap();
-        assert_eq!(read("tracing_on"), "1");
-        tracing.stop().unwrap();
-        assert_eq!(read("tracing_on"), "0");
-        assert_eq!(tracing.estimate_bytes(), 5800);
-        assert!(!tracing.is_wanted(false) && tracing.is_wanted(true));
-    }
-
-    #[test]
-    fn the_clock_is_the_one_in_brackets() {
-        let root = tree(&[("trace_clock", "local global [x86-tsc] mono\n")]);
-        let tracing = Tracing::prepare(root.path(), &spec(&[]));
-        fs::write(root.path().join("trace_clock"), "local global [x86-tsc] mono\n").unwrap();
-        assert_eq!(tracing.clock_in_use().as_deref(), Some("x86-tsc"));
-        fs::write(root.path().join("trace_clock"), "local\n").unwrap();
-        assert_eq!(tracing.clock_in_use(), None);
-    }
-
-    #[test]
-    fn a_kernel_without_tracing_leaves_notes() {
-        let tracing = Tracing::prepare(Path::new("/nonexistent"), &spec(&["sched"]));
-        assert!(tracing.events().is_empty() && tracing.clock().is_none());
-        assert!(tracing.note_text().unwrap().contains("tracing_on"));
-        assert_eq!(tracing.estimate_bytes(), 0);
-        tracing.start().unwrap_err();
-        tracing.ship(&[], &mut Vec::new()).unwrap_err();
-    }
-}
+mod tests;

@@ -142,6 +142,9 @@ impl<'a> Account<'a> {
             (fairness, forced_idle.share) = (RunFairness::default(), None);
             forget_shares(&mut statistics, &mut threads, &mut groups);
         }
+        // What the setup has to say of the trace was told when the load started.
+        let mut trace = self.trace;
+        trace.note = trace.note.or_else(|| setup?.trace_note.clone());
         let mut notes = self.notes;
         notes.extend(steal.note());
         notes.extend(session.degraded().map(|faults| format!("degraded: {faults}")));
@@ -199,7 +202,7 @@ impl<'a> Account<'a> {
             vms: Vec::new(),
             tsc: session.report.as_ref().map(|report| report.tsc),
             meter: session.report.as_ref().and_then(|report| report.meter.clone()),
-            trace: self.trace,
+            trace,
             explanation: None,
             host: facts::host(),
             machine: self.machine,

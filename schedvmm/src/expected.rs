@@ -104,9 +104,8 @@ fn turn(n: u32, facts: &SchedulerFacts) -> Result<(u64, String), String> {
         // The latency is divided among the threads until each has the minimum granularity.
         ("cfs", Some(least), Some(latency)) => (latency / u64::from(n.max(1))).max(least),
         ("eevdf" | "cfs", _, _) => {
-            return Err("the scheduler's slice cannot be read; it needs root, debugfs and, \
-                        before Linux 6.15, CONFIG_SCHED_DEBUG"
-                .into());
+            let why = facts.slice_note.as_deref().unwrap_or("its file says nothing");
+            return Err(format!("the scheduler's slice cannot be read: {why}"));
         }
         _ => return Err("the kernel's release does not tell its scheduler".into()),
     };
@@ -133,6 +132,7 @@ mod tests {
             family: Some(family.into()),
             tick_ns: Some(tick_ms * MS),
             slice_ns: Some(slice_ns),
+            slice_note: None,
             latency_ns: (family == "cfs").then_some(30 * MS),
             hrtick: Some(hrtick),
             autogroup: None,
@@ -180,9 +180,14 @@ mod tests {
         let alone = Expected::of(&load(1, 2, 2), &facts("eevdf", 3 * MS, 4, false), Some(1));
         assert_eq!((alone.gap_ns, alone.inflation), (None, None));
         assert!(alone.line().contains("CPU of its own"), "{}", alone.line());
-        let hidden = SchedulerFacts { slice_ns: None, ..facts("eevdf", 0, 4, false) };
+        let slice_note = Some("this kernel is locked down".to_owned());
+        let hidden = SchedulerFacts { slice_ns: None, slice_note, ..facts("eevdf", 0, 4, false) };
         let hidden = Expected::of(&load(8, 2, 2), &hidden, Some(1));
-        assert!(hidden.gap_ns.is_none() && hidden.note.contains("root"), "{hidden:?}");
+        assert!(hidden.gap_ns.is_none(), "{hidden:?}");
+        assert_eq!(
+            hidden.line(),
+            "none: the scheduler's slice cannot be read: this kernel is locked down"
+        );
         let nothing = Expected::of(&load(8, 2, 2), &SchedulerFacts::default(), Some(1));
         assert!(nothing.gap_ns.is_none() && !nothing.note.is_empty());
     }

@@ -272,6 +272,11 @@ impl Session {
         }
     }
 
+    /// What a reader of the figures must know when the load begins, wherever it runs.
+    pub fn notes_at_start(&self) -> Vec<String> {
+        self.setup.as_ref().map(Setup::notes_at_start).unwrap_or_default()
+    }
+
     fn vm(&mut self, vm: u32) -> Option<&mut VmStatus> {
         self.vms.get_mut(vm.checked_sub(1)? as usize)
     }

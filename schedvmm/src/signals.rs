@@ -8,8 +8,10 @@
 //! processes inherit that, so that a Ctrl-C, which reaches them too, does not end them before their
 //! results are there.
 
+use std::fs;
 use std::io::{self, Write};
 use std::mem;
+use std::path::Path;
 use std::ptr;
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Mutex, PoisonError};
@@ -25,6 +27,9 @@ const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 /// signal to the process and to the group it is in, and no hand is that quick.
 const SAME: Duration = Duration::from_millis(100);
 
+/// Said where a second one does not wait.
+const SECOND: &str = "a second signal: ended at once, without the results of the last seconds";
+
 /// For all that is to be put back when the process leaves at once.
 const LEAVE: Duration = Duration::from_secs(2);
 
@@ -34,6 +39,31 @@ const LEAVE: Duration = Duration::from_secs(2);
 /// # Errors
 /// The error of sigaction(2) or pthread_sigmask(3), or no thread left.
 pub fn forward(events: SyncSender<Event>) -> io::Result<()> {
+    let set = block()?;
+    thread::Builder::new().name("svmm-signals".into()).spawn(move || listen(&set, &events))?;
+    Ok(())
+}
+
+/// The same for a verb that has no results to wait for: the first signal ends the process, with
+/// all put back.
+///
+/// # Errors
+/// As [`forward`].
+pub fn end_at_once() -> io::Result<()> {
+    let set = block()?;
+    let wait = move || {
+        let mut signal = 0;
+        // SAFETY: both pointers are valid for the call.
+        if unsafe { libc::sigwait(&raw const set, &raw mut signal) } == 0 {
+            leave(signal, "ended by a signal");
+        }
+    };
+    thread::Builder::new().name("svmm-signals".into()).spawn(wait)?;
+    Ok(())
+}
+
+/// Blocks the signals that are not ignored.
+fn block() -> io::Result<libc::sigset_t> {
     // SAFETY: an all-zero sigset_t is a valid object for sigemptyset to fill.
     let mut set: libc::sigset_t = unsafe { mem::zeroed() };
     // SAFETY: `set` is valid for writes.
@@ -47,11 +77,7 @@ pub fn forward(events: SyncSender<Event>) -> io::Result<()> {
     }
     // SAFETY: `set` is initialised; the old mask is not asked for.
     let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
-    if error != 0 {
-        return Err(io::Error::from_raw_os_error(error));
-    }
-    thread::Builder::new().name("svmm-signals".into()).spawn(move || listen(&set, &events))?;
-    Ok(())
+    if error == 0 { Ok(set) } else { Err(io::Error::from_raw_os_error(error)) }
 }
 
 /// Whether whoever started this process wants it not to be ended by this signal.
@@ -78,13 +104,13 @@ fn listen(set: &libc::sigset_t, events: &SyncSender<Event>) {
                 let events = events.clone();
                 let tell = move || drop(events.send(Event::Signal(signal)));
                 if thread::Builder::new().spawn(tell).is_err() {
-                    leave(signal);
+                    leave(signal, SECOND);
                 }
             }
             // A terminal that goes away sends more than one of these, and wants the results.
             Some(_) if signal == libc::SIGHUP => {}
             Some(first) if first.elapsed() < SAME => {}
-            Some(_) => leave(signal),
+            Some(_) => leave(signal, SECOND),
         }
     }
 }
@@ -118,6 +144,36 @@ impl Drop for OnLeave {
     }
 }
 
+/// Kills a process of ours, as part of an act: what it holds open cannot be removed.
+pub fn kill(pid: u32) {
+    if let Ok(pid) = libc::pid_t::try_from(pid) {
+        // SAFETY: takes two integers. The process is a child that only another thread of ours
+        // reaps, or one in a cgroup of ours; one that is gone already is no fault.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+}
+
+/// Removes a directory of the kernel's, as part of an act, as soon as the processes that are being
+/// killed have left it.
+///
+/// # Errors
+/// Why it stays.
+pub fn remove_dir_soon(path: &Path) -> io::Result<()> {
+    /// They have nothing to do but to end.
+    const KILLED: Duration = Duration::from_secs(1);
+    let deadline = Instant::now() + KILLED;
+    loop {
+        let Err(error) = fs::remove_dir(path) else { return Ok(()) };
+        match error.kind() {
+            io::ErrorKind::NotFound => return Ok(()),
+            io::ErrorKind::ResourceBusy if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            _ => return Err(error),
+        }
+    }
+}
+
 /// Does all acts; what could not be put back.
 fn put_back(acts: &mut Vec<(u64, Act)>) -> Vec<String> {
     mem::take(acts).into_iter().rev().flat_map(|(_, act)| act()).collect()
@@ -125,7 +181,7 @@ fn put_back(acts: &mut Vec<(u64, Act)>) -> Vec<String> {
 
 /// Ends the process without waiting for anything but what is to be put back, and for that not
 /// long. Our children are killed by the kernel when we are gone.
-fn leave(signal: libc::c_int) -> ! {
+fn leave(signal: libc::c_int, why: &'static str) -> ! {
     let (done, is_done) = mpsc::channel();
     let work = move || {
         let mut acts = ACTS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,8 +193,7 @@ fn leave(signal: libc::c_int) -> ! {
         for text in lost {
             let _ = writeln!(io::stderr(), "schedvmm: {text}");
         }
-        let text = "a second signal: ended at once, without the results of the last seconds";
-        let _ = writeln!(io::stderr(), "schedvmm: {text}");
+        let _ = writeln!(io::stderr(), "schedvmm: {why}");
         let _ = done.send(());
     };
     if thread::Builder::new().spawn(work).is_ok() {

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use guest::index::{Kind, Member};
+use guest::job::TraceDump;
 use serde::{Deserialize, Serialize};
 
 use crate::core_figures::CoreFigures;
@@ -35,6 +36,8 @@ pub struct Stored {
     pub threads: Vec<StoredThread>,
     pub trace: StoredTrace,
     pub core_figures: CoreFigures,
+    /// `None` where the run was killed.
+    pub exit_status: Option<u8>,
     /// Of an older result, which counts threads over all groups: who they are, in order.
     #[serde(skip)]
     pub older: Option<Vec<Numbers>>,
@@ -127,6 +130,15 @@ pub struct StoredCosched {
 #[allow(missing_docs)]
 pub struct StoredJob {
     pub load: StoredLoad,
+    pub trace: Option<StoredTraceSpec>,
+}
+
+/// `job.trace`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct StoredTraceSpec {
+    pub dump: TraceDump,
 }
 
 /// `job.load`.
@@ -151,6 +163,7 @@ pub struct StoredShape {
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct StoredSetup {
+    pub trace_events: Vec<String>,
     pub tsc_start: u64,
     pub tsc_khz: u64,
 }
@@ -232,10 +245,7 @@ impl Stored {
     /// There is none, or it is gone.
     pub fn trace_path(&self, folder: &Path) -> Result<PathBuf, Failure> {
         let Some(file) = &self.trace.file else {
-            let why = self.trace.note.as_deref().unwrap_or(
-                "a trace comes out after a gap over the threshold, or with --trace-dump always",
-            );
-            return Err(usage(format!("this result has no trace: {why}")));
+            return Err(usage(format!("this result has no trace: {}", self.why_no_trace())));
         };
         let beside = file.file_name().map(|name| folder.join(name));
         let there = self.working_directory.as_ref().map(|directory| directory.join(file));
@@ -244,6 +254,29 @@ impl Stored {
         found.ok_or_else(|| {
             usage(format!("the trace {} is gone, and is not beside the result", file.display()))
         })
+    }
+}
+
+impl Stored {
+    /// The reason, as the result has it.
+    fn why_no_trace(&self) -> &str {
+        let events = self.setup.as_ref().map(|setup| setup.trace_events.as_slice());
+        // What is noted of a trace that was there may be about a part of it.
+        let was_there = events.is_some_and(|events| !events.is_empty());
+        let wanted = |spec: &StoredTraceSpec| spec.dump.wanted(self.threshold_hit.is_some());
+        match (&self.job.trace, self.trace.note.as_deref()) {
+            (None, _) => "none was wanted (--trace off)",
+            (Some(_), Some(note)) if !was_there => note,
+            (Some(_), _) if self.exit_status.is_none() => {
+                "the run was killed, and a trace comes out at the end"
+            }
+            (Some(spec), _) if !wanted(spec) => {
+                "no gap passed the threshold, and the trace of such a run is only kept with \
+                 --trace-dump always"
+            }
+            (Some(_), Some(note)) => note,
+            (Some(_), None) => "the result does not say why",
+        }
     }
 }
 
@@ -307,6 +340,34 @@ impl Stored {
 mod tests {
     use super::*;
 
+    /// What `explain` says of a result without a trace is what kept it from having one.
+    #[test]
+    fn the_reason_for_no_trace_is_the_one_that_applies() {
+        let hit = r#""threshold_hit":{"group":1,"thread":1,"begin_ns":1,"length_ns":1,
+                   "tsc_begin":1,"tsc_end":2},"#;
+        let traced = r#""setup":{"trace_events":["sched"]},"#;
+        let wanted = r#""job":{"trace":{"dump":"hit"}},"#;
+        let note = |text: &str| format!(r#""trace":{{"note":"{text}"}}"#);
+        for (parts, says) in [
+            (format!(r#""exit_status":1,{hit}"trace":{{}}"#), "--trace off"),
+            // There was none to begin with, and whether one was wanted does not matter.
+            (format!(r#""exit_status":0,{wanted}{}"#, note("not mounted")), "not mounted"),
+            (format!(r#""exit_status":1,{hit}{wanted}{}"#, note("not mounted")), "not mounted"),
+            (format!(r#""exit_status":null,{traced}{wanted}"trace":{{}}"#), "was killed"),
+            // A note about one of the events is no reason for a run without a hit.
+            (format!(r#""exit_status":0,{traced}{wanted}{}"#, note("no event x")), "no gap passed"),
+            (format!(r#""exit_status":1,{hit}{traced}{wanted}{}"#, note("disk full")), "disk full"),
+            (format!(r#""exit_status":1,{hit}{traced}{wanted}"trace":{{}}"#), "does not say"),
+        ] {
+            let text = format!("{{{parts}}}");
+            let stored: Stored = serde_json::from_str(&text).expect("a result");
+            let error = stored.trace_path(Path::new("/nonexistent")).expect_err("none");
+            let error = error.to_string();
+            assert!(error.starts_with("this result has no trace: "), "{error}");
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+
     #[test]
     fn gaps_are_read_by_the_names_of_their_columns() {
         let folder = tempfile::tempdir().expect("tempdir");
@@ -363,6 +424,8 @@ mod tests {
         fs::write(&path, "x").expect("written");
         assert_eq!(stored.trace_path(folder.path()).ok(), Some(path));
         stored.trace.file = None;
+        stored.exit_status = Some(0);
+        stored.job.trace = Some(StoredTraceSpec::default());
         let error = stored.trace_path(folder.path()).expect_err("none").to_string();
         assert!(error.contains("--trace-dump always"), "{error}");
     }

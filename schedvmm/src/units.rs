@@ -125,7 +125,7 @@ pub fn sleep(text: &str) -> Result<SleepSpec, String> {
 /// There is no `=`.
 pub fn tune(text: &str) -> Result<TuneRequest, String> {
     let (name, value) = text.split_once('=').ok_or("it needs the form NAME=VALUE")?;
-    Ok(TuneRequest { name: name.to_owned(), value: value.to_owned() })
+    Ok(TuneRequest { name: name.to_owned(), value: value.to_owned(), required: true })
 }
 
 /// A file or folder, which must have a name: what is read is read more than once, and stdout takes

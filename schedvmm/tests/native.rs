@@ -319,7 +319,7 @@ fn an_ordinary_user_measures_too() {
     fs::copy(env!("CARGO_BIN_EXE_schedvmm"), &program).expect("copied");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("permitted");
     let mut command = Command::new(&program);
-    command.args(QUICK).args(["--tune", "slice=3ms", "--output", "out"]).current_dir(dir.path());
+    command.args(QUICK).args(["--output", "out"]).current_dir(dir.path());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // SAFETY: geteuid takes nothing and cannot fail.
     if unsafe { libc::geteuid() } == 0 {
@@ -329,8 +329,8 @@ fn an_ordinary_user_measures_too() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let result = result(dir.path(), "out");
     let notes = result["notes"].to_string();
-    assert!(notes.contains("tracing needs root") && notes.contains("knobs need root"), "{notes}");
-    assert_eq!(result["setup"]["knobs"][0]["note"], "not set: needs root");
+    // Which reason it is, root alone or a tracing file system, depends on the machine.
+    assert!(notes.contains("trace: ") && notes.contains("all figures are there"), "{notes}");
 }
 
 #[test]

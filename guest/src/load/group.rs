@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    policy,
+    memory, policy,
     shared::{Shared, Size},
     slots::GroupSlot,
     thread::{Common, TraceFiles, run},
@@ -124,23 +124,35 @@ fn prepare<'a>(
         made.map_err(|text| (Owner::Kernel, text))?;
     }
     let trace = plan.trace.as_ref().map(open_trace).transpose().map_err(blame)?;
-    let unlocked = lock_memory().err().map(|error| format!("memory is not locked: {error}"));
     let group = plan
         .spec
         .groups
         .first()
         .ok_or_else(|| (Owner::Internal, "its plan has no group".into()))?;
-    // Its threads inherit this. Last of all: a real-time thread must not wait for the disk.
-    let policy = policy::apply(group.policy).map_err(|error| blame(error.to_string()))?;
-    let notes: Vec<_> = unlocked.into_iter().chain(policy).collect();
-    if !notes.is_empty() {
-        slot.note.set(&notes.join("; "));
+    let first = plan.first_thread as usize;
+    let locked = memory::lock(shared, first..first + group.threads as usize);
+    if let Some(note) = &locked.note {
+        slot.note.set(note);
     }
     let places: Result<_, _> = plan.places.iter().map(|cpus| cpus.parse()).collect();
     let unreadable = |error: CpuListError| (Owner::Internal, error.to_string());
     let places = places.map_err(unreadable)?;
+    // Its threads inherit this. Last of all: a real-time thread must not wait for the disk.
+    policy::apply(group.policy).map_err(|error| (error.owner, error.to_string()))?;
     let &GroupPlan { ref spec, group: index, first_thread, tsc_khz, turn_ticks, .. } = plan;
-    Ok(Common { spec, index, first_thread, places, group, shared, tsc_khz, turn_ticks, trace })
+    let stacks_locked = locked.stacks;
+    Ok(Common {
+        spec,
+        index,
+        first_thread,
+        places,
+        group,
+        shared,
+        tsc_khz,
+        turn_ticks,
+        trace,
+        stacks_locked,
+    })
 }
 
 /// Starts the threads and waits for their end; the process's first thread measures nothing.
@@ -189,11 +201,4 @@ fn die_with(parent: u32) -> io::Result<()> {
     } else {
         Err(io::Error::other(format!("process {parent} is gone")))
     }
-}
-
-/// Keeps what is there and what comes (the threads' stacks) in memory.
-fn lock_memory() -> io::Result<()> {
-    // SAFETY: takes one integer, no pointer.
-    let result = unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -11,6 +11,7 @@ mod book;
 mod futex;
 mod ground;
 mod group;
+mod memory;
 pub mod place;
 mod policy;
 mod shared;
@@ -27,7 +28,7 @@ use thiserror::Error;
 pub use account::{cpu_stat, throttled_ns};
 pub use ground::{Ground, check_cpus};
 pub use group::{GROUP_COMMAND, TraceStop, group_main};
-pub use policy::{SchedAttr, permitted};
+pub use policy::{PolicyError, SchedAttr, try_out};
 pub use shared::SharedError;
 pub use supervise::{MAX_THREADS, check_cookies, run, tsc_frequency};
 
@@ -165,6 +166,9 @@ pub enum LoadError {
     /// Nobody knows which CPUs there are.
     #[error("the CPUs that are online cannot be told; /sys must be mounted")]
     Cpus(#[source] io::Error),
+    /// A policy, a nice value or a slice of the load's cannot be had.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// This CPU has no RDTSCP.
     #[error("this CPU has no RDTSCP instruction; the virtual machine must not mask it out")]
     NoRdtscp,

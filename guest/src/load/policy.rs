@@ -3,7 +3,12 @@
 
 use std::{io, thread, time::Duration};
 
-use crate::shape::{Class, Policy};
+use thiserror::Error;
+
+use crate::{
+    error::Owner,
+    shape::{Class, Policy},
+};
 
 /// `struct sched_attr` (include/uapi/linux/sched/types.h), second version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,36 +39,65 @@ pub struct SchedAttr {
 /// Size of what is set: without the utilization (SCHED_ATTR_SIZE_VER0).
 const SIZE: u32 = 48;
 
-/// Gives the calling thread these parameters, and reads them back. Returns what an older
-/// kernel has done without.
+/// Why a thread cannot be scheduled as the load wants it.
+#[derive(Debug, Error)]
+#[error("{text}")]
+pub struct PolicyError {
+    /// Whose fault it is.
+    pub owner: Owner,
+    text: String,
+}
+
+/// Whether threads can have these parameters, tried by one that is not needed any more.
+///
+/// # Errors
+/// As [`apply`].
+pub fn try_out(policy: Policy) -> Result<(), PolicyError> {
+    thread::scope(|scope| {
+        let tried = scope.spawn(|| apply(policy)).join();
+        tried.unwrap_or_else(|_| Err(not_in_force("trying it panicked".into())))
+    })
+}
+
+/// Gives the calling thread these parameters, and reads them back.
 ///
 /// # Errors
 /// They are not permitted, or the kernel took others.
-pub fn apply(policy: Policy) -> io::Result<Option<String>> {
+pub fn apply(policy: Policy) -> Result<(), PolicyError> {
     if policy == Policy::default() {
-        return Ok(None);
+        return Ok(());
     }
-    let wanted = attributes(policy, SchedAttr::of_this_thread()?);
-    set(&wanted).map_err(|error| explain(policy, &error))?;
-    let effective = SchedAttr::of_this_thread()?;
+    let now = SchedAttr::of_this_thread().map_err(|error| refused(policy, &error))?;
+    set(&attributes(policy, now)).map_err(|error| refused(policy, &error))?;
+    check(policy)
+}
+
+/// Whether the calling thread has these parameters, as one that has inherited them.
+///
+/// # Errors
+/// It has others.
+pub fn check(policy: Policy) -> Result<(), PolicyError> {
+    let effective = SchedAttr::of_this_thread().map_err(|error| refused(policy, &error))?;
+    let wanted = attributes(policy, effective);
     let told = |attr: &SchedAttr| (attr.policy, attr.priority);
     let nice_differs = policy.nice.is_some_and(|nice| nice != effective.nice);
     if told(&effective) != told(&wanted) || nice_differs {
-        return Err(io::Error::other(format!("{wanted:?} became {effective:?}")));
+        return Err(not_in_force(format!("{wanted:?} became {effective:?}")));
     }
-    let is_kept = |slice: Duration| u128::from(effective.runtime) == slice.as_nanos();
-    Ok(policy.slice.filter(|slice| !is_kept(*slice)).map(|slice| {
-        format!("slice {slice:?} is not in force: slices of threads need Linux 6.12 and EEVDF")
-    }))
+    let Some(slice) = policy.slice else { return Ok(()) };
+    match Duration::from_nanos(effective.runtime) {
+        kept if kept == slice => Ok(()),
+        Duration::ZERO => Err(not_in_force(format!(
+            "slice {slice:?} is not in force: slices of threads need Linux 6.12 and EEVDF"
+        ))),
+        other => Err(not_in_force(format!(
+            "slice {slice:?} is not in force: the kernel made {other:?} of it"
+        ))),
+    }
 }
 
-/// Whether threads of this process may have these parameters: tried in one that ends at once.
-///
-/// # Errors
-/// They are not permitted.
-pub fn permitted(policy: Policy) -> io::Result<()> {
-    let tried = thread::Builder::new().spawn(move || apply(policy).map(drop))?.join();
-    tried.unwrap_or_else(|_| Err(io::Error::other("the attempt panicked")))
+fn not_in_force(text: String) -> PolicyError {
+    PolicyError { owner: Owner::Kernel, text }
 }
 
 /// What is not given stays as it is.
@@ -96,18 +130,20 @@ fn number(class: Class) -> i32 {
     }
 }
 
-fn explain(policy: Policy, error: &io::Error) -> io::Error {
+fn refused(policy: Policy, error: &io::Error) -> PolicyError {
     let class = policy.class.map_or_else(String::new, |class| format!("policy {class} "));
     let nice = policy.nice.map_or_else(String::new, |nice| format!("nice {nice} "));
-    let next = match error.raw_os_error() {
+    let slice = policy.slice.map_or_else(String::new, |slice| format!("slice {slice:?} "));
+    let (owner, next) = match error.raw_os_error() {
         // The latter even for root, with CONFIG_RT_GROUP_SCHED.
-        Some(libc::EPERM) => {
+        Some(libc::EPERM) => (
+            Owner::Host,
             " (needs root, or CAP_SYS_NICE; and a cgroup whose cpu.rt_runtime_us is not 0, where \
-             there is such a file)"
-        }
-        _ => "",
+             there is such a file)",
+        ),
+        _ => (Owner::Kernel, ""),
     };
-    io::Error::other(format!("{class}{nice}cannot be had: {error}{next}"))
+    PolicyError { owner, text: format!("{class}{nice}{slice}cannot be had: {error}{next}") }
 }
 
 fn set(attr: &SchedAttr) -> io::Result<()> {
@@ -155,22 +191,35 @@ mod tests {
         ] {
             let found = in_a_thread(|| {
                 // Threads inherit from the one that starts them.
-                assert_eq!(apply(wanted).expect("permitted"), None);
-                in_a_thread(|| SchedAttr::of_this_thread().expect("readable"))
+                apply(wanted).expect("permitted");
+                in_a_thread(|| {
+                    check(wanted).expect("inherited");
+                    SchedAttr::of_this_thread().expect("readable")
+                })
             });
             assert_eq!((found.policy.cast_signed(), found.nice), (class, nice), "{wanted:?}");
         }
-        assert_eq!(in_a_thread(|| apply(Policy::default())).expect("nothing"), None);
+        in_a_thread(|| apply(Policy::default())).expect("nothing");
+        // What a thread has not is seen.
+        let error = in_a_thread(|| check(policy(Some(Class::Batch), None))).unwrap_err();
+        assert!(error.to_string().contains("became"), "{error}");
+        assert_eq!(error.owner, Owner::Kernel);
     }
 
     #[test]
-    fn a_slice_is_in_force_or_missed() {
+    fn a_slice_is_in_force_or_an_error() {
         let slice = Duration::from_millis(3);
         let wanted = Policy { slice: Some(slice), ..Policy::default() };
-        let (note, found) = in_a_thread(|| {
-            (apply(wanted).expect("permitted"), SchedAttr::of_this_thread().expect("readable"))
-        });
-        assert_eq!(note.is_none(), u128::from(found.runtime) == slice.as_nanos(), "{note:?}");
+        let (applied, found) =
+            in_a_thread(|| (apply(wanted), SchedAttr::of_this_thread().expect("readable")));
+        let kept = u128::from(found.runtime) == slice.as_nanos();
+        assert_eq!(applied.is_ok(), kept, "{applied:?}");
+        // The kernel cuts what is too long to what it has.
+        let long = Policy { slice: Some(Duration::from_secs(1)), ..Policy::default() };
+        let error = in_a_thread(|| apply(long)).unwrap_err().to_string();
+        let cut = if kept { "the kernel made 100ms of it" } else { "need Linux 6.12" };
+        assert!(error.contains("slice 1s is not in force") && error.contains(cut), "{error}");
+        try_out(long).unwrap_err();
     }
 
     #[test]
@@ -181,12 +230,15 @@ mod tests {
             Ok(found) => {
                 assert_eq!((found.policy.cast_signed(), found.priority), (libc::SCHED_RR, 3));
             }
-            Err(error) => assert!(error.to_string().contains("rr:3"), "{error}"),
+            Err(error) => {
+                assert!(error.to_string().contains("rr:3"), "{error}");
+                assert_eq!(error.owner, Owner::Host);
+            }
         }
         let found = SchedAttr::of_this_thread().expect("readable").policy;
         // It is the same for one that is tried, and leaves this thread as it is.
         let may = in_a_thread(|| apply(wanted).is_ok());
-        assert_eq!(permitted(wanted).is_ok(), may);
+        assert_eq!(try_out(wanted).is_ok(), may);
         assert_eq!(SchedAttr::of_this_thread().expect("readable").policy, found);
     }
 }

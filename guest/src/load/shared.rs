@@ -11,6 +11,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
     marker::PhantomData,
+    ops::Range,
     os::fd::AsRawFd,
     path::Path,
     ptr::NonNull,
@@ -205,6 +206,28 @@ impl Shared {
         all.chunks(self.layout.room.max(1)).nth(thread).unwrap_or_default()
     }
 
+    /// Addresses of the whole mapping.
+    pub fn mapping(&self) -> Range<usize> {
+        let base = self.base.as_ptr().expose_provenance();
+        base..base + self.layout.bytes
+    }
+
+    /// Addresses of the pages that the process with these threads uses: all slots, and their
+    /// records.
+    pub fn used_by(&self, threads: Range<usize>) -> [Range<usize>; 2] {
+        const PAGE_BYTES: usize = 4096;
+        let Range { start: base, end } = self.mapping();
+        let records = base + self.layout.records;
+        let of_thread = self.layout.room * size_of::<RecordCell>();
+        let begin = records + threads.start * of_thread;
+        let own = begin..begin + threads.len() * of_thread;
+        // The slots end where the records begin, maybe within a page.
+        [base..records, own].map(|Range { start, end: last }| {
+            let start = start / PAGE_BYTES * PAGE_BYTES;
+            start..last.next_multiple_of(PAGE_BYTES).min(end).max(start)
+        })
+    }
+
     /// `T` must be one of the types of the layout, at its place.
     fn slice<T>(&self, offset: usize, count: usize) -> &[T] {
         assert!(offset.is_multiple_of(align_of::<T>()));
@@ -277,6 +300,26 @@ mod tests {
         two.control().stop();
         assert_eq!(one.control().stop.0.load(Relaxed), 1);
         Shared::create(&path, size).expect_err("the file is there already");
+    }
+
+    #[test]
+    fn a_process_uses_all_slots_and_its_own_records() {
+        let directory = tempfile::tempdir().unwrap();
+        let shared = Shared::create(&directory.path().join("shared"), size(2, 6, 1000)).unwrap();
+        let all = shared.mapping();
+        let [slots, own] = shared.used_by(2..4);
+        assert_eq!(slots.start, all.start);
+        let address = |cell: &RecordCell| std::ptr::from_ref(cell).addr();
+        let slot = std::ptr::from_ref(&shared.threads()[5]).addr();
+        assert!(slots.contains(&slot) && slots.end <= all.end);
+        for (thread, is_own) in [(2, true), (3, true), (5, false)] {
+            let records = shared.records(thread);
+            let (first, last) = (address(&records[0]), address(&records[999]));
+            assert_eq!(own.contains(&first) && own.contains(&last), is_own, "{thread}");
+        }
+        assert!(own.len() < 3 * 1000 * size_of::<RecordCell>());
+        let last = shared.used_by(0..6)[1].clone();
+        assert_eq!(last.end, all.end);
     }
 
     #[test]

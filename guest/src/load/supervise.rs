@@ -22,6 +22,7 @@ use super::{
     Ground, LoadError, Observer, Outcome, Prepared, Surroundings, check_cpus, futex,
     group::{GROUP_COMMAND, GroupPlan},
     place::Places,
+    policy,
     shared::{Shared, Size},
     slots::{GroupSlot, State},
     thread::as_ns,
@@ -59,6 +60,9 @@ pub fn run(
 ) -> Result<Outcome, LoadError> {
     validate(spec)?;
     check_cpus(&spec.cpus, &CpuSet::online().map_err(LoadError::Cpus)?, &surroundings.ground)?;
+    for group in &spec.groups {
+        policy::try_out(group.policy)?;
+    }
     if !tsc::has_rdtscp() {
         return Err(LoadError::NoRdtscp);
     }

@@ -21,7 +21,7 @@ use gaps::{
 use super::{
     account::ThreadAccount,
     book::{Book, Wakeup},
-    futex,
+    futex, memory, policy,
     shared::Shared,
     slots::{Control, State, ThreadSlot},
 };
@@ -58,6 +58,8 @@ pub struct Common<'a> {
     pub turn_ticks: u64,
     /// The trace to stop at a hit.
     pub trace: Option<TraceFiles>,
+    /// The threads' stacks can be locked.
+    pub stacks_locked: bool,
 }
 
 impl Common<'_> {
@@ -120,6 +122,12 @@ fn prepare<'a>(common: &Common<'a>, index: u32) -> io::Result<&'a ThreadSlot> {
         return Err(io::Error::other(text));
     }
     slot.affinity.store(&effective);
+    policy::check(common.group.policy).map_err(io::Error::other)?;
+    let locked = memory::lock_stack();
+    if common.stacks_locked {
+        // Room was kept for it.
+        locked.map_err(|error| context("its stack cannot be locked", error))?;
+    }
     // SAFETY: gettid has no arguments and cannot fail.
     let tid = unsafe { libc::gettid() };
     slot.tid.store(tid.cast_unsigned(), Relaxed);

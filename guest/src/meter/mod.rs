@@ -28,6 +28,7 @@ use self::tracer::{Kernels, Tracer};
 use crate::{
     job::{LoadSpec, MeterKind, MeterSpec},
     load::{self, LoadError, Observer, Outcome, Surroundings},
+    obstacle::Obstacle,
     wire::MeterFacts,
 };
 
@@ -46,6 +47,16 @@ pub enum MeterError {
         there: String,
         /// What it must be built with.
         config: &'static str,
+    },
+    /// There is no tracing file system to have it in.
+    #[error(
+        "the {meter} tracer cannot be looked for: {why}; --meter rdtsc needs nothing of the kernel"
+    )]
+    NoTracing {
+        /// Which meter.
+        meter: &'static str,
+        /// What stands between.
+        why: Obstacle,
     },
     /// The kernel's hwlat is of the time before modes.
     #[error(
@@ -104,29 +115,34 @@ pub enum Meter {
 }
 
 impl Meter {
-    /// Chooses the meter and sets it up. `root` is the kernel's tracefs, if it has one.
+    /// Chooses the meter and sets it up. `root` is the kernel's tracefs, or why there is none.
     ///
     /// # Errors
     /// The kernel lacks the meter asked for, or does not take its settings.
     pub fn set_up(
         spec: &MeterSpec,
         load: &LoadSpec,
-        root: Option<&Path>,
+        root: Result<PathBuf, Obstacle>,
     ) -> Result<Self, MeterError> {
         check(spec)?;
-        let root = root.unwrap_or(Path::new("/sys/kernel/tracing"));
-        let which = match spec.kind {
-            MeterKind::Hwlat => Kernels::Hwlat,
-            MeterKind::Osnoise => Kernels::Osnoise,
-            MeterKind::Auto if Kernels::Hwlat.is_in(root) => Kernels::Hwlat,
-            MeterKind::Auto | MeterKind::Rdtsc => {
-                let note = (spec.kind == MeterKind::Auto)
-                    .then(|| format!("hwlat is not there: it needs {}", Kernels::Hwlat.config()));
-                let kind = MeterKind::Rdtsc.name().into();
-                return Ok(Self::Loop(MeterFacts { kind, note, ..MeterFacts::default() }));
-            }
+        let our_own = |note| {
+            let kind = MeterKind::Rdtsc.name().into();
+            Ok(Self::Loop(MeterFacts { kind, note, ..MeterFacts::default() }))
         };
-        Tracer::set_up(root, which, spec, load).map(Self::Kernel)
+        let (which, root) = match (spec.kind, root) {
+            (MeterKind::Rdtsc, _) => return our_own(None),
+            (MeterKind::Auto, Ok(root)) if Kernels::Hwlat.is_in(&root) => (Kernels::Hwlat, root),
+            (MeterKind::Auto, root) => {
+                let why = match root {
+                    Ok(_) => format!("it needs {}", Kernels::Hwlat.config()),
+                    Err(why) => why.to_string(),
+                };
+                return our_own(Some(format!("hwlat is not there: {why}")));
+            }
+            (MeterKind::Hwlat, root) => (Kernels::Hwlat, reach(Kernels::Hwlat, root)?),
+            (MeterKind::Osnoise, root) => (Kernels::Osnoise, reach(Kernels::Osnoise, root)?),
+        };
+        Tracer::set_up(&root, which, spec, load).map(Self::Kernel)
     }
 
     /// The meter as it was set up.
@@ -152,6 +168,10 @@ impl Meter {
             Self::Loop(_) => load::run(load, surroundings, observer),
         }
     }
+}
+
+fn reach(which: Kernels, root: Result<PathBuf, Obstacle>) -> Result<PathBuf, MeterError> {
+    root.map_err(|why| MeterError::NoTracing { meter: which.name(), why })
 }
 
 /// Whether the times make sense.

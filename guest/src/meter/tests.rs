@@ -15,6 +15,7 @@ use crate::{
     error::Owner,
     index::Kind,
     job::{LoadSpec, MeterKind, MeterMode, MeterSpec},
+    obstacle::Obstacle,
     testing::{groups, tree},
     wire::MeterReport,
 };
@@ -385,7 +386,7 @@ fn spec(kind: MeterKind) -> MeterSpec {
 }
 
 fn set_up(spec: &MeterSpec, root: &Path) -> Result<Meter, MeterError> {
-    Meter::set_up(spec, &load(), Some(root))
+    Meter::set_up(spec, &load(), Ok(root.to_owned()))
 }
 
 #[test]
@@ -403,9 +404,13 @@ fn a_meter_that_is_missing_names_what_it_needs_and_auto_goes_without() {
     let auto = set_up(&spec(MeterKind::Auto), root.path()).unwrap();
     assert_eq!(auto.facts().kind, "rdtsc");
     assert!(auto.facts().note.as_ref().unwrap().contains("CONFIG_HWLAT_TRACER=y"));
-    // No tracefs at all.
-    let auto = set_up(&spec(MeterKind::Auto), Path::new("/nonexistent")).unwrap();
+    // No tracefs at all: no kernel is said to lack what nobody could look for.
+    let without = |kind| Meter::set_up(&spec(kind), &load(), Err(Obstacle::NeedsRoot));
+    let auto = without(MeterKind::Auto).unwrap();
     assert_eq!(auto.facts().kind, "rdtsc");
+    assert_eq!(auto.facts().note.as_deref(), Some("hwlat is not there: it needs root"));
+    let text = without(MeterKind::Osnoise).unwrap_err().to_string();
+    assert!(text.starts_with("the osnoise tracer cannot be looked for: it needs root"), "{text}");
     let rdtsc = set_up(&spec(MeterKind::Rdtsc), root.path()).unwrap();
     assert_eq!((rdtsc.facts().kind.as_str(), &rdtsc.facts().note), ("rdtsc", &None));
 }

@@ -31,16 +31,13 @@ use crate::{cpus::CpuSet, load::LoadError};
 #[derive(Debug, Error)]
 pub enum NestedError {
     /// No KVM in this kernel.
-    #[error(
-        "the kernel in the virtual machine has no usable /dev/kvm; it needs CONFIG_KVM=y and \
-         CONFIG_KVM_INTEL=y or CONFIG_KVM_AMD=y, built in: a module cannot be loaded there"
-    )]
+    #[error("the kernel in the virtual machine has no usable /dev/kvm{}", no_kvm(.0))]
     NoKvm(#[source] io::Error),
     /// Kernel and initrd of the virtual machines.
     #[error("the second-level guests cannot be prepared: {0}")]
     Prepare(String),
     /// No memory file.
-    #[error("no memory file for the second-level kernel; the kernel needs CONFIG_MEMFD_CREATE=y")]
+    #[error("no memory file for the second-level kernel{}", no_memfd(.0))]
     Memfd(#[source] io::Error),
     /// A launcher cannot be started.
     #[error("the launcher of VM {vm} cannot be started")]
@@ -62,4 +59,23 @@ pub enum NestedError {
 /// The CPUs that are online.
 fn online() -> Result<CpuSet, LoadError> {
     CpuSet::online().map_err(LoadError::Cpus)
+}
+
+/// What the kernel lacks, or this virtual machine, where the error tells.
+fn no_kvm(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        // The node is there, and no driver behind it.
+        Some(libc::ENXIO | libc::ENODEV | libc::ENOENT) => {
+            "; it needs CONFIG_KVM=y and CONFIG_KVM_INTEL=y or CONFIG_KVM_AMD=y, built in (a module \
+             cannot be loaded there), and a processor that offers it virtualization"
+        }
+        _ => "",
+    }
+}
+
+fn no_memfd(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS) => "; the kernel needs CONFIG_MEMFD_CREATE=y",
+        _ => "",
+    }
 }

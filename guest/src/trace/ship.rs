@@ -206,7 +206,7 @@ mod tests {
         ]);
         let events =
             vec!["sched".into(), "irq:irq_handler_entry".into(), "sched:sched_waking".into()];
-        let spec = TraceSpec { events, buffer_kib: 64, dump: TraceDump::Always };
+        let spec = TraceSpec { events, buffer_kib: 64, dump: TraceDump::Always, required: false };
         let tracing = Tracing::prepare(root.path(), &spec);
         assert!(tracing.is_wanted(false));
         let mut bytes = Vec::new();

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use gaps::tsc::{self, Anchor};
+use guest::obstacle::is_root;
 use perf_event::events::Software;
 use perf_event::{Builder, Clock, SampleFlag, Sampler};
 use vmm::vcpu::halts::HaltClock;
@@ -49,7 +50,7 @@ impl Watch {
     /// Why the kernel does not tell, and what helps.
     pub fn start(tid: i32, halts: Option<HaltClock>) -> Result<Self, String> {
         let start = Anchor::now();
-        let sampler = open(tid).map_err(|error| why(&error))?;
+        let sampler = open(tid).map_err(|error| why(&error, is_root()))?;
         // Without it a vCPU that is woken late cannot be told from one that halts longer.
         let schedstat = File::open(format!("/proc/self/task/{tid}/schedstat")).ok();
         Ok(Self { sampler, schedstat, halts, start })
@@ -98,12 +99,15 @@ fn waited_ns(schedstat: &File) -> Option<u64> {
     std::str::from_utf8(&bytes[..read]).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-fn why(error: &io::Error) -> String {
+fn why(error: &io::Error, is_root: bool) -> String {
     let help = match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) if is_root => {
+            ", although this is root: a container or a security module forbids it"
+        }
         Some(libc::EACCES | libc::EPERM) => {
             ": run as root, or `sysctl kernel.perf_event_paranoid=2`"
         }
-        Some(libc::ENOSYS | libc::ENOENT) => ": this host's kernel has no CONFIG_PERF_EVENTS",
+        Some(libc::ENOSYS) => ": this host's kernel has no CONFIG_PERF_EVENTS",
         _ => "",
     };
     format!("the host's context switches cannot be seen: perf_event_open: {error}{help}")
@@ -167,8 +171,10 @@ mod tests {
 
     #[test]
     fn errors_say_what_helps() {
-        let told = |errno| why(&io::Error::from_raw_os_error(errno));
+        let told = |errno| why(&io::Error::from_raw_os_error(errno), false);
         assert!(told(libc::EACCES).contains("perf_event_paranoid=2"));
+        let root = why(&io::Error::from_raw_os_error(libc::EPERM), true);
+        assert!(root.contains("although this is root") && !root.contains("paranoid"), "{root}");
         assert!(told(libc::ENOSYS).contains("CONFIG_PERF_EVENTS"));
         assert!(Watch::start(i32::MAX, None).is_err_and(|why| why.contains("perf_event_open")));
     }

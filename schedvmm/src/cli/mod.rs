@@ -11,7 +11,7 @@ pub use load::{Cosched, LoadArgs};
 pub use machine::{Boot, Idle, MachineArgs, Pin};
 pub use meter::MeterArgs;
 pub use nested::{NestedArgs, Pages, ShowVm};
-pub use output::{ShowArgs, Switch, TraceArgs};
+pub use output::{ShowArgs, TraceArgs};
 
 use std::path::PathBuf;
 

@@ -4,29 +4,72 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use guest::job::TraceDump;
+use guest::job::{TraceDump, TraceSpec};
+use guest::trace::check_event;
 
+use crate::status::Failure;
 use crate::units;
 
 /// Tracing.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Trace")]
 pub struct TraceArgs {
-    /// Trace the guest's kernel, so that a gap over the threshold can be explained.
-    #[arg(long, value_enum, default_value_t = Switch::On)]
-    pub trace: Switch,
-    /// Event systems, or single events as SYSTEM:EVENT.
-    #[arg(long, value_delimiter = ',', default_value = "sched,irq,timer", value_name = "LIST")]
-    pub trace_events: Vec<String>,
-    /// Ring buffer per CPU: it must hold all events of the longest gap.
-    #[arg(long, default_value = "4M", value_parser = units::kibibytes, value_name = "SIZE")]
-    pub trace_buffer: u64,
+    /// Trace the kernel, so that a gap over the threshold can be explained [default: on, where that
+    /// can be had].
+    #[arg(long, value_enum)]
+    pub trace: Option<Switch>,
+    /// Event systems, or single events as SYSTEM:EVENT [default: sched,irq,timer].
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub trace_events: Option<Vec<String>>,
+    /// Ring buffer per CPU: it must hold all events of the longest gap [default: 4M].
+    #[arg(long, value_parser = units::kibibytes, value_name = "SIZE")]
+    pub trace_buffer: Option<u64>,
     /// After which runs the trace comes out: those with a gap over the threshold, or all.
     #[arg(long, value_enum, default_value_t = Dump::Hit)]
     pub trace_dump: Dump,
     /// Where the trace goes [default: trace.dat in the result folder].
     #[arg(long, value_name = "FILE", value_parser = units::named())]
     pub trace_file: Option<PathBuf>,
+}
+
+/// What is traced unless the user says otherwise; what a kernel has not of it is done without.
+const EVENTS: [&str; 3] = ["sched", "irq", "timer"];
+
+/// Size of a ring buffer unless the user says otherwise.
+const BUFFER_KIB: u64 = 4096;
+
+impl TraceArgs {
+    /// What is traced; `None` for nothing.
+    ///
+    /// # Errors
+    /// Options that make no sense.
+    pub fn spec(&self) -> Result<Option<TraceSpec>, Failure> {
+        if self.trace == Some(Switch::Off) {
+            return Ok(None);
+        }
+        let events = match &self.trace_events {
+            Some(events) => events.clone(),
+            None => EVENTS.map(str::to_owned).into(),
+        };
+        for event in &events {
+            check_event(event)
+                .map_err(|text| Failure::request(format!("--trace-events: {text}")))?;
+        }
+        let buffer_kib = u32::try_from(self.trace_buffer.unwrap_or(BUFFER_KIB))
+            .map_err(|_| Failure::request("--trace-buffer is too large"))?;
+        let dump = TraceDump::from(self.trace_dump);
+        Ok(Some(TraceSpec { events, buffer_kib, dump, required: self.is_asked_for() }))
+    }
+
+    /// Whether the user said that there is to be a trace, or what is to be in it: a run without is
+    /// of no use then.
+    fn is_asked_for(&self) -> bool {
+        self.trace == Some(Switch::On)
+            || self.trace_events.is_some()
+            || self.trace_buffer.is_some()
+            || self.trace_file.is_some()
+            || self.trace_dump == Dump::Always
+    }
 }
 
 /// After which runs the trace comes out.

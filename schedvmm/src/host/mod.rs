@@ -151,6 +151,9 @@ impl Run {
         if let Some(notice) = notice {
             if let Notice::Started = notice {
                 self.caller.load_begins();
+                let notes = self.session.notes_at_start();
+                self.show.notes(&notes);
+                self.notes.extend(notes);
             }
             let clock = Clock::of(&self.session, &self.job.load);
             self.show.notice(&notice, clock, self.job.load.duration);
@@ -250,9 +253,6 @@ impl Run {
             let (owner, text) = (error.owner(), chain(error));
             self.tell(Message::Failed(wire::Failure { owner, text }));
         }
-        if let Some(setup) = &self.session.setup {
-            self.notes.extend(setup.notes.iter().cloned());
-        }
     }
 
     /// Writes the trace to its file.
@@ -273,17 +273,6 @@ impl Run {
         }
         self.tell(Message::Trace(TraceProgress::End { bytes }));
     }
-}
-
-/// Kills the load's processes before the kernel does: they have files of the trace buffers open,
-/// which cannot be removed as long.
-fn kill(pids: &[u32]) -> Vec<String> {
-    for pid in pids.iter().filter_map(|pid| libc::pid_t::try_from(*pid).ok()) {
-        // SAFETY: takes two integers. The processes are children of ours that only the main thread
-        // reaps; one that is gone already is no fault.
-        unsafe { libc::kill(pid, libc::SIGKILL) };
-    }
-    Vec::new()
 }
 
 /// Takes what the load gives.
@@ -333,6 +322,10 @@ impl Observer for Reporter<'_> {
 
     fn processes(&mut self, pids: &[u32]) {
         let pids = pids.to_vec();
-        self.on_leave = Some(OnLeave::new(move || kill(&pids)));
+        // Before the kernel does: they have files of the trace buffers open.
+        self.on_leave = Some(OnLeave::new(move || {
+            pids.into_iter().for_each(signals::kill);
+            Vec::new()
+        }));
     }
 }

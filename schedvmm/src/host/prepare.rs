@@ -3,26 +3,24 @@
 //! is there afterwards.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use guest::cosched::{self, CoschedError};
 use guest::error::Owner;
 use guest::index::GroupIndex;
 use guest::job::{CoschedRequest, Job, TraceSpec};
-use guest::load::{Surroundings, permitted};
+use guest::load::{Surroundings, try_out};
+use guest::obstacle::Obstacle;
 use guest::shape::GroupSpec;
 use guest::trace::Tracing;
-use guest::wire::{self, KnobReport, Setup};
+use guest::wire::{self, Setup};
 use guest::{knobs, system};
 
 use crate::caller::{Demand, Heirs};
 use crate::cli::HostArgs;
 use crate::placement;
 use crate::run::plan;
-use crate::signals::OnLeave;
+use crate::signals::{self, OnLeave};
 use crate::status::Failure;
 
 /// A run before it begins.
@@ -87,14 +85,19 @@ impl Prepare {
             ));
         }
         for (index, group) in job.load.groups.iter().enumerate() {
-            permitted(group.policy).map_err(|error| {
+            // What the kernel lacks is told by the load, and is no question of rights.
+            if let Err(error) = try_out(group.policy)
+                && error.owner == Owner::Host
+            {
                 let group = GroupIndex::new(index);
-                Failure::host(format!("the threads of {group} cannot run as they are to: {error}"))
-            })?;
+                return Err(Failure::host(format!(
+                    "the threads of {group} cannot run as they are to: {error}"
+                )));
+            }
         }
         let on: Vec<_> = job.load.cpus.iter().map(|cpu| *cpu as usize).collect();
-        let notes = notes(&job, is_root()).into_iter().chain(placement::note_on_kinds(&on));
-        Ok(Self { notes: notes.collect(), job, chosen })
+        let notes = placement::note_on_kinds(&on).into_iter().collect();
+        Ok(Self { notes, job, chosen })
     }
 
     /// One line about what is measured.
@@ -134,65 +137,28 @@ impl Prepare {
         };
         let root = Path::new("/");
         let (knobs, before) = knobs::apply_for_a_while(root, &self.job.tune)
-            .map_err(|error| failure(Owner::Request, error.to_string()))?;
+            .map_err(|error| failure(error.owner(), error.to_string()))?;
+        let restore = Restore::new(before);
         let mut setup = Setup {
             cosched: if cookie { "prctl" } else { "none" }.into(),
             cosched_note,
-            knobs: knobs.into_iter().map(explain).collect(),
+            knobs,
             cgroup: "none".into(),
             ..Setup::default()
         };
-        let tracing = self.job.trace.as_ref().and_then(|spec| match TraceInstance::make(spec) {
-            Ok(instance) => {
-                setup.trace_note = instance.tracing.note_text();
-                setup.trace_events = instance.tracing.events().to_vec();
-                setup.trace_clock = instance.tracing.clock().map(str::to_owned);
-                Some(instance)
-            }
-            Err(note) => {
-                setup.trace_note = Some(note);
-                None
-            }
-        });
+        let mut tracing = None;
+        if let Some(spec) = &self.job.trace {
+            let made = TraceInstance::make(spec);
+            setup.traces(spec, made.as_ref().map(|instance| &instance.tracing))?;
+            tracing = made.ok();
+        }
         let surroundings = Surroundings {
             cookie,
             trace: tracing.as_ref().map(|instance| instance.tracing.stop_files()),
             ..Surroundings::plain(None)
         };
-        Ok(Ready { surroundings, setup, tracing, restore: Restore::new(before) })
+        Ok(Ready { surroundings, setup, tracing, restore })
     }
-}
-
-/// What somebody who is not root does without.
-fn notes(job: &Job, root: bool) -> Vec<String> {
-    let mut notes = Vec::new();
-    if root {
-        return notes;
-    }
-    if job.trace.is_some() {
-        notes.push(
-            "no trace: tracing needs root; all figures are there without it (--trace off says \
-             that this is meant)"
-                .into(),
-        );
-    }
-    if !job.tune.is_empty() {
-        notes.push("scheduler knobs need root: those of --tune stay as they are".into());
-    }
-    notes
-}
-
-fn is_root() -> bool {
-    // SAFETY: geteuid takes nothing and cannot fail.
-    unsafe { libc::geteuid() == 0 }
-}
-
-/// To others than root a knob that is there looks as if it were not.
-fn explain(mut report: KnobReport) -> KnobReport {
-    if report.effective.is_none() && !is_root() {
-        report.note = Some("not set: needs root".into());
-    }
-    report
 }
 
 /// Puts knobs back, also if the process leaves at once.
@@ -240,18 +206,18 @@ impl TraceInstance {
     ///
     /// # Errors
     /// Why there is no trace.
-    fn make(spec: &TraceSpec) -> Result<Self, String> {
-        let root = Tracing::root().ok_or(if is_root() {
-            "no tracing file system; it needs CONFIG_FTRACE=y and tracefs mounted on \
-             /sys/kernel/tracing"
-        } else {
-            "tracing needs root"
-        })?;
+    fn make(spec: &TraceSpec) -> Result<Self, Obstacle> {
+        let root = Tracing::root()?;
         let path = root.join("instances").join(format!("schedvmm-{}", std::process::id()));
-        fs::create_dir(&path)
-            .map_err(|error| format!("no trace buffers in {}: {error}", path.display()))?;
+        fs::create_dir(&path).map_err(|error| Obstacle::of(&path, &error))?;
         let again = path.clone();
-        let _on_leave = OnLeave::new(move || remove_soon(&again).err().into_iter().collect());
+        let stays = move |error| {
+            format!("the trace buffers {} stay, rmdir removes them: {error}", again.display())
+        };
+        let gone = path.clone();
+        let _on_leave = OnLeave::new(move || {
+            signals::remove_dir_soon(&gone).err().map(stays).into_iter().collect()
+        });
         Ok(Self { tracing: Tracing::prepare(&path, spec), path, _on_leave })
     }
 
@@ -266,26 +232,6 @@ impl Drop for TraceInstance {
         // A directory of tracefs goes with all its files. Best effort: one that somebody
         // reads stays, and does nothing.
         let _ = fs::remove_dir(&self.path);
-    }
-}
-
-/// Removes the buffers as soon as the load's processes, which are being killed, have closed them.
-fn remove_soon(path: &Path) -> Result<(), String> {
-    /// They have nothing to do but to end.
-    const KILLED: Duration = Duration::from_secs(1);
-    let deadline = Instant::now() + KILLED;
-    loop {
-        let Err(error) = fs::remove_dir(path) else { return Ok(()) };
-        match error.kind() {
-            io::ErrorKind::NotFound => return Ok(()),
-            io::ErrorKind::ResourceBusy if Instant::now() < deadline => {
-                thread::sleep(Duration::from_millis(5));
-            }
-            _ => {
-                let path = path.display();
-                return Err(format!("the trace buffers {path} stay, rmdir removes them: {error}"));
-            }
-        }
     }
 }
 
@@ -321,15 +267,6 @@ mod tests {
             let failure = plan(&words).err().expect("refused");
             assert_eq!(failure.status(), ExitStatus::Usage, "{words:?}");
         }
-    }
-
-    #[test]
-    fn an_ordinary_user_is_told_what_needs_root() {
-        let job = plan(&["--tune", "slice=3ms"]).map_err(|failure| failure.to_string());
-        let job = job.expect("a plan").job;
-        assert!(notes(&job, true).is_empty());
-        assert!(notes(&job, false).iter().all(|note| note.contains("root")));
-        assert_eq!(notes(&job, false).len(), 2);
     }
 
     #[test]

@@ -122,9 +122,8 @@ impl Attempt {
         if let Some(note) = &trace.note {
             self.show.remark(note);
         }
-        // What the setup has to say was told when the load started; and the other, when it came up.
-        let at_setup = || self.session.setup.as_ref()?.trace_note.clone();
-        trace.note = trace.note.or(refused).or_else(at_setup);
+        // That was told when it came up.
+        trace.note = trace.note.or(refused);
         trace
     }
 

@@ -325,14 +325,8 @@ impl Attempt {
     fn announce(&mut self, notice: &Notice) {
         if let Notice::Started = notice {
             self.caller.load_begins();
-            let of_setup = self.session.setup.iter().flat_map(|setup| setup.notes.clone());
-            of_setup.collect::<Vec<_>>().into_iter().for_each(|note| self.note(note));
-        }
-        if let Notice::Started = notice
-            && let Some(note) = self.session.setup.as_ref().and_then(|it| it.trace_note.as_ref())
-        {
             // Now: who wants the trace need not wait for the end of a run without it.
-            self.note(format!("trace: {note}"));
+            self.session.notes_at_start().into_iter().for_each(|note| self.note(note));
         }
         if let Notice::VmConsole(vm, bytes) = notice
             && let Err(error) = self.folder.log_vm(*vm, bytes)

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gaps::record::GapRecord;
 use guest::index::Kind;
-use guest::job::{CoschedRequest, Job, LoadSpec, MeterSpec, TraceSpec, TuneRequest};
+use guest::job::{CoschedRequest, Job, LoadSpec, MeterKind, MeterSpec, TuneRequest};
 use serde_json::json;
 use vmm::config::{Config, Topology};
 use vmm::vm::{Facts, Running, Vm};
@@ -14,7 +14,7 @@ use vmm::vm::{Facts, Running, Vm};
 use super::nested;
 use crate::absence::HostEvidence;
 use crate::caller::{Demand, Heirs};
-use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, Switch, TraceArgs};
+use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, TraceArgs};
 use crate::core_figures::HostCpus;
 use crate::mapped_trace::TraceMemory;
 use crate::placement::{self, Placement};
@@ -78,6 +78,14 @@ impl Plan {
                          without one; leave out one of the two"
                             .into(),
                     ));
+                }
+                let is_kernels = matches!(meter.kind, MeterKind::Hwlat | MeterKind::Osnoise);
+                if is_kernels && job.trace.as_ref().is_some_and(|trace| trace.required) {
+                    return Err(usage(format!(
+                        "--meter {} needs the kernel's tracing for itself, and a trace is asked \
+                         for; leave out one of the two",
+                        meter.kind.name()
+                    )));
                 }
                 metered(&mut job, meter);
             }
@@ -268,9 +276,7 @@ pub fn job(
             load.floor
         )));
     }
-    let buffer_kib = u32::try_from(trace.trace_buffer)
-        .map_err(|_| Failure::request("--trace-buffer is too large"))?;
-    let dump = trace.trace_dump.into();
+    let trace = trace.spec()?;
     for request in &load.tune {
         guest::knobs::check(request)?;
     }
@@ -292,11 +298,7 @@ pub fn job(
         },
         cosched: load.cosched.into(),
         tune,
-        trace: (trace.trace == Switch::On).then(|| TraceSpec {
-            events: trace.trace_events.clone(),
-            buffer_kib,
-            dump,
-        }),
+        trace,
         host_tsc_khz: None,
         noise: load.noise.0.unwrap_or_default(),
         meter: None,
@@ -318,7 +320,6 @@ pub fn metered(job: &mut Job, meter: MeterSpec) {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use guest::job::MeterKind;
 
     use super::*;
     use crate::cli::Cli;
@@ -341,6 +342,10 @@ mod tests {
             ["--meter=hwlat", "--meter-width=1001ms"],
             ["--meter=auto", "--meter-window=1ns"],
             ["--meter=rdtsc", "--cosched=prctl"],
+            ["--meter=hwlat", "--trace-events=sched"],
+            ["--meter=osnoise", "--trace-dump=always"],
+            ["--trace-events", "sched,a:b:c"],
+            ["--trace-events", "../x"],
         ] {
             let Err(failure) = plan(&words) else { panic!("{words:?} accepted") };
             assert_eq!(failure.status(), ExitStatus::Usage, "{words:?}");

@@ -13,6 +13,8 @@ use gaps::tsc::{self, ns_to_ticks, ticks_to_ns};
 use guest::cpus::CpuSet;
 use guest::system::write_file;
 
+use crate::signals::{self, OnLeave};
+
 /// Real-time priority of threads that measure.
 pub const LOAD_PRIORITY: i32 = 1;
 /// Of those that stop them, above.
@@ -168,8 +170,11 @@ fn signal(pid: u32, tid: u32, signal: i32) {
     unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signal) };
 }
 
-/// A cgroup that may have half a CPU; gone when dropped.
-pub struct HalfCpu(PathBuf);
+/// A cgroup that may have half a CPU; gone when dropped, or when the process leaves at once.
+pub struct HalfCpu {
+    path: PathBuf,
+    _on_leave: OnLeave,
+}
 
 /// Its period: 50 ms of 100 ms.
 const PERIOD_US: u64 = 100_000;
@@ -209,30 +214,39 @@ impl HalfCpu {
         }
         let path = root.join(format!("schedvmm-selftest-{}", std::process::id()));
         fs::create_dir(&path)?;
-        let half = Self(path);
+        let again = path.clone();
+        let half = Self { path, _on_leave: OnLeave::new(move || give_up(&again)) };
         let (period, quota) = (PERIOD_US, PERIOD_US / 2);
         if unified {
-            write_file(&half.0.join("cpu.max"), &format!("{quota} {period}"))?;
-            write_file(&half.0.join("cpu.weight"), MOST_WEIGHT)?;
+            write_file(&half.path.join("cpu.max"), &format!("{quota} {period}"))?;
+            write_file(&half.path.join("cpu.weight"), MOST_WEIGHT)?;
         } else {
-            write_file(&half.0.join("cpu.cfs_period_us"), &period.to_string())?;
-            write_file(&half.0.join("cpu.cfs_quota_us"), &quota.to_string())?;
-            write_file(&half.0.join("cpu.shares"), MOST_SHARES)?;
+            write_file(&half.path.join("cpu.cfs_period_us"), &period.to_string())?;
+            write_file(&half.path.join("cpu.cfs_quota_us"), &quota.to_string())?;
+            write_file(&half.path.join("cpu.shares"), MOST_SHARES)?;
         }
         Ok(half)
     }
 
     /// The file to enter it by.
     pub fn procs(&self) -> PathBuf {
-        self.0.join("cgroup.procs")
+        self.path.join("cgroup.procs")
     }
 }
 
 impl Drop for HalfCpu {
     fn drop(&mut self) {
         // Best effort: the load has ended, so nobody is in it.
-        let _ = fs::remove_dir(&self.0);
+        let _ = fs::remove_dir(&self.path);
     }
+}
+
+/// Ends whoever is in a cgroup, and removes it; what stays.
+fn give_up(path: &Path) -> Vec<String> {
+    let procs = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    procs.lines().filter_map(|pid| pid.parse().ok()).for_each(signals::kill);
+    let stays = |error| format!("the cgroup {} stays: {error}", path.display());
+    signals::remove_dir_soon(path).err().map(stays).into_iter().collect()
 }
 
 /// Hierarchies that have, or can have, the cpu controller: path, and whether it is unified.

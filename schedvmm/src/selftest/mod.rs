@@ -20,6 +20,7 @@ use self::case::{Case, Status, try_case};
 use crate::caller::{Caller, Demand, Meanwhile};
 use crate::placement;
 use crate::progress::Progress;
+use crate::signals;
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::units::show_ns;
 
@@ -118,6 +119,7 @@ impl fmt::Display for Report {
 /// # Errors
 /// Nothing can be measured here at all.
 pub fn run(kernel: Option<&Path>, allow_quota: bool, json: bool) -> Result<ExitStatus, Failure> {
+    signals::end_at_once().or_fail(Owner::Host)?;
     let mut caller = Caller::admit(Demand { cpus: 1, allow_quota, ..Demand::default() })?;
     let usable = placement::last_core();
     let cpu = usable.last().copied().and_then(|cpu| u32::try_from(cpu).ok());

@@ -14,12 +14,13 @@ use serde_json::Value;
 
 use super::inject::{self, Stop};
 use super::measure::Measured;
+use crate::signals::{self, OnLeave};
 
 /// Guest CPU that the load runs on.
 const LOAD_CPU: u32 = 3;
 /// From the start of the machine to that of its load. The run's own deadlines are shorter.
 const STARTED: Duration = Duration::from_secs(150);
-/// From SIGINT to the machine's end.
+/// From SIGTERM to the machine's end.
 const ENDED: Duration = Duration::from_secs(30);
 /// How often we look.
 const LOOK: Duration = Duration::from_millis(20);
@@ -50,10 +51,11 @@ pub fn stop_repeatedly(
     Ok(Measured { gaps: vec![gaps], tsc_start: 0, done: stops })
 }
 
-/// A run of ours, and its folder; both gone when dropped.
+/// A run of ours, and its folder; both gone when dropped, or when the process leaves at once.
 struct Machine {
     child: Child,
     folder: PathBuf,
+    _on_leave: OnLeave,
 }
 
 impl Machine {
@@ -67,7 +69,14 @@ impl Machine {
         // It says little: what a pipe holds is never exceeded.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let child = command.spawn().map_err(|error| format!("no machine: {error}"))?;
-        Ok(Self { child, folder })
+        let (pid, again) = (child.id(), folder.clone());
+        let _on_leave = OnLeave::new(move || {
+            signals::kill(pid);
+            // What it writes meanwhile stays; a folder that is not there yet needs no removal.
+            let _ = fs::remove_dir_all(again);
+            Vec::new()
+        });
+        Ok(Self { child, folder, _on_leave })
     }
 
     fn result(&self) -> Option<Value> {
@@ -97,8 +106,9 @@ impl Machine {
     /// Ends it, and reads its gaps.
     fn finish(&mut self) -> Result<Vec<GapRecord>, String> {
         let pid = i32::try_from(self.child.id()).unwrap_or(i32::MAX);
+        // Not SIGINT, which a shell has what it runs in the background ignore, and so its children.
         // SAFETY: takes two integers; the child has not been waited for.
-        unsafe { libc::kill(pid, libc::SIGINT) };
+        unsafe { libc::kill(pid, libc::SIGTERM) };
         let end = Instant::now() + ENDED;
         let status = loop {
             match self.status()? {

@@ -50,6 +50,11 @@ pub fn result(dir: &Path, folder: &str) -> Value {
     serde_json::from_slice(&text).expect("JSON")
 }
 
+/// Whether the load of a run with `--output out` runs: its first result is there.
+pub fn has_begun(dir: &Path) -> bool {
+    fs::read_to_string(dir.join("out/result.json")).is_ok_and(|text| text.ends_with("}\n"))
+}
+
 /// Waits until something holds, and not for ever.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + DEADLINE;

@@ -4,6 +4,8 @@
 
 #[path = "../calls/mod.rs"]
 mod calls;
+mod in_force;
+mod memory;
 mod place;
 mod signals;
 
@@ -19,6 +21,7 @@ fn main() -> ExitCode {
     for missing in place.missing() {
         println!("skipped: {missing}");
     }
-    let trials = signals::trials(&place);
+    let trials = [signals::trials, in_force::trials, memory::trials];
+    let trials = trials.into_iter().flat_map(|of| of(&place)).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

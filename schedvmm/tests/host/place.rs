@@ -2,6 +2,8 @@
 //! What this machine lets a test have.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -15,6 +17,10 @@ pub const KNOB: &str = "/proc/sys/kernel/sched_cfs_bandwidth_slice_us";
 pub struct Place {
     /// Mounts of a process's own, with tracefs among them.
     pub tracefs: bool,
+    /// The same with debugfs.
+    pub debugfs: bool,
+    /// Whose files nobody may open.
+    pub locks_debugfs: bool,
     /// [`KNOB`] can be written.
     pub knob: bool,
     /// The load's processes can be another user's.
@@ -24,15 +30,19 @@ pub struct Place {
 impl Place {
     /// Tries it.
     pub fn find() -> Self {
-        let mounts = || {
-            let tried = in_a_place_with(&["tracefs"], Path::new("/"), "test", &["-e", TRACING_ON]);
-            let status = tried.map(|mut command| command.stderr(Stdio::null()).status());
+        let works = |kind: &str, program: &str, word: &str| {
+            let tried = in_a_place_with(&[kind], Path::new("/"), program, &[word]);
+            let quiet =
+                |mut command: Command| command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+            let status = tried.map(quiet);
             status.is_some_and(|status| status.is_ok_and(|status| status.success()))
         };
         // SAFETY: geteuid takes nothing and cannot fail.
         let root = unsafe { libc::geteuid() == 0 };
         Self {
-            tracefs: root && mounts(),
+            tracefs: root && works("tracefs", "ls", TRACING_ON),
+            debugfs: root && works("debugfs", "ls", SLICE),
+            locks_debugfs: !works("debugfs", "cat", SLICE),
             knob: fs::OpenOptions::new().write(true).open(KNOB).is_ok(),
             root,
         }
@@ -43,12 +53,14 @@ impl Place {
         let needs = [
             (self.root, "trials as another user need root".to_owned()),
             (self.tracefs, "trials with a trace need root, tracefs and unshare(1)".to_owned()),
+            (self.debugfs, "trials with debugfs need root, debugfs and unshare(1)".to_owned()),
             (self.knob, format!("trials with a knob need {KNOB} to be writable")),
         ];
         needs.into_iter().filter(|(is_there, _)| !is_there).map(|(_, text)| text).collect()
     }
 }
 
+const SLICE: &str = "/sys/kernel/debug/sched/base_slice_ns";
 const TRACING_ON: &str = "/sys/kernel/tracing/tracing_on";
 
 /// The program with these words, in mounts of its own that have none of tracefs and debugfs but
@@ -74,6 +86,36 @@ fn in_a_place_with(kinds: &[&str], dir: &Path, program: &str, words: &[&str]) ->
     command.args(["--mount", "sh", "-c", &script, program]).args(words).current_dir(dir);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     Some(command)
+}
+
+/// The program as a user without rights runs it, who may lock so many bytes of memory. It is a
+/// copy in `dir`, which that user may use: the build's folder may be out of their reach.
+pub fn as_nobody(dir: &Path, words: &[&str], memlock_bytes: Option<u64>) -> Command {
+    const NOBODY: u32 = 65_534;
+    let program = dir.join("schedvmm");
+    fs::copy(env!("CARGO_BIN_EXE_schedvmm"), &program).expect("copied");
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).expect("permitted");
+    let mut command = Command::new(&program);
+    command.args(words).current_dir(dir).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    // SAFETY: geteuid takes nothing and cannot fail.
+    if unsafe { libc::geteuid() } == 0 {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    if let Some(bytes) = memlock_bytes {
+        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+        // SAFETY: setrlimit(2) is async-signal-safe, and nothing else is called; `limit` is the
+        // closure's own.
+        unsafe {
+            command.pre_exec(move || {
+                match libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                }
+            })
+        };
+    }
+    command
 }
 
 /// Processes that this one has started and that live, by number.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Failed, Trial};
 
-use crate::calls::{finish, result, schedvmm, until};
+use crate::calls::{finish, has_begun, result, schedvmm, until};
 use crate::place::{self, KNOB, Place};
 
 /// Longer than anybody waits who has pressed Ctrl-C twice; the load's processes that do not end
@@ -22,6 +22,7 @@ pub fn trials(place: &Place) -> Vec<Trial> {
         Trial::test("what_the_parent_ignores_stays_ignored", what_the_parent_ignores),
         Trial::test("a_second_signal_ends_it_at_once", a_second_signal_ends_it_at_once),
         Trial::test("one_signal_that_comes_twice_is_one", one_signal_that_comes_twice_is_one),
+        Trial::test("a_self_test_ends_at_once", a_self_test_ends_at_once),
         changed.with_ignored_flag(!(place.tracefs && place.knob)),
     ]
 }
@@ -30,10 +31,6 @@ fn kill(pid: u32, signal: i32) {
     let pid = i32::try_from(pid).expect("a process ID");
     // SAFETY: takes two integers; the process is a child of ours that has not been waited for.
     assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
-}
-
-fn has_begun(dir: &Path) -> bool {
-    fs::read_to_string(dir.join("out/result.json")).is_ok_and(|text| text.ends_with("}\n"))
 }
 
 fn host(duration: &str) -> [&str; 9] {
@@ -115,6 +112,22 @@ fn one_signal_that_comes_twice_is_one() -> Result<(), Failed> {
     let output = finish(child);
     assert_eq!(output.status.code(), Some(143), "{output:?}");
     assert_eq!(result(dir.path(), "out")["exit_status"], 143, "a whole result");
+    Ok(())
+}
+
+/// It has no results to wait for; its load ends with it.
+fn a_self_test_ends_at_once() -> Result<(), Failed> {
+    let dir = tempfile::tempdir()?;
+    let child = schedvmm(dir.path(), &["selftest"]).spawn()?;
+    let pid = child.id();
+    until("load", || !place::children(pid).is_empty());
+    let load = place::children(pid);
+    let begin = Instant::now();
+    kill(pid, libc::SIGINT);
+    let output = finish(child);
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+    until("end of the load's processes", || !load.iter().any(is_alive));
     Ok(())
 }
 

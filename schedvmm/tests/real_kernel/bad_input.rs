@@ -36,8 +36,11 @@ const KERNELS: [Row; 17] = [
     ("no_smp", "/tmp/no_smp", 125, &["one CPU only", "CONFIG_SMP=y"]),
 ];
 
+/// The first of them exists.
+const ABSENT_EVENT: &str = "--trace-events sched,sched:such_a_thing";
+
 /// Options of the main job.
-const OPTIONS: [Row; 21] = [
+const OPTIONS: [Row; 24] = [
     ("memory_too_small", "--memory 32M", 200, &["32 MiB", "raise --memory"]),
     ("memory_tiny", "--memory 1M --records 100", 200, &["1 MiB", "give 32"]),
     ("memory_without_unit", "--memory 4", 200, &["4", "--memory", "unit"]),
@@ -58,6 +61,9 @@ const OPTIONS: [Row; 21] = [
     ("tune_unknown", "--tune nonsense=1", 200, &["nonsense"]),
     ("option_unknown", "--nonsense", 200, &["--nonsense"]),
     ("json_and_compat", "--json --compat", 200, &["--json", "--compat"]),
+    ("tune_absent", "--tune latency=5ms", 125, &["latency=5ms", "this kernel has EEVDF"]),
+    ("trace_event_absent", ABSENT_EVENT, 125, &["no event `sched:such_a_thing`"]),
+    ("trace_event_no_name", "--trace-events sched,a:b:c", 200, &["a:b:c", "system:event"]),
     ("trace_file_unwritable", "--trace-file /no/such/dir/log", 200, &["/no/such/dir/log"]),
 ];
 

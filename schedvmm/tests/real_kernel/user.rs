@@ -64,6 +64,7 @@ pub fn group() -> Group {
         assert!(reason.contains("leave `maxcpus=2` out of --append"), "{reason}");
     }));
     cases.push(Case::new("own_shape", format!("{OWN_SHAPE}{}", main_job(OF_OWN_SHAPE)), own_shape));
+    cases.push(Case::run("quotas_without_smt", QUOTAS_WITHOUT_SMT, quotas));
     cases.push(Case::new("without_a_machine", ON_THE_HOST, on_the_host));
     cases.push(Case::new("executable", "stat -c %s $(command -v schedvmm)", |outcome| {
         let bytes: u64 = outcome.stdout.trim().parse().expect("a size");
@@ -71,6 +72,21 @@ pub fn group() -> Group {
         assert!(bytes <= MOST_EXECUTABLE_BYTES, "{bytes} bytes");
     }));
     Group::new("user", TestKernel::V612, cases)
+}
+
+/// Cookies are looked for in cgroups of version 1, and there are none; then the groups need the
+/// controller in those of version 2.
+const QUOTAS_WITHOUT_SMT: &str = "--cpus 2 --threads-per-core 1 --preset throttle --threshold off \
+    --duration 2s --trace off --noise off";
+
+fn quotas(outcome: &Outcome) {
+    outcome.assert_status(0);
+    let result = outcome.assert_verdict("pass");
+    assert_eq!(result["setup"]["cgroup"], "v2");
+    assert_eq!(result["cosched"]["mechanism"], "none");
+    for group in list(&result, "groups") {
+        assert!(number(group, "throttles") > 0, "{group}");
+    }
 }
 
 /// Its trace tells who runs beside whom without cookies.

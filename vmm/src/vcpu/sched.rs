@@ -21,9 +21,7 @@ pub enum SchedError {
         source: io::Error,
     },
     /// No cookie.
-    #[error(
-        "{thread} cannot have a core-scheduling cookie; the kernel needs CONFIG_SCHED_CORE=y and SMT"
-    )]
+    #[error("{thread} cannot have a core-scheduling cookie{}", no_cookie(source))]
     Cookie {
         /// Name of the thread.
         thread: String,
@@ -41,6 +39,15 @@ pub enum SchedError {
         /// What was read back.
         actual: Vec<usize>,
     },
+}
+
+/// What the kernel lacks, where its error tells.
+fn no_cookie(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => "; the kernel needs Linux 5.14 or later with CONFIG_SCHED_CORE=y",
+        Some(libc::ENODEV) => "; the kernel sees no SMT, without which core scheduling is off",
+        _ => "",
+    }
 }
 
 /// Host CPUs the calling thread may run on, in ascending order.
