@@ -2,6 +2,7 @@
 //! Who ran beside a thread: what the other hyperthreads of its core did while it ran.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::attribution::Context;
 use crate::error::FtraceError;
@@ -55,19 +56,19 @@ struct Cpu {
     since: u64,
 }
 
-/// Follows a trace up to a moment, or all of it. For each thread that is in a group and ran on a
-/// CPU with siblings.
+/// Follows a trace, and books what lies in this window of it. For each thread that is in a group
+/// and ran on a CPU with siblings.
 ///
 /// # Errors
 /// [`FtraceError::ReadPages`] and [`FtraceError::TooLarge`].
 pub fn co_run(
     trace: &Trace,
     context: &Context,
-    until: Option<u64>,
+    window: Range<u64>,
 ) -> Result<BTreeMap<i32, CoRun>, FtraceError> {
-    let until = until.unwrap_or(u64::MAX);
+    let Range { start: from, end: until } = window;
     let decoder = Decoder::new(trace.formats());
-    let mut cores = Cores { context, cpus: Vec::new(), found: BTreeMap::new() };
+    let mut cores = Cores { context, from, cpus: Vec::new(), found: BTreeMap::new() };
     let mut events = trace.events()?;
     let mut begin = None;
     // What a CPU of which nothing was lost runs in its first record, it ran before that, too.
@@ -109,6 +110,8 @@ pub fn co_run(
 
 struct Cores<'a> {
     context: &'a Context,
+    /// What was before is not booked.
+    from: u64,
     cpus: Vec<Cpu>,
     found: BTreeMap<i32, CoRun>,
 }
@@ -146,8 +149,11 @@ impl Cores<'_> {
     /// Books the time of the thread on a CPU up to now.
     fn settle(&mut self, index: usize, now: u64) {
         let Some(cpu) = self.cpus.get_mut(index) else { return };
-        let ticks = now.saturating_sub(cpu.since);
+        let ticks = now.saturating_sub(cpu.since.max(self.from));
         cpu.since = now;
+        if ticks == 0 {
+            return;
+        }
         let Some((tid, group)) =
             cpu.current.and_then(|tid| Some((tid, *self.context.groups.get(&tid)?)))
         else {

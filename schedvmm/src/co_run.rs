@@ -38,14 +38,15 @@ impl CoRun {
         })
     }
 
-    /// Fills in what the trace tells: of threads, groups and the whole.
+    /// Fills in what the trace tells of the time that the figures are of: of threads, groups and
+    /// the whole.
     ///
     /// # Errors
     /// The trace cannot be read.
     pub fn book(result: &mut RunResult, question: &Question) -> Result<(), Failure> {
-        let until = result.threshold_hit.as_ref().map(|hit| hit.tsc_end);
+        let window = result.window_tsc();
         let found =
-            question.reading("co-run", |trace| ftrace::co_run(trace, question.context(), until));
+            question.reading("co-run", |trace| ftrace::co_run(trace, question.context(), window));
         let found = found?;
         let ns = |ticks| question.units().ns(ticks);
         let (mut groups, mut all) = (BTreeMap::new(), ftrace::CoRun::default());

@@ -429,6 +429,17 @@ pub fn ended_by_a_hit(cookies: &str) -> RunResult {
 }
 
 #[test]
+fn the_trace_tells_of_the_time_that_the_figures_are_of() {
+    let mut result = ended_by_a_hit("none");
+    let end = START + 2 * MS * 1170;
+    assert_eq!(result.window_tsc(), START..end);
+    result.threshold_hit = None;
+    assert_eq!(result.window_tsc(), START..end);
+    result.measured_ns = None;
+    assert_eq!(result.window_tsc(), START..u64::MAX);
+}
+
+#[test]
 fn after_a_hit_every_figure_ends_at_the_hit() {
     let found = serde_json::to_value(ended_by_a_hit("none")).expect("JSON");
     let at = |path: &str| found.pointer(path).unwrap_or_else(|| panic!("{path} in {found:#}"));

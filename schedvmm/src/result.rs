@@ -3,13 +3,14 @@
 //! Every field is described in docs/formats.md.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use ftrace::dump::CpuStats;
 use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use gaps::stats::share_within;
-use gaps::tsc::ticks_to_ns;
+use gaps::tsc::{ns_to_ticks, ticks_to_ns};
 use guest::index::{GroupIndex, Member};
 use guest::job::{Job, LoadSpec};
 use guest::wire::{ClassTotal, Hello, MeterReport, Setup, ThreadReport, TscReport, VmStatus};
@@ -89,6 +90,17 @@ pub struct RunResult {
     pub pins: Pins,
     pub machine: Value,
     pub phases_ms: BTreeMap<&'static str, u64>,
+}
+
+impl RunResult {
+    /// From the load's start to where the figures end, as TSC readings.
+    pub fn window_tsc(&self) -> Range<u64> {
+        let start = self.setup.as_ref().map_or(0, |setup| setup.tsc_start);
+        let khz = self.tsc.map(|tsc| tsc.khz).unwrap_or_default();
+        let measured = self.measured_ns.filter(|_| khz > 0).map(|ns| ns_to_ticks(ns, khz));
+        let end = measured.map_or(u64::MAX, |ticks| start.saturating_add(ticks));
+        start..self.threshold_hit.as_ref().map_or(end, |hit| hit.tsc_end)
+    }
 }
 
 /// How evenly threads, and groups, got the time they wanted.
