@@ -5,7 +5,9 @@
 //! than now and then, they say nothing about core scheduling.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use crate::facts;
 use crate::summary::Steal;
 
 /// Why this host's CPUs are no place to measure it.
@@ -87,6 +89,18 @@ impl Vcpus {
 }
 
 impl HostCpus {
+    /// As far as a result of an older version tells.
+    pub fn of_result(result: &Value) -> Self {
+        let machine = &result["machine"];
+        let number = |value: &Value| value.as_u64().and_then(|it| usize::try_from(it).ok());
+        let pins = machine["pins"].as_array().map(|pins| pins.iter().filter_map(number).collect());
+        let vcpus = number(&machine["cpus"]).zip(pins);
+        Self {
+            emulated: result["host"]["hypervisor"].as_str() == Some(facts::EMULATION),
+            vcpus: vcpus.map(|(count, pins): (_, Vec<_>)| Vcpus::new(count, &pins, usize::MAX)),
+        }
+    }
+
     fn doubt(&self) -> Option<String> {
         if self.emulated {
             return Some(EMULATED.into());
@@ -102,6 +116,8 @@ impl HostCpus {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn steal(share: f64) -> Steal {
@@ -132,6 +148,21 @@ mod tests {
             let why = why(emulated, vcpus, share).expect(says);
             assert!(why.contains(says), "{why}");
         }
+    }
+
+    #[test]
+    fn an_older_result_says_where_its_vcpus_were() {
+        let of = |host: &str, machine: Value| {
+            let result = json!({ "host": { "hypervisor": host }, "machine": machine });
+            CoreFigures::of(&HostCpus::of_result(&result), &Steal::default()).reason
+        };
+        let machine = |pins: &[u64]| json!({ "cpus": 2, "pins": pins });
+        assert_eq!(of("KVMKVMKVM", machine(&[2, 3])), None);
+        assert!(of("KVMKVMKVM", machine(&[])).is_some_and(|why| why.contains("not pinned")));
+        assert!(of("TCGTCGTCGTCG", machine(&[2, 3])).is_some_and(|why| why.contains("emulated")));
+        // On the running kernel there is no machine; and nothing at all is no reason.
+        assert_eq!(of("", json!({ "summary": "this host" })), None);
+        assert_eq!(HostCpus::of_result(&Value::Null), HostCpus::default());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::cpu_kinds::Kinds;
 
 /// CPUID signature of QEMU's software emulation.
-const EMULATION: &str = "TCGTCGTCGTCG";
+pub const EMULATION: &str = "TCGTCGTCGTCG";
 
 /// Facts about this host.
 pub fn host() -> Value {

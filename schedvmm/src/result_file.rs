@@ -10,14 +10,20 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::core_figures::{CoreFigures, HostCpus};
 use crate::result::SCHEMA;
 use crate::status::Failure;
 use crate::stored::{self, Numbers};
+use crate::summary::Steal;
 
 /// Name of the file in a result folder.
 const NAME: &str = "result.json";
 /// The first version: groups and threads counted from 0, threads over all groups.
 const FIRST_SCHEMA: &str = "schedvmm-result/1";
+
+/// Of a run of the first version that a gap over the threshold ended.
+const GOES_ON: &str = "an older schedvmm wrote this: all figures but the longest gap go on beyond \
+                       the gap over the threshold, until the load had been stopped";
 
 /// A result that has been read, in the form of this version.
 pub struct ResultFile {
@@ -125,7 +131,19 @@ impl ResultFile {
         }
         self.older = Some(numbers);
         self.value["schema"] = json!(SCHEMA);
+        self.doubt();
         Ok(())
+    }
+
+    /// What the first version did not say of its figures.
+    fn doubt(&mut self) {
+        let host_cpus = HostCpus::of_result(&self.value);
+        self.value["core_figures"] = json!(CoreFigures::of(&host_cpus, &Steal::default()));
+        if self.value["threshold_hit"].is_object()
+            && let Some(notes) = self.value.get_mut("notes").and_then(Value::as_array_mut)
+        {
+            notes.push(json!(GOES_ON));
+        }
     }
 }
 
