@@ -14,7 +14,8 @@ use std::{
 use thiserror::Error;
 
 use crate::{
-    error::Owner, job::TuneRequest, obstacle::Obstacle, system::write_file, wire::KnobReport,
+    duration, error::Owner, job::TuneRequest, obstacle::Obstacle, system::write_file,
+    wire::KnobReport,
 };
 
 /// Why a request makes no sense on any kernel.
@@ -285,7 +286,7 @@ impl Change {
             Unit::Feature(feature) => {
                 return Self::feature(request, feature, knob.files, knob.absent);
             }
-            Unit::Nanoseconds => (parse_time_ns(value).map(|ns| ns.to_string()), DURATION),
+            Unit::Nanoseconds => (time_ns(value).map(|ns| ns.to_string()), DURATION),
             Unit::Microseconds => (whole_us(value), WHOLE_MICROSECONDS),
             Unit::Number => (value.parse::<u32>().ok().map(|n| n.to_string()), "a number"),
             Unit::Words(takes, words) => (lookup(words, value), takes),
@@ -401,26 +402,13 @@ fn lookup(words: &[(&str, &str)], value: &str) -> Option<String> {
 }
 
 fn whole_us(value: &str) -> Option<String> {
-    let ns = parse_time_ns(value)?;
+    let ns = time_ns(value)?;
     ns.is_multiple_of(1000).then(|| (ns / 1000).to_string())
 }
 
-/// A time with its unit, exactly: `1.875ms` is 1 875 000. No fractions of a nanosecond.
-fn parse_time_ns(text: &str) -> Option<u64> {
-    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-    let (number, unit) = text.split_at(unit_at);
-    let digits_of_unit: u32 = match unit {
-        "ns" => 0,
-        "us" | "µs" => 3,
-        "ms" => 6,
-        "s" => 9,
-        _ => return None,
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let fraction = fraction.trim_end_matches('0');
-    let missing = digits_of_unit.checked_sub(u32::try_from(fraction.len()).ok()?)?;
-    // Only digits can be here, so this is a number unless it is empty or too large.
-    format!("{whole}{fraction}").parse::<u64>().ok()?.checked_mul(10u64.pow(missing))
+/// A time with its unit, exactly.
+fn time_ns(text: &str) -> Option<u64> {
+    u64::try_from(duration::parse(text).ok()?.as_nanos()).ok()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod balance;
 pub mod cgroup;
 pub mod cosched;
 pub mod cpus;
+pub mod duration;
 pub mod error;
 pub mod frame;
 pub mod hierarchy;

@@ -338,11 +338,11 @@ mod tests {
             ("[[group]]\npolicy = \"fifo\"", "fifo:PRIORITY"),
             ("[[group]]\npolicy = \"other:1\"", "fifo:PRIORITY"),
             ("[[group]]\npolicy = \"idle:x\"", "fifo:PRIORITY"),
-            ("[[group]]\nbusy = \"5\"", "busy = \"5\": it needs a unit"),
+            ("[[group]]\nbusy = \"5\"", "busy = \"5\": it needs a number and a unit"),
             ("[[group]]\nbusy = \"0s\"", "longer than 0"),
             ("[[group]]\nsleep = \"fixed:1s\"", "sleep without busy"),
             ("[[group]]\nquota = \"5ms\"", "TIME/PERIOD"),
-            ("[[group]]\nquota = \"5ms/9\"", "needs a unit"),
+            ("[[group]]\nquota = \"5ms/9\"", "needs a number and a unit"),
             ("[[group]\n", "line 1"),
         ] {
             let error = parse(text, &[2, 3]).expect_err(text);

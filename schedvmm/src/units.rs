@@ -1,42 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Durations, sizes and pauses as people write and read them.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
+use guest::duration;
 use guest::job::{SleepSpec, TuneRequest};
 
-/// Longest duration accepted: a day is longer than any run, and far from overflow.
+/// Longest duration accepted: longer than any run, and far from overflow.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 
-/// `30s`, `100ms`, `1.875ms`, `50us`, `10ns`, `2m`; the unit is required.
+/// `30s`, `100ms`, `1.875ms`, `50us`, `10ns`, `2m`, `1h30m`, `1d`; the unit is required.
 ///
 /// # Errors
 /// What is wrong, for clap to show beside the option.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let unit_seconds = match unit {
-        "ns" => 1e-9,
-        "us" | "µs" => 1e-6,
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" | "min" => 60.0,
-        "" => return Err("it needs a unit: ns, us, ms, s or m".into()),
-        other => return Err(format!("\"{other}\" is no unit of time: use ns, us, ms, s or m")),
-    };
-    let value: f64 = number.parse().map_err(|_| format!("\"{number}\" is no number"))?;
-    Duration::try_from_secs_f64(value * unit_seconds)
-        .ok()
-        .filter(|duration| *duration <= MAX_DURATION)
-        .ok_or_else(|| "it is longer than a day".into())
+    let found = duration::parse(text).map_err(|error| error.to_string())?;
+    if found > MAX_DURATION {
+        return Err("it is longer than a day: 1d is the longest that is accepted".into());
+    }
+    Ok(found)
 }
 
-/// Like [`duration`], but not zero.
+/// Like [`duration()`], but not zero.
 ///
 /// # Errors
-/// As [`duration`], or it is zero.
+/// As [`duration()`], or it is zero.
 pub fn positive_duration(text: &str) -> Result<Duration, String> {
     let duration = duration(text)?;
     if duration.is_zero() { Err("it must be longer than zero".into()) } else { Ok(duration) }
@@ -144,29 +135,43 @@ pub fn named() -> impl TypedValueParser<Value = PathBuf> {
 /// # Errors
 /// What is wrong.
 pub fn cpu_list(text: &str) -> Result<CpuList, String> {
+    each_once(text, |cpu| format!("CPU {cpu} is named twice; once is enough"))
+}
+
+/// Such a list of one host CPU for each vCPU.
+///
+/// # Errors
+/// What is wrong; CPUs cannot be shared.
+pub fn pins(text: &str) -> Result<CpuList, String> {
+    each_once(text, |cpu| {
+        format!(
+            "CPU {cpu} is named twice: vCPUs that share a CPU take turns on it, and the turns of \
+             one are gaps of the other; name a CPU for each vCPU, or none to leave them to the \
+             host's scheduler"
+        )
+    })
+}
+
+fn each_once(text: &str, twice: impl Fn(usize) -> String) -> Result<CpuList, String> {
     const MOST: usize = 8192;
     let number = |text: &str| {
         text.parse::<usize>().ok().filter(|cpu| *cpu < MOST).ok_or(format!("\"{text}\" is no CPU"))
     };
-    let mut cpus = Vec::new();
+    let (mut cpus, mut seen) = (Vec::new(), BTreeSet::new());
     for part in text.trim().split(',') {
-        match part.split_once('-') {
-            None => cpus.push(number(part)?),
-            Some((first, last)) => {
-                let (first, last) = (number(first)?, number(last)?);
-                if first > last {
-                    return Err(format!("{part} runs backwards"));
-                }
-                cpus.extend(first..=last);
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return Err(format!("{part} runs backwards"));
+        }
+        for cpu in first..=last {
+            if !seen.insert(cpu) {
+                return Err(twice(cpu));
             }
+            cpus.push(cpu);
         }
     }
-    let mut seen = cpus.clone();
-    seen.sort_unstable();
-    match seen.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(format!("CPU {} is named twice", pair[0])),
-        None => Ok(CpuList(cpus)),
-    }
+    Ok(CpuList(cpus))
 }
 
 /// CPUs in the order written.
@@ -196,10 +201,22 @@ mod tests {
         assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(duration("100us"), Ok(Duration::from_micros(100)));
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
-        for bad in ["", "5", "ms", "1.2.3s", "5 s", "-1s", "3h", "9e9s", "99999999s", "1e3ms"] {
+        for bad in ["", "5", "ms", "1.2.3s", "5 s", "-1s", "3w", "9e9s", "99999999s", "1e3ms"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert!(positive_duration("0ms").is_err());
+        let hours = |hours: u64| Ok(Duration::from_secs(3600 * hours));
+        assert_eq!(
+            (duration("1h"), duration("1d"), duration("24h")),
+            (hours(1), hours(24), hours(24))
+        );
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        for long in ["2d", "25h", "1d1ns", "1d1h"] {
+            assert!(
+                duration(long).is_err_and(|error| error.contains("longer than a day")),
+                "{long}"
+            );
+        }
         assert_eq!(optional_duration("off"), Ok(Threshold(None)));
     }
 
@@ -240,6 +257,11 @@ mod tests {
         for bad in ["", "x", "3-1", "1,1", "0-99999", "-1", "1,,2"] {
             assert!(cpu_list(bad).is_err(), "{bad}");
         }
+        let refused = |list: Result<CpuList, String>| list.expect_err("named twice");
+        assert!(refused(cpu_list("0-1,1")).contains("CPU 1 is named twice"));
+        let why = refused(pins("0,0,1,1"));
+        assert!(why.contains("CPU 0 is named twice: vCPUs that share a CPU"), "{why}");
+        assert_eq!(pins("3,1"), Ok(CpuList(vec![3, 1])));
     }
 
     #[test]

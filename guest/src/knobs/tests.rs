@@ -16,33 +16,6 @@ fn apply(root: &TempDir, text: &str) -> KnobReport {
 }
 
 #[test]
-fn times_are_exact() {
-    for (text, ns) in [
-        ("1.875ms", Some(1_875_000)),
-        ("30ms", Some(30_000_000)),
-        ("100us", Some(100_000)),
-        ("100µs", Some(100_000)),
-        ("0.5us", Some(500)),
-        ("1.50000000000s", Some(1_500_000_000)),
-        (".5s", Some(500_000_000)),
-        ("7ns", Some(7)),
-        ("0ms", Some(0)),
-        ("0.5ns", None),
-        ("1", None),
-        ("ms", None),
-        ("", None),
-        ("1.2.3ms", None),
-        ("-1ms", None),
-        ("1e3ms", None),
-        ("1 ms", None),
-        ("99999999999999999999s", None),
-        ("20000000000s", None),
-    ] {
-        assert_eq!(parse_time_ns(text), ns, "{text}");
-    }
-}
-
-#[test]
 fn each_era_of_kernels_gets_the_file_it_has() {
     for file in [
         "proc/sys/kernel/sched_min_granularity_ns",

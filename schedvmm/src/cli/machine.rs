@@ -54,7 +54,7 @@ pub enum Pin {
 }
 
 fn pin(text: &str) -> Result<Pin, String> {
-    if text == "none" { Ok(Pin::None) } else { units::cpu_list(text).map(Pin::List) }
+    if text == "none" { Ok(Pin::None) } else { units::pins(text).map(Pin::List) }
 }
 
 /// `idle=` of the guest kernel.
