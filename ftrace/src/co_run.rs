@@ -10,9 +10,6 @@ use crate::ring::{Item, Lost, Record};
 use crate::sched::{Decoder, Event};
 use crate::trace::Trace;
 
-/// CPUs followed, at most: the kernel's largest `NR_CPUS`.
-const MAX_CPUS: usize = 8192;
-
 /// Time in which a thread ran, in ticks of the trace clock, by what the siblings of its CPU did.
 /// Of several siblings a stranger counts before one that is not known, that before a mate, and a
 /// mate before idle.
@@ -132,9 +129,6 @@ impl Cores<'_> {
     /// From now on a CPU runs this thread. What ran on its core until now is booked.
     fn run(&mut self, on: u32, now: u64, current: Option<i32>) {
         let index = on as usize;
-        if index >= MAX_CPUS {
-            return;
-        }
         if self.cpus.len() <= index {
             self.cpus.resize(index + 1, Cpu::default());
         }

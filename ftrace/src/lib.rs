@@ -53,6 +53,7 @@ mod ring;
 mod sched;
 mod symbols;
 mod trace;
+mod trace_id;
 mod tracedat;
 
 pub use co_run::{CoRun, co_run};
@@ -65,3 +66,4 @@ pub use region::{Region, RegionReader};
 pub use ring::{EntryLayout, Events, Item, LossReason, Lost, PageLayout, Record};
 pub use symbols::marker_symbol;
 pub use trace::{Metadata, Trace};
+pub use trace_id::TraceId;

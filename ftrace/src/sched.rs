@@ -6,6 +6,7 @@
 //! `arch/x86/include/asm/trace/irq_vectors.h` of the kernel.
 
 use crate::format::{EventFormat, Field, Formats, IntField};
+use crate::trace::MAX_CPUS;
 
 /// Bits of `prev_state` that say a thread waits for something; the bit above them says that
 /// it was preempted. So since Linux 4.15 (`TASK_REPORT`, `TASK_REPORT_IDLE` and
@@ -237,7 +238,8 @@ impl Decoder {
         }
     }
 
-    /// The event that a record is of; `None` for others, and for a record too short for it.
+    /// The event that a record is of; `None` for others, and for a record too short for it or with
+    /// a CPU that no kernel has.
     #[inline]
     pub(crate) fn decode<'a>(&self, record: &'a [u8]) -> Option<Event<'a>> {
         let id = usize::try_from(self.common_type.get(record)?).ok()?;
@@ -249,7 +251,9 @@ impl Decoder {
 impl Kind {
     #[inline]
     fn decode<'a>(&self, record: &'a [u8]) -> Option<Event<'a>> {
-        let cpu = |field: &IntField| u32::try_from(field.get(record)?).ok();
+        // Tables are as long as the largest number of a CPU that was in an event.
+        let cpu =
+            |field: &IntField| u32::try_from(field.get(record)?).ok().filter(|cpu| *cpu < MAX_CPUS);
         Some(match self {
             Self::Switch {
                 prev_comm,

@@ -10,13 +10,15 @@ use crate::error::FtraceError;
 use crate::format::{FormatFile, Formats, MAX_FORMATS_BYTES};
 use crate::region::Region;
 use crate::ring::{EntryLayout, Events, Item, PageLayout, Watch};
+use crate::trace_id::TraceId;
 
 /// Longest `header_page`, `header_event`, clock name and `uname`, in bytes.
 pub(crate) const MAX_SMALL_BYTES: u64 = 64 << 10;
 /// Longest `saved_cmdlines`, in bytes: about 200 000 names.
 pub(crate) const MAX_COMMS_BYTES: u64 = 4 << 20;
-/// Most CPUs: the kernel's largest `NR_CPUS` on any architecture.
-pub(crate) const MAX_CPUS: u64 = 8192;
+/// Most CPUs: the kernel's largest `NR_CPUS` on any architecture. Beyond, no CPU has pages, and
+/// an event that names one is none.
+pub(crate) const MAX_CPUS: u32 = 8192;
 
 /// Everything about a trace but its pages. The texts are as the kernel wrote them.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +41,8 @@ pub struct Metadata {
     pub clock: String,
     /// The traced system, in the words of `uname`; empty where not known.
     pub uname: String,
+    /// What tells the trace from others, where it has been given something.
+    pub id: Option<TraceId>,
 }
 
 /// A trace that can be read any number of times.
@@ -59,7 +63,7 @@ impl Trace {
     /// Where the metadata is of no use: [`FtraceError::Header`], [`FtraceError::Format`],
     /// [`FtraceError::TooLarge`].
     pub fn new(metadata: Metadata, pages: Vec<Region>) -> Result<Self, FtraceError> {
-        FtraceError::check_size("number of CPUs", pages.len() as u64, MAX_CPUS)?;
+        FtraceError::check_size("number of CPUs", pages.len() as u64, MAX_CPUS.into())?;
         let page_layout = PageLayout::parse(&metadata.header_page)?;
         let entry_layout = EntryLayout::parse(&metadata.header_event)?;
         let formats = Formats::parse(&metadata.formats)?;
@@ -88,6 +92,7 @@ impl Trace {
             printk_formats: region_if_there(&root.join("printk_formats"))?,
             clock: clock_in_use(&String::from_utf8_lossy(&optional("trace_clock")?)),
             uname: String::from_utf8_lossy(&optional("uname")?).trim().to_owned(),
+            id: None,
         };
         Self::new(metadata, per_cpu_pages(&root.join("per_cpu"))?)
     }
@@ -217,7 +222,7 @@ fn per_cpu_pages(per_cpu: &Path) -> Result<Vec<Region>, FtraceError> {
         let Some(cpu) = name.strip_prefix("cpu").and_then(|cpu| cpu.parse::<u64>().ok()) else {
             continue;
         };
-        FtraceError::check_size("number of a CPU", cpu, MAX_CPUS - 1)?;
+        FtraceError::check_size("number of a CPU", cpu, (MAX_CPUS - 1).into())?;
         let index = usize::try_from(cpu).unwrap_or(usize::MAX);
         if pages.len() <= index {
             pages.resize(index + 1, Region::default());

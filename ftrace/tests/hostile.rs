@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::{Builder, HEADER_EVENT, HEADER_PAGE};
 use ftrace::attribution::{Context, Gap, Topology, Units, explain};
 use ftrace::dump::{Dump, DumpWriter, Section};
-use ftrace::{EventFormat, FormatFile, Item, Metadata, Region, Slice, Trace, lanes};
+use ftrace::{EventFormat, FormatFile, Item, Metadata, Region, Slice, Trace, co_run, lanes};
 
 /// Seeds that are always tried: some of each kind of mutation, and those that failed once.
 const SEEDS: [u64; 9] = [0, 1, 2, 3, 0xDEAD, 0xBEEF, 1 << 40, u64::MAX, 0xC35C_BFE0_0B0F];
@@ -146,6 +146,9 @@ fn use_up(trace: &Trace) {
         let inside = |slice: &Slice| window.start <= slice.begin && slice.end <= window.end;
         assert!(lane.slices.iter().all(inside), "{lane:?}");
     }
+    let beside = co_run(trace, &context, 0..u64::MAX).expect("in memory");
+    co_run(trace, &context, 0..6_000_000_000).expect("in memory");
+    assert!(beside.keys().all(|tid| context.groups.contains_key(tid)), "{beside:?}");
     let mut out = Vec::new();
     trace.write_perfetto(&found, &context, Units::tsc(1000), &mut out).expect("in memory");
     let most = bytes * 64 + (1 << 16);
@@ -165,6 +168,28 @@ fn mutated_pages_are_read_to_their_end() {
         let pages = pages.into_iter().map(Region::bytes).collect();
         use_up(&Trace::new(builder.metadata(), pages).expect("the metadata is good"));
     });
+}
+
+/// Events name CPUs, of which there may be any number; and gaps may be asked for that cannot be.
+#[test]
+fn an_event_may_name_any_cpu() {
+    for cpu in [3, 4, 8191, 8192, 8193, 9000, 0x7FFF_FFFF, 0x8000_0000, u32::MAX] {
+        let mut trace = Builder::new(4);
+        // The first that is heard of a thread is where it comes from.
+        trace.migrate(0, 1000, 11, cpu, 2).migrate(1, 1000, 21, 2, cpu);
+        trace.wake(0, 1001, "sched_waking", 22, cpu).wake(1, 1002, "sched_wakeup", 22, cpu);
+        trace.switch(2, 5000, 1, 11).switch(2, 6000, 0, 21);
+        use_up(&trace.build());
+        let gaps = [(11, 0, 9000), (22, 10, 9000), (21, 7000, 6999)];
+        let gaps = gaps.map(|(tid, begin, end)| Gap { tid, begin, end });
+        let context = Context { max_segments: 9, ..Context::default() };
+        let found = explain(&trace.build(), &gaps, &context).expect("in memory");
+        for (explanation, length) in found.iter().zip([9000, 8990, 0]) {
+            let sum: u64 = explanation.parts.iter().map(|part| part.ticks).sum();
+            assert_eq!(sum, length, "{cpu}: {explanation:#?}");
+            let _ = explanation.paragraph(&context, Units::tsc(1));
+        }
+    }
 }
 
 #[test]

@@ -56,6 +56,7 @@ fn what_is_written_reads_back_the_same() {
     assert_eq!(items(&read), items(&written));
     assert_eq!(items(&read).len(), 1501);
     let (read, written) = (read.metadata(), written.metadata());
+    assert_eq!((read.id, read.id.is_some()), (written.id, true));
     assert_eq!((&read.clock, &read.uname), (&written.clock, &written.uname));
     assert_eq!((&read.header_page, &read.comms), (&written.header_page, &written.comms));
     let mut formats = written.formats.clone();
@@ -86,7 +87,7 @@ fn trace_cmd_reads_what_is_written() {
     let summary = trace_cmd(&["dump", "--summary"], &file);
     assert!(summary.contains("3 [CPUs with tracing data]"), "{summary}");
     let all = trace_cmd(&["dump", "--options"], &file);
-    for option in ["TRACECLOCK", "UNAME", "CPUCOUNT", "VERSION"] {
+    for option in ["TRACECLOCK", "UNAME", "CPUCOUNT", "VERSION", "TRACEID", "0x123456789ABCDEF"] {
         assert!(all.contains(option), "{option}: {all}");
     }
 }

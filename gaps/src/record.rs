@@ -27,6 +27,12 @@ pub struct GapRecord {
 }
 
 impl GapRecord {
+    /// Whether it can be: no gap ends before it begins. A record that comes from elsewhere is
+    /// asked this before it is believed.
+    pub fn is_possible(&self) -> bool {
+        self.tsc_begin <= self.tsc_end
+    }
+
     /// Length in TSC ticks.
     pub fn ticks(&self) -> u64 {
         self.tsc_end.saturating_sub(self.tsc_begin)

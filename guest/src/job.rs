@@ -6,6 +6,7 @@
 
 use std::{ops::Range, time::Duration};
 
+use ftrace::TraceId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -338,6 +339,9 @@ pub struct TraceSpec {
     /// Whether the user asked for a trace, or for something in it: a run without is of no use.
     #[serde(default)]
     pub required: bool,
+    /// What the trace is to be told from others by; results of older versions have none.
+    #[serde(default)]
+    pub id: Option<TraceId>,
 }
 
 /// After which runs the trace is shipped.

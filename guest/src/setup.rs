@@ -110,6 +110,7 @@ mod tests {
             buffer_kib: 64,
             dump: TraceDump::Hit,
             required,
+            id: None,
         };
         let mut setup = Setup { notes: vec!["memory".into()], ..Setup::default() };
         let none = Obstacle::NeedsRoot;

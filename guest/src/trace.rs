@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ftrace::dump::DumpWriter;
+use ftrace::{TraceId, dump::DumpWriter};
 
 use crate::{
     error::Owner,
@@ -55,6 +55,7 @@ pub struct Tracing {
     events: Vec<String>,
     clock: Option<String>,
     dump: TraceDump,
+    id: Option<TraceId>,
     notes: Vec<String>,
     /// What was asked for and is not in force, where the user asked for a trace.
     unmet: Option<Failure>,
@@ -108,6 +109,7 @@ impl Tracing {
             events: Vec::new(),
             clock: None,
             dump: spec.dump,
+            id: spec.id,
             notes: Vec::new(),
             unmet: None,
             required: spec.required,

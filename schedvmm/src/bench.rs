@@ -21,6 +21,7 @@ use crate::folder::Folder;
 use crate::result::Clock;
 use crate::session::{Limits, Session};
 use crate::status::{ExitStatus, Failure};
+use crate::terminal;
 use crate::verdict::{End, judge};
 
 /// Groups and threads of the default load.
@@ -37,7 +38,6 @@ const RUNNING_NS: u64 = 1_000_000;
 /// # Errors
 /// The folder cannot be written.
 pub fn analyse(records: usize, folder: &Path) -> Result<ExitStatus, Failure> {
-    use std::io::Write;
     let each = records / (GROUPS * THREADS as usize);
     let job = job(u32::try_from(each).unwrap_or(u32::MAX));
     let session = session(&job, each);
@@ -62,8 +62,7 @@ pub fn analyse(records: usize, folder: &Path) -> Result<ExitStatus, Failure> {
         "peak_kib": peak_kib,
         "gaps_csv_ms": millis(written - reported),
     });
-    // A closed stdout takes the text.
-    let _ = writeln!(std::io::stdout(), "{report}");
+    terminal::out(&report.to_string());
     Ok(ExitStatus::Pass)
 }
 

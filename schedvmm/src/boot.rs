@@ -3,7 +3,7 @@
 //! Nothing is measured; it shows whether, and how fast, a kernel comes up in our machine.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, IsTerminal, Stdout, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use crate::owner::{Owned, file_failure};
 use crate::session::Event;
 use crate::sinks::ConsoleRing;
 use crate::status::{ExitStatus, Failure, OrFail};
+use crate::terminal::Plain;
 use crate::{machine, placement, signals};
 
 /// How often the console is shown.
@@ -72,9 +73,11 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
         // Nobody listens any more once the first vCPU has ended.
         let _ = events.send(Event::Vcpu(end));
     })?;
-    let end = wait(&inbox, &console, machine.boot_timeout);
+    let mut screen = Screen::new();
+    let end = wait(&inbox, &console, &mut screen, machine.boot_timeout);
     let stopped = running.stop(false);
-    show(&console);
+    screen.show(&console);
+    screen.finish();
     stopped?;
     for (name, file) in &args.port {
         if let Some(error) = running.console().port_error(name) {
@@ -103,6 +106,7 @@ fn ports(asked: &[(String, PathBuf)], console: &ConsoleRing) -> Result<Vec<PortS
 fn wait(
     inbox: &Receiver<Event>,
     console: &ConsoleRing,
+    screen: &mut Screen,
     patience: Duration,
 ) -> Result<ExitStatus, Failure> {
     let deadline = Instant::now() + patience;
@@ -122,7 +126,7 @@ fn wait(
                 return Err(Failure::internal("all vCPU threads are gone"));
             }
         }
-        show(console);
+        screen.show(console);
         if Instant::now() >= deadline {
             let text = format!("the machine has not ended within {patience:?} (--boot-timeout)");
             return Err(Failure::kernel(text));
@@ -130,11 +134,34 @@ fn wait(
     }
 }
 
-/// A closed stdout takes what is shown; the machine goes on.
-fn show(console: &ConsoleRing) {
-    let bytes = console.take();
-    if !bytes.is_empty() {
-        let mut stdout = std::io::stdout();
-        let _ = stdout.write_all(&bytes).and_then(|()| stdout.flush());
+/// The console on its way to stdout: plain text for a terminal, as it is for anything else. A
+/// closed stdout takes what is shown; the machine goes on.
+enum Screen {
+    Terminal(Plain<Stdout>),
+    Other(Stdout),
+}
+
+impl Screen {
+    #[expect(clippy::disallowed_methods, reason = "what is no terminal has the bytes as they are")]
+    fn new() -> Self {
+        let stdout = io::stdout();
+        if stdout.is_terminal() { Self::Terminal(Plain::new(stdout)) } else { Self::Other(stdout) }
+    }
+
+    fn show(&mut self, console: &ConsoleRing) {
+        let bytes = console.take();
+        if !bytes.is_empty() {
+            let out: &mut dyn Write = match self {
+                Self::Terminal(plain) => plain,
+                Self::Other(stdout) => stdout,
+            };
+            let _ = out.write_all(&bytes).and_then(|()| out.flush());
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Self::Terminal(plain) = self {
+            let _ = plain.finish();
+        }
     }
 }

@@ -110,7 +110,7 @@ fn turn(n: u32, facts: &SchedulerFacts) -> Result<(u64, String), String> {
         _ => return Err("the kernel's release does not tell its scheduler".into()),
     };
     let about = |rest: &str| format!("{family}, slice {}, {rest}", show_ns(slice));
-    match (facts.hrtick, facts.tick_ns) {
+    match (facts.hrtick, facts.tick_ns.filter(|tick| *tick > 0)) {
         (Some(true), _) => Ok((slice, about("HRTICK"))),
         (_, Some(tick)) => {
             let ticks = slice.div_ceil(tick).max(1);
@@ -188,6 +188,9 @@ mod tests {
             hidden.line(),
             "none: the scheduler's slice cannot be read: this kernel is locked down"
         );
+        // A guest may say anything.
+        let still = Expected::of(&load(8, 2, 2), &facts("eevdf", 3 * MS, 0, false), Some(1));
+        assert!(still.gap_ns.is_none() && still.note.contains("tick"), "{still:?}");
         let nothing = Expected::of(&load(8, 2, 2), &SchedulerFacts::default(), Some(1));
         assert!(nothing.gap_ns.is_none() && !nothing.note.is_empty());
     }

@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::gap_file::GapFile;
 use crate::hlog;
 use crate::result::{Clock, RunResult, Thread};
+use crate::terminal;
 
 /// Folder for results without a name.
 const PARENT: &str = "results";
@@ -201,7 +202,7 @@ impl Folder {
     /// The disk is full, for one.
     pub fn write_result(&self, result: &RunResult) -> Result<(), FolderError> {
         self.write("result.json", |file| {
-            serde_json::to_writer_pretty(&mut *file, result)?;
+            terminal::write_json(&mut *file, result)?;
             writeln!(file)
         })
     }

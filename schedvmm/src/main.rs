@@ -21,6 +21,8 @@ mod forced_idle;
 mod gap_file;
 mod hlog;
 mod host;
+#[cfg(test)]
+mod hostile_tests;
 mod l2;
 mod machine;
 mod mapped_trace;
@@ -43,6 +45,7 @@ mod sinks;
 mod status;
 mod stored;
 mod summary;
+mod terminal;
 #[cfg(test)]
 mod testing;
 mod trace_file;
@@ -50,6 +53,7 @@ mod units;
 mod until;
 mod verdict;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -81,19 +85,22 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // A closed stdout or stderr takes the text; the status tells all the same.
-            let _ = error.print();
+            say_why(&error);
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             let status = if asked { ExitStatus::Pass } else { ExitStatus::Usage };
             return ExitCode::from(status.code());
         }
     };
     if cli.lists_presets() {
-        use std::io::Write;
-        let _ = write!(std::io::stdout(), "{}", shape::list_presets());
+        terminal::out(shape::list_presets().trim_end());
         return ExitCode::from(ExitStatus::Pass.code());
     }
     // A panic is a defect of ours and has its own status; its text is on stderr by then.
+    std::panic::set_hook(Box::new(|panic| {
+        let trace = Backtrace::capture();
+        let trace = (trace.status() == BacktraceStatus::Captured).then(|| format!("\n{trace}"));
+        terminal::err(&format!("schedvmm: {panic}{}", trace.unwrap_or_default()));
+    }));
     let ended = std::panic::catch_unwind(|| match cli.verb {
         Some(Verb::BenchAnalyse { records, output }) => bench::analyse(records, &output),
         Some(Verb::Boot(args)) => boot::run(&args),
@@ -109,34 +116,36 @@ fn main() -> ExitCode {
     });
     let ended = ended.unwrap_or_else(|_| Err(Failure::internal("this is a defect: report it")));
     let status = ended.unwrap_or_else(|failure| {
-        eprint(&failure);
+        terminal::err(&format!("schedvmm: {failure}"));
         failure.status()
     });
     ExitCode::from(status.code())
 }
 
-fn eprint(failure: &Failure) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "schedvmm: {failure}");
+/// Shows help, or what is wrong with the words, which may be those of an earlier result.
+fn say_why(error: &clap::Error) {
+    let text = error.to_string();
+    if terminal::plain(&text) == text {
+        // With colours. A closed stdout or stderr takes it; the status tells all the same.
+        let _ = error.print();
+    } else {
+        terminal::err(&text);
+    }
 }
 
 /// Whether this host's KVM can run Linux.
 fn probe_verb(json: bool) -> Result<ExitStatus, Failure> {
-    use std::io::Write;
     let device = Path::new(vmm::kvm::DEVICE);
     let verdict = Hypervisor::open(device)
         .map_err(Failure::from)
         .and_then(|hypervisor| Ok(probe::run(&hypervisor, PROBE_PATIENCE)?));
     let reason = verdict.as_ref().err().map(ToString::to_string);
-    let mut stdout = std::io::stdout();
-    // A closed stdout takes the text; the status tells all the same.
-    let _ = if json {
-        writeln!(stdout, "{}", json!({ "usable": reason.is_none(), "reason": reason }))
+    if json {
+        let answer = json!({ "usable": reason.is_none(), "reason": reason });
+        terminal::out(&terminal::json(&answer).map_err(Failure::internal)?);
     } else if reason.is_none() {
-        writeln!(stdout, "{}: usable", device.display())
-    } else {
-        Ok(())
-    };
+        terminal::out(&format!("{}: usable", device.display()));
+    }
     match verdict {
         Err(_) if json => Ok(ExitStatus::Host),
         Err(failure) => Err(failure),

@@ -13,6 +13,7 @@ pub struct Progress {
 
 impl Progress {
     /// One that is to be seen on a terminal only.
+    #[expect(clippy::disallowed_methods, reason = "a question; the bar's words are ours")]
     pub fn new() -> Self {
         let target = if io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()

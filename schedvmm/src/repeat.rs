@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A run once more, as an earlier result says it was called.
+//! A run once more, as an earlier result says it was called. Its command line is what is repeated,
+//! not the job that it came to: a default of ours, a kernel or a file that has changed since takes
+//! effect, and the new result says how it was called in its turn.
 
+use std::any::TypeId;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use clap::CommandFactory;
 use serde::Deserialize;
 
 use guest::error::Owner;
 
+use crate::cli::Cli;
 use crate::machine;
 use crate::result_file::ResultFile;
 use crate::status::{ExitStatus, Failure, OrFail};
@@ -18,23 +23,24 @@ use crate::status::{ExitStatus, Failure, OrFail};
 #[derive(Debug, Deserialize)]
 struct Earlier {
     command_line: Vec<String>,
-    working_directory: PathBuf,
+    working_directory: Option<PathBuf>,
 }
 
-/// Options that say where results go: not repeated, for the place is taken.
-const OUTPUT: &str = "--output";
-/// Options whose file is looked for where the earlier run was started.
-const INPUTS: [&str; 2] = ["--kernel", "--load"];
+/// Options that say where something goes: not repeated, for what the earlier run wrote is there.
+const OUTPUTS: [&str; 2] = ["output", "trace-file"];
+/// Verbs that leave a result, beside the main job, which has none.
+const VERBS: [&str; 1] = ["host"];
 
 /// Becomes the earlier run: returns only if that cannot be.
 ///
 /// # Errors
 /// The file is no result, or this program cannot be started again.
 pub fn run(from: &Path, output: Option<&Path>, json: bool) -> Result<ExitStatus, Failure> {
-    let earlier: Earlier = ResultFile::read(from)?.of_it()?;
-    let mut words = words(&earlier);
+    let file = ResultFile::read(from)?;
+    let earlier: Earlier = file.of_it()?;
+    let mut words = words(&earlier).map_err(|why| file.none(&why))?;
     if let Some(path) = output {
-        words.extend([OUTPUT.into(), path.into()]);
+        words.extend(["--output".into(), path.into()]);
     }
     if json && !words.iter().any(|word| word == "--json") {
         words.push("--json".into());
@@ -44,48 +50,132 @@ pub fn run(from: &Path, output: Option<&Path>, json: bool) -> Result<ExitStatus,
     Err(Command::new(executable).args(words).exec()).or_fail(Owner::Host)
 }
 
-/// The earlier words without the program, the output, and with the kernel's path from here.
-fn words(earlier: &Earlier) -> Vec<OsString> {
-    let mut words = Vec::new();
-    let mut rest = earlier.command_line.iter().skip(1);
+/// The earlier words without the program and without outputs, files named as seen from anywhere.
+fn words(earlier: &Earlier) -> Result<Vec<OsString>, String> {
+    let mut command = Cli::command();
+    command.build();
+    let mut rest = earlier.command_line.iter().skip(1).peekable();
+    let mut words: Vec<OsString> = Vec::new();
+    if let Some(verb) = rest.next_if(|word| !word.starts_with('-')) {
+        let known = VERBS.contains(&verb.as_str()).then(|| command.find_subcommand(verb).cloned());
+        command = known.flatten().ok_or(format!("`{verb}` is no run that can be repeated"))?;
+        words.push(verb.into());
+    }
     while let Some(word) = rest.next() {
         let (name, value) = match word.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (word.as_str(), None),
         };
-        if name == OUTPUT {
-            if value.is_none() {
-                rest.next();
-            }
-        } else if INPUTS.contains(&name) {
-            let value = value.or_else(|| rest.next().map(String::as_str)).unwrap_or_default();
-            words.extend([name.into(), earlier.working_directory.join(value).into()]);
-        } else {
+        let option = name.strip_prefix("--").and_then(|name| {
+            command.get_arguments().find(|option| option.get_long() == Some(name))
+        });
+        // Of another version, perhaps: it will say so itself.
+        let Some(option) = option.filter(|option| option.get_action().takes_values()) else {
             words.push(word.into());
+            continue;
+        };
+        let value = value.or_else(|| rest.next().map(String::as_str)).unwrap_or_default();
+        if OUTPUTS.iter().any(|output| name.strip_prefix("--") == Some(output)) {
+            continue;
         }
+        let mut both = OsString::from(format!("{name}="));
+        if option.get_value_parser().type_id() == TypeId::of::<PathBuf>() {
+            both.push(from_anywhere(earlier, Path::new(value))?);
+        } else {
+            both.push(value);
+        }
+        words.push(both);
     }
-    words
+    Ok(words)
+}
+
+/// A file that the earlier run was given, by a path that does not depend on where we are.
+fn from_anywhere(earlier: &Earlier, path: &Path) -> Result<PathBuf, String> {
+    match &earlier.working_directory {
+        Some(directory) => Ok(directory.join(path)),
+        None if path.is_absolute() => Ok(path.to_owned()),
+        None => Err(format!("it does not say where it was started, to find {}", path.display())),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
+    use clap::Parser;
+
     use super::*;
 
+    fn earlier(line: &[&str]) -> Earlier {
+        let command_line = line.iter().map(|word| (*word).to_owned()).collect();
+        Earlier { command_line, working_directory: Some("/there".into()) }
+    }
+
+    fn repeat(line: &[&str]) -> Vec<OsString> {
+        words(&earlier(line)).expect("it can be repeated")
+    }
+
     #[test]
-    fn the_output_is_new_and_the_kernel_the_same() {
-        let repeat = |line: &[&str]| {
-            let command_line = line.iter().map(|word| (*word).to_owned()).collect();
-            let working_directory = "/there".into();
-            words(&Earlier { command_line, working_directory })
-        };
+    fn outputs_are_new_and_inputs_the_same() {
         let found = repeat(&["x", "--kernel", "a/bzImage", "--output", "r", "--seed", "7"]);
-        assert_eq!(found, ["--kernel", "/there/a/bzImage", "--seed", "7"]);
+        assert_eq!(found, ["--kernel=/there/a/bzImage", "--seed=7"]);
         let found = repeat(&["x", "--output=r", "--kernel=/abs", "--append=a=b", "--json"]);
-        assert_eq!(found, ["--kernel", "/abs", "--append=a=b", "--json"]);
-        assert_eq!(repeat(&["x", "host", "--groups", "2"]), ["host", "--groups", "2"]);
+        assert_eq!(found, ["--kernel=/abs", "--append=a=b", "--json"]);
+        let line = ["x", "--kernel", "k", "--nested", "--l2-kernel", "l2/bz", "--trace-file", "t"];
+        assert_eq!(repeat(&line), ["--kernel=/there/k", "--nested", "--l2-kernel=/there/l2/bz"]);
+        assert_eq!(repeat(&["x", "host", "--groups", "2"]), ["host", "--groups=2"]);
+        assert_eq!(
+            repeat(&["x", "host", "--trace-file=t.dat", "--load", "l.toml"]),
+            ["host", "--load=/there/l.toml"]
+        );
+        // A value that looks like an option is one's value.
+        assert_eq!(
+            repeat(&["x", "--append", "--output", "--kernel", "k"]),
+            ["--append=--output", "--kernel=/there/k"]
+        );
         assert!(repeat(&["x"]).is_empty());
+    }
+
+    /// An option that is added one day is an input, unless it is known here where it goes.
+    #[test]
+    fn every_option_that_names_a_file_is_one_or_the_other() {
+        let mut inputs = Vec::new();
+        for verb in [&[][..], &["host"]] {
+            let mut command = Cli::command();
+            command.build();
+            let command = verb.iter().fold(command, |command, verb| {
+                command.find_subcommand(verb).expect("a verb").clone()
+            });
+            for option in command.get_arguments() {
+                let is_path = option.get_value_parser().type_id() == TypeId::of::<PathBuf>();
+                let name = option.get_long().filter(|_| is_path);
+                inputs.extend(
+                    name.map(str::to_owned).filter(|name| !OUTPUTS.contains(&name.as_str())),
+                );
+            }
+        }
+        inputs.sort_unstable();
+        inputs.dedup();
+        assert_eq!(inputs, ["kernel", "l2-kernel", "load"], "new: does it go in or come out?");
+    }
+
+    #[test]
+    fn what_is_repeated_is_understood() {
+        let line = ["x", "--kernel", "k", "--append", "-x", "--sleep", "fixed:1s", "--compat"];
+        let again = std::iter::once(OsString::from("x")).chain(repeat(&line));
+        let cli = Cli::try_parse_from(again).expect("options");
+        assert_eq!(cli.run.kernel.as_deref(), Some(Path::new("/there/k")));
+        assert_eq!((cli.run.machine.append.as_str(), cli.run.show.compat), ("-x", true));
+    }
+
+    #[test]
+    fn what_cannot_be_repeated_says_why() {
+        let lost = Earlier { working_directory: None, ..earlier(&["x", "--kernel", "k"]) };
+        assert!(words(&lost).is_err_and(|why| why.contains("where it was started")));
+        let lost = Earlier { working_directory: None, ..earlier(&["x", "--kernel", "/k"]) };
+        assert!(words(&lost).is_ok());
+        let other = words(&earlier(&["x", "boot", "--kernel", "k"]));
+        assert!(other.is_err_and(|why| why.contains("`boot` is no run")));
     }
 
     #[test]
@@ -94,7 +184,9 @@ mod tests {
         let file = dir.path().join("result.json");
         let refused = |text: &str| {
             fs::write(&file, text).expect("write");
-            let failure = run(&file, None, false).expect_err("no result");
+            // A folder is as good as the file in it.
+            let failure = run(dir.path(), None, false).expect_err("no result");
+            assert_eq!(failure.to_string(), run(&file, None, false).expect_err("no").to_string());
             assert_eq!(failure.status(), ExitStatus::Usage);
             failure.to_string()
         };

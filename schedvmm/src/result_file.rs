@@ -78,7 +78,8 @@ impl ResultFile {
         T::deserialize(&self.value).map_err(|error| self.none(&error.to_string()))
     }
 
-    fn none(&self, why: &str) -> Failure {
+    /// It is not what it should be.
+    pub fn none(&self, why: &str) -> Failure {
         usage(format!("{} is no {NAME} of schedvmm: {why}", self.path.display()))
     }
 

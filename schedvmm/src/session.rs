@@ -8,9 +8,10 @@ use gaps::record::GapRecord;
 use guest::frame::{Decoder, FrameError};
 use guest::index::GroupIndex;
 use guest::wire::{
-    Failure, Frame, Hello, LoadReport, Message, MeterLine, Setup, ThresholdHit, Tick,
+    Failure, Frame, Gap, Hello, LoadReport, Message, MeterLine, Setup, ThresholdHit, Tick,
     TraceProgress, VmStatus, VmTimes,
 };
+use thiserror::Error;
 use vmm::vcpu::VcpuEnd;
 
 /// From PID 1's first word to the start of the load: a little more than the agent itself
@@ -23,6 +24,8 @@ const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(20);
 const FINISH_DEADLINE: Duration = Duration::from_secs(15);
 /// From the agent's last word to the power-off.
 const POWER_OFF_DEADLINE: Duration = Duration::from_secs(10);
+/// Seconds of which the longest gap is kept: more than the longest run has.
+const MOST_TICKS: usize = 100_000;
 /// From the request to end early to the results.
 pub const GRACE: Duration = Duration::from_secs(5);
 
@@ -88,6 +91,25 @@ pub enum Notice {
     TraceInMemory,
     /// The trace is coming; about so many bytes.
     TraceComing(u64),
+}
+
+/// Why nothing that the guest says can be trusted any more.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// It does not speak our language.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// It speaks of a thread that is not there.
+    #[error("a message about thread {number} of a load of {threads}")]
+    Thread {
+        /// Counted over all groups, from 1.
+        number: u64,
+        /// How many there are.
+        threads: usize,
+    },
+    /// Time went back.
+    #[error("a gap that ended before it began, at tick {0}")]
+    Backwards(u64),
 }
 
 /// Bounds on what the guest may make us keep.
@@ -186,11 +208,13 @@ impl Session {
     /// Takes bytes from the control port.
     ///
     /// # Errors
-    /// The guest does not speak our language; nothing after that can be trusted.
-    pub fn take(&mut self, bytes: &[u8], now: Instant) -> Result<Vec<Notice>, FrameError> {
+    /// The guest does not speak our language, or says what cannot be; nothing after that can be
+    /// trusted.
+    pub fn take(&mut self, bytes: &[u8], now: Instant) -> Result<Vec<Notice>, SessionError> {
         self.decoder.push(bytes);
         let mut notices = Vec::new();
         while let Some(frame) = self.decoder.next_frame()? {
+            self.check(&frame)?;
             match frame {
                 Frame::Message(message) => notices.extend(self.message(message, now)),
                 Frame::Gaps { thread, records } => self.keep(thread, &records),
@@ -202,6 +226,29 @@ impl Session {
             self.last_progress = now;
         }
         Ok(notices)
+    }
+
+    /// Whether what is said can be: everything else here takes it for granted.
+    fn check(&self, frame: &Frame) -> Result<(), SessionError> {
+        let of_thread = |thread: usize, records: &[GapRecord]| {
+            let threads = self.limits.threads;
+            if thread >= threads {
+                return Err(SessionError::Thread { number: thread as u64 + 1, threads });
+            }
+            let wrong = records.iter().find(|record| !record.is_possible());
+            wrong.map_or(Ok(()), |record| Err(SessionError::Backwards(record.tsc_begin)))
+        };
+        let of_gap = |gap: &Gap| of_thread(gap.thread as usize, &[gap.record]);
+        match frame {
+            Frame::Gaps { thread, records } => of_thread(*thread as usize, records),
+            Frame::Message(Message::Tick(tick)) => tick.longest.iter().try_for_each(of_gap),
+            Frame::Message(Message::ThresholdHit(hit)) => of_gap(&hit.gap),
+            Frame::Message(Message::Finished(report)) => {
+                let mut threads = report.threads.iter().enumerate();
+                threads.try_for_each(|(n, thread)| of_thread(n, thread.longest.as_slice()))
+            }
+            Frame::Message(_) | Frame::VmConsole { .. } => Ok(()),
+        }
     }
 
     /// Keeps gap records, as many as was agreed.
@@ -226,7 +273,9 @@ impl Session {
                 Some(Notice::Started)
             }
             Message::Tick(tick) => {
-                self.ticks.push(tick);
+                if self.ticks.len() < MOST_TICKS {
+                    self.ticks.push(tick);
+                }
                 Some(Notice::Second(tick))
             }
             Message::Line(line) => Some(Notice::Line(None, line)),
@@ -334,6 +383,7 @@ impl Session {
 mod tests {
     use guest::error::Owner;
     use guest::frame::{encode_gaps, encode_message};
+    use guest::wire::ThreadReport;
 
     use super::*;
 
@@ -392,14 +442,50 @@ mod tests {
         let now = Instant::now();
         let mut session = Session::new(LIMITS, now);
         let gap = GapRecord { tsc_begin: 1, tsc_end: 2, ..GapRecord::default() };
-        for thread in [0, 1, 2, u32::MAX] {
+        for thread in [0, 1] {
             for _ in 0..2 {
                 let frame = encode_gaps(thread, &[gap; 2]).expect("encodes");
                 session.take(&frame, now).expect("understood");
             }
         }
+        for second in (0..).take(MOST_TICKS + 1) {
+            session.message(Message::Tick(Tick { second, ..Tick::default() }), now);
+        }
+        assert_eq!(session.ticks.len(), MOST_TICKS);
         assert_eq!(session.gaps.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3]);
         assert!(session.take(&[0xff; 64], now).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_is_not_believed() {
+        let now = Instant::now();
+        let refused = |bytes: &[u8]| {
+            let error = Session::new(LIMITS, now).take(bytes, now).expect_err("refused");
+            error.to_string()
+        };
+        let gap = |thread, tsc_begin, tsc_end| Gap {
+            thread,
+            record: GapRecord { tsc_begin, tsc_end, ..GapRecord::default() },
+        };
+        let hit = |gap| bytes(&Message::ThresholdHit(ThresholdHit { tid: 1, gap }));
+        let tick = |gap| bytes(&Message::Tick(Tick { longest: Some(gap), ..Tick::default() }));
+        let finished = |count, gap: Gap| {
+            let thread = ThreadReport { longest: Some(gap.record), ..ThreadReport::default() };
+            let threads = vec![thread; count];
+            bytes(&Message::Finished(LoadReport { threads, ..LoadReport::default() }))
+        };
+        let records = |gap: Gap| encode_gaps(gap.thread, &[gap.record]).expect("encodes");
+        let (none, far) = (gap(2, 1, 2), gap(u32::MAX, 1, 2));
+        for bytes in [hit(none), tick(none), records(none), hit(far), tick(far), finished(3, none)]
+        {
+            let error = refused(&bytes);
+            assert!(error.contains("of a load of 2"), "{error}");
+        }
+        assert!(refused(&hit(none)).contains("thread 3 of"));
+        let back = gap(0, 7, 6);
+        for bytes in [hit(back), tick(back), records(back), finished(1, back)] {
+            assert_eq!(refused(&bytes), "a gap that ended before it began, at tick 7");
+        }
     }
 
     #[test]

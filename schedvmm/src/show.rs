@@ -4,9 +4,7 @@
 
 mod screen;
 
-use std::borrow::Cow;
 use std::cell::RefCell;
-use std::io::{self, Write};
 use std::time::Duration;
 
 use guest::wire::{ThresholdHit, Tick, VmPhase};
@@ -16,6 +14,7 @@ use crate::cli::ShowVm;
 use crate::progress::Progress;
 use crate::result::{Clock, RunResult};
 use crate::session::Notice;
+use crate::terminal::{self, one_line};
 use crate::units::show_ns;
 use crate::verdict::Answer;
 
@@ -51,14 +50,14 @@ impl Show {
     /// One line on stdout, the progress bar out of its way.
     pub fn line(&self, text: &str) {
         self.bar.aside(|| {
-            let _ = writeln!(io::stdout(), "{text}");
+            terminal::out(text);
         });
     }
 
     /// One line on stderr, for a person only.
     pub fn remark(&self, text: &str) {
         self.bar.aside(|| {
-            let _ = writeln!(io::stderr(), "schedvmm: {text}");
+            terminal::err(&format!("schedvmm: {text}"));
         });
     }
 
@@ -80,7 +79,7 @@ impl Show {
     /// Remarks for a person; whoever reads JSON finds them there.
     pub fn notes(&self, notes: &[String]) {
         if self.style != Style::Json {
-            notes.iter().for_each(|note| self.remark(note));
+            notes.iter().for_each(|note| self.remark(&one_line(note)));
         }
     }
 
@@ -94,11 +93,11 @@ impl Show {
                 self.progress(u64::from(tick.second));
             }
             Notice::Line(..) if self.style == Style::Json => {}
-            Notice::Line(None, line) => self.line(&plain(&line.text)),
+            Notice::Line(None, line) => self.line(&one_line(&line.text)),
             Notice::Line(Some(vm), line) => match self.show_vm {
-                ShowVm::All => self.line(&format!("VM {vm}: {}", plain(&line.text))),
+                ShowVm::All => self.line(&format!("VM {vm}: {}", one_line(&line.text))),
                 // The kernel's own format, and nothing before it.
-                ShowVm::Only(only) if only == *vm => self.line(&plain(&line.text)),
+                ShowVm::Only(only) if only == *vm => self.line(&one_line(&line.text)),
                 ShowVm::Only(_) | ShowVm::None => {}
             },
             Notice::Waiting(for_what) => self.waiting(for_what),
@@ -107,7 +106,7 @@ impl Show {
                     && status.phase == VmPhase::Ended
                     && self.style != Style::Json
                 {
-                    self.remark(&format!("VM {} {fault}", status.vm));
+                    self.remark(&format!("VM {} {}", status.vm, one_line(fault)));
                 }
             }
             Notice::VmConsole(..) | Notice::TraceInMemory => {}
@@ -120,7 +119,7 @@ impl Show {
     fn waiting(&self, for_what: &str) {
         let mut last = self.waiting_for.borrow_mut();
         if *last != for_what && self.style != Style::Json {
-            self.remark(&format!("waiting for {}", plain(for_what)));
+            self.remark(&format!("waiting for {}", one_line(for_what)));
             for_what.clone_into(&mut last);
         }
     }
@@ -176,7 +175,7 @@ impl Show {
     }
 
     fn json(&self, result: &RunResult) {
-        match serde_json::to_string_pretty(result) {
+        match terminal::json(result) {
             Ok(text) => self.line(&text),
             Err(error) => self.remark(&format!("cannot print the result: {error}")),
         }
@@ -203,15 +202,6 @@ fn is_plain(result: &RunResult) -> bool {
 
 fn compat_second(ns: u64, ticks: u64, online: u32) -> String {
     format!("Max latency: {} ms ({ticks} ticks, {online} online)", ns / 1_000_000)
-}
-
-/// A line from the guest as it is, unless it would command the terminal.
-fn plain(text: &str) -> Cow<'_, str> {
-    if text.contains(char::is_control) {
-        text.escape_debug().to_string().into()
-    } else {
-        text.into()
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! results are there.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::mem;
 use std::path::Path;
 use std::ptr;
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use crate::session::Event;
 use crate::status::ExitStatus;
+use crate::terminal;
 
 const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
@@ -191,9 +192,9 @@ fn leave(signal: libc::c_int, why: &'static str) -> ! {
         mem::forget(acts);
         // First the words that count; a reader that takes none is not waited for.
         for text in lost {
-            let _ = writeln!(io::stderr(), "schedvmm: {text}");
+            terminal::err(&format!("schedvmm: {text}"));
         }
-        let _ = writeln!(io::stderr(), "schedvmm: {why}");
+        terminal::err(&format!("schedvmm: {why}"));
         let _ = done.send(());
     };
     if thread::Builder::new().spawn(work).is_ok() {

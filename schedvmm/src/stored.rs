@@ -6,6 +6,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ftrace::TraceId;
 use guest::index::{Kind, Member};
 use guest::job::TraceDump;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,8 @@ use crate::core_figures::CoreFigures;
 use crate::result_file::{ResultFile, usage};
 use crate::status::Failure;
 
+/// What a run that was killed may have left of its trace, the whole one first.
+const LEFT: [&str; 2] = ["trace.dat", "trace.dat.raw"];
 /// What a run of virtual machines in a virtual machine calls itself: a group is a machine, a
 /// thread is a vCPU of it.
 const NESTED: &str = "nested";
@@ -25,6 +28,8 @@ const NESTED: &str = "nested";
 pub struct Stored {
     pub schema: String,
     pub target: String,
+    /// `None` in one that was written while the run went on.
+    pub exit_status: Option<u8>,
     pub working_directory: Option<PathBuf>,
     pub longest_gap: Option<StoredGap>,
     pub threshold_hit: Option<StoredGap>,
@@ -36,8 +41,6 @@ pub struct Stored {
     pub threads: Vec<StoredThread>,
     pub trace: StoredTrace,
     pub core_figures: CoreFigures,
-    /// `None` where the run was killed.
-    pub exit_status: Option<u8>,
     /// Of an older result, which counts threads over all groups: who they are, in order.
     #[serde(skip)]
     pub older: Option<Vec<Numbers>>,
@@ -134,10 +137,12 @@ pub struct StoredJob {
 }
 
 /// `job.trace`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct StoredTraceSpec {
+    /// Results of older versions have none.
+    pub id: Option<TraceId>,
     pub dump: TraceDump,
 }
 
@@ -211,7 +216,14 @@ impl Stored {
     /// # Errors
     /// It is not as a result is.
     pub fn of(file: &ResultFile) -> Result<Self, Failure> {
-        Ok(Self { older: file.older.clone(), ..file.of_it()? })
+        let stored = Self { older: file.older.clone(), ..file.of_it()? };
+        let gaps = [("longest_gap", &stored.longest_gap), ("threshold_hit", &stored.threshold_hit)];
+        for (key, gap) in gaps {
+            if gap.is_some_and(|gap| gap.tsc_end < gap.tsc_begin) {
+                return Err(file.none(&format!("{key} ends before it begins")));
+            }
+        }
+        Ok(stored)
     }
 
     /// What the groups of the load were.
@@ -245,7 +257,11 @@ impl Stored {
     /// There is none, or it is gone.
     pub fn trace_path(&self, folder: &Path) -> Result<PathBuf, Failure> {
         let Some(file) = &self.trace.file else {
-            return Err(usage(format!("this result has no trace: {}", self.why_no_trace())));
+            // Who is killed while the trace comes out has no result that says so.
+            let left = LEFT.map(|name| folder.join(name)).into_iter().find(|path| path.is_file());
+            return left.filter(|_| self.exit_status.is_none()).ok_or_else(|| {
+                usage(format!("this result has no trace: {}", self.why_no_trace()))
+            });
         };
         let beside = file.file_name().map(|name| folder.join(name));
         let there = self.working_directory.as_ref().map(|directory| directory.join(file));
@@ -276,6 +292,34 @@ impl Stored {
             }
             (Some(_), Some(note)) => note,
             (Some(_), None) => "the result does not say why",
+        }
+    }
+
+    /// Whether this trace is the one of this result. `Ok` with a remark where nobody can tell.
+    ///
+    /// # Errors
+    /// It is another's.
+    pub fn check_identity(
+        &self,
+        trace: &Path,
+        found: Option<TraceId>,
+    ) -> Result<Option<String>, Failure> {
+        let wanted = self.job.trace.and_then(|trace| trace.id);
+        let name = |id: Option<TraceId>| id.map_or_else(|| "none".into(), |id| id.to_string());
+        match (wanted, found) {
+            (None, None) => Ok(Some(format!(
+                "Neither this result nor {} has an identity: that they belong together is taken \
+                 for granted.",
+                trace.display()
+            ))),
+            _ if wanted == found => Ok(None),
+            _ => Err(usage(format!(
+                "{} is the trace of another run: its identity is {}, and the one of this result's \
+                 trace is {}; put that one in its place",
+                trace.display(),
+                name(found),
+                name(wanted)
+            ))),
         }
     }
 }
@@ -416,17 +460,57 @@ mod tests {
     fn a_trace_is_found_beside_a_result_that_has_moved() {
         let folder = tempfile::tempdir().expect("tempdir");
         let file = Some("results/then/trace.dat".into());
-        let mut stored =
+        let stored =
             Stored { trace: StoredTrace { file, ..Default::default() }, ..Default::default() };
         let error = stored.trace_path(folder.path()).expect_err("not there").to_string();
         assert!(error.contains("is gone"), "{error}");
         let path = folder.path().join("trace.dat");
         fs::write(&path, "x").expect("written");
         assert_eq!(stored.trace_path(folder.path()).ok(), Some(path));
-        stored.trace.file = None;
-        stored.exit_status = Some(0);
+    }
+
+    #[test]
+    fn a_trace_that_did_not_come_out_says_why() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let why = |stored: &Stored| {
+            stored.trace_path(folder.path()).expect_err("there is none").to_string()
+        };
+        let mut stored = Stored { exit_status: Some(0), ..Default::default() };
+        assert!(why(&stored).contains("--trace off"), "{}", why(&stored));
         stored.job.trace = Some(StoredTraceSpec::default());
-        let error = stored.trace_path(folder.path()).expect_err("none").to_string();
-        assert!(error.contains("--trace-dump always"), "{error}");
+        assert!(why(&stored).contains("--trace-dump always"), "{}", why(&stored));
+        stored.threshold_hit = Some(StoredGap::default());
+        assert!(why(&stored).contains("does not say why"), "{}", why(&stored));
+        stored.exit_status = None;
+        assert!(why(&stored).contains("was killed"), "{}", why(&stored));
+        stored.trace.note = Some("no tracing file system".into());
+        assert!(why(&stored).ends_with("no trace: no tracing file system"), "{}", why(&stored));
+        // Whoever was killed then has what had come; another's file is not taken for it.
+        let raw = folder.path().join("trace.dat.raw");
+        fs::write(&raw, "x").expect("written");
+        assert_eq!(stored.trace_path(folder.path()).ok(), Some(raw));
+        stored.exit_status = Some(1);
+        assert!(why(&stored).contains("no tracing file system"));
+    }
+
+    #[test]
+    fn a_trace_is_known_by_its_identity() {
+        let path = Path::new("t/trace.dat");
+        let [one, other] = [1, 2].map(TraceId::of);
+        let check = |wanted, found| {
+            let mut stored = Stored::default();
+            stored.job.trace = Some(StoredTraceSpec { id: wanted, ..Default::default() });
+            stored.check_identity(path, found).map_err(|failure| failure.to_string())
+        };
+        assert_eq!(check(one, one), Ok(None));
+        let remark = check(None, None).expect("nobody can tell").expect("a remark");
+        assert!(remark.contains("taken for granted"), "{remark}");
+        for (wanted, found) in [(one, other), (one, None), (None, other)] {
+            let error = check(wanted, found).expect_err("another's");
+            let name = |id: Option<TraceId>| id.map_or_else(|| "none".into(), |id| id.to_string());
+            let says = format!("its identity is {}, and the one of", name(found));
+            assert!(error.contains(&says) && error.contains("t/trace.dat"), "{error}");
+            assert!(error.contains(&format!("trace is {};", name(wanted))), "{error}");
+        }
     }
 }

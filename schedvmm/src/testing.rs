@@ -30,6 +30,22 @@ pub fn thread(index: usize, report: ThreadReport) -> Thread {
     }
 }
 
+/// Numbers that look random: Knuth's linear congruential generator, of which the upper bits do.
+pub struct Random(u64);
+
+impl Random {
+    /// The same numbers for the same seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1))
+    }
+
+    /// One below the limit; 0 below nothing.
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        usize::try_from((self.0 >> 33) % limit.max(1) as u64).unwrap_or(0)
+    }
+}
+
 /// A second of so many groups of threads that never sleep, on the first CPUs.
 pub fn load(groups: u32, threads_per_group: u32, cpus: u32) -> LoadSpec {
     let sleep = SleepSpec::Fixed(Duration::ZERO);

@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use self::traced::{TSC_KHZ, folder};
+use self::traced::{ID, TSC_KHZ, folder, with_id};
 
 fn explain(folder: &Path, words: &[&str]) -> Output {
     command(folder, words).output().expect("it starts")
@@ -167,6 +167,44 @@ fn all_of_the_run_is_accounted_for() {
     assert_eq!(number(run, "pieces_left_out"), 0);
     let text = stdout(&explain(folder.path(), &["--run"]));
     assert!(text.contains("forced idle") && text.lines().count() > 10, "{text}");
+}
+
+/// Changes a result in its folder.
+fn change(folder: &Path, how: impl FnOnce(&mut Value)) {
+    let path = folder.join("result.json");
+    let mut result = serde_json::from_slice(&fs::read(&path).expect("a result")).expect("JSON");
+    how(&mut result);
+    fs::write(path, result.to_string()).expect("written");
+}
+
+#[test]
+fn a_trace_of_another_run_explains_nothing() {
+    let folder = folder();
+    let refused = |path: &Path, wants: &str, has: &str| {
+        for verb in [&["explain"][..], &["explain", "--run"]] {
+            let output = explain(path, &verb[1..]);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(200), "{text}");
+            let says =
+                format!("its identity is {has}, and the one of this result's trace is {wants}");
+            assert!(text.contains("is the trace of another run") && text.contains(&says), "{text}");
+        }
+    };
+    let file = folder.path().join("trace.dat");
+    let own = fs::read(&file).expect("a trace");
+    let other = "00000000000000ff";
+    fs::write(&file, with_id(own.clone(), other.parse().ok())).expect("written");
+    refused(folder.path(), ID, other);
+    fs::write(&file, with_id(own.clone(), None)).expect("written");
+    refused(folder.path(), ID, "none");
+    // Results of older versions have none, and were explained: they are, with a remark.
+    change(folder.path(), |result| result["job"] = serde_json::json!({}));
+    let text = stdout(&explain(folder.path(), &[]));
+    assert!(text.starts_with("Neither this result nor ") && text.contains(" waited "), "{text}");
+    let remark = json_of(folder.path(), &[])["remark"].as_str().map(str::to_owned);
+    assert!(text.starts_with(&remark.expect("a remark")), "{text}");
+    fs::write(&file, own).expect("written");
+    refused(folder.path(), "none", ID);
 }
 
 #[test]

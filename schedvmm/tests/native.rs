@@ -245,6 +245,17 @@ fn whoever_is_killed_leaves_what_was_measured() {
         text.ends_with('\n') && text.lines().all(|line| line.split(',').count() == 10),
         "{text}"
     );
+    // A reader of results can read it, by its folder or its file.
+    for result in ["out", "out/result.json"] {
+        let output = call(dir.path(), &["report", result]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let page = fs::read_to_string(dir.path().join("out/report.html")).expect("a report");
+        assert!(page.contains("INTERRUPTED") && page.contains("group 8"), "{page}");
+        let output = call(dir.path(), &["explain", result]);
+        assert_eq!(output.status.code(), Some(200), "{output:?}");
+        let says = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(says.contains("this result has no trace: "), "{says}");
+    }
 }
 
 /// The process whose threads have names that begin so, once there is one.
@@ -293,19 +304,22 @@ fn the_third_group_is_group_3_everywhere() {
     let screen = String::from_utf8_lossy(&output.stdout);
     let verdict = screen.lines().find(|line| line.starts_with("verdict ")).expect("a verdict");
     assert!(verdict.contains(&names_it), "{screen}");
-    // Only who lives to the end tells how much CPU time it had.
-    let groups = result["groups"].as_array().expect("groups");
-    for (number, group) in (1..).zip(groups) {
+    for (number, group) in (1..).zip(result["groups"].as_array().expect("groups")) {
         assert_eq!(group["group"], number);
-        assert_eq!(group["cpu_share"] == 0.0, number == 3, "{group}");
+        // Its row of the table is the one with its number.
         let row = |line: &&str| line.trim_start().starts_with(&format!("{number}  "));
         let row = screen.lines().find(row).expect("a row of the table");
-        assert_eq!(row.contains(" 0.0 %"), number == 3, "{row}");
+        let gaps = row.split_whitespace().nth(2).expect("a number of gaps");
+        assert_eq!(gaps, group["gaps"].to_string(), "{row}");
     }
     let threads = result["threads"].as_array().expect("threads");
     let named: Vec<_> =
         threads.iter().map(|it| format!("{}.{}", it["group"], it["thread"])).collect();
     assert_eq!(named, ["1.1", "1.2", "2.1", "2.2", "3.1", "3.2", "4.1", "4.2"]);
+    // Only who lives to the end tells how much CPU time it had.
+    let told = threads.iter().filter(|it| number(&it["cpu_time_ns"]) > 0.0);
+    let told: Vec<_> = told.map(|it| it["group"].to_string()).collect();
+    assert_eq!(told, ["1", "1", "2", "2", "4", "4"]);
     let log = fs::read_to_string(dir.path().join("out/gaps.hlog")).expect("gaps.hlog");
     assert!(log.contains("Tag=gap-3.2,"), "{log}");
 }
@@ -371,27 +385,30 @@ fn a_run_is_repeated_with_its_options_elsewhere() {
     let (first, second) = (tempfile::tempdir().expect("one"), tempfile::tempdir().expect("two"));
     let output = quick(&first, &["--output", "out", "--seed", "77", "--groups", "1"]);
     assert_ne!(output.status.code(), Some(0), "an option given twice is refused");
-    let once = [
-        "host",
-        "--groups",
-        "1",
-        "--seed",
-        "77",
-        "--duration",
-        "500ms",
-        "--noise",
-        "off",
-        "--threshold",
-        "off",
-    ];
-    let output = call(first.path(), &[&once[..], &["--output", "out"]].concat());
+    let once =
+        ["host", "--seed", "77", "--duration", "500ms", "--noise", "off", "--threshold", "off"];
+    let shape = "[[group]]\nthreads = 2\nbusy = \"100ms\"\n";
+    fs::write(first.path().join("shape.toml"), shape).expect("written");
+    let more = ["--trace-file", "t.dat", "--load", "shape.toml", "--output", "out"];
+    let output = call(first.path(), &[&once[..], &more].concat());
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let from = first.path().join("out/result.json");
-    let from = from.to_str().expect("UTF-8");
-    let output = call(second.path(), &["run", "--from", from, "--output", "again"]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    fs::write(first.path().join("t.dat"), "the first run's trace").expect("written");
+    let from = first.path().join("out");
+    let again = |from: &Path, output: &str| {
+        let from = from.to_str().expect("UTF-8");
+        let output = call(second.path(), &["run", "--from", from, "--output", output]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    };
+    again(&from, "again");
     let (one, two) = (result(first.path(), "out"), result(second.path(), "again"));
-    assert_eq!(one["job"], two["job"]);
-    // And that one can be repeated in its turn.
-    assert_eq!(two["command_line"].as_array().map(Vec::len), Some(once.len() + 3));
+    assert_eq!(one["job"]["load"]["shape"], two["job"]["load"]["shape"]);
+    assert_eq!(one["job"]["load"]["seed"], two["job"]["load"]["seed"]);
+    assert_ne!(one["job"]["trace"]["id"], two["job"]["trace"]["id"], "each has a trace of its own");
+    // What the first wrote is as it was, and is written to no more.
+    let kept = fs::read_to_string(first.path().join("t.dat")).expect("it is there");
+    assert_eq!(kept, "the first run's trace");
+    let line = two["command_line"].to_string();
+    assert!(!line.contains("t.dat") && line.contains("/shape.toml"), "{line}");
+    // And that one can be repeated in its turn, by its file.
+    again(&second.path().join("again/result.json"), "third");
 }

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::trace::MAX_CPUS;
+
 /// Which CPUs are hyperthreads of one core.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
@@ -13,7 +15,6 @@ impl Topology {
     /// From lists of the CPUs of each core, such as `[[0, 1], [2, 3]]`. CPUs in no list are
     /// alone on theirs; CPUs from 8192 on do not exist.
     pub fn from_cores<'a>(cores: impl IntoIterator<Item = &'a [u32]>) -> Self {
-        const MAX_CPUS: u32 = 8192;
         let mut siblings: Vec<Vec<u32>> = Vec::new();
         for core in cores {
             for &cpu in core.iter().filter(|&&cpu| cpu < MAX_CPUS) {

@@ -14,9 +14,6 @@ use crate::ring::{Item, Lost, Record};
 use crate::sched::{Decoder, Event, IrqSource, Migrate, Switch, Wake};
 use crate::trace::Trace;
 
-/// CPUs followed, at most: the kernel's largest `NR_CPUS`. Events name CPUs, too, and may
-/// name any.
-const MAX_CPUS: u32 = 8192;
 /// Names of interrupts kept, at most.
 const MAX_IRQ_NAMES: usize = 1024;
 
@@ -239,9 +236,6 @@ impl<'a> Attributor<'a> {
     /// Events are missing: what is on that CPU is not known any more.
     fn lost(&mut self, lost: &Lost) {
         self.now = self.now.max(lost.after);
-        if lost.cpu >= MAX_CPUS {
-            return;
-        }
         self.settle_core(lost.cpu);
         let cpu = self.cpu(lost.cpu);
         cpu.known = false;
@@ -272,7 +266,8 @@ impl<'a> Attributor<'a> {
     }
 
     pub(super) fn cpu(&mut self, cpu: u32) -> &mut Cpu {
-        let index = cpu.min(MAX_CPUS) as usize;
+        // Below `MAX_CPUS`: the trace has pages of no other, and events name no other.
+        let index = cpu as usize;
         if self.cpus.len() <= index {
             self.cpus.resize(index + 1, Cpu::default());
         }
@@ -292,9 +287,6 @@ impl<'a> Attributor<'a> {
     }
 
     fn set_current(&mut self, on: u32, current: i32) {
-        if on >= MAX_CPUS {
-            return;
-        }
         self.settle_core(on);
         let known = self.known.get(&current).copied().unwrap_or_default();
         self.cpu(on).run(current, known.group, &[]);
@@ -350,7 +342,7 @@ impl<'a> Attributor<'a> {
     fn wakeup(&mut self, wake: &Wake) {
         let Some(thread) = self.watched(wake.pid) else { return };
         self.threads[thread].woken_early = false;
-        if matches!(self.threads[thread].place, Place::Running(_)) || wake.target_cpu >= MAX_CPUS {
+        if matches!(self.threads[thread].place, Place::Running(_)) {
             return;
         }
         self.place(thread, Place::Queued(wake.target_cpu));
@@ -358,9 +350,6 @@ impl<'a> Attributor<'a> {
 
     fn migrate(&mut self, migrate: &Migrate) {
         let Some(thread) = self.watched(migrate.pid) else { return };
-        if migrate.dest_cpu >= MAX_CPUS {
-            return;
-        }
         let Thread { gaps, first_open, .. } = &self.threads[thread];
         for &gap in &gaps[*first_open..] {
             let ledger = &mut self.ledgers[gap];

@@ -50,7 +50,7 @@ pub struct Gap {
     pub tid: i32,
     /// When it began.
     pub begin: u64,
-    /// When it ended; not below `begin`.
+    /// When it ended; one that ends before `begin` counts as one of no length.
     pub end: u64,
 }
 

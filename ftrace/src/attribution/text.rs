@@ -57,7 +57,7 @@ impl Explanation {
         }
         text.push('.');
         if let Some(begin) = self.trace_begin {
-            let late = begin.min(self.gap.end) - self.gap.begin;
+            let late = begin.min(self.gap.end).saturating_sub(self.gap.begin);
             text += &format!(" The trace starts {} after the gap began.", units.show(late));
         }
         text

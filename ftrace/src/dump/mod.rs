@@ -55,6 +55,8 @@ pub enum Section<'a> {
     Clock,
     /// The words of `uname`.
     Uname,
+    /// The number of its [`TraceId`](crate::TraceId), 8 bytes, little-endian.
+    Id,
     /// `per_cpu/cpuN/stats`.
     Stats {
         /// N.
@@ -75,6 +77,7 @@ impl Section<'_> {
             Self::Clock => (7, 0),
             Self::Uname => (8, 0),
             Self::Stats { cpu } => (10, cpu),
+            Self::Id => (11, 0),
         }
     }
 }
@@ -122,6 +125,7 @@ mod tests {
         dump.section(Section::HeaderEvent, HEADER_EVENT).expect("written");
         dump.section(Section::Format { system: "ftrace" }, FORMAT).expect("written");
         dump.section(Section::Clock, b"x86-tsc").expect("written");
+        dump.section(Section::Id, &7_u64.to_le_bytes()).expect("written");
         let stats = b"entries: 7\noverrun: 3\ndropped events: 0\n";
         dump.section(Section::Stats { cpu: 1 }, stats).expect("written");
         let many = (0..100).map(page).collect();
@@ -138,6 +142,7 @@ mod tests {
         let dump = Dump::from_bytes(stream()).expect("readable");
         assert_eq!(dump.torn(), None);
         assert_eq!(dump.trace().metadata().clock, "x86-tsc");
+        assert_eq!(dump.trace().metadata().id, crate::TraceId::of(7));
         let stats = CpuStats { cpu: 1, events: 7, overwritten: 3, dropped: 0 };
         assert_eq!(dump.stats(), [stats]);
         let pages = dump.trace().pages();

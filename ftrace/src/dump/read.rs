@@ -11,6 +11,7 @@ use crate::format::{FormatFile, MAX_FORMATS_BYTES};
 use crate::region::Region;
 use crate::ring::PageLayout;
 use crate::trace::{MAX_COMMS_BYTES, MAX_CPUS, MAX_SMALL_BYTES, Metadata, Trace};
+use crate::trace_id::TraceId;
 
 /// Frames, at most: 256 GiB of pages as [`super::DumpWriter`] writes them, and what is held of
 /// each is 16 bytes.
@@ -184,7 +185,7 @@ impl Reader {
 
     /// Notes where pages are, whole ones; the bytes there are of the frame.
     fn pages(&mut self, cpu: u32, length: u64, found: &mut Found) -> Result<u64, FtraceError> {
-        FtraceError::check_size("number of a CPU", cpu.into(), MAX_CPUS - 1)?;
+        FtraceError::check_size("number of a CPU", cpu.into(), (MAX_CPUS - 1).into())?;
         let begin = self.position;
         let mut chunk = std::mem::take(&mut self.chunk);
         let mut got = 0;
@@ -253,7 +254,10 @@ impl Reader {
             metadata.clock = text(&small(contents, MAX_SMALL_BYTES)?);
         } else if is(Section::Uname) {
             metadata.uname = text(&small(contents, MAX_SMALL_BYTES)?);
-        } else if is(Section::Stats { cpu: 0 }) && u64::from(number) < MAX_CPUS {
+        } else if is(Section::Id) {
+            let number = contents.as_slice().try_into().map(u64::from_le_bytes);
+            metadata.id = number.ok().and_then(TraceId::of);
+        } else if is(Section::Stats { cpu: 0 }) && number < MAX_CPUS {
             found.stats.insert(number, CpuStats::parse(number, &text(&contents)));
         }
         // Kinds that a later version adds are passed over.

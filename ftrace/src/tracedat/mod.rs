@@ -36,4 +36,6 @@ mod option {
     pub(super) const CPUCOUNT: u16 = 8;
     /// The program that wrote the file.
     pub(super) const VERSION: u16 = 9;
+    /// What tells this trace from others, 64 bits.
+    pub(super) const TRACEID: u16 = 11;
 }

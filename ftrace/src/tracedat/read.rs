@@ -11,6 +11,7 @@ use crate::error::FtraceError;
 use crate::format::{FormatFile, MAX_FORMAT_BYTES, MAX_FORMATS_BYTES};
 use crate::region::Region;
 use crate::trace::{MAX_COMMS_BYTES, MAX_CPUS, MAX_SMALL_BYTES, Metadata, Trace, clock_in_use};
+use crate::trace_id::TraceId;
 
 /// Format files, at most; Linux 6.18 has 2 000.
 const MAX_FORMAT_FILES: u64 = 1 << 15;
@@ -50,7 +51,7 @@ impl Trace {
         metadata.printk_formats = reader.region_u32()?;
         metadata.comms = reader.sized_u64("comms in bytes", MAX_COMMS_BYTES)?;
         let cpus = reader.u32()?;
-        FtraceError::check_size("number of CPUs", cpus.into(), MAX_CPUS)?;
+        FtraceError::check_size("number of CPUs", cpus.into(), MAX_CPUS.into())?;
         if reader.options(&mut metadata)? {
             let pages = (0..cpus).map(|_| reader.table_entry()).collect::<Result<_, _>>()?;
             return Self::new(metadata, pages);
@@ -224,7 +225,7 @@ impl Reader {
 
     fn option(&mut self, number: u16, metadata: &mut Metadata) -> Result<(), FtraceError> {
         let size = u64::from(self.u32()?);
-        if ![option::TRACECLOCK, option::UNAME].contains(&number) {
+        if ![option::TRACECLOCK, option::UNAME, option::TRACEID].contains(&number) {
             // Readers skip what they do not know.
             self.part(self.position, size)?;
             self.position += size;
@@ -235,6 +236,10 @@ impl Reader {
         let text = text.trim_end_matches('\0').trim();
         match number {
             option::TRACECLOCK => metadata.clock = clock_in_use(text),
+            option::TRACEID => {
+                let number = value.as_slice().try_into().map(u64::from_le_bytes);
+                metadata.id = number.ok().and_then(TraceId::of);
+            }
             _ => metadata.uname = text.to_owned(),
         }
         Ok(())

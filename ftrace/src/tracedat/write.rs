@@ -119,6 +119,9 @@ fn write_options<W: Write>(
     let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
     options.push((option::CPUCOUNT, cpus.to_le_bytes().to_vec()));
     options.push((option::VERSION, text(concat!("ftrace ", env!("CARGO_PKG_VERSION")))));
+    if let Some(id) = metadata.id {
+        options.push((option::TRACEID, id.number().to_le_bytes().to_vec()));
+    }
     for (number, value) in options {
         out.write_all(&number.to_le_bytes())?;
         out.u32("option", value.len())?;

@@ -5,7 +5,7 @@
 
 use std::process::Command;
 
-use ftrace::{FormatFile, Metadata, Region, Trace};
+use ftrace::{FormatFile, Metadata, Region, Trace, TraceId};
 
 pub const PAGE_SIZE: usize = 4096;
 const HEADER_SIZE: usize = 16;
@@ -357,6 +357,7 @@ impl Builder {
             ),
             clock: "x86-tsc".into(),
             uname: "Linux 6.12.0 constructed".into(),
+            id: TraceId::of(0x0123_4567_89AB_CDEF),
             ..Metadata::default()
         }
     }

@@ -83,6 +83,9 @@ fn metadata<W: Write>(tracing: &Tracing, dump: &mut DumpWriter<W>) -> io::Result
     }
     dump.section(Section::Clock, tracing.clock.as_deref().unwrap_or_default().as_bytes())?;
     dump.section(Section::Uname, uname().as_bytes())?;
+    if let Some(id) = tracing.id {
+        dump.section(Section::Id, &id.number().to_le_bytes())?;
+    }
     // An event may have been asked for twice, as its system and by name.
     let mut formats = BTreeSet::new();
     let traced = tracing.events.iter().map(String::as_str);
@@ -206,7 +209,13 @@ mod tests {
         ]);
         let events =
             vec!["sched".into(), "irq:irq_handler_entry".into(), "sched:sched_waking".into()];
-        let spec = TraceSpec { events, buffer_kib: 64, dump: TraceDump::Always, required: false };
+        let spec = TraceSpec {
+            events,
+            buffer_kib: 64,
+            dump: TraceDump::Always,
+            required: false,
+            id: ftrace::TraceId::of(5),
+        };
         let tracing = Tracing::prepare(root.path(), &spec);
         assert!(tracing.is_wanted(false));
         let mut bytes = Vec::new();
@@ -218,6 +227,7 @@ mod tests {
         assert_eq!(metadata.formats.len(), 4);
         assert_eq!(metadata.comms, b"7 seven\n");
         assert!(metadata.uname.starts_with("Linux "));
+        assert_eq!(metadata.id, ftrace::TraceId::of(5));
         assert_eq!((dump.stats()[0].events, dump.stats()[0].overwritten), (100, 5));
         let lengths: Vec<u64> = dump.trace().pages().iter().map(ftrace::Region::len).collect();
         assert_eq!(lengths, [3 * 4096, 4096]);

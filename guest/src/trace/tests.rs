@@ -23,7 +23,7 @@ fn complete() -> TempDir {
 
 fn spec(events: &[&str]) -> TraceSpec {
     let events = events.iter().map(|&event| event.into()).collect();
-    TraceSpec { events, buffer_kib: 4096, dump: TraceDump::Hit, required: false }
+    TraceSpec { events, buffer_kib: 4096, dump: TraceDump::Hit, required: false, id: None }
 }
 
 #[test]

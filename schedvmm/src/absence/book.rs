@@ -125,7 +125,7 @@ impl Book {
         let first = self.absences.partition_point(|absence| absence.end <= begin);
         let within = self.absences.range(first..).take_while(|absence| absence.begin < end);
         within.fold((0, 0), |(preempted, absent), absence| {
-            let ticks = absence.end.min(end) - absence.begin.max(begin);
+            let ticks = absence.end.min(end).saturating_sub(absence.begin.max(begin));
             (if absence.preempted { preempted + ticks } else { preempted }, absent + ticks)
         })
     }

@@ -136,7 +136,7 @@ impl HostEvidence {
         let same = |moved: &&mut Moved| (moved.thread, moved.from, moved.to) == (thread, from, to);
         if let Some(moved) = self.moved.iter_mut().find(same) {
             moved.gaps += 1;
-            moved.gap_ticks += record.ticks();
+            moved.gap_ticks = moved.gap_ticks.saturating_add(record.ticks());
             return;
         }
         self.moved.push(Moved { thread, from, to, gaps: 1, gap_ticks: record.ticks() });
@@ -191,10 +191,9 @@ impl HostEvidence {
 
     /// For the result.
     pub fn describe(&self) -> Value {
-        let (gaps, ticks) = self
-            .moved
-            .iter()
-            .fold((0, 0), |(gaps, ticks), moved| (gaps + moved.gaps, ticks + moved.gap_ticks));
+        let (gaps, ticks) = self.moved.iter().fold((0, 0u64), |(gaps, ticks), moved| {
+            (gaps + moved.gaps, ticks.saturating_add(moved.gap_ticks))
+        });
         json!({
             "cpus": self.watched.keys().collect::<Vec<_>>(),
             "note": self.note,

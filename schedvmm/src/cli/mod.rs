@@ -70,8 +70,9 @@ pub enum Verb {
     Host(Box<HostArgs>),
     /// Repeats a run, with the options that its result was measured with.
     Run {
-        /// Its result.json.
-        #[arg(long, value_name = "FILE", value_parser = crate::units::named())]
+        /// Its result folder, or its result.json. Its files are looked for where it was started;
+        /// what it wrote is left alone.
+        #[arg(long, value_name = "RESULT", value_parser = crate::units::named())]
         from: PathBuf,
         /// Result folder; must be new or empty [default: a new one under results/].
         #[arg(long, value_name = "DIR", value_parser = crate::units::named())]

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use ftrace::TraceId;
 use guest::job::{TraceDump, TraceSpec};
 use guest::trace::check_event;
 
@@ -58,7 +59,8 @@ impl TraceArgs {
         let buffer_kib = u32::try_from(self.trace_buffer.unwrap_or(BUFFER_KIB))
             .map_err(|_| Failure::request("--trace-buffer is too large"))?;
         let dump = TraceDump::from(self.trace_dump);
-        Ok(Some(TraceSpec { events, buffer_kib, dump, required: self.is_asked_for() }))
+        let (required, id) = (self.is_asked_for(), Some(TraceId::random()));
+        Ok(Some(TraceSpec { events, buffer_kib, dump, required, id }))
     }
 
     /// Whether the user said that there is to be a trace, or what is to be in it: a run without is

@@ -148,7 +148,7 @@ impl Explained {
             migrations: found.migrations,
             trace_late_ns: found
                 .trace_begin
-                .map(|begin| units.ns(begin.min(found.gap.end) - found.gap.begin)),
+                .map(|begin| units.ns(begin.min(found.gap.end).saturating_sub(found.gap.begin))),
         }
     }
 }

@@ -24,6 +24,7 @@ const MOST_SEGMENTS: usize = 10_000;
 pub struct Question {
     trace: Trace,
     torn: Option<String>,
+    remark: Option<String>,
     context: Context,
     units: Units,
     /// Of the load's threads, by their numbers.
@@ -37,11 +38,20 @@ impl Question {
     /// each [`Self::reading`] of the trace is will be shown by `progress`.
     ///
     /// # Errors
-    /// The trace cannot be read, or its clock is not the one of the gaps.
+    /// The trace cannot be read, is another run's, or its clock is not the one of the gaps.
     pub fn new(stored: &Stored, trace: &Path, progress: &Progress) -> Result<Self, Failure> {
-        let (trace, torn) = open(trace)?;
+        let path = trace;
+        let (trace, torn) = open(path)?;
+        let remark = stored.check_identity(path, trace.metadata().id)?;
         let clock = &trace.metadata().clock;
         let usage = |text: String| Err(Failure::request(text));
+        if clock.is_empty() {
+            return usage(
+                "this trace does not say which clock its times are of, so that gaps cannot be \
+                 found in it"
+                    .into(),
+            );
+        }
         if clock != CLOCK {
             return usage(format!(
                 "the clock of this trace is `{clock}`, and the gaps' is the TSC: they cannot be \
@@ -59,6 +69,7 @@ impl Question {
         Ok(Self {
             trace: trace.watched(move |bytes| bar.add(bytes)),
             torn,
+            remark,
             context: context(stored),
             units: Units::tsc(stored.tsc_khz()),
             tids: stored.threads.iter().map(|thread| (thread.who, thread.tid)).collect(),
@@ -83,6 +94,11 @@ impl Question {
     /// Why it is not all there, if so.
     pub fn torn(&self) -> Option<&str> {
         self.torn.as_deref()
+    }
+
+    /// Why it may be another run's, if nobody can tell.
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
     }
 
     /// Groups, names, cores.
@@ -154,11 +170,15 @@ fn open(path: &Path) -> Result<(Trace, Option<String>), FtraceError> {
 }
 
 fn context(stored: &Stored) -> Context {
+    /// As many CPUs as there can be, and more hyperthreads than a core has.
+    const MOST: (usize, usize) = (8192, 64);
     let cores: BTreeSet<Vec<u32>> = stored
         .kernel
         .siblings
         .iter()
+        .take(MOST.0)
         .filter_map(|list| units::cpu_list(list).ok())
+        .filter(|list| list.0.len() <= MOST.1)
         .map(|list| list.0.iter().filter_map(|cpu| u32::try_from(*cpu).ok()).collect())
         .collect();
     let limited = (1..).zip(&stored.job.load.shape).filter(|(_, shape)| shape.quota.is_some());

@@ -7,6 +7,7 @@ use ftrace::{EventFormat, FtraceError, Item, Record};
 
 use super::Question;
 use crate::stored::StoredGap;
+use crate::terminal::one_line;
 
 /// Fields that all events have begin so; the line shows them elsewhere.
 const COMMON: &str = "common_";
@@ -43,6 +44,7 @@ pub fn write_events(
         let ns = question.units().ns(record.time - gap.tsc_begin);
         let pid = trace.formats().pid(record.data).unwrap_or_default();
         let name = if pid == 0 { "idle" } else { comms.get(pid).unwrap_or("?") };
+        let name = one_line(name);
         write!(out, "{:>10}.{:03} us [{:03}] {name}-{pid} ", ns / 1000, ns % 1000, record.cpu)?;
         match trace.formats().event_of(record.data) {
             Some(event) => write_event(event, &record, out)?,
@@ -62,10 +64,8 @@ fn write_event(event: &EventFormat, record: &Record, out: &mut impl Write) -> io
                 None => write!(out, " {}=?", field.name)?,
             }
         } else if let Some(text) = field.text_bytes(record.data) {
-            // Whoever named a thread, or wrote a marker, does not write to our terminal.
-            let text = String::from_utf8_lossy(text);
-            let text: String = text.chars().filter(|letter| !letter.is_control()).collect();
-            write!(out, " {}={text}", field.name)?;
+            // Whoever named a thread, or wrote a marker, does not write a line of its own.
+            write!(out, " {}={}", field.name, one_line(&String::from_utf8_lossy(text)))?;
         }
     }
     Ok(())

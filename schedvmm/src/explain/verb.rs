@@ -17,6 +17,7 @@ use crate::owner::Owned;
 use crate::progress::Progress;
 use crate::status::{ExitStatus, Failure};
 use crate::stored::{self, Stored, StoredGap};
+use crate::terminal::{self, Plain};
 
 /// Explains a gap of a result.
 ///
@@ -29,14 +30,15 @@ pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
     if let Some(path) = &args.perfetto {
         write_perfetto(&question, &stored::gaps(&folder, &stored)?, path)?;
     }
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = Plain::stdout();
     let printed = if args.run {
         let whole = Whole::read(&question)?;
         if args.json {
             write_json(&question, &stored, &path, ("run", &whole), &mut out)
         } else {
-            let remark = if whole.forced_idle.is_empty() { String::new() } else { remark(&stored) };
-            write!(out, "{}{whole}{remark}", torn(&question)).map_err(FtraceError::from)
+            let doubt =
+                if whole.forced_idle.is_empty() { String::new() } else { no_measurement(&stored) };
+            write!(out, "{}{whole}{doubt}", remarks(&question)).map_err(FtraceError::from)
         }
     } else {
         let gap = choose(args, &stored, &folder)?;
@@ -69,22 +71,23 @@ fn write_json(
         "schema": SCHEMA,
         "trace": trace,
         "torn": question.torn(),
+        "remark": question.remark(),
         "core_figures": stored.core_figures,
     });
     all[name] = json!(found);
-    serde_json::to_writer_pretty(&mut *out, &all).map_err(io::Error::from)?;
+    terminal::write_json(&mut *out, &all).map_err(io::Error::from)?;
     Ok(writeln!(out)?)
 }
 
-/// A line about a trace that is not all there; else nothing.
-fn torn(question: &Question) -> String {
-    question
-        .torn()
-        .map_or_else(String::new, |why| format!("The trace is not all there: {why}.\n\n"))
+/// Lines about a trace that is not all there, or may be another's; else nothing.
+fn remarks(question: &Question) -> String {
+    let torn = question.torn().map(|why| format!("The trace is not all there: {why}."));
+    let remarks = torn.into_iter().chain(question.remark().map(str::to_owned));
+    remarks.map(|remark| format!("{remark}\n\n")).collect()
 }
 
 /// A line about forced idle that is no measurement; else nothing.
-fn remark(stored: &Stored) -> String {
+fn no_measurement(stored: &Stored) -> String {
     let why = stored.core_figures.why_not();
     why.map_or_else(String::new, |why| format!("\nForced idle is no measurement here: {why}.\n"))
 }
@@ -116,10 +119,10 @@ fn write_screen(
     stored: &Stored,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    writeln!(out, "{}{}\n", torn(question), explained.paragraph)?;
+    writeln!(out, "{}{}\n", remarks(question), explained.paragraph)?;
     write!(out, "{}", found.table(question.context(), question.units()))?;
-    let remark = if explained.is_forced_idle() { remark(stored) } else { String::new() };
-    write!(out, "{remark}")
+    let doubt = if explained.is_forced_idle() { no_measurement(stored) } else { String::new() };
+    write!(out, "{doubt}")
 }
 
 /// Writes a Perfetto file with all gaps that the trace has something about.

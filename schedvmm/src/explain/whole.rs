@@ -90,7 +90,8 @@ fn span(trace: &Trace) -> Result<(u64, u64), FtraceError> {
     while let Some(item) = events.next()? {
         if let Item::Record(record) = item {
             let begin = span.map_or(record.time, |(begin, _)| begin);
-            span = Some((begin, record.time));
+            // Time goes back in a damaged trace only.
+            span = Some((begin, record.time.max(begin)));
         }
     }
     Ok(span.unwrap_or_default())

@@ -35,7 +35,7 @@ pub fn picture(saved: &Saved) -> Option<Markup> {
     let groups = lengths(saved);
     let longest = groups.values().filter_map(|lengths| lengths.keys().next_back()).max()?;
     let shortest = groups.values().filter_map(|lengths| lengths.keys().next()).min()?;
-    let most = groups.values().map(|lengths| lengths.values().sum::<u64>()).max()?;
+    let most = groups.values().map(count).max()?;
     let marks = marks(saved);
     let right = marks.iter().map(|mark| mark.at_ns).chain([*longest]).max()?;
     let left = marks.iter().map(|mark| mark.at_ns).chain([*shortest]).min()?;
@@ -88,6 +88,10 @@ fn lengths(saved: &Saved) -> BTreeMap<u32, Lengths> {
     }
     groups.retain(|_, lengths| !lengths.is_empty());
     groups
+}
+
+fn count(lengths: &Lengths) -> u64 {
+    lengths.values().fold(0, |sum, count| sum.saturating_add(*count))
 }
 
 fn marks(saved: &Saved) -> Vec<Mark> {
@@ -158,7 +162,7 @@ fn short(ns: u64) -> String {
 
 /// The line: at each length it falls by the number of gaps that were no longer.
 fn steps(lengths: &Lengths, x: &Axis, y: &Axis) -> String {
-    let mut left: u64 = lengths.values().sum();
+    let mut left = count(lengths);
     let mut path = String::new();
     for (index, (&length, &count)) in lengths.iter().enumerate() {
         let (at, height) = (px(x.at(real(length))), px(y.at(real(left))));
@@ -168,7 +172,7 @@ fn steps(lengths: &Lengths, x: &Axis, y: &Axis) -> String {
         } else {
             write!(path, "V{height}H{at}")
         };
-        left -= count;
+        left = left.saturating_sub(count);
     }
     let _ = write!(path, "V{BOTTOM}");
     path

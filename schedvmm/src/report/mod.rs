@@ -23,6 +23,7 @@ use std::path::Path;
 use self::saved::Saved;
 use crate::owner::of_file;
 use crate::status::{ExitStatus, Failure};
+use crate::terminal;
 
 /// Name of the report in its result folder.
 const FILE: &str = "report.html";
@@ -39,6 +40,8 @@ pub fn run(path: &Path, output: Option<&Path>) -> Result<ExitStatus, Failure> {
         Some(gap) => why::read(&saved, gap, &stored, &folder).map_err(|why| why.to_string()),
     };
     let html = page::render(&saved, &why).into_string();
+    // Nor is any character of it there to turn the page's words around.
+    let html = terminal::plain(&html);
     if output.is_some_and(|output| output.as_os_str() == "-") {
         return to_stdout(html.as_bytes());
     }
@@ -47,12 +50,12 @@ pub fn run(path: &Path, output: Option<&Path>) -> Result<ExitStatus, Failure> {
         let text = format!("cannot write {}: {error}; name another --output", output.display());
         Failure::new(of_file(&error), text)
     })?;
-    // A closed stdout does not unmake the file.
-    let _ = writeln!(io::stdout(), "report   {}", output.display());
+    terminal::out(&format!("report   {}", output.display()));
     Ok(ExitStatus::Pass)
 }
 
 /// Writes the report to stdout, and nothing else. Whoever closes it early has had enough.
+#[expect(clippy::disallowed_methods, reason = "the page is plain, and errors count")]
 fn to_stdout(html: &[u8]) -> Result<ExitStatus, Failure> {
     let mut stdout = io::stdout();
     match stdout.write_all(html).and_then(|()| stdout.flush()) {

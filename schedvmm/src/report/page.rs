@@ -179,6 +179,7 @@ fn why_section(saved: &Saved, why: &Result<Why, String>) -> Markup {
                 Ok(why) => {
                     p.lead { (why.explained.paragraph) }
                     @if let Some(torn) = &why.torn { p.small { "The trace is not all there: " (torn) "." } }
+                    @if let Some(remark) = &why.remark { p.small { (remark) } }
                     @if why.explained.is_forced_idle() { (facts::no_measurement(saved)) }
                     (timeline::picture(why))
                     (facts::causes(why))

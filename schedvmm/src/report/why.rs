@@ -31,6 +31,8 @@ pub struct Why {
     pub units: Units,
     /// Why the trace is not all there, if so.
     pub torn: Option<String>,
+    /// Why it may be another run's, if nobody can tell.
+    pub remark: Option<String>,
     /// The gap, in words.
     pub explained: Explained,
     /// The gap, in its pieces.
@@ -66,14 +68,15 @@ pub fn read(saved: &Saved, gap: &Gap, stored: &Stored, folder: &Path) -> Result<
     // What is beyond the trace's ends shows nothing.
     let begin = lanes.first.map_or(gap.tsc_begin, |first| first.clamp(wide.start, gap.tsc_begin));
     let end = lanes.last.map_or(gap.tsc_end, |last| last.clamp(gap.tsc_end, wide.end));
-    let window = begin..end.max(begin + 1);
+    let window = begin..end.max(begin.saturating_add(1));
     let context = Context { max_segments: MAX_PIECES, ..context.clone() };
     let all = |&tid: &i32| ftrace::attribution::Gap { tid, begin: window.start, end: window.end };
     let asked: Vec<_> = context.groups.keys().take(MAX_THREADS).map(all).collect();
     let threads = question.reading("threads", |trace| explain(trace, &asked, &context));
     let threads = threads?;
     let (units, torn) = (question.units(), question.torn().map(str::to_owned));
-    Ok(Why { units, torn, explained, gap: found, threads, lanes, window, context })
+    let remark = question.remark().map(str::to_owned);
+    Ok(Why { units, torn, remark, explained, gap: found, threads, lanes, window, context })
 }
 
 /// The load's CPUs, those of the gap, and their siblings.

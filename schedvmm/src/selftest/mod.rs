@@ -8,7 +8,6 @@ mod measure;
 mod vcpu;
 
 use std::fmt;
-use std::io::Write;
 use std::path::Path;
 
 use gaps::tsc::{Sources, has_rdtscp};
@@ -22,6 +21,7 @@ use crate::placement;
 use crate::progress::Progress;
 use crate::signals;
 use crate::status::{ExitStatus, Failure, OrFail};
+use crate::terminal;
 use crate::units::show_ns;
 
 /// How long the noise floor is measured.
@@ -146,7 +146,7 @@ pub fn run(kernel: Option<&Path>, allow_quota: bool, json: bool) -> Result<ExitS
     };
     for note in caller.notes() {
         // stdout has the table, or the object, and nothing else.
-        let _ = writeln!(std::io::stderr(), "schedvmm: {note}");
+        terminal::err(&format!("schedvmm: {note}"));
     }
     let all = place.all();
     let bar = Progress::new();
@@ -163,13 +163,9 @@ pub fn run(kernel: Option<&Path>, allow_quota: bool, json: bool) -> Result<ExitS
         return Err(Failure::kernel(faults.join("; ")));
     }
     let report = Report::of(cases, (cpu, noise), caller);
-    let text = if json {
-        serde_json::to_string_pretty(&report).or_fail(Owner::Internal)?
-    } else {
-        report.to_string()
-    };
-    // A closed stdout takes the text; the status tells all the same.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let text =
+        if json { terminal::json(&report).or_fail(Owner::Internal)? } else { report.to_string() };
+    terminal::out(&text);
     Ok(if report.passed { ExitStatus::Pass } else { ExitStatus::Host })
 }
 

@@ -12,6 +12,7 @@ use guest::wire::MeterFacts;
 use crate::co_run::CoRun;
 use crate::result::{Group, RunResult, VmResult};
 use crate::summary::{ClassShare, Source, Statistics};
+use crate::terminal::one_line;
 use crate::units::show_ns;
 use crate::verdict::Answer;
 
@@ -28,15 +29,15 @@ pub(super) fn screen(result: &RunResult, folder: &Path) -> String {
 
 fn write_screen(text: &mut String, result: &RunResult, folder: &Path) -> std::fmt::Result {
     writeln!(text)?;
-    writeln!(text, "kernel   {}", kernel_line(result))?;
-    writeln!(text, "cookies  {}", cookie_line(result))?;
-    writeln!(text, "machine  {}", result.machine["summary"].as_str().unwrap_or_default())?;
+    line(text, "kernel", &kernel_line(result))?;
+    line(text, "cookies", &cookie_line(result))?;
+    line(text, "machine", result.machine["summary"].as_str().unwrap_or_default())?;
     match result.setup.as_ref().and_then(|setup| setup.meter.as_ref()) {
-        Some(meter) => writeln!(text, "meter    {}", meter_line(meter, result))?,
-        None => writeln!(text, "load     {}", load_line(&result.job.load))?,
+        Some(meter) => line(text, "meter", &meter_line(meter, result))?,
+        None => line(text, "load", &load_line(&result.job.load))?,
     }
     for note in &result.notes {
-        writeln!(text, "note     {note}")?;
+        line(text, "note", note)?;
     }
     if !result.vms.is_empty() {
         writeln!(text)?;
@@ -53,30 +54,38 @@ fn write_screen(text: &mut String, result: &RunResult, folder: &Path) -> std::fm
         }
     }
     writeln!(text)?;
-    writeln!(text, "longest  {}", longest_line(result))?;
+    line(text, "longest", &longest_line(result))?;
     if let Some(setup) = &result.setup {
         // Of machines nothing is expected, and no books are kept of forced idle time.
         let threads = result.job.nested.is_none();
         if threads {
-            writeln!(text, "expected {}", result.expected.line())?;
+            line(text, "expected", &result.expected.line())?;
         }
-        writeln!(text, "gaps     {}", gaps_line(&result.statistics))?;
-        writeln!(text, "fairness {}", fairness_line(result))?;
+        line(text, "gaps", &gaps_line(&result.statistics))?;
+        line(text, "fairness", &fairness_line(result))?;
         let remark = result.core_figures.remark();
-        if let Some(line) = forced_idle_line(result).filter(|_| threads) {
-            writeln!(text, "idle     {line}{remark}")?;
+        if let Some(found) = forced_idle_line(result).filter(|_| threads) {
+            line(text, "idle", &format!("{found}{remark}"))?;
         }
         if let Some(found) = &result.co_run {
-            writeln!(text, "co-run   {}{remark}", co_run_line(found))?;
+            line(text, "co-run", &format!("{}{remark}", co_run_line(found)))?;
         }
-        writeln!(text, "cause    {}", cause_line(&result.statistics))?;
+        line(text, "cause", &cause_line(&result.statistics))?;
         if let Some(explanation) = &result.explanation {
-            writeln!(text, "why      {}", explanation.paragraph)?;
+            line(text, "why", &explanation.paragraph)?;
         }
-        writeln!(text, "noise    {}", noise_line(setup.noise.as_ref()))?;
+        line(text, "noise", &noise_line(setup.noise.as_ref()))?;
     }
-    writeln!(text, "verdict  {}", verdict_line(result, result.job.load.threshold))?;
-    write!(text, "result   {}", folder.display())
+    line(text, "verdict", &verdict_line(result, result.job.load.threshold))?;
+    line(text, "result", &folder.display().to_string())?;
+    // Whoever shows it ends the last line.
+    text.pop();
+    Ok(())
+}
+
+/// A line of the screen; whatever it tells of, it is one.
+fn line(text: &mut String, name: &str, value: &str) -> std::fmt::Result {
+    writeln!(text, "{name:<8} {}", one_line(value))
 }
 
 fn list(cpus: &[u32]) -> String {
@@ -97,7 +106,7 @@ fn meter_line(meter: &MeterFacts, result: &RunResult) -> String {
         let _ = write!(line, " ({note})");
     }
     if let Some(report) = &result.meter {
-        let unmeasured: u64 = report.unmeasured_gaps.iter().sum();
+        let unmeasured = report.unmeasured_gaps.iter().fold(0u64, |sum, n| sum.saturating_add(*n));
         let untold = [
             (unmeasured, "more gaps were only counted"),
             (report.lost_events, "events were lost"),
@@ -308,7 +317,7 @@ fn write_vms(text: &mut String, vms: &[VmResult]) -> std::fmt::Result {
         )?;
     }
     let failed = |vm: &VmResult| Some(format!("VM {} {}", vm.status.vm, vm.status.fault.as_ref()?));
-    vms.iter().filter_map(failed).try_for_each(|line| writeln!(text, "failed   {line}"))
+    vms.iter().filter_map(failed).try_for_each(|what| line(text, "failed", &what))
 }
 
 fn longest_line(result: &RunResult) -> String {

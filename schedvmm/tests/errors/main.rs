@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 use source::{Errors, Statuses};
 
 /// Types whose errors end no process: what becomes of each.
-const NO_END: [(&str, &str); 4] = [
+const NO_END: [(&str, &str); 6] = [
     ("ActivationError", "the guest's driver is told, and goes without the device"),
     ("CpuListError", "a file of the kernel is read as far as it can be understood"),
+    ("DurationError", "is quoted beside the option, the key or the knob"),
     ("FrameError", "is quoted where a guest sent what it never should"),
     ("SendError", "the guest takes no order, and is ended without"),
+    ("SessionError", "is quoted where a guest sent what it never should"),
 ];
 
 fn root() -> PathBuf {

@@ -8,11 +8,15 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use ftrace::{Metadata, Trace, TraceId};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Frequency of the trace's clock.
 pub const TSC_KHZ: u64 = 2_445_406;
+
+/// Identity of the trace.
+pub const ID: &str = "0123456789abcdef";
 
 /// A trace's data, packed, and what its threads said.
 fn data() -> (Vec<u8>, String) {
@@ -23,10 +27,21 @@ fn data() -> (Vec<u8>, String) {
     (bytes, fs::read_to_string(folder.join("linux-6.12.csv")).expect("its gaps"))
 }
 
+/// The same trace under an identity.
+pub fn with_id(trace: Vec<u8>, id: Option<TraceId>) -> Vec<u8> {
+    let trace = Trace::from_trace_dat_bytes(trace).expect("readable");
+    let metadata = Metadata { id, ..trace.metadata().clone() };
+    let trace = Trace::new(metadata, trace.pages().to_vec()).expect("the same");
+    let mut bytes = Vec::new();
+    trace.write_trace_dat(&mut bytes).expect("in memory");
+    bytes
+}
+
 /// A result folder as a run leaves it.
 pub fn folder() -> TempDir {
     let folder = tempfile::tempdir().expect("tempdir");
     let (trace, csv) = data();
+    let trace = with_id(trace, ID.parse().ok());
     let mut threads = BTreeMap::new();
     let mut gaps = Vec::new();
     for line in csv.lines() {
@@ -70,6 +85,7 @@ pub fn folder() -> TempDir {
         "kernel": { "siblings": ["0-1", "0-1", "2,3", "2,3"] },
         "cosched": { "mechanism": "prctl" },
         "tsc": { "khz": TSC_KHZ },
+        "job": { "trace": { "id": ID } },
         "threads": threads,
         "trace": { "file": "elsewhere/trace.dat", "complete": true },
     });
