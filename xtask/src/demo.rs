@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::host::accident::HostLost;
 use crate::host::{EmulatedHost, Ended};
-use crate::kernel::{self, Version};
+use crate::kernel::{self, Wanted};
 use crate::venue::Venue;
 use crate::{artifacts, host, process, project};
 
@@ -23,7 +23,7 @@ const L2_BOOT_TIMEOUT: &str = "--l2-boot-timeout";
 #[derive(Clone, Debug)]
 pub struct Demo {
     /// The kernel under test.
-    pub version: Version,
+    pub kernel: Wanted,
     /// Its target is a virtual machine in the virtual machine.
     pub nested: bool,
     /// The result folder; `results/demo` of the project without one.
@@ -47,7 +47,7 @@ impl Demo {
         } else {
             println!("{venue}");
         }
-        let image = kernel::ensure(self.version)?;
+        let image = kernel::ensure(self.kernel)?;
         match venue {
             Venue::Own => self.run_here(&schedvmm, &image, &output),
             Venue::Emulated(_) => {
@@ -134,7 +134,7 @@ mod tests {
 
     fn demo(output: Option<PathBuf>) -> Demo {
         Demo {
-            version: Version::V6_1,
+            kernel: Wanted::Oldest,
             nested: true,
             output,
             json: false,

@@ -13,7 +13,7 @@ use serde::Serialize;
 use xtask::bench::{analyse, boot, bulk, meter, nested, start, trace, tracing};
 use xtask::demo::Demo;
 use xtask::host::{self, EmulatedHost, init};
-use xtask::kernel::{self, Version};
+use xtask::kernel::{self, Wanted};
 
 /// What `xtask` itself ends with when it fails; outside the range of what it runs for others.
 const OWN_FAILURE: u8 = 202;
@@ -30,9 +30,13 @@ struct Options {
 enum Verb {
     /// Build a test kernel, unless the cache has it, and print where it is.
     Kernel {
-        /// 6.12 (EEVDF) or 6.1 (CFS).
-        #[arg(default_value_t)]
-        version: Version,
+        /// A series such as 6.12 (EEVDF) or 6.1 (CFS), or the oldest or newest that Debian's
+        /// package archives offer.
+        #[arg(value_name = "oldest|newest|SERIES", default_value_t)]
+        wanted: Wanted,
+        /// List what the archives offer instead, and which of it is built.
+        #[arg(long, conflicts_with = "wanted")]
+        list: bool,
     },
     /// Run a command in the emulated host; its exit status becomes ours.
     Host(HostOptions),
@@ -194,9 +198,10 @@ struct HostOptions {
 
 #[derive(clap::Args)]
 struct DemoOptions {
-    /// The test kernel to measure: 6.12 (EEVDF) or 6.1 (CFS).
-    #[arg(long, value_name = "VERSION", default_value_t)]
-    kernel: Version,
+    /// The test kernel to measure: a series such as 6.12 (EEVDF) or 6.1 (CFS), or the oldest
+    /// or newest that Debian's package archives offer.
+    #[arg(long, value_name = "oldest|newest|SERIES", default_value_t)]
+    kernel: Wanted,
     /// Measure virtual machines inside the virtual machine.
     #[arg(long)]
     nested: bool,
@@ -219,7 +224,8 @@ fn main() -> ExitCode {
         init::main();
     }
     let result = match Options::parse().verb {
-        Verb::Kernel { version } => show_kernel(version),
+        Verb::Kernel { list: true, .. } => list_kernels(),
+        Verb::Kernel { wanted, .. } => show_kernel(wanted),
         Verb::Host(options) => run_in_host(options),
         Verb::Demo(options) => demo(options),
         Verb::Test => test(),
@@ -257,8 +263,16 @@ fn main() -> ExitCode {
     })
 }
 
-fn show_kernel(version: Version) -> Result<ExitCode> {
-    println!("{}", kernel::ensure(version)?.display());
+fn list_kernels() -> Result<ExitCode> {
+    println!("{:<8}{:<22}{:<20}bzImage", "series", "version", "from");
+    for listed in kernel::list()? {
+        println!("{listed}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_kernel(wanted: Wanted) -> Result<ExitCode> {
+    println!("{}", kernel::ensure(wanted)?.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -290,7 +304,7 @@ fn run_in_host(options: HostOptions) -> Result<ExitCode> {
 
 fn demo(options: DemoOptions) -> Result<ExitCode> {
     let ended = Demo {
-        version: options.kernel,
+        kernel: options.kernel,
         nested: options.nested,
         output: options.output,
         json: options.json,

@@ -176,7 +176,7 @@ impl EmulatedHost {
         setup::ensure_qemu()?;
         let kernel = match &self.kernel {
             Some(path) => path.clone(),
-            None => kernel::ensure(kernel::Version::default())?,
+            None => kernel::ensure(kernel::Wanted::default())?,
         };
         if !kernel.is_file() {
             bail!("no kernel at `{}`", kernel.display());

@@ -5,25 +5,64 @@ use std::collections::HashSet;
 
 use anyhow::{Result, bail};
 
-use super::Version;
+use super::Series;
 
-/// An option, and why a kernel does not take it.
-type Absent = (&'static str, &'static str);
+/// An option that kernels of some age do not take, and why.
+struct Absent {
+    option: &'static str,
+    reason: &'static str,
+    /// The first series without it.
+    from: Series,
+    /// The first series that has it (again); `None` if none has.
+    until: Option<Series>,
+}
 
-const DEFAULT_TRACERS: Absent =
-    ("CONFIG_ENABLE_DEFAULT_TRACERS", "offered only where no tracer is chosen by name");
-const KVM_SMM: Absent = ("CONFIG_KVM_SMM", "an option since 6.2, always on before");
+const ALWAYS: Series = Series::new(0, 0);
 
-/// Options of the fragment that a version is known not to take.
-fn known_absent(version: Version) -> &'static [Absent] {
-    match version {
-        Version::V6_1 => &[DEFAULT_TRACERS, KVM_SMM],
-        Version::V6_12 => &[DEFAULT_TRACERS],
-    }
+const KNOWN_ABSENT: [Absent; 5] = [
+    Absent {
+        option: "CONFIG_ENABLE_DEFAULT_TRACERS",
+        reason: "offered only where no tracer is chosen by name",
+        from: ALWAYS,
+        until: None,
+    },
+    Absent {
+        option: "CONFIG_KVM_SMM",
+        reason: "an option since 6.2, always on before",
+        from: ALWAYS,
+        until: Some(Series::new(6, 2)),
+    },
+    Absent {
+        option: "CONFIG_SCHED_DEBUG",
+        reason: "always on since 6.15",
+        from: Series::new(6, 15),
+        until: None,
+    },
+    Absent {
+        option: "CONFIG_PREEMPT_VOLUNTARY",
+        reason: "since 7.0 x86 has full and lazy preemption only",
+        from: Series::new(7, 0),
+        until: None,
+    },
+    Absent {
+        option: "CONFIG_PROC_SYSCTL",
+        reason: "part of CONFIG_SYSCTL, which is on",
+        from: Series::new(7, 0),
+        until: None,
+    },
+];
+
+/// Why a series is known not to take an option.
+fn known_absent(series: Series, option: &str) -> Option<&'static str> {
+    let absent = |known: &&Absent| {
+        let before = known.until.is_none_or(|until| series < until);
+        known.option == option && series >= known.from && before
+    };
+    KNOWN_ABSENT.iter().find(absent).map(|known| known.reason)
 }
 
 /// Fails if an option that the fragment switches on is off in `config`.
-pub(super) fn verify(version: Version, fragment: &str, config: &str) -> Result<()> {
+pub(super) fn verify(series: Series, fragment: &str, config: &str) -> Result<()> {
     let on: HashSet<&str> = config.lines().collect();
     let missing: Vec<&str> = fragment
         .lines()
@@ -32,14 +71,14 @@ pub(super) fn verify(version: Version, fragment: &str, config: &str) -> Result<(
         .collect();
     let mut unexpected = Vec::new();
     for option in missing {
-        match known_absent(version).iter().find(|(known, _)| *known == option) {
-            Some((_, reason)) => eprintln!("kernel {version}: without {option} ({reason})"),
+        match known_absent(series, option) {
+            Some(reason) => eprintln!("kernel {series}: without {option} ({reason})"),
             None => unexpected.push(option),
         }
     }
     if !unexpected.is_empty() {
         bail!(
-            "kernel {version}: these options of xtask/kernel/test.config did not survive \
+            "kernel {series}: these options of xtask/kernel/test.config did not survive \
              `make olddefconfig`: {}; add what they depend on, or list them as known to be absent",
             unexpected.join(", ")
         );
@@ -54,11 +93,22 @@ mod tests {
     #[test]
     fn a_lost_option_is_an_error_and_a_known_one_is_not() {
         let config = "CONFIG_A=y\n# CONFIG_B is not set\n";
-        assert!(verify(Version::V6_12, "# not so: CONFIG_B=y\nCONFIG_A=y\n", config).is_ok());
-        assert!(verify(Version::V6_12, "CONFIG_A=y\nCONFIG_B=n\nCONFIG_C=64\n", config).is_ok());
-        let error = verify(Version::V6_12, "CONFIG_A=y\nCONFIG_B=y\n", config).unwrap_err();
+        let host = |fragment| verify(Series::HOST, fragment, config);
+        assert!(host("# not so: CONFIG_B=y\nCONFIG_A=y\n").is_ok());
+        assert!(host("CONFIG_A=y\nCONFIG_B=n\nCONFIG_C=64\n").is_ok());
+        let error = host("CONFIG_A=y\nCONFIG_B=y\n").unwrap_err();
         assert!(error.to_string().contains("CONFIG_B"));
-        assert!(verify(Version::V6_1, "CONFIG_KVM_SMM=y\n", config).is_ok());
-        assert!(verify(Version::V6_12, "CONFIG_KVM_SMM=y\n", config).is_err());
+    }
+
+    #[test]
+    fn options_come_and_go_with_the_series() {
+        let taken = |series, option| known_absent(series, option).is_none();
+        let newest = Series::new(99, 0);
+        assert!(!taken(Series::CFS, "CONFIG_KVM_SMM") && taken(Series::HOST, "CONFIG_KVM_SMM"));
+        for option in ["CONFIG_SCHED_DEBUG", "CONFIG_PREEMPT_VOLUNTARY"] {
+            assert!(taken(Series::HOST, option) && !taken(newest, option), "{option}");
+        }
+        assert!(!taken(Series::CFS, "CONFIG_ENABLE_DEFAULT_TRACERS"));
+        assert!(taken(newest, "CONFIG_SMP"));
     }
 }

@@ -2,180 +2,127 @@
 //! Test kernels: built once from Debian's source packages with our own configuration, and
 //! kept in the cache for every clone of the project.
 
+mod build;
 mod config;
-mod lock;
+mod offers;
+mod series;
+
+pub use offers::Offer;
+pub use series::{Series, Wanted};
 
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::str::FromStr;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::{process, project, setup};
+use self::build::{BUILD_DEADLINE, Build};
+use crate::lock::Lock;
+use crate::{project, setup};
+
+/// What a build is for.
+const IMAGE: &str = "bzImage";
+/// The same kernel with a command line that no boot loader changes (CONFIG_CMDLINE_OVERRIDE).
+const OWN_CMDLINE_IMAGE: &str = "bzImage-own-cmdline";
 
 /// Raised when the build itself changes, so that kernels built the older way are not reused.
 const RECIPE: &str = "1";
 
-/// A build takes about six minutes on two cores; slower machines exist.
-const BUILD_DEADLINE: Duration = Duration::from_secs(60 * 60);
-
-/// The kernels we test with: one with EEVDF, one with CFS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Version {
-    /// Linux 6.1, whose fair scheduler is CFS.
-    V6_1,
-    /// Linux 6.12, whose fair scheduler is EEVDF.
-    #[default]
-    V6_12,
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V6_1 => "6.1",
-            Self::V6_12 => "6.12",
-        })
-    }
-}
-
-impl FromStr for Version {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        [Self::V6_1, Self::V6_12]
-            .into_iter()
-            .find(|version| version.to_string() == text)
-            .ok_or_else(|| format!("no test kernel `{text}`; there are 6.1 and 6.12"))
-    }
-}
-
-/// The bzImage of a test kernel, built first if the cache has none. Beside it lie `vmlinux`
-/// and `config`.
-pub fn ensure(version: Version) -> Result<PathBuf> {
-    let package = format!("linux-source-{version}");
-    setup::ensure(&[&package])?;
-    let package_version = setup::installed_version(&package)
-        .with_context(|| format!("package `{package}` is installed, but dpkg has no version"))?;
-    let fragment_path = project::root().join("xtask/kernel/test.config");
-    let fragment = std::fs::read_to_string(&fragment_path)
-        .with_context(|| format!("cannot read `{}`", fragment_path.display()))?;
-
+/// The bzImage of a test kernel, built first if the cache has none. Beside it lie `vmlinux` and
+/// `config`, and `bzImage-own-cmdline`, the same kernel with CONFIG_CMDLINE_OVERRIDE.
+///
+/// A series is built once: what is in the cache stays good when the archive has a later
+/// version of it. The newest kernel is looked up each time.
+///
+/// # Errors
+/// No archive offers it, or it does not build.
+pub fn ensure(wanted: Wanted) -> Result<PathBuf> {
+    let recipe = Recipe::read()?;
     let cache = project::cache_dir()?.join("kernels");
-    let key = format!("{package_version}-{:016x}", hash(&format!("{RECIPE}\n{fragment}")));
-    let home = cache.join(key.replace([':', '/'], "_"));
-    let image = home.join("bzImage");
+    fs::create_dir_all(&cache).with_context(|| format!("cannot make `{}`", cache.display()))?;
+    if let Wanted::Series(series) = wanted
+        && let Some(image) = recipe.built(&cache, series)
+    {
+        return Ok(image);
+    }
+    let offer = offers::find(wanted)?;
+    let home = recipe.home(&cache, &offer.version);
+    let image = home.join(IMAGE);
     if image.exists() {
         return Ok(image);
     }
-    std::fs::create_dir_all(&cache)
-        .with_context(|| format!("cannot make `{}`", cache.display()))?;
-    let _lock = lock::Lock::take(&cache.join("lock"), BUILD_DEADLINE, "another kernel build")?;
+    let _lock = Lock::take(&cache.join("lock"), BUILD_DEADLINE, "another kernel build")?;
     // Whoever held the lock may have built what we need.
     if !image.exists() {
         setup::ensure(setup::KERNEL_BUILD)?;
-        Build { version, cache: &cache, home: &home, fragment: &fragment }.run()?;
+        Build { offer: &offer, cache: &cache, home: &home, fragment: &recipe.fragment }.run()?;
     }
     Ok(image)
 }
 
-/// One build, from the unpacked source to the cache.
-struct Build<'a> {
-    version: Version,
-    cache: &'a Path,
-    home: &'a Path,
-    fragment: &'a str,
+/// A series that can be built, and the image of it where it has been.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// What is offered.
+    pub offer: Offer,
+    /// Its bzImage, if the cache has one of this version.
+    pub built: Option<PathBuf>,
 }
 
-impl Build<'_> {
-    fn run(&self) -> Result<()> {
-        remove_abandoned(self.cache)?;
-        let start = Instant::now();
-        let log = self.cache.join(format!("build-{}.log", self.version));
-        // A log that is not there is as good as a removed one.
-        let _ = std::fs::remove_file(&log);
-        eprintln!(
-            "kernel {}: building, about six minutes on two cores; log: {}",
-            self.version,
-            log.display()
-        );
-        let work = tempfile::Builder::new()
-            .prefix("work-")
-            .tempdir_in(self.cache)
-            .context("cannot make a folder for the build")?;
-        self.compile(work.path(), &log)?;
-        self.keep(work.path(), &log)?;
-        eprintln!("kernel {}: built in {} s", self.version, start.elapsed().as_secs());
-        Ok(())
-    }
-
-    /// Unpacks, configures and compiles in `work`.
-    fn compile(&self, work: &Path, log: &Path) -> Result<()> {
-        let archive = format!("/usr/src/linux-source-{}.tar.xz", self.version);
-        let what = format!("unpacking {archive}");
-        let mut tar = Command::new("tar");
-        tar.args(["--strip-components=1", "-xf", &archive, "-C"]).arg(work);
-        process::run_logged(&mut tar, log, &what, BUILD_DEADLINE)?;
-
-        std::fs::write(work.join("test.config"), self.fragment)
-            .context("cannot write the configuration")?;
-        self.make(work, log, &["tinyconfig"])?;
-        let mut merge = Command::new("scripts/kconfig/merge_config.sh");
-        merge.args(["-m", ".config", "test.config"]).current_dir(work);
-        process::run_logged(&mut merge, log, "merging the configuration", BUILD_DEADLINE)?;
-        self.make(work, log, &["olddefconfig"])?;
-        let config = std::fs::read_to_string(work.join(".config"))
-            .context("cannot read the configuration")?;
-        config::verify(self.version, self.fragment, &config)?;
-
-        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        self.make(work, log, &[&format!("-j{jobs}"), "bzImage"])
-    }
-
-    fn make(&self, work: &Path, log: &Path, arguments: &[&str]) -> Result<()> {
-        let mut make = Command::new("make");
-        // The image says who built it and when; the same for all gives the same image.
-        make.args(arguments)
-            .current_dir(work)
-            .env("KBUILD_BUILD_TIMESTAMP", "1970-01-01")
-            .env("KBUILD_BUILD_USER", "schedvmm")
-            .env("KBUILD_BUILD_HOST", "xtask")
-            // Cargo's own jobserver is not meant for it.
-            .env_remove("MAKEFLAGS");
-        let what = format!("kernel {} {}", self.version, arguments.join(" "));
-        process::run_logged(&mut make, log, &what, BUILD_DEADLINE)
-    }
-
-    /// Moves what was asked for into the cache, all of it at once.
-    fn keep(&self, work: &Path, log: &Path) -> Result<()> {
-        let kept = work.join("kept");
-        std::fs::create_dir(&kept).context("cannot make a folder for the results")?;
-        let results =
-            [("arch/x86/boot/bzImage", "bzImage"), ("vmlinux", "vmlinux"), (".config", "config")];
-        for (from, to) in results {
-            std::fs::rename(work.join(from), kept.join(to))
-                .with_context(|| format!("the build left no `{from}`"))?;
-        }
-        std::fs::rename(log, kept.join("build.log")).context("cannot keep the log")?;
-        if self.home.exists() {
-            bail!("`{}` holds no bzImage; remove it", self.home.display());
-        }
-        std::fs::rename(&kept, self.home)
-            .with_context(|| format!("cannot make `{}`", self.home.display()))
+impl fmt::Display for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let built = self.built.as_ref().map_or("not built".into(), |path| path.to_string_lossy());
+        let Offer { series, version, .. } = &self.offer;
+        write!(f, "{:<8}{version:<22}{:<20}{built}", series.to_string(), self.offer.from())
     }
 }
 
-/// Removes what interrupted builds left: we hold the lock, so none of it is in use.
-fn remove_abandoned(cache: &Path) -> Result<()> {
-    let entries = std::fs::read_dir(cache).context("cannot read the cache")?;
-    for entry in entries.filter_map(Result::ok) {
-        if entry.file_name().to_string_lossy().starts_with("work-") {
-            std::fs::remove_dir_all(entry.path())
-                .with_context(|| format!("cannot remove `{}`", entry.path().display()))?;
-        }
+/// Every series that is offered, oldest first.
+///
+/// # Errors
+/// The archives cannot be asked.
+pub fn list() -> Result<Vec<Listed>> {
+    let recipe = Recipe::read()?;
+    let cache = project::cache_dir()?.join("kernels");
+    let listed = |offer: Offer| {
+        let built = Some(recipe.home(&cache, &offer.version).join(IMAGE)).filter(|i| i.exists());
+        Listed { offer, built }
+    };
+    Ok(offers::all()?.into_iter().map(listed).collect())
+}
+
+/// How kernels are built: whatever changes it makes another kernel of the same sources.
+struct Recipe {
+    fragment: String,
+    hash: String,
+}
+
+impl Recipe {
+    fn read() -> Result<Self> {
+        let path = project::root().join("xtask/kernel/test.config");
+        let fragment = fs::read_to_string(&path)
+            .with_context(|| format!("cannot read `{}`", path.display()))?;
+        let hash = format!("{:016x}", hash(&format!("{RECIPE}\n{fragment}")));
+        Ok(Self { fragment, hash })
     }
-    Ok(())
+
+    /// Where the cache keeps the kernel of this version.
+    fn home(&self, cache: &Path, version: &str) -> PathBuf {
+        cache.join(format!("{version}-{}", self.hash).replace([':', '/'], "_"))
+    }
+
+    /// The image of this series that was built last.
+    fn built(&self, cache: &Path, series: Series) -> Option<PathBuf> {
+        let images = fs::read_dir(cache).ok()?.filter_map(|entry| {
+            let entry = entry.ok()?;
+            let name = entry.file_name();
+            let version = name.to_str()?.strip_suffix(&self.hash)?.strip_suffix('-')?;
+            let image = entry.path().join(IMAGE);
+            let built = fs::metadata(&image).ok()?.modified().ok()?;
+            (Series::of_version(version) == Some(series)).then_some((built, image))
+        });
+        images.max().map(|(_, image)| image)
+    }
 }
 
 /// FNV-1a, 64 bits: the same in every build of this program, which std's hasher is not.
@@ -187,13 +134,30 @@ fn hash(text: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use super::*;
 
     #[test]
-    fn versions_read_as_they_print() {
-        assert_eq!("6.1".parse(), Ok(Version::V6_1));
-        assert_eq!("6.12".parse(), Ok(Version::V6_12));
-        assert!("6.13".parse::<Version>().unwrap_err().contains("6.13"));
+    fn the_last_build_of_a_series_is_found_by_its_recipe() {
+        let cache = tempfile::tempdir().unwrap();
+        let recipe = |hash: &str| Recipe { fragment: String::new(), hash: hash.into() };
+        let ours = recipe("0123456789abcdef");
+        let build = |recipe: &Recipe, version: &str, age: u64| {
+            let home = recipe.home(cache.path(), version);
+            fs::create_dir(&home).unwrap();
+            let image = fs::File::create(home.join(IMAGE)).unwrap();
+            image.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+            home.join(IMAGE)
+        };
+        assert_eq!(ours.built(cache.path(), Series::HOST), None);
+        build(&recipe("fedcba9876543210"), "6.12.99-1", 0);
+        build(&ours, "6.1.176-1", 0);
+        build(&ours, "6.12.95-1~bpo12+1", 60);
+        let last = build(&ours, "6.12.107-1", 30);
+        fs::create_dir(ours.home(cache.path(), "6.12.108-1")).unwrap();
+        assert_eq!(ours.built(cache.path(), Series::HOST), Some(last));
+        assert_eq!(ours.built(cache.path(), Series::new(7, 3)), None);
     }
 
     #[test]

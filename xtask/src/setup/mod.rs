@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Set-up: what a machine lacks is installed with apt, each change announced before it is made.
 
+mod archive;
 mod backports;
 mod packages;
 mod qemu;
+mod sources;
 
+pub use archive::{Archive, Offered};
 pub use packages::{ensure, installed_version};
 pub(crate) use qemu::QEMU;
 pub use qemu::ensure_qemu;

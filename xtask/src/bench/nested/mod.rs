@@ -98,7 +98,7 @@ pub fn run(vms: u32, runs: u32) -> Result<Report> {
     let out = tempfile::tempdir().context("cannot make a temporary folder")?;
     match venue {
         Venue::Own => {
-            let kernel = kernel::ensure(kernel::Version::default())?;
+            let kernel = kernel::ensure(kernel::Wanted::default())?;
             let words = [schedvmm.as_os_str(), "--kernel".as_ref(), kernel.as_os_str()];
             driver::run(&words, (vms, runs), out.path())?;
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A lock file, so that two calls do not build the same kernel at the same time.
+//! A lock file, so that two calls do not make the same thing at the same time.
 
 use std::fs::File;
 use std::io;
@@ -14,13 +14,13 @@ const RETRY: Duration = Duration::from_millis(200);
 
 /// A held lock; the kernel lets go of it when the file is closed, by death too.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
 impl Lock {
     /// Takes the lock; waits for `holder` up to the deadline.
-    pub(super) fn take(path: &Path, deadline: Duration, holder: &str) -> Result<Self> {
+    pub(crate) fn take(path: &Path, deadline: Duration, holder: &str) -> Result<Self> {
         let file = File::options()
             .create(true)
             .truncate(false)
