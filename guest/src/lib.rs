@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod balance;
 pub mod cgroup;
+pub mod cmdline;
 pub mod cosched;
 pub mod cpus;
 pub mod duration;

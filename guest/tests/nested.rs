@@ -105,7 +105,8 @@ fn launcher(spec: &LaunchSpec) -> ! {
         tell(encode_report(&Report::Ended { reason, orderly: false, state }).unwrap());
         process::exit(0);
     }
-    tell(guest(Message::Hello(Hello::default())));
+    let cmdline = if does == "has-a-line-of-its-own" { "root=/dev/vda" } else { does };
+    tell(guest(Message::Hello(Hello { cmdline: cmdline.into(), ..Hello::default() })));
     match does {
         "is-killed" => {
             // SAFETY: a signal to this process itself.
@@ -303,10 +304,18 @@ fn all_measure_and_nothing_stays() {
 }
 
 fn each_failure_is_named_and_the_others_go_on() {
-    let words = ["well", "panics", "is-killed", "talks-nonsense", "hangs", "dies-measuring"];
+    let words = [
+        "well",
+        "panics",
+        "is-killed",
+        "talks-nonsense",
+        "hangs",
+        "dies-measuring",
+        "has-a-line-of-its-own",
+    ];
     let (outcome, taken) = run(&words, Duration::from_millis(1500));
     let report = outcome.unwrap().report;
-    assert_eq!(report.threads.len(), 12);
+    assert_eq!(report.threads.len(), 14);
     assert_eq!(report.threads[0].gaps, 1);
     let fault = |n: usize| taken.vms[n].fault.clone().unwrap_or_default();
     assert_eq!(fault(0), "");
@@ -317,6 +326,7 @@ fn each_failure_is_named_and_the_others_go_on() {
     assert!(fault(4).contains("did not stand ready within 2s"), "{}", fault(4));
     assert_eq!(taken.vms[4].state.as_deref(), Some("rip 1"));
     assert!(fault(5).contains("ended early with exit status: 3"), "{}", fault(5));
+    assert!(fault(6).contains("CONFIG_CMDLINE_OVERRIDE"), "{}", fault(6));
 }
 
 fn they_boot_by_turns_and_one_that_hangs_holds_up_nobody() {

@@ -18,6 +18,7 @@ use super::link::{
     Heard, LAUNCH_COMMAND, LaunchSpec, Order, Report, encode_order, is_plausible, next_heard,
 };
 use crate::{
+    cmdline::Drift,
     cpus::CpuSet,
     frame::{Decoder, FrameError},
     system,
@@ -64,6 +65,7 @@ pub struct Machine {
     /// When its launcher was started.
     pub launched: Instant,
     vcpus: u32,
+    cmdline: String,
     began: Instant,
     child: Child,
     link: UnixStream,
@@ -113,6 +115,7 @@ impl Machine {
             report: None,
             launched: Instant::now(),
             vcpus: spec.cpus,
+            cmdline: spec.cmdline.clone(),
             began,
             child,
             link: ours,
@@ -335,7 +338,13 @@ impl Machine {
     fn message(&mut self, message: Message) -> Option<Said> {
         let is_ours = |thread: u32, record: &GapRecord| thread < self.vcpus && is_plausible(record);
         match message {
-            Message::Hello(_) => self.enter(VmPhase::Up),
+            Message::Hello(hello) => {
+                if let Some(text) = Drift::between(&self.cmdline, &hello.cmdline).fault() {
+                    self.fault(&text);
+                    self.kill();
+                }
+                self.enter(VmPhase::Up);
+            }
             Message::Standing => self.enter(VmPhase::Standing),
             Message::Going { tsc: guest } => {
                 let (before, after) = (self.go_tsc, tsc::read().tsc);
