@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use guest::job::{JOB_PATH, Job, L2_KERNEL_PATH};
 use initrd_builder::Archive;
-use vmm::config::{BootMethod, Topology};
+use vmm::config::{BootMethod, PvProfile, Topology};
 use vmm::vm::BuildError;
 use vmm::x86_64::image::{KernelImage, MAX_IMAGE_BYTES};
 
@@ -33,6 +33,26 @@ pub enum KernelFileError {
     /// It is no plain file.
     #[error("kernel {} is not a regular file", .0.display())]
     NotAFile(PathBuf),
+    /// It is a folder, which may have a kernel in it.
+    #[error("kernel {} is a folder: {advice}", .path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The kernel in it, or where to look.
+        advice: String,
+    },
+    /// It cannot be told how fast its TSC is.
+    #[error(
+        "kernel {} is Linux {}.{}, and --pv off needs {}.{} or later: without KVM's clock a guest \
+         must be told its TSC's frequency (tsc_early_khz); take --pv clock",
+        .path.display(), .version.0, .version.1, TELLS_TSC.0, TELLS_TSC.1
+    )]
+    NoClock {
+        /// The file.
+        path: PathBuf,
+        /// Version and patch level.
+        version: (u32, u32),
+    },
     /// It is larger than any kernel.
     #[error("kernel {} has {len} bytes, more than any kernel", .path.display())]
     TooLarge {
@@ -59,6 +79,9 @@ pub enum KernelFileError {
 pub fn kernel(path: &Path) -> Result<KernelImage, Failure> {
     let read = |source| KernelFileError::Read { path: path.to_owned(), source };
     let metadata = fs::metadata(path).map_err(read)?;
+    if metadata.is_dir() {
+        return Err(folder(path).into());
+    }
     if !metadata.is_file() {
         return Err(KernelFileError::NotAFile(path.to_owned()).into());
     }
@@ -67,7 +90,26 @@ pub fn kernel(path: &Path) -> Result<KernelImage, Failure> {
         return Err(KernelFileError::TooLarge { path: path.to_owned(), len }.into());
     }
     let bytes = fs::read(path).map_err(read)?;
-    Ok(KernelImage::parse(bytes).map_err(|error| unusable(path, error))?)
+    KernelImage::parse(bytes).map_err(|error| {
+        let owner = error.owner();
+        Failure::new(owner, unusable(path, error))
+    })
+}
+
+/// Where a kernel lies in a build tree, an unpacked package or a root file system.
+const IN_FOLDERS: [&str; 5] =
+    ["arch/x86/boot/bzImage", "arch/x86_64/boot/bzImage", "bzImage", "vmlinuz", "vmlinux"];
+
+fn folder(path: &Path) -> KernelFileError {
+    let found = IN_FOLDERS.iter().map(|name| path.join(name)).find(|file| file.is_file());
+    let advice = match found {
+        Some(file) => format!("give {}", file.display()),
+        None => format!(
+            "give the bzImage, vmlinuz or vmlinux in it (a kernel that was built has {})",
+            IN_FOLDERS[0]
+        ),
+    };
+    KernelFileError::Folder { path: path.to_owned(), advice }
 }
 
 /// An error of the kernel file's contents, with the file's name before it.
@@ -151,6 +193,22 @@ pub fn cmdline(
     words.join(" ")
 }
 
+/// First version that can be told the frequency of its TSC (`tsc_early_khz`, x86/tsc of 5.8).
+const TELLS_TSC: (u32, u32) = (5, 8);
+
+/// Refuses a kernel that would not find out how fast time passes in this machine.
+///
+/// # Errors
+/// Without KVM's clock there is nothing that it could measure its TSC with.
+pub fn check_pv(path: &Path, pv: PvProfile, version: Option<(u32, u32)>) -> Result<(), Failure> {
+    match version {
+        Some(version) if pv == PvProfile::Off && version < TELLS_TSC => {
+            Err(KernelFileError::NoClock { path: path.to_owned(), version }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Guest CPUs that the load runs on unless told otherwise: the last core.
 pub fn default_load_cpus(topology: Topology) -> Vec<u32> {
     let first = topology.cpus.saturating_sub(topology.threads_per_core);
@@ -206,6 +264,27 @@ mod tests {
     }
 
     #[test]
+    fn old_kernels_need_a_clock() {
+        let check = |pv, version| check_pv(Path::new("k"), pv, version);
+        assert!(check(PvProfile::Clock, Some((5, 7))).is_ok());
+        for version in [None, Some((5, 8)), Some((7, 3))] {
+            assert!(check(PvProfile::Off, version).is_ok(), "{version:?}");
+        }
+        let error = check(PvProfile::Off, Some((5, 7))).expect_err("too old");
+        assert_eq!(error.status(), ExitStatus::Untestable);
+        assert!(error.to_string().contains("Linux 5.7, and --pv off needs 5.8"), "{error}");
+    }
+
+    #[test]
+    fn idling_is_what_the_command_line_says() {
+        let idle = |words: &[&str]| Idle::of(&cmdline(&machine(words), &[2, 3], None, None));
+        assert_eq!(idle(&[]), Idle::Halt);
+        assert_eq!(idle(&["--idle", "poll"]), Idle::Poll);
+        assert_eq!(idle(&["--append", "idle=poll"]), Idle::Poll);
+        assert_eq!(idle(&["--idle", "poll", "--append", "idle=halt"]), Idle::Poll);
+    }
+
+    #[test]
     fn the_load_takes_the_last_core() {
         let cpus = |cpus, threads_per_core| default_load_cpus(Topology { cpus, threads_per_core });
         assert_eq!(cpus(4, 2), [2, 3]);
@@ -224,5 +303,15 @@ mod tests {
         assert_eq!(status(&empty), ExitStatus::Untestable);
         let text = kernel(&empty).expect_err("empty").to_string();
         assert!(text.contains("empty") && text.contains("bzImage"), "{text}");
+        let package = dir.path().join("linux-image.deb");
+        fs::write(&package, b"!<arch>\ndebian-binary   ").expect("write");
+        assert_eq!(status(&package), ExitStatus::Usage);
+        let text = kernel(dir.path()).expect_err("a folder").to_string();
+        assert!(text.contains("is a folder: give the bzImage"), "{text}");
+        let built = dir.path().join(IN_FOLDERS[0]);
+        fs::create_dir_all(built.parent().expect("in folders")).expect("made");
+        fs::write(&built, b"").expect("write");
+        let text = kernel(dir.path()).expect_err("a folder").to_string();
+        assert!(text.ends_with(&format!("give {}", built.display())), "{text}");
     }
 }

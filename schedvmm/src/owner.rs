@@ -41,8 +41,9 @@ pub trait Owned {
 impl Owned for KernelFileError {
     fn owner(&self) -> Owner {
         match self {
-            Self::Read { .. } | Self::NotAFile(_) => Owner::Request,
-            Self::TooLarge { .. } | Self::Unusable { .. } => Owner::Kernel,
+            Self::Read { .. } | Self::NotAFile(_) | Self::Folder { .. } => Owner::Request,
+            // What is in the file decides, see `machine::unusable`.
+            Self::TooLarge { .. } | Self::Unusable { .. } | Self::NoClock { .. } => Owner::Kernel,
         }
     }
 }
@@ -121,12 +122,9 @@ impl Owned for LoadError {
         match self {
             Self::Image(error) => error.owner(),
             Self::Payload(error) => error.owner(),
-            Self::Memory { .. }
-            | Self::CmdlineLength { .. }
-            | Self::CmdlineCharacter(_)
-            | Self::Cmdline(_) => Owner::Request,
-            // The image has something that our own checks do not know.
-            Self::Loader(_) => Owner::Kernel,
+            Self::Memory { .. } | Self::CmdlineLength { .. } | Self::CmdlineCharacter(_) => {
+                Owner::Request
+            }
             Self::Write(_) => Owner::Internal,
         }
     }
@@ -134,7 +132,15 @@ impl Owned for LoadError {
 
 impl Owned for ImageError {
     fn owner(&self) -> Owner {
-        Owner::Kernel
+        match self {
+            // A package is no kernel; what nobody knows may be a bad one.
+            Self::Other(_) | Self::OtherMachine(_) => Owner::Request,
+            Self::Empty
+            | Self::Truncated { .. }
+            | Self::NotAKernel(_)
+            | Self::Not64Bit(_)
+            | Self::Damaged(_) => Owner::Kernel,
+        }
     }
 }
 

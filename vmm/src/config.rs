@@ -8,8 +8,13 @@ use thiserror::Error;
 
 use crate::x86_64::cpuid;
 
-/// Most vCPUs we describe: APIC IDs up to 254 fit the MADT's local APIC entries.
-pub const MAX_CPUS: u32 = 254;
+/// Highest APIC ID we describe: 255 means all CPUs to an APIC of 8 bits. Higher ones would take
+/// x2APIC entries in the MADT, and a guest takes those from a hypervisor without interrupt
+/// remapping only if its KVM leaf says more than `--pv clock` lets through (Linux
+/// arch/x86/kernel/apic/apic.c, `try_to_enable_x2apic`).
+pub const MAX_APIC_ID: u32 = 254;
+/// Most vCPUs.
+pub const MAX_CPUS: u32 = MAX_APIC_ID;
 /// Least memory in MiB: below, a 64-bit kernel and its initrd do not fit.
 pub const MIN_MEMORY_MIB: u64 = 32;
 /// Most memory in MiB: 1 TiB is far above any test guest and far below every CPU's
@@ -115,8 +120,21 @@ impl FromStr for PvProfile {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ConfigError {
     /// No vCPU, or more than can be described.
-    #[error("{0} vCPUs: give 1 to {MAX_CPUS}")]
+    #[error("{0} vCPUs: give 1 to {MAX_CPUS}; APIC IDs have 8 bits here")]
     Cpus(u32),
+    /// Cores whose size is no power of two leave holes between the APIC IDs.
+    #[error(
+        "{cpus} vCPUs in cores of {threads} threads need APIC IDs up to {}, and there are those of \
+         8 bits up to {MAX_APIC_ID}: give at most {} vCPUs, or cores of 1, 2 or 4 threads",
+        last_apic_id(*.cpus, *.threads),
+        most_cpus(*.threads)
+    )]
+    ApicIds {
+        /// vCPUs.
+        cpus: u32,
+        /// Threads per core.
+        threads: u32,
+    },
     /// Threads do not divide the vCPUs into whole cores.
     #[error("{cpus} vCPUs do not divide into cores of {threads} threads")]
     Threads {
@@ -138,6 +156,16 @@ pub enum ConfigError {
     },
 }
 
+fn last_apic_id(cpus: u32, threads_per_core: u32) -> u32 {
+    cpuid::apic_id(cpus - 1, Topology { cpus, threads_per_core })
+}
+
+/// Most vCPUs in whole cores of so many threads.
+fn most_cpus(threads: u32) -> u32 {
+    let whole = (1..=MAX_CPUS).filter(|cpus| cpus.is_multiple_of(threads));
+    whole.filter(|cpus| last_apic_id(*cpus, threads) <= MAX_APIC_ID).max().unwrap_or(0)
+}
+
 impl Config {
     /// Checks what can be checked without a host.
     ///
@@ -151,9 +179,8 @@ impl Config {
         if threads == 0 || !cpus.is_multiple_of(threads) {
             return Err(ConfigError::Threads { cpus, threads });
         }
-        // Cores whose size is no power of two leave holes between the APIC IDs.
-        if cpuid::apic_id(cpus - 1, self.topology) > MAX_CPUS {
-            return Err(ConfigError::Cpus(cpus));
+        if last_apic_id(cpus, threads) > MAX_APIC_ID {
+            return Err(ConfigError::ApicIds { cpus, threads });
         }
         if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
             return Err(ConfigError::Memory(self.memory_mib));
@@ -193,7 +220,12 @@ mod tests {
         };
         assert_eq!(topology(0, 1).validate(), Err(ConfigError::Cpus(0)));
         assert_eq!(topology(255, 1).validate(), Err(ConfigError::Cpus(255)));
-        assert_eq!(topology(252, 3).validate(), Err(ConfigError::Cpus(252)));
+        assert_eq!(topology(254, 1).validate(), Ok(()));
+        assert_eq!(topology(192, 3).validate(), Ok(()));
+        let error = topology(195, 3).validate().expect_err("no IDs");
+        assert_eq!(error, ConfigError::ApicIds { cpus: 195, threads: 3 });
+        let text = error.to_string();
+        assert!(text.contains("APIC IDs up to 258") && text.contains("at most 192"), "{text}");
         assert_eq!(topology(3, 2).validate(), Err(ConfigError::Threads { cpus: 3, threads: 2 }));
         assert_eq!(topology(4, 0).validate(), Err(ConfigError::Threads { cpus: 4, threads: 0 }));
         let memory = Config { memory_mib: 31, ..config() };

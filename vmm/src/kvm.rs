@@ -36,9 +36,23 @@ pub enum KvmError {
     /// The device node is not there.
     #[error("{} does not exist: load kvm_intel or kvm_amd, switch virtualization on in the firmware, or allow nesting on the outer host", .0.display())]
     Missing(PathBuf),
-    /// The device node may not be opened.
+    /// The device node's mode does not let us.
     #[error("no permission to open {}: join its group (usually kvm) or run as root", .0.display())]
     Forbidden(PathBuf),
+    /// Its mode lets us, but something else does not.
+    #[error(
+        "{} may not be opened although we are root here: its mount is `nodev`, a security module \
+         (SELinux, AppArmor) forbids it, or we are root of a user namespace only", .0.display()
+    )]
+    ForbiddenToRoot(PathBuf),
+    /// The device cgroup does not let us (security/device_cgroup.c: EPERM, where a mode gives
+    /// EACCES).
+    #[error(
+        "{} may not be opened by anything in this container or unit, whatever its mode: allow it \
+         the device (`docker run --device /dev/kvm`, `DeviceAllow=/dev/kvm rw` in a unit)",
+        .0.display()
+    )]
+    DeviceRules(PathBuf),
     /// Any other failure to open it.
     #[error("cannot open {}", .path.display())]
     Open {
@@ -78,6 +92,18 @@ pub enum KvmError {
     },
 }
 
+impl KvmError {
+    /// Who it is that keeps us from opening a device node.
+    fn refused(path: PathBuf, errno: i32, root: bool) -> Option<Self> {
+        match (errno, root) {
+            (libc::EPERM, _) => Some(Self::DeviceRules(path)),
+            (libc::EACCES, false) => Some(Self::Forbidden(path)),
+            (libc::EACCES, true) => Some(Self::ForbiddenToRoot(path)),
+            _ => None,
+        }
+    }
+}
+
 /// Maps an ioctl's error to [`KvmError::Ioctl`].
 pub(crate) fn failed(ioctl: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
     move |source| KvmError::Ioctl { ioctl, source }
@@ -99,8 +125,9 @@ impl Hypervisor {
             .map_err(|_| KvmError::Missing(path()))?;
         let kvm = Kvm::new_with_path(name).map_err(|source| match source.errno() {
             libc::ENOENT | libc::ENXIO | libc::ENODEV => KvmError::Missing(path()),
-            libc::EACCES | libc::EPERM => KvmError::Forbidden(path()),
-            _ => KvmError::Open { path: path(), source },
+            // SAFETY: takes nothing and cannot fail.
+            errno => KvmError::refused(path(), errno, unsafe { libc::geteuid() } == 0)
+                .unwrap_or(KvmError::Open { path: path(), source }),
         })?;
         let version = kvm.get_api_version();
         if version != KVM_API_VERSION.cast_signed() {
@@ -181,6 +208,21 @@ mod tests {
     fn a_missing_or_false_device_is_named() {
         let missing = Hypervisor::open(Path::new("/nonexistent/kvm"));
         assert!(matches!(missing, Err(KvmError::Missing(_))));
+        let text = |errno, root| {
+            let error = KvmError::refused(PathBuf::from(DEVICE), errno, root);
+            error.map(|error| error.to_string())
+        };
+        let mode = text(libc::EACCES, false).expect("refused");
+        assert!(mode.contains("join its group"), "{mode}");
+        for (errno, root, remedy) in [
+            (libc::EPERM, true, "--device /dev/kvm"),
+            (libc::EPERM, false, "DeviceAllow"),
+            (libc::EACCES, true, "nodev"),
+        ] {
+            let text = text(errno, root).expect("refused");
+            assert!(text.contains(remedy) && !text.contains("group"), "{text}");
+        }
+        assert_eq!(text(libc::EMFILE, true), None);
         let null = Hypervisor::open(Path::new("/dev/null"));
         assert!(matches!(null, Err(KvmError::ApiVersion { .. })));
     }

@@ -111,7 +111,8 @@ fn adapt(entry: &mut kvm_cpuid_entry2, id: Identity, amd_topology: bool) {
     let apic_id = apic_id(id.cpu, id.topology);
     match entry.function {
         FEATURES => {
-            let siblings = 1 << id.package_bits();
+            // As many as the field holds: one of 256 would count into the APIC ID.
+            let siblings = (1 << id.package_bits()).min(0xff);
             entry.ebx = apic_id << 24 | siblings << 16 | 8 << 8 | entry.ebx & 0xff;
             // HYPERVISOR, TSC_DEADLINE, X2APIC on; PDCM off (there is no PMU).
             entry.ecx = entry.ecx & !(1 << 15) | 1 << 31 | 1 << 24 | 1 << 21;
@@ -122,7 +123,8 @@ fn adapt(entry: &mut kvm_cpuid_entry2, id: Identity, amd_topology: bool) {
         INTEL_CACHES if entry.eax & 0x1f != 0 => {
             let level = entry.eax >> 5 & 7;
             let sharing = if level < 3 { 1 << id.thread_bits() } else { 1 << id.package_bits() };
-            let cores = 1u32 << bits(id.topology.cores());
+            // Six bits, as Intel fills them in for larger packages: leaf 0xb has the truth.
+            let cores = (1u32 << bits(id.topology.cores())).min(64);
             entry.eax = entry.eax & 0x3fff | (sharing - 1) << 14 | (cores - 1) << 26;
         }
         // WAITPKG off: UMWAIT would idle a CPU behind the scheduler's back.
@@ -269,6 +271,40 @@ mod tests {
         let table = table(&[l1, l3], identity(0));
         assert_eq!(find(&table, INTEL_CACHES, 0).eax >> 14, 1 << 12 | 1);
         assert_eq!(find(&table, INTEL_CACHES, 3).eax >> 14, 1 << 12 | 3);
+    }
+
+    #[test]
+    fn many_cpus_overflow_no_field() {
+        for (cpus, threads_per_core) in [(128, 1), (130, 2), (192, 3), (254, 1), (254, 2)] {
+            let topology = Topology { cpus, threads_per_core };
+            let mut l3 = leaf(INTEL_CACHES, 3);
+            l3.eax = 3 | 3 << 5;
+            let mut amd_l3 = leaf(AMD_CACHES, 3);
+            amd_l3.eax = 3 | 3 << 5;
+            let supported = [leaf(FEATURES, 0), l3, amd_l3, leaf(SIZES, 0), leaf(AMD_TOPOLOGY, 0)];
+            for cpu in [0, 1, cpus / 2, cpus - 1] {
+                let id = Identity { topology, ..identity(cpu) };
+                let (table, apic_id) = (table(&supported, id), apic_id(cpu, topology));
+                let features = find(&table, FEATURES, 0).ebx;
+                assert_eq!(features >> 24, apic_id, "CPU {cpu} of {topology:?}");
+                let siblings = features >> 16 & 0xff;
+                assert!(siblings >= cpus.min(255) || siblings == 128, "{siblings}");
+                let caches = find(&table, INTEL_CACHES, 3).eax;
+                assert_eq!((caches >> 14 & 0xfff) + 1, 1 << id.package_bits());
+                let cores = topology.cores().next_power_of_two().min(64);
+                assert_eq!((caches >> 26) + 1, cores);
+                assert_eq!((find(&table, AMD_CACHES, 3).eax >> 14 & 0xfff) + 1, cpus);
+                let amd = find(&table, AMD_TOPOLOGY, 0);
+                assert_eq!((amd.eax, amd.ebx & 0xff), (apic_id, cpu / threads_per_core));
+                let sizes = find(&table, SIZES, 0).ecx;
+                assert_eq!(((sizes & 0xff) + 1, sizes >> 12 & 0xf), (cpus, id.package_bits()));
+                for index in 0..2 {
+                    let level = find(&table, TOPOLOGY, index);
+                    assert_eq!(level.edx, apic_id);
+                    assert!(apic_id >> level.eax <= apic_id && level.ebx <= cpus);
+                }
+            }
+        }
     }
 
     #[test]

@@ -10,12 +10,15 @@ use linux_loader::loader::bootparam::setup_header;
 use thiserror::Error;
 use vm_memory::ByteValued;
 
+use crate::x86_64::not_a_kernel::{self, Other};
 use crate::x86_64::{layout, lint};
 
 /// Offset of the setup header in a bzImage.
 const HEADER_START: usize = 0x1f1;
 /// Offset of the byte that tells how far the header reaches beyond 0x202.
 const HEADER_JUMP: usize = 0x201;
+/// End of the magic number in the header.
+const HEADER_MIN_END: usize = 0x206;
 const BOOT_FLAG: u16 = 0xaa55;
 const HEADER_MAGIC: u32 = 0x5372_6448;
 const SECTOR: usize = 512;
@@ -23,11 +26,13 @@ const SECTOR: usize = 512;
 const VERSION_XLOADFLAGS: u16 = 0x20c;
 /// xloadflags bit 0: the kernel has the 64-bit entry point at 0x200.
 const XLF_KERNEL_64: u16 = 1;
-const ELF_MAGIC: &[u8] = b"\x7fELF";
+pub(super) const ELF_MAGIC: &[u8] = b"\x7fELF";
 const ELF_HEADER_LEN: usize = 64;
 const ELF_SEGMENT_LEN: usize = 56;
 const ELF_CLASS_64: u8 = 2;
 const ELF_LITTLE_ENDIAN: u8 = 1;
+const ELF_BIG_ENDIAN: u8 = 2;
+const ELF_I386: u16 = 3;
 const ELF_X86_64: u16 = 62;
 const ELF_LOAD: u32 = 1;
 /// More program headers than any kernel has; a bound for hostile files.
@@ -58,11 +63,18 @@ pub enum ImageError {
         "this is no Linux kernel: it starts with bytes {0:02x?} and has no boot header; give a bzImage or a vmlinux"
     )]
     NotAKernel(Vec<u8>),
+    /// Something else that is known.
+    #[error("{0}")]
+    Other(Other),
     /// 32-bit or too old.
     #[error("this is a 32-bit kernel ({0}); build it with CONFIG_64BIT=y")]
     Not64Bit(&'static str),
     /// ELF of another architecture.
-    #[error("this ELF file is for machine {0}, not for x86-64 (62); give an x86-64 kernel")]
+    #[error(
+        "this ELF file is for {name} (machine {number}), not for x86-64; give an x86-64 kernel",
+        name = not_a_kernel::machine_name(*.0),
+        number = .0
+    )]
     OtherMachine(u16),
     /// Some other lie.
     #[error("the kernel image is damaged: {0}")]
@@ -87,6 +99,19 @@ pub struct BzImage {
     pub header: setup_header,
     /// Compressed kernel, in `bytes`; empty if the header names none.
     pub payload: Range<usize>,
+}
+
+impl BzImage {
+    /// All that follows the setup sectors: the stub with the compressed kernel in it.
+    pub fn protected(&self) -> &[u8] {
+        let setup_sectors = setup_sectors(&self.header);
+        self.bytes.get((setup_sectors + 1) * SECTOR..).unwrap_or_default()
+    }
+}
+
+/// Sectors of real-mode code after the first one; 0 stands for 4 (boot.rst).
+fn setup_sectors(header: &setup_header) -> usize {
+    if header.setup_sects == 0 { 4 } else { header.setup_sects.into() }
 }
 
 /// One loadable part of an ELF kernel.
@@ -164,19 +189,24 @@ impl KernelImage {
             parse_elf(&bytes)?;
             return Ok(Self::Vmlinux(bytes));
         }
-        let magic = |at, len| bytes.get(at..at + len);
-        let is_kernel = magic(0x1fe, 2) == Some(&BOOT_FLAG.to_le_bytes())
-            && magic(0x202, 4) == Some(&HEADER_MAGIC.to_le_bytes());
-        if !is_kernel {
-            let looks_cut = bytes.starts_with(b"MZ") && bytes.len() < 0x206;
-            return Err(if looks_cut {
-                truncated("the boot header", 0x206, bytes.len())
-            } else {
-                ImageError::NotAKernel(bytes[..bytes.len().min(4)].to_vec())
-            });
+        if is_bzimage(&bytes) {
+            return parse_bzimage(bytes).map(Self::BzImage);
         }
-        parse_bzimage(bytes).map(Self::BzImage)
+        if bytes.starts_with(b"MZ") && bytes.len() < HEADER_MIN_END {
+            return Err(truncated("the boot header", HEADER_MIN_END, bytes.len()));
+        }
+        Err(match not_a_kernel::recognise(&bytes) {
+            Some(other) => ImageError::Other(other),
+            None => ImageError::NotAKernel(bytes[..bytes.len().min(4)].to_vec()),
+        })
     }
+}
+
+/// Whether there is a boot header.
+pub(super) fn is_bzimage(bytes: &[u8]) -> bool {
+    let magic = |at, len| bytes.get(at..at + len);
+    magic(0x1fe, 2) == Some(&BOOT_FLAG.to_le_bytes())
+        && magic(0x202, 4) == Some(&HEADER_MAGIC.to_le_bytes())
 }
 
 fn truncated(what: &'static str, needed: usize, got: usize) -> ImageError {
@@ -199,8 +229,7 @@ fn parse_bzimage(bytes: Vec<u8>) -> Result<BzImage, ImageError> {
     if header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err(ImageError::Not64Bit("its header has no 64-bit entry point"));
     }
-    let setup_sectors = if header.setup_sects == 0 { 4 } else { usize::from(header.setup_sects) };
-    let setup_len = (setup_sectors + 1) * SECTOR;
+    let setup_len = (setup_sectors(&header) + 1) * SECTOR;
     let syssize = header.syssize;
     let needed = setup_len as u64 + u64::from(syssize) * 16;
     // A file may be longer than announced (signatures are appended), never shorter. syssize
@@ -235,12 +264,18 @@ pub fn parse_elf(bytes: &[u8]) -> Result<ElfKernel, ImageError> {
     if !bytes.starts_with(ELF_MAGIC) {
         return Err(damaged("the unpacked payload is no ELF file".into()));
     }
-    if bytes[4] != ELF_CLASS_64 {
+    let machine = u16_at(bytes, 18);
+    if bytes[5] == ELF_BIG_ENDIAN {
+        return Err(ImageError::OtherMachine(machine.swap_bytes()));
+    }
+    if machine != ELF_X86_64 && machine != ELF_I386 {
+        return Err(ImageError::OtherMachine(machine));
+    }
+    if bytes[4] != ELF_CLASS_64 || machine == ELF_I386 {
         return Err(ImageError::Not64Bit("ELF class 32"));
     }
-    let machine = u16_at(bytes, 18);
-    if bytes[5] != ELF_LITTLE_ENDIAN || machine != ELF_X86_64 {
-        return Err(ImageError::OtherMachine(machine));
+    if let Some(other) = not_a_kernel::recognise(bytes) {
+        return Err(ImageError::Other(other));
     }
     let (entry, table) = (u64_at(bytes, 24), u64_at(bytes, 32));
     let (entry_len, count) = (usize::from(u16_at(bytes, 54)), usize::from(u16_at(bytes, 56)));
@@ -380,7 +415,7 @@ pub(crate) mod tests {
     #[test]
     fn bad_files_are_told_apart() {
         assert_eq!(error(Vec::new()), ImageError::Empty);
-        assert_eq!(error(b"#!/bin/sh".to_vec()), ImageError::NotAKernel(b"#!/b".to_vec()));
+        assert_eq!(error(b"no kernel".to_vec()), ImageError::NotAKernel(b"no k".to_vec()));
         assert!(matches!(error(b"MZ\0\0".to_vec()), ImageError::Truncated { .. }));
         let mut cut = bzimage(&[7; 640]);
         cut.truncate(cut.len() - 100);

@@ -9,6 +9,7 @@ pub mod lapic;
 pub mod layout;
 pub mod lint;
 pub mod msrs;
+pub mod not_a_kernel;
 pub mod page_tables;
 pub mod payload;
 pub mod regs;

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a file is that was given as a kernel and is none: people have kernels in packages, in
+//! wrappings and for other machines, and the name of the thing is half of the way out.
+//!
+//! Sources: file(1)'s magic; systemd's documentation of unified kernel images; Linux
+//! drivers/firmware/efi/libstub/zboot-header.S, Documentation/arch/{arm64/booting,
+//! riscv/boot-image-header}.rst.
+
+use std::fmt;
+use std::io::Read;
+
+use crate::x86_64::image::{ELF_MAGIC, is_bzimage};
+use crate::x86_64::payload::{self, Format};
+
+/// So many bytes of what is packed are enough to see what it is.
+const PEEK_BYTES: u64 = 1024;
+/// More sections than any PE file has; a bound for hostile files.
+const MAX_SECTIONS: usize = 96;
+
+/// Something that is no kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Other {
+    /// What it is, with its article.
+    pub what: String,
+    /// What to do with it.
+    pub advice: String,
+}
+
+impl fmt::Display for Other {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "this is {}, not a kernel that can be booted as it is: {}",
+            self.what, self.advice
+        )
+    }
+}
+
+const GIVE: &str = "give a bzImage or a vmlinux for x86-64";
+
+fn other(what: impl Into<String>, advice: impl Into<String>) -> Option<Other> {
+    Some(Other { what: what.into(), advice: advice.into() })
+}
+
+/// Begins at `at` with `magic`: is `what`; `advice` for it.
+type Known = (usize, &'static [u8], &'static str, &'static str);
+
+const KNOWN: [Known; 21] = [
+    (
+        0,
+        b"!<arch>\ndebian-binary",
+        "a Debian package",
+        "unpack it with `dpkg-deb -x FILE DIR` and give DIR/boot/vmlinuz-* or \
+         DIR/usr/lib/modules/*/vmlinuz",
+    ),
+    (0, b"!<arch>\n", "an archive of object files", GIVE),
+    (
+        0,
+        b"\xed\xab\xee\xdb",
+        "an RPM package",
+        "unpack it with `rpm2cpio FILE | cpio -idm` and give lib/modules/*/vmlinuz",
+    ),
+    (0x38, b"ARM\x64", "a kernel for arm64", GIVE),
+    (0x38, b"RSC\x05", "a kernel for RISC-V", GIVE),
+    (0, b"070701", INITRD, INITRD_ADVICE),
+    (0, b"070702", INITRD, INITRD_ADVICE),
+    (0, b"070707", INITRD, INITRD_ADVICE),
+    (0, b"\xc7\x71", INITRD, INITRD_ADVICE),
+    (0, b"QFI\xfb", "a qcow2 disk image", DISK),
+    (0, b"KDMV", "a VMware disk image", DISK),
+    (0, b"conectix", "a VHD disk image", DISK),
+    (0, b"vhdxfile", "a VHDX disk image", DISK),
+    (0, b"hsqs", "a squashfs file system", DISK),
+    (0x8001, b"CD001", "an ISO 9660 image", DISK),
+    (0x101, b"ustar", "a tar archive", "unpack it with `tar -xf FILE` and give the kernel in it"),
+    (0, b"PK\x03\x04", "a zip archive", "unpack it and give the kernel in it"),
+    (0, b"\x27\x05\x19\x56", "a U-Boot image", GIVE),
+    (0, b"\xd0\x0d\xfe\xed", "a device tree or a FIT image", GIVE),
+    (0, b"KDUMP   ", "a crash dump", GIVE),
+    (0, b"#!", "a script", GIVE),
+];
+
+const INITRD: &str = "an initrd (a cpio archive)";
+const INITRD_ADVICE: &str =
+    "give the kernel that it belongs to; `schedvmm boot --initrd` takes an initrd beside one";
+const DISK: &str = "no disk is booted here; give the kernel that is on it";
+
+/// What `bytes`, the whole file, is; `None` if it may be a kernel or is nothing known. `bytes` has
+/// no boot header of a bzImage.
+pub(super) fn recognise(bytes: &[u8]) -> Option<Other> {
+    if bytes.starts_with(ELF_MAGIC) {
+        return elf(bytes);
+    }
+    let known = KNOWN
+        .iter()
+        .find(|(at, magic, ..)| bytes.get(*at..).is_some_and(|rest| rest.starts_with(magic)));
+    if let Some((_, _, what, advice)) = known {
+        return other(*what, *advice);
+    }
+    if bytes.starts_with(b"MZ") {
+        return efi(bytes);
+    }
+    if let Some(packed) = packed(bytes) {
+        return Some(packed);
+    }
+    if is_kernel_config(bytes) {
+        return other("a kernel's configuration", "give the kernel that is built with it");
+    }
+    if bytes.get(0x1fe..0x200) == Some(&[0x55, 0xaa]) {
+        return other("a disk image", DISK);
+    }
+    None
+}
+
+/// Kinds of ELF files that are no vmlinux.
+fn elf(bytes: &[u8]) -> Option<Other> {
+    const RELOCATABLE: u8 = 1;
+    const SHARED: u8 = 3;
+    const CORE: u8 = 4;
+    match bytes.get(16..18) {
+        Some([RELOCATABLE, 0]) => other(
+            "a kernel module or another object file",
+            format!("it belongs to a kernel; {GIVE}"),
+        ),
+        Some([SHARED, 0]) => other("a program or a shared library", GIVE),
+        Some([CORE, 0]) => other("a core dump", GIVE),
+        _ => None,
+    }
+}
+
+/// The architecture of an ELF file's machine number, where it has kernels.
+pub(super) fn machine_name(machine: u16) -> &'static str {
+    match machine {
+        3 => "32-bit x86",
+        8 => "MIPS",
+        20 => "32-bit PowerPC",
+        21 => "64-bit PowerPC",
+        22 => "s390",
+        40 => "32-bit ARM",
+        183 => "arm64",
+        243 => "RISC-V",
+        258 => "LoongArch",
+        _ => "another architecture",
+    }
+}
+
+/// EFI executables that are no bzImage.
+fn efi(bytes: &[u8]) -> Option<Other> {
+    if bytes.get(4..8) == Some(b"zimg") {
+        let what = "an EFI zboot image, as kernels for arm64, RISC-V and LoongArch come in";
+        return other(what, GIVE);
+    }
+    let word = |at: usize| -> Option<usize> {
+        let bytes = bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
+        usize::try_from(u32::from_le_bytes(bytes)).ok()
+    };
+    // Microsoft PE format: e_lfanew, then the signature, the COFF header, the optional header,
+    // and sections of 40 bytes that begin with their names.
+    let pe = word(0x3c)?;
+    if bytes.get(pe..pe.checked_add(4)?)? != b"PE\0\0" {
+        return None;
+    }
+    let count = word(pe + 4)? >> 16;
+    let table = pe + 24 + (word(pe + 20)? & 0xffff);
+    let names = (0..count.min(MAX_SECTIONS)).map_while(|n| bytes.get(table + n * 40..)?.get(..8));
+    if names.into_iter().any(|name| name == b".linux\0\0") {
+        return other(
+            "a unified kernel image (UKI)",
+            "take the kernel out of it with `objcopy -O binary --only-section=.linux FILE bzImage`",
+        );
+    }
+    other("an EFI program", GIVE)
+}
+
+/// What is packed as a whole.
+fn packed(bytes: &[u8]) -> Option<Other> {
+    let (name, tool) = match payload::format(bytes) {
+        Some(Format::Gzip) => ("gzip", "gunzip"),
+        Some(Format::Xz) => ("xz", "unxz"),
+        Some(Format::Zstd) => ("zstd", "unzstd"),
+        Some(Format::Lz4) => ("lz4", "unlz4"),
+        Some(Format::Lzma) => ("lzma", "unlzma"),
+        None if bytes.starts_with(b"BZh") => ("bzip2", "bunzip2"),
+        None if bytes.starts_with(b"\x04\x22\x4d\x18") => ("lz4", "unlz4"),
+        None => return None,
+    };
+    let unpack = format!("unpack it with `{tool} < FILE > NEW`");
+    let inside = peek(bytes);
+    if is_bzimage(&inside) {
+        return other(format!("a bzImage packed with {name}"), format!("{unpack} and give that"));
+    }
+    if let Some(inside) = recognise(&inside) {
+        return other(format!("{}, packed with {name}", inside.what), inside.advice);
+    }
+    if inside.starts_with(ELF_MAGIC) {
+        return other(format!("a vmlinux packed with {name}"), format!("{unpack} and give that"));
+    }
+    other(format!("a file packed with {name}"), format!("{unpack}; {GIVE}"))
+}
+
+/// The beginning of what is packed; nothing where it cannot be unpacked.
+fn peek(packed: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut take = |from: &mut dyn Read| {
+        // What came out before an error is as good.
+        let _ = from.take(PEEK_BYTES).read_to_end(&mut bytes);
+    };
+    match payload::format(packed) {
+        Some(Format::Gzip) => take(&mut flate2::bufread::GzDecoder::new(packed)),
+        Some(Format::Xz) => take(&mut liblzma::bufread::XzDecoder::new(packed)),
+        Some(Format::Zstd) => {
+            if let Ok(mut decoder) = zstd::stream::read::Decoder::with_buffer(packed) {
+                take(&mut decoder);
+            }
+        }
+        Some(Format::Lz4 | Format::Lzma) | None => {}
+    }
+    bytes
+}
+
+/// The first lines of a .config name the program that has written it.
+fn is_kernel_config(bytes: &[u8]) -> bool {
+    let head = &bytes[..bytes.len().min(512)];
+    memchr::memmem::find(head, b"Automatically generated file; DO NOT EDIT.").is_some()
+        && head.starts_with(b"#")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use crate::x86_64::image::{ImageError, KernelImage, flat_kernel, tests::bzimage};
+
+    /// What is said of a file, and it must be refused.
+    fn said(bytes: &[u8]) -> String {
+        KernelImage::parse(bytes.to_vec()).expect_err("no kernel").to_string()
+    }
+
+    fn at(offset: usize, magic: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; offset];
+        bytes.extend_from_slice(magic);
+        bytes.resize(bytes.len() + 64, 0);
+        bytes
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+        encoder.write_all(bytes).expect("gzip");
+        encoder.finish().expect("gzip")
+    }
+
+    /// A PE file with these sections and nothing in them.
+    fn pe(sections: &[&[u8; 8]]) -> Vec<u8> {
+        let mut bytes = vec![0; 0x400];
+        bytes[..2].copy_from_slice(b"MZ");
+        bytes[0x3c] = 0x80;
+        bytes[0x80..0x84].copy_from_slice(b"PE\0\0");
+        bytes[0x86] = u8::try_from(sections.len()).expect("few");
+        bytes[0x94] = 0xf0;
+        for (n, name) in sections.iter().enumerate() {
+            bytes[0x80 + 24 + 0xf0 + n * 40..][..8].copy_from_slice(*name);
+        }
+        bytes
+    }
+
+    #[test]
+    fn packages_and_archives_are_named_with_the_way_out() {
+        let deb = said(&at(0, b"!<arch>\ndebian-binary   1"));
+        assert!(deb.contains("a Debian package") && deb.contains("dpkg-deb -x"), "{deb}");
+        let rpm = said(&at(0, b"\xed\xab\xee\xdb\x03"));
+        assert!(rpm.contains("an RPM package") && rpm.contains("rpm2cpio"), "{rpm}");
+        for (bytes, what) in [
+            (at(0, b"070701000000"), "an initrd"),
+            (gzip(&at(0, b"070701000000")), "an initrd (a cpio archive), packed with gzip"),
+            (at(0, b"QFI\xfb\0\0\0\x03"), "a qcow2 disk image"),
+            (at(0x101, b"ustar\x0000"), "a tar archive"),
+            (at(0x1fe, &[0x55, 0xaa]), "a disk image"),
+            (b"#!/bin/sh\n".to_vec(), "a script"),
+            (b"#\n# Automatically generated file; DO NOT EDIT.\n".to_vec(), "configuration"),
+        ] {
+            assert!(said(&bytes).contains(what), "{what}: {}", said(&bytes));
+        }
+    }
+
+    #[test]
+    fn efi_wrappings_are_told_apart() {
+        let uki = said(&pe(&[b".text\0\0\0", b".linux\0\0", b".initrd\0"]));
+        assert!(uki.contains("(UKI)") && uki.contains("--only-section=.linux"), "{uki}");
+        assert!(said(&pe(&[b".text\0\0\0"])).contains("an EFI program"));
+        let mut zboot = at(0, b"MZ\0\0zimg");
+        zboot.resize(0x300, 0);
+        assert!(said(&zboot).contains("an EFI zboot image"), "{}", said(&zboot));
+        // A header that leads nowhere.
+        let mut wild = pe(&[]);
+        wild[0x3c..0x40].fill(0xff);
+        assert!(said(&wild).contains("starts with bytes"), "{}", said(&wild));
+    }
+
+    #[test]
+    fn packed_kernels_say_how_to_unpack_them() {
+        let text = said(&gzip(&bzimage(&[7; 64])));
+        assert!(text.contains("a bzImage packed with gzip"), "{text}");
+        assert!(text.contains("`gunzip < FILE > NEW` and give that"), "{text}");
+        let vmlinux = flat_kernel(0x100_0000, &[0xf4; 16]);
+        let zstd = zstd::bulk::compress(&vmlinux, 3).expect("zstd");
+        assert!(said(&zstd).contains("a vmlinux packed with zstd"), "{}", said(&zstd));
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 6);
+        xz.write_all(&vmlinux).expect("xz");
+        let xz = xz.finish().expect("xz");
+        assert!(said(&xz).contains("a vmlinux packed with xz"), "{}", said(&xz));
+        assert!(said(&xz[..20]).contains("a file packed with xz"), "{}", said(&xz[..20]));
+        let arm = said(&gzip(&at(0x38, b"ARM\x64")));
+        assert!(arm.contains("a kernel for arm64, packed with gzip"), "{arm}");
+    }
+
+    #[test]
+    fn kernels_for_other_machines_are_named() {
+        let mut efi = at(0x38, b"ARM\x64");
+        efi[..2].copy_from_slice(b"MZ");
+        efi.resize(0x400, 0);
+        assert!(said(&efi).contains("a kernel for arm64"), "{}", said(&efi));
+        assert!(said(&at(0x38, b"RSC\x05")).contains("RISC-V"));
+        let mut elf = flat_kernel(0x100_0000, &[0xf4; 16]);
+        elf[18] = 183;
+        assert!(said(&elf).contains("arm64 (machine 183)"), "{}", said(&elf));
+    }
+
+    #[test]
+    fn elf_files_that_are_no_vmlinux_are_named() {
+        for (kind, what) in [(1, "a kernel module"), (3, "a program"), (4, "a core dump")] {
+            let mut elf = flat_kernel(0x100_0000, &[0xf4; 16]);
+            elf[16] = kind;
+            assert!(said(&elf).contains(what), "{}", said(&elf));
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_shows_its_first_bytes() {
+        let error = KernelImage::parse(b"rosebud".to_vec()).expect_err("no kernel");
+        assert_eq!(error, ImageError::NotAKernel(b"rose".to_vec()));
+    }
+}
