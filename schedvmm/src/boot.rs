@@ -12,7 +12,7 @@ use vmm::config::{Config, Topology};
 use vmm::kvm::Hypervisor;
 use vmm::vcpu::{ExitReason, sched};
 use vmm::virtio::console::{PortKind, PortSpec};
-use vmm::vm::{Initrd, Kernel, Parts, Vm};
+use vmm::vm::{Initrd, Kernel, Loaded, Parts, Vm};
 
 use guest::error::Owner;
 
@@ -44,6 +44,7 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     }
     let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE))?;
     let kernel = machine::kernel(&args.kernel)?;
+    machine::check_pv(&args.kernel, machine.pv, kernel.version())?;
     let initrd = match &args.initrd {
         Some(path) => fs::read(path).map_err(|error| file_failure(&error, "read initrd", path))?,
         None => Vec::new(),
@@ -64,11 +65,11 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     let console = ConsoleRing::default();
     let ports = ports(&args.port, &console)?;
     let serial = config.serial.then(|| Box::new(console.clone()) as _);
-    let parts =
-        Parts { kernel: Kernel::Image(&kernel), initrd: Initrd::Bytes(&initrd), ports, serial };
-    let vm = Vm::build(&hypervisor, &config, parts)
-        .map_err(|error| machine::build_failure(&args.kernel, error))?;
+    let unbuilt = |error| machine::build_failure(&args.kernel, error);
+    let loaded = Loaded::new(&config, Kernel::Image(&kernel), Initrd::Bytes(&initrd));
+    let loaded = loaded.map_err(unbuilt)?;
     drop((kernel, initrd));
+    let vm = Vm::build(&hypervisor, &config, Parts { loaded, ports, serial }).map_err(unbuilt)?;
     let mut running = vm.start(move |end| {
         // Nobody listens any more once the first vCPU has ended.
         let _ = events.send(Event::Vcpu(end));

@@ -15,7 +15,7 @@ use vmm::config::{BootMethod, Config, PvProfile, Topology};
 use vmm::kvm::Hypervisor;
 use vmm::vcpu::ExitReason;
 use vmm::virtio::console::{PortKind, PortSpec};
-use vmm::vm::{BuildError, Facts, Initrd, Kernel, Parts, StartError, Vm};
+use vmm::vm::{BuildError, Facts, Initrd, Kernel, Loaded, Parts, StartError, Vm};
 use vmm::x86_64::image::{KernelImage, flat_kernel};
 
 /// How long a run waits for the probe before it goes on without its answer.
@@ -69,8 +69,7 @@ pub fn run(hypervisor: &Hypervisor, patience: Duration) -> Result<Facts, ProbeEr
     let console =
         PortSpec { name: "console".into(), kind: PortKind::Console, sink: Box::new(io::sink()) };
     let parts = Parts {
-        kernel: Kernel::Image(&kernel),
-        initrd: Initrd::Bytes(&[]),
+        loaded: Loaded::new(&config, Kernel::Image(&kernel), Initrd::Bytes(&[]))?,
         ports: vec![console],
         serial: None,
     };

@@ -27,6 +27,8 @@ pub enum End {
     Garbled(String),
     /// All threads of the machine are gone, and none has said why.
     Gone,
+    /// The kernel runs, but not as it was told to.
+    NotAsTold(String),
     /// The load on this very kernel has ended.
     Finished,
     /// It has not: for a result that is kept in case that there will be no end.
@@ -160,6 +162,7 @@ pub fn judge(session: &Session, job: &Job, end: &End, console: &str) -> Verdict 
             let reason = format!("the agent in the guest sent what it never should: {error}");
             verdict(Answer::Untestable, reason)
         }
+        End::NotAsTold(how) => verdict(Answer::Untestable, how.clone()),
         End::Vcpu(end) => unplanned(session, end, console),
         // None of these comes before a report, or a failure, has.
         End::Finished | End::TraceLost => {
@@ -177,6 +180,8 @@ fn after_hit(session: &Session, end: &End) -> String {
         _ if session.bye => String::new(),
         // Said by the trace's own note.
         End::TraceLost | End::Finished | End::UnderWay => String::new(),
+        // Found out before the load.
+        End::NotAsTold(how) => how.clone(),
         End::Vcpu(end) => format!("afterwards vCPU {} ended: {}", end.cpu, end.reason),
         End::Late(stage) => format!("afterwards the guest did not answer ({})", stage.waited_for()),
         End::Signal(signal) => format!("afterwards ended by signal {signal}"),

@@ -19,7 +19,7 @@ use std::{env, mem};
 use vmm::config::{BootMethod, Config, PvProfile, Topology};
 use vmm::kvm::{DEVICE, Hypervisor};
 use vmm::virtio::console::{PortKind, PortSpec};
-use vmm::vm::{Initrd, Kernel, Parts, Vm};
+use vmm::vm::{Initrd, Kernel, Loaded, Parts, Vm};
 use vmm::x86_64::image::{KernelImage, flat_kernel};
 
 const RUNS: usize = 20;
@@ -101,8 +101,7 @@ fn child(started: &str) -> Result<(), Box<dyn Error>> {
     ];
     let (stamp, stamps) = mpsc::channel();
     let parts = Parts {
-        kernel: Kernel::Image(&kernel),
-        initrd: Initrd::Bytes(&[]),
+        loaded: Loaded::new(&config, Kernel::Image(&kernel), Initrd::Bytes(&[]))?,
         ports,
         serial: Some(Box::new(Stamp(stamp))),
     };

@@ -4,12 +4,14 @@
 //! Knows nothing of benchmarks. Begin with [`vm`], which makes a machine from top to bottom.
 #![cfg(target_arch = "x86_64")]
 
+pub mod boot_ram;
 pub mod bus;
 pub mod config;
 pub mod devices;
 pub mod io;
 pub mod kvm;
 pub mod load;
+pub mod loaded;
 pub mod memory;
 mod running;
 pub mod shared;

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Kernel, initrd and command line into guest RAM.
 
-use std::io::Cursor;
-
-use linux_loader::cmdline::Cmdline;
 use linux_loader::loader::bootparam::setup_header;
-use linux_loader::loader::{BzImage as BzImageLoader, Elf, KernelLoader, load_cmdline};
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::Bytes;
 
+use crate::boot_ram::BootRam;
 use crate::config::BootMethod;
-use crate::memory::{self, GuestRam};
+use crate::memory::GuestRam;
 use crate::x86_64::image::{BzImage, ElfKernel, ImageError, KernelImage, parse_elf};
 use crate::x86_64::lint::{self, Lint, LintError};
 use crate::x86_64::payload::{self, PayloadError};
@@ -50,12 +47,6 @@ pub enum LoadError {
     /// The command line has bytes that no kernel takes.
     #[error("the kernel command line has the character {0:?}; use printable ASCII")]
     CmdlineCharacter(char),
-    /// The rust-vmm builder refused it.
-    #[error("the kernel command line is malformed: {0}")]
-    Cmdline(linux_loader::cmdline::Error),
-    /// The rust-vmm loader refused what our own checks let pass.
-    #[error("cannot load the kernel: {0}")]
-    Loader(linux_loader::loader::Error),
     /// A write outside guest RAM.
     #[error("cannot write to guest memory")]
     Write(#[from] vm_memory::GuestMemoryError),
@@ -92,36 +83,23 @@ impl LoadedKernel {
     ///
     /// # Errors
     /// The kernel lacks what the machine needs.
-    pub fn lint(&self, ram: &GuestRam, cpus: u32) -> Result<Lint, LintError> {
-        let read = self.with_memory(ram, |kernel| {
-            let lint = lint::read(kernel);
-            lint::check(&lint, kernel, cpus).map(|()| lint)
-        });
-        read.unwrap_or_else(|| Ok(Lint::default()))
+    pub fn lint(&self, ram: &BootRam, cpus: u32) -> Result<Lint, LintError> {
+        let Some(kernel) = self.memory(ram) else { return Ok(Lint::default()) };
+        let lint = lint::read(kernel);
+        lint::check(&lint, kernel, cpus).map(|()| lint)
     }
 
     /// Whether `text` is in the unpacked kernel; `None` for a stub.
-    pub fn has(&self, ram: &GuestRam, text: &[u8]) -> Option<bool> {
-        self.with_memory(ram, |kernel| memchr::memmem::find(kernel, text).is_some())
+    pub fn has(&self, ram: &BootRam, text: &[u8]) -> Option<bool> {
+        self.memory(ram).map(|kernel| memchr::memmem::find(kernel, text).is_some())
     }
 
-    fn with_memory<T>(&self, ram: &GuestRam, f: impl FnOnce(&[u8]) -> T) -> Option<T> {
-        (self.entered != Entered::Stub).then(|| {
-            with_low_ram(ram, |low_ram| {
-                let clamp = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(low_ram.len());
-                f(&low_ram[clamp(self.range.0)..clamp(self.range.1)])
-            })
-        })
+    /// The kernel's memory; `None` for a stub, whose kernel is still packed.
+    fn memory<'a>(&self, ram: &'a BootRam) -> Option<&'a [u8]> {
+        let low = ram.low();
+        let clamp = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(low.len());
+        (self.entered != Entered::Stub).then(|| &low[clamp(self.range.0)..clamp(self.range.1)])
     }
-}
-
-/// Gives `f` the RAM from address 0 to the MMIO gap. Only while no vCPU runs.
-pub(crate) fn with_low_ram<T>(ram: &GuestRam, f: impl FnOnce(&mut [u8]) -> T) -> T {
-    let Some(region) = ram.iter().next() else { return f(&mut []) };
-    let len = usize::try_from(memory::low_end(ram)).unwrap_or(0);
-    // SAFETY: the region is mapped for `len` bytes; callers run before any vCPU thread and
-    // any device worker exists, so nobody else reads or writes it, and `f` cannot keep it.
-    f(unsafe { std::slice::from_raw_parts_mut(region.as_ptr(), len) })
 }
 
 /// Puts `image` into `ram`.
@@ -131,12 +109,12 @@ pub(crate) fn with_low_ram<T>(ram: &GuestRam, f: impl FnOnce(&mut [u8]) -> T) ->
 pub fn kernel(
     image: &KernelImage,
     method: BootMethod,
-    ram: &GuestRam,
+    ram: &mut BootRam,
 ) -> Result<LoadedKernel, LoadError> {
     match image {
         KernelImage::Vmlinux(bytes) => vmlinux(bytes, ram),
         KernelImage::BzImage(image) if method == BootMethod::Stub => stub(image, ram, None),
-        KernelImage::BzImage(image) => match with_low_ram(ram, |low| payload::unpack(image, low)) {
+        KernelImage::BzImage(image) => match payload::unpack(image, ram.low_mut()) {
             Ok(kernel) => Ok(unpacked(image, &kernel)),
             Err(error @ PayloadError::UnknownFormat(_)) => {
                 stub(image, ram, Some(error.to_string()))
@@ -147,8 +125,8 @@ pub fn kernel(
     }
 }
 
-pub(crate) fn too_small(ram: &GuestRam, needed_mib: u64) -> LoadError {
-    LoadError::Memory { memory_mib: memory::low_end(ram) >> 20, needed_mib }
+pub(crate) fn too_small(ram: &BootRam, needed_mib: u64) -> LoadError {
+    LoadError::Memory { memory_mib: ram.low_end() >> 20, needed_mib }
 }
 
 fn unpacked(image: &BzImage, kernel: &ElfKernel) -> LoadedKernel {
@@ -169,14 +147,21 @@ fn elf_range(kernel: &ElfKernel) -> (u64, u64) {
     (start, kernel.segments.last().map_or(0, |segment| segment.end()))
 }
 
-fn vmlinux(bytes: &[u8], ram: &GuestRam) -> Result<LoadedKernel, LoadError> {
+fn vmlinux(bytes: &[u8], ram: &mut BootRam) -> Result<LoadedKernel, LoadError> {
     let kernel = parse_elf(bytes)?;
     let range = elf_range(&kernel);
-    if range.1 > memory::low_end(ram) {
+    if range.1 > ram.low_end() {
         return Err(too_small(ram, range.1.div_ceil(1 << 20)));
     }
-    Elf::load(ram, None, &mut Cursor::new(bytes), Some(layout::HIGH_RAM_START))
-        .map_err(LoadError::Loader)?;
+    let low = ram.low_mut();
+    for segment in &kernel.segments {
+        // `parse_elf` has checked them against the file, and the last one's end lies in RAM.
+        #[allow(clippy::cast_possible_truncation)]
+        let [from, to, len, end] =
+            [segment.offset, segment.address, segment.file_len, segment.end()].map(|n| n as usize);
+        low[to..to + len].copy_from_slice(&bytes[from..from + len]);
+        low[to + len..end].fill(0);
+    }
     Ok(LoadedKernel {
         entry: kernel.entry,
         range,
@@ -186,21 +171,25 @@ fn vmlinux(bytes: &[u8], ram: &GuestRam) -> Result<LoadedKernel, LoadError> {
     })
 }
 
-fn stub(image: &BzImage, ram: &GuestRam, note: Option<String>) -> Result<LoadedKernel, LoadError> {
+fn stub(
+    image: &BzImage,
+    ram: &mut BootRam,
+    note: Option<String>,
+) -> Result<LoadedKernel, LoadError> {
     let load = layout::HIGH_RAM_START;
     let (preferred, init_size) = (image.header.pref_address, image.header.init_size);
     // The stub unpacks to its preferred address and works in the `init_size` bytes there.
     let end = preferred.max(load.0).saturating_add(u64::from(init_size));
-    let file_end = load.0 + image.bytes.len() as u64;
-    let end = end.max(file_end);
-    if end > memory::low_end(ram).min(layout::IDENTITY_MAP_END.0) {
+    let protected = image.protected();
+    let end = end.max(load.0 + protected.len() as u64);
+    if end > ram.low_end().min(layout::IDENTITY_MAP_END.0) {
         return Err(too_small(ram, end.div_ceil(1 << 20)));
     }
-    let mut file = Cursor::new(&image.bytes);
-    let loaded = BzImageLoader::load(ram, Some(load), &mut file, Some(layout::HIGH_RAM_START))
-        .map_err(LoadError::Loader)?;
+    // It lies below 1 GiB, as does its end.
+    #[allow(clippy::cast_possible_truncation)]
+    ram.low_mut()[load.0 as usize..][..protected.len()].copy_from_slice(protected);
     Ok(LoadedKernel {
-        entry: loaded.kernel_load.0 + STUB_ENTRY,
+        entry: load.0 + STUB_ENTRY,
         range: (load.0, end),
         header: Some(image.header),
         entered: Entered::Stub,
@@ -215,10 +204,10 @@ fn stub(image: &BzImage, ram: &GuestRam, note: Option<String>) -> Result<LoadedK
 pub fn initrd(
     initrd: &[u8],
     kernel: &LoadedKernel,
-    ram: &GuestRam,
+    ram: &mut BootRam,
 ) -> Result<InitrdPlace, LoadError> {
     let place = place_initrd(initrd.len() as u64, kernel, ram)?;
-    ram.write_slice(initrd, GuestAddress(place.start.into()))?;
+    ram.low_mut()[place.start as usize..][..initrd.len()].copy_from_slice(initrd);
     Ok(place)
 }
 
@@ -229,11 +218,11 @@ pub fn initrd(
 pub fn place_initrd(
     len: u64,
     kernel: &LoadedKernel,
-    ram: &GuestRam,
+    ram: &BootRam,
 ) -> Result<InitrdPlace, LoadError> {
     let reach =
         kernel.header.map_or(u64::from(u32::MAX), |header| u64::from(header.initrd_addr_max));
-    let top = memory::low_end(ram).min(reach.max(layout::IDENTITY_MAP_END.0 - 1) + 1);
+    let top = ram.low_end().min(reach.max(layout::IDENTITY_MAP_END.0 - 1) + 1);
     let start = top.saturating_sub(len) & !(PAGE - 1);
     if start < kernel.range.1 {
         let needed = (kernel.range.1 + len + PAGE).div_ceil(1 << 20);
@@ -257,12 +246,11 @@ pub fn cmdline(text: &str, kernel: &LoadedKernel, ram: &GuestRam) -> Result<usiz
     if text.len() > most {
         return Err(LoadError::CmdlineLength { len: text.len(), most });
     }
-    // Cmdline's own check does not cover a text taken as a whole.
     if let Some(bad) = text.chars().find(|c| !matches!(c, ' '..='~')) {
         return Err(LoadError::CmdlineCharacter(bad));
     }
-    let cmdline = Cmdline::try_from(text, layout::CMDLINE_CAPACITY).map_err(LoadError::Cmdline)?;
-    load_cmdline(ram, layout::CMDLINE, &cmdline).map_err(LoadError::Loader)?;
+    let line: Vec<u8> = text.bytes().chain([0]).collect();
+    ram.write_slice(&line, layout::CMDLINE)?;
     Ok(text.len())
 }
 
@@ -271,10 +259,10 @@ mod tests {
     use super::*;
     use crate::x86_64::image::{flat_kernel, tests as images};
 
-    fn loaded(memory_mib: u64) -> (GuestRam, LoadedKernel) {
-        let ram = memory::allocate(memory_mib).expect("memory");
+    fn loaded(memory_mib: u64) -> (BootRam, LoadedKernel) {
+        let mut ram = BootRam::allocate(memory_mib).expect("memory");
         let image = KernelImage::parse(flat_kernel(0x100_0000, &[0xf4; 64])).expect("image");
-        let kernel = kernel(&image, BootMethod::Payload, &ram).expect("loads");
+        let kernel = kernel(&image, BootMethod::Payload, &mut ram).expect("loads");
         (ram, kernel)
     }
 
@@ -282,17 +270,18 @@ mod tests {
     fn vmlinux_lands_at_its_address() {
         let (ram, kernel) = loaded(64);
         assert_eq!((kernel.entry, kernel.range), (0x100_0000, (0x100_0000, 0x100_0040)));
-        let byte: u8 = ram.read_obj(GuestAddress(0x100_003f)).expect("in RAM");
-        assert_eq!(byte, 0xf4);
+        assert_eq!(ram.low()[0x0ff_ffff..0x100_0001], [0, 0xf4]);
+        assert_eq!(ram.low()[0x100_003f..0x100_0041], [0xf4, 0]);
     }
 
     #[test]
     fn initrd_lies_at_the_end_and_off_the_kernel() {
-        let (ram, kernel) = loaded(64);
-        let place = initrd(&[1; 5000], &kernel, &ram).expect("fits");
+        let (mut ram, kernel) = loaded(64);
+        let place = initrd(&[1; 5000], &kernel, &mut ram).expect("fits");
         assert_eq!(place, InitrdPlace { start: (64 << 20) - 8192, len: 5000 });
-        let (ram, kernel) = loaded(32);
-        let error = initrd(&vec![1; 17 << 20], &kernel, &ram).expect_err("too large");
+        assert_eq!(ram.low()[place.start as usize - 1..][..5002][4999..], [1, 1, 0]);
+        let (mut ram, kernel) = loaded(32);
+        let error = initrd(&vec![1; 17 << 20], &kernel, &mut ram).expect_err("too large");
         assert!(matches!(error, LoadError::Memory { memory_mib: 32, needed_mib: 34 }), "{error}");
     }
 
@@ -302,15 +291,18 @@ mod tests {
         bytes[0x211] = 1;
         bytes[0x214..0x218].copy_from_slice(&0x10_0000u32.to_le_bytes());
         let image = KernelImage::parse(bytes).expect("image");
-        let ram = memory::allocate(64).expect("memory");
-        let kernel = kernel(&image, BootMethod::Payload, &ram).expect("loads");
+        let mut ram = BootRam::allocate(64).expect("memory");
+        let kernel = kernel(&image, BootMethod::Payload, &mut ram).expect("loads");
         assert_eq!((kernel.entered, kernel.entry), (Entered::Stub, 0x10_0200));
+        // What follows the setup sectors lies at 1 MiB, whatever follows the payload in the file.
+        assert_eq!(ram.low()[0x10_0000..][..17], *b"BZh9 xxxxxxxxxxx\0");
         assert!(kernel.note.expect("note").contains("compression"));
     }
 
     #[test]
     fn command_lines_are_checked() {
         let (ram, kernel) = loaded(64);
+        let ram = ram.into_inner();
         assert_eq!(cmdline("quiet -- x", &kernel, &ram).expect("fits"), 10);
         let long = "x".repeat(2048);
         let error = cmdline(&long, &kernel, &ram).expect_err("too long");

@@ -8,7 +8,8 @@ use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, Gues
 
 use crate::x86_64::layout;
 
-/// The guest's RAM. Cloning shares the mapping.
+/// The guest's RAM, shared with it: read and written by copying, never as a slice. Cloning shares
+/// the mapping. It comes out of a [`BootRam`](crate::boot_ram::BootRam).
 pub type GuestRam = GuestMemoryMmap<()>;
 
 /// What can go wrong with guest memory.
@@ -48,11 +49,8 @@ pub fn ranges(size: u64) -> Vec<(GuestAddress, u64)> {
     ranges
 }
 
-/// Reserves `mib` MiB of guest RAM. Pages are allocated by the host on first touch.
-///
-/// # Errors
-/// The host has not enough address space or overcommit left.
-pub fn allocate(mib: u64) -> Result<GuestRam, MemoryError> {
+/// Reserves guest RAM, see [`BootRam::allocate`](crate::boot_ram::BootRam::allocate).
+pub(crate) fn allocate(mib: u64) -> Result<GuestRam, MemoryError> {
     let fault = |source| MemoryError::Map { mib, source };
     let ranges = ranges(mib << 20)
         .into_iter()
@@ -83,9 +81,9 @@ fn advise(host: *mut u8, len: u64) {
 
 /// Gives all of `ram` to the virtual machine, slot by slot in address order.
 ///
-/// # Errors
-/// KVM's reason for refusing a slot.
-pub fn register(vm: &VmFd, ram: &GuestRam) -> Result<(), MemoryError> {
+/// # Safety
+/// `ram`, or a clone of it, lives as long as a vCPU of `vm` runs.
+pub(crate) unsafe fn register(vm: &VmFd, ram: &GuestRam) -> Result<(), MemoryError> {
     for (slot, region) in (0u32..).zip(ram.iter()) {
         let (gpa, len) = (region.start_addr().raw_value(), region.len());
         let slot_region = kvm_userspace_memory_region {
@@ -95,8 +93,7 @@ pub fn register(vm: &VmFd, ram: &GuestRam) -> Result<(), MemoryError> {
             memory_size: len,
             userspace_addr: region.as_ptr() as u64,
         };
-        // SAFETY: the region is mapped for `len` bytes and outlives the VM: `Vm` keeps a
-        // clone of `ram` and drops it after the VM's file descriptor.
+        // SAFETY: the region is mapped for `len` bytes, and stays so by the caller's promise.
         unsafe { vm.set_user_memory_region(slot_region) }.map_err(|source| MemoryError::Slot {
             slot,
             gpa,

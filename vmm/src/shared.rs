@@ -12,11 +12,12 @@ use std::os::unix::fs::FileExt;
 
 use linux_loader::loader::bootparam::boot_params;
 use thiserror::Error;
-use vm_memory::{ByteValued, GuestAddress, GuestMemoryBackend};
+use vm_memory::ByteValued;
 
+use crate::boot_ram::BootRam;
 use crate::config::BootMethod;
 use crate::load::{self, Entered, LoadError, LoadedKernel};
-use crate::memory::{self, GuestRam};
+use crate::memory;
 use crate::x86_64::image::KernelImage;
 use crate::x86_64::lint::LintError;
 use crate::x86_64::zero_page::InitrdPlace;
@@ -67,19 +68,17 @@ impl SharedKernel {
         (memory_mib, cpus): (u64, u32),
         file: &File,
     ) -> Result<(), SharedError> {
-        let ram = memory::allocate(memory_mib)?;
-        let kernel = load::kernel(image, BootMethod::Payload, &ram)?;
+        let mut ram = BootRam::allocate(memory_mib)?;
+        let kernel = load::kernel(image, BootMethod::Payload, &mut ram)?;
         kernel.lint(&ram, cpus)?;
         let start = kernel.range.0 & !(PAGE - 1);
         let wrote = |source| SharedError::File("written", source);
-        let len = load::with_low_ram(&ram, |low| {
-            let memory = &low[clamp(start, low.len())..clamp(kernel.range.1, low.len())];
-            // What is zero at the end is so in every machine's own memory, too.
-            let used = memory.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-            let len = (used as u64).next_multiple_of(PAGE).min(memory.len() as u64);
-            file.write_all_at(&memory[..clamp(len, memory.len())], MEMORY_OFFSET).map(|()| len)
-        });
-        let len = len.map_err(wrote)?;
+        let low = ram.low();
+        let memory = &low[clamp(start, low.len())..clamp(kernel.range.1, low.len())];
+        // What is zero at the end is so in every machine's own memory, too.
+        let used = memory.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let len = (used as u64).next_multiple_of(PAGE).min(memory.len() as u64);
+        file.write_all_at(&memory[..clamp(len, memory.len())], MEMORY_OFFSET).map_err(wrote)?;
         let mut page = boot_params::default();
         let has_header = kernel.header.map(|header| page.hdr = header).is_some();
         file.write_all_at(page.as_slice(), PAGE).map_err(wrote)?;
@@ -103,32 +102,33 @@ impl SharedKernel {
         if facts[0] != MAGIC {
             return Err(SharedError::Damaged("it does not begin as one"));
         }
+        require_seals(&file)?;
         Ok(Self { file, facts })
     }
 
     /// Maps the kernel into `ram`, which nothing has been written to where it goes.
-    pub(crate) fn map(&self, ram: &GuestRam) -> Result<LoadedKernel, SharedError> {
+    pub(crate) fn map(&self, ram: &mut BootRam) -> Result<LoadedKernel, SharedError> {
         let (kernel, start, len) = self.facts(ram)?;
         map_over(ram, start, (&self.file, MEMORY_OFFSET), len)?;
         Ok(kernel)
     }
 
     /// Copies the kernel into `ram`.
-    pub(crate) fn copy(&self, ram: &GuestRam) -> Result<LoadedKernel, SharedError> {
+    pub(crate) fn copy(&self, ram: &mut BootRam) -> Result<LoadedKernel, SharedError> {
         let (kernel, start, len) = self.facts(ram)?;
         copy_to(ram, start, (&self.file, MEMORY_OFFSET), len)?;
         Ok(kernel)
     }
 
     /// The kernel as it will lie in `ram`, and which bytes of that are in the file.
-    fn facts(&self, ram: &GuestRam) -> Result<(LoadedKernel, u64, u64), SharedError> {
+    fn facts(&self, ram: &BootRam) -> Result<(LoadedKernel, u64, u64), SharedError> {
         let [_, entry, start, end, len, kind] = self.facts;
         let mut page = vec![0; usize::try_from(PAGE).unwrap_or(0)];
         self.file
             .read_exact_at(&mut page, PAGE)
             .map_err(|source| SharedError::File("read", source))?;
         let params = boot_params::from_slice(&page).map(|params| params.hdr);
-        if end > memory::low_end(ram) {
+        if end > ram.low_end() {
             return Err(load::too_small(ram, end.div_ceil(1 << 20)).into());
         }
         let kernel = LoadedKernel {
@@ -164,6 +164,7 @@ impl SharedInitrd {
     /// # Errors
     /// Its length cannot be found.
     pub fn open(file: File) -> Result<Self, SharedError> {
+        require_seals(&file)?;
         let len = file.metadata().map_err(|source| SharedError::File("read", source))?.len();
         Ok(Self { file, len })
     }
@@ -172,7 +173,7 @@ impl SharedInitrd {
     pub(crate) fn map(
         &self,
         kernel: &LoadedKernel,
-        ram: &GuestRam,
+        ram: &mut BootRam,
     ) -> Result<InitrdPlace, SharedError> {
         let place = load::place_initrd(self.len, kernel, ram)?;
         map_over(ram, place.start.into(), (&self.file, 0), self.len)?;
@@ -183,7 +184,7 @@ impl SharedInitrd {
     pub(crate) fn copy(
         &self,
         kernel: &LoadedKernel,
-        ram: &GuestRam,
+        ram: &mut BootRam,
     ) -> Result<InitrdPlace, SharedError> {
         let place = load::place_initrd(self.len, kernel, ram)?;
         copy_to(ram, place.start.into(), (&self.file, 0), self.len)?;
@@ -196,10 +197,22 @@ fn clamp(at: u64, most: usize) -> usize {
 }
 
 /// Nobody changes the file any more: a machine may rely on what it maps.
-fn seal(file: &File) -> Result<(), SharedError> {
-    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+
+/// A file that somebody can change is not mapped over memory that is read as a slice.
+fn require_seals(file: &File) -> Result<(), SharedError> {
     // SAFETY: no pointers; the descriptor is open.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } == 0 {
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    // What has no seals at all answers with -1, which is all of them.
+    if seals >= 0 && seals & SEALS == SEALS {
+        return Ok(());
+    }
+    Err(SharedError::Damaged("it is not sealed"))
+}
+
+fn seal(file: &File) -> Result<(), SharedError> {
+    // SAFETY: no pointers; the descriptor is open.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } == 0 {
         return Ok(());
     }
     Err(SharedError::File("sealed", io::Error::last_os_error()))
@@ -207,56 +220,29 @@ fn seal(file: &File) -> Result<(), SharedError> {
 
 /// Copies `len` bytes of a file, from an offset on, into RAM at `gpa`.
 fn copy_to(
-    ram: &GuestRam,
+    ram: &mut BootRam,
     gpa: u64,
     (file, offset): (&File, u64),
     len: u64,
 ) -> Result<(), SharedError> {
-    load::with_low_ram(ram, |low| {
-        let end = clamp(gpa.saturating_add(len), low.len());
-        let place = &mut low[clamp(gpa, end)..end];
-        file.read_exact_at(place, offset).map_err(|source| SharedError::File("read", source))
-    })
+    let low = ram.low_mut();
+    let end = clamp(gpa.saturating_add(len), low.len());
+    let place = &mut low[clamp(gpa, end)..end];
+    file.read_exact_at(place, offset).map_err(|source| SharedError::File("read", source))
 }
 
 /// Maps `len` bytes of a file, from an offset on, privately over RAM at `gpa`.
-fn map_over(
-    ram: &GuestRam,
-    gpa: u64,
-    (file, offset): (&File, u64),
-    len: u64,
-) -> Result<(), SharedError> {
-    let pages = usize::try_from(len.next_multiple_of(PAGE)).unwrap_or(usize::MAX);
-    if pages == 0 {
-        return Ok(());
-    }
-    let slice = ram
-        .get_slice(GuestAddress(gpa), pages)
-        .map_err(|error| SharedError::Load(LoadError::Write(error)))?;
-    let at = slice.ptr_guard_mut();
-    if !at.as_ptr().addr().is_multiple_of(clamp(PAGE, usize::MAX)) {
+fn map_over(ram: &mut BootRam, gpa: u64, file: (&File, u64), len: u64) -> Result<(), SharedError> {
+    if !gpa.is_multiple_of(PAGE) {
         return Err(SharedError::Damaged("it does not lie on a page boundary"));
     }
-    let (protection, flags) =
-        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_FIXED);
-    let offset =
-        i64::try_from(offset).map_err(|_| SharedError::Damaged("its offset is no file's"))?;
-    // SAFETY: the range lies in one region of `ram` (checked by `get_slice`), which owns it
-    // and unmaps it whole; no vCPU runs yet and nobody has a reference into it.
-    let mapped = unsafe {
-        libc::mmap(at.as_ptr().cast(), pages, protection, flags, file.as_raw_fd(), offset)
-    };
-    if mapped == libc::MAP_FAILED {
-        return Err(SharedError::File("mapped", io::Error::last_os_error()));
-    }
-    Ok(())
+    let pages = usize::try_from(len.next_multiple_of(PAGE)).unwrap_or(usize::MAX);
+    ram.map_over(gpa, file, pages).map_err(|source| SharedError::File("mapped", source))
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::fd::FromRawFd;
-
-    use vm_memory::Bytes;
 
     use super::*;
     use crate::x86_64::image::flat_kernel;
@@ -285,25 +271,22 @@ mod tests {
         kernel.write_all_at(b"x", 0).expect_err("sealed");
         let shared = SharedKernel::open(kernel).expect("ours");
         let initrd = SharedInitrd::open(initrd).expect("ours");
-        let machines = [(); 2].map(|()| memory::allocate(64).expect("memory"));
-        for ram in &machines {
-            let loaded = shared.map(ram).expect("mapped");
+        let mut machines = [(); 2].map(|()| {
+            let mut ram = BootRam::allocate(64).expect("memory");
+            let loaded = shared.map(&mut ram).expect("mapped");
             assert_eq!((loaded.entry, loaded.range.0), (0x100_0000, 0x100_0000));
-            let place = initrd.map(&loaded, ram).expect("mapped");
+            let place = initrd.map(&loaded, &mut ram).expect("mapped");
             assert_eq!(place.len, 5000);
-            let byte: u8 = ram.read_obj(GuestAddress(u64::from(place.start) + 4999)).expect("RAM");
-            assert_eq!(byte, 7);
-        }
-        let copied = memory::allocate(64).expect("memory");
-        let loaded = shared.copy(&copied).expect("copied");
-        let place = initrd.copy(&loaded, &copied).expect("copied");
-        let mut both = [0u8; 2];
-        copied.read_slice(&mut both, GuestAddress(u64::from(place.start) + 4999)).expect("RAM");
-        assert_eq!(both, [7, 0]);
-        let at = GuestAddress(0x100_0000);
-        assert_eq!(copied.read_obj::<u8>(at).expect("RAM"), 0xf4);
-        machines[0].write_obj(1u8, at).expect("RAM");
-        assert_eq!(machines[1].read_obj::<u8>(at).expect("RAM"), 0xf4);
+            assert_eq!(ram.low()[place.start as usize + 4999], 7);
+            ram
+        });
+        let mut copied = BootRam::allocate(64).expect("memory");
+        let loaded = shared.copy(&mut copied).expect("copied");
+        let place = initrd.copy(&loaded, &mut copied).expect("copied");
+        assert_eq!(copied.low()[place.start as usize + 4999..][..2], [7, 0]);
+        assert_eq!(copied.low()[0x100_0000], 0xf4);
+        machines[0].low_mut()[0x100_0000] = 1;
+        assert_eq!(machines[1].low()[0x100_0000], 0xf4);
     }
 
     #[test]
@@ -312,10 +295,16 @@ mod tests {
         let other = memfd();
         other.write_all_at(&[1; 4096], 0).expect("written");
         assert!(matches!(SharedKernel::open(other), Err(SharedError::Damaged(_))));
+        let open = memfd();
+        open.write_all_at(&MAGIC.to_le_bytes(), 0).expect("written");
+        open.set_len(4096).expect("longer");
+        let error = SharedKernel::open(open).expect_err("anybody can write it");
+        assert!(error.to_string().contains("not sealed"), "{error}");
         let file = memfd();
         SharedKernel::prepare(&image(), (64, 2), &file).expect("prepared");
-        let ram = crate::memory::allocate(1).expect("memory");
-        let error = SharedKernel::open(file).expect("ours").map(&ram).err().expect("too small");
+        let mut ram = BootRam::allocate(1).expect("memory");
+        let shared = SharedKernel::open(file).expect("ours");
+        let error = shared.map(&mut ram).err().expect("too small");
         assert!(error.to_string().contains("raise --memory"), "{error}");
     }
 }

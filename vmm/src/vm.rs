@@ -14,16 +14,17 @@ use vm_memory::{Bytes, GuestMemoryError};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::bus::{BusError, Buses};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, PvProfile};
 use crate::devices::i8042::I8042;
 use crate::devices::power::{Power, PowerSwitch};
 use crate::devices::serial::Serial;
 use crate::io::IoThread;
 use crate::kvm::{self, Hypervisor, KvmError, failed};
 use crate::load::{self, LoadError, LoadedKernel};
-use crate::memory::{self, GuestRam, MemoryError};
+pub use crate::loaded::{Initrd, Kernel, Loaded};
+use crate::memory::{GuestRam, MemoryError};
 pub use crate::running::{Running, StopError};
-use crate::shared::{SharedError, SharedInitrd, SharedKernel};
+use crate::shared::SharedError;
 use crate::vcpu::sched::{SchedError, Seat, VcpuThread};
 use crate::vcpu::{Machine, Vcpu, VcpuEnd, kick};
 use crate::virtio::console::{Console, ConsoleControl, ConsoleError, PortSpec, PortWorker};
@@ -31,8 +32,6 @@ use crate::virtio::mmio::QUEUE_NOTIFY_OFFSET;
 use crate::virtio::{Interrupt, MmioTransport};
 use crate::x86_64::acpi::{self, MmioSlot};
 use crate::x86_64::cpuid::{self, Identity};
-use crate::x86_64::image::KernelImage;
-use crate::x86_64::lint::{Lint, LintError};
 use crate::x86_64::{gdt, layout, page_tables, zero_page};
 
 /// A vCPU thread pins itself well within this time, or something is wrong.
@@ -93,34 +92,10 @@ pub enum StartError {
     Silent(String),
 }
 
-/// Where the kernel comes from.
-#[derive(Clone, Copy, Debug)]
-pub enum Kernel<'a> {
-    /// A kernel file, unpacked for this machine.
-    Image(&'a KernelImage),
-    /// One that was unpacked for many machines, its pages shared by all until they are written.
-    Shared(&'a SharedKernel),
-    /// The same, with pages of this machine's own: more memory, and huge pages.
-    Copied(&'a SharedKernel),
-}
-
-/// Where the initrd comes from.
-#[derive(Clone, Copy, Debug)]
-pub enum Initrd<'a> {
-    /// Copied into this machine's memory.
-    Bytes(&'a [u8]),
-    /// Mapped by many machines.
-    Shared(&'a SharedInitrd),
-    /// The same, copied into this machine's memory.
-    Copied(&'a SharedInitrd),
-}
-
 /// What a machine is given beside its configuration.
-pub struct Parts<'a> {
-    /// The kernel.
-    pub kernel: Kernel<'a>,
-    /// A newc archive, or nothing.
-    pub initrd: Initrd<'a>,
+pub struct Parts {
+    /// Its memory, filled for this very configuration.
+    pub loaded: Loaded,
     /// Console ports; the first one is the console.
     pub ports: Vec<PortSpec>,
     /// Where the 16550 writes, if there is one; must not block.
@@ -132,6 +107,7 @@ pub struct Vm {
     vcpus: Vec<Vcpu>,
     workers: Vec<PortWorker>,
     kernel: LoadedKernel,
+    cmdline: String,
     pins: Vec<usize>,
     spread: Vec<usize>,
     cookie: bool,
@@ -158,32 +134,27 @@ impl Vm {
     pub fn build(
         hypervisor: &Hypervisor,
         config: &Config,
-        parts: Parts<'_>,
+        parts: Parts,
     ) -> Result<Self, BuildError> {
         // 1. What can be refused before anything is made.
         config.validate()?;
         hypervisor.check_cpus(config.topology.cpus)?;
-        // 2. The virtual machine and its RAM. Memory slots come before any device in KVM: each
-        // waits for an SRCU grace period, which takes milliseconds while a device's own is
-        // pending.
+        // 2. The virtual machine, which takes its RAM over with the kernel in it. Memory slots
+        // come before any device in KVM: each waits for an SRCU grace period, which takes
+        // milliseconds while a device's own is pending.
+        let Loaded { ram, kernel, initrd } = parts.loaded;
         let vm = hypervisor.create_vm()?;
-        let ram = memory::allocate(config.memory_mib)?;
-        memory::register(&vm, &ram)?;
+        // SAFETY: `Machine` has it, which every vCPU's thread holds.
+        let ram = unsafe { ram.share(&vm) }?;
         // 3. Interrupt controllers, which vCPUs need to exist.
         kvm::add_interrupt_controllers(&vm)?;
-        // 4. Kernel, initrd, command line.
-        let kernel = match parts.kernel {
-            Kernel::Image(image) => load::kernel(image, config.boot, &ram)?,
-            Kernel::Shared(kernel) => kernel.map(&ram)?,
-            Kernel::Copied(kernel) => kernel.copy(&ram)?,
-        };
-        let initrd = match parts.initrd {
-            Initrd::Bytes(bytes) => load::initrd(bytes, &kernel, &ram)?,
-            Initrd::Shared(initrd) => initrd.map(&kernel, &ram)?,
-            Initrd::Copied(initrd) => initrd.copy(&kernel, &ram)?,
-        };
-        let cmdline_len = load::cmdline(&config.cmdline, &kernel, &ram)?;
-        // 5. Boot structures, after the kernel: no segment of it can overwrite them.
+        // 4. vCPUs, the boot processor first. One CPUID table, asked once.
+        let supported = hypervisor.supported_cpuid()?;
+        let (vcpus, facts) = add_vcpus(&vm, config, &supported)?;
+        // 5. Command line and boot structures, after the kernel: no segment of it can overwrite
+        // them.
+        let cmdline = cmdline(config, facts);
+        let cmdline_len = load::cmdline(&cmdline, &kernel, &ram)?;
         let console_slot =
             MmioSlot { base: layout::narrow(layout::VIRTIO_MMIO.0), gsi: layout::VIRTIO_MMIO_GSI };
         let tables = acpi::tables(
@@ -210,10 +181,7 @@ impl Vm {
             add_serial(&vm, &mut buses, sink)?;
         }
         let (console, workers) = add_console(&vm, &mut buses, &ram, console_slot, parts.ports)?;
-        // 7. vCPUs, the boot processor first. One CPUID table, asked once.
-        let supported = hypervisor.supported_cpuid()?;
-        let (vcpus, facts) = add_vcpus(&vm, config, &supported)?;
-        // 8. The boot processor stands at the kernel's entry; the others wait for it.
+        // 7. The boot processor stands at the kernel's entry; the others wait for it.
         vcpus[0].set_entry(kernel.entry)?;
         let machine = Machine {
             buses,
@@ -226,6 +194,7 @@ impl Vm {
             vcpus,
             workers,
             kernel,
+            cmdline,
             pins: config.pins.clone(),
             spread: config.spread.clone(),
             cookie: config.cookie,
@@ -241,22 +210,14 @@ impl Vm {
         &self.kernel
     }
 
+    /// The kernel's command line: the configuration's, with what the machine itself has to say.
+    pub fn cmdline(&self) -> &str {
+        &self.cmdline
+    }
+
     /// What turned out while the machine was built.
     pub fn facts(&self) -> Facts {
         self.facts
-    }
-
-    /// What the kernel tells about itself, read from guest RAM.
-    ///
-    /// # Errors
-    /// The kernel lacks what the machine needs.
-    pub fn lint(&self) -> Result<Lint, LintError> {
-        self.kernel.lint(&self.machine.ram, u32::try_from(self.vcpus.len()).unwrap_or(u32::MAX))
-    }
-
-    /// Whether `text` is in the unpacked kernel; `None` where it is entered packed.
-    pub fn kernel_has(&self, text: &[u8]) -> Option<bool> {
-        self.kernel.has(&self.machine.ram, text)
     }
 
     /// Lets the guest run. `on_end` is called once a vCPU, on the vCPU's thread.
@@ -311,6 +272,18 @@ impl Vm {
             let _ = gate.send(());
         }
         Ok(running)
+    }
+}
+
+/// The configuration's command line, and before it what a kernel cannot find out in this machine.
+///
+/// Without KVM's clock nothing tells it the TSC's frequency, and there is no PIT, HPET or PM timer
+/// to measure it with: it would go without the TSC, and so without the local APIC's deadline timer
+/// and any other source of ticks (arch/x86/kernel/tsc.c, `determine_cpu_tsc_frequencies`).
+fn cmdline(config: &Config, facts: Facts) -> String {
+    match (config.pv, facts.tsc_khz) {
+        (PvProfile::Off, khz @ 1..) => format!("tsc_early_khz={khz} {}", config.cmdline),
+        _ => config.cmdline.clone(),
     }
 }
 

@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 use std::{env, fs, mem, thread};
 
 use libtest_mimic::{Arguments, Completion, Trial};
-use vm_memory::{Bytes, GuestAddress};
+use vmm::boot_ram::BootRam;
 use vmm::config::BootMethod;
 use vmm::load;
-use vmm::memory::{self, GuestRam};
 use vmm::x86_64::image::KernelImage;
 
 mod hostile;
@@ -37,8 +36,8 @@ const SETUP_HEADER: Range<usize> = 0x1f0..0x26c;
 
 /// Loads bent files into one guest memory and watches.
 struct Bench {
-    ram: GuestRam,
-    low: Vec<u8>,
+    /// Away while a file is tried.
+    ram: Option<BootRam>,
     untouched: Vec<u8>,
     begin: Instant,
     tried: u32,
@@ -49,11 +48,10 @@ struct Bench {
 
 impl Bench {
     fn new(memory_mib: u64) -> Self {
-        let ram = memory::allocate(memory_mib).expect("memory");
-        ram.write_slice(&[PATTERN; LOW], GuestAddress(0)).expect("low memory");
+        let mut ram = BootRam::allocate(memory_mib).expect("memory");
+        ram.low_mut()[..LOW].fill(PATTERN);
         Self {
-            ram,
-            low: vec![0; LOW],
+            ram: Some(ram),
             untouched: vec![PATTERN; LOW],
             begin: Instant::now(),
             tried: 0,
@@ -72,10 +70,13 @@ impl Bench {
         // A bare ELF file has one way in.
         let methods = if file.starts_with(b"\x7fELF") { 1 } else { 2 };
         for method in [BootMethod::Payload, BootMethod::Stub].into_iter().take(methods) {
-            let (ram, file) = (self.ram.clone(), file.to_vec());
+            let (mut ram, file) = (self.ram.take().expect("no file is being tried"), file.to_vec());
             let (done, outcome) = mpsc::channel();
-            let worker = thread::spawn(move || done.send(load_all(file, method, &ram)));
-            let (loaded, cpu) = match outcome.recv_timeout(HANG) {
+            let worker = thread::spawn(move || {
+                let outcome = load_all(file, method, &mut ram);
+                done.send((ram, outcome))
+            });
+            let (ram, (loaded, cpu)) = match outcome.recv_timeout(HANG) {
                 Ok(outcome) => outcome,
                 Err(RecvTimeoutError::Timeout) => panic!("{what}, {method:?}: hangs"),
                 Err(RecvTimeoutError::Disconnected) => panic!("{what}, {method:?}: panicked"),
@@ -83,8 +84,8 @@ impl Bench {
             // It has sent its outcome, so it ends.
             let _ = worker.join();
             assert!(cpu <= CPU_LIMIT, "{what}, {method:?}: took {cpu:?}");
-            self.ram.read_slice(&mut self.low, GuestAddress(0)).expect("low memory");
-            assert!(self.low == self.untouched, "{what}, {method:?}: wrote below 1 MiB");
+            assert!(ram.low()[..LOW] == self.untouched, "{what}, {method:?}: wrote below 1 MiB");
+            self.ram = Some(ram);
             self.tried += 1;
             self.loaded += u32::from(loaded);
             self.slowest = self.slowest.max(cpu);
@@ -104,7 +105,7 @@ impl Bench {
 
 /// All that reads a kernel file or what was made of it. Returns whether it was loaded, and
 /// the CPU time.
-fn load_all(file: Vec<u8>, method: BootMethod, ram: &GuestRam) -> (bool, Duration) {
+fn load_all(file: Vec<u8>, method: BootMethod, ram: &mut BootRam) -> (bool, Duration) {
     let loaded = (|| {
         let image = KernelImage::parse(file).ok()?;
         image.version();

@@ -66,6 +66,23 @@ pub enum Idle {
     Poll,
 }
 
+impl Idle {
+    /// How a kernel with this command line idles: one that was told to poll once does, whatever
+    /// else it was told (arch/x86/kernel/process.c, `idle_setup`).
+    pub fn of(cmdline: &str) -> Self {
+        let polls = cmdline.split_whitespace().any(|word| word == "idle=poll");
+        if polls { Self::Poll } else { Self::Halt }
+    }
+
+    /// Its name on the command line and in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Halt => "halt",
+            Self::Poll => "poll",
+        }
+    }
+}
+
 /// How the kernel image is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Boot {

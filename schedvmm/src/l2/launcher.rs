@@ -25,7 +25,7 @@ use vmm::kvm::Hypervisor;
 use vmm::shared::{SharedInitrd, SharedKernel};
 use vmm::vcpu::{ExitReason, VcpuEnd, sched};
 use vmm::virtio::console::{ConsoleControl, PortKind, PortSpec};
-use vmm::vm::{Initrd, Kernel, Parts, Running, Vm};
+use vmm::vm::{Initrd, Kernel, Loaded, Parts, Running, Vm};
 
 use super::chain;
 use crate::session::Event;
@@ -105,7 +105,8 @@ fn build(spec: &LaunchSpec, ports: Vec<PortSpec>) -> Result<Vm, String> {
     } else {
         (Kernel::Shared(&kernel), Initrd::Shared(&initrd))
     };
-    Vm::build(&hypervisor, &config, Parts { kernel, initrd, ports, serial: None }).map_err(chain)
+    let loaded = Loaded::new(&config, kernel, initrd).map_err(chain)?;
+    Vm::build(&hypervisor, &config, Parts { loaded, ports, serial: None }).map_err(chain)
 }
 
 fn numbers(cpus: &[u32]) -> Vec<usize> {

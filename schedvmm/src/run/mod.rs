@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The main job: one kernel, one machine, one load, one result.
 
+mod cmdline;
 mod conclude;
 mod nested;
 pub mod plan;
@@ -20,7 +21,7 @@ use serde_json::json;
 use vmm::kvm::Hypervisor;
 use vmm::vcpu::{ExitReason, VcpuEnd, sched};
 use vmm::virtio::console::{PortKind, PortSpec};
-use vmm::vm::{Initrd, Kernel, Parts, Running, Vm};
+use vmm::vm::{Initrd, Kernel, Loaded, Parts, Running, Vm};
 
 use self::plan::Plan;
 use crate::absence::HostEvidence;
@@ -84,6 +85,8 @@ struct Attempt {
     trace_memory: Option<TraceMemory>,
     /// Why the ring buffers cannot be read in guest memory, once that was asked.
     ring_answer: Option<Result<(), String>>,
+    /// How the kernel's command line is another than the one it was given.
+    cmdline_fault: Option<String>,
     session: Session,
     running: Running,
     host_evidence: HostEvidence,
@@ -111,6 +114,7 @@ impl Attempt {
             (probe.join(), kernel)
         });
         let kernel = kernel?;
+        machine::check_pv(&plan.kernel_path, plan.args.machine.pv, kernel.version())?;
         let mut notes: Vec<String> = facts::emulation_note().into_iter().collect();
         match probed {
             Ok(Ok(facts)) => plan.job.know_tsc(facts.tsc_khz.into()),
@@ -123,19 +127,25 @@ impl Attempt {
         let ports = ports(console.clone(), events.clone(), trace_sink);
         let config = plan.config(kernel.version());
         let trace_memory = plan.trace_memory(kernel.version());
-        let l2_kernel = plan.args.nested.l2_kernel.as_deref().map(machine::kernel).transpose()?;
+        let read_l2 = |path: &Path| -> Result<_, Failure> {
+            let kernel = machine::kernel(path)?;
+            machine::check_pv(path, plan.args.machine.pv, kernel.version())?;
+            Ok(kernel)
+        };
+        let l2_kernel = plan.args.nested.l2_kernel.as_deref().map(read_l2).transpose()?;
         let l2_kernel = l2_kernel.as_ref().unwrap_or(&kernel).bytes();
         let initrd = machine::initrd(&plan.job, vendor.map(|_| l2_kernel))?;
         let serial = config.serial.then(|| Box::new(console.clone()) as _);
-        let parts =
-            Parts { kernel: Kernel::Image(&kernel), initrd: Initrd::Bytes(&initrd), ports, serial };
-        let vm = Vm::build(&hypervisor, &config, parts)
-            .map_err(|error| machine::build_failure(&plan.kernel_path, error))?;
+        let unbuilt = |error| machine::build_failure(&plan.kernel_path, error);
+        let loaded = Loaded::new(&config, Kernel::Image(&kernel), Initrd::Bytes(&initrd));
+        let loaded = loaded.map_err(unbuilt)?;
         drop(initrd);
-        let lint = vm.lint().map_err(|error| machine::unusable(&plan.kernel_path, error))?;
+        let lint = loaded
+            .lint(config.topology.cpus)
+            .map_err(|error| machine::unusable(&plan.kernel_path, error))?;
         if let Some(vendor) = vendor {
             // A packed kernel tells nothing; the agent in it will.
-            nested::check_kernel(&lint, |text| vm.kernel_has(text) != Some(false), vendor)
+            nested::check_kernel(&lint, |text| loaded.kernel_has(text) != Some(false), vendor)
                 .map_err(|error| machine::unusable(&plan.kernel_path, error))?;
         }
         // Only now: what can be refused has been.
@@ -144,6 +154,8 @@ impl Attempt {
         let trace_file = TraceFile::new(plan.args.trace.trace_file.as_deref(), folder.path());
         // Nobody else has told it a place.
         let _ = trace_path.set(trace_file.raw().to_owned());
+        let parts = Parts { loaded, ports, serial };
+        let vm = Vm::build(&hypervisor, &config, parts).map_err(unbuilt)?;
         notes.extend(plan.placement.notes.iter().cloned());
         notes.extend(vm.kernel().note.clone());
         notes.extend(caller.notes());
@@ -153,7 +165,7 @@ impl Attempt {
             banner: lint.banner,
             config: lint.config.and_then(|config| folder.write_config(config).ok()),
             entered: format!("{:?}", vm.kernel().entered).to_lowercase(),
-            cmdline_given: config.cmdline,
+            cmdline_given: vm.cmdline().to_owned(),
             hello: None,
         };
         // The file's bytes have served; memory beside guest RAM is kept small.
@@ -185,6 +197,7 @@ impl Attempt {
             trace_written,
             trace_memory,
             ring_answer: None,
+            cmdline_fault: None,
             session,
             running,
             host_evidence,
@@ -261,7 +274,12 @@ impl Attempt {
         loop {
             match inbox.recv_timeout(BEAT) {
                 Ok(Event::Control(bytes)) => match self.session.take(&bytes, Instant::now()) {
-                    Ok(notices) => notices.into_iter().for_each(|notice| self.announce(&notice)),
+                    Ok(notices) => {
+                        notices.into_iter().for_each(|notice| self.announce(&notice));
+                        if let Some(fault) = self.cmdline_fault.take() {
+                            return End::NotAsTold(fault);
+                        }
+                    }
                     Err(error) => return End::Garbled(error.to_string()),
                 },
                 Ok(Event::Vcpu(end)) if end.reason == ExitReason::Stopped => {}
@@ -327,6 +345,9 @@ impl Attempt {
             self.caller.load_begins();
             // Now: who wants the trace need not wait for the end of a run without it.
             self.session.notes_at_start().into_iter().for_each(|note| self.note(note));
+        }
+        if let Notice::Alive = notice {
+            self.compare_cmdlines();
         }
         if let Notice::VmConsole(vm, bytes) = notice
             && let Err(error) = self.folder.log_vm(*vm, bytes)

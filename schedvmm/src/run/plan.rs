@@ -180,6 +180,25 @@ impl Plan {
     /// The machine as result.json describes it.
     pub fn describe(&self, vm: &Vm) -> serde_json::Value {
         let args = &self.args.machine;
+        let idle = Idle::of(vm.cmdline());
+        let notes = &self.placement.notes;
+        json!({
+            "summary": self.summary(idle),
+            "cpus": args.cpus,
+            "threads_per_core": args.threads_per_core,
+            "memory_mib": args.memory,
+            "idle": idle.name(),
+            "pv": args.pv.name(),
+            "pins": self.placement.pins,
+            "pin_note": (!notes.is_empty()).then(|| notes.join("; ")),
+            "tsc_khz": vm.facts().tsc_khz,
+            "tsc_equals_host": vm.facts().tsc_shared,
+        })
+    }
+
+    /// The machine in a line, with a guest that idles so.
+    pub fn summary(&self, idle: Idle) -> String {
+        let args = &self.args.machine;
         let pins = match self.placement.pins.as_slice() {
             [] => "not pinned".to_owned(),
             pins => {
@@ -187,27 +206,15 @@ impl Plan {
                 format!("pinned to host CPUs {}", pins.join(","))
             }
         };
-        let notes = &self.placement.notes;
-        let idle = if args.idle == Idle::Poll { "poll" } else { "halt" };
-        json!({
-            "summary": format!(
-                "{} vCPUs = {} cores x {} threads, {} MiB, idle {idle}, pv {}, {pins}",
-                args.cpus,
-                self.topology.cores(),
-                args.threads_per_core,
-                args.memory,
-                args.pv
-            ),
-            "cpus": args.cpus,
-            "threads_per_core": args.threads_per_core,
-            "memory_mib": args.memory,
-            "idle": idle,
-            "pv": args.pv.name(),
-            "pins": self.placement.pins,
-            "pin_note": (!notes.is_empty()).then(|| notes.join("; ")),
-            "tsc_khz": vm.facts().tsc_khz,
-            "tsc_equals_host": vm.facts().tsc_shared,
-        })
+        format!(
+            "{} vCPUs = {} cores x {} threads, {} MiB, idle {}, pv {}, {pins}",
+            args.cpus,
+            self.topology.cores(),
+            args.threads_per_core,
+            args.memory,
+            idle.name(),
+            args.pv
+        )
     }
 }
 

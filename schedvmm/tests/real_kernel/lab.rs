@@ -36,6 +36,8 @@ pub enum TestKernel {
     V612,
     /// 6.1: CFS.
     V61,
+    /// The newest that Debian's package archives offer.
+    Newest,
 }
 
 impl TestKernel {
@@ -43,6 +45,7 @@ impl TestKernel {
         match self {
             Self::V612 => "SCHEDVMM_TEST_KERNEL_612",
             Self::V61 => "SCHEDVMM_TEST_KERNEL_61",
+            Self::Newest => "SCHEDVMM_TEST_KERNEL_NEWEST",
         }
     }
 

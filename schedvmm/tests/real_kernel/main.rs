@@ -12,7 +12,7 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `SCHEDVMM_TEST_KERNEL_612`, `SCHEDVMM_TEST_KERNEL_61` | the kernels' bzImages |
+//! | `SCHEDVMM_TEST_KERNEL_612`, `SCHEDVMM_TEST_KERNEL_61`, `SCHEDVMM_TEST_KERNEL_NEWEST` | the kernels' bzImages |
 //! | `SCHEDVMM_TEST_EXECUTABLE` | tests this `schedvmm` instead of a fresh release build |
 //! | `SCHEDVMM_TEST_KEEP` | a folder where all that the cases wrote stays |
 
@@ -27,6 +27,7 @@ mod lab;
 mod machine;
 mod meter;
 mod nested;
+mod newest;
 mod outcome;
 mod stall;
 mod threshold;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         broken_guest::group(),
         stall::group(),
         user::group_of_cfs(),
+        newest::group(),
         nested::group(),
     ];
     let retries = Arc::new(Mutex::new(Retries::default()));

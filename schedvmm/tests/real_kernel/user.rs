@@ -97,7 +97,7 @@ const BASELINE: &str = "--threshold off --duration 3s --cosched none --trace-dum
 /// switching after its sibling has. Shares must sum to 1. Time must be what `explain --run` finds
 /// in the same trace on another way, interrupts included, and no less than in the kernel's books,
 /// which leave those out.
-fn mates(outcome: &Outcome, result: &Value) -> f64 {
+pub fn mates(outcome: &Outcome, result: &Value) -> f64 {
     let found = &result["co_run"];
     let share = |of: &Value, key: &str| of[key].as_f64().unwrap_or_else(|| panic!("{key}: {of}"));
     let running_ns: u64 =
@@ -227,7 +227,7 @@ fn no_such_interface(outcome: &Outcome) {
 }
 
 /// A plain pass whose figures agree; its result.
-fn measured(outcome: &Outcome) -> Value {
+pub fn measured(outcome: &Outcome) -> Value {
     outcome.assert_status(0);
     let result = outcome.assert_verdict("measured");
     environment(&result);
@@ -298,7 +298,7 @@ fn figures(outcome: &Outcome, result: &Value) {
 }
 
 /// What this kernel's scheduler gives by design, and what was found without a load.
-fn expectation(result: &Value, family: &str, gap_ns: u64) {
+pub fn expectation(result: &Value, family: &str, gap_ns: u64) {
     let setup = &result["setup"];
     assert_eq!(setup["scheduler"]["family"], family, "{}", setup["scheduler"]);
     assert_eq!(setup["scheduler"]["hrtick"], true, "{}", setup["scheduler"]);
@@ -328,7 +328,7 @@ fn count(bucket: &Value) -> u64 {
 }
 
 /// One cookie for each group, none of them zero or shared.
-fn cookies(result: &Value, mechanism: &str) {
+pub fn cookies(result: &Value, mechanism: &str) {
     assert_eq!(result["cosched"]["mechanism"], mechanism);
     let cookies = list(&result["cosched"], "cookies");
     let distinct: HashSet<_> = cookies.iter().filter_map(Value::as_u64).collect();
@@ -352,7 +352,7 @@ fn knob<'a>(result: &'a Value, name: &str) -> &'a Value {
     found.unwrap_or_else(|| panic!("no knob `{name}`: {}", result["setup"]["knobs"]))
 }
 
-fn knob_file<'a>(result: &'a Value, name: &str) -> &'a str {
+pub fn knob_file<'a>(result: &'a Value, name: &str) -> &'a str {
     text(knob(result, name), "file")
 }
 

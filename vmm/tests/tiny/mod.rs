@@ -11,7 +11,7 @@ use vmm::config::{BootMethod, Config, MIN_MEMORY_MIB, PvProfile, Topology};
 use vmm::kvm::{DEVICE, Hypervisor};
 use vmm::vcpu::VcpuEnd;
 use vmm::virtio::console::{PortKind, PortSpec};
-use vmm::vm::{Facts, Initrd, Kernel, Parts, Running, StartError, Vm};
+use vmm::vm::{Facts, Initrd, Kernel, Loaded, Parts, Running, StartError, Vm};
 use vmm::x86_64::image::KernelImage;
 
 pub mod code;
@@ -73,8 +73,7 @@ impl Guest {
         let (said, heard) = mpsc::channel();
         let sink = self.serial.unwrap_or(Box::new(Mouth(said)));
         let parts = Parts {
-            kernel: Kernel::Image(&kernel),
-            initrd: Initrd::Bytes(&[]),
+            loaded: Loaded::new(&self.config, Kernel::Image(&kernel), Initrd::Bytes(&[]))?,
             ports,
             serial: Some(sink),
         };

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line that the kernel runs with, against the one that it was given.
+
+use guest::cmdline::Drift;
+use serde_json::json;
+
+use super::Attempt;
+use crate::cli::Idle;
+
+impl Attempt {
+    /// Whether the kernel runs with the command line that it was given.
+    pub(super) fn compare_cmdlines(&mut self) {
+        let Some(hello) = &self.session.hello else { return };
+        let drift = Drift::between(&self.kernel.cmdline_given, &hello.cmdline);
+        // What is said of the machine is what it does, and not what was asked for.
+        let idle = Idle::of(&hello.cmdline);
+        self.machine["idle"] = json!(idle.name());
+        self.machine["summary"] = json!(self.plan.summary(idle));
+        self.cmdline_fault = drift.fault();
+        if self.cmdline_fault.is_none() {
+            drift.note().into_iter().for_each(|note| self.note_once(note));
+        }
+    }
+}
