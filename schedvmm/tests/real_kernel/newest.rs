@@ -48,8 +48,10 @@ pub fn group() -> Group {
         // A kernel that takes the machine for bare metal is told what it cannot measure there.
         Case::run("no_paravirtual_clock", "--pv off --threshold off --duration 1s", |outcome| {
             outcome.assert_status(0);
-            let result = outcome.assert_verdict("pass");
+            let result = outcome.assert_verdict("measured");
             assert_eq!(result["machine"]["pv"], "off");
+            let given = text(&result["kernel"], "cmdline_given");
+            assert!(given.starts_with("tsc_early_khz="), "{given}");
             assert_eq!(result["kernel"]["clocksource"], "tsc");
             assert!(number(&result, "longest_gap_ns") > 0);
         }),

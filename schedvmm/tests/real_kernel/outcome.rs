@@ -169,7 +169,8 @@ impl Outcome {
     pub fn gaps(&self) -> Vec<GapLine> {
         let text = self.file("r/gaps.csv").expect("gaps.csv");
         let mut lines = text.lines();
-        let columns = "group,thread,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class";
+        let columns =
+            "group,thread,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class,after_hit";
         assert_eq!(lines.next(), Some(columns));
         lines.map(gap_line).collect()
     }
