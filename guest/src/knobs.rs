@@ -6,6 +6,8 @@
 //! meant; the first file of the table that this kernel has gets it, and every request is
 //! reported with what became of it.
 
+mod table;
+
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -13,6 +15,10 @@ use std::{
 
 use thiserror::Error;
 
+use self::table::{
+    BASE_SLICE, DURATION, FEATURES, KNOBS, NO_CFS_KNOB, NO_FEATURES, ON_OFF, Unit,
+    WHOLE_MICROSECONDS,
+};
 use crate::{
     duration, error::Owner, job::TuneRequest, obstacle::Obstacle, system::write_file,
     wire::KnobReport,
@@ -50,131 +56,6 @@ pub enum KnobError {
         owner: Owner,
     },
 }
-
-/// What a knob's file holds.
-#[derive(Clone, Copy)]
-enum Unit {
-    Nanoseconds,
-    Microseconds,
-    Number,
-    /// Words and the numbers the file knows them by.
-    Words(&'static str, &'static [(&'static str, &'static str)]),
-    /// A word of the kernel's own.
-    Text,
-    /// A scheduler feature: its name in the features file.
-    Feature(&'static str),
-}
-
-struct Knob {
-    name: &'static str,
-    unit: Unit,
-    /// Below the root of the file system, newest kernel first.
-    files: &'static [&'static str],
-    /// Why a kernel has none of the files, where their file systems are there.
-    absent: &'static str,
-}
-
-const DURATION: &str = "a time such as 1.875ms, 100us or 500ns";
-
-const WHOLE_MICROSECONDS: &str = "a time in whole microseconds, such as 100us or 5ms";
-
-const ON_OFF: &[(&str, &str)] = &[("on", "1"), ("off", "0"), ("1", "1"), ("0", "0")];
-
-const FEATURES: &[&str] = &["sys/kernel/debug/sched/features", "sys/kernel/debug/sched_features"];
-
-/// It is there with EEVDF only.
-const BASE_SLICE: &str = "sys/kernel/debug/sched/base_slice_ns";
-
-/// Of a knob that only CFS has.
-const NO_CFS_KNOB: &str = "CFS only: gone with EEVDF in 6.6, or CONFIG_SCHED_DEBUG is missing";
-
-const NO_FEATURES: &str = "needs CONFIG_SCHED_DEBUG=y (before 6.15)";
-
-const KNOBS: &[Knob] = &[
-    Knob {
-        name: "scaling",
-        unit: Unit::Words(
-            "none, log or linear, or 0, 1, 2",
-            &[("none", "0"), ("log", "1"), ("linear", "2"), ("0", "0"), ("1", "1"), ("2", "2")],
-        ),
-        files: &["sys/kernel/debug/sched/tunable_scaling", "proc/sys/kernel/sched_tunable_scaling"],
-        absent: NO_FEATURES,
-    },
-    Knob {
-        name: "slice",
-        unit: Unit::Nanoseconds,
-        files: &[
-            "sys/kernel/debug/sched/base_slice_ns",
-            "sys/kernel/debug/sched/min_granularity_ns",
-            "proc/sys/kernel/sched_min_granularity_ns",
-        ],
-        absent: NO_FEATURES,
-    },
-    Knob {
-        name: "latency",
-        unit: Unit::Nanoseconds,
-        files: &["sys/kernel/debug/sched/latency_ns", "proc/sys/kernel/sched_latency_ns"],
-        absent: NO_CFS_KNOB,
-    },
-    Knob {
-        name: "min-granularity",
-        unit: Unit::Nanoseconds,
-        files: &[
-            "sys/kernel/debug/sched/min_granularity_ns",
-            "proc/sys/kernel/sched_min_granularity_ns",
-        ],
-        absent: NO_CFS_KNOB,
-    },
-    Knob {
-        name: "wakeup",
-        unit: Unit::Nanoseconds,
-        files: &[
-            "sys/kernel/debug/sched/wakeup_granularity_ns",
-            "proc/sys/kernel/sched_wakeup_granularity_ns",
-        ],
-        absent: NO_CFS_KNOB,
-    },
-    Knob {
-        name: "migration-cost",
-        unit: Unit::Nanoseconds,
-        files: &[
-            "sys/kernel/debug/sched/migration_cost_ns",
-            "proc/sys/kernel/sched_migration_cost_ns",
-        ],
-        absent: NO_FEATURES,
-    },
-    Knob {
-        name: "nr-migrate",
-        unit: Unit::Number,
-        files: &["sys/kernel/debug/sched/nr_migrate", "proc/sys/kernel/sched_nr_migrate"],
-        absent: NO_FEATURES,
-    },
-    Knob {
-        name: "bandwidth-slice",
-        unit: Unit::Microseconds,
-        files: &["proc/sys/kernel/sched_cfs_bandwidth_slice_us"],
-        absent: "needs CONFIG_CFS_BANDWIDTH",
-    },
-    Knob {
-        name: "autogroup",
-        unit: Unit::Words("on or off", ON_OFF),
-        files: &["proc/sys/kernel/sched_autogroup_enabled"],
-        absent: "this kernel has no CONFIG_SCHED_AUTOGROUP, so it groups nothing",
-    },
-    Knob {
-        name: "schedstats",
-        unit: Unit::Words("on or off", ON_OFF),
-        files: &["proc/sys/kernel/sched_schedstats"],
-        absent: "needs CONFIG_SCHEDSTATS",
-    },
-    Knob {
-        name: "preempt",
-        unit: Unit::Text,
-        files: &["sys/kernel/debug/sched/preempt", "sys/kernel/debug/sched_preempt"],
-        absent: "needs CONFIG_PREEMPT_DYNAMIC=y",
-    },
-    Knob { name: "hrtick", unit: Unit::Feature("HRTICK"), files: FEATURES, absent: NO_FEATURES },
-];
 
 /// The original's settings, as far as a kernel keeps them, and the kernel's own statistics.
 pub fn default_tune() -> Vec<TuneRequest> {

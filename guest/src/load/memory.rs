@@ -8,7 +8,14 @@
 //! short of memory can drop and read again. What cannot be locked is at least there when the load
 //! begins, and is told.
 
-use std::{fmt, fs, io, ops::Range, ptr};
+use std::{
+    fmt,
+    fs::{self, File},
+    io,
+    ops::Range,
+    os::unix::fs::FileExt,
+    ptr,
+};
 
 use super::shared::Shared;
 
@@ -194,9 +201,16 @@ fn lock_pages(pages: &Range<usize>) -> io::Result<()> {
 fn populate(pages: &Range<usize>, for_writing: bool) {
     let advice = if for_writing { libc::MADV_POPULATE_WRITE } else { libc::MADV_POPULATE_READ };
     let base = ptr::with_exposed_provenance_mut(pages.start);
-    // SAFETY: these two change no contents, and refuse what is not mapped; before Linux 5.14 the
-    // kernel does not know them, and the first use of a page makes it be there.
-    unsafe { libc::madvise(base, pages.len(), advice) };
+    // SAFETY: these two change no contents, and refuse what is not mapped.
+    if unsafe { libc::madvise(base, pages.len(), advice) } == 0 {
+        return;
+    }
+    // Before Linux 5.14 there is no such advice. The kernel gets a page that it is to read.
+    let Ok(memory) = File::open("/proc/self/mem") else { return };
+    let mut page = [0; PAGE_BYTES];
+    for at in pages.clone().step_by(PAGE_BYTES) {
+        let _ = memory.read_at(&mut page, at as u64);
+    }
 }
 
 /// What this process may lock; `None` without a limit.

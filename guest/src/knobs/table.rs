@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The knobs that there are, and where each era of kernels keeps them.
+
+/// What a knob's file holds.
+#[derive(Clone, Copy)]
+pub(super) enum Unit {
+    Nanoseconds,
+    Microseconds,
+    Number,
+    /// Words and the numbers the file knows them by.
+    Words(&'static str, &'static [(&'static str, &'static str)]),
+    /// A word of the kernel's own.
+    Text,
+    /// A scheduler feature: its name in the features file.
+    Feature(&'static str),
+}
+
+/// A knob by intent.
+pub(super) struct Knob {
+    pub(super) name: &'static str,
+    pub(super) unit: Unit,
+    /// Below the root of the file system, newest kernel first.
+    pub(super) files: &'static [&'static str],
+    /// Why a kernel has none of the files, where their file systems are there.
+    pub(super) absent: &'static str,
+}
+
+pub(super) const DURATION: &str = "a time such as 1.875ms, 100us or 500ns";
+
+pub(super) const WHOLE_MICROSECONDS: &str = "a time in whole microseconds, such as 100us or 5ms";
+
+pub(super) const ON_OFF: &[(&str, &str)] = &[("on", "1"), ("off", "0"), ("1", "1"), ("0", "0")];
+
+pub(super) const FEATURES: &[&str] =
+    &["sys/kernel/debug/sched/features", "sys/kernel/debug/sched_features"];
+
+/// It is there with EEVDF only.
+pub(super) const BASE_SLICE: &str = "sys/kernel/debug/sched/base_slice_ns";
+
+/// Of a knob that only CFS has.
+pub(super) const NO_CFS_KNOB: &str =
+    "CFS only: gone with EEVDF in 6.6, or CONFIG_SCHED_DEBUG is missing";
+
+pub(super) const NO_FEATURES: &str = "needs CONFIG_SCHED_DEBUG=y (before 6.15)";
+
+pub(super) const KNOBS: &[Knob] = &[
+    Knob {
+        name: "scaling",
+        unit: Unit::Words(
+            "none, log or linear, or 0, 1, 2",
+            &[("none", "0"), ("log", "1"), ("linear", "2"), ("0", "0"), ("1", "1"), ("2", "2")],
+        ),
+        files: &["sys/kernel/debug/sched/tunable_scaling", "proc/sys/kernel/sched_tunable_scaling"],
+        absent: NO_FEATURES,
+    },
+    Knob {
+        name: "slice",
+        unit: Unit::Nanoseconds,
+        files: &[
+            "sys/kernel/debug/sched/base_slice_ns",
+            "sys/kernel/debug/sched/min_granularity_ns",
+            "proc/sys/kernel/sched_min_granularity_ns",
+        ],
+        absent: NO_FEATURES,
+    },
+    Knob {
+        name: "latency",
+        unit: Unit::Nanoseconds,
+        files: &["sys/kernel/debug/sched/latency_ns", "proc/sys/kernel/sched_latency_ns"],
+        absent: NO_CFS_KNOB,
+    },
+    Knob {
+        name: "min-granularity",
+        unit: Unit::Nanoseconds,
+        files: &[
+            "sys/kernel/debug/sched/min_granularity_ns",
+            "proc/sys/kernel/sched_min_granularity_ns",
+        ],
+        absent: NO_CFS_KNOB,
+    },
+    Knob {
+        name: "wakeup",
+        unit: Unit::Nanoseconds,
+        files: &[
+            "sys/kernel/debug/sched/wakeup_granularity_ns",
+            "proc/sys/kernel/sched_wakeup_granularity_ns",
+        ],
+        absent: NO_CFS_KNOB,
+    },
+    Knob {
+        name: "migration-cost",
+        unit: Unit::Nanoseconds,
+        files: &[
+            "sys/kernel/debug/sched/migration_cost_ns",
+            "proc/sys/kernel/sched_migration_cost_ns",
+        ],
+        absent: NO_FEATURES,
+    },
+    Knob {
+        name: "nr-migrate",
+        unit: Unit::Number,
+        files: &["sys/kernel/debug/sched/nr_migrate", "proc/sys/kernel/sched_nr_migrate"],
+        absent: NO_FEATURES,
+    },
+    Knob {
+        name: "bandwidth-slice",
+        unit: Unit::Microseconds,
+        files: &["proc/sys/kernel/sched_cfs_bandwidth_slice_us"],
+        absent: "needs CONFIG_CFS_BANDWIDTH",
+    },
+    Knob {
+        name: "autogroup",
+        unit: Unit::Words("on or off", ON_OFF),
+        files: &["proc/sys/kernel/sched_autogroup_enabled"],
+        absent: "this kernel has no CONFIG_SCHED_AUTOGROUP, so it groups nothing",
+    },
+    Knob {
+        name: "schedstats",
+        unit: Unit::Words("on or off", ON_OFF),
+        files: &["proc/sys/kernel/sched_schedstats"],
+        absent: "needs CONFIG_SCHEDSTATS",
+    },
+    Knob {
+        name: "preempt",
+        unit: Unit::Text,
+        files: &["sys/kernel/debug/sched/preempt", "sys/kernel/debug/sched_preempt"],
+        absent: "needs CONFIG_PREEMPT_DYNAMIC=y",
+    },
+    Knob { name: "hrtick", unit: Unit::Feature("HRTICK"), files: FEATURES, absent: NO_FEATURES },
+];
