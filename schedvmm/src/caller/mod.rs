@@ -255,11 +255,13 @@ impl Caller {
                     .into(),
             );
         }
-        for cgroup in &self.cgroups {
-            let words = cgroup.unusual();
-            if !words.is_empty() {
-                notes.push(format!("cgroup {} has {}", cgroup.path, words.join(", ")));
-            }
+        let unusual = self.cgroups.iter().filter_map(|cgroup| {
+            let words = cgroup.unusual().join(", ");
+            (!words.is_empty()).then(|| format!("cgroup {} has {words}", cgroup.path))
+        });
+        let unusual: Vec<_> = unusual.collect();
+        if !unusual.is_empty() {
+            notes.push(unusual.join("; "));
         }
         if let Some(policy) = &self.policy {
             let words = policy.unusual();
@@ -331,11 +333,13 @@ fn describe(throttled: &Throttled) -> String {
         "" => "of a cgroup that cannot be seen".to_owned(),
         by => format!("of cgroup {by}"),
     };
+    let times = match throttled.times {
+        0 => String::new(),
+        1 => " once".into(),
+        times => format!(" {times} times"),
+    };
     let ns = throttled.ns.map_or_else(String::new, |ns| format!(", for {} in all", show_ns(ns)));
-    format!(
-        "a CPU quota {by} throttled this process {} times while the load ran{ns}",
-        throttled.times
-    )
+    format!("a CPU quota {by} throttled this process{times} while the load ran{ns}")
 }
 
 #[cfg(test)]

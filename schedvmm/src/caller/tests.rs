@@ -54,14 +54,17 @@ fn what_a_quota_did_while_the_load_ran_is_no_measurement() {
     for (allow_quota, told) in [(false, (0, 1)), (true, (1, 0))] {
         let (root, mut caller) = caller(&[&V2, &quota], Demand { allow_quota, ..demand(1) });
         let write = |file: &str, text: &str| fs::write(root.path().join(file), text);
-        write("cg/a/cpu.stat", "nr_throttled 0\n").expect("written");
+        write("cg/a/cpu.stat", "nr_throttled 0\nthrottled_usec 0\n").expect("written");
         caller.load_begins();
         assert_eq!(caller.load_ended(), Meanwhile::default());
         write("cg/a/cpu.stat", &stat(5000)).expect("written");
         let Meanwhile { notes, faults } = caller.load_ended();
         assert_eq!((notes.len(), faults.len()), told);
         let text = notes.iter().chain(&faults).next().expect("told");
-        assert!(text.contains("cgroup /a throttled this process 1 times"), "{text}");
+        assert!(
+            text.contains("cgroup /a throttled this process once while the load ran, for 5.0 ms"),
+            "{text}"
+        );
         assert_eq!(text.contains("--allow-quota"), !allow_quota);
         // One that comes, or goes, meanwhile.
         caller.load_begins();
@@ -86,6 +89,17 @@ fn cgroups_that_cannot_be_seen_are_told_where_the_kernel_does_not_tell() {
     let local = [("cg/x/cpu.stat.local", "throttled_usec 0\n")];
     let (_root, sees) = caller(&[&mounted, &local], demand(1));
     assert_eq!(sees.notes(), Vec::<String>::new());
+}
+
+#[test]
+fn weights_are_told_in_one_note() {
+    let weights = [("cg/a/cpu.weight", "39\n"), ("cg/a/b/cpu.weight", "7\n")];
+    let (_root, caller) = caller(&[&V2, &weights], demand(1));
+    assert_eq!(
+        caller.notes(),
+        ["cgroup /a/b has cpu.weight 7 where 100 is usual; cgroup /a has cpu.weight 39 where 100 \
+          is usual"]
+    );
 }
 
 #[test]
