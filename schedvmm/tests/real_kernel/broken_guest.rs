@@ -8,7 +8,7 @@ use std::path::Path;
 use xtask::host::accident::Accident;
 
 use crate::case::Case;
-use crate::kernels::{self, CRASH, HANG, Place};
+use crate::kernels::{self, CRASH, HANG, Place, RETURN};
 use crate::lab::{Group, Preparation, TestKernel};
 use crate::outcome::{Outcome, list, number, text};
 use crate::threshold::{hit, trace};
@@ -21,6 +21,9 @@ const ENTRY: &str = "startup_64";
 /// PID 1 looks for orphans once a second while the load runs, with this system call, and
 /// nobody else makes it. The records of that second are out by then.
 const ONCE_A_SECOND: &str = "__x64_sys_waitid";
+
+/// The kernel brings up all CPUs but its first here.
+const BRINGS_UP_CPUS: &str = "bringup_nonboot_cpus";
 
 /// RING_BUFFER_META_MAGIC of kernel/trace/ring_buffer.c, with which ring buffers in memory begin, and
 /// the first byte of another.
@@ -84,6 +87,12 @@ pub fn group() -> Group {
             assert!(outcome.seconds > 20.0, "{}", outcome.words());
         })
         .expecting(Accident::Hang),
+        // Its user asked for nothing that would keep them from coming up.
+        Case::new("one_cpu", run("one_cpu", "--duration 2s --trace off"), |outcome| {
+            let reason = untestable(outcome);
+            assert!(reason.contains("CPU 2 of the load is not online (online: 0)"), "{reason}");
+            assert!(reason.contains("CONFIG_NR_CPUS"), "{reason}");
+        }),
         // A kernel that lays out its ring buffers in memory in a way that is not known here.
         Case::new("other_ring", run("other_ring", ""), |outcome| {
             let result = hit(outcome);
@@ -121,6 +130,7 @@ fn prepare(bzimage: &Path) -> Result<Preparation, String> {
         broken("hang", hang, HANG),
         broken("crash", crash, CRASH),
         broken("hang_later", later, HANG),
+        broken("one_cpu", kernels::function(&bytes, BRINGS_UP_CPUS)?, RETURN),
         broken("oops_later", later, CRASH),
         format!("echo {:016x} > /out/hang_address\n", hang.address),
     ]

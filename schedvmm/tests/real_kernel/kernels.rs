@@ -11,6 +11,8 @@ use object::{Endianness, Object as _, ObjectSymbol as _};
 
 /// A jump to itself.
 pub const HANG: &[u8] = &[0xeb, 0xfe];
+/// Back to the caller, with nothing done.
+pub const RETURN: &[u8] = &[0xc3];
 /// An invalid instruction: an oops, or, without an IDT, a triple fault.
 pub const CRASH: &[u8] = &[0x0f, 0x0b];
 
