@@ -466,6 +466,10 @@ pub struct TscReport {
 /// of that gap; gaps are all there are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ThreadReport {
+    /// It had not ended when this was told: it died, or did not stop. What a thread counts when it
+    /// ends is missing.
+    #[serde(default)]
+    pub unfinished: bool,
     /// Thread ID in the guest.
     pub tid: u32,
     /// Gaps at or above the floor (recorded or not).

@@ -333,21 +333,23 @@ fn parts_per_million(part: u64, whole: u64) -> u64 {
 /// Of the parts that threads, and groups, got of the time they wanted: bursts and pauses differ
 /// from thread to thread, and whoever sleeps longer is not treated worse for it.
 fn fairness(threads: &[Thread], groups: &[Group], clock: Clock<'_>) -> RunFairness {
+    // Of whom a thread did not tell, because it died, is no part of it.
     let got = |wanted: &dyn Fn(&Thread) -> bool| {
-        let of_it = threads.iter().filter(|thread| thread.complete && wanted(thread));
-        let (cpu_ns, busy_ns) = of_it.fold((0u64, 0u64), |(cpu, busy), thread| {
-            let report = &thread.report;
-            (
+        let mut of_it = threads.iter().filter(|thread| wanted(thread));
+        let (cpu_ns, busy_ns) = of_it.try_fold((0u64, 0u64), |(cpu, busy), thread| {
+            let report = Some(&thread.report).filter(|_| thread.complete)?;
+            Some((
                 cpu.saturating_add(report.cpu_time_ns),
                 busy.saturating_add(clock.ns(report.busy_ticks)),
-            )
-        });
-        parts_per_million(cpu_ns, busy_ns)
+            ))
+        })?;
+        Some(parts_per_million(cpu_ns, busy_ns))
     };
-    let each: Vec<_> =
-        (0..threads.len()).map(|number| got(&|thread| thread.index == number)).collect();
-    let groups: Vec<_> =
-        groups.iter().map(|group| got(&|thread| thread.member.group == group.group)).collect();
+    let each = (0..threads.len()).filter_map(|number| got(&|thread| thread.index == number));
+    let each: Vec<_> = each.collect();
+    let groups =
+        groups.iter().filter_map(|group| got(&|thread| thread.member.group == group.group));
+    let groups: Vec<_> = groups.collect();
     RunFairness { threads: Fairness::of(&each), groups: Fairness::of(&groups) }
 }
 
@@ -385,5 +387,9 @@ mod tests {
         let starved = fair(&[thread(0, 1000, 500), thread(1, 1000, 500), thread(2, 1000, 0)]);
         assert_eq!(starved.threads.jain.map(|jain| (jain * 3.0).round()), Some(2.0));
         assert_eq!((starved.groups.jain, starved.groups.max_over_min), (Some(0.5), None));
+        // Nobody knows whether who died was treated worse.
+        let dead = Thread { complete: false, ..thread(2, 0, 0) };
+        let rest = fair(&[thread(0, 1000, 500), thread(1, 1000, 500), dead]);
+        assert_eq!((rest.threads.jain, rest.groups.jain), (Some(1.0), Some(1.0)));
     }
 }

@@ -404,6 +404,8 @@ pub fn threads(session: &Session, parted: &mut [Parted<'_>], clock: Clock<'_>) -
         let report = reports.and_then(|reports| reports.get(index)).cloned();
         // The agent reports for all; of a machine that failed it has only the records.
         let report = report.filter(|_| session.has_reported(member.group));
+        // Nor does a thread that died tell what it wanted, and had.
+        let report = report.filter(|report| !report.unfinished);
         let complete = report.is_some();
         let mut report = report.unwrap_or_else(|| ThreadReport {
             tid: tids.and_then(|tids| tids.get(index)).copied().unwrap_or_default(),
@@ -482,6 +484,7 @@ pub fn classes(records: &[GapRecord]) -> Vec<ClassTotal> {
 /// Per-group figures from per-thread ones.
 pub fn groups(threads: &[Thread], cookies: &[u64]) -> Vec<Group> {
     let mut groups: BTreeMap<GroupIndex, (Group, u64)> = BTreeMap::new();
+    let all_tell = threads.iter().all(|thread| thread.complete);
     for thread in threads {
         let report = &thread.report;
         let (group, cpu_ns) = groups.entry(thread.member.group).or_default();
@@ -504,7 +507,8 @@ pub fn groups(threads: &[Thread], cookies: &[u64]) -> Vec<Group> {
     groups
         .into_values()
         .map(|(mut group, cpu_ns)| {
-            group.cpu_share = share_within(cpu_ns, all_cpu_ns);
+            // Of all groups' time: it is not known where one thread's is not.
+            group.cpu_share = share_within(cpu_ns, all_cpu_ns).filter(|_| all_tell);
             group.cookie = cookies.get(group.group.index()).copied();
             group
         })
@@ -545,6 +549,8 @@ pub fn phases_ms(
 
 #[cfg(test)]
 mod tests {
+    use guest::wire::LoadReport;
+
     use super::*;
     use crate::testing::{self, load};
 
@@ -595,6 +601,31 @@ mod tests {
         let threads = threads(&session, &mut parted(&session, clock), clock);
         assert_eq!((threads[0].report.gaps, threads[0].complete), (2, false));
         assert_eq!((threads[0].gap_ns, threads[0].longest_gap_ns), (4_000, 3_000));
+    }
+
+    #[test]
+    fn a_thread_that_died_tells_what_its_records_do() {
+        let limits = crate::session::Limits {
+            threads: 2,
+            records_per_thread: 9,
+            boot: std::time::Duration::from_secs(1),
+            vms: 0,
+            allow_degraded: false,
+        };
+        let mut session = Session::new(limits, std::time::Instant::now());
+        let gap = GapRecord { tsc_begin: 0, tsc_end: 2_000, ..Default::default() };
+        session.gaps[1] = vec![gap];
+        let told = |unfinished| ThreadReport { unfinished, gaps: 1, ..Default::default() };
+        let threads_told = vec![told(false), told(true)];
+        session.report = Some(LoadReport { threads: threads_told, ..Default::default() });
+        let load = load(1, 2, 1);
+        let clock = clock(&load);
+        let threads = threads(&session, &mut parted(&session, clock), clock);
+        assert_eq!([threads[0].complete, threads[1].complete], [true, false]);
+        assert_eq!((threads[1].gap_ns, threads[1].report.busy_ticks), (1_000, 0));
+        let groups =
+            groups(&[thread(0, 1, 30), Thread { complete: false, ..thread(2, 1, 0) }], &[]);
+        assert_eq!((groups[0].cpu_share, groups[1].cpu_share), (None, None));
     }
 
     #[test]

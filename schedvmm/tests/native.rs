@@ -304,8 +304,10 @@ fn the_third_group_is_group_3_everywhere() {
     let screen = String::from_utf8_lossy(&output.stdout);
     let verdict = screen.lines().find(|line| line.starts_with("verdict ")).expect("a verdict");
     assert!(verdict.contains(&names_it), "{screen}");
+    // Only who lives to the end tells how much CPU time it had; without it nobody has a share.
     for (number, group) in (1..).zip(result["groups"].as_array().expect("groups")) {
         assert_eq!(group["group"], number);
+        assert!(group["cpu_share"].is_null(), "{group}");
         // Its row of the table is the one with its number.
         let row = |line: &&str| line.trim_start().starts_with(&format!("{number}  "));
         let row = screen.lines().find(row).expect("a row of the table");
@@ -313,6 +315,9 @@ fn the_third_group_is_group_3_everywhere() {
         assert_eq!(gaps, group["gaps"].to_string(), "{row}");
     }
     let threads = result["threads"].as_array().expect("threads");
+    for thread in threads {
+        assert_eq!(thread["complete"] == false, thread["group"] == 3, "{thread}");
+    }
     let named: Vec<_> =
         threads.iter().map(|it| format!("{}.{}", it["group"], it["thread"])).collect();
     assert_eq!(named, ["1.1", "1.2", "2.1", "2.2", "3.1", "3.2", "4.1", "4.2"]);

@@ -275,6 +275,7 @@ fn report_thread(slot: &ThreadSlot, at_hit: ThreadAccount) -> ThreadReport {
     let account = slot.account.load().with_waits_of(at_hit);
     let affinity_end = slot.affinity_end.load();
     ThreadReport {
+        unfinished: slot.state() != State::Done,
         tid: slot.tid.load(Relaxed),
         gaps: slot.tally.gaps(),
         gaps_unrecorded: slot.tally.unrecorded(),
