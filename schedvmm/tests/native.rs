@@ -205,7 +205,13 @@ fn a_signal_ends_it_with_what_was_measured() {
     let words = ["host", "--duration", "60s", "--threshold", "off", "--output", "out"];
     let child = schedvmm(dir.path(), &words).spawn().expect("it starts");
     let pid = i32::try_from(child.id()).expect("a process ID");
-    std::thread::sleep(Duration::from_millis(2500));
+    let csv = || fs::read_to_string(dir.path().join("out/gaps.csv")).unwrap_or_default();
+    let end = Instant::now() + DEADLINE;
+    // How long it takes to prepare depends on the machine.
+    while csv().lines().count() < 2 {
+        assert!(Instant::now() < end, "no gap within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     // SAFETY: takes two integers; the child has not been waited for.
     unsafe { libc::kill(pid, libc::SIGINT) };
     let output = finish(child);
