@@ -20,6 +20,7 @@ use crate::{process, project};
 const LISTS_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Lists are some 60 MB, a package of kernel sources three times that.
 const FETCH_DEADLINE: Duration = Duration::from_secs(15 * 60);
+const ASK_DEADLINE: Duration = Duration::from_secs(5 * 60);
 const UNPACK_DEADLINE: Duration = Duration::from_secs(5 * 60);
 
 /// Suites of Debian that are worth a look on any Debian, beside the machine's own and its
@@ -74,10 +75,10 @@ impl Archive {
         let busy = "another look-up of packages";
         let _lock = Lock::take(&self.dir.join("lock"), FETCH_DEADLINE, busy)?;
         let fetched = self.refresh();
-        let names = self.ask("apt-cache", &["pkgnames", prefix]);
+        let names = self.ask(&["pkgnames", prefix])?;
         let mut madison = vec!["madison"];
         madison.extend(names.split_whitespace());
-        let offers = parse_madison(&self.ask("apt-cache", &madison));
+        let offers = parse_madison(&self.ask(&madison)?);
         match fetched {
             Err(error) if offers.is_empty() => Err(error),
             Err(error) => {
@@ -167,8 +168,14 @@ impl Archive {
         command
     }
 
-    fn ask(&self, program: &str, arguments: &[&str]) -> String {
-        packages::ask(self.command(program).args(arguments)).unwrap_or_default()
+    /// What apt-cache answers. It builds its caches first, which takes a busy machine minutes.
+    fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.command("apt-cache");
+        let (status, text) = process::capture(command.args(arguments), ASK_DEADLINE)?;
+        if !status.success() {
+            bail!("`apt-cache {}` ended with {status}", arguments.join(" "));
+        }
+        Ok(text)
     }
 }
 
