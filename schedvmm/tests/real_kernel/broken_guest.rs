@@ -33,6 +33,10 @@ const OTHER_MAGIC: &[u8] = &[0xee];
 /// A load that has a gap to report in its first second.
 const LOAD: &str = "--threshold off --duration 10s";
 
+/// More than fits, all of it locked.
+const MANY_PROCESSES: &str = "--memory 64M --groups 60 --threads 1 --records 100 --duration 3s \
+                              --threshold off --trace off --noise off";
+
 /// One way to break for each case.
 pub fn group() -> Group {
     let run = |kernel: &str, options: &str| {
@@ -92,6 +96,12 @@ pub fn group() -> Group {
             let reason = untestable(outcome);
             assert!(reason.contains("CPU 2 of the load is not online (online: 0)"), "{reason}");
             assert!(reason.contains("CONFIG_NR_CPUS"), "{reason}");
+        }),
+        // Sixty processes and little memory: the kernel ends what it can. That is no defect of ours.
+        Case::run("out_of_memory", MANY_PROCESSES, |outcome| {
+            let reason = untestable(outcome);
+            let killed = reason.contains("SIGKILL") && reason.contains("Out of memory: Killed");
+            assert!(killed && reason.ends_with("raise --memory"), "{reason}");
         }),
         // A kernel that lays out its ring buffers in memory in a way that is not known here.
         Case::new("other_ring", run("other_ring", ""), |outcome| {
