@@ -119,6 +119,8 @@ fn the_page_has_what_the_result_has() -> Result<(), Failed> {
     for words in ["OVER THRESHOLD", "6.12.", "Distribution of gaps", "group 8", "QEMU TCG", older] {
         check(page.contains(words), &format!("no {words:?} in the page"))?;
     }
+    // Once, this was thread 4 of group 2: groups and threads were counted from 0.
+    check(page.contains("group 3 thread 1 (tid 66), CPU 2"), "the gap's thread has no name")?;
     let left: Vec<_> = fs::read_dir(dir.path())?.map_while(Result::ok).collect();
     check(left.len() == 2, &format!("{left:?}"))
 }
@@ -137,7 +139,17 @@ fn a_trace_explains_the_gap() -> Result<(), Failed> {
     check(pieces > 20, &format!("{pieces} pieces of forced idle"))?;
     // A lane has no more elements than pixels.
     check(with.len() < 1 << 20, &format!("{} bytes", with.len()))?;
-    fs::write(dir.path().join("trace.dat"), "no trace")?;
+    let file = dir.path().join("trace.dat");
+    let others = traced::with_id(fs::read(&file)?, "00000000000000ff".parse().ok());
+    fs::write(&file, others)?;
+    let says = [
+        "Not explained: ",
+        "is the trace of another run: its identity is 00000000000000ff",
+        traced::ID,
+    ];
+    let other = page(dir.path())?;
+    check(says.iter().all(|words| other.contains(words)), "explained by another's trace")?;
+    fs::write(&file, "no trace")?;
     check(page(dir.path())?.contains("Not explained: "), "a trace out of nothing")
 }
 
