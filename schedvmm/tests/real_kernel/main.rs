@@ -19,6 +19,7 @@
 mod bad_input;
 mod broken_guest;
 mod case;
+mod disturbed;
 mod early_end;
 mod frozen;
 mod host_fault;

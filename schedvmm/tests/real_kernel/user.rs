@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::case::{Case, main_job};
+use crate::disturbed;
 use crate::lab::{Group, TestKernel};
 use crate::meter;
 use crate::outcome::{GapLine, Outcome, assert_unique_keys, list, number, numbers, text};
@@ -67,6 +68,7 @@ pub fn group() -> Group {
     cases.push(Case::new("own_shape", format!("{OWN_SHAPE}{}", main_job(OF_OWN_SHAPE)), own_shape));
     cases.push(Case::run("quotas_without_smt", QUOTAS_WITHOUT_SMT, quotas));
     cases.push(Case::new("without_a_machine", ON_THE_HOST, on_the_host));
+    cases.extend(disturbed::cases());
     cases.push(Case::new("executable", "stat -c %s $(command -v schedvmm)", |outcome| {
         let bytes: u64 = outcome.stdout.trim().parse().expect("a size");
         println!("     {bytes} bytes");
