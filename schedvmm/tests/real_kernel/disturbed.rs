@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What bends scheduling around a run, with real kernels: isolated CPUs in the guest and on the
-//! host, and a CPU quota of cgroup v2.
+//! host, a CPU quota of cgroup v2, and a vCPU's thread that another tool moves.
 
 use std::collections::BTreeSet;
 
@@ -30,6 +30,13 @@ pub fn cases() -> Vec<Case> {
         "{IN_A_CGROUP}echo 20000 50000 > $around/cpu.max\n{refused}; echo refused with $?\n\
          {allowed}; code=$?; rmdir $around; exit $code"
     );
+    let moved = format!(
+        "{} & pid=$!\nuntil [ \"$(wc -l < r/gaps.csv)\" -gt 1 ]; do sleep 0.2; done 2> /dev/null\n\
+         for thread in /proc/$pid/task/*; do\n\
+         [ \"$(cat $thread/comm)\" = \"CPU 3/KVM\" ] && taskset -p 4 ${{thread##*/}}\ndone\n\
+         wait $pid",
+        main_job("--pin 1,2,3,4 --threshold off --duration 5s --trace off --noise off")
+    );
     vec![
         Case::new("isolated_cpus_of_the_guest", isolcpus, |outcome| {
             outcome.assert_status(0);
@@ -53,6 +60,15 @@ pub fn cases() -> Vec<Case> {
             assert!(number(&caller["throttled"], "times") > 0, "{caller:#}");
             let notes = result["notes"].to_string();
             assert!(notes.contains("of cgroup /around throttled this process"), "{notes}");
+        }),
+        Case::new("a_vcpu_is_moved", moved, |outcome| {
+            outcome.assert_status(125);
+            let result = outcome.assert_verdict("untestable");
+            let lost = list(&result["pins"], "lost");
+            assert_eq!(lost.len(), 1, "{lost:?}");
+            assert_eq!(text(&lost[0], "who"), "the thread of vCPU 3");
+            assert_eq!((text(&lost[0], "bound_to"), text(&lost[0], "found_on")), ("4", "2"));
+            assert!(text(&result, "reason").contains("threads were moved"), "{}", outcome.words());
         }),
     ]
 }
