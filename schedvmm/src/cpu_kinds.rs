@@ -121,24 +121,14 @@ fn as_list<S: serde::Serializer>(cpus: &CpuSet, to: S) -> Result<S::Ok, S::Error
 #[cfg(test)]
 pub mod tests {
     use super::*;
-
-    /// A /sys with these files.
-    pub fn sys(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().expect("tempdir");
-        for (file, text) in files {
-            let path = root.path().join(file);
-            fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-            fs::write(path, text).expect("written");
-        }
-        root
-    }
+    use crate::testing::tree;
 
     /// Two performance cores of two threads, four efficiency cores.
     pub const HYBRID: [(&str, &str); 2] =
         [("devices/cpu_core/cpus", "0-3\n"), ("devices/cpu_atom/cpus", "4-7\n")];
 
     fn kinds(files: &[(&str, &str)]) -> Vec<(String, String)> {
-        let kinds = Kinds::read(sys(files).path()).0;
+        let kinds = Kinds::read(tree(files).path()).0;
         kinds.into_iter().map(|kind| (kind.name, kind.cpus.to_string())).collect()
     }
 
@@ -175,7 +165,7 @@ pub mod tests {
 
     #[test]
     fn a_mix_and_slow_cores_are_told() {
-        let kinds = Kinds::read(sys(&HYBRID).path());
+        let kinds = Kinds::read(tree(&HYBRID).path());
         assert_eq!((kinds.rank(3), kinds.rank(4), kinds.rank(99)), (0, 1, 0));
         assert_eq!(kinds.note("the load is", &[2, 3]), None);
         let slow = kinds.note("the load is", &[6, 7]).expect("told");

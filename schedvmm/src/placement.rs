@@ -244,8 +244,9 @@ fn cores(sysfs: &Path) -> Vec<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu_kinds::tests::{HYBRID, sys};
+    use crate::cpu_kinds::tests::HYBRID;
     use crate::status::ExitStatus;
+    use crate::testing::tree;
 
     const SMT: Topology = Topology { cpus: 4, threads_per_core: 2 };
 
@@ -260,7 +261,7 @@ mod tests {
     /// With two performance cores of two threads, four efficiency cores of one.
     fn hybrid() -> Host {
         let cores: [&[usize]; 6] = [&[0, 1], &[2, 3], &[4], &[5], &[6], &[7]];
-        Host { kinds: Kinds::read(sys(&HYBRID).path()), ..host(&cores, 0..8) }
+        Host { kinds: Kinds::read(tree(&HYBRID).path()), ..host(&cores, 0..8) }
     }
 
     #[test]

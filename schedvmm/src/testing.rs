@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What unit tests share.
 
+use std::fs;
 use std::time::Duration;
 
 use guest::index::{GroupIndex, Kind, Member, ThreadIndex};
@@ -61,4 +62,15 @@ pub fn load(groups: u32, threads_per_group: u32, cpus: u32) -> LoadSpec {
         threshold: None,
         records_per_thread: 1,
     }
+}
+
+/// A folder with these files.
+pub fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().expect("tempdir");
+    for (file, text) in files {
+        let path = root.path().join(file);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(path, text).expect("written");
+    }
+    root
 }

@@ -256,17 +256,7 @@ impl Throttled {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-
-    /// A folder with some files.
-    pub fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().expect("tempdir");
-        for (file, text) in files {
-            let path = root.path().join(file);
-            fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-            fs::write(path, text).expect("written");
-        }
-        root
-    }
+    use crate::testing::tree;
 
     pub const V2: [(&str, &str); 2] = [
         ("proc/self/mountinfo", "30 23 0:27 / /cg rw - cgroup2 cgroup2 rw\n"),

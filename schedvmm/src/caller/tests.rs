@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Constructed systems: what is found there, and what is made of it.
 
-use super::cgroup::tests::{V1, V2, tree};
+use super::cgroup::tests::{V1, V2};
 use super::*;
+use crate::testing::tree;
 
 fn caller(files: &[&[(&str, &str)]], demand: Demand) -> (tempfile::TempDir, Caller) {
     let root = tree(&files.concat());
