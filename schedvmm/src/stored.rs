@@ -4,9 +4,11 @@
 
 use std::fmt;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ftrace::TraceId;
+use gaps::tsc::ns_to_ticks;
 use guest::index::{Kind, Member};
 use guest::job::TraceDump;
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,9 @@ pub struct Stored {
     pub working_directory: Option<PathBuf>,
     pub longest_gap: Option<StoredGap>,
     pub threshold_hit: Option<StoredGap>,
+    /// What the figures are of, from the load's start on; `None` in older results, and in one of a
+    /// run that had not ended.
+    pub measured_ns: Option<u64>,
     pub kernel: StoredKernel,
     pub cosched: StoredCosched,
     pub job: StoredJob,
@@ -248,6 +253,14 @@ impl Stored {
     pub fn tsc_khz(&self) -> u64 {
         let at_setup = self.setup.as_ref().map(|setup| setup.tsc_khz);
         self.tsc.map(|tsc| tsc.khz).or(at_setup).unwrap_or(0)
+    }
+
+    /// From the load's start to where the figures end, as far as the result tells, as TSC readings.
+    pub fn window_tsc(&self) -> Range<u64> {
+        let (start, khz) = (self.setup.as_ref().map_or(0, |setup| setup.tsc_start), self.tsc_khz());
+        let measured = self.measured_ns.filter(|_| khz > 0).map(|ns| ns_to_ticks(ns, khz));
+        let end = measured.map_or(u64::MAX, |ticks| start.saturating_add(ticks));
+        start..self.threshold_hit.as_ref().map_or(end, |hit| hit.tsc_end)
     }
 
     /// Where the trace is: beside the result, also if the folder has been moved, or where it

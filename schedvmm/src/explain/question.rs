@@ -2,6 +2,7 @@
 //! A trace together with what only the result knows: threads, groups, cookies, cores.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 
 use ftrace::attribution::{Context, Explanation, Gap, Topology, Units, explain};
@@ -30,6 +31,7 @@ pub struct Question {
     /// Of the load's threads, by their numbers.
     tids: BTreeMap<Numbers, i32>,
     kind: Kind,
+    window_tsc: Range<u64>,
     progress: Progress,
 }
 
@@ -74,6 +76,7 @@ impl Question {
             units: Units::tsc(stored.tsc_khz()),
             tids: stored.threads.iter().map(|thread| (thread.who, thread.tid)).collect(),
             kind: stored.kind(),
+            window_tsc: stored.window_tsc(),
             progress: progress.clone(),
         })
     }
@@ -104,6 +107,11 @@ impl Question {
     /// Groups, names, cores.
     pub fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// From the load's start to where the figures of the result end.
+    pub fn window_tsc(&self) -> &Range<u64> {
+        &self.window_tsc
     }
 
     /// How long a tick is.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where the time went, of all threads and all of the trace: what each did, and how long each
-//! CPU was forced idle for whom.
+//! Where the time went, of all threads and all of the run that the trace has: what each did, and
+//! how long each CPU was forced idle for whom.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -55,12 +55,17 @@ pub struct ForcedIdle {
 }
 
 impl Whole {
-    /// Reads the whole trace.
+    /// Reads the whole trace, and counts what lies in the time that the result's figures are of:
+    /// one run has one window.
     ///
     /// # Errors
     /// The trace cannot be read.
     pub fn read(question: &Question) -> Result<Self, FtraceError> {
-        let (tsc_begin, tsc_end) = question.reading("read", span)?;
+        let (first, last) = question.reading("read", span)?;
+        let window = question.window_tsc();
+        // Of a trace that has nothing of the window, an empty piece of it.
+        let tsc_begin = first.max(window.start).min(last);
+        let tsc_end = last.min(window.end).max(tsc_begin);
         let threads: Vec<Numbers> = question.threads().collect();
         let all =
             |who: &Numbers| StoredGap { who: *who, tsc_begin, tsc_end, ..StoredGap::default() };
