@@ -51,7 +51,7 @@ pub struct PolicyError {
 /// Whether threads can have these parameters, tried by one that is not needed any more.
 ///
 /// # Errors
-/// As [`apply`].
+/// They are not permitted, or the kernel took others.
 pub fn try_out(policy: Policy) -> Result<(), PolicyError> {
     thread::scope(|scope| {
         let tried = scope.spawn(|| apply(policy)).join();
