@@ -18,7 +18,7 @@ type Row = (&'static str, &'static str, u8, &'static [&'static str]);
 /// Kernel files, made by [`prepare`] in `/tmp`.
 const KERNELS: [Row; 17] = [
     ("missing", "/no/such/bzImage", 200, &["/no/such/bzImage", "No such file"]),
-    ("directory", "/tmp", 200, &["/tmp", "not a regular file"]),
+    ("directory", "/tmp", 200, &["/tmp is a folder", "give the bzImage"]),
     ("empty", "/tmp/empty", 125, &["/tmp/empty", "empty", "give a bzImage or a vmlinux"]),
     ("text", "/tmp/text", 125, &["/tmp/text", "no Linux kernel", "give a bzImage"]),
     ("truncated", "/tmp/half", 125, &["/tmp/half", "truncated", "2000000", "copy it again"]),
@@ -29,7 +29,7 @@ const KERNELS: [Row; 17] = [
     ("payload_too_long", "/tmp/long", 125, &["/tmp/long", "truncated", "payload"]),
     ("payload_damaged", "/tmp/damaged", 125, &["/tmp/damaged", "payload"]),
     ("program", "/bin/busybox", 125, &["/bin/busybox"]),
-    ("other_machine", "/tmp/arm", 125, &["/tmp/arm", "machine 183", "x86-64"]),
+    ("other_machine", "/tmp/arm", 200, &["/tmp/arm", "machine 183", "x86-64"]),
     ("no_console", "/tmp/no_console", 125, &["virtio console", "CONFIG_VIRTIO_CONSOLE=y"]),
     ("no_virtio_mmio", "/tmp/no_mmio", 125, &["virtio-mmio", "CONFIG_VIRTIO_MMIO=y"]),
     ("no_initrd", "/tmp/no_initrd", 125, &["initramfs", "CONFIG_BLK_DEV_INITRD=y"]),
