@@ -300,26 +300,33 @@ impl Caller {
     /// The load has ended: what a quota had to do with it meanwhile.
     pub fn load_ended(&mut self) -> Meanwhile {
         let throttled = Books::read(&self.cgroups).since(&self.before, &self.cgroups);
-        let mut notes = Vec::new();
+        let (mut notes, mut faults) = (Vec::new(), Vec::new());
         if throttled.is_some() {
-            notes.push(describe(&throttled));
+            faults.push(describe(&throttled));
         }
         self.throttled = Some(throttled);
         let now = Self::read(&self.root, self.demand);
-        if now.limits() != self.limits() {
-            let quota = now.quotas().into_iter().next();
-            let quota = quota.map(|(cgroup, quota)| cgroup.describe_quota(quota));
-            notes.push(format!(
+        let quotas = now.quotas();
+        if now.limits() == self.limits() {
+            // As it was.
+        } else if quotas.is_empty() && self.quotas().is_empty() {
+            let none = "this process was moved to another cgroup while the load ran; no quota is \
+                        around either";
+            notes.push(none.to_owned());
+        } else {
+            let quota = quotas.first().map(|(cgroup, quota)| cgroup.describe_quota(*quota));
+            faults.push(format!(
                 "this process was moved to another cgroup, or a quota was changed, while the load \
                  ran; now there is {}",
                 quota.unwrap_or_else(|| "none".into())
             ));
         }
         if self.demand.allow_quota {
+            notes.extend(faults);
             return Meanwhile { notes, faults: Vec::new() };
         }
-        let faults = notes.into_iter().map(|note| format!("{note} ({OPTION} lets it pass)"));
-        Meanwhile { notes: Vec::new(), faults: faults.collect() }
+        let faults = faults.into_iter().map(|fault| format!("{fault} ({OPTION} lets it pass)"));
+        Meanwhile { notes, faults: faults.collect() }
     }
 
     /// What must not change while it is measured.

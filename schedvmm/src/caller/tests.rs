@@ -80,6 +80,20 @@ fn what_a_quota_did_while_the_load_ran_is_no_measurement() {
 }
 
 #[test]
+fn to_be_moved_where_no_quota_is_bends_nothing() {
+    let (root, mut caller) = caller(&[&V2, &[("cg/b/cpu.weight", "100\n")]], demand(1));
+    caller.load_begins();
+    fs::write(root.path().join("proc/self/cgroup"), "0::/b\n").expect("written");
+    let Meanwhile { notes, faults } = caller.load_ended();
+    assert!(notes[0].contains("moved to another cgroup") && notes.len() == 1, "{notes:?}");
+    assert_eq!(faults, Vec::<String>::new());
+    // A quota there is another thing.
+    fs::write(root.path().join("cg/b/cpu.max"), "900000 100000\n").expect("written");
+    let Meanwhile { notes, faults } = caller.load_ended();
+    assert_eq!((notes.len(), faults.len()), (0, 1), "{faults:?}");
+}
+
+#[test]
 fn cgroups_that_cannot_be_seen_are_told_where_the_kernel_does_not_tell() {
     let mounted = [
         ("proc/self/mountinfo", "30 23 0:27 /docker /cg rw - cgroup2 cgroup2 rw\n"),

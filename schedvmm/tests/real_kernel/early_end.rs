@@ -31,12 +31,7 @@ pub fn group() -> Group {
         }),
         Case::new("sigkill", killed(), |outcome| {
             outcome.assert_status(KILLED);
-            // A result that was written on the way has no exit status to agree with.
-            let text = outcome.file("r/result.json").expect("result.json");
-            let result: Value = serde_json::from_str(&text).expect("JSON");
-            assert_eq!(result["verdict"], "interrupted");
-            assert!(result["exit_status"].is_null(), "{}", result["exit_status"]);
-            assert!(!outcome.gaps().is_empty(), "gaps.csv is empty");
+            written_on_the_way(outcome);
         }),
         // The folder is there before the guest's first instruction.
         Case::new("sigint_at_boot", at_boot(), |outcome| {
@@ -66,6 +61,16 @@ fn signalled(signal: &str, word: &str, job: &str) -> String {
 }
 
 /// Once a second's gaps are on the disk. The suite's own limit kills, too: so another status.
+/// The result of a run that left no other: it has no exit status to agree with.
+pub fn written_on_the_way(outcome: &Outcome) -> Value {
+    let text = outcome.file("r/result.json").expect("result.json");
+    let result: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(result["verdict"], "interrupted");
+    assert!(result["exit_status"].is_null(), "{}", result["exit_status"]);
+    assert!(!outcome.gaps().is_empty(), "gaps.csv is empty");
+    result
+}
+
 fn killed() -> String {
     let job = meanwhile("test $(wc -l < r/gaps.csv) -gt 1", &kill("KILL"), &main_job(LONG));
     format!("( {job} )\n[ $? = 137 ] && exit {KILLED}")

@@ -87,8 +87,12 @@ fn quotas(outcome: &Outcome) {
     let result = outcome.assert_verdict("measured");
     assert_eq!(result["setup"]["cgroup"], "v2");
     assert_eq!(result["cosched"]["mechanism"], "none");
-    for group in list(&result, "groups") {
-        assert!(number(group, "throttles") > 0, "{group}");
+    // Half of the groups have a quota, which they use up; the others none, and are not throttled.
+    let shape = list(&result["job"]["load"], "shape");
+    let has_quota: Vec<_> = shape.iter().map(|group| !group["quota"].is_null()).collect();
+    assert_eq!(has_quota, [false, false, true, true], "{shape:?}");
+    for (group, has_quota) in list(&result, "groups").iter().zip(has_quota) {
+        assert_eq!(number(group, "throttles") > 0, has_quota, "{group}");
     }
 }
 
