@@ -16,9 +16,9 @@ use guest::shape::GroupSpec;
 use guest::wire::{LoadReport, Setup, ThreadReport, TscReport};
 use serde_json::json;
 
+use crate::clock::Clock;
 use crate::compose::Account;
 use crate::folder::Folder;
-use crate::result::Clock;
 use crate::session::{Limits, Session};
 use crate::status::{ExitStatus, Failure};
 use crate::terminal;

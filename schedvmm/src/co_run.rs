@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use gaps::stats::share;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::explain::Question;
 use crate::result::RunResult;
@@ -12,7 +12,8 @@ use crate::status::Failure;
 
 /// Of the time in which threads ran, as far as the trace has it: what the other hyperthreads of
 /// their cores did. The shares sum to 1; docs/method.md says what they mean.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct CoRun {
     pub running_ns: u64,

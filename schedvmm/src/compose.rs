@@ -8,14 +8,14 @@ use guest::job::{CoschedRequest, Job};
 use guest::wire::Setup;
 use serde_json::{Value, json};
 
+use crate::clock::Clock;
 use crate::core_figures::{CoreFigures, HostCpus};
 use crate::expected::Expected;
 use crate::facts;
 use crate::forced_idle::ForcedIdle;
 use crate::pins::Pins;
 use crate::result::{
-    self, AfterHit, Clock, Cosched, Group, KernelFacts, RunFairness, RunResult, SCHEMA, Thread,
-    Trace,
+    self, AfterHit, Cosched, Group, KernelFacts, RunFairness, RunResult, SCHEMA, Thread, Trace,
 };
 use crate::session::Session;
 use crate::summary::{Fairness, Statistics, Steal, ThreadGaps, of_threads};

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use gaps::record::GapRecord;
 
+use crate::clock::Clock;
 use crate::explain;
 use crate::folder::{Folder, FolderError};
-use crate::result::{Clock, RunResult, Trace, TraceForm};
+use crate::result::{RunResult, Trace, TraceForm};
 use crate::session::Session;
 use crate::show::Show;
 use crate::status::chain;

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use gaps::record::GapRecord;
 use thiserror::Error;
 
+use crate::clock::Clock;
 use crate::gap_file::GapFile;
 use crate::hlog;
-use crate::result::{Clock, RunResult, Thread};
+use crate::result::{RunResult, Thread};
 use crate::terminal;
 
 /// Folder for results without a name.

@@ -8,7 +8,7 @@ use std::path::Path;
 use gaps::record::GapRecord;
 use guest::index::Member;
 
-use crate::result::Clock;
+use crate::clock::Clock;
 use crate::until::Until;
 
 const HEADING: &str =

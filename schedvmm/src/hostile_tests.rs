@@ -16,10 +16,11 @@ use serde_json::{Value, json};
 
 use crate::absence::HostEvidence;
 use crate::cli::{Cli, ShowVm, Verb};
+use crate::clock::Clock;
 use crate::compose::{Account, so_far};
 use crate::folder::Folder;
 use crate::report;
-use crate::result::{self, Clock, RunResult};
+use crate::result::{self, RunResult};
 use crate::session::{Limits, Session, Stage};
 use crate::show::{Show, Style};
 use crate::status::{ExitStatus, Failure};

@@ -7,6 +7,7 @@ mod bench;
 mod boot;
 mod caller;
 mod cli;
+mod clock;
 mod co_run;
 mod compose;
 mod core_figures;

@@ -10,13 +10,14 @@ use ftrace::dump::CpuStats;
 use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use gaps::stats::share_within;
-use gaps::tsc::{ns_to_ticks, ticks_to_ns};
+use gaps::tsc::ns_to_ticks;
 use guest::index::{GroupIndex, Member};
-use guest::job::{Job, LoadSpec};
+use guest::job::Job;
 use guest::wire::{ClassTotal, Hello, MeterReport, Setup, ThreadReport, TscReport, VmStatus};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::clock::Clock;
 use crate::co_run::CoRun;
 use crate::core_figures::CoreFigures;
 use crate::expected::Expected;
@@ -308,87 +309,6 @@ pub fn vms(
     both.map(vm).collect()
 }
 
-/// Turns TSC values of a run into time.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock<'a> {
-    khz: u64,
-    start: u64,
-    until: Until,
-    load: &'a LoadSpec,
-}
-
-impl<'a> Clock<'a> {
-    /// A clock of this frequency, with this load's start on it.
-    pub fn new(khz: u64, start: u64, load: &'a LoadSpec) -> Self {
-        Self { khz, start, until: Until::default(), load }
-    }
-
-    /// The same of a run whose figures end at this moment.
-    pub fn ending(self, until: Until) -> Self {
-        Self { until, ..self }
-    }
-
-    /// The clock of a run; 0 Hz before the guest has told.
-    pub fn of(session: &Session, load: &'a LoadSpec) -> Self {
-        let khz = session.report.as_ref().map(|report| report.tsc.khz);
-        let setup = session.setup.as_ref();
-        let khz = khz.or(setup.map(|setup| setup.tsc_khz)).unwrap_or(0);
-        let start = setup.map_or(0, |setup| setup.tsc_start);
-        Self::new(khz, start, load).ending(Until::of(session))
-    }
-
-    /// When the figures of the run end.
-    pub fn until(self) -> Until {
-        self.until
-    }
-
-    /// The load that it is of.
-    pub fn load(self) -> &'a LoadSpec {
-        self.load
-    }
-
-    /// Frequency of the counter.
-    pub fn khz(self) -> u64 {
-        self.khz
-    }
-
-    /// Ticks as nanoseconds.
-    pub fn ns(self, ticks: u64) -> u64 {
-        ticks_to_ns(ticks, self.khz)
-    }
-
-    /// Nanoseconds from the load's start to this reading.
-    pub fn since_start_ns(self, tsc: u64) -> u64 {
-        self.ns(tsc.saturating_sub(self.start))
-    }
-
-    /// The thread at this place among those of all groups.
-    pub fn member(self, thread: usize) -> Option<Member> {
-        self.load.member(thread)
-    }
-
-    /// What that thread is called.
-    pub fn name_of(self, thread: usize) -> String {
-        self.load.name_of(thread)
-    }
-
-    /// A gap with its place in the run; `None` of a thread that is none of the load's.
-    pub fn locate(self, thread: usize, tid: Option<u32>, record: GapRecord) -> Option<LocatedGap> {
-        Some(LocatedGap {
-            member: self.member(thread)?,
-            tid,
-            begin_ns: self.since_start_ns(record.tsc_begin),
-            length_ns: self.ns(record.ticks()),
-            length_ticks: record.ticks(),
-            tsc_begin: record.tsc_begin,
-            tsc_end: record.tsc_end,
-            cpu_begin: record.cpu_begin,
-            cpu_end: record.cpu_end,
-            class: record.class,
-        })
-    }
-}
-
 /// Every thread's gaps, parted by the moment at which figures end.
 pub fn parted<'a>(session: &'a Session, clock: Clock<'_>) -> Vec<Parted<'a>> {
     session.gaps.iter().map(|records| Parted::new(records, clock.until())).collect()
@@ -398,7 +318,7 @@ pub fn parted<'a>(session: &'a Session, clock: Clock<'_>) -> Vec<Parted<'a>> {
 pub fn threads(session: &Session, parted: &mut [Parted<'_>], clock: Clock<'_>) -> Vec<Thread> {
     let reports = session.report.as_ref().map(|report| report.threads.as_slice());
     let tids = session.setup.as_ref().map(|setup| &setup.tids);
-    let members = clock.load.all_members();
+    let members = clock.load().all_members();
     let mut told = told(session, clock.until());
     let each = parted.iter_mut().zip(members).enumerate().map(|(index, (parted, member))| {
         let report = reports.and_then(|reports| reports.get(index)).cloned();
@@ -549,6 +469,7 @@ pub fn phases_ms(
 
 #[cfg(test)]
 mod tests {
+    use guest::job::LoadSpec;
     use guest::wire::LoadReport;
 
     use super::*;
@@ -556,16 +477,6 @@ mod tests {
 
     fn clock(load: &LoadSpec) -> Clock<'_> {
         Clock::new(2_000_000, 1_000, load)
-    }
-
-    #[test]
-    fn ticks_become_time_since_the_start() {
-        let record = GapRecord { tsc_begin: 3_000, tsc_end: 7_000, ..Default::default() };
-        let load = load(3, 2, 1);
-        let gap = clock(&load).locate(5, Some(77), record).expect("the last thread");
-        assert_eq!((gap.begin_ns, gap.length_ns), (1_000, 2_000));
-        assert_eq!(gap.member.to_string(), "group 3 thread 2");
-        assert_eq!(clock(&load).locate(6, Some(77), record), None);
     }
 
     fn thread(index: usize, gap_ns: u64, cpu_time_ns: u64) -> Thread {

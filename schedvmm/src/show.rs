@@ -11,8 +11,9 @@ use guest::wire::{ThresholdHit, Tick, VmPhase};
 
 use self::screen::{screen, verdict_line};
 use crate::cli::ShowVm;
+use crate::clock::Clock;
 use crate::progress::Progress;
-use crate::result::{Clock, RunResult};
+use crate::result::RunResult;
 use crate::session::Notice;
 use crate::terminal::{self, one_line};
 use crate::units::show_ns;

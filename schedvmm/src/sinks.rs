@@ -2,7 +2,7 @@
 //! Where the guest's ports end on the host.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
@@ -156,24 +156,13 @@ impl TraceSink {
             }
         }
     }
-
-    fn count(&self, result: io::Result<usize>) -> io::Result<usize> {
-        if let Ok(len) = result {
-            self.written.fetch_add(len as u64, Ordering::Release);
-        }
-        result
-    }
 }
 
 impl Write for TraceSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let result = self.file()?.write(bytes);
-        self.count(result)
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let result = self.file()?.write_vectored(slices);
-        self.count(result)
+        let taken = self.file()?.write(bytes)?;
+        self.written.fetch_add(taken as u64, Ordering::Release);
+        Ok(taken)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -13,7 +13,8 @@ use guest::shape::GroupSpec;
 use guest::wire::ThreadReport;
 use serde::{Deserialize, Serialize};
 
-use crate::result::{Clock, Thread};
+use crate::clock::Clock;
+use crate::result::Thread;
 use crate::until::Parted;
 
 /// A thread that has not run for longer than this counts as starved: the gap that ended the

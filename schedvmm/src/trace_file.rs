@@ -9,8 +9,9 @@ use ftrace::dump::Dump;
 use ftrace::{FtraceError, Trace};
 use gaps::record::GapRecord;
 
+use crate::clock::Clock;
 use crate::owner::file_failure;
-use crate::result::{self, Clock, TraceForm};
+use crate::result::{self, TraceForm};
 use crate::show::Show;
 use crate::status::{Failure, chain};
 use crate::units::show_ns;

@@ -8,7 +8,8 @@ use gaps::histogram::Histogram;
 use gaps::record::GapRecord;
 use guest::wire::{ClassTotal, ThreadReport};
 
-use crate::result::{Clock, classes};
+use crate::clock::Clock;
+use crate::result::classes;
 use crate::session::Session;
 
 /// The moment at which figures end, as a TSC reading; the load's own end if there is none.

@@ -22,6 +22,9 @@ const KERNELS: [(Wanted, &str); 3] = [
     (Wanted::Series(Series::CFS), "SCHEDVMM_TEST_KERNEL_61"),
     (Wanted::Newest, "SCHEDVMM_TEST_KERNEL_NEWEST"),
 ];
+/// The test program whose cases run in the emulated host.
+const REAL_KERNEL: &str = "real_kernel";
+
 /// No step takes this long unless it hangs.
 const STEP_DEADLINE: Duration = Duration::from_secs(40 * 60);
 
@@ -96,7 +99,7 @@ pub fn run() -> Result<Tally> {
             Ok(Tally { passed: 1, ..Tally::default() })
         });
     }
-    for (name, mut tests) in workspace_tests() {
+    for (name, mut tests) in workspace_tests()? {
         tests.envs(kernels.iter().cloned());
         // A run fails for what changed in the project, not for the numbers that were drawn.
         tests.env("PROPTEST_RNG_SEED", "1");
@@ -110,7 +113,7 @@ pub fn run() -> Result<Tally> {
 
     report.step("self-test of the meter on this machine", || selftest(&schedvmm));
 
-    let mut real = cargo(&["test", "--package", "schedvmm", "--test", "real_kernel"]);
+    let mut real = cargo(&["test", "--package", "schedvmm", "--test", REAL_KERNEL]);
     real.env(artifacts::XTASK_ENV, std::env::current_exe()?);
     // One executable for all cases, even if somebody works on the sources meanwhile.
     real.env("SCHEDVMM_TEST_EXECUTABLE", &schedvmm);
@@ -165,23 +168,38 @@ fn cargo(arguments: &[&str]) -> Command {
 
 /// All tests but those with real kernels in the emulated host, which have a step of their own.
 /// With nextest where it is installed: it runs every test in a process of its own.
-fn workspace_tests() -> Vec<(&'static str, Command)> {
+fn workspace_tests() -> Result<Vec<(&'static str, Command)>> {
     let mut version = cargo(&["nextest", "--version"]);
     version.stderr(Stdio::null());
     let nextest = process::capture(&mut version, STEP_DEADLINE);
     if nextest.is_ok_and(|(status, _)| status.success()) {
-        let rest = "not binary(real_kernel)";
-        let all = cargo(&["nextest", "run", "--workspace", "--no-fail-fast", "-E", rest]);
-        return vec![("tests", all)];
+        let rest = format!("not binary({REAL_KERNEL})");
+        let all = cargo(&["nextest", "run", "--workspace", "--no-fail-fast", "-E", &rest]);
+        return Ok(vec![("tests", all)]);
     }
     // Plain `cargo test` can leave out a package, but no single test program.
     let mut others = cargo(&["test", "--workspace", "--exclude", "schedvmm", "--no-fail-fast"]);
     others.args(["--lib", "--bins", "--tests"]);
     let mut ours = cargo(&["test", "--package", "schedvmm", "--bins", "--no-fail-fast"]);
-    for test in ["disturbed", "errors", "explain", "host", "native", "report"] {
-        ours.args(["--test", test]);
+    for test in test_programs()? {
+        ours.args(["--test", &test]);
     }
-    vec![("tests", others), ("tests of the command", ours)]
+    Ok(vec![("tests", others), ("tests of the command", ours)])
+}
+
+/// The command's test programs, but for the one whose cases run in the emulated host: those that
+/// Cargo itself knows, so that none is forgotten.
+fn test_programs() -> Result<Vec<String>> {
+    let mut command = cargo(&["metadata", "--format-version", "1", "--no-deps"]);
+    let (status, text) = process::capture(&mut command, STEP_DEADLINE)?;
+    ensure!(status.success(), "`cargo metadata` ended with {status}");
+    let metadata: Value = serde_json::from_str(&text).context("`cargo metadata` is no JSON")?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let ours = packages.filter(|package| package["name"] == "schedvmm");
+    let targets = ours.filter_map(|package| package["targets"].as_array()).flatten();
+    let tests = targets.filter(|target| target["kind"] == serde_json::json!(["test"]));
+    let names = tests.filter_map(|target| target["name"].as_str());
+    Ok(names.filter(|name| *name != REAL_KERNEL).map(str::to_owned).collect())
 }
 
 /// The steps that have run.
@@ -285,6 +303,25 @@ fn count(line: &str) -> Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_test_program_is_forgotten() {
+        let programs = test_programs().expect("cargo metadata");
+        let folder = crate::project::root().join("schedvmm/tests");
+        for entry in std::fs::read_dir(folder).expect("the folder of tests") {
+            let path = entry.expect("an entry").path();
+            // A folder with a main of its own, or a file, is a program.
+            if !path.join("main.rs").exists() && path.extension().is_none() {
+                continue;
+            }
+            let name = path.file_stem().and_then(|name| name.to_str()).expect("a name");
+            assert!(
+                name == REAL_KERNEL || programs.iter().any(|program| program == name),
+                "{name}"
+            );
+        }
+        assert!(!programs.is_empty());
+    }
 
     #[test]
     fn summaries_are_counted() {

@@ -174,7 +174,7 @@ fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) -> u64 {
     let book = Book { slot, cells, control, khz };
     while wake_ns < end.ns {
         if futex::wait(&control.stop.0, 0, wake_ns) {
-            book.due(wake_ns, end.tsc);
+            book.due(&Wakeup::now(wake_ns, khz), end.tsc);
             return 0;
         }
         let wakeup = Wakeup::now(wake_ns, khz);

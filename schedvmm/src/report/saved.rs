@@ -9,6 +9,7 @@ use guest::index::{GroupIndex, Kind};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::co_run::CoRun;
 use crate::core_figures::CoreFigures;
 use crate::result_file::ResultFile;
 use crate::status::Failure;
@@ -160,18 +161,6 @@ pub struct ForcedIdle {
     pub ns: Option<u64>,
     pub share: Option<f64>,
     pub note: Option<String>,
-}
-
-/// What the other hyperthreads did while threads of the load ran.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct CoRun {
-    pub running_ns: u64,
-    pub mate: f64,
-    pub stranger: f64,
-    pub idle: f64,
-    pub unknown: f64,
 }
 
 #[derive(Debug, Default, Deserialize)]

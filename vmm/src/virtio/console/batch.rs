@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Chains on their way to a sink, without a copy of our own.
+//! Chains on their way to a sink, by way of a copy: a slice of guest memory would be one that the
+//! guest changes under its reader, which no `&[u8]` may be.
 //!
 //! ```text
 //!  chains     [ c4 c5 c6 … ]            popped, not yet walked
@@ -7,34 +8,32 @@
 //!  pieces     [ data data end(c2) data data data … ]
 //!               ▲ the next byte to write
 //!  finished   [ c0 c1 ]                 their `end` was passed
+//!  copy       data data data            the bytes of one write
 //! ```
 //!
 //! All are bounded. The position is kept by dropping what was written from the front, so a
 //! short write, a full sink and a chain of 65,535 descriptors are all the same case.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice, Write};
+use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
 
 use virtio_queue::DescriptorChainRwIter;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::port::Counters;
 use crate::memory::GuestRam;
 use crate::virtio::ring::Chain;
 
-/// Most slices of one write, far below the kernel's limit (UIO_MAXIOV in include/uapi/linux/uio.h):
-/// a list of more would take longer to make than a write of short ones saves.
-const MAX_SLICES: usize = 128;
+/// Most pieces looked at for one write: a list of more would take longer to make than a write of
+/// short ones saves.
+const MAX_PIECES: usize = 128;
 
-/// A write of so many bytes is long enough: as many as the driver sends at once (port_fops_write in
+/// Most bytes of one write: as many as the driver sends at once (port_fops_write in
 /// drivers/char/virtio_console.c). The guest has its buffers back so much the sooner, and in the
 /// emulated host the same dump in writes of 2 MiB took two to three times as long.
-const ENOUGH_BYTES: usize = 32 << 10;
-
-/// Most bytes of one write, so that one call stays in the order of a millisecond.
-const MAX_WRITE_BYTES: usize = 4 << 20;
+const MAX_WRITE_BYTES: usize = 32 << 10;
 
 /// Chains being written to a sink.
 #[derive(Debug, Default)]
@@ -45,6 +44,7 @@ pub(super) struct Batch {
     pieces: VecDeque<Piece>,
     finished: VecDeque<u16>,
     open_chains: usize,
+    copy: Vec<u8>,
 }
 
 /// A chain that is being taken apart.
@@ -99,17 +99,15 @@ impl Batch {
         counters: &Counters,
     ) -> io::Result<usize> {
         self.walk(counters);
-        let Some(ram) = &self.ram else { return Ok(0) };
-        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        let (count, total) = self.slices(ram, &mut slices);
-        if total == 0 {
+        self.fill();
+        if self.copy.is_empty() {
             return Ok(0);
         }
-        let written = sink.write_vectored(&slices[..count])?;
+        let written = sink.write(&self.copy)?;
         if written == 0 {
             return Err(ErrorKind::WriteZero.into());
         }
-        let written = written.min(total);
+        let written = written.min(self.copy.len());
         self.advance(written);
         Ok(written)
     }
@@ -129,7 +127,7 @@ impl Batch {
     /// Takes chains apart until there is enough for a write.
     fn walk(&mut self, counters: &Counters) {
         let Some(ram) = &self.ram else { return };
-        while self.pieces.len() < MAX_SLICES {
+        while self.pieces.len() < MAX_PIECES {
             let Some(walk) = self.walking.as_mut() else {
                 let Some(chain) = self.chains.pop_front() else { break };
                 let head = chain.head_index();
@@ -149,26 +147,24 @@ impl Batch {
         self.advance(0);
     }
 
-    /// The next write: how many slices were filled in, and how many bytes they hold.
-    fn slices<'a>(&self, ram: &'a GuestRam, slices: &mut [IoSlice<'a>]) -> (usize, usize) {
-        let (mut count, mut total) = (0, 0);
+    /// Copies the bytes of the next write. What a sink did not take is copied again: it may be full
+    /// for long, and a chain that is taken away meanwhile leaves nothing behind.
+    fn fill(&mut self) {
+        self.copy.clear();
+        let Some(ram) = &self.ram else { return };
         for piece in &self.pieces {
             let Piece::Data { address, length } = *piece else { continue };
-            let length = length.min(MAX_WRITE_BYTES - total);
-            let Some(slice) = slices.get_mut(count).filter(|_| total < ENOUGH_BYTES) else { break };
-            // `resolve` has found this range in one region, and regions stay.
-            let Ok(memory) = ram.get_slice(address, length) else { break };
-            // SAFETY: `memory` is `length` mapped bytes that stay mapped while `ram` is
-            // borrowed, which 'a says. Any value is a valid byte. The guest may write them while
-            // the sink reads: it is outside this program, like another process that shares the
-            // mapping, and `PortSpec::sink` demands that a sink trusts no byte it has not copied.
-            *slice = IoSlice::new(unsafe {
-                std::slice::from_raw_parts(memory.ptr_guard().as_ptr(), length)
-            });
-            count += 1;
-            total += length;
+            let from = self.copy.len();
+            let length = length.min(MAX_WRITE_BYTES - from);
+            self.copy.resize(from + length, 0);
+            // `resolve` has found this range in RAM, and RAM stays.
+            if ram.read_slice(&mut self.copy[from..], address).is_err() {
+                self.copy.truncate(from);
+            }
+            if self.copy.len() < from + length || self.copy.len() == MAX_WRITE_BYTES {
+                return;
+            }
         }
-        (count, total)
     }
 
     /// Moves on by `bytes`, and past all ends that come next.

@@ -6,7 +6,7 @@
 //! - `port`: what a user asks for, and what the threads share about each port
 //! - `queues`: which queue is whose
 //! - `control`: the handshake that makes ports appear in the guest
-//! - `tx`: guest to host; `batch`: without a copy
+//! - `tx`: guest to host; `batch`: what it writes at once
 //! - `rx`: host to guest
 //! - `handle`: what the owner of the machine can do while it runs
 

@@ -39,9 +39,8 @@ pub struct PortSpec {
     ///
     /// The sink of the console is written on vCPU threads and must not block; what it does not
     /// take at once is dropped and counted. The sink of a generic port is written on the thread
-    /// of its [`PortWorker`](super::PortWorker) and may block. It gets slices of guest memory,
-    /// which the guest may change while they are read: it passes them on, or copies before it
-    /// looks at them.
+    /// of its [`PortWorker`](super::PortWorker) and may block. Both get copies, which the guest
+    /// can no longer change.
     pub sink: Box<dyn Write + Send>,
 }
 

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Turns TSC values of a run into time, and gaps into places in it.
+
+use gaps::record::GapRecord;
+use gaps::tsc::ticks_to_ns;
+use guest::index::Member;
+use guest::job::LoadSpec;
+
+use crate::result::LocatedGap;
+use crate::session::Session;
+use crate::until::Until;
+
+/// The counter of a run, with where its load starts and where its figures end.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock<'a> {
+    khz: u64,
+    start: u64,
+    until: Until,
+    load: &'a LoadSpec,
+}
+
+impl<'a> Clock<'a> {
+    /// A clock of this frequency, with this load's start on it.
+    pub fn new(khz: u64, start: u64, load: &'a LoadSpec) -> Self {
+        Self { khz, start, until: Until::default(), load }
+    }
+
+    /// The same of a run whose figures end at this moment.
+    pub fn ending(self, until: Until) -> Self {
+        Self { until, ..self }
+    }
+
+    /// The clock of a run; 0 Hz before the guest has told.
+    pub fn of(session: &Session, load: &'a LoadSpec) -> Self {
+        let khz = session.report.as_ref().map(|report| report.tsc.khz);
+        let setup = session.setup.as_ref();
+        let khz = khz.or(setup.map(|setup| setup.tsc_khz)).unwrap_or(0);
+        let start = setup.map_or(0, |setup| setup.tsc_start);
+        Self::new(khz, start, load).ending(Until::of(session))
+    }
+
+    /// When the figures of the run end.
+    pub fn until(self) -> Until {
+        self.until
+    }
+
+    /// The load that it is of.
+    pub fn load(self) -> &'a LoadSpec {
+        self.load
+    }
+
+    /// Frequency of the counter.
+    pub fn khz(self) -> u64 {
+        self.khz
+    }
+
+    /// Ticks as nanoseconds.
+    pub fn ns(self, ticks: u64) -> u64 {
+        ticks_to_ns(ticks, self.khz)
+    }
+
+    /// Nanoseconds from the load's start to this reading.
+    pub fn since_start_ns(self, tsc: u64) -> u64 {
+        self.ns(tsc.saturating_sub(self.start))
+    }
+
+    /// The thread at this place among those of all groups.
+    pub fn member(self, thread: usize) -> Option<Member> {
+        self.load.member(thread)
+    }
+
+    /// What that thread is called.
+    pub fn name_of(self, thread: usize) -> String {
+        self.load.name_of(thread)
+    }
+
+    /// A gap with its place in the run; `None` of a thread that is none of the load's.
+    pub fn locate(self, thread: usize, tid: Option<u32>, record: GapRecord) -> Option<LocatedGap> {
+        Some(LocatedGap {
+            member: self.member(thread)?,
+            tid,
+            begin_ns: self.since_start_ns(record.tsc_begin),
+            length_ns: self.ns(record.ticks()),
+            length_ticks: record.ticks(),
+            tsc_begin: record.tsc_begin,
+            tsc_end: record.tsc_end,
+            cpu_begin: record.cpu_begin,
+            cpu_end: record.cpu_end,
+            class: record.class,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::load;
+
+    #[test]
+    fn ticks_become_time_since_the_start() {
+        let record = GapRecord { tsc_begin: 3_000, tsc_end: 7_000, ..Default::default() };
+        let load = load(3, 2, 1);
+        let clock = Clock::new(2_000_000, 1_000, &load);
+        let gap = clock.locate(5, Some(77), record).expect("the last thread");
+        assert_eq!((gap.begin_ns, gap.length_ns), (1_000, 2_000));
+        assert_eq!(gap.member.to_string(), "group 3 thread 2");
+        assert_eq!(clock.locate(6, Some(77), record), None);
+    }
+}
