@@ -6,7 +6,7 @@ use crate::case::Case;
 use crate::lab::{Group, Preparation, TestKernel};
 use crate::outcome::{number, text};
 use crate::threshold::{self, hit};
-use crate::trace::explained;
+use crate::trace::{explained, forced_idle_agrees};
 use crate::user::{cookies, expectation, knob_file, mates, measured};
 
 /// The same kernel with CONFIG_CMDLINE_OVERRIDE.
@@ -20,8 +20,7 @@ pub fn group() -> Group {
             println!("     Linux {}", text(&result["kernel"], "release"));
             cookies(&result, "prctl");
             assert!(mates(outcome, &result) > 0.2, "cookies bring mates together");
-            // How far it agrees with the trace is for the kernels whose timing in emulation is known.
-            assert!(number(&result["forced_idle"], "ns") > 0, "cookies force CPUs idle");
+            forced_idle_agrees(outcome, &result);
             assert_eq!(knob_file(&result, "slice"), "/sys/kernel/debug/sched/base_slice_ns");
             expectation(&result, "eevdf", 7 * 1_875_000);
         }),
