@@ -22,10 +22,11 @@ use crate::{
     cpus::CpuSet,
     error::chain,
     frame::{encode_gaps, encode_message, encode_vm_console},
-    job::{CONTROL_PORT, JOB_PATH, Job, TRACE_PORT},
+    job::{CONTROL_PORT, JOB_PATH, Job, MODULES_PATH, TRACE_PORT},
     knobs::{self, KnobError},
     load::{self, Ground, LoadError, Observer, Prepared, Surroundings},
     meter::Meter,
+    modules::{self, ModuleError},
     nested,
     orders::Orders,
     port::{Port, PortError},
@@ -48,6 +49,9 @@ pub enum AgentError {
     /// A port is missing.
     #[error("there is no way to the host")]
     Port(#[from] PortError),
+    /// A module is missing, and with it perhaps the way to the host.
+    #[error(transparent)]
+    Module(#[from] ModuleError),
     /// The job cannot be read.
     #[error("the job in {JOB_PATH} cannot be read")]
     Job(#[source] io::Error),
@@ -97,9 +101,17 @@ pub fn run_as_pid1() -> ! {
 /// be told.
 fn serve(uptime_ns: u64) -> Result<(), AgentError> {
     system::mount_all()?;
-    let mut host = Host { port: Port::open(CONTROL_PORT)? };
+    let loaded = modules::load_all(Path::new(MODULES_PATH));
+    let port = match (Port::open(CONTROL_PORT), &loaded) {
+        (Ok(port), _) => port,
+        // The cause of what follows from it.
+        (Err(_), Err(_)) => return loaded.map(|_| ()).map_err(AgentError::from),
+        (Err(error), Ok(_)) => return Err(error.into()),
+    };
+    let mut host = Host { port };
     host.send(&Message::Hello(system::hello(uptime_ns)))?;
-    if let Err(error) = work(&mut host) {
+    let done = loaded.map_err(AgentError::from).and_then(|_| work(&mut host));
+    if let Err(error) = done {
         system::say(&chain(&error));
         host.send(&Message::Failed(error.failure()))?;
     }

@@ -20,6 +20,12 @@ pub const JOB_PATH: &str = "/job.json";
 /// Where the kernel of the second-level guests lies in the initrd.
 pub const L2_KERNEL_PATH: &str = "/l2/kernel";
 
+/// Modules that the agent loads before anything else.
+pub const MODULES_PATH: &str = "/modules";
+
+/// Modules for second-level guests.
+pub const L2_MODULES_PATH: &str = "/l2/modules";
+
 /// Name of the virtio-console port that carries [`crate::wire`] frames both ways.
 pub const CONTROL_PORT: &str = "schedvmm.control";
 

@@ -20,6 +20,7 @@ pub mod job;
 pub mod knobs;
 pub mod load;
 pub mod meter;
+pub mod modules;
 pub mod nested;
 pub mod noise;
 pub mod obstacle;

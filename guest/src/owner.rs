@@ -9,6 +9,7 @@ use crate::{
     knobs::KnobError,
     load::{LoadError, SharedError},
     meter::MeterError,
+    modules::ModuleError,
     nested::NestedError,
     port::PortError,
     system::MountError,
@@ -20,6 +21,7 @@ impl AgentError {
         match self {
             Self::Mount(error) => error.owner(),
             Self::Port(error) => error.owner(),
+            Self::Module(error) => error.owner(),
             Self::Knob(error) => of_knob(error),
             Self::Cosched(error) => error.owner(),
             Self::Load(error) => of_load(error),
@@ -52,6 +54,16 @@ impl MountError {
     /// Whose limit or fault it is.
     pub fn owner(&self) -> Owner {
         Owner::Kernel
+    }
+}
+
+impl ModuleError {
+    /// Whose limit or fault it is.
+    pub fn owner(&self) -> Owner {
+        // The launcher has laid it down as it was, and has looked whom it is for.
+        match self {
+            Self::Read { .. } | Self::Refused { .. } => Owner::Kernel,
+        }
     }
 }
 

@@ -63,7 +63,9 @@ pub enum PortError {
 /// What there was instead. Only where there is no port at all a driver may be missing.
 fn seen(there: &str) -> String {
     if there.is_empty() {
-        "there are none: the kernel needs CONFIG_VIRTIO_CONSOLE=y and CONFIG_VIRTIO_MMIO=y".into()
+        "there are none: the kernel needs CONFIG_VIRTIO_CONSOLE and CONFIG_VIRTIO_MMIO, built in or as \
+         modules that it is given"
+            .into()
     } else {
         format!("there are: {there}")
     }

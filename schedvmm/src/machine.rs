@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use guest::job::{JOB_PATH, Job, L2_KERNEL_PATH};
+use guest::job::{JOB_PATH, Job, L2_KERNEL_PATH, L2_MODULES_PATH, MODULES_PATH};
 use initrd_builder::Archive;
 use vmm::config::{BootMethod, PvProfile, Topology};
 use vmm::vm::BuildError;
@@ -14,6 +14,7 @@ use vmm::x86_64::image::{KernelImage, MAX_IMAGE_BYTES};
 
 use crate::cli::{Boot, Idle, MachineArgs};
 use crate::mapped_trace::TraceMemory;
+use crate::modules::Modules;
 use crate::owner::Owned;
 use crate::status::{Failure, OrFail};
 use guest::error::Owner;
@@ -127,22 +128,41 @@ pub fn own_executable() -> Result<PathBuf, Failure> {
     })
 }
 
-/// The initrd: this very executable as /init, the job, and the kernel of second-level guests.
+/// What second-level guests boot.
+#[derive(Clone, Copy)]
+pub struct SecondLevel<'a> {
+    /// Their kernel's file.
+    pub kernel: &'a [u8],
+    /// What it needs beside it.
+    pub modules: &'a Modules,
+}
+
+/// The initrd: this very executable as /init, the job, the kernel's modules, and what second-level
+/// guests boot.
 ///
 /// # Errors
 /// This executable cannot be read, or its libraries cannot be found.
-pub fn initrd(job: &Job, l2_kernel: Option<&[u8]>) -> Result<Vec<u8>, Failure> {
+pub fn initrd(
+    job: &Job,
+    modules: &Modules,
+    second: Option<SecondLevel<'_>>,
+) -> Result<Vec<u8>, Failure> {
     let executable = own_executable()?;
     let mut archive = Archive::new();
     archive.standard_nodes()?;
     archive.add_executable("/init", &executable)?;
     let job = serde_json::to_vec_pretty(job).or_fail(Owner::Internal)?;
     archive.file(JOB_PATH, 0o644, job)?;
-    if let Some(kernel) = l2_kernel {
-        archive.file(L2_KERNEL_PATH, 0o644, kernel)?;
+    modules.add_to(&mut archive, MODULES_PATH)?;
+    if let Some(second) = second {
+        archive.file(L2_KERNEL_PATH, 0o644, second.kernel)?;
+        second.modules.add_to(&mut archive, L2_MODULES_PATH)?;
     }
     Ok(archive.finish())
 }
+
+/// Has the kernel talk by its 16550; later consoles on the command line talk, too.
+pub const SERIAL_CONSOLE: &str = "console=ttyS0";
 
 /// The kernel command line. The user's words come last: for a word given twice the kernel
 /// takes the later one.
@@ -182,7 +202,7 @@ pub fn cmdline(
     }
     words.extend(trace.into_iter().flat_map(TraceMemory::words));
     if args.debug_boot {
-        let early = ["earlyprintk=ttyS0", "console=ttyS0", "loglevel=8", "ignore_loglevel"];
+        let early = ["earlyprintk=ttyS0", SERIAL_CONSOLE, "loglevel=8", "ignore_loglevel"];
         words.extend(early.map(String::from));
     } else {
         words.push("quiet".into());

@@ -27,6 +27,7 @@ mod hostile_tests;
 mod l2;
 mod machine;
 mod mapped_trace;
+mod modules;
 mod owner;
 mod pins;
 mod placement;

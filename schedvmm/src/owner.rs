@@ -29,6 +29,7 @@ use vmm::x86_64::payload::PayloadError;
 
 use crate::folder::FolderError;
 use crate::machine::KernelFileError;
+use crate::modules::ModulesError;
 use crate::probe::ProbeError;
 use crate::status::Failure;
 
@@ -44,6 +45,19 @@ impl Owned for KernelFileError {
             Self::Read { .. } | Self::NotAFile(_) | Self::Folder { .. } => Owner::Request,
             // What is in the file decides, see `machine::unusable`.
             Self::TooLarge { .. } | Self::Unusable { .. } | Self::NoClock { .. } => Owner::Kernel,
+        }
+    }
+}
+
+impl Owned for ModulesError {
+    fn owner(&self) -> Owner {
+        match self {
+            // What was named is not what was meant.
+            Self::None(_) | Self::Several { .. } | Self::Endless { .. } | Self::Foreign { .. } => {
+                Owner::Request
+            }
+            Self::Read { source, .. } => of_file(source),
+            Self::Damaged { .. } | Self::Missing { .. } => Owner::Kernel,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::boot_ram::BootRam;
 use crate::config::BootMethod;
 use crate::memory::GuestRam;
 use crate::x86_64::image::{BzImage, ElfKernel, ImageError, KernelImage, parse_elf};
-use crate::x86_64::lint::{self, Lint, LintError};
+use crate::x86_64::lint::{self, Lint, LintError, Wanted};
 use crate::x86_64::payload::{self, PayloadError};
 use crate::x86_64::{layout, zero_page::InitrdPlace};
 
@@ -83,10 +83,10 @@ impl LoadedKernel {
     ///
     /// # Errors
     /// The kernel lacks what the machine needs.
-    pub fn lint(&self, ram: &BootRam, cpus: u32) -> Result<Lint, LintError> {
+    pub fn lint(&self, ram: &BootRam, wanted: Wanted<'_>) -> Result<Lint, LintError> {
         let Some(kernel) = self.memory(ram) else { return Ok(Lint::default()) };
         let lint = lint::read(kernel);
-        lint::check(&lint, kernel, cpus).map(|()| lint)
+        lint::check(&lint, kernel, wanted).map(|()| lint)
     }
 
     /// Whether `text` is in the unpacked kernel; `None` for a stub.

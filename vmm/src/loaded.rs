@@ -7,7 +7,7 @@ use crate::load::{self, LoadedKernel};
 use crate::shared::{SharedInitrd, SharedKernel};
 use crate::vm::BuildError;
 use crate::x86_64::image::KernelImage;
-use crate::x86_64::lint::{Lint, LintError};
+use crate::x86_64::lint::{Lint, LintError, Wanted};
 use crate::x86_64::zero_page::InitrdPlace;
 
 /// Where the kernel comes from.
@@ -72,9 +72,9 @@ impl Loaded {
     /// What the kernel tells about itself.
     ///
     /// # Errors
-    /// It lacks what a machine of so many vCPUs needs.
-    pub fn lint(&self, cpus: u32) -> Result<Lint, LintError> {
-        self.kernel.lint(&self.ram, cpus)
+    /// It lacks what the machine wants.
+    pub fn lint(&self, wanted: Wanted<'_>) -> Result<Lint, LintError> {
+        self.kernel.lint(&self.ram, wanted)
     }
 
     /// Whether `text` is in the unpacked kernel; `None` where it is entered packed.

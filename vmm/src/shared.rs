@@ -19,7 +19,7 @@ use crate::config::BootMethod;
 use crate::load::{self, Entered, LoadError, LoadedKernel};
 use crate::memory;
 use crate::x86_64::image::KernelImage;
-use crate::x86_64::lint::LintError;
+use crate::x86_64::lint::{LintError, Wanted};
 use crate::x86_64::zero_page::InitrdPlace;
 
 const PAGE: u64 = 4096;
@@ -58,19 +58,19 @@ pub struct SharedKernel {
 }
 
 impl SharedKernel {
-    /// Unpacks `image` for machines of `memory_mib` and `cpus`, writes it into `file`, an
-    /// empty memfd, and seals that.
+    /// Unpacks `image` for machines of `memory_mib` that want this of it, writes it into `file`,
+    /// an empty memfd, and seals that.
     ///
     /// # Errors
     /// The image is bad, lacks what the machine needs, or does not fit.
     pub fn prepare(
         image: &KernelImage,
-        (memory_mib, cpus): (u64, u32),
+        (memory_mib, wanted): (u64, Wanted<'_>),
         file: &File,
     ) -> Result<(), SharedError> {
         let mut ram = BootRam::allocate(memory_mib)?;
         let kernel = load::kernel(image, BootMethod::Payload, &mut ram)?;
-        kernel.lint(&ram, cpus)?;
+        kernel.lint(&ram, wanted)?;
         let start = kernel.range.0 & !(PAGE - 1);
         let wrote = |source| SharedError::File("written", source);
         let low = ram.low();
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn machines_share_what_they_do_not_write() {
         let (kernel, initrd) = (memfd(), memfd());
-        SharedKernel::prepare(&image(), (64, 2), &kernel).expect("prepared");
+        SharedKernel::prepare(&image(), (64, Wanted::default()), &kernel).expect("prepared");
         SharedInitrd::prepare(&[7; 5000], &initrd).expect("prepared");
         kernel.write_all_at(b"x", 0).expect_err("sealed");
         let shared = SharedKernel::open(kernel).expect("ours");
@@ -301,7 +301,7 @@ mod tests {
         let error = SharedKernel::open(open).expect_err("anybody can write it");
         assert!(error.to_string().contains("not sealed"), "{error}");
         let file = memfd();
-        SharedKernel::prepare(&image(), (64, 2), &file).expect("prepared");
+        SharedKernel::prepare(&image(), (64, Wanted::default()), &file).expect("prepared");
         let mut ram = BootRam::allocate(1).expect("memory");
         let shared = SharedKernel::open(file).expect("ours");
         let error = shared.map(&mut ram).err().expect("too small");

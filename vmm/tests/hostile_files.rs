@@ -16,6 +16,7 @@ use vmm::boot_ram::BootRam;
 use vmm::config::BootMethod;
 use vmm::load;
 use vmm::x86_64::image::KernelImage;
+use vmm::x86_64::lint::Wanted;
 
 mod hostile;
 
@@ -111,7 +112,7 @@ fn load_all(file: Vec<u8>, method: BootMethod, ram: &mut BootRam) -> (bool, Dura
         image.version();
         let kernel = load::kernel(&image, method, ram).ok()?;
         // Any answer will do, as long as there is one.
-        let _ = kernel.lint(ram, 4);
+        let _ = kernel.lint(ram, Wanted { cpus: 4, modules: &[] });
         let _ = load::initrd(&[1; 5000], &kernel, ram);
         Some(())
     })();

@@ -37,6 +37,10 @@ enum Verb {
         /// List what the archives offer instead, and which of it is built.
         #[arg(long, conflicts_with = "wanted")]
         list: bool,
+        /// Debian's own kernel of this flavour (cloud, rt, …) instead: downloaded and unpacked, not
+        /// installed. Prints its folder.
+        #[arg(long, value_name = "FLAVOUR", conflicts_with = "list")]
+        stock: Option<String>,
     },
     /// Run a command in the emulated host; its exit status becomes ours.
     Host(HostOptions),
@@ -225,6 +229,7 @@ fn main() -> ExitCode {
     }
     let result = match Options::parse().verb {
         Verb::Kernel { list: true, .. } => list_kernels(),
+        Verb::Kernel { wanted, stock: Some(flavour), .. } => show_stock(wanted, &flavour),
         Verb::Kernel { wanted, .. } => show_kernel(wanted),
         Verb::Host(options) => run_in_host(options),
         Verb::Demo(options) => demo(options),
@@ -273,6 +278,11 @@ fn list_kernels() -> Result<ExitCode> {
 
 fn show_kernel(wanted: Wanted) -> Result<ExitCode> {
     println!("{}", kernel::ensure(wanted)?.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_stock(wanted: Wanted, flavour: &str) -> Result<ExitCode> {
+    println!("{}", kernel::stock(wanted, flavour)?.folder.display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -22,6 +22,15 @@ const KERNELS: [(Wanted, &str); 3] = [
     (Wanted::Series(Series::CFS), "SCHEDVMM_TEST_KERNEL_61"),
     (Wanted::Newest, "SCHEDVMM_TEST_KERNEL_NEWEST"),
 ];
+/// Kernels as a distribution ships them, which need their modules: before the drivers were built in,
+/// and the newest.
+const STOCK: [(Wanted, &str); 2] = [
+    (Wanted::Oldest, "SCHEDVMM_TEST_STOCK_OLDEST"),
+    (Wanted::Newest, "SCHEDVMM_TEST_STOCK_NEWEST"),
+];
+/// Its flavour for virtual machines, which has the fewest modules.
+const FLAVOUR: &str = "cloud";
+
 /// The test program whose cases run in the emulated host.
 const REAL_KERNEL: &str = "real_kernel";
 
@@ -96,6 +105,12 @@ pub fn run() -> Result<Tally> {
     for (wanted, variable) in KERNELS {
         report.step(&format!("test kernel {wanted}"), || {
             kernels.push((variable, kernel::ensure(wanted)?));
+            Ok(Tally { passed: 1, ..Tally::default() })
+        });
+    }
+    for (wanted, variable) in STOCK {
+        report.step(&format!("{wanted} {FLAVOUR} kernel of the distribution"), || {
+            kernels.push((variable, kernel::stock(wanted, FLAVOUR)?.folder));
             Ok(Tally { passed: 1, ..Tally::default() })
         });
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Options of the machine.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -24,6 +25,10 @@ pub struct MachineArgs {
     /// Host CPUs for the vCPUs in order, or `none` [default: whole cores from the second on].
     #[arg(long, value_parser = pin, value_name = "LIST")]
     pub pin: Option<Pin>,
+    /// Folder of the kernel's modules, of which those are loaded that this machine needs and the
+    /// kernel has not built in: /lib/modules/RELEASE, a package's folder, or a build tree.
+    #[arg(long, value_parser = units::named(), value_name = "DIR")]
+    pub modules: Option<PathBuf>,
     /// How the guest kernel idles.
     #[arg(long, value_enum, default_value_t = Idle::Halt)]
     pub idle: Idle,

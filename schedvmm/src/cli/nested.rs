@@ -21,9 +21,12 @@ pub struct NestedArgs {
     /// Their kernel [default: that of the machine around them].
     #[arg(long, value_name = "FILE", value_parser = units::named(), requires = "nested")]
     pub l2_kernel: Option<PathBuf>,
-    /// Memory of each.
-    #[arg(long, default_value = "64M", value_parser = units::mebibytes, value_name = "SIZE", requires = "nested")]
-    pub l2_memory: u64,
+    /// Folder of their kernel's modules [default: --modules, for the kernel that it is of].
+    #[arg(long, value_name = "DIR", value_parser = units::named(), requires = "nested")]
+    pub l2_modules: Option<PathBuf>,
+    /// Memory of each [default: what their kernel and initrd take, and room].
+    #[arg(long, value_parser = units::mebibytes, value_name = "SIZE", requires = "nested")]
+    pub l2_memory: Option<u64>,
     /// Whether they have copies of kernel and initrd, in huge pages, or share the pages of one:
     /// less memory, and far more page faults while they boot.
     #[arg(long, value_enum, default_value_t = Pages::Own, requires = "nested")]

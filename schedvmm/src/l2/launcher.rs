@@ -28,6 +28,7 @@ use vmm::virtio::console::{ConsoleControl, PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Loaded, Parts, Running, Vm};
 
 use super::chain;
+use crate::machine::SERIAL_CONSOLE;
 use crate::session::Event;
 use crate::sinks::{ConsoleRing, ControlSink};
 
@@ -53,7 +54,8 @@ pub fn run(order: &[u8]) -> Result<(), String> {
         port("schedvmm.console", PortKind::Console, Box::new(console.clone())),
         port(CONTROL_PORT, PortKind::Generic, Box::new(ControlSink(events.clone()))),
     ];
-    let started = build(&spec, ports).and_then(|vm| {
+    let talks_early = spec.cmdline.split(' ').any(|word| word == SERIAL_CONSOLE);
+    let started = build(&spec, ports, talks_early.then(|| console.clone())).and_then(|vm| {
         let tsc_shared = vm.facts().tsc_shared;
         let running = vm
             .start(move |end| {
@@ -83,7 +85,12 @@ fn port(name: &str, kind: PortKind, sink: Box<dyn Write + Send>) -> PortSpec {
     PortSpec { name: name.into(), kind, sink }
 }
 
-fn build(spec: &LaunchSpec, ports: Vec<PortSpec>) -> Result<Vm, String> {
+/// `console` for a kernel that has to load the driver of its own.
+fn build(
+    spec: &LaunchSpec,
+    ports: Vec<PortSpec>,
+    console: Option<ConsoleRing>,
+) -> Result<Vm, String> {
     let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).map_err(chain)?;
     let open = |path: &str| File::open(path).map_err(|error| format!("{path}: {error}"));
     let kernel = SharedKernel::open(open(&spec.kernel_image)?).map_err(chain)?;
@@ -93,7 +100,7 @@ fn build(spec: &LaunchSpec, ports: Vec<PortSpec>) -> Result<Vm, String> {
         memory_mib: spec.memory_mib,
         pv: spec.pv.parse()?,
         nested: false,
-        serial: false,
+        serial: console.is_some(),
         cmdline: spec.cmdline.clone(),
         boot: BootMethod::Payload,
         pins: Vec::new(),
@@ -106,7 +113,8 @@ fn build(spec: &LaunchSpec, ports: Vec<PortSpec>) -> Result<Vm, String> {
         (Kernel::Shared(&kernel), Initrd::Shared(&initrd))
     };
     let loaded = Loaded::new(&config, kernel, initrd).map_err(chain)?;
-    Vm::build(&hypervisor, &config, Parts { loaded, ports, serial: None }).map_err(chain)
+    let serial = console.map(|console| Box::new(console) as _);
+    Vm::build(&hypervisor, &config, Parts { loaded, ports, serial }).map_err(chain)
 }
 
 fn numbers(cpus: &[u32]) -> Vec<usize> {

@@ -7,12 +7,16 @@ mod launcher;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::path::Path;
 
+use guest::job::L2_MODULES_PATH;
 use guest::nested::link::{LAUNCH_COMMAND, PREPARE_COMMAND, PrepareSpec};
 use vmm::shared::{SharedInitrd, SharedKernel};
 use vmm::x86_64::image::KernelImage;
+use vmm::x86_64::lint::Wanted;
 
 use crate::machine;
+use crate::modules::Modules;
 use crate::status::{ExitStatus, chain};
 
 /// Plays the role that the first argument names; returns if it names none.
@@ -47,9 +51,12 @@ fn prepare(order: &[u8]) -> Result<(), String> {
     };
     let read = fs::read(&spec.kernel).map_err(|error| format!("{}: {error}", spec.kernel))?;
     let kernel = KernelImage::parse(read).map_err(chain)?;
-    SharedKernel::prepare(&kernel, (spec.memory_mib, spec.cpus), &write(&spec.kernel_image)?)
+    let modules = Modules::read(Path::new(L2_MODULES_PATH))
+        .map_err(|error| format!("{L2_MODULES_PATH}: {error}"))?;
+    let wanted = Wanted { cpus: spec.cpus, modules: &modules.names() };
+    SharedKernel::prepare(&kernel, (spec.memory_mib, wanted), &write(&spec.kernel_image)?)
         .map_err(chain)?;
     let job = serde_json::from_str(&spec.job).map_err(|error| error.to_string())?;
-    let initrd = machine::initrd(&job, None).map_err(|failure| failure.to_string())?;
+    let initrd = machine::initrd(&job, &modules, None).map_err(|failure| failure.to_string())?;
     SharedInitrd::prepare(&initrd, &write(&spec.initrd)?).map_err(chain)
 }

@@ -22,6 +22,7 @@ use vmm::kvm::Hypervisor;
 use vmm::vcpu::{ExitReason, VcpuEnd, sched};
 use vmm::virtio::console::{PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Loaded, Parts, Running, Vm};
+use vmm::x86_64::lint::Wanted;
 
 use self::plan::Plan;
 use crate::absence::HostEvidence;
@@ -30,6 +31,7 @@ use crate::cli::RunArgs;
 use crate::clock::Clock;
 use crate::deliver::Checkpoints;
 use crate::folder::Folder;
+use crate::machine::SecondLevel;
 use crate::mapped_trace::TraceMemory;
 use crate::pins::{Lost, Pins};
 use crate::probe::{self, ProbeError};
@@ -126,7 +128,7 @@ impl Attempt {
         let console = ConsoleRing::default();
         let (trace_sink, trace_path, trace_written) = TraceSink::later();
         let ports = ports(console.clone(), events.clone(), trace_sink);
-        let config = plan.config(kernel.version());
+        let mut config = plan.config(kernel.version());
         let trace_memory = plan.trace_memory(kernel.version());
         let read_l2 = |path: &Path| -> Result<_, Failure> {
             let kernel = machine::kernel(path)?;
@@ -134,19 +136,25 @@ impl Attempt {
             Ok(kernel)
         };
         let l2_kernel = plan.args.nested.l2_kernel.as_deref().map(read_l2).transpose()?;
-        let l2_kernel = l2_kernel.as_ref().unwrap_or(&kernel).bytes();
-        let initrd = machine::initrd(&plan.job, vendor.map(|_| l2_kernel))?;
+        let l2_kernel = l2_kernel.as_ref().unwrap_or(&kernel);
+        let modules = plan.modules(&kernel, vendor)?;
+        let l2_modules = plan.l2_modules(l2_kernel)?;
+        plan.size_l2(l2_kernel, &l2_modules)?;
+        plan.until_consoles_come(&mut config, &modules, &l2_modules);
+        let second = SecondLevel { kernel: l2_kernel.bytes(), modules: &l2_modules };
+        let initrd = machine::initrd(&plan.job, &modules, vendor.map(|_| second))?;
         let serial = config.serial.then(|| Box::new(console.clone()) as _);
         let unbuilt = |error| machine::build_failure(&plan.kernel_path, error);
         let loaded = Loaded::new(&config, Kernel::Image(&kernel), Initrd::Bytes(&initrd));
         let loaded = loaded.map_err(unbuilt)?;
         drop(initrd);
         let lint = loaded
-            .lint(config.topology.cpus)
+            .lint(Wanted { cpus: config.topology.cpus, modules: &modules.names() })
             .map_err(|error| machine::unusable(&plan.kernel_path, error))?;
         if let Some(vendor) = vendor {
             // A packed kernel tells nothing; the agent in it will.
-            nested::check_kernel(&lint, |text| loaded.kernel_has(text) != Some(false), vendor)
+            let has = |text: &[u8]| loaded.kernel_has(text) != Some(false);
+            nested::check_kernel(&lint, &modules, has, vendor)
                 .map_err(|error| machine::unusable(&plan.kernel_path, error))?;
         }
         // Only now: what can be refused has been.
@@ -171,7 +179,7 @@ impl Attempt {
         };
         // The file's bytes have served; memory beside guest RAM is kept small.
         drop(kernel);
-        let machine = plan.describe(&vm);
+        let machine = plan.describe(&vm, &modules);
         let tsc = vm.facts();
         let limits = plan.limits();
         let show = Show::new(plan::style(&plan.args.show), plan.args.nested.show_vm);

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the options come to, before anything is made.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gaps::record::GapRecord;
+use guest::error::Owner;
 use guest::index::Kind;
 use guest::job::{CoschedRequest, Job, LoadSpec, MeterKind, MeterSpec, TuneRequest};
 use serde_json::json;
 use vmm::config::{Config, Topology};
 use vmm::vm::{Facts, Running, Vm};
+use vmm::x86_64::image::KernelImage;
 
 use super::nested;
 use crate::absence::HostEvidence;
@@ -17,11 +19,12 @@ use crate::caller::{Demand, Heirs};
 use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, TraceArgs};
 use crate::core_figures::HostCpus;
 use crate::mapped_trace::TraceMemory;
+use crate::modules::{self, Modules, Tree};
 use crate::placement::{self, Placement};
 use crate::session::Limits;
 use crate::shape::Shape;
 use crate::show::Style;
-use crate::status::Failure;
+use crate::status::{Failure, OrFail};
 use crate::trace_file::TraceFile;
 use crate::{folder, machine};
 
@@ -136,6 +139,65 @@ impl Plan {
         }
     }
 
+    /// What the kernel under test has to load first; `vendor` where it is to be a host in turn.
+    ///
+    /// # Errors
+    /// The folder of modules is not what it should be, or a module in it.
+    pub fn modules(
+        &self,
+        kernel: &KernelImage,
+        vendor: Option<nested::Vendor>,
+    ) -> Result<Modules, Failure> {
+        let wanted = modules::OF_MACHINE.into_iter().chain(vendor.map(nested::Vendor::module));
+        closure(self.args.machine.modules.as_deref(), wanted, kernel)
+    }
+
+    /// What the kernel of second-level guests has to load first.
+    ///
+    /// # Errors
+    /// As for [`modules`](Self::modules).
+    pub fn l2_modules(&self, kernel: &KernelImage) -> Result<Modules, Failure> {
+        let nested = &self.args.nested;
+        // The kernel around them has its own modules.
+        let same = || self.args.machine.modules.as_deref().filter(|_| nested.l2_kernel.is_none());
+        let folder = nested.l2_modules.as_deref().or_else(same).filter(|_| nested.nested);
+        closure(folder, modules::OF_MACHINE, kernel)
+    }
+
+    /// Gives second-level guests the memory that their kernel needs, unless the user says how much.
+    ///
+    /// # Errors
+    /// This program's own file, which is in their initrd, cannot be found.
+    pub fn size_l2(&mut self, kernel: &KernelImage, modules: &Modules) -> Result<(), Failure> {
+        let Some(nested) =
+            self.job.nested.as_mut().filter(|_| self.args.nested.l2_memory.is_none())
+        else {
+            return Ok(());
+        };
+        let executable = std::fs::metadata(machine::own_executable()?).or_fail(Owner::Host)?;
+        let initrd = executable.len().saturating_add(modules.bytes() as u64);
+        nested.memory_mib = nested::memory_mib(kernel.memory_end(), initrd);
+        Ok(())
+    }
+
+    /// A kernel that has to load its console has no voice until it has: it gets a 16550, which every
+    /// distribution's kernel has a driver for built in.
+    pub fn until_consoles_come(
+        &mut self,
+        config: &mut Config,
+        modules: &Modules,
+        l2_modules: &Modules,
+    ) {
+        let voice = |cmdline: &str| format!("{} {cmdline}", machine::SERIAL_CONSOLE);
+        if !modules.is_empty() {
+            config.serial = true;
+            config.cmdline = voice(&config.cmdline);
+        }
+        if let Some(nested) = self.job.nested.as_mut().filter(|_| !l2_modules.is_empty()) {
+            nested.cmdlines.iter_mut().for_each(|cmdline| *cmdline = voice(cmdline));
+        }
+    }
+
     /// Memory for ring buffers that are read from outside, where there is a trace and a kernel of
     /// this version can.
     pub fn trace_memory(&self, version: Option<(u32, u32)>) -> Option<TraceMemory> {
@@ -178,7 +240,7 @@ impl Plan {
     }
 
     /// The machine as result.json describes it.
-    pub fn describe(&self, vm: &Vm) -> serde_json::Value {
+    pub fn describe(&self, vm: &Vm, modules: &Modules) -> serde_json::Value {
         let args = &self.args.machine;
         let idle = Idle::of(vm.cmdline());
         let notes = &self.placement.notes;
@@ -189,6 +251,8 @@ impl Plan {
             "memory_mib": args.memory,
             "idle": idle.name(),
             "pv": args.pv.name(),
+            "modules": modules.names(),
+            "modules_bytes": modules.bytes(),
             "pins": self.placement.pins,
             "pin_note": (!notes.is_empty()).then(|| notes.join("; ")),
             "tsc_khz": vm.facts().tsc_khz,
@@ -216,6 +280,16 @@ impl Plan {
             args.pv
         )
     }
+}
+
+/// Modules for this kernel from a folder, if there is one.
+fn closure<'a>(
+    folder: Option<&Path>,
+    wanted: impl IntoIterator<Item = &'a str>,
+    kernel: &KernelImage,
+) -> Result<Modules, Failure> {
+    let Some(folder) = folder else { return Ok(Modules::default()) };
+    Ok(Tree::open(folder)?.closure(wanted, kernel.release().as_deref())?)
 }
 
 /// Which lines go to stdout.

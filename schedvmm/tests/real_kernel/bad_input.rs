@@ -132,7 +132,7 @@ fn prepare(bzimage: &Path) -> Result<Preparation, String> {
         lacking("no_smp", " SMP"),
     ];
     Ok(Preparation {
-        files: vec![("/vmlinux", path)],
+        files: vec![("/vmlinux".into(), path)],
         script: script.concat(),
         ..Preparation::default()
     })

@@ -145,7 +145,7 @@ fn prepare(bzimage: &Path) -> Result<Preparation, String> {
         format!("echo {:016x} > /out/hang_address\n", hang.address),
     ]
     .concat();
-    Ok(Preparation { files: vec![("/vmlinux", path)], script, ..Preparation::default() })
+    Ok(Preparation { files: vec![("/vmlinux".into(), path)], script, ..Preparation::default() })
 }
 
 /// The reason of a run that ended with 125; it is shown, too.

@@ -69,7 +69,7 @@ pub struct Group {
 #[derive(Default)]
 pub struct Preparation {
     /// Files for the host: path there, path here.
-    pub files: Vec<(&'static str, PathBuf)>,
+    pub files: Vec<(String, PathBuf)>,
     /// Executables with the shared libraries they need, likewise.
     pub executables: Vec<(&'static str, PathBuf)>,
     /// Shell words that run before the cases.
@@ -139,7 +139,7 @@ impl Group {
             host = host.schedvmm(executable);
         }
         for (there, here) in preparation.files {
-            host = host.file(there, here);
+            host = host.file(&there, here);
         }
         for (there, here) in preparation.executables {
             host = host.executable(there, here);

@@ -88,7 +88,7 @@ pub fn group() -> Group {
     Group::new("machine", TestKernel::V612, cases).prepared(|bzimage| {
         let dynamic = artifacts::dynamic_schedvmm().map_err(|error| format!("{error:#}"))?;
         Ok(Preparation {
-            files: vec![("/vmlinux", kernels::vmlinux(bzimage)?)],
+            files: vec![("/vmlinux".into(), kernels::vmlinux(bzimage)?)],
             executables: vec![(DYNAMIC, dynamic)],
             ..Preparation::default()
         })

@@ -13,6 +13,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `SCHEDVMM_TEST_KERNEL_612`, `SCHEDVMM_TEST_KERNEL_61`, `SCHEDVMM_TEST_KERNEL_NEWEST` | the kernels' bzImages |
+//! | `SCHEDVMM_TEST_STOCK_OLDEST`, `SCHEDVMM_TEST_STOCK_NEWEST` | folders of a distribution's unpacked kernels |
 //! | `SCHEDVMM_TEST_EXECUTABLE` | tests this `schedvmm` instead of a fresh release build |
 //! | `SCHEDVMM_TEST_KEEP` | a folder where all that the cases wrote stays |
 
@@ -31,6 +32,7 @@ mod nested;
 mod newest;
 mod outcome;
 mod stall;
+mod stock;
 mod threshold;
 mod trace;
 mod user;
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         stall::group(),
         user::group_of_cfs(),
         newest::group(),
+        stock::group(),
         nested::group(),
     ];
     let retries = Arc::new(Mutex::new(Retries::default()));

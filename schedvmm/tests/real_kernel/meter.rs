@@ -113,7 +113,7 @@ fn prepare(bzimage: &Path) -> Result<Preparation, String> {
     // A tracer of another name is one that is not there.
     let changes = kernels::without(&vmlinux, "hwlat");
     let script = kernels::patched("/vmlinux", "/tmp/no_hwlat", &changes);
-    Ok(Preparation { files: vec![("/vmlinux", path)], script, ..Preparation::default() })
+    Ok(Preparation { files: vec![("/vmlinux".into(), path)], script, ..Preparation::default() })
 }
 
 /// A plain pass of this meter; every line is accounted for.

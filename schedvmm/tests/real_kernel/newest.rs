@@ -61,6 +61,6 @@ pub fn group() -> Group {
         if !own_cmdline.is_file() {
             return Err(format!("no kernel at {}", own_cmdline.display()));
         }
-        Ok(Preparation { files: vec![(OWN_CMDLINE, own_cmdline)], ..Preparation::default() })
+        Ok(Preparation { files: vec![(OWN_CMDLINE.into(), own_cmdline)], ..Preparation::default() })
     })
 }

@@ -157,9 +157,19 @@ impl KernelImage {
         }
     }
 
-    /// Version and patch level, as in 6.12, from a bzImage's header, or from the banner that is
-    /// somewhere in a vmlinux.
+    /// Version and patch level, as in 6.12, where it tells its release.
     pub fn version(&self) -> Option<(u32, u32)> {
+        let release = self.release()?;
+        let mut numbers =
+            release.split(|char: char| !char.is_ascii_digit()).map(|digits| digits.parse().ok());
+        Some((numbers.next()??, numbers.next()??))
+    }
+
+    /// What `uname -r` says in it, from a bzImage's header, or from the banner that is somewhere in
+    /// a vmlinux.
+    pub fn release(&self) -> Option<String> {
+        /// `__NEW_UTS_LEN` (include/uapi/linux/utsname.h).
+        const MOST_BYTES: usize = 64;
         let banner;
         let text = match self {
             // Offset of the text, less 0x200 (boot.rst, "kernel_version"); 0 for none.
@@ -171,10 +181,24 @@ impl KernelImage {
                 banner.strip_prefix(lint::BANNER)?.as_bytes()
             }
         };
-        let mut numbers = text
-            .split(|byte| !byte.is_ascii_digit())
-            .map(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
-        Some((numbers.next()??, numbers.next()??))
+        let text = &text[..text.len().min(MOST_BYTES + 1)];
+        let end = text.iter().position(|byte| matches!(byte, b' ' | 0))?;
+        std::str::from_utf8(&text[..end]).ok().filter(|text| !text.is_empty()).map(str::to_owned)
+    }
+
+    /// Where the memory ends that it takes before it manages any: from the header of a bzImage
+    /// (boot.rst, `init_size`), from the segments of a vmlinux.
+    pub fn memory_end(&self) -> u64 {
+        match self {
+            Self::BzImage(BzImage { header, .. }) => {
+                let (start, size) = (header.pref_address, header.init_size);
+                start.saturating_add(u64::from(size))
+            }
+            Self::Vmlinux(bytes) => parse_elf(bytes)
+                .ok()
+                .and_then(|kernel| Some(kernel.segments.last()?.end()))
+                .unwrap_or_default(),
+        }
     }
 
     /// Recognises a kernel and checks its headers.

@@ -38,6 +38,8 @@ struct Need {
     what: &'static str,
     options: &'static str,
     trace: &'static [u8],
+    /// What brings it where it is not built in.
+    module: Option<&'static str>,
 }
 
 const NEEDS: [Need; 3] = [
@@ -46,20 +48,32 @@ const NEEDS: [Need; 3] = [
         options: "CONFIG_VIRTIO_MMIO=y CONFIG_ACPI=y",
         // ACPI ID in drivers/virtio/virtio_mmio.c.
         trace: b"LNRO0005",
+        module: Some("virtio_mmio"),
     },
     Need {
         what: "it has no virtio console",
         options: "CONFIG_VIRTIO_CONSOLE=y",
         // Driver name in drivers/char/virtio_console.c.
         trace: b"virtio_console",
+        module: Some("virtio_console"),
     },
     Need {
         what: "it cannot unpack an initramfs",
         options: "CONFIG_BLK_DEV_INITRD=y",
         // Message in init/initramfs.c.
         trace: b"Initramfs unpacking failed",
+        module: None,
     },
 ];
+
+/// What a machine wants of its kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    /// So many CPUs.
+    pub cpus: u32,
+    /// Names of the modules in its initrd, which need not be built in.
+    pub modules: &'a [&'a str],
+}
 
 /// Reads `kernel`, the loaded image.
 pub fn read(kernel: &[u8]) -> Lint {
@@ -73,8 +87,12 @@ pub fn read(kernel: &[u8]) -> Lint {
 ///
 /// # Errors
 /// The first need that is not met.
-pub fn check(lint: &Lint, kernel: &[u8], cpus: u32) -> Result<(), LintError> {
+pub fn check(lint: &Lint, kernel: &[u8], wanted: Wanted<'_>) -> Result<(), LintError> {
+    let Wanted { cpus, modules } = wanted;
     for need in &NEEDS {
+        if need.module.is_some_and(|module| modules.contains(&module)) {
+            continue;
+        }
         let met = match &lint.config {
             Some(config) => need.options.split(' ').all(|option| {
                 let (name, value) = option.split_once('=').unwrap_or((option, "y"));
@@ -141,6 +159,10 @@ mod tests {
         kernel
     }
 
+    fn wanted<'a>(cpus: u32) -> Wanted<'a> {
+        Wanted { cpus, modules: &[] }
+    }
+
     const GOOD: &str = "CONFIG_SMP=y\nCONFIG_VIRTIO_MMIO=y\nCONFIG_ACPI=y\n\
         CONFIG_VIRTIO_CONSOLE=y\n# CONFIG_X is not set\nCONFIG_BLK_DEV_INITRD=y\n";
 
@@ -155,7 +177,7 @@ mod tests {
     #[test]
     fn each_missing_option_is_named() {
         let kernel = kernel_with_config(GOOD);
-        assert_eq!(check(&read(&kernel), &kernel, 4), Ok(()));
+        assert_eq!(check(&read(&kernel), &kernel, wanted(4)), Ok(()));
         for option in ["SMP", "VIRTIO_MMIO", "ACPI", "VIRTIO_CONSOLE", "BLK_DEV_INITRD"] {
             let line = format!("CONFIG_{option}=y");
             for bad in [String::new(), format!("CONFIG_{option}=m")] {
@@ -163,22 +185,35 @@ mod tests {
                     continue;
                 }
                 let kernel = kernel_with_config(&GOOD.replace(&line, &bad));
-                let error = check(&read(&kernel), &kernel, 4).expect_err(option);
+                let error = check(&read(&kernel), &kernel, wanted(4)).expect_err(option);
                 assert!(error.options.contains(&format!("CONFIG_{option}")), "{error}");
             }
         }
     }
 
     #[test]
+    fn what_a_module_brings_need_not_be_built_in() {
+        let modules = &["virtio", "virtio_mmio", "virtio_console"];
+        let modular = GOOD.replace("CONFIG_VIRTIO_MMIO=y", "CONFIG_VIRTIO_MMIO=m");
+        let kernel = kernel_with_config(&modular.replace("CONSOLE=y", "CONSOLE=m"));
+        assert_eq!(check(&read(&kernel), &kernel, Wanted { cpus: 4, modules }), Ok(()));
+        let error = check(&read(&kernel), &kernel, Wanted { cpus: 4, modules: &modules[..2] });
+        assert!(error.expect_err("no console").options.contains("VIRTIO_CONSOLE"));
+        let without_initrd = kernel_with_config(&GOOD.replace("CONFIG_BLK_DEV_INITRD=y", ""));
+        let wanted = Wanted { cpus: 4, modules };
+        check(&read(&without_initrd), &without_initrd, wanted).expect_err("nothing to load from");
+    }
+
+    #[test]
     fn without_a_config_the_texts_decide() {
         let all = b"LNRO0005 virtio_console Initramfs unpacking failed Linux version 6.1 SMP\n";
-        assert_eq!(check(&read(all), all, 4), Ok(()));
+        assert_eq!(check(&read(all), all, wanted(4)), Ok(()));
         for text in ["LNRO0005", "virtio_console", "Initramfs", " SMP"] {
             let kernel = String::from_utf8_lossy(all).replace(text, "");
             let kernel = kernel.as_bytes();
-            assert!(check(&read(kernel), kernel, 4).is_err(), "{text}");
+            assert!(check(&read(kernel), kernel, wanted(4)).is_err(), "{text}");
         }
         let up = b"LNRO0005 virtio_console Initramfs unpacking failed Linux version 6.1 UP\n";
-        assert_eq!(check(&read(up), up, 1), Ok(()));
+        assert_eq!(check(&read(up), up, wanted(1)), Ok(()));
     }
 }

@@ -6,9 +6,11 @@ mod build;
 mod config;
 mod offers;
 mod series;
+mod stock;
 
 pub use offers::Offer;
 pub use series::{Series, Wanted};
+pub use stock::{Stock, stock};
 
 use std::fmt;
 use std::fs;

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Kernel modules: loaded by PID 1 before anything else, since the way to the host may be one.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+/// A module that the kernel does not take.
+#[derive(Debug, Error)]
+pub enum ModuleError {
+    /// It cannot be read.
+    #[error("the modules in {} cannot be read", folder.display())]
+    Read {
+        /// Where they are.
+        folder: PathBuf,
+        /// Reason.
+        #[source]
+        source: io::Error,
+    },
+    /// It is refused.
+    #[error("module {name} cannot be loaded: {}{}", reason(error), in_its_words(log))]
+    Refused {
+        /// Its name.
+        name: String,
+        /// What the kernel returned.
+        error: io::Error,
+        /// What it said of it in its log.
+        log: Vec<String>,
+    },
+}
+
+/// Why, by the kernel's errors (kernel/module/main.c, `load_module`).
+fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS) => "the kernel takes no modules (CONFIG_MODULES)".into(),
+        Some(libc::ENOEXEC) => "it is of another kernel or another configuration".into(),
+        Some(libc::ENOENT) => "the kernel has no symbol that it needs".into(),
+        Some(libc::EKEYREJECTED | libc::ENOKEY | libc::EBADMSG) => {
+            "the kernel takes no module without a signature that it knows (CONFIG_MODULE_SIG_FORCE)"
+                .into()
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn in_its_words(log: &[String]) -> String {
+    let words = log.join("; ");
+    if words.is_empty() { words } else { format!(" (the kernel: {words})") }
+}
+
+/// What a module's file is called, so that the order of names is the one to load them in.
+pub fn file_name(place: usize, name: &str) -> String {
+    format!("{place:04}-{name}.ko")
+}
+
+/// Names and files of the modules in a folder, in order; none where there is no such folder.
+///
+/// # Errors
+/// The folder is there and cannot be read.
+pub fn files(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    let named = paths.into_iter().filter_map(|path| {
+        let name = path.file_stem()?.to_str()?.split_once('-')?.1.to_owned();
+        Some((name, path))
+    });
+    Ok(named.collect())
+}
+
+/// Loads the modules in a folder, one after the other, and says which they are.
+///
+/// # Errors
+/// The first that the kernel does not take.
+pub fn load_all(folder: &Path) -> Result<Vec<String>, ModuleError> {
+    let unread = |source| ModuleError::Read { folder: folder.to_owned(), source };
+    let mut loaded = Vec::new();
+    for (name, path) in files(folder).map_err(unread)? {
+        let file = File::open(&path).map_err(unread)?;
+        match load(&file) {
+            Ok(()) => {}
+            // Built in, or loaded by the kernel itself meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(error) => {
+                let log = said_of(&name, &kernel_log());
+                return Err(ModuleError::Refused { name, error, log });
+            }
+        }
+        loaded.push(name);
+    }
+    Ok(loaded)
+}
+
+/// finit_module(2), without parameters.
+fn load(file: &File) -> io::Result<()> {
+    let no_parameters = c"";
+    // SAFETY: a descriptor that is open, a text with a NUL at its end that outlives the call, no
+    // flags.
+    let result = unsafe {
+        libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), no_parameters.as_ptr(), 0)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The end of the kernel's log; empty where it cannot be read.
+fn kernel_log() -> String {
+    /// SYSLOG_ACTION_READ_ALL (include/linux/syslog.h).
+    const READ_ALL: libc::c_int = 3;
+    const MOST_BYTES: usize = 16 << 10;
+    let mut buffer = vec![0u8; MOST_BYTES];
+    // SAFETY: the kernel writes at most as many bytes as it is told that there is room for.
+    let read = unsafe { libc::klogctl(READ_ALL, buffer.as_mut_ptr().cast(), 16 << 10) };
+    buffer.truncate(usize::try_from(read).unwrap_or(0));
+    String::from_utf8_lossy(&buffer).into_owned()
+}
+
+/// Lines of the log that begin with a module's name, without their level and time.
+fn said_of(name: &str, log: &str) -> Vec<String> {
+    let of_it = |line: &str| {
+        let text = line.rsplit_once("] ").map_or(line, |(_, text)| text);
+        text.starts_with(&format!("{name}: ")).then(|| text.to_owned())
+    };
+    log.lines().filter_map(of_it).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_names_is_the_order_to_load() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["virtio_ring", "virtio", "virtio_mmio"];
+        for (place, name) in names.iter().enumerate() {
+            fs::write(folder.path().join(file_name(place, name)), name).unwrap();
+        }
+        let found = files(folder.path()).unwrap();
+        assert_eq!(found.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), names);
+        assert_eq!(files(&folder.path().join("none")).unwrap(), []);
+    }
+
+    #[test]
+    fn a_refusal_names_the_module_and_what_the_kernel_said() {
+        let log = "<6>[    0.9] Run /init\n<3>[    1.0] kvm: disagrees about version of symbol \
+                   module_layout\n<3>[    1.1] kvm_amd: other\n";
+        let log = said_of("kvm", log);
+        assert_eq!(log, ["kvm: disagrees about version of symbol module_layout"]);
+        let error = io::Error::from_raw_os_error(libc::ENOEXEC);
+        let error = ModuleError::Refused { name: "kvm".into(), error, log };
+        let text = error.to_string();
+        assert!(text.starts_with("module kvm cannot be loaded: it is of another kernel"), "{text}");
+        assert!(
+            text.ends_with("(the kernel: kvm: disagrees about version of symbol module_layout)")
+        );
+    }
+
+    #[test]
+    fn what_is_no_module_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(load_all(folder.path()).unwrap(), Vec::<String>::new());
+        fs::write(folder.path().join(file_name(0, "bad")), b"no ELF").unwrap();
+        let error = load_all(folder.path()).unwrap_err().to_string();
+        assert!(error.starts_with("module bad cannot be loaded: "), "{error}");
+    }
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One module's file: unpacked, and what it says of itself.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use object::{Object, ObjectSection};
+
+use super::{Module, ModulesError};
+
+/// No module is larger: the largest of a distribution has some 10 MiB.
+const MOST_BYTES: u64 = 128 << 20;
+/// Memory that the xz decoder may use.
+const XZ_MEMORY_LIMIT: u64 = 128 << 20;
+
+/// A module with what its section `.modinfo` says (include/linux/moduleinfo.h and module.h,
+/// `MODULE_INFO`: texts `key=value`, each with a NUL at its end).
+#[derive(Debug)]
+pub struct Described {
+    /// What is loaded.
+    pub module: Module,
+    /// Names of the modules that have to be there before it.
+    pub depends: Vec<String>,
+    /// Release of the kernel that it is for: the first word of `vermagic`.
+    pub release: String,
+}
+
+/// Reads the module `name` from its file.
+///
+/// # Errors
+/// It cannot be read or unpacked, or is no module.
+pub fn read(name: &str, path: &Path) -> Result<Described, ModulesError> {
+    let unread = |source| ModulesError::Read { path: path.to_owned(), source };
+    let damaged = |reason: String| ModulesError::Damaged { path: path.to_owned(), reason };
+    let length = fs::metadata(path).map_err(unread)?.len();
+    if length > MOST_BYTES {
+        return Err(damaged(format!("it has {length} bytes, more than any module")));
+    }
+    let mut packed = Vec::new();
+    let file = File::open(path).map_err(unread)?;
+    file.take(MOST_BYTES).read_to_end(&mut packed).map_err(unread)?;
+    let bytes = unpack(packed).map_err(|error| damaged(format!("it does not unpack: {error}")))?;
+    let info = info(&bytes).map_err(damaged)?;
+    let value = |key: &str| {
+        let text = info.iter().find_map(|text| text.strip_prefix(key)?.strip_prefix('='));
+        text.unwrap_or_default()
+    };
+    let depends = value("depends").split(',').filter(|name| !name.is_empty());
+    let depends = depends.map(module_name).collect();
+    let release = value("vermagic").split(' ').next().unwrap_or_default().to_owned();
+    if release.is_empty() {
+        return Err(damaged("it does not say which kernel it is for (vermagic)".into()));
+    }
+    Ok(Described { module: Module { name: name.to_owned(), bytes }, depends, release })
+}
+
+/// Names in files have dashes or underscores, names of loaded modules underscores.
+pub fn module_name(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// By its first bytes: a name may lie, and MODULE_COMPRESS gives each its own suffix.
+fn unpack(packed: Vec<u8>) -> Result<Vec<u8>, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let limited = |reader: &mut dyn std::io::Read| {
+        let mut bytes = Vec::new();
+        let read = reader.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(text)?;
+        if read as u64 > MOST_BYTES {
+            return Err(format!("it comes to more than {} MiB", MOST_BYTES >> 20));
+        }
+        Ok(bytes)
+    };
+    match packed.as_slice() {
+        [0x1f, 0x8b, ..] => limited(&mut flate2::bufread::MultiGzDecoder::new(packed.as_slice())),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
+            let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY_LIMIT, 0)
+                .map_err(|error| error.to_string())?;
+            limited(&mut liblzma::bufread::XzDecoder::new_stream(packed.as_slice(), stream))
+        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(packed.as_slice());
+            let decoder = decoder.as_mut().map_err(|error| error.to_string())?;
+            limited(decoder)
+        }
+        _ => Ok(packed),
+    }
+}
+
+/// The texts of `.modinfo`.
+fn info(bytes: &[u8]) -> Result<Vec<&str>, String> {
+    let file = object::File::parse(bytes).map_err(|error| format!("it is no ELF file: {error}"))?;
+    let machine = file.architecture();
+    if machine != object::Architecture::X86_64 {
+        return Err(format!("it is for {machine:?}, not x86-64"));
+    }
+    let section = file.section_by_name(".modinfo").ok_or("it has no section .modinfo")?;
+    let data = section.data().map_err(|error| format!("its .modinfo cannot be read: {error}"))?;
+    Ok(data.split(|byte| *byte == 0).filter_map(|text| std::str::from_utf8(text).ok()).collect())
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Kernel modules that a guest needs before it can do its job: found in a folder, put into an
+//! order in which they load, and unpacked.
+//!
+//! - `tree`: a folder of modules, as it is installed, packed or built
+//! - `file`: one module's file
+
+mod file;
+mod tree;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use guest::modules::file_name;
+use initrd_builder::{Archive, InitrdError};
+
+pub use tree::Tree;
+
+/// The devices' own: a guest without one of these has no way to its host.
+pub const OF_MACHINE: [&str; 2] = ["virtio_mmio", "virtio_console"];
+
+/// Modules that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ModulesError {
+    /// The folder cannot be read.
+    #[error("--modules {} cannot be read", .path.display())]
+    Read {
+        /// The folder, or what is in it.
+        path: PathBuf,
+        /// Reason.
+        #[source]
+        source: io::Error,
+    },
+    /// There are none.
+    #[error(
+        "--modules {}: there is no kernel module in it; give a folder like /lib/modules/RELEASE, \
+         one into which a kernel's package was unpacked, or the kernel's build tree", .0.display()
+    )]
+    None(PathBuf),
+    /// Those of several kernels are there.
+    #[error("--modules {}: there are modules of several kernels; give one of {list}", .folder.display())]
+    Several {
+        /// The folder.
+        folder: PathBuf,
+        /// What it could have been.
+        list: String,
+    },
+    /// There is no end to it.
+    #[error("--modules {}: over {most} files and folders; give the modules' own folder", .folder.display())]
+    Endless {
+        /// The folder.
+        folder: PathBuf,
+        /// Most that are looked at.
+        most: usize,
+    },
+    /// It cannot be unpacked, or is no module.
+    #[error("module {} is damaged: {reason}; install or build it again", .path.display())]
+    Damaged {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// It is another kernel's.
+    #[error(
+        "module {} is of kernel {theirs}, and the kernel to be booted is {ours}; give --modules of \
+         the same build", .path.display()
+    )]
+    Foreign {
+        /// Its file.
+        path: PathBuf,
+        /// The release it was built for.
+        theirs: String,
+        /// The kernel's.
+        ours: String,
+    },
+    /// A module that another one needs is not there.
+    #[error(
+        "module {needed}, which {by} needs, is neither in {} nor built in; install all of the \
+         kernel's modules", .folder.display()
+    )]
+    Missing {
+        /// Its name.
+        needed: String,
+        /// Who needs it.
+        by: String,
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
+}
+
+/// Modules in the order in which they load.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Modules(Vec<Module>);
+
+/// A module, unpacked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// Its name, with underscores.
+    pub name: String,
+    /// What the kernel takes, its signature at the end included.
+    pub bytes: Vec<u8>,
+}
+
+impl Modules {
+    /// The same again, as [`add_to`](Self::add_to) has laid them down.
+    ///
+    /// # Errors
+    /// A file cannot be read. A folder that is not there has none.
+    pub fn read(folder: &Path) -> io::Result<Self> {
+        guest::modules::files(folder)?
+            .into_iter()
+            .map(|(name, path)| Ok(Module { name, bytes: fs::read(path)? }))
+            .collect::<io::Result<_>>()
+            .map(Self)
+    }
+
+    /// Puts them into an initrd, for the agent to load.
+    ///
+    /// # Errors
+    /// The archive takes no more.
+    pub fn add_to(&self, archive: &mut Archive, folder: &str) -> Result<(), InitrdError> {
+        for (place, module) in self.0.iter().enumerate() {
+            let path = format!("{folder}/{}", file_name(place, &module.name));
+            archive.file(&path, 0o644, module.bytes.as_slice())?;
+        }
+        Ok(())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this one is among them.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|module| module.name == name)
+    }
+
+    /// What they are called, in order.
+    pub fn names(&self) -> Vec<&str> {
+        self.0.iter().map(|module| module.name.as_str()).collect()
+    }
+
+    /// Of all of them, unpacked.
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(|module| module.bytes.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests;

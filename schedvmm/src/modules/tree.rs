@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A folder of modules.
+//!
+//! ```text
+//!  /lib/modules/RELEASE   modules.builtin, kernel/**/NAME.ko[.gz|.xz|.zst]
+//!  an unpacked package    [usr/]lib/modules/RELEASE, as above
+//!  a build tree           modules.builtin, **/NAME.ko
+//! ```
+//!
+//! Which module needs which is read from the modules themselves: packages have no modules.dep, which
+//! depmod makes where they are installed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::file::{self, Described, module_name};
+use super::{Module, Modules, ModulesError};
+
+/// Most files and folders that are looked at: a build tree has about 200,000 of them.
+const MOST_ENTRIES: usize = 1_000_000;
+/// Suffixes of a module's file (scripts/Makefile.modinst).
+const SUFFIXES: [&str; 4] = [".ko", ".ko.gz", ".ko.xz", ".ko.zst"];
+
+/// The modules in a folder.
+#[derive(Debug)]
+pub struct Tree {
+    folder: PathBuf,
+    files: BTreeMap<String, PathBuf>,
+    builtin: BTreeSet<String>,
+}
+
+impl Tree {
+    /// Looks what there is.
+    ///
+    /// # Errors
+    /// The folder cannot be read, or has the modules of no kernel, or of several.
+    pub fn open(folder: &Path) -> Result<Self, ModulesError> {
+        let unread = |source| ModulesError::Read { path: folder.to_owned(), source };
+        fs::read_dir(folder).map_err(unread)?;
+        let installed = installed(folder);
+        let folder = match installed.as_slice() {
+            [] => folder,
+            [one] => one,
+            several => {
+                let list: Vec<_> = several.iter().map(|one| one.display().to_string()).collect();
+                let list = list.join(", ");
+                return Err(ModulesError::Several { folder: folder.to_owned(), list });
+            }
+        };
+        let builtin = fs::read_to_string(folder.join("modules.builtin")).unwrap_or_default();
+        let builtin = builtin.lines().filter_map(|line| name_of(line.rsplit('/').next()?));
+        let builtin: BTreeSet<_> = builtin.collect();
+        let files = walk(folder)?;
+        if files.is_empty() && builtin.is_empty() {
+            return Err(ModulesError::None(folder.to_owned()));
+        }
+        Ok(Self { folder: folder.to_owned(), files, builtin })
+    }
+
+    /// Of these modules those that are not built in, each after the ones it needs. One that is not
+    /// there at all is left out: whether the kernel can do without it is not for its modules to tell.
+    ///
+    /// # Errors
+    /// One of them, or one that it needs, is damaged or missing, or of another kernel than `release`.
+    pub fn closure(
+        &self,
+        wanted: impl IntoIterator<Item = impl AsRef<str>>,
+        release: Option<&str>,
+    ) -> Result<Modules, ModulesError> {
+        let mut loading = Loading { tree: self, release, seen: BTreeSet::new(), order: Vec::new() };
+        for name in wanted {
+            let name = name.as_ref();
+            if self.files.contains_key(name) && !self.builtin.contains(name) {
+                loading.add(name)?;
+            }
+        }
+        Ok(Modules(loading.order))
+    }
+}
+
+/// A closure under way.
+struct Loading<'a> {
+    tree: &'a Tree,
+    release: Option<&'a str>,
+    seen: BTreeSet<String>,
+    order: Vec<Module>,
+}
+
+impl Loading<'_> {
+    /// Adds a module that has a file, after all that it needs. In a circle, which depmod refuses,
+    /// the kernel says what is missing.
+    fn add(&mut self, name: &str) -> Result<(), ModulesError> {
+        // Each is put off until those it needs are in order: a stack of its own, since a chain may
+        // be as long as the files make it.
+        let mut stack = vec![Step::Read(name.to_owned(), None)];
+        while let Some(step) = stack.pop() {
+            let (name, by) = match step {
+                Step::Done(module) => {
+                    self.order.push(module);
+                    continue;
+                }
+                Step::Read(name, by) => (name, by),
+            };
+            if self.tree.builtin.contains(&name) || !self.seen.insert(name.clone()) {
+                continue;
+            }
+            let Some(path) = self.tree.files.get(&name) else {
+                let folder = self.tree.folder.clone();
+                return Err(ModulesError::Missing {
+                    needed: name,
+                    by: by.unwrap_or_default(),
+                    folder,
+                });
+            };
+            let Described { module, depends, release } = file::read(&name, path)?;
+            if let Some(ours) = self.release.filter(|ours| *ours != release) {
+                let (path, ours) = (path.clone(), ours.to_owned());
+                return Err(ModulesError::Foreign { path, theirs: release, ours });
+            }
+            stack.push(Step::Done(module));
+            stack.extend(depends.into_iter().map(|needed| Step::Read(needed, Some(name.clone()))));
+        }
+        Ok(())
+    }
+}
+
+/// What is left to do.
+enum Step {
+    /// Read this one, which another needs.
+    Read(String, Option<String>),
+    /// All that it needs is in order.
+    Done(Module),
+}
+
+/// Folders `lib/modules/RELEASE` below a root or a package.
+fn installed(root: &Path) -> Vec<PathBuf> {
+    let mut found = BTreeSet::new();
+    for modules in ["lib/modules", "usr/lib/modules"] {
+        let Ok(entries) = fs::read_dir(root.join(modules)) else { continue };
+        let folders = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+        // The same where /lib is a link to usr/lib.
+        found.extend(folders.filter_map(|path| path.canonicalize().ok()));
+    }
+    found.into_iter().collect()
+}
+
+/// All modules below a folder, by name. Links are not followed: `build` and `source` lead to other
+/// trees.
+fn walk(folder: &Path) -> Result<BTreeMap<String, PathBuf>, ModulesError> {
+    let (mut files, mut entries_seen) = (BTreeMap::new(), 0);
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        let unread = |source| ModulesError::Read { path: next.clone(), source };
+        for entry in fs::read_dir(&next).map_err(unread)? {
+            let entry = entry.map_err(unread)?;
+            entries_seen += 1;
+            if entries_seen > MOST_ENTRIES {
+                let folder = folder.to_owned();
+                return Err(ModulesError::Endless { folder, most: MOST_ENTRIES });
+            }
+            let kind = entry.file_type().map_err(unread)?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if let Some(name) = entry.file_name().to_str().and_then(name_of) {
+                files.entry(name).or_insert_with(|| entry.path());
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// The module that a file is called after.
+fn name_of(file: &str) -> Option<String> {
+    let stem = SUFFIXES.iter().find_map(|suffix| file.strip_suffix(suffix))?;
+    Some(module_name(stem))
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A distribution's kernels, which have to load their drivers: the oldest, before these were built
+//! in, and the newest.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::case::Case;
+use crate::lab::{Group, Preparation, TestKernel};
+use crate::outcome::{Outcome, list, number, text};
+use crate::user::measured;
+
+/// Where their folders are, and what they are called in the host.
+const KERNELS: [(&str, &str); 2] =
+    [("SCHEDVMM_TEST_STOCK_OLDEST", "oldest"), ("SCHEDVMM_TEST_STOCK_NEWEST", "newest")];
+/// Modules that the host is given: all others would fill its memory.
+const MODULES: [&str; 8] = [
+    "virtio",
+    "virtio_ring",
+    "virtio_mmio",
+    "virtio_console",
+    "irqbypass",
+    "ccp",
+    "kvm",
+    "kvm-amd",
+];
+
+/// The main job on both, virtual machines in one of them, and what cannot be loaded.
+pub fn group() -> Group {
+    let run = |kernel: &str, options: &str| {
+        format!(
+            "schedvmm --kernel /stock/{kernel}/vmlinuz --modules /stock/{kernel} --threshold off \
+             --floor 50us --output r {options}"
+        )
+    };
+    let oldest = Case::new("oldest", run("oldest", "--duration 2s"), |outcome| {
+        let result = measured(outcome);
+        loaded(outcome, &result, &["virtio_ring", "virtio", "virtio_mmio", "virtio_console"]);
+    });
+    let newest = Case::new("newest", run("newest", "--duration 2s"), |outcome| {
+        let result = measured(outcome);
+        loaded(outcome, &result, &["virtio_mmio"]);
+    });
+    let nested = "--nested --l2-count 2 --duration 3s --l2-boot-timeout 240s";
+    let nested = Case::new("nested", run("newest", nested), |outcome| {
+        outcome.assert_status(0);
+        let result = outcome.result_of("nested");
+        loaded(outcome, &result, &["virtio_mmio", "irqbypass", "kvm", "kvm_amd"]);
+        for vm in list(&result, "vms") {
+            assert_eq!(vm["fault"], Value::Null, "{vm}");
+            let ran = list(vm, "threads").iter().all(|thread| number(thread, "run_ns") > 0);
+            assert!(ran, "{vm}");
+        }
+        assert_eq!(list(&result, "vms").len(), 2);
+    });
+    let foreign = "--modules /stock/oldest --output r";
+    let foreign = Case::new(
+        "of_another_kernel",
+        run("newest", "")
+            .replace("--modules /stock/newest --threshold off --floor 50us --output r", foreign),
+        |outcome| {
+            outcome.assert_status(200);
+            outcome.assert_says(&[
+                "virtio",
+                "is of kernel 6.1.0-",
+                "give --modules of the same build",
+            ]);
+        },
+    );
+    // Its signature is not what is wrong with it, and the kernel says so.
+    let broken = Case::new(
+        "that_the_kernel_refuses",
+        format!(
+            "{BREAK}{}",
+            run("oldest", "--duration 1s").replace("--modules /stock/oldest", "--modules broken")
+        ),
+        |outcome| {
+            outcome.assert_status(125);
+            let result = outcome.assert_verdict("untestable");
+            let reason = text(&result, "reason");
+            assert!(reason.contains("module virtio_ring cannot be loaded: "), "{reason}");
+        },
+    );
+    let without = Case::new(
+        "without_modules",
+        "schedvmm --kernel /stock/oldest/vmlinuz --output r",
+        |outcome| {
+            outcome.assert_status(125);
+            outcome.assert_says(&["CONFIG_VIRTIO_MMIO"]);
+        },
+    );
+    let cases = vec![
+        oldest,
+        newest,
+        nested.within(std::time::Duration::from_secs(360)),
+        foreign,
+        broken,
+        without,
+    ];
+    Group::new("stock", TestKernel::V612, cases).prepared(|_| {
+        let mut files = Vec::new();
+        for (variable, name) in KERNELS {
+            let folder = env::var_os(variable)
+                .ok_or_else(|| format!("{variable} is not set; run `cargo xtask test`"))?;
+            files.extend(kernel(Path::new(&folder), name)?);
+        }
+        Ok(Preparation { files, ..Preparation::default() })
+    })
+}
+
+/// A copy of the oldest kernel's modules of which one has other bytes in its middle.
+const BREAK: &str = "cp -r /stock/oldest broken
+    f=$(find broken -name 'virtio_ring.ko')
+    dd if=/dev/zero of=$f bs=1 seek=64 count=64 conv=notrunc 2> /dev/null || exit 99
+    ";
+
+/// Files for the host: the image, and the modules that are needed.
+fn kernel(folder: &Path, name: &str) -> Result<Vec<(String, PathBuf)>, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let (path, file) = (entry.path(), entry.file_name());
+            let file = file.to_string_lossy();
+            let kind = entry.file_type().map_err(failed)?;
+            let there = path.strip_prefix(folder).map_err(|error| error.to_string())?;
+            let there = format!("/stock/{name}/{}", there.display());
+            if kind.is_dir() {
+                folders.push(path);
+            } else if file.starts_with("vmlinuz") {
+                files.push((format!("/stock/{name}/vmlinuz"), path));
+            } else if file == "modules.builtin" || is_needed(&file) {
+                files.push((there, path));
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn is_needed(file: &str) -> bool {
+    file.split_once(".ko").is_some_and(|(name, _)| MODULES.contains(&name))
+}
+
+/// These were loaded, in this order, and the console talked.
+fn loaded(outcome: &Outcome, result: &Value, modules: &[&str]) {
+    println!("     Linux {}", text(&result["kernel"], "release"));
+    assert_eq!(result["machine"]["modules"], serde_json::json!(modules), "{}", outcome.words());
+    let bytes = number(&result["machine"], "modules_bytes");
+    println!("     {bytes} bytes of modules, boot {} ms", result["phases_ms"]["boot"]);
+}
