@@ -79,12 +79,10 @@ impl ConsoleControl {
         self.find(port).is_none_or(|port| lock(&port.transmit).drained())
     }
 
-    /// As [`drained`](Self::drained), for all ports. Wakes the workers that are not done: a
-    /// guest that was stopped in the midst of a write has not rung for it.
+    /// As [`drained`](Self::drained), for all ports.
     #[must_use]
     pub fn flushed(&self) -> bool {
-        let behind = self.shared.ports.iter().filter(|port| !lock(&port.transmit).drained());
-        behind.map(Port::wake).count() == 0
+        self.shared.flushed()
     }
 
     /// Why the port takes no output any more: the first error of its sink.

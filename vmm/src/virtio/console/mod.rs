@@ -12,6 +12,8 @@
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use vmm_sys_util::timerfd::TimerFd;
@@ -47,6 +49,11 @@ const F_MULTIPORT: u64 = 1 << 1;
 const COLUMNS: u16 = 80;
 const ROWS: u16 = 25;
 
+/// How long a reset waits for sinks: below what a vCPU has to stop in.
+const RESET_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks at them.
+const FLUSH_LOOK: Duration = Duration::from_micros(100);
+
 /// A console device.
 ///
 /// # Threads and locks
@@ -64,8 +71,9 @@ const ROWS: u16 = 25;
 ///
 /// # Reset during a write
 ///
-/// The worker goes on reading guest memory until its write returns, which is harmless: the memory
-/// stays mapped, and the bytes go nowhere but to the sink. It then finds that the generation of its
+/// What was sent before is waited for, but not for long: a sink that hangs keeps no guest from its
+/// reset. Then the worker goes on reading guest memory until its write returns, which is harmless: the
+/// memory stays mapped, and the bytes go nowhere but to the sink. It then finds that the generation of its
 /// ring has changed, and forgets its chains instead of returning them.
 #[derive(Debug)]
 pub struct Console {
@@ -73,6 +81,7 @@ pub struct Console {
     output: ConsoleOutput,
     queue_sizes: Vec<u16>,
     config: [u8; 12],
+    reset_patience: Duration,
 }
 
 /// A new console with all that serves it.
@@ -115,8 +124,19 @@ impl Console {
             .collect::<Result<_, _>>()?;
         let control = ConsoleControl::new(Arc::clone(&shared));
         let queue_sizes = queues::sizes(&kinds);
-        let console = Self { shared, output, queue_sizes, config: config(kinds.len()) };
+        let config = config(kinds.len());
+        let console = Self { shared, output, queue_sizes, config, reset_patience: RESET_PATIENCE };
         Ok(ConsoleHandles { console, control, workers })
+    }
+
+    /// Gives what the driver has handed over before a reset its way to the sinks: Linux resets its
+    /// devices when it powers off (`virtio_device_shutdown` in drivers/virtio/virtio.c, 6.15 and
+    /// stable kernels of that time), and a program's last words are still in the rings then.
+    fn flush(&self) {
+        let deadline = Instant::now() + self.reset_patience;
+        while !self.shared.flushed() && Instant::now() < deadline {
+            thread::sleep(FLUSH_LOOK);
+        }
     }
 
     fn port(&self, id: usize) -> Option<&Port> {
@@ -190,6 +210,7 @@ impl VirtioDevice for Console {
     }
 
     fn reset(&mut self) {
+        self.flush();
         lock(&self.shared.control).detach();
         self.output.attach(None);
         for port in &self.shared.ports {

@@ -144,6 +144,15 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
 }
 
+impl Shared {
+    /// Whether all sinks have what the guest has sent. Wakes the workers that are not done: a guest
+    /// that was stopped in the midst of a write has not rung for it.
+    pub(super) fn flushed(&self) -> bool {
+        let behind = self.ports.iter().filter(|port| !lock(&port.transmit).drained());
+        behind.map(Port::wake).count() == 0
+    }
+}
+
 /// Counts of what went wrong. Only ever read by people.
 #[derive(Debug, Default)]
 pub(super) struct Counters {

@@ -114,6 +114,35 @@ fn a_chain_posted_while_the_worker_goes_to_sleep_is_not_forgotten() {
     assert_eq!(sinks[1].taken().len(), 40_000);
 }
 
+/// A kernel that powers off resets the device at once, whatever was sent just before.
+#[test]
+fn what_was_sent_before_a_reset_reaches_the_sink() {
+    let sinks: Vec<_> = NAMES.iter().map(|_| TestSink::default()).collect();
+    let handles = Console::new(specs(&sinks)).unwrap();
+    let mut driver = Driver::new(Box::new(handles.console));
+    let mut expected = 0;
+    let mut workers = handles.workers;
+    let mut started = Vec::new();
+    for round in 0..20 {
+        driver.start(ALL_FEATURES);
+        for _ in 0..8 {
+            driver.send(TX1, b"last words");
+            expected += 10;
+        }
+        if round == 0 {
+            // As late as on a busy machine: the reset has begun by then.
+            let late = workers.remove(0);
+            started.push(thread::spawn(move || {
+                thread::sleep(Duration::from_millis(50));
+                spawn(late);
+            }));
+        }
+        driver.set(0x70, 0);
+        assert_eq!(sinks[1].taken().len(), expected, "round {round}");
+    }
+    started.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
 /// A sink that says when it is entered, and stays until told to go on.
 struct Gate {
     entered: Sender<()>,
@@ -139,7 +168,8 @@ fn a_sink_that_hangs_stops_nobody_else_not_even_a_reset() {
     let (let_go, go_on) = channel();
     let mut specs = specs(&sinks);
     specs[2].sink = Box::new(Gate { entered, go_on });
-    let handles = Console::new(specs).unwrap();
+    let mut handles = Console::new(specs).unwrap();
+    handles.console.reset_patience = Duration::from_millis(20);
     let mut bench = Bench {
         driver: Driver::new(Box::new(handles.console)),
         control: handles.control,
