@@ -26,7 +26,8 @@ pub struct MachineArgs {
     #[arg(long, value_parser = pin, value_name = "LIST")]
     pub pin: Option<Pin>,
     /// Folder of the kernel's modules, of which those are loaded that this machine needs and the
-    /// kernel has not built in: /lib/modules/RELEASE, a package's folder, or a build tree.
+    /// kernel has not built in: /lib/modules/RELEASE, a package's folder, or a build tree [default:
+    /// where they lie beside the kernel's file].
     #[arg(long, value_parser = units::named(), value_name = "DIR")]
     pub modules: Option<PathBuf>,
     /// How the guest kernel idles.

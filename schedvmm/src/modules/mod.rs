@@ -24,7 +24,7 @@ pub const OF_MACHINE: [&str; 2] = ["virtio_mmio", "virtio_console"];
 #[derive(Debug, thiserror::Error)]
 pub enum ModulesError {
     /// The folder cannot be read.
-    #[error("--modules {} cannot be read", .path.display())]
+    #[error("the kernel modules in {} cannot be read", .path.display())]
     Read {
         /// The folder, or what is in it.
         path: PathBuf,
@@ -34,12 +34,12 @@ pub enum ModulesError {
     },
     /// There are none.
     #[error(
-        "--modules {}: there is no kernel module in it; give a folder like /lib/modules/RELEASE, \
-         one into which a kernel's package was unpacked, or the kernel's build tree", .0.display()
+        "there is no kernel module in {}; give --modules a folder like /lib/modules/RELEASE, one \
+         into which a kernel's package was unpacked, or the kernel's build tree", .0.display()
     )]
     None(PathBuf),
     /// Those of several kernels are there.
-    #[error("--modules {}: there are modules of several kernels; give one of {list}", .folder.display())]
+    #[error("modules of several kernels are in {}; give --modules one of {list}", .folder.display())]
     Several {
         /// The folder.
         folder: PathBuf,
@@ -47,7 +47,10 @@ pub enum ModulesError {
         list: String,
     },
     /// There is no end to it.
-    #[error("--modules {}: over {most} files and folders; give the modules' own folder", .folder.display())]
+    #[error(
+        "over {most} files and folders are in {}; give --modules the modules' own folder",
+        .folder.display()
+    )]
     Endless {
         /// The folder.
         folder: PathBuf,
@@ -92,7 +95,11 @@ pub enum ModulesError {
 
 /// Modules in the order in which they load.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Modules(Vec<Module>);
+pub struct Modules {
+    list: Vec<Module>,
+    /// Where they were found; `None` in a guest, which was given them.
+    folder: Option<PathBuf>,
+}
 
 /// A module, unpacked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +120,7 @@ impl Modules {
             .into_iter()
             .map(|(name, path)| Ok(Module { name, bytes: fs::read(path)? }))
             .collect::<io::Result<_>>()
-            .map(Self)
+            .map(|list| Self { list, folder: None })
     }
 
     /// Puts them into an initrd, for the agent to load.
@@ -121,7 +128,7 @@ impl Modules {
     /// # Errors
     /// The archive takes no more.
     pub fn add_to(&self, archive: &mut Archive, folder: &str) -> Result<(), InitrdError> {
-        for (place, module) in self.0.iter().enumerate() {
+        for (place, module) in self.list.iter().enumerate() {
             let path = format!("{folder}/{}", file_name(place, &module.name));
             archive.file(&path, 0o644, module.bytes.as_slice())?;
         }
@@ -130,22 +137,34 @@ impl Modules {
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 
     /// Whether this one is among them.
     pub fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|module| module.name == name)
+        self.list.iter().any(|module| module.name == name)
+    }
+
+    /// What a reader of the figures should know: which they are, and where they come from.
+    pub fn note(&self) -> Option<String> {
+        let folder = self.folder.as_ref().filter(|_| !self.is_empty())?;
+        let (names, folder) = (self.names().join(", "), folder.display());
+        Some(format!("the kernel loads {names} first, from {folder}"))
+    }
+
+    /// Where they come from.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref().filter(|_| !self.is_empty())
     }
 
     /// What they are called, in order.
     pub fn names(&self) -> Vec<&str> {
-        self.0.iter().map(|module| module.name.as_str()).collect()
+        self.list.iter().map(|module| module.name.as_str()).collect()
     }
 
     /// Of all of them, unpacked.
     pub fn bytes(&self) -> usize {
-        self.0.iter().map(|module| module.bytes.len()).sum()
+        self.list.iter().map(|module| module.bytes.len()).sum()
     }
 }
 

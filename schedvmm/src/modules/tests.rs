@@ -72,7 +72,7 @@ fn modules_come_after_what_they_need_however_they_are_packed() {
     // What is loaded is the file as it was built, with its signature.
     let modules = Tree::open(folder.path()).expect("a tree");
     let modules = modules.closure(["virtio_mmio"], None).expect("found");
-    assert_eq!(modules.0[2], Module { name: "virtio_mmio".into(), bytes: mmio });
+    assert_eq!(modules.list[2], Module { name: "virtio_mmio".into(), bytes: mmio });
 }
 
 #[test]
@@ -106,6 +106,33 @@ fn roots_and_packages_have_their_modules_below() {
 }
 
 #[test]
+fn a_kernel_has_its_modules_where_it_lies() {
+    let mmio = module("", RELEASE);
+    let found = |folder: &tempfile::TempDir, kernel: &str| {
+        let tree = Tree::beside(&folder.path().join(kernel), RELEASE)?;
+        Some(tree.closure(["virtio_mmio"], Some(RELEASE)).expect("closed").names().len())
+    };
+    let installed = "lib/modules/6.1.0-1-amd64/kernel/virtio_mmio.ko";
+    let package = folder(&[("boot/vmlinuz", b""), (installed, &mmio)]);
+    assert_eq!(found(&package, "boot/vmlinuz"), Some(1));
+    let (at, installed) = ("usr/lib/modules/6.1.0-1-amd64/vmlinuz", format!("usr/{installed}"));
+    let newer = folder(&[(at, b""), (&installed, &mmio)]);
+    assert_eq!(found(&newer, at), Some(1));
+    let (bzimage, release) = ("arch/x86/boot/bzImage", format!("{RELEASE}\n"));
+    let tree = |release: &str| {
+        folder(&[
+            (bzimage, b""),
+            ("include/config/kernel.release", release.as_bytes()),
+            ("drivers/virtio/virtio_mmio.ko", &mmio),
+        ])
+    };
+    assert_eq!(found(&tree(&release), bzimage), Some(1));
+    // One that was built since is another kernel's.
+    assert_eq!(found(&tree("6.2.0"), bzimage), None);
+    assert_eq!(found(&package, "none"), None);
+}
+
+#[test]
 fn what_cannot_be_loaded_is_named_with_its_owner() {
     let refused = |files: &[(&str, &[u8])], wanted: &str| {
         let folder = folder(files);
@@ -113,7 +140,7 @@ fn what_cannot_be_loaded_is_named_with_its_owner() {
         (error.owner(), error.to_string())
     };
     let (owner, text) = refused(&[("README", b"nothing here")], "a");
-    assert!(owner == Owner::Request && text.contains("there is no kernel module in it"), "{text}");
+    assert!(owner == Owner::Request && text.contains("there is no kernel module in "), "{text}");
     let (owner, text) = refused(&[("a.ko", &module("", "6.2.0"))], "a");
     assert!(owner == Owner::Request && text.contains("is of kernel 6.2.0, and"), "{text}");
     assert!(text.contains(RELEASE), "{text}");
@@ -150,6 +177,10 @@ fn an_initrd_has_them_in_order() {
         fs::create_dir_all(laid.path().join("modules")).expect("made");
         fs::write(laid.path().join(name), from).expect("written");
     }
-    assert_eq!(Modules::read(&laid.path().join("modules")).expect("read"), modules);
+    let read = Modules::read(&laid.path().join("modules")).expect("read");
+    assert_eq!(read.list, modules.list);
+    assert!(read.note().is_none(), "whoever gave them has said so");
+    let note = modules.note().expect("a note");
+    assert!(note.starts_with("the kernel loads b, a first, from /"), "{note}");
     assert_eq!(Modules::read(&laid.path().join("none")).expect("none"), Modules::default());
 }

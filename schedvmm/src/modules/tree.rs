@@ -19,6 +19,8 @@ use super::{Module, Modules, ModulesError};
 
 /// Most files and folders that are looked at: a build tree has about 200,000 of them.
 const MOST_ENTRIES: usize = 1_000_000;
+/// Where modules are installed, below a root or in a package.
+const ROOTS: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 /// Suffixes of a module's file (scripts/Makefile.modinst).
 const SUFFIXES: [&str; 4] = [".ko", ".ko.gz", ".ko.xz", ".ko.zst"];
 
@@ -26,62 +28,97 @@ const SUFFIXES: [&str; 4] = [".ko", ".ko.gz", ".ko.xz", ".ko.zst"];
 #[derive(Debug)]
 pub struct Tree {
     folder: PathBuf,
-    files: BTreeMap<String, PathBuf>,
-    builtin: BTreeSet<String>,
+    /// `None` where there is no list of what is built in.
+    builtin: Option<BTreeSet<String>>,
 }
 
 impl Tree {
-    /// Looks what there is.
+    /// The folder that the user has named.
     ///
     /// # Errors
-    /// The folder cannot be read, or has the modules of no kernel, or of several.
+    /// It cannot be read, or has the modules of several kernels.
     pub fn open(folder: &Path) -> Result<Self, ModulesError> {
         let unread = |source| ModulesError::Read { path: folder.to_owned(), source };
         fs::read_dir(folder).map_err(unread)?;
-        let installed = installed(folder);
-        let folder = match installed.as_slice() {
-            [] => folder,
-            [one] => one,
+        match installed(folder).as_slice() {
+            [] => Ok(Self::of(folder)),
+            [one] => Ok(Self::of(one)),
             several => {
                 let list: Vec<_> = several.iter().map(|one| one.display().to_string()).collect();
                 let list = list.join(", ");
-                return Err(ModulesError::Several { folder: folder.to_owned(), list });
+                Err(ModulesError::Several { folder: folder.to_owned(), list })
             }
-        };
-        let builtin = fs::read_to_string(folder.join("modules.builtin")).unwrap_or_default();
-        let builtin = builtin.lines().filter_map(|line| name_of(line.rsplit('/').next()?));
-        let builtin: BTreeSet<_> = builtin.collect();
-        let files = walk(folder)?;
-        if files.is_empty() && builtin.is_empty() {
-            return Err(ModulesError::None(folder.to_owned()));
         }
-        Ok(Self { folder: folder.to_owned(), files, builtin })
+    }
+
+    /// The modules of a kernel whose file lies in the root or the package where they are installed,
+    /// or in its build tree.
+    pub fn beside(kernel: &Path, release: &str) -> Option<Self> {
+        let kernel = kernel.canonicalize().ok()?;
+        let is_release = |folder: &Path| {
+            let built = fs::read_to_string(folder.join("include/config/kernel.release"));
+            built.is_ok_and(|text| text.trim() == release)
+        };
+        kernel.ancestors().skip(1).find_map(|folder| {
+            let installed = ROOTS.map(|modules| folder.join(modules).join(release));
+            let found = installed.into_iter().find(|folder| folder.is_dir());
+            let found = found.or_else(|| is_release(folder).then(|| folder.to_owned()));
+            found.map(|folder| Self::of(&folder))
+        })
+    }
+
+    fn of(folder: &Path) -> Self {
+        let builtin = fs::read_to_string(folder.join("modules.builtin")).ok().map(|builtin| {
+            builtin.lines().filter_map(|line| name_of(line.rsplit('/').next()?)).collect()
+        });
+        Self { folder: folder.to_owned(), builtin }
+    }
+
+    fn is_builtin(&self, name: &str) -> bool {
+        self.builtin.as_ref().is_some_and(|builtin| builtin.contains(name))
     }
 
     /// Of these modules those that are not built in, each after the ones it needs. One that is not
     /// there at all is left out: whether the kernel can do without it is not for its modules to tell.
     ///
     /// # Errors
-    /// One of them, or one that it needs, is damaged or missing, or of another kernel than `release`.
+    /// There are no modules at all; one of them, or one that it needs, is damaged or missing, or of
+    /// another kernel than `release`.
     pub fn closure(
         &self,
         wanted: impl IntoIterator<Item = impl AsRef<str>>,
         release: Option<&str>,
     ) -> Result<Modules, ModulesError> {
-        let mut loading = Loading { tree: self, release, seen: BTreeSet::new(), order: Vec::new() };
+        let wanted: Vec<_> =
+            wanted.into_iter().filter(|name| !self.is_builtin(name.as_ref())).collect();
+        if wanted.is_empty() {
+            // A build tree of 200,000 files is not looked through for nothing.
+            return Ok(Modules::default());
+        }
+        let files = walk(&self.folder)?;
+        if files.is_empty() && self.builtin.is_none() {
+            return Err(ModulesError::None(self.folder.clone()));
+        }
+        let mut loading = Loading {
+            tree: self,
+            files: &files,
+            release,
+            seen: BTreeSet::new(),
+            order: Vec::new(),
+        };
         for name in wanted {
-            let name = name.as_ref();
-            if self.files.contains_key(name) && !self.builtin.contains(name) {
-                loading.add(name)?;
+            if files.contains_key(name.as_ref()) {
+                loading.add(name.as_ref())?;
             }
         }
-        Ok(Modules(loading.order))
+        Ok(Modules { list: loading.order, folder: Some(self.folder.clone()) })
     }
 }
 
 /// A closure under way.
 struct Loading<'a> {
     tree: &'a Tree,
+    files: &'a BTreeMap<String, PathBuf>,
     release: Option<&'a str>,
     seen: BTreeSet<String>,
     order: Vec<Module>,
@@ -102,10 +139,10 @@ impl Loading<'_> {
                 }
                 Step::Read(name, by) => (name, by),
             };
-            if self.tree.builtin.contains(&name) || !self.seen.insert(name.clone()) {
+            if self.tree.is_builtin(&name) || !self.seen.insert(name.clone()) {
                 continue;
             }
-            let Some(path) = self.tree.files.get(&name) else {
+            let Some(path) = self.files.get(&name) else {
                 let folder = self.tree.folder.clone();
                 return Err(ModulesError::Missing {
                     needed: name,
@@ -136,7 +173,7 @@ enum Step {
 /// Folders `lib/modules/RELEASE` below a root or a package.
 fn installed(root: &Path) -> Vec<PathBuf> {
     let mut found = BTreeSet::new();
-    for modules in ["lib/modules", "usr/lib/modules"] {
+    for modules in ROOTS {
         let Ok(entries) = fs::read_dir(root.join(modules)) else { continue };
         let folders = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
         // The same where /lib is a link to usr/lib.

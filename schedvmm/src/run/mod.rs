@@ -167,6 +167,7 @@ impl Attempt {
         let vm = Vm::build(&hypervisor, &config, parts).map_err(unbuilt)?;
         notes.extend(plan.placement.notes.iter().cloned());
         notes.extend(vm.kernel().note.clone());
+        notes.extend(modules.note());
         notes.extend(caller.notes());
         let facts = KernelFacts {
             path: plan.kernel_path.display().to_string(),

@@ -149,7 +149,8 @@ impl Plan {
         vendor: Option<nested::Vendor>,
     ) -> Result<Modules, Failure> {
         let wanted = modules::OF_MACHINE.into_iter().chain(vendor.map(nested::Vendor::module));
-        closure(self.args.machine.modules.as_deref(), wanted, kernel)
+        let folder = self.args.machine.modules.as_deref();
+        closure(folder, &self.kernel_path, wanted, kernel)
     }
 
     /// What the kernel of second-level guests has to load first.
@@ -160,8 +161,13 @@ impl Plan {
         let nested = &self.args.nested;
         // The kernel around them has its own modules.
         let same = || self.args.machine.modules.as_deref().filter(|_| nested.l2_kernel.is_none());
-        let folder = nested.l2_modules.as_deref().or_else(same).filter(|_| nested.nested);
-        closure(folder, modules::OF_MACHINE, kernel)
+        let folder = nested.l2_modules.as_deref().or_else(same);
+        let path = nested.l2_kernel.as_deref().unwrap_or(&self.kernel_path);
+        if nested.nested {
+            closure(folder, path, modules::OF_MACHINE, kernel)
+        } else {
+            Ok(Modules::default())
+        }
     }
 
     /// Gives second-level guests the memory that their kernel needs, unless the user says how much.
@@ -253,6 +259,7 @@ impl Plan {
             "pv": args.pv.name(),
             "modules": modules.names(),
             "modules_bytes": modules.bytes(),
+            "modules_from": modules.folder(),
             "pins": self.placement.pins,
             "pin_note": (!notes.is_empty()).then(|| notes.join("; ")),
             "tsc_khz": vm.facts().tsc_khz,
@@ -282,14 +289,22 @@ impl Plan {
     }
 }
 
-/// Modules for this kernel from a folder, if there is one.
+/// Modules for this kernel: from the folder that is named, or else from where its file lies, where
+/// there are any.
 fn closure<'a>(
     folder: Option<&Path>,
+    path: &Path,
     wanted: impl IntoIterator<Item = &'a str>,
     kernel: &KernelImage,
 ) -> Result<Modules, Failure> {
-    let Some(folder) = folder else { return Ok(Modules::default()) };
-    Ok(Tree::open(folder)?.closure(wanted, kernel.release().as_deref())?)
+    let release = kernel.release();
+    let tree = match (folder, &release) {
+        (Some(folder), _) => Some(Tree::open(folder)?),
+        (None, Some(release)) => Tree::beside(path, release),
+        (None, None) => None,
+    };
+    let Some(tree) = tree else { return Ok(Modules::default()) };
+    Ok(tree.closure(wanted, release.as_deref())?)
 }
 
 /// Which lines go to stdout.

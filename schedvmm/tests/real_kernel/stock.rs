@@ -5,6 +5,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -28,12 +29,14 @@ const MODULES: [&str; 8] = [
     "kvm-amd",
 ];
 
+/// Two machines boot in emulated virtualization.
+const LIMIT_OF_NESTED: Duration = Duration::from_secs(360);
+
 /// The main job on both, virtual machines in one of them, and what cannot be loaded.
 pub fn group() -> Group {
     let run = |kernel: &str, options: &str| {
         format!(
-            "schedvmm --kernel /stock/{kernel}/vmlinuz --modules /stock/{kernel} --threshold off \
-             --floor 50us --output r {options}"
+            "schedvmm --kernel /stock/{kernel}/vmlinuz --threshold off --floor 50us --output r {options}"
         )
     };
     let oldest = Case::new("oldest", run("oldest", "--duration 2s"), |outcome| {
@@ -56,50 +59,25 @@ pub fn group() -> Group {
         }
         assert_eq!(list(&result, "vms").len(), 2);
     });
-    let foreign = "--modules /stock/oldest --output r";
-    let foreign = Case::new(
-        "of_another_kernel",
-        run("newest", "")
-            .replace("--modules /stock/newest --threshold off --floor 50us --output r", foreign),
-        |outcome| {
-            outcome.assert_status(200);
-            outcome.assert_says(&[
-                "virtio",
-                "is of kernel 6.1.0-",
-                "give --modules of the same build",
-            ]);
-        },
-    );
-    // Its signature is not what is wrong with it, and the kernel says so.
-    let broken = Case::new(
-        "that_the_kernel_refuses",
-        format!(
-            "{BREAK}{}",
-            run("oldest", "--duration 1s").replace("--modules /stock/oldest", "--modules broken")
-        ),
-        |outcome| {
-            outcome.assert_status(125);
-            let result = outcome.assert_verdict("untestable");
-            let reason = text(&result, "reason");
-            assert!(reason.contains("module virtio_ring cannot be loaded: "), "{reason}");
-        },
-    );
-    let without = Case::new(
-        "without_modules",
-        "schedvmm --kernel /stock/oldest/vmlinuz --output r",
-        |outcome| {
-            outcome.assert_status(125);
-            outcome.assert_says(&["CONFIG_VIRTIO_MMIO"]);
-        },
-    );
-    let cases = vec![
-        oldest,
-        newest,
-        nested.within(std::time::Duration::from_secs(360)),
-        foreign,
-        broken,
-        without,
-    ];
+    let foreign = run("newest", "--modules /stock/oldest");
+    let foreign = Case::new("of_another_kernel", foreign, |outcome| {
+        outcome.assert_status(200);
+        outcome.assert_says(&["virtio", "is of kernel 6.1.0-", "give --modules of the same build"]);
+    });
+    let broken = format!("{BREAK}{}", run("oldest", "--modules broken --duration 1s"));
+    let broken = Case::new("that_the_kernel_refuses", broken, |outcome| {
+        outcome.assert_status(125);
+        let result = outcome.assert_verdict("untestable");
+        let reason = text(&result, "reason");
+        assert!(reason.contains("module virtio_ring cannot be loaded: "), "{reason}");
+    });
+    // A file without its surroundings.
+    let alone = "cp /stock/oldest/vmlinuz . && schedvmm --kernel vmlinuz --output r";
+    let without = Case::new("without_modules", alone, |outcome| {
+        outcome.assert_status(125);
+        outcome.assert_says(&["CONFIG_VIRTIO_MMIO"]);
+    });
+    let cases = vec![oldest, newest, nested.within(LIMIT_OF_NESTED), foreign, broken, without];
     Group::new("stock", TestKernel::V612, cases).prepared(|_| {
         let mut files = Vec::new();
         for (variable, name) in KERNELS {
