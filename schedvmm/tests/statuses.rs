@@ -136,6 +136,10 @@ fn requests_are_checked_before_a_folder_is_made() {
         ("--kernel stump --pin 8000,8001,8002,8003", &["--pin", "8000", "this host has CPUs"]),
         ("--kernel stump --threshold 10us", &["--threshold", "--floor"]),
         ("--kernel missing", &["missing", "No such file"]),
+        ("--kernel stump --append \u{e4}", &["--append", "printable ASCII"]),
+        ("boot --kernel stump --cpus 255", &["255 vCPUs", "give 1 to 254"]),
+        ("boot --kernel stump --port a=x --port a=y", &["port name", "used twice"]),
+        ("selftest --kernel missing", &["missing", "No such file"]),
     ] {
         let output = finish(start(dir.path(), words));
         let text = String::from_utf8_lossy(&output.stderr);
