@@ -218,7 +218,8 @@ fn running_by_the_trace_is_steal() {
     let found = one(&trace, gap(2000, 8000), &context());
     assert_eq!(parts(&found), [(Cause::Running { cpu: 2 }, 6000)]);
     let text = |vcpus| found.paragraph(&Context { vcpus, ..context() }, Units::tsc(10));
-    assert!(text(false).contains("by the trace 600.0 ms (host steal or SMI)"), "{}", text(false));
+    let says = "by the trace 600.0 ms (host steal, SMI or an untraced interrupt)";
+    assert!(text(false).contains(says), "{}", text(false));
     assert!(text(true).contains("by the trace 600.0 ms (the hypervisor worked for the vCPU, or"));
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use vmm::config::{Config, Topology};
 use vmm::kvm::Hypervisor;
 use vmm::vcpu::{ExitReason, sched};
-use vmm::virtio::console::{PortKind, PortSpec};
+use vmm::virtio::console::{self, PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Loaded, Parts, Vm};
 
 use guest::error::Owner;
@@ -39,9 +39,25 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     let machine = &args.machine;
     let topology = Topology { cpus: machine.cpus, threads_per_core: machine.threads_per_core };
     let placement = placement::choose(machine.pin.as_ref(), topology);
+    let mut config = Config {
+        topology,
+        memory_mib: machine.memory,
+        pv: machine.pv,
+        nested: false,
+        serial: machine.debug_boot,
+        cmdline: String::new(),
+        boot: machine.boot.into(),
+        pins: placement.pins,
+        spread: Vec::new(),
+        cookie: false,
+    };
+    // The request first, whatever the kernel and the host are like.
+    config.validate()?;
     if machine.pin.is_some() {
-        placement::check("--pin", &placement.pins)?;
+        placement::check("--pin", &config.pins)?;
     }
+    let console = ConsoleRing::default();
+    console::check(&ports(&args.port, &console, |_| Ok(Box::new(io::sink())))?)?;
     let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE))?;
     let kernel = machine::kernel(&args.kernel)?;
     machine::check_pv(&args.kernel, machine.pv, kernel.version())?;
@@ -49,21 +65,12 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
         Some(path) => fs::read(path).map_err(|error| file_failure(&error, "read initrd", path))?,
         None => Vec::new(),
     };
-    let config = Config {
-        topology,
-        memory_mib: machine.memory,
-        pv: machine.pv,
-        nested: false,
-        serial: machine.debug_boot,
-        cmdline: machine::cmdline(machine, &[], kernel.version(), None),
-        boot: machine.boot.into(),
-        pins: placement.pins,
-        spread: Vec::new(),
-        cookie: false,
-    };
+    config.cmdline = machine::cmdline(machine, &[], kernel.version(), None);
     sched::keep_off(&config.pins);
-    let console = ConsoleRing::default();
-    let ports = ports(&args.port, &console)?;
+    let ports = ports(&args.port, &console, |path| {
+        let file = File::create(path).map_err(|error| file_failure(&error, "write", path))?;
+        Ok(Box::new(file))
+    })?;
     let serial = config.serial.then(|| Box::new(console.clone()) as _);
     let unbuilt = |error| machine::build_failure(&args.kernel, error);
     let loaded = Loaded::new(&config, Kernel::Image(&kernel), Initrd::Bytes(&initrd));
@@ -89,16 +96,20 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     end
 }
 
-/// The console, and the ports asked for with their files.
-fn ports(asked: &[(String, PathBuf)], console: &ConsoleRing) -> Result<Vec<PortSpec>, Failure> {
+/// The console, and the ports asked for with their files, which `open` opens.
+fn ports(
+    asked: &[(String, PathBuf)],
+    console: &ConsoleRing,
+    open: impl Fn(&Path) -> Result<Box<dyn Write + Send>, Failure>,
+) -> Result<Vec<PortSpec>, Failure> {
     let mut ports = vec![PortSpec {
         name: "console".into(),
         kind: PortKind::Console,
         sink: Box::new(console.clone()),
     }];
     for (name, path) in asked {
-        let file = File::create(path).map_err(|error| file_failure(&error, "write", path))?;
-        ports.push(PortSpec { name: name.clone(), kind: PortKind::Generic, sink: Box::new(file) });
+        let sink = open(path)?;
+        ports.push(PortSpec { name: name.clone(), kind: PortKind::Generic, sink });
     }
     Ok(ports)
 }

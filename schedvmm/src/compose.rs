@@ -21,7 +21,7 @@ use crate::session::Session;
 use crate::summary::{Fairness, Statistics, Steal, ThreadGaps, of_threads};
 use crate::units::show_ns;
 use crate::until::Parted;
-use crate::verdict::{End, Verdict, judge};
+use crate::verdict::{Answer, End, Verdict, judge};
 
 /// Where the threads that measured ran, as `result.json` has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +156,7 @@ impl<'a> Account<'a> {
             ));
         }
         notes.extend(goes_on(&threads, session));
+        notes.extend(hardly_fits(self.job, self.verdict.answer));
         let scheduler = setup.map(|setup| setup.scheduler.clone()).unwrap_or_default();
         RunResult {
             schema: SCHEMA,
@@ -323,6 +324,18 @@ fn goes_on(threads: &[Thread], session: &Session) -> Option<String> {
     })
 }
 
+/// What is to be said of a pass that hardly anything could have kept from being one.
+fn hardly_fits(job: &Job, answer: Answer) -> Option<String> {
+    let duration = job.load.duration;
+    let threshold = job.load.threshold.filter(|threshold| duration <= *threshold)?;
+    (answer == Answer::Pass).then(|| {
+        format!(
+            "a gap over --threshold {threshold:?} does not fit into --duration {duration:?}: only \
+             one that went on beyond it could have been found"
+        )
+    })
+}
+
 /// `part` of `whole` in millionths; 0 without a whole.
 fn parts_per_million(part: u64, whole: u64) -> u64 {
     let millionths = u128::from(part) * 1_000_000;
@@ -372,6 +385,29 @@ mod tests {
         // One tick is one nanosecond.
         let report = ThreadReport { busy_ticks: busy_ns, cpu_time_ns, ..Default::default() };
         testing::thread(thread, report)
+    }
+
+    #[test]
+    fn a_pass_of_a_run_shorter_than_a_gap_says_so() {
+        let seconds = |s| Duration::from_secs(s);
+        let told = |duration, threshold: Option<u64>, answer| {
+            let load = guest::job::LoadSpec {
+                duration: seconds(duration),
+                threshold: threshold.map(seconds),
+                ..load(1, 1, 1)
+            };
+            hardly_fits(&Job::new(load, CoschedRequest::None), answer)
+        };
+        let note = told(1, Some(20), Answer::Pass).expect("told");
+        assert!(note.contains("--threshold 20s") && note.contains("--duration 1s"), "{note}");
+        assert!(told(20, Some(20), Answer::Pass).is_some());
+        for (duration, threshold, answer) in [
+            (21, Some(20), Answer::Pass),
+            (1, None, Answer::Measured),
+            (1, Some(20), Answer::OverThreshold),
+        ] {
+            assert_eq!(told(duration, threshold, answer), None);
+        }
     }
 
     #[test]

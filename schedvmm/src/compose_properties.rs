@@ -188,6 +188,8 @@ fn check(found: &Statistics, longest_ns: u64, short: bool) -> Result<(), TestCas
     let sum: f64 = shares.iter().sum();
     prop_assert!(shares.is_empty() || (sum - 1.0).abs() < 1e-9, "{shares:?}");
     prop_assert!(!short || found.gap_share.is_none() && found.largest_lag.is_empty());
+    // What a random arrival meets is a share, too: of moments.
+    prop_assert!(!short || found.mean_wait_ns.is_none() && found.wait_exceeds.is_empty());
     Ok(())
 }
 

@@ -78,21 +78,24 @@ fn check_in(sysfs: &Path, option: &str, cpus: &[usize]) -> Result<(), Failure> {
     // Where /sys does not tell, the attempt has to do.
     let list = |name: &str| fs::read_to_string(sysfs.join(name)).ok()?.parse::<CpuSet>().ok();
     let (present, online) = (list("present"), list("online"));
+    let number = |cpu: usize| u32::try_from(cpu).ok().filter(|cpu| *cpu < MAX_CPUS);
+    let lacks = |set: &CpuSet, cpu| number(cpu).is_none_or(|cpu| !set.contains(cpu));
+    // The request first, whatever the host makes of the other CPUs.
+    if let Some(present) = present
+        && let Some(cpu) = cpus.iter().find(|cpu| lacks(&present, **cpu))
+    {
+        let text = format!("{option} names host CPU {cpu}, and this host has CPUs {present}");
+        return Err(Failure::request(text));
+    }
     for &cpu in cpus {
-        let number = u32::try_from(cpu).ok().filter(|cpu| *cpu < MAX_CPUS);
-        let lacks = |set: &CpuSet| number.is_none_or(|cpu| !set.contains(cpu));
-        if let Some(present) = present.as_ref().filter(|present| lacks(present)) {
-            let text = format!("{option} names host CPU {cpu}, and this host has CPUs {present}");
-            return Err(Failure::request(text));
-        }
-        if let Some(online) = online.as_ref().filter(|online| lacks(online)) {
+        if let Some(online) = online.as_ref().filter(|online| lacks(online, cpu)) {
             return Err(Failure::host(format!(
                 "{option} names host CPU {cpu}, which is offline (online: {online}); write 1 to \
                  {}/cpu{cpu}/online, or name others",
                 sysfs.display()
             )));
         }
-        if let Err(error) = try_cpu(number) {
+        if let Err(error) = try_cpu(number(cpu)) {
             return Err(Failure::host(format!(
                 "{option} names host CPU {cpu}, which this process may not use ({error}); its \
                  cpuset leaves it out: name others, or start it in another cgroup"
@@ -343,6 +346,8 @@ mod tests {
         assert_eq!(status(1023), ExitStatus::Usage);
         assert_eq!(status(usize::MAX), ExitStatus::Usage);
         assert_eq!(status(here ^ 1), ExitStatus::Host);
+        let both = check_in(dir.path(), "--pin", &[here ^ 1, 1023]).expect_err("refused");
+        assert_eq!(both.status(), ExitStatus::Usage, "no host could meet it");
         let text = check(here ^ 1).expect_err("offline").to_string();
         assert!(text.contains("/online") && text.contains("--load-cpus"), "{text}");
         // Without /sys the attempt tells.

@@ -42,12 +42,19 @@ pub fn run(from: &Path, output: Option<&Path>, json: bool) -> Result<ExitStatus,
     if let Some(path) = output {
         words.extend(["--output".into(), path.into()]);
     }
-    if json && !words.iter().any(|word| word == "--json") {
-        words.push("--json".into());
+    if json {
+        print_json(&mut words);
     }
     let executable = machine::own_executable()?;
     // Only an error returns from here.
     Err(Command::new(executable).args(words).exec()).or_fail(Owner::Host)
+}
+
+/// In place of whatever the earlier run printed.
+fn print_json(words: &mut Vec<OsString>) {
+    // Values are not words of their own.
+    words.retain(|word| word != "--json" && word != "--compat");
+    words.push("--json".into());
 }
 
 /// The earlier words without the program and without outputs, files named as seen from anywhere.
@@ -166,6 +173,18 @@ mod tests {
         let cli = Cli::try_parse_from(again).expect("options");
         assert_eq!(cli.run.kernel.as_deref(), Some(Path::new("/there/k")));
         assert_eq!((cli.run.machine.append.as_str(), cli.run.show.compat), ("-x", true));
+    }
+
+    #[test]
+    fn json_takes_the_place_of_what_was_printed() {
+        for style in ["--compat", "--json", "--trace=off"] {
+            let mut words = repeat(&["x", "--kernel", "/k", "--append", "--compat", style]);
+            print_json(&mut words);
+            assert_eq!(words.iter().filter(|word| *word == "--json").count(), 1);
+            assert!(words.contains(&"--append=--compat".into()), "{words:?}");
+            let again = std::iter::once(OsString::from("x")).chain(words);
+            assert!(Cli::try_parse_from(again).expect("options").run.show.json, "{style}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -18,6 +19,9 @@ use crate::summary::Steal;
 
 /// Name of the file in a result folder.
 const NAME: &str = "result.json";
+/// What else there is that a run has measured, or said.
+const OWN_FILES: [&str; 6] =
+    [NAME, "gaps.csv", "gaps.hlog", "console.log", "trace.dat", "trace.dat.raw"];
 /// The first version: groups and threads counted from 0, threads over all groups.
 const FIRST_SCHEMA: &str = "schedvmm-result/1";
 
@@ -47,7 +51,7 @@ impl ResultFile {
     /// It is not there, or no result of a schema that is known here.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let path = if path.is_dir() { path.join(NAME) } else { path.to_owned() };
-        let text = fs::read_to_string(&path).map_err(|error| {
+        let text = read_file(&path).map_err(|error| {
             usage(format!(
                 "cannot read {}: {error}; name a result folder or its {NAME}",
                 path.display()
@@ -105,9 +109,12 @@ impl ResultFile {
             numbers.push(Numbers { group: old.group.saturating_add(1), thread: *next });
             *next += 1;
         }
+        // A list may have been read as a thread; whoever wants one of the result refuses it.
         let rename = |named: &mut Value, who: Numbers| {
-            named["group"] = json!(who.group);
-            named["thread"] = json!(who.thread);
+            if let Some(named) = named.as_object_mut() {
+                named.insert("group".into(), json!(who.group));
+                named.insert("thread".into(), json!(who.thread));
+            }
         };
         if let Some(threads) = self.value["threads"].as_array_mut() {
             for (thread, who) in threads.iter_mut().zip(&numbers) {
@@ -148,6 +155,34 @@ impl ResultFile {
     }
 }
 
+/// Refuses to write over what a run has left: its trace, and the other files in its folder.
+///
+/// # Errors
+/// `path` is one of them.
+pub fn spare(
+    option: &str,
+    path: &Path,
+    folder: &Path,
+    trace: Option<&Path>,
+) -> Result<(), Failure> {
+    let Ok(target) = path.canonicalize() else { return Ok(()) };
+    let own = OWN_FILES.map(|name| folder.join(name));
+    let mut own = own.iter().map(PathBuf::as_path).chain(trace);
+    if own.any(|own| own.canonicalize().is_ok_and(|own| own == target)) {
+        let path = path.display();
+        return Err(usage(format!("{option} {path} is a file of the result; name another")));
+    }
+    Ok(())
+}
+
+/// All of a regular file: a device may have no end, and a pipe may never begin.
+fn read_file(path: &Path) -> io::Result<String> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    fs::read_to_string(path)
+}
+
 /// A thread of a result of the first version; those of all groups are in order.
 #[derive(Deserialize)]
 struct OldThread {
@@ -162,6 +197,29 @@ mod tests {
         let folder = tempfile::tempdir().expect("tempdir");
         fs::write(folder.path().join(NAME), text).expect("written");
         ResultFile::read(folder.path()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_a_run_has_left_is_not_written_over() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (folder, away) = (dir.path().join("r"), dir.path().join("elsewhere.dat"));
+        fs::create_dir(&folder).expect("made");
+        fs::write(folder.join("gaps.csv"), "").expect("written");
+        fs::write(&away, "").expect("written");
+        let spare = |path: &str| spare("--to", &dir.path().join(path), &folder, Some(&away));
+        for own in ["r/gaps.csv", "r/../r/gaps.csv", "elsewhere.dat"] {
+            let error = spare(own).expect_err("refused").to_string();
+            assert!(error.contains("is a file of the result") && error.contains(own), "{error}");
+        }
+        for other in ["r/report.html", "gaps.csv", "r/trace.dat", "r"] {
+            assert!(spare(other).is_ok(), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_end_is_not_read() {
+        let error = ResultFile::read(Path::new("/dev/zero")).err().expect("no file").to_string();
+        assert!(error.contains("cannot read /dev/zero: it is no regular file"), "{error}");
     }
 
     #[test]
@@ -218,6 +276,9 @@ mod tests {
             let error = read(&old(more)).err().expect("refused");
             assert!(error.contains(says), "{error}");
         }
+        let list = read(&old("\"threads\":[[0]]")).expect("read");
+        let stored = list.of_it::<crate::stored::Stored>().expect_err("refused").to_string();
+        assert!(stored.contains("no result.json") && stored.contains("sequence"), "{stored}");
         for (group, number) in [("4294967295", u32::MAX), ("0", 1)] {
             let file = read(&old(&format!("\"threads\":[{{\"group\":{group}}}]"))).expect("read");
             assert_eq!(file.value["threads"][0]["group"], number);

@@ -296,6 +296,9 @@ impl Stored {
         match (&self.job.trace, self.trace.note.as_deref()) {
             (None, _) => "none was wanted (--trace off)",
             (Some(_), Some(note)) if !was_there => note,
+            (Some(_), None) if self.setup.is_none() && self.exit_status.is_some() => {
+                "the run ended before its load began"
+            }
             (Some(_), _) if self.exit_status.is_none() => {
                 "the run was killed, and a trace comes out at the end"
             }
@@ -409,6 +412,8 @@ mod tests {
             (format!(r#""exit_status":1,{hit}"trace":{{}}"#), "--trace off"),
             // There was none to begin with, and whether one was wanted does not matter.
             (format!(r#""exit_status":0,{wanted}{}"#, note("not mounted")), "not mounted"),
+            // Nothing had a threshold to pass.
+            (format!(r#""exit_status":201,{wanted}"trace":{{}}"#), "before its load began"),
             (format!(r#""exit_status":1,{hit}{wanted}{}"#, note("not mounted")), "not mounted"),
             (format!(r#""exit_status":null,{traced}{wanted}"trace":{{}}"#), "was killed"),
             // A note about one of the events is no reason for a run without a hit.
@@ -491,6 +496,8 @@ mod tests {
         let mut stored = Stored { exit_status: Some(0), ..Default::default() };
         assert!(why(&stored).contains("--trace off"), "{}", why(&stored));
         stored.job.trace = Some(StoredTraceSpec::default());
+        assert!(why(&stored).contains("before its load began"), "{}", why(&stored));
+        stored.setup = Some(StoredSetup::default());
         assert!(why(&stored).contains("--trace-dump always"), "{}", why(&stored));
         stored.threshold_hit = Some(StoredGap::default());
         assert!(why(&stored).contains("does not say why"), "{}", why(&stored));

@@ -237,7 +237,8 @@ pub fn of_threads(threads: &[&Thread], gaps: &[&ThreadGaps], clock: Clock<'_>) -
 impl Statistics {
     /// Without what a run that was too short does not have.
     pub fn forget_shares(&mut self) {
-        (self.gap_share, self.largest_lag) = (None, Vec::new());
+        (self.gap_share, self.mean_wait_ns) = (None, None);
+        (self.largest_lag, self.wait_exceeds) = (Vec::new(), Vec::new());
     }
 }
 

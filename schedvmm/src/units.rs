@@ -119,6 +119,17 @@ pub fn tune(text: &str) -> Result<TuneRequest, String> {
     Ok(TuneRequest { name: name.to_owned(), value: value.to_owned(), required: true })
 }
 
+/// Words for a kernel's command line.
+///
+/// # Errors
+/// A character that it cannot have.
+pub fn kernel_words(text: &str) -> Result<String, String> {
+    match text.trim().chars().find(|letter| !matches!(letter, ' '..='~')) {
+        Some(letter) => Err(format!("it has the character {letter:?}; use printable ASCII")),
+        None => Ok(text.to_owned()),
+    }
+}
+
 /// A file or folder, which must have a name: what is read is read more than once, and stdout takes
 /// other lines.
 pub fn named() -> impl TypedValueParser<Value = PathBuf> {
@@ -238,6 +249,15 @@ mod tests {
         );
         for bad in ["", "%", "-1%", "101%", "NaN", "x"] {
             assert!(percent(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn kernels_take_printable_words() {
+        assert_eq!(kernel_words(" a=b c\n"), Ok(" a=b c\n".into()));
+        for (bad, shown) in [("ä", "'ä'"), ("a\nb", "'\\n'"), ("a\u{1b}[b", "'\\u{1b}'")] {
+            let error = kernel_words(bad).expect_err(bad);
+            assert!(error.contains(shown) && error.contains("printable ASCII"), "{error}");
         }
     }
 

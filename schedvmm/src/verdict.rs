@@ -136,7 +136,8 @@ pub fn judge(session: &Session, job: &Job, end: &End, console: &str) -> Verdict 
     }
     match end {
         End::Signal(signal) => {
-            verdict(Answer::Interrupted(*signal), format!("ended by signal {signal}"))
+            let others = invalid.map_or_else(String::new, |found| format!("; {}", found.reason));
+            verdict(Answer::Interrupted(*signal), format!("ended by signal {signal}{others}"))
         }
         End::UnderWay => {
             let reason = format!(
@@ -310,6 +311,8 @@ mod tests {
         }
         let stopped = judged(&[done], &End::Signal(libc::SIGINT));
         assert_eq!(stopped.answer, Answer::Interrupted(libc::SIGINT));
+        // Its figures are no better for it.
+        assert!(stopped.reason.ends_with("about this kernel: a quota; a move"), "{stopped:?}");
     }
 
     #[test]

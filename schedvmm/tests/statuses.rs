@@ -110,8 +110,8 @@ fn every_status_of_the_readme_is_reached() {
     );
     assert!(text.contains("INTERNAL ERROR") && text.contains("report it"), "{text}");
     // No result goes with these two: nothing was begun.
-    fs::write(dir.join("text"), "This is a text, and no kernel.").expect("written");
-    for (words, expected) in [("--kernel text", 125), ("host --load-cpus 8000", 200)] {
+    fs::write(dir.join("stump"), "MZ").expect("written");
+    for (words, expected) in [("--kernel stump", 125), ("host --load-cpus 8000", 200)] {
         let output = finish(start(dir, &format!("{words} --output none")));
         assert_eq!(output.status.code(), Some(expected.into()), "{output:?}");
         assert!(!dir.join("none").exists() && !output.stderr.is_empty(), "{output:?}");
@@ -123,7 +123,7 @@ fn every_status_of_the_readme_is_reached() {
 #[test]
 fn requests_are_checked_before_a_folder_is_made() {
     let dir = tempfile::tempdir().expect("tempdir");
-    fs::write(dir.path().join("text"), "no kernel").expect("written");
+    fs::write(dir.path().join("stump"), "MZ").expect("written");
     for (words, told) in [
         ("host --load-cpus 8000", &["--load-cpus", "8000", "this host has CPUs"][..]),
         ("host --threshold 10us", &["--threshold 10µs", "--floor 100µs"]),
@@ -132,10 +132,14 @@ fn requests_are_checked_before_a_folder_is_made() {
         ("host --groups 0", &["--groups 0"]),
         ("host --tune slice=3", &["slice"]),
         ("host --preset throttle", &["a quota needs a cgroup"]),
-        ("--kernel text --load-cpus 7", &["--load-cpus", "CPU 7", "0 to 3"]),
-        ("--kernel text --pin 8000,8001,8002,8003", &["--pin", "8000", "this host has CPUs"]),
-        ("--kernel text --threshold 10us", &["--threshold", "--floor"]),
+        ("--kernel stump --load-cpus 7", &["--load-cpus", "CPU 7", "0 to 3"]),
+        ("--kernel stump --pin 8000,8001,8002,8003", &["--pin", "8000", "this host has CPUs"]),
+        ("--kernel stump --threshold 10us", &["--threshold", "--floor"]),
         ("--kernel missing", &["missing", "No such file"]),
+        ("--kernel stump --append \u{e4}", &["--append", "printable ASCII"]),
+        ("boot --kernel stump --cpus 255", &["255 vCPUs", "give 1 to 254"]),
+        ("boot --kernel stump --port a=x --port a=y", &["port name", "used twice"]),
+        ("selftest --kernel missing", &["missing", "No such file"]),
     ] {
         let output = finish(start(dir.path(), words));
         let text = String::from_utf8_lossy(&output.stderr);

@@ -115,7 +115,7 @@ pub fn kernel(
         KernelImage::Vmlinux(bytes) => vmlinux(bytes, ram),
         KernelImage::BzImage(image) if method == BootMethod::Stub => stub(image, ram, None),
         KernelImage::BzImage(image) => match payload::unpack(image, ram.low_mut()) {
-            Ok(kernel) => Ok(unpacked(image, &kernel)),
+            Ok(kernel) => unpacked(image, &kernel),
             Err(error @ PayloadError::UnknownFormat(_)) => {
                 stub(image, ram, Some(error.to_string()))
             }
@@ -129,17 +129,28 @@ pub(crate) fn too_small(ram: &BootRam, needed_mib: u64) -> LoadError {
     LoadError::Memory { memory_mib: ram.low_end() >> 20, needed_mib }
 }
 
-fn unpacked(image: &BzImage, kernel: &ElfKernel) -> LoadedKernel {
+/// Refuses a kernel that says it works in memory up to `end`, if no machine has it where a kernel
+/// is entered.
+fn within_reach(end: u64) -> Result<(), LoadError> {
+    if end <= layout::IDENTITY_MAP_END.0 {
+        return Ok(());
+    }
+    let text = format!("its header claims memory up to {end:#x}, beyond 1 GiB");
+    Err(ImageError::Damaged(text).into())
+}
+
+fn unpacked(image: &BzImage, kernel: &ElfKernel) -> Result<LoadedKernel, LoadError> {
     let (start, end) = elf_range(kernel);
     let (preferred, init_size) = (image.header.pref_address, image.header.init_size);
     let end = end.max(preferred.saturating_add(u64::from(init_size)));
-    LoadedKernel {
+    within_reach(end)?;
+    Ok(LoadedKernel {
         entry: kernel.entry,
         range: (start, end),
         header: Some(image.header),
         entered: Entered::Payload,
         note: None,
-    }
+    })
 }
 
 fn elf_range(kernel: &ElfKernel) -> (u64, u64) {
@@ -182,7 +193,8 @@ fn stub(
     let end = preferred.max(load.0).saturating_add(u64::from(init_size));
     let protected = image.protected();
     let end = end.max(load.0 + protected.len() as u64);
-    if end > ram.low_end().min(layout::IDENTITY_MAP_END.0) {
+    within_reach(end)?;
+    if end > ram.low_end() {
         return Err(too_small(ram, end.div_ceil(1 << 20)));
     }
     // It lies below 1 GiB, as does its end.
@@ -297,6 +309,20 @@ mod tests {
         // What follows the setup sectors lies at 1 MiB, whatever follows the payload in the file.
         assert_eq!(ram.low()[0x10_0000..][..17], *b"BZh9 xxxxxxxxxxx\0");
         assert!(kernel.note.expect("note").contains("compression"));
+    }
+
+    #[test]
+    fn what_no_memory_is_enough_for_asks_for_none() {
+        /// Offset of init_size in a bzImage (boot.rst).
+        const INIT_SIZE: usize = 0x260;
+        let mut bytes = images::bzimage(b"BZh9 xxxxxxxxxxx");
+        bytes[INIT_SIZE..][..4].fill(0xff);
+        let image = KernelImage::parse(bytes).expect("image");
+        let mut ram = BootRam::allocate(64).expect("memory");
+        for method in [BootMethod::Payload, BootMethod::Stub] {
+            let text = kernel(&image, method, &mut ram).err().expect("damaged").to_string();
+            assert!(text.contains("damaged") && text.contains("beyond 1 GiB"), "{text}");
+        }
     }
 
     #[test]

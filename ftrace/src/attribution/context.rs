@@ -67,9 +67,9 @@ impl Context {
     /// What takes the time of a thread that runs by the trace.
     pub(super) fn taker(&self) -> &'static str {
         if self.vcpus {
-            "the hypervisor worked for the vCPU, or host steal or SMI"
+            "the hypervisor worked for the vCPU, or host steal, SMI or an untraced interrupt"
         } else {
-            "host steal or SMI"
+            "host steal, SMI or an untraced interrupt"
         }
     }
 }

@@ -40,7 +40,7 @@ pub struct MachineArgs {
     #[arg(long, value_enum, default_value_t = Boot::Payload)]
     pub boot: Boot,
     /// Words added to the end of the kernel command line; of two values, the last one counts.
-    #[arg(long, default_value = "", value_name = "WORDS", allow_hyphen_values = true)]
+    #[arg(long, default_value = "", value_parser = units::kernel_words, value_name = "WORDS", allow_hyphen_values = true)]
     pub append: String,
     /// Time from start to PID 1 after which the kernel counts as not booting.
     #[arg(long, default_value = "60s", value_parser = units::positive_duration, value_name = "TIME")]

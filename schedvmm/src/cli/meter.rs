@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use guest::job::{MeterKind, MeterMode, MeterSpec};
 
 use crate::units;
@@ -14,22 +14,26 @@ use crate::units;
 pub const BURSTY: [&str; 9] =
     ["groups", "threads", "busy", "sleep", "seed", "preset", "load", "noise", "steal_budget"];
 
+/// Options without which no meter runs, and those of meters mean nothing.
+const METERS: &str = "what meters";
+
 /// A meter in place of the load.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Meter")]
+#[command(group = ArgGroup::new(METERS).args(["meter", "nested"]).multiple(true))]
 pub struct MeterArgs {
     /// Keep the load's CPUs busy with this meter alone, and no bursty threads: what it misses
     /// is what the machine's host did to it.
     #[arg(long, value_enum, value_name = "METER", conflicts_with_all = BURSTY)]
     pub meter: Option<Meter>,
     /// hwlat and osnoise measure in windows of this length.
-    #[arg(long, default_value = "1s", value_parser = units::positive_duration, value_name = "TIME")]
+    #[arg(long, default_value = "1s", value_parser = units::positive_duration, value_name = "TIME", requires = METERS)]
     pub meter_window: Duration,
     /// In each window they measure for so long, and sleep for the rest.
-    #[arg(long, default_value = "500ms", value_parser = units::positive_duration, value_name = "TIME")]
+    #[arg(long, default_value = "500ms", value_parser = units::positive_duration, value_name = "TIME", requires = METERS)]
     pub meter_width: Duration,
     /// Whether hwlat goes from CPU to CPU, or is on all of them at once.
-    #[arg(long, value_enum, default_value_t = Mode::RoundRobin, value_name = "MODE")]
+    #[arg(long, value_enum, default_value_t = Mode::RoundRobin, value_name = "MODE", requires = "meter")]
     pub meter_mode: Mode,
 }
 

@@ -93,7 +93,8 @@ pub enum Verb {
     /// Makes gaps of known length on this machine and looks for them: is the meter right here?
     ///
     /// Exit status 0 where all that could be tried is right, 201 where something is not, or where
-    /// this machine is too busy to tell, 125 where a CPU quota keeps it from being told.
+    /// this machine is too busy to tell, 125 where a CPU quota keeps it from being told, 200 or 125
+    /// where --kernel names none.
     Selftest {
         /// A bzImage or a vmlinux: also stop the vCPU of a machine that runs it.
         #[arg(long, value_name = "FILE", value_parser = crate::units::named())]

@@ -76,10 +76,10 @@ impl VmWords {
     }
 }
 
-fn vm_words(text: &str) -> Result<VmWords, std::convert::Infallible> {
+fn vm_words(text: &str) -> Result<VmWords, String> {
     let numbered = text.split_once(':').and_then(|(vm, words)| Some((vm.parse().ok()?, words)));
     let (vm, words) = numbered.map_or((None, text), |(vm, words)| (Some(vm), words));
-    Ok(VmWords { vm, words: words.to_owned() })
+    Ok(VmWords { vm, words: units::kernel_words(words)? })
 }
 
 /// Pages of kernel and initrd of virtual machines.

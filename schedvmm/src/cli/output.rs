@@ -46,7 +46,12 @@ impl TraceArgs {
     /// Options that make no sense.
     pub fn spec(&self) -> Result<Option<TraceSpec>, Failure> {
         if self.trace == Some(Switch::Off) {
-            return Ok(None);
+            return match self.only_with_a_trace() {
+                Some(option) => Err(Failure::request(format!(
+                    "{option} is of a trace, and --trace off makes none; leave out one of the two"
+                ))),
+                None => Ok(None),
+            };
         }
         let events = match &self.trace_events {
             Some(events) => events.clone(),
@@ -66,11 +71,18 @@ impl TraceArgs {
     /// Whether the user said that there is to be a trace, or what is to be in it: a run without is
     /// of no use then.
     fn is_asked_for(&self) -> bool {
-        self.trace == Some(Switch::On)
-            || self.trace_events.is_some()
-            || self.trace_buffer.is_some()
-            || self.trace_file.is_some()
-            || self.trace_dump == Dump::Always
+        self.trace == Some(Switch::On) || self.only_with_a_trace().is_some()
+    }
+
+    /// An option that the user has given, and that means nothing without a trace.
+    fn only_with_a_trace(&self) -> Option<&'static str> {
+        let given = [
+            ("--trace-events", self.trace_events.is_some()),
+            ("--trace-buffer", self.trace_buffer.is_some()),
+            ("--trace-dump always", self.trace_dump == Dump::Always),
+            ("--trace-file", self.trace_file.is_some()),
+        ];
+        given.into_iter().find_map(|(option, given)| given.then_some(option))
     }
 }
 

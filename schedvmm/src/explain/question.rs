@@ -104,6 +104,11 @@ impl Question {
         self.remark.as_deref()
     }
 
+    /// What the groups of the load were.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// Groups, names, cores.
     pub fn context(&self) -> &Context {
         &self.context

@@ -15,6 +15,7 @@ use super::{Explained, Question, SCHEMA, text};
 use crate::cli::ExplainArgs;
 use crate::owner::Owned;
 use crate::progress::Progress;
+use crate::result_file;
 use crate::status::{ExitStatus, Failure};
 use crate::stored::{self, Stored, StoredGap};
 use crate::terminal::{self, Plain};
@@ -26,6 +27,9 @@ use crate::terminal::{self, Plain};
 pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
     let (stored, folder) = Stored::open(&args.result)?;
     let path = stored.trace_path(&folder)?;
+    if let Some(file) = &args.perfetto {
+        result_file::spare("--perfetto", file, &folder, Some(&path))?;
+    }
     let question = Question::new(&stored, &path, &Progress::new())?;
     if let Some(path) = &args.perfetto {
         write_perfetto(&question, &stored::gaps(&folder, &stored)?, path)?;

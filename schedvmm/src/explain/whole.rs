@@ -7,6 +7,7 @@ use std::fmt;
 
 use ftrace::attribution::{Cause, Explanation};
 use ftrace::{FtraceError, Item, Trace};
+use guest::index::{GroupIndex, Kind};
 use serde::Serialize;
 
 use super::Question;
@@ -26,6 +27,9 @@ pub struct Whole {
     pub forced_idle: Vec<ForcedIdle>,
     /// Pieces that were too many to look at, the last ones: forced idle is too low then.
     pub pieces_left_out: u64,
+    /// What the groups are.
+    #[serde(skip)]
+    pub kind: Kind,
 }
 
 /// What a thread did, in nanoseconds.
@@ -84,6 +88,7 @@ impl Whole {
                 .map(|((cpu, by_group), ticks)| ForcedIdle { cpu, by_group, ns: ns(ticks) })
                 .collect(),
             pieces_left_out: found.iter().map(|found| found.segments_left_out).sum(),
+            kind: question.kind(),
         })
     }
 }
@@ -155,9 +160,14 @@ impl fmt::Display for Whole {
         #[allow(clippy::cast_precision_loss, reason = "a figure for a reader")]
         let ms = |ns: u64| ns as f64 / 1e6;
         writeln!(f, "The trace has {:.1} ms. In milliseconds:\n", ms(self.length_ns))?;
+        let (group, thread) = match self.kind {
+            Kind::Threads => ("group", "thread"),
+            Kind::Vcpus => ("VM", "vCPU"),
+        };
         writeln!(
             f,
-            "group  thread     running      queued forced idle      asleep       other     unknown"
+            "{group:>5}  {thread:>6}     running      queued forced idle      asleep       other     \
+             unknown"
         )?;
         for thread in &self.threads {
             write!(f, "{:>5}  {:>6}", thread.who.group, thread.who.thread)?;
@@ -174,9 +184,11 @@ impl fmt::Display for Whole {
             writeln!(f)?;
         }
         for forced in &self.forced_idle {
-            let group = forced
-                .by_group
-                .map_or_else(|| "threads of no group".to_owned(), |group| format!("group {group}"));
+            let group = forced.by_group.and_then(GroupIndex::of_number);
+            let group = group.map_or_else(
+                || "threads of no group".to_owned(),
+                |group| self.kind.group_name(group),
+            );
             write!(f, "\nCPU {} forced idle {:.3} ms for {group}", forced.cpu, ms(forced.ns))?;
         }
         if self.pieces_left_out > 0 {
@@ -210,6 +222,26 @@ mod tests {
             migrations: 0,
             trace_begin: None,
         }
+    }
+
+    #[test]
+    fn machines_are_called_machines() {
+        let forced = |by_group| ForcedIdle { cpu: 2, by_group, ns: 1 };
+        let whole = |kind| Whole {
+            tsc_begin: 0,
+            tsc_end: 1,
+            length_ns: 1,
+            threads: Vec::new(),
+            forced_idle: vec![forced(Some(3)), forced(None)],
+            pieces_left_out: 0,
+            kind,
+        };
+        let text = whole(Kind::Threads).to_string();
+        assert!(text.contains("\ngroup  thread     running"), "{text}");
+        assert!(text.contains("for group 3\n") && text.contains("of no group"), "{text}");
+        let text = whole(Kind::Vcpus).to_string();
+        assert!(text.contains("\n   VM    vCPU     running"), "{text}");
+        assert!(text.contains("for VM 3\n") && !text.contains("group 3"), "{text}");
     }
 
     #[test]

@@ -194,6 +194,30 @@ fn put_back(files: &[(PathBuf, String)]) -> Vec<String> {
     files.iter().filter_map(undo).collect()
 }
 
+/// What a process calls its buffers, before its number.
+const INSTANCE: &str = "schedvmm-";
+/// The PID namespace that a kernel begins with (`PROC_PID_INIT_INO` of include/linux/proc_ns.h):
+/// in it all processes can be seen.
+const FIRST_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Removes the buffers of runs that were killed: they hold memory, and go on tracing, which costs
+/// time in what is measured.
+fn sweep(instances: &Path, proc: &Path) {
+    let namespace = fs::read_link(proc.join("self/ns/pid"));
+    if !namespace.is_ok_and(|namespace| namespace == Path::new(FIRST_NAMESPACE)) {
+        // Whoever cannot be seen may be alive.
+        return;
+    }
+    for entry in fs::read_dir(instances).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(INSTANCE)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !proc.join(pid.to_string()).exists()) {
+            // Best effort, as in `drop`.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
 /// Ring buffers of our own beside those of this machine, which others may be using.
 pub struct TraceInstance {
     path: PathBuf,
@@ -208,7 +232,9 @@ impl TraceInstance {
     /// Why there is no trace.
     fn make(spec: &TraceSpec) -> Result<Self, Obstacle> {
         let root = Tracing::root()?;
-        let path = root.join("instances").join(format!("schedvmm-{}", std::process::id()));
+        let instances = root.join("instances");
+        sweep(&instances, Path::new("/proc"));
+        let path = instances.join(format!("{INSTANCE}{}", std::process::id()));
         fs::create_dir(&path).map_err(|error| Obstacle::of(&path, &error))?;
         let again = path.clone();
         let stays = move |error| {
@@ -267,6 +293,25 @@ mod tests {
             let failure = plan(&words).err().expect("refused");
             assert_eq!(failure.status(), ExitStatus::Usage, "{words:?}");
         }
+    }
+
+    #[test]
+    fn buffers_of_the_dead_are_removed_and_nobody_elses() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (instances, proc) = (dir.path().join("instances"), dir.path().join("proc"));
+        let left = |namespace: &str| {
+            let _ = fs::remove_dir_all(dir.path().join("proc"));
+            let made = ["proc/self/ns", "proc/7", "instances/schedvmm-7", "instances/schedvmm-8"];
+            for path in made.into_iter().chain(["instances/other-8", "instances/schedvmm-x"]) {
+                fs::create_dir_all(dir.path().join(path)).expect("made");
+            }
+            std::os::unix::fs::symlink(namespace, proc.join("self/ns/pid")).expect("a link");
+            sweep(&instances, &proc);
+            fs::read_dir(&instances).expect("a folder").count()
+        };
+        assert_eq!(left("pid:[4026532000]"), 4, "others may live beside what can be seen");
+        assert_eq!(left(FIRST_NAMESPACE), 3);
+        assert!(!instances.join("schedvmm-8").exists());
     }
 
     #[test]

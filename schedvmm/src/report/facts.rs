@@ -106,13 +106,15 @@ pub fn statistics(saved: &Saved) -> Markup {
                 thead { tr { th scope="col" {} @for name in ["p50", "p90", "p99", "p99.9"] { th.n scope="col" { (name) } } } }
                 tbody { (row("gaps", found.quantiles)) (row("wake-up delays", found.wakeup)) }
             } }
-            div.scroll { table {
-                caption { "Somebody who comes at a random moment" }
-                thead { tr { th scope="col" { "waits longer than" } th.n scope="col" { "with" } } }
-                tbody { @for point in &found.wait_exceeds {
-                    tr { th scope="row" { (show_ns(point.wait_ns)) } td.n { (percent(Some(point.probability))) } }
+            @if !found.wait_exceeds.is_empty() {
+                div.scroll { table {
+                    caption { "Somebody who comes at a random moment" }
+                    thead { tr { th scope="col" { "waits longer than" } th.n scope="col" { "with" } } }
+                    tbody { @for point in &found.wait_exceeds {
+                        tr { th scope="row" { (show_ns(point.wait_ns)) } td.n { (percent(Some(point.probability))) } }
+                    } }
                 } }
-            } }
+            }
             div.scroll { table {
                 caption { "Who took the time in gaps" }
                 thead { tr { th scope="col" { "class" } th.n scope="col" { "gaps" } th.n scope="col" { "share" } } }

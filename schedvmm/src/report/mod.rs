@@ -22,6 +22,7 @@ use std::path::Path;
 
 use self::saved::Saved;
 use crate::owner::of_file;
+use crate::result_file;
 use crate::status::{ExitStatus, Failure};
 use crate::terminal;
 
@@ -34,8 +35,13 @@ const FILE: &str = "report.html";
 /// It is no result, or the report cannot be written.
 pub fn run(path: &Path, output: Option<&Path>) -> Result<ExitStatus, Failure> {
     let (mut saved, stored, folder) = Saved::open(path)?;
+    if let Some(file) = output {
+        let trace = stored.trace_path(&folder).ok();
+        result_file::spare("--output", file, &folder, trace.as_deref())?;
+    }
     saved.complete_from_gaps(&stored, &folder);
     let why = match saved.gap() {
+        None if saved.setup.is_none() => Err("nothing was measured".to_owned()),
         None => Err("there was no gap".to_owned()),
         Some(gap) => why::read(&saved, gap, &stored, &folder).map_err(|why| why.to_string()),
     };
@@ -67,8 +73,12 @@ fn to_stdout(html: &[u8]) -> Result<ExitStatus, Failure> {
     }
 }
 
-/// Writes a file that is there whole or not at all.
+/// Writes a file that is there whole or not at all. What is there and no regular file (a device, a
+/// pipe) takes the bytes, and is not replaced.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if path.metadata().is_ok_and(|there| !there.is_file()) {
+        return fs::write(path, bytes);
+    }
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
     let written = fs::write(&part, bytes).and_then(|()| fs::rename(&part, path));
@@ -77,4 +87,37 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&part);
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::FileTypeExt;
+    use std::thread;
+
+    use super::*;
+
+    /// Whoever is root would replace /dev/null for all others.
+    #[test]
+    fn what_is_no_file_takes_the_report_and_stays() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let pipe = dir.path().join("pipe");
+        let name = CString::new(pipe.as_os_str().as_bytes()).expect("a name");
+        // SAFETY: `name` is a string with its NUL.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        let reader = thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe).expect("read")
+        });
+        write_whole(&pipe, b"page").expect("written");
+        assert!(fs::metadata(&pipe).expect("there").file_type().is_fifo());
+        assert_eq!(reader.join().expect("no panic"), b"page");
+        let file = dir.path().join("file");
+        for text in [&b"old"[..], b"new"] {
+            write_whole(&file, text).expect("written");
+            assert_eq!(fs::read(&file).expect("read"), text);
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 2);
+    }
 }

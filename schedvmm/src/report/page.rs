@@ -67,6 +67,7 @@ struct Verdict {
 fn verdict(saved: &Saved) -> Verdict {
     let threshold = saved.job.load.threshold_ns.map(show_ns);
     let without = if saved.cosched.is_missing() { ", without cookies" } else { "" };
+    let interrupted = format!("INTERRUPTED{without}");
     let neutral = |word: &str, text: &str| ("neutral", word.to_owned(), text.to_owned());
     let (class, word, text) = match (saved.verdict.as_str(), &threshold) {
         ("pass", Some(threshold)) => {
@@ -80,7 +81,7 @@ fn verdict(saved: &Saved) -> Verdict {
             let over = threshold.as_deref().unwrap_or("the threshold");
             ("bad", format!("OVER THRESHOLD{without}"), format!("A gap over {over}."))
         }
-        ("interrupted", _) => neutral("INTERRUPTED", "The run was ended before its time."),
+        ("interrupted", _) => neutral(&interrupted, "The run was ended before its time."),
         ("untestable", _) => neutral("UNTESTABLE", "This kernel could not be tested."),
         ("usage-error", _) => neutral("USAGE ERROR", "The request cannot be met."),
         ("host-error", _) => neutral("HOST ERROR", "This host could not do it."),
@@ -97,7 +98,10 @@ fn kernel(saved: &Saved) -> String {
 }
 
 fn head(saved: &Saved, verdict: &Verdict) -> Markup {
-    let host = saved.statistics.classes.iter().find(|class| class.class == Class::Host);
+    let classes = &saved.statistics.classes;
+    let host = classes.iter().find(|class| class.class == Class::Host);
+    // Of no gaps it is no part.
+    let no_host = (!classes.is_empty()).then_some(0.0);
     let jain = |name: &str| saved.fairness.get(name).and_then(|of| of.jain);
     let figure = |name: &str, value: String, note: String| {
         html! { div.figure { dt { (name) } dd { strong { (value) } span { (note) } } } }
@@ -114,7 +118,7 @@ fn head(saved: &Saved, verdict: &Verdict) -> Markup {
             p.lead { (verdict.text) @if !saved.reason.is_empty() { " " (saved.reason) } }
             dl.figures {
                 (figure("longest gap", saved.longest_gap.as_ref()
-                    .map_or_else(|| "none".into(), |gap| show_ns(gap.length_ns)),
+                    .map_or_else(|| none(saved), |gap| show_ns(gap.length_ns)),
                     saved.longest_gap.as_ref().map(|gap| place(saved, gap)).unwrap_or_default()
                         + &after_hit(saved)))
                 // Of machines nothing is expected.
@@ -128,11 +132,16 @@ fn head(saved: &Saved, verdict: &Verdict) -> Markup {
                     short("of the time wanted")))
                 (figure("fairness", jain("groups").map_or_else(|| "–".into(), |jain| format!("{jain:.3}")),
                     short("Jain's index of groups")))
-                (figure("host's part", facts::percent(host.map_or(Some(0.0), |class| class.share)),
+                (figure("host's part", facts::percent(host.map_or(no_host, |class| class.share)),
                     "of the time in gaps".into()))
             }
         }
     }
+}
+
+/// What there is in place of a longest gap: only a load has none.
+fn none(saved: &Saved) -> String {
+    if saved.setup.is_some() { "none" } else { "–" }.to_owned()
 }
 
 /// What ended after the gap over the threshold, and is in no figure.
@@ -206,6 +215,7 @@ fn gaps(saved: &Saved) -> Markup {
     html! {
         @match distribution::picture(saved) {
             Some(picture) => (picture),
+            None if saved.setup.is_none() => p { "Nothing was measured." },
             None => p { "There was no gap of at least " (show_ns(saved.job.load.floor_ns)) "." },
         }
         @if !source.is_empty() { p.small { (source) } }
@@ -243,6 +253,7 @@ mod tests {
                 requested: word(),
                 mechanism: Some(word()),
                 note: Some(word()),
+                missing: None,
                 cookies: vec![],
             },
             setup: Some(Setup { scheduler: json!({ HOSTILE: HOSTILE }), ..Setup::default() }),
@@ -275,12 +286,34 @@ mod tests {
         assert_eq!(word("pass", Some(1), "prctl"), "PASS");
         assert_eq!(word("pass", Some(1), "none"), "PASS, without cookies");
         assert_eq!(word("over-threshold", Some(1), "none"), "OVER THRESHOLD, without cookies");
+        assert_eq!(word("interrupted", Some(1), "none"), "INTERRUPTED, without cookies");
         assert_eq!(word("measured", None, "prctl"), "MEASURED");
         // A result of an older version.
         assert_eq!(word("pass", None, "prctl"), "MEASURED");
         for answer in ["untestable", "usage-error", "host-error", "internal-error"] {
             assert_eq!(word(answer, None, "prctl"), answer.replace('-', " ").to_uppercase());
         }
+    }
+
+    #[test]
+    fn cookies_that_no_group_wants_are_not_missing() {
+        let mut saved = Saved { verdict: "pass".into(), ..Saved::default() };
+        saved.job.load.threshold_ns = Some(1);
+        (saved.cosched.requested, saved.cosched.mechanism) = ("auto".into(), Some("none".into()));
+        saved.cosched.missing = Some(false);
+        assert_eq!(verdict(&saved).word, "PASS");
+        saved.cosched.missing = Some(true);
+        assert_eq!(verdict(&saved).word, "PASS, without cookies");
+    }
+
+    #[test]
+    fn what_never_began_has_not_had_no_gap() {
+        let never = render(&Saved::default(), &Err("nothing was measured".into())).into_string();
+        assert!(never.contains("Nothing was measured.") && !never.contains("no gap"), "{never}");
+        assert!(!never.contains("<strong>none<") && !never.contains("0.0 %"), "{never}");
+        let saved = Saved { setup: Some(Setup::default()), ..Saved::default() };
+        let none = render(&saved, &Err("there was no gap".into())).into_string();
+        assert!(none.contains("There was no gap of at least") && none.contains(">none<"), "{none}");
     }
 
     #[test]

@@ -84,6 +84,8 @@ pub struct Cosched {
     pub requested: String,
     pub mechanism: Option<String>,
     pub note: Option<String>,
+    /// `None` in older results.
+    pub missing: Option<bool>,
     pub cookies: Vec<u64>,
 }
 
@@ -244,9 +246,10 @@ pub struct Tsc {
 }
 
 impl Cosched {
-    /// Whether `auto` found no way to give cookies.
+    /// Whether `auto` found no way to give cookies to groups that want them.
     pub fn is_missing(&self) -> bool {
-        self.requested == "auto" && self.mechanism.as_deref() == Some("none")
+        let none = || self.requested == "auto" && self.mechanism.as_deref() == Some("none");
+        self.missing.unwrap_or_else(none)
     }
 }
 

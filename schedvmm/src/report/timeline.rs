@@ -331,7 +331,10 @@ fn legend() -> Markup {
         ("idle", "runnable on an idle CPU"),
         ("moving", "being woken or moved"),
         ("irq", "interrupt"),
-        ("host", "running by the trace: host steal or SMI, or a vCPU's hypervisor"),
+        (
+            "host",
+            "running by the trace: host steal, SMI, an untraced interrupt, or a vCPU's hypervisor",
+        ),
         ("other", "a thread that is not of the load"),
         ("unknown", "the trace does not say"),
     ];

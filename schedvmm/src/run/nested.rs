@@ -54,6 +54,13 @@ pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
             nested.l2_count
         ));
     }
+    let strangers = nested.l2_append.iter().filter_map(|words| words.vm);
+    if let Some(vm) = strangers.into_iter().find(|vm| !(1..=nested.l2_count).contains(vm)) {
+        return usage(format!(
+            "--l2-append {vm}:…: there are only the VMs 1 to {} (--l2-count)",
+            nested.l2_count
+        ));
+    }
     let always = GroupSpec::plain(L2.cpus, job.load.duration, SleepSpec::Fixed(Duration::ZERO));
     job.load.name = None;
     job.load.groups = (0..nested.l2_count).map(|_| always.clone()).collect();

@@ -442,6 +442,12 @@ mod tests {
             ["--meter=osnoise", "--trace-dump=always"],
             ["--trace-events", "sched,a:b:c"],
             ["--trace-events", "../x"],
+            ["--trace=off", "--trace-events=sched"],
+            ["--trace=off", "--trace-buffer=1M"],
+            ["--trace=off", "--trace-dump=always"],
+            ["--trace=off", "--trace-file=t"],
+            ["--nested", "--l2-append=9:quiet"],
+            ["--nested", "--l2-append=0:quiet"],
         ] {
             let Err(failure) = plan(&words) else { panic!("{words:?} accepted") };
             assert_eq!(failure.status(), ExitStatus::Usage, "{words:?}");
@@ -513,6 +519,20 @@ mod tests {
                 assert!(text.contains(option) && text.contains(instead[0]), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn options_of_meters_want_one() {
+        let parse =
+            |words: &[&str]| Cli::try_parse_from(["schedvmm", "--kernel", "x"].iter().chain(words));
+        for option in ["--meter-window=2s", "--meter-width=1s", "--meter-mode=per-cpu"] {
+            let text = parse(&[option]).expect_err(option).to_string();
+            assert!(text.contains("--meter"), "{text}");
+            assert!(parse(&["--meter=auto", option]).is_ok(), "{option}");
+            assert!(parse(&["--meter=auto", "--nested", option]).is_ok(), "{option}");
+        }
+        // That of virtual machines is one, whether it has been named or not.
+        assert!(parse(&["--nested", "--meter-width=400ms"]).is_ok());
     }
 
     #[test]

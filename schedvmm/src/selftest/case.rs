@@ -91,6 +91,11 @@ impl Case {
         Self { status: Status::Failed, ..Self::skipped(name, reason) }
     }
 
+    /// Whether there was nothing to judge the meter by.
+    pub fn is_broken(&self) -> bool {
+        self.status == Status::Failed && self.limit_ns.is_none()
+    }
+
     /// One that was tried.
     pub fn judged(name: &str, tried: &Tried) -> Self {
         let percent = |ns: u64| 100.0 * as_f64(ns) / as_f64(tried.length_ns.max(1));

@@ -14,10 +14,13 @@ use gaps::tsc::{Sources, has_rdtscp};
 use guest::error::Owner;
 use guest::noise::{self, NoiseFloor};
 use serde::Serialize;
+use vmm::kvm::Hypervisor;
 
 use self::case::{Case, Status, try_case};
 use crate::caller::{Caller, Demand, Meanwhile};
+use crate::machine;
 use crate::placement;
+use crate::probe::{self, ProbeError};
 use crate::progress::Progress;
 use crate::signals;
 use crate::status::{ExitStatus, Failure, OrFail};
@@ -78,9 +81,23 @@ impl Report {
         }
     }
 
-    fn names(&self, status: Status) -> String {
-        let named = self.cases.iter().filter(|case| case.status == status);
+    fn names(&self, wanted: impl Fn(&Case) -> bool) -> String {
+        let named = self.cases.iter().filter(|case| wanted(case));
         named.map(|case| case.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What failed: the meter, or what was to be measured with it.
+    fn failures(&self) -> String {
+        let failed =
+            |broken| self.names(|case| case.status == Status::Failed && case.is_broken() == broken);
+        match (&*failed(false), &*failed(true)) {
+            (wrong, "") => format!("the meter is wrong on CPU {} in {wrong}", self.cpu),
+            ("", broken) => format!("nothing could be measured in {broken}"),
+            (wrong, broken) => format!(
+                "the meter is wrong on CPU {} in {wrong}, and nothing could be measured in {broken}",
+                self.cpu
+            ),
+        }
     }
 
     /// One line that has it all.
@@ -92,14 +109,16 @@ impl Report {
                 "PASS: the meter is right on CPU {cpu}: {passed} of {all} cases, {} skipped",
                 self.skipped
             ),
-            Answer::Failed => format!(
-                "FAILED: the meter is wrong on CPU {cpu} in {}; {passed} of {all} cases are right",
-                self.names(Status::Failed)
-            ),
+            Answer::Failed => {
+                format!("FAILED: {}; {passed} of {all} cases are right", self.failures())
+            }
+            Answer::NotJudged if self.not_judged == 0 => {
+                "NOT JUDGED: none of the cases can be tried here".into()
+            }
             Answer::NotJudged => format!(
                 "NOT JUDGED: this machine disturbed {} on CPU {cpu}; {passed} of {all} cases are \
                  right; repeat it when the machine is quiet",
-                self.names(Status::NotJudged)
+                self.names(|case| case.status == Status::NotJudged)
             ),
         }
     }
@@ -120,6 +139,7 @@ impl fmt::Display for Report {
 /// Nothing can be measured here at all.
 pub fn run(kernel: Option<&Path>, allow_quota: bool, json: bool) -> Result<ExitStatus, Failure> {
     signals::end_at_once().or_fail(Owner::Host)?;
+    kernel.map_or(Ok(()), can_boot)?;
     let mut caller = Caller::admit(Demand { cpus: 1, allow_quota, ..Demand::default() })?;
     let usable = placement::last_core();
     let cpu = usable.last().copied().and_then(|cpu| u32::try_from(cpu).ok());
@@ -169,6 +189,16 @@ pub fn run(kernel: Option<&Path>, allow_quota: bool, json: bool) -> Result<ExitS
     Ok(if report.passed { ExitStatus::Pass } else { ExitStatus::Host })
 }
 
+/// Whether there may be a machine with this kernel: neither a file that is none nor a host without
+/// KVM is a fault of the meter.
+fn can_boot(kernel: &Path) -> Result<(), Failure> {
+    machine::kernel(kernel)?;
+    match probe::run(&Hypervisor::open(Path::new(vmm::kvm::DEVICE))?, probe::PATIENCE) {
+        Ok(_) | Err(ProbeError::Undecided(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,7 +206,7 @@ mod tests {
     fn report(statuses: &[Status]) -> Report {
         let case = |status| {
             let mut case = Case::skipped("x", "");
-            case.status = status;
+            (case.status, case.limit_ns) = (status, Some(1));
             case
         };
         let cases = statuses.iter().copied().map(case).collect();
@@ -191,7 +221,7 @@ mod tests {
             (&[Passed, Skipped], Answer::Pass, "1 of 2 cases, 1 skipped"),
             (&[Passed, NotJudged], Answer::NotJudged, "NOT JUDGED: this machine disturbed x"),
             (&[Passed, NotJudged, Failed], Answer::Failed, "FAILED: the meter is wrong on CPU 3"),
-            (&[Skipped, Skipped], Answer::NotJudged, "0 of 2 cases are right"),
+            (&[Skipped, Skipped], Answer::NotJudged, "NOT JUDGED: none of the cases can"),
         ] {
             let report = report(statuses);
             assert_eq!((report.verdict, report.passed), (verdict, verdict == Answer::Pass));
@@ -200,6 +230,16 @@ mod tests {
             assert!(first.contains(words), "{text}");
             assert_eq!(text.lines().count(), statuses.len() + 2, "{text}");
         }
+        // A kernel that does not boot is no fault of the meter.
+        let mut broken = report(&[Passed]).cases;
+        broken.push(Case::broken("y", "no machine".into()));
+        let of = |cases| Report::of(cases, (3, NoiseFloor::default()), Caller::default());
+        let text = of(broken).summary();
+        assert_eq!(text, "FAILED: nothing could be measured in y; 1 of 2 cases are right");
+        let mut both = report(&[Failed]).cases;
+        both.push(Case::broken("y", "no machine".into()));
+        let text = of(both).summary();
+        assert!(text.contains("wrong on CPU 3 in x, and nothing could be measured in y"), "{text}");
         let json = serde_json::to_value(report(&[Status::NotJudged])).expect("JSON");
         assert_eq!(json["verdict"], "not-judged");
         assert_eq!(json["cases"][0]["status"], "not-judged");

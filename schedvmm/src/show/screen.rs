@@ -72,7 +72,11 @@ fn write_screen(text: &mut String, result: &RunResult, folder: &Path) -> std::fm
         }
         line(text, "cause", &cause_line(&result.statistics))?;
         if let Some(explanation) = &result.explanation {
-            line(text, "why", &explanation.paragraph)?;
+            let doubt = result.core_figures.why_not().filter(|_| explanation.is_forced_idle());
+            let doubt = doubt.map_or_else(String::new, |why| {
+                format!(" Forced idle is no measurement here: {why}.")
+            });
+            line(text, "why", &format!("{}{doubt}", explanation.paragraph))?;
         }
         line(text, "noise", &noise_line(setup.noise.as_ref()))?;
     }
@@ -321,7 +325,11 @@ fn write_vms(text: &mut String, vms: &[VmResult]) -> std::fmt::Result {
 }
 
 fn longest_line(result: &RunResult) -> String {
-    let Some(gap) = &result.longest_gap else { return "no gap".to_owned() };
+    let Some(gap) = &result.longest_gap else {
+        // Only a load has gaps, or none.
+        let begun = result.setup.is_some();
+        return if begun { "no gap" } else { "nothing was measured" }.to_owned();
+    };
     let tid = gap.tid.map_or_else(String::new, |tid| format!(" (tid {tid})"));
     let after = result.after_hit.as_ref().map_or_else(String::new, |after| {
         format!("; after the hit: {}, longest {}", after.gaps, show_ns(after.longest_ns))
@@ -356,11 +364,14 @@ pub(super) fn verdict_line(result: &RunResult, threshold: Option<Duration>) -> S
 
 #[cfg(test)]
 mod tests {
+    use ftrace::attribution::{Cause, Part, Task};
     use guest::index::GroupIndex;
 
     use super::*;
     use crate::compose::figures::ended_by_a_hit;
     use crate::core_figures::{CoreFigures, HostCpus};
+    use crate::explain::{Explained, ExplainedPart};
+    use crate::stored::Numbers;
 
     fn line(result: &RunResult, name: &str) -> String {
         let text = screen(result, Path::new("r"));
@@ -379,6 +390,15 @@ mod tests {
     }
 
     #[test]
+    fn what_never_began_has_not_had_no_gap() {
+        let mut result = ended_by_a_hit("none");
+        result.longest_gap = None;
+        assert_eq!(line(&result, "longest "), "longest  no gap");
+        result.setup = None;
+        assert_eq!(line(&result, "longest "), "longest  nothing was measured");
+    }
+
+    #[test]
     fn a_run_that_was_too_short_says_so() {
         let mut result = ended_by_a_hit("none");
         assert!(line(&result, "fairness ").starts_with("fairness Jain 1.000 of threads"));
@@ -394,13 +414,44 @@ mod tests {
         let mut result = ended_by_a_hit("prctl");
         result.forced_idle.ns = Some(33_000_000);
         result.co_run = Some(CoRun { stranger: 0.875, mate: 0.125, ..CoRun::default() });
+        result.explanation = Some(explained(Cause::ForcedIdle { cpu: 3, sibling: 2, by: task() }));
         assert!(line(&result, "idle ").ends_with("forced by cookies: 33.0 ms"));
         assert!(line(&result, "co-run ").ends_with("nobody 0.0 %"));
+        assert_eq!(line(&result, "why "), "why      It waited.");
         let emulated = HostCpus { emulated: true, vcpus: None };
         result.core_figures = CoreFigures::of(&emulated, &result.steal);
         for name in ["idle ", "co-run "] {
             let line = line(&result, name);
             assert!(line.contains("; no measurement: this host's CPUs are emulated"), "{line}");
+        }
+        let why = line(&result, "why ");
+        let says = "It waited. Forced idle is no measurement here: this host's CPUs are emulated";
+        assert!(why.contains(says), "{why}");
+        result.explanation = Some(explained(Cause::Queued { cpu: 3, behind: task() }));
+        assert_eq!(line(&result, "why "), "why      It waited.");
+    }
+
+    fn task() -> Task {
+        Task { tid: 7, name: "x".into(), group: None }
+    }
+
+    /// A gap with this cause.
+    fn explained(cause: Cause) -> Explained {
+        let part = Part { cause, ticks: 1, pieces: 1, longest: 1 };
+        let part = ExplainedPart { part, ns: 1, longest_ns: 1, share: 1.0, text: String::new() };
+        Explained {
+            who: Numbers::default(),
+            tid: 1,
+            begin_ns: 0,
+            length_ns: 1,
+            tsc_begin: 0,
+            tsc_end: 1,
+            paragraph: "It waited.".into(),
+            clauses: Vec::new(),
+            parts: vec![part],
+            unknown_share: 0.0,
+            migrations: 0,
+            trace_late_ns: None,
         }
     }
 

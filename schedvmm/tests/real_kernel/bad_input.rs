@@ -20,7 +20,7 @@ const KERNELS: [Row; 17] = [
     ("missing", "/no/such/bzImage", 200, &["/no/such/bzImage", "No such file"]),
     ("directory", "/tmp", 200, &["/tmp is a folder", "give the bzImage"]),
     ("empty", "/tmp/empty", 125, &["/tmp/empty", "empty", "give a bzImage or a vmlinux"]),
-    ("text", "/tmp/text", 125, &["/tmp/text", "no Linux kernel", "give a bzImage"]),
+    ("text", "/tmp/text", 200, &["/tmp/text", "this is a text file", "give a bzImage"]),
     ("truncated", "/tmp/half", 125, &["/tmp/half", "truncated", "2000000", "copy it again"]),
     ("header_only", "/tmp/stump", 125, &["/tmp/stump", "truncated", "copy it again"]),
     ("narrow", "/tmp/narrow", 125, &["/tmp/narrow", "32-bit", "CONFIG_64BIT=y"]),

@@ -439,7 +439,8 @@ pub(crate) mod tests {
     #[test]
     fn bad_files_are_told_apart() {
         assert_eq!(error(Vec::new()), ImageError::Empty);
-        assert_eq!(error(b"no kernel".to_vec()), ImageError::NotAKernel(b"no k".to_vec()));
+        assert_eq!(error(b"no\0kernel".to_vec()), ImageError::NotAKernel(b"no\0k".to_vec()));
+        assert!(matches!(error(b"no kernel".to_vec()), ImageError::Other(_)));
         assert!(matches!(error(b"MZ\0\0".to_vec()), ImageError::Truncated { .. }));
         let mut cut = bzimage(&[7; 640]);
         cut.truncate(cut.len() - 100);

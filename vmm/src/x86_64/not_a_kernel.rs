@@ -14,6 +14,8 @@ use crate::x86_64::payload::{self, Format};
 
 /// So many bytes of what is packed are enough to see what it is.
 const PEEK_BYTES: u64 = 1024;
+/// Nor does a file that begins so long as a text go on as a kernel.
+const TEXT_BYTES: usize = 512;
 /// More sections than any PE file has; a bound for hostile files.
 const MAX_SECTIONS: usize = 96;
 
@@ -103,13 +105,39 @@ pub(super) fn recognise(bytes: &[u8]) -> Option<Other> {
     if let Some(packed) = packed(bytes) {
         return Some(packed);
     }
-    if is_kernel_config(bytes) {
-        return other("a kernel's configuration", "give the kernel that is built with it");
-    }
     if bytes.get(0x1fe..0x200) == Some(&[0x55, 0xaa]) {
         return other("a disk image", DISK);
     }
-    None
+    text(bytes)
+}
+
+/// Kinds of texts.
+fn text(bytes: &[u8]) -> Option<Other> {
+    let head = &bytes[..bytes.len().min(TEXT_BYTES)];
+    let text = match std::str::from_utf8(head) {
+        Ok(text) => text,
+        // A letter that goes on beyond what is looked at.
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&head[..error.valid_up_to()]).ok()?
+        }
+        Err(_) => return None,
+    };
+    if text.is_empty() || text.contains(|it: char| it.is_control() && !it.is_ascii_whitespace()) {
+        return None;
+    }
+    let begins = |word: &str| {
+        let start = text.trim_start().get(..word.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(word))
+    };
+    if is_kernel_config(text) {
+        other("a kernel's configuration", "give the kernel that is built with it")
+    } else if begins("<!doctype html") || begins("<html") {
+        other("a web page", "a download went wrong: fetch the kernel again")
+    } else if begins("version https://git-lfs") {
+        other("a pointer of Git LFS", "fetch what it stands for with `git lfs pull`")
+    } else {
+        other("a text file", GIVE)
+    }
 }
 
 /// Kinds of ELF files that are no vmlinux.
@@ -189,6 +217,10 @@ fn packed(bytes: &[u8]) -> Option<Other> {
     if is_bzimage(&inside) {
         return other(format!("a bzImage packed with {name}"), format!("{unpack} and give that"));
     }
+    // Once: there are files that unpack to themselves.
+    if payload::format(&inside).is_some() {
+        return other(format!("something packed twice, with {name} last"), unpack);
+    }
     if let Some(inside) = recognise(&inside) {
         return other(format!("{}, packed with {name}", inside.what), inside.advice);
     }
@@ -219,10 +251,8 @@ fn peek(packed: &[u8]) -> Vec<u8> {
 }
 
 /// The first lines of a .config name the program that has written it.
-fn is_kernel_config(bytes: &[u8]) -> bool {
-    let head = &bytes[..bytes.len().min(512)];
-    memchr::memmem::find(head, b"Automatically generated file; DO NOT EDIT.").is_some()
-        && head.starts_with(b"#")
+fn is_kernel_config(text: &str) -> bool {
+    text.starts_with('#') && text.contains("Automatically generated file; DO NOT EDIT.")
 }
 
 #[cfg(test)]
@@ -334,9 +364,41 @@ mod tests {
         }
     }
 
+    /// However often it is packed: a file may unpack to itself, for ever.
+    #[test]
+    fn what_is_packed_is_unpacked_once() {
+        let mut many = bzimage(&[7; 64]);
+        for _ in 0..30 {
+            many = gzip(&many);
+        }
+        let text = said(&many);
+        assert!(text.contains("something packed twice, with gzip last"), "{text}");
+        assert_eq!(text.matches("gzip").count(), 1, "{text}");
+        assert!(text.contains("`gunzip < FILE > NEW`"), "{text}");
+    }
+
+    #[test]
+    fn texts_are_named() {
+        for (bytes, what) in [
+            (&b"rosebud"[..], "a text file"),
+            ("root:x:0\nä\u{1f600}".as_bytes(), "a text file"),
+            (b"\n<!DOCTYPE HTML><html>", "a web page"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+            (b"#\n# Automatically generated file; DO NOT EDIT.\n", "configuration"),
+        ] {
+            assert!(said(bytes).contains(what), "{what}: {}", said(bytes));
+        }
+        // Whatever is cut where 512 bytes end.
+        let long = format!("{}äää", "x".repeat(511));
+        assert!(said(long.as_bytes()).contains("a text file"), "{}", said(long.as_bytes()));
+        for binary in [&b"text\0"[..], b"t\xff\xfe", b"t\x1b[2J", b"\xc3"] {
+            assert!(said(binary).contains("starts with bytes"), "{}", said(binary));
+        }
+    }
+
     #[test]
     fn what_is_not_known_shows_its_first_bytes() {
-        let error = KernelImage::parse(b"rosebud".to_vec()).expect_err("no kernel");
-        assert_eq!(error, ImageError::NotAKernel(b"rose".to_vec()));
+        let error = KernelImage::parse(b"\x01\0\x03rosebud".to_vec()).expect_err("no kernel");
+        assert_eq!(error, ImageError::NotAKernel(b"\x01\0\x03r".to_vec()));
     }
 }

@@ -11,6 +11,7 @@ use liblzma::stream::{Action, Status, Stream};
 use thiserror::Error;
 
 use crate::x86_64::image::{BzImage, ElfKernel, ImageError, parse_elf};
+use crate::x86_64::layout;
 
 /// Where the first segment lies in the ELF file that Linux packs (its page size for
 /// alignment is 2 MiB, arch/x86/kernel/vmlinux.lds.S). Only a guess at the best address.
@@ -103,6 +104,11 @@ pub fn unpack(image: &BzImage, low_ram: &mut [u8]) -> Result<ElfKernel, PayloadE
     let base = pref_address.saturating_sub(USUAL_FIRST_OFFSET).max(1 << 20);
     // Both are the file's claims: an address near the end of 64 bits must not wrap around.
     let end = base.saturating_add(u64::from(claimed));
+    if end > layout::IDENTITY_MAP_END.0 {
+        // No memory would be enough.
+        let text = format!("its payload claims to unpack to [{base:#x}, {end:#x}), beyond 1 GiB");
+        return Err(ImageError::Damaged(text).into());
+    }
     if end > low_ram.len() as u64 {
         return Err(PayloadError::TooLarge { needed_mib: end.div_ceil(1 << 20) });
     }
@@ -335,6 +341,20 @@ mod tests {
             let cut = with_size(good[..last / 2].to_vec(), elf.len());
             assert!(unpack(&image(&cut), &mut vec![0; 32 * MIB]).is_err(), "{format:?} cut");
         }
+    }
+
+    #[test]
+    fn what_no_memory_is_enough_for_asks_for_none() {
+        let mut payload = pack(Format::Gzip, &flat_kernel(0x100_0000, &noise(1000)));
+        let last = payload.len() - 4;
+        payload[last..].fill(0xff);
+        let error = unpack(&image(&payload), &mut vec![0; 32 * MIB]).expect_err("a lie");
+        let text = error.to_string();
+        assert!(text.contains("damaged: its payload claims") && text.contains("beyond 1 GiB"));
+        let mut far = image(&pack(Format::Gzip, &flat_kernel(0x100_0000, &noise(1000))));
+        far.header.pref_address = u64::MAX;
+        let error = unpack(&far, &mut vec![0; 32 * MIB]).expect_err("nowhere");
+        assert!(error.to_string().contains("beyond 1 GiB"), "{error}");
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(super) mod tests;
 mod tx;
 
 pub use handle::{ConsoleControl, ConsoleStats, SendError};
-pub use port::{ConsoleError, MAX_NAME_BYTES, MAX_PORTS, PortKind, PortSpec};
+pub use port::{ConsoleError, MAX_NAME_BYTES, MAX_PORTS, PortKind, PortSpec, check};
 pub use rx::MAX_PENDING_BYTES;
 pub use tx::PortWorker;
 

@@ -79,8 +79,11 @@ pub enum ConsoleError {
     },
 }
 
-/// Checks a list of ports.
-pub(super) fn check(ports: &[PortSpec]) -> Result<(), ConsoleError> {
+/// Checks a list of ports, before anything is made of it.
+///
+/// # Errors
+/// Their number, their order, or the name of one.
+pub fn check(ports: &[PortSpec]) -> Result<(), ConsoleError> {
     if ports.is_empty() || ports.len() > MAX_PORTS {
         return Err(ConsoleError::PortCount(ports.len()));
     }
