@@ -3,20 +3,23 @@
 //!
 //! ```text
 //!  vCPU thread            MmioTransport ──────► dyn VirtioDevice (Console)
-//!  (MMIO exit)   bus ───► registers, status     queues as `Ring`s, made at DRIVER_OK
-//!                machine, queue set-up          │
+//!  (MMIO exit)   bus ───► registers             queues as `Ring`s, made at DRIVER_OK
+//!                └─ Common: status machine,     │
+//!                   features, queue set-up      │
 //!                                               ├─ inline: console output, control, receive
 //!  I/O thread    ioeventfd (QueueNotify) ─────► └─ PortWorker: output of the other ports
 //!
 //!  guest IRQ  ◄── irqfd ◄── Interrupt ◄── Ring::notify_driver
 //! ```
 //!
-//! Read in this order: [`device`] (what a device is, with its life drawn), [`mmio`] (registers
-//! and status), [`ring`] (a queue in use), [`interrupt`], then [`console`].
+//! Read in this order: [`device`] (what a device is, with its life drawn), `common` (status,
+//! features, queues), [`mmio`] (its registers), [`ring`] (a queue in use), [`interrupt`], then
+//! [`console`].
 //!
 //! Section numbers are those of *Virtual I/O Device (VIRTIO) Version 1.2*, OASIS, 2022. Kernel
 //! paths are those of Linux 6.12.
 
+mod common;
 pub mod console;
 pub mod device;
 pub mod interrupt;

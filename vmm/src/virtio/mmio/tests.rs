@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The register file against a device that checks how it is treated.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::*;
+use crate::virtio::device::Activation;
 use crate::virtio::testing::{
     ALL_FEATURES, Driver, DriverQueue, F_EVENT_IDX, F_MULTIPORT, F_VERSION_1, Lcg, RAM_BYTES,
     TestSink,
 };
 
-const NEEDS_RESET: u32 = VIRTIO_CONFIG_S_NEEDS_RESET;
+const NEEDS_RESET: u32 = 0x40;
 
 /// What a [`Probe`] has seen.
 #[derive(Debug, Default)]
