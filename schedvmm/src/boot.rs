@@ -55,6 +55,7 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
         pv: machine.pv,
         nested: false,
         serial: machine.debug_boot,
+        transport: machine.transport.asked(),
         cmdline: machine::cmdline(machine, &[], kernel.version(), None),
         boot: machine.boot.into(),
         pins: placement.pins,

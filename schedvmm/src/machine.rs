@@ -144,8 +144,8 @@ pub fn initrd(job: &Job, l2_kernel: Option<&[u8]>) -> Result<Vec<u8>, Failure> {
     Ok(archive.finish())
 }
 
-/// The kernel command line. The user's words come last: for a word given twice the kernel
-/// takes the later one.
+/// The kernel command line, without what the machine itself puts before it ([`vmm::vm::Vm`]). The
+/// user's words come last: for a word given twice the kernel takes the later one.
 pub fn cmdline(
     args: &MachineArgs,
     load_cpus: &[u32],
@@ -163,7 +163,6 @@ pub fn cmdline(
         // Without paravirtual spinlocks the kernel would fall back to unfair ones.
         "nopvspin".into(),
         "no_timer_check".into(),
-        "pci=off".into(),
         "random.trust_cpu=1".into(),
     ];
     let housekeeping: Vec<String> =

@@ -6,7 +6,7 @@ use thiserror::Error;
 use vm_memory::Bytes;
 
 use crate::boot_ram::BootRam;
-use crate::config::BootMethod;
+use crate::config::{BootMethod, Transport};
 use crate::memory::GuestRam;
 use crate::x86_64::image::{BzImage, ElfKernel, ImageError, KernelImage, parse_elf};
 use crate::x86_64::lint::{self, Lint, LintError};
@@ -83,10 +83,22 @@ impl LoadedKernel {
     ///
     /// # Errors
     /// The kernel lacks what the machine needs.
-    pub fn lint(&self, ram: &BootRam, cpus: u32) -> Result<Lint, LintError> {
+    pub fn lint(
+        &self,
+        ram: &BootRam,
+        cpus: u32,
+        asked: Option<Transport>,
+    ) -> Result<Lint, LintError> {
         let Some(kernel) = self.memory(ram) else { return Ok(Lint::default()) };
         let lint = lint::read(kernel);
-        lint::check(&lint, kernel, cpus).map(|()| lint)
+        lint::check(&lint, kernel, cpus, asked).map(|()| lint)
+    }
+
+    /// The transport for it: the one that is asked for, or the first that it has a driver for. A
+    /// kernel that tells of none, as one that is entered packed, gets the default.
+    pub fn transport(&self, ram: &BootRam, asked: Option<Transport>) -> Transport {
+        let of_kernel = || self.memory(ram).and_then(lint::choose);
+        asked.or_else(of_kernel).unwrap_or_default()
     }
 
     /// Whether `text` is in the unpacked kernel; `None` for a stub.

@@ -111,7 +111,7 @@ fn load_all(file: Vec<u8>, method: BootMethod, ram: &mut BootRam) -> (bool, Dura
         image.version();
         let kernel = load::kernel(&image, method, ram).ok()?;
         // Any answer will do, as long as there is one.
-        let _ = kernel.lint(ram, 4);
+        let _ = kernel.lint(ram, 4, None);
         let _ = load::initrd(&[1; 5000], &kernel, ram);
         Some(())
     })();

@@ -47,8 +47,9 @@ fn prepare(order: &[u8]) -> Result<(), String> {
     };
     let read = fs::read(&spec.kernel).map_err(|error| format!("{}: {error}", spec.kernel))?;
     let kernel = KernelImage::parse(read).map_err(chain)?;
-    SharedKernel::prepare(&kernel, (spec.memory_mib, spec.cpus), &write(&spec.kernel_image)?)
-        .map_err(chain)?;
+    let transport = spec.transport.as_deref().map(str::parse).transpose()?;
+    let size = (spec.memory_mib, spec.cpus);
+    SharedKernel::prepare(&kernel, size, transport, &write(&spec.kernel_image)?).map_err(chain)?;
     let job = serde_json::from_str(&spec.job).map_err(|error| error.to_string())?;
     let initrd = machine::initrd(&job, None).map_err(|failure| failure.to_string())?;
     SharedInitrd::prepare(&initrd, &write(&spec.initrd)?).map_err(chain)

@@ -18,6 +18,7 @@ use guest::frame::encode_command;
 use guest::job::{CONTROL_PORT, TRACE_PORT};
 use guest::wire::Command;
 use serde_json::json;
+use vmm::config::Transport;
 use vmm::kvm::Hypervisor;
 use vmm::vcpu::{ExitReason, VcpuEnd, sched};
 use vmm::virtio::console::{PortKind, PortSpec};
@@ -91,6 +92,7 @@ struct Attempt {
     session: Session,
     running: Running,
     host_evidence: HostEvidence,
+    transport: Transport,
     kernel: KernelFacts,
     machine: serde_json::Value,
     notes: Vec<String>,
@@ -142,7 +144,7 @@ impl Attempt {
         let loaded = loaded.map_err(unbuilt)?;
         drop(initrd);
         let lint = loaded
-            .lint(config.topology.cpus)
+            .lint(config.topology.cpus, config.transport)
             .map_err(|error| machine::unusable(&plan.kernel_path, error))?;
         if let Some(vendor) = vendor {
             // A packed kernel tells nothing; the agent in it will.
@@ -172,7 +174,7 @@ impl Attempt {
         // The file's bytes have served; memory beside guest RAM is kept small.
         drop(kernel);
         let machine = plan.describe(&vm);
-        let tsc = vm.facts();
+        let found = vm.facts();
         let limits = plan.limits();
         let show = Show::new(plan::style(&plan.args.show), plan.args.nested.show_vm);
         show.notes(&notes);
@@ -183,7 +185,7 @@ impl Attempt {
             // Nobody listens any more once the run has ended.
             let _ = events.send(Event::Vcpu(end));
         })?;
-        let host_evidence = plan.host_evidence(&running, tsc);
+        let host_evidence = plan.host_evidence(&running, found);
         let mut attempt = Self {
             plan,
             caller,
@@ -202,6 +204,7 @@ impl Attempt {
             session,
             running,
             host_evidence,
+            transport: found.transport,
             kernel: facts,
             machine,
             notes,

@@ -8,7 +8,7 @@ use gaps::record::GapRecord;
 use guest::index::Kind;
 use guest::job::{CoschedRequest, Job, LoadSpec, MeterKind, MeterSpec, TuneRequest};
 use serde_json::json;
-use vmm::config::{Config, Topology};
+use vmm::config::{Config, Topology, Transport};
 use vmm::vm::{Facts, Running, Vm};
 
 use super::nested;
@@ -123,6 +123,7 @@ impl Plan {
             pv: machine.pv,
             nested: self.args.nested.nested,
             serial: machine.debug_boot,
+            transport: machine.transport.asked(),
             cmdline: machine::cmdline(
                 machine,
                 &self.job.load.cpus,
@@ -183,12 +184,13 @@ impl Plan {
         let idle = Idle::of(vm.cmdline());
         let notes = &self.placement.notes;
         json!({
-            "summary": self.summary(idle),
+            "summary": self.summary(idle, vm.facts().transport),
             "cpus": args.cpus,
             "threads_per_core": args.threads_per_core,
             "memory_mib": args.memory,
             "idle": idle.name(),
             "pv": args.pv.name(),
+            "transport": vm.facts().transport.name(),
             "pins": self.placement.pins,
             "pin_note": (!notes.is_empty()).then(|| notes.join("; ")),
             "tsc_khz": vm.facts().tsc_khz,
@@ -196,8 +198,8 @@ impl Plan {
         })
     }
 
-    /// The machine in a line, with a guest that idles so.
-    pub fn summary(&self, idle: Idle) -> String {
+    /// The machine in a line, with a guest that idles so and reaches its devices so.
+    pub fn summary(&self, idle: Idle, transport: Transport) -> String {
         let args = &self.args.machine;
         let pins = match self.placement.pins.as_slice() {
             [] => "not pinned".to_owned(),
@@ -207,7 +209,7 @@ impl Plan {
             }
         };
         format!(
-            "{} vCPUs = {} cores x {} threads, {} MiB, idle {}, pv {}, {pins}",
+            "{} vCPUs = {} cores x {} threads, {} MiB, idle {}, pv {}, virtio-{transport}, {pins}",
             args.cpus,
             self.topology.cores(),
             args.threads_per_core,

@@ -33,6 +33,7 @@ mod outcome;
 mod stall;
 mod threshold;
 mod trace;
+mod transport;
 mod user;
 
 use std::process::ExitCode;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         threshold::group(),
         early_end::group(),
         machine::group(),
+        transport::group(),
         meter::group(),
         broken_guest::group(),
         stall::group(),

@@ -15,7 +15,7 @@ use virtio_bindings::bindings::virtio_ring::{
 };
 use virtio_queue::QueueT;
 
-use super::device::{Activation, VirtioDevice};
+use super::device::{Activation, IoEvent, VirtioDevice};
 use super::interrupt::Interrupt;
 use super::queue_setup::{ActivationError, QueueField, QueueSetup};
 use super::ring::Ring;
@@ -46,27 +46,27 @@ const DRIVER_OK: u32 = FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK;
 /// Each step adds one bit; any other write is refused. FEATURES_OK stays clear when the driver's
 /// choice is not ours to serve. With queues that are not sound, DRIVER_OK leads to
 /// DEVICE_NEEDS_RESET instead of an activated device.
-pub(super) struct Common {
+pub struct Common {
     ram: Arc<GuestRam>,
     device: Box<dyn VirtioDevice>,
     interrupt: Interrupt,
     status: u32,
     /// Which 32 of the device's feature bits are read; any value.
-    pub device_features_page: u32,
+    pub(super) device_features_page: u32,
     /// Which 32 of the driver's feature bits are read and written; any value.
-    pub driver_features_page: u32,
+    pub(super) driver_features_page: u32,
     driver_features: u64,
     /// Which queue is meant; any value.
-    pub queue_select: u32,
+    pub(super) queue_select: u32,
     queues: Vec<QueueSetup>,
     activated: bool,
     activation_error: Option<ActivationError>,
-    /// How many accesses the rules do not allow were ignored.
-    pub invalid_accesses: u64,
+    /// See [`Common::invalid_accesses`].
+    pub(super) invalid_accesses: u64,
 }
 
 impl Common {
-    pub fn new(ram: GuestRam, device: Box<dyn VirtioDevice>, interrupt: Interrupt) -> Self {
+    pub(super) fn new(ram: GuestRam, device: Box<dyn VirtioDevice>, interrupt: Interrupt) -> Self {
         let queues = device.queue_sizes().iter().map(|&max| QueueSetup::new(max)).collect();
         Self {
             ram: Arc::new(ram),
@@ -84,20 +84,35 @@ impl Common {
         }
     }
 
-    pub fn device(&self) -> &dyn VirtioDevice {
+    pub(super) fn device(&self) -> &dyn VirtioDevice {
         self.device.as_ref()
     }
 
-    pub fn interrupt(&self) -> &Interrupt {
+    pub(super) fn interrupt(&self) -> &Interrupt {
         &self.interrupt
     }
 
+    /// The queues whose notifications are to be registered as ioeventfds, where and how the
+    /// transport says. All others are handled in the vCPU thread.
+    #[must_use]
+    pub fn io_events(&self) -> Vec<IoEvent> {
+        self.device.io_events()
+    }
+
     /// Whether the driver has set DRIVER_OK and the device works.
+    #[must_use]
     pub fn activated(&self) -> bool {
         self.activated
     }
 
+    /// How many accesses the rules do not allow were ignored.
+    #[must_use]
+    pub fn invalid_accesses(&self) -> u64 {
+        self.invalid_accesses
+    }
+
     /// Why the last DRIVER_OK did not activate the device.
+    #[must_use]
     pub fn activation_error(&self) -> Option<&ActivationError> {
         self.activation_error.as_ref()
     }
@@ -107,12 +122,17 @@ impl Common {
     }
 
     /// The selected page of what is offered.
-    pub fn device_features(&self) -> u32 {
+    pub(super) fn device_features(&self) -> u32 {
         feature_page(self.offered_features(), self.device_features_page)
     }
 
+    /// The selected page of what the driver has chosen.
+    pub(super) fn driver_features(&self) -> u32 {
+        feature_page(self.driver_features, self.driver_features_page)
+    }
+
     /// Takes the selected page of the driver's choice; false outside of its time.
-    pub fn write_driver_features(&mut self, value: u32) -> bool {
+    pub(super) fn write_driver_features(&mut self, value: u32) -> bool {
         if self.status != DRIVER {
             return false;
         }
@@ -125,24 +145,29 @@ impl Common {
         true
     }
 
+    /// How many queues the device has.
+    pub(super) fn queues(&self) -> usize {
+        self.queues.len()
+    }
+
     /// The index of the selected queue, if there is such a one.
-    pub fn queue_index(&self) -> Option<usize> {
+    pub(super) fn queue_index(&self) -> Option<usize> {
         usize::try_from(self.queue_select).ok().filter(|index| *index < self.queues.len())
     }
 
     /// The selected queue, if there is such a one.
-    pub fn queue(&self) -> Option<&QueueSetup> {
+    pub(super) fn queue(&self) -> Option<&QueueSetup> {
         self.queues.get(self.queue_index()?)
     }
 
     /// A field of the selected queue; 0 where there is none.
-    pub fn read_queue(&self, field: QueueField) -> u32 {
+    pub(super) fn read_queue(&self, field: QueueField) -> u32 {
         self.queue().map_or(0, |queue| queue.read(field))
     }
 
     /// Writes a field of the selected queue. They are the driver's between FEATURES_OK and
     /// DRIVER_OK (3.1.1, step 7); false outside of that.
-    pub fn write_queue(&mut self, field: QueueField, value: u32) -> bool {
+    pub(super) fn write_queue(&mut self, field: QueueField, value: u32) -> bool {
         if self.status != FEATURES_OK {
             return false;
         }
@@ -152,7 +177,7 @@ impl Common {
     }
 
     /// The driver has rung the bell of queue `index`; false where nobody is at home.
-    pub fn notify(&mut self, index: usize) -> bool {
+    pub(super) fn notify(&mut self, index: usize) -> bool {
         if !self.activated || index >= self.queues.len() {
             return false;
         }
@@ -160,13 +185,13 @@ impl Common {
         true
     }
 
-    pub fn status(&self) -> u32 {
+    pub(super) fn status(&self) -> u32 {
         let asked = if self.interrupt.needs_reset() { VIRTIO_CONFIG_S_NEEDS_RESET } else { 0 };
         self.status | asked
     }
 
     /// Goes a step; false if there is no such step from here.
-    pub fn write_status(&mut self, value: u32) -> bool {
+    pub(super) fn write_status(&mut self, value: u32) -> bool {
         if value == 0 {
             self.reset();
             return true;
@@ -193,7 +218,7 @@ impl Common {
     }
 
     /// Copies what the device's configuration has at `offset`; `data` stays as it is past its end.
-    pub fn read_config(&self, offset: u64, data: &mut [u8]) {
+    pub(super) fn read_config(&self, offset: u64, data: &mut [u8]) {
         let there = usize::try_from(offset).ok().and_then(|at| self.device.config().get(at..));
         if let Some(there) = there {
             let length = there.len().min(data.len());
@@ -238,7 +263,7 @@ impl Common {
             }
             let mut queue = setup.build(index, &self.ram)?;
             queue.set_event_idx(event_idx);
-            Ok(Some(Ring::new(queue, Arc::clone(&self.ram), self.interrupt.clone())))
+            Ok(Some(Ring::new(queue, index, Arc::clone(&self.ram), self.interrupt.clone())))
         };
         self.queues.iter().enumerate().map(ring).collect()
     }

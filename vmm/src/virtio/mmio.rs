@@ -7,16 +7,16 @@
 use virtio_bindings::bindings::virtio_mmio::*;
 
 use super::common::Common;
-use super::device::{IoEvent, VirtioDevice};
+use super::device::VirtioDevice;
 use super::interrupt::Interrupt;
-use super::queue_setup::{ActivationError, Half, QueueField};
+use super::queue_setup::{Half, QueueField};
 use crate::bus::BusDevice;
 use crate::memory::GuestRam;
 
 /// Size of a device's MMIO window: registers and the configuration space.
 pub const MMIO_WINDOW_BYTES: u64 = 0x200;
 
-/// Offset of QueueNotify in the window: where the [`IoEvent`]s are to be registered.
+/// Offset of QueueNotify in the window: where the ioeventfds are to be registered.
 pub const QUEUE_NOTIFY_OFFSET: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 
 /// "virt", little-endian.
@@ -40,30 +40,11 @@ impl MmioTransport {
         Self { common: Common::new(ram, device, interrupt) }
     }
 
-    /// The queues whose notifications are to be registered as ioeventfds on
-    /// [`QUEUE_NOTIFY_OFFSET`], 4 bytes wide, with the queue's index as datamatch. All others are
-    /// handled in the vCPU thread.
+    /// The device and what its driver has made of it. The ioeventfds belong on
+    /// [`QUEUE_NOTIFY_OFFSET`], 4 bytes wide, with the queue's index as datamatch.
     #[must_use]
-    pub fn io_events(&self) -> Vec<IoEvent> {
-        self.common.device().io_events()
-    }
-
-    /// Whether the driver has set DRIVER_OK and the device works.
-    #[must_use]
-    pub fn activated(&self) -> bool {
-        self.common.activated()
-    }
-
-    /// Why the last DRIVER_OK did not activate the device.
-    #[must_use]
-    pub fn activation_error(&self) -> Option<&ActivationError> {
-        self.common.activation_error()
-    }
-
-    /// How many accesses the rules do not allow were ignored.
-    #[must_use]
-    pub fn invalid_accesses(&self) -> u64 {
-        self.common.invalid_accesses
+    pub fn common(&self) -> &Common {
+        &self.common
     }
 
     fn read_register(&mut self, register: u32) -> u32 {
