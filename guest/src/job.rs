@@ -106,6 +106,9 @@ pub struct NestedSpec {
     pub threads_per_core: u32,
     /// KVM paravirtual features that they see, by name.
     pub pv: String,
+    /// How they reach their virtio devices, by name; `None` takes what their kernel has a driver
+    /// for.
+    pub transport: Option<String>,
     /// Kernel command line of each.
     pub cmdlines: Vec<String>,
     /// How vCPU threads are confined while it is measured.

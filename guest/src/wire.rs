@@ -111,6 +111,8 @@ pub struct VmStatus {
     pub pid: u32,
     /// Its vCPUs' threads.
     pub threads: Vec<VmThread>,
+    /// How it reaches its virtio devices, by name.
+    pub transport: String,
     /// Whether its vCPUs' TSC equals that of the machine it runs in.
     pub tsc_shared: bool,
     /// A reading of its TSC between two of the machine it runs in.

@@ -97,7 +97,8 @@ fn launcher(spec: &LaunchSpec) -> ! {
         ..VmThread::default()
     };
     let threads = (0..spec.cpus).map(thread).collect();
-    tell(encode_report(&Report::Booting { threads, tsc_shared: true }).unwrap());
+    let transport = "mmio".into();
+    tell(encode_report(&Report::Booting { threads, transport, tsc_shared: true }).unwrap());
     tell(encode_console(format!("console of {}\n", spec.vm).as_bytes()).unwrap());
     if does == "panics" {
         let reason = "reset".into();
@@ -266,6 +267,7 @@ fn run_with(
         own_pages: false,
         threads_per_core: 2,
         pv: "clock".into(),
+        transport: None,
         cmdlines: words.iter().map(|word| (*word).into()).collect(),
         confine: Confine::Core,
         boot_confined: false,

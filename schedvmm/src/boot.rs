@@ -45,6 +45,7 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
         pv: machine.pv,
         nested: false,
         serial: machine.debug_boot,
+        transport: machine.transport.asked(),
         cmdline: String::new(),
         boot: machine.boot.into(),
         pins: placement.pins,

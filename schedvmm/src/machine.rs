@@ -164,8 +164,8 @@ pub fn initrd(
 /// Has the kernel talk by its 16550; later consoles on the command line talk, too.
 pub const SERIAL_CONSOLE: &str = "console=ttyS0";
 
-/// The kernel command line. The user's words come last: for a word given twice the kernel
-/// takes the later one.
+/// The kernel command line, without what the machine itself puts before it ([`vmm::vm::Vm`]). The
+/// user's words come last: for a word given twice the kernel takes the later one.
 pub fn cmdline(
     args: &MachineArgs,
     load_cpus: &[u32],
@@ -183,7 +183,6 @@ pub fn cmdline(
         // Without paravirtual spinlocks the kernel would fall back to unfair ones.
         "nopvspin".into(),
         "no_timer_check".into(),
-        "pci=off".into(),
         "random.trust_cpu=1".into(),
     ];
     let housekeeping: Vec<String> =

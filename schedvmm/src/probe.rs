@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use thiserror::Error;
-use vmm::config::{BootMethod, Config, PvProfile, Topology};
+use vmm::config::{BootMethod, Config, PvProfile, Topology, Transport};
 use vmm::kvm::Hypervisor;
 use vmm::vcpu::ExitReason;
 use vmm::virtio::console::{PortKind, PortSpec};
@@ -60,6 +60,7 @@ pub fn run(hypervisor: &Hypervisor, patience: Duration) -> Result<Facts, ProbeEr
         pv: PvProfile::Off,
         nested: false,
         serial: false,
+        transport: Some(Transport::Mmio),
         cmdline: String::new(),
         boot: BootMethod::Payload,
         pins: Vec::new(),

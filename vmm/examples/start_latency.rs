@@ -87,6 +87,7 @@ fn child(started: &str) -> Result<(), Box<dyn Error>> {
         pv: PvProfile::Clock,
         nested: false,
         serial: true,
+        transport: None,
         cmdline: "console=hvc0".into(),
         boot: BootMethod::Payload,
         pins: Vec::new(),

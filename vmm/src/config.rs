@@ -34,6 +34,8 @@ pub struct Config {
     pub nested: bool,
     /// Give the guest a 16550 for its early console.
     pub serial: bool,
+    /// How virtio devices are reached; `None` takes what the kernel has a driver for.
+    pub transport: Option<Transport>,
     /// Kernel command line.
     pub cmdline: String,
     /// How the kernel image is entered.
@@ -72,6 +74,54 @@ pub enum BootMethod {
     Payload,
     /// Enter the bzImage's own 64-bit stub, which unpacks the kernel in the guest.
     Stub,
+}
+
+/// How the guest finds and reaches its virtio devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Registers at an address that ACPI tells (virtio 1.2, 4.2): less for a kernel to do.
+    #[default]
+    Mmio,
+    /// A function on a PCI bus (virtio 1.2, 4.1).
+    Pci,
+}
+
+impl Transport {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Mmio, Self::Pci];
+
+    /// The module that has the driver, where it is not built in.
+    pub fn module(self) -> &'static str {
+        match self {
+            Self::Mmio => "virtio_mmio",
+            Self::Pci => "virtio_pci",
+        }
+    }
+
+    /// Its name on the command line and in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mmio => "mmio",
+            Self::Pci => "pci",
+        }
+    }
+}
+
+impl FromStr for Transport {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|transport| transport.name() == name)
+            .ok_or_else(|| format!("\"{name}\" is none of mmio, pci"))
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// A named set of KVM paravirtual features (CPUID leaf 0x4000_0001).
@@ -203,6 +253,7 @@ mod tests {
             pv: PvProfile::Clock,
             nested: false,
             serial: false,
+            transport: None,
             cmdline: String::new(),
             boot: BootMethod::Payload,
             pins: Vec::new(),
@@ -235,8 +286,12 @@ mod tests {
     }
 
     #[test]
-    fn profiles_parse_by_name() {
+    fn names_parse() {
         assert_eq!("cloud".parse(), Ok(PvProfile::Cloud));
         assert!("steal".parse::<PvProfile>().is_err());
+        for transport in Transport::ALL {
+            assert_eq!(transport.to_string().parse(), Ok(transport));
+        }
+        assert!("auto".parse::<Transport>().is_err());
     }
 }

@@ -4,6 +4,7 @@
 //! Knows nothing of benchmarks. Begin with [`vm`], which makes a machine from top to bottom.
 #![cfg(target_arch = "x86_64")]
 
+mod attach;
 pub mod boot_ram;
 pub mod bus;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod kvm;
 pub mod load;
 pub mod loaded;
 pub mod memory;
+pub mod msi;
 mod running;
 pub mod shared;
 pub mod vcpu;

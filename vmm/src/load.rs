@@ -6,7 +6,7 @@ use thiserror::Error;
 use vm_memory::Bytes;
 
 use crate::boot_ram::BootRam;
-use crate::config::BootMethod;
+use crate::config::{BootMethod, Transport};
 use crate::memory::GuestRam;
 use crate::x86_64::image::{BzImage, ElfKernel, ImageError, KernelImage, parse_elf};
 use crate::x86_64::lint::{self, Lint, LintError, Wanted};
@@ -87,6 +87,13 @@ impl LoadedKernel {
         let Some(kernel) = self.memory(ram) else { return Ok(Lint::default()) };
         let lint = lint::read(kernel);
         lint::check(&lint, kernel, wanted).map(|()| lint)
+    }
+
+    /// The transport for it: the one that is asked for, or the first that it has a driver for. A
+    /// kernel that tells of none, as one that is entered packed, gets the default.
+    pub fn transport(&self, ram: &BootRam, asked: Option<Transport>) -> Transport {
+        let of_kernel = || self.memory(ram).and_then(lint::choose);
+        asked.or_else(of_kernel).unwrap_or_default()
     }
 
     /// Whether `text` is in the unpacked kernel; `None` for a stub.

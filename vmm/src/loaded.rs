@@ -2,7 +2,7 @@
 //! A machine's memory with a kernel and an initrd in it, before there is a machine.
 
 use crate::boot_ram::BootRam;
-use crate::config::Config;
+use crate::config::{Config, Transport};
 use crate::load::{self, LoadedKernel};
 use crate::shared::{SharedInitrd, SharedKernel};
 use crate::vm::BuildError;
@@ -37,6 +37,7 @@ pub struct Loaded {
     pub(crate) ram: BootRam,
     pub(crate) kernel: LoadedKernel,
     pub(crate) initrd: InitrdPlace,
+    pub(crate) transport: Transport,
 }
 
 impl Loaded {
@@ -51,17 +52,22 @@ impl Loaded {
     ) -> Result<Self, BuildError> {
         config.validate()?;
         let mut ram = BootRam::allocate(config.memory_mib)?;
-        let kernel = match kernel {
-            Kernel::Image(image) => load::kernel(image, config.boot, &mut ram)?,
-            Kernel::Shared(kernel) => kernel.map(&mut ram)?,
-            Kernel::Copied(kernel) => kernel.copy(&mut ram)?,
+        let (kernel, transport) = match kernel {
+            Kernel::Image(image) => {
+                let kernel = load::kernel(image, config.boot, &mut ram)?;
+                let transport = kernel.transport(&ram, config.transport);
+                (kernel, transport)
+            }
+            // Chosen when it was unpacked, by whoever has unpacked it.
+            Kernel::Shared(kernel) => (kernel.map(&mut ram)?, kernel.transport()),
+            Kernel::Copied(kernel) => (kernel.copy(&mut ram)?, kernel.transport()),
         };
         let initrd = match initrd {
             Initrd::Bytes(bytes) => load::initrd(bytes, &kernel, &mut ram)?,
             Initrd::Shared(initrd) => initrd.map(&kernel, &mut ram)?,
             Initrd::Copied(initrd) => initrd.copy(&kernel, &mut ram)?,
         };
-        Ok(Self { ram, kernel, initrd })
+        Ok(Self { ram, kernel, initrd, transport })
     }
 
     /// The kernel as it was loaded.

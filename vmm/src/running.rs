@@ -37,7 +37,7 @@ pub struct Running {
     pub(crate) machine: Arc<Machine>,
     pub(crate) console: ConsoleControl,
     // Last: memory slots must not outlive the RAM that `machine` holds.
-    pub(crate) _vm: VmFd,
+    pub(crate) _vm: Arc<VmFd>,
 }
 
 impl Running {

@@ -15,7 +15,7 @@ use thiserror::Error;
 use vm_memory::ByteValued;
 
 use crate::boot_ram::BootRam;
-use crate::config::BootMethod;
+use crate::config::{BootMethod, Transport};
 use crate::load::{self, Entered, LoadError, LoadedKernel};
 use crate::memory;
 use crate::x86_64::image::KernelImage;
@@ -58,8 +58,9 @@ pub struct SharedKernel {
 }
 
 impl SharedKernel {
-    /// Unpacks `image` for machines of `memory_mib` that want this of it, writes it into `file`,
-    /// an empty memfd, and seals that.
+    /// Unpacks `image` for machines of `memory_mib` that want this of it, with the transport that
+    /// is asked for or, if none is, one that it has a driver for; writes it into `file`, an empty
+    /// memfd, and seals that.
     ///
     /// # Errors
     /// The image is bad, lacks what the machine needs, or does not fit.
@@ -71,6 +72,7 @@ impl SharedKernel {
         let mut ram = BootRam::allocate(memory_mib)?;
         let kernel = load::kernel(image, BootMethod::Payload, &mut ram)?;
         kernel.lint(&ram, wanted)?;
+        let transport = kernel.transport(&ram, wanted.transport);
         let start = kernel.range.0 & !(PAGE - 1);
         let wrote = |source| SharedError::File("written", source);
         let low = ram.low();
@@ -82,7 +84,9 @@ impl SharedKernel {
         let mut page = boot_params::default();
         let has_header = kernel.header.map(|header| page.hdr = header).is_some();
         file.write_all_at(page.as_slice(), PAGE).map_err(wrote)?;
-        let kind = u64::from(kernel.entered == Entered::Stub) << 1 | u64::from(has_header);
+        let kind = u64::from(transport == Transport::Pci) << 2
+            | u64::from(kernel.entered == Entered::Stub) << 1
+            | u64::from(has_header);
         let facts = [MAGIC, kernel.entry, kernel.range.0, kernel.range.1, len, kind];
         let words: Vec<u8> = facts.iter().flat_map(|word| word.to_le_bytes()).collect();
         file.write_all_at(&words, 0).map_err(wrote)?;
@@ -104,6 +108,12 @@ impl SharedKernel {
         }
         require_seals(&file)?;
         Ok(Self { file, facts })
+    }
+
+    /// The transport that its machines have.
+    pub(crate) fn transport(&self) -> Transport {
+        let [.., kind] = self.facts;
+        if kind & 4 == 0 { Transport::Mmio } else { Transport::Pci }
     }
 
     /// Maps the kernel into `ram`, which nothing has been written to where it goes.
@@ -287,6 +297,30 @@ mod tests {
         assert_eq!(copied.low()[0x100_0000], 0xf4);
         machines[0].low_mut()[0x100_0000] = 1;
         assert_eq!(machines[1].low()[0x100_0000], 0xf4);
+    }
+
+    #[test]
+    fn the_transport_is_chosen_once_and_kept() {
+        let prepared = |text: &str, asked| {
+            let file = memfd();
+            let code =
+                format!("{text} virtio_console Initramfs unpacking failed Linux version 6 SMP\n");
+            let image = flat_kernel(0x100_0000, code.as_bytes());
+            let image = KernelImage::parse(image).expect("image");
+            SharedKernel::prepare(&image, (64, 2), asked, &file)?;
+            Ok::<_, SharedError>(SharedKernel::open(file).expect("ours").transport())
+        };
+        let (mmio, pci, both) = ("LNRO0005", "virtio-pci\0", "LNRO0005 virtio-pci\0");
+        for (text, asked, taken) in [
+            (mmio, None, Transport::Mmio),
+            (pci, None, Transport::Pci),
+            (both, None, Transport::Mmio),
+            (both, Some(Transport::Pci), Transport::Pci),
+        ] {
+            assert_eq!(prepared(text, asked).expect("prepared"), taken, "{text:?}");
+        }
+        let error = prepared(mmio, Some(Transport::Pci)).expect_err("no driver").to_string();
+        assert!(error.contains("--transport pci"), "{error}");
     }
 
     #[test]

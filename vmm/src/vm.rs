@@ -8,29 +8,29 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kvm_ioctls::{IoEventAddress, VmFd};
+use kvm_ioctls::VmFd;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestMemoryError};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use crate::attach;
 use crate::bus::{BusError, Buses};
-use crate::config::{Config, ConfigError, PvProfile};
+use crate::config::{Config, ConfigError, PvProfile, Transport};
 use crate::devices::i8042::I8042;
 use crate::devices::power::{Power, PowerSwitch};
-use crate::devices::serial::Serial;
 use crate::io::IoThread;
-use crate::kvm::{self, Hypervisor, KvmError, failed};
+use crate::kvm::{self, Hypervisor, KvmError};
 use crate::load::{self, LoadError, LoadedKernel};
 pub use crate::loaded::{Initrd, Kernel, Loaded};
-use crate::memory::{GuestRam, MemoryError};
+use crate::memory::MemoryError;
 pub use crate::running::{Running, StopError};
 use crate::shared::SharedError;
 use crate::vcpu::sched::{SchedError, Seat, VcpuThread};
 use crate::vcpu::{Machine, Vcpu, VcpuEnd, kick};
-use crate::virtio::console::{Console, ConsoleControl, ConsoleError, PortSpec, PortWorker};
-use crate::virtio::mmio::QUEUE_NOTIFY_OFFSET;
-use crate::virtio::{Interrupt, MmioTransport};
-use crate::x86_64::acpi::{self, MmioSlot};
+use crate::virtio::console::{
+    Console, ConsoleControl, ConsoleError, ConsoleHandles, PortSpec, PortWorker,
+};
+use crate::virtio::pci::BAR_BYTES;
+use crate::x86_64::acpi::{self, Devices};
 use crate::x86_64::cpuid::{self, Identity};
 use crate::x86_64::{gdt, layout, page_tables, zero_page};
 
@@ -114,7 +114,7 @@ pub struct Vm {
     facts: Facts,
     console: ConsoleControl,
     machine: Arc<Machine>,
-    vm: VmFd,
+    vm: Arc<VmFd>,
 }
 
 /// What turned out while the machine was built.
@@ -124,6 +124,8 @@ pub struct Facts {
     pub tsc_khz: u32,
     /// Whether every vCPU's TSC equals the host's.
     pub tsc_shared: bool,
+    /// How virtio devices are reached.
+    pub transport: Transport,
 }
 
 impl Vm {
@@ -142,27 +144,25 @@ impl Vm {
         // 2. The virtual machine, which takes its RAM over with the kernel in it. Memory slots
         // come before any device in KVM: each waits for an SRCU grace period, which takes
         // milliseconds while a device's own is pending.
-        let Loaded { ram, kernel, initrd } = parts.loaded;
-        let vm = hypervisor.create_vm()?;
+        let Loaded { ram, kernel, initrd, transport } = parts.loaded;
+        let vm = Arc::new(hypervisor.create_vm()?);
         // SAFETY: `Machine` has it, which every vCPU's thread holds.
         let ram = unsafe { ram.share(&vm) }?;
         // 3. Interrupt controllers, which vCPUs need to exist.
         kvm::add_interrupt_controllers(&vm)?;
         // 4. vCPUs, the boot processor first. One CPUID table, asked once.
         let supported = hypervisor.supported_cpuid()?;
-        let (vcpus, facts) = add_vcpus(&vm, config, &supported)?;
+        let (vcpus, facts) = add_vcpus(&vm, config, &supported, transport)?;
         // 5. Command line and boot structures, after the kernel: no segment of it can overwrite
         // them.
         let cmdline = cmdline(config, facts);
         let cmdline_len = load::cmdline(&cmdline, &kernel, &ram)?;
-        let console_slot =
-            MmioSlot { base: layout::narrow(layout::VIRTIO_MMIO.0), gsi: layout::VIRTIO_MMIO_GSI };
-        let tables = acpi::tables(
-            layout::narrow(layout::ACPI.0),
-            config.topology,
-            &[console_slot],
-            config.serial,
-        );
+        let devices = match transport {
+            Transport::Mmio => Devices::Mmio(&[attach::CONSOLE_SLOT]),
+            Transport::Pci => Devices::Pci { base: attach::PCI_WINDOW, size: BAR_BYTES },
+        };
+        let tables =
+            acpi::tables(layout::narrow(layout::ACPI.0), config.topology, devices, config.serial);
         let memory_bytes = config.memory_mib << 20;
         let page = zero_page::build(kernel.header.as_ref(), cmdline_len, initrd, memory_bytes);
         let descriptors: Vec<u8> = gdt::TABLE.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -178,9 +178,14 @@ impl Vm {
         let i8042 = Arc::new(Mutex::new(I8042::new(power.clone())));
         buses.pio.insert(layout::I8042_PORT.into(), layout::I8042_PORTS.into(), i8042)?;
         if let Some(sink) = parts.serial {
-            add_serial(&vm, &mut buses, sink)?;
+            attach::serial(&vm, &mut buses, sink)?;
         }
-        let (console, workers) = add_console(&vm, &mut buses, &ram, console_slot, parts.ports)?;
+        let ConsoleHandles { console, control, workers } = Console::new(parts.ports)?;
+        let device = Box::new(console);
+        match transport {
+            Transport::Mmio => attach::mmio_device(&vm, &mut buses, &ram, device)?,
+            Transport::Pci => attach::pci_device(&vm, &mut buses, &ram, device)?,
+        }
         // 7. The boot processor stands at the kernel's entry; the others wait for it.
         vcpus[0].set_entry(kernel.entry)?;
         let machine = Machine {
@@ -199,7 +204,7 @@ impl Vm {
             spread: config.spread.clone(),
             cookie: config.cookie,
             facts,
-            console,
+            console: control,
             machine: Arc::new(machine),
             vm,
         })
@@ -280,11 +285,17 @@ impl Vm {
 /// Without KVM's clock nothing tells it the TSC's frequency, and there is no PIT, HPET or PM timer
 /// to measure it with: it would go without the TSC, and so without the local APIC's deadline timer
 /// and any other source of ticks (arch/x86/kernel/tsc.c, `determine_cpu_tsc_frequencies`).
+///
+/// Without a PCI bus it need not look for one, which it does at the configuration ports.
 fn cmdline(config: &Config, facts: Facts) -> String {
-    match (config.pv, facts.tsc_khz) {
-        (PvProfile::Off, khz @ 1..) => format!("tsc_early_khz={khz} {}", config.cmdline),
-        _ => config.cmdline.clone(),
+    let mut line = String::new();
+    if let (PvProfile::Off, khz @ 1..) = (config.pv, facts.tsc_khz) {
+        line.push_str(&format!("tsc_early_khz={khz} "));
     }
+    if facts.transport == Transport::Mmio {
+        line.push_str("pci=off ");
+    }
+    line + &config.cmdline
 }
 
 /// What a vCPU thread does before its guest: places itself, tells so, waits for all others.
@@ -314,43 +325,14 @@ fn start_io(workers: Vec<PortWorker>, measured: &[usize]) -> Result<Vec<IoThread
     Ok(threads)
 }
 
-fn add_serial(vm: &VmFd, buses: &mut Buses, sink: Box<dyn Write + Send>) -> Result<(), BuildError> {
-    let interrupt = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(BuildError::EventFd)?;
-    vm.register_irqfd(&interrupt, layout::SERIAL_GSI).map_err(failed("KVM_IRQFD"))?;
-    let serial = Arc::new(Mutex::new(Serial::new(interrupt, sink)));
-    buses.pio.insert(layout::SERIAL_PORT.into(), layout::SERIAL_PORTS.into(), serial)?;
-    Ok(())
-}
-
-fn add_console(
-    vm: &VmFd,
-    buses: &mut Buses,
-    ram: &GuestRam,
-    slot: MmioSlot,
-    ports: Vec<PortSpec>,
-) -> Result<(ConsoleControl, Vec<PortWorker>), BuildError> {
-    let handles = Console::new(ports)?;
-    let interrupt =
-        Interrupt::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(BuildError::EventFd)?);
-    vm.register_irqfd(interrupt.event(), slot.gsi).map_err(failed("KVM_IRQFD"))?;
-    let transport = MmioTransport::new(ram.clone(), Box::new(handles.console), interrupt);
-    let base = u64::from(slot.base);
-    let notify = IoEventAddress::Mmio(base + QUEUE_NOTIFY_OFFSET);
-    for io_event in transport.io_events() {
-        vm.register_ioevent(&io_event.event, &notify, io_event.queue)
-            .map_err(failed("KVM_IOEVENTFD"))?;
-    }
-    buses.mmio.insert(base, layout::VIRTIO_MMIO_SIZE, Arc::new(Mutex::new(transport)))?;
-    Ok((handles.control, handles.workers))
-}
-
 fn add_vcpus(
     vm: &VmFd,
     config: &Config,
     supported: &[kvm_bindings::kvm_cpuid_entry2],
+    transport: Transport,
 ) -> Result<(Vec<Vcpu>, Facts), BuildError> {
     let mut vcpus = Vec::new();
-    let mut facts = Facts { tsc_khz: 0, tsc_shared: true };
+    let mut facts = Facts { tsc_khz: 0, tsc_shared: true, transport };
     for cpu in 0..config.topology.cpus {
         let vcpu = Vcpu::create(vm, cpu, cpuid::apic_id(cpu, config.topology))?;
         facts.tsc_khz = vcpu.tsc_khz()?;

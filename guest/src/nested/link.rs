@@ -40,6 +40,9 @@ pub struct PrepareSpec {
     pub memory_mib: u64,
     /// vCPUs of each machine.
     pub cpus: u32,
+    /// How each machine reaches its virtio devices, by name; `None` takes what the kernel has a
+    /// driver for.
+    pub transport: Option<String>,
     /// The orders of the agent in each, as JSON.
     pub job: String,
 }
@@ -79,6 +82,8 @@ pub enum Report {
     Booting {
         /// The vCPUs' threads.
         threads: Vec<VmThread>,
+        /// How it reaches its virtio devices, by name.
+        transport: String,
         /// Whether every vCPU's TSC equals that of this machine.
         tsc_shared: bool,
     },

@@ -264,9 +264,10 @@ impl Machine {
 
     fn report(&mut self, report: Report) {
         match report {
-            Report::Booting { mut threads, tsc_shared } => {
+            Report::Booting { mut threads, transport, tsc_shared } => {
                 threads.truncate(self.vcpus as usize);
                 self.status.threads = threads;
+                self.status.transport = transport;
                 self.status.tsc_shared = tsc_shared;
                 self.enter(VmPhase::Booting);
             }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use vmm::config::PvProfile;
+use vmm::config::{PvProfile, Transport};
 
 use crate::units::{self, CpuList};
 
@@ -36,6 +36,9 @@ pub struct MachineArgs {
     /// KVM paravirtual features the guest sees: clock, cloud or off.
     #[arg(long, default_value_t = PvProfile::Clock, value_name = "PROFILE")]
     pub pv: PvProfile,
+    /// How the guest reaches its virtio console.
+    #[arg(long, value_enum, default_value_t = TransportChoice::Auto)]
+    pub transport: TransportChoice,
     /// Unpack the kernel into guest memory, or let its own stub do it.
     #[arg(long, value_enum, default_value_t = Boot::Payload)]
     pub boot: Boot,
@@ -85,6 +88,28 @@ impl Idle {
         match self {
             Self::Halt => "halt",
             Self::Poll => "poll",
+        }
+    }
+}
+
+/// How the guest reaches its virtio devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TransportChoice {
+    /// What the kernel has a driver for built in: virtio-mmio, else virtio-pci.
+    Auto,
+    /// virtio-mmio.
+    Mmio,
+    /// virtio-pci.
+    Pci,
+}
+
+impl TransportChoice {
+    /// The one that it must be; `None` leaves it to the kernel.
+    pub fn asked(self) -> Option<Transport> {
+        match self {
+            Self::Auto => None,
+            Self::Mmio => Some(Transport::Mmio),
+            Self::Pci => Some(Transport::Pci),
         }
     }
 }

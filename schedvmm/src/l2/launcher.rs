@@ -56,22 +56,26 @@ pub fn run(order: &[u8]) -> Result<(), String> {
     ];
     let talks_early = spec.cmdline.split(' ').any(|word| word == SERIAL_CONSOLE);
     let started = build(&spec, ports, talks_early.then(|| console.clone())).and_then(|vm| {
-        let tsc_shared = vm.facts().tsc_shared;
+        let facts = vm.facts();
         let running = vm
             .start(move |end| {
                 // Nobody listens any more once the machine has ended.
                 let _ = events.send(Event::Vcpu(end));
             })
             .map_err(chain)?;
-        Ok((running, tsc_shared))
+        Ok((running, facts))
     });
-    let (mut running, tsc_shared) = match started {
+    let (mut running, facts) = match started {
         Ok(started) => started,
         Err(reason) => {
             return agent.report(&Report::Ended { reason, orderly: false, state: None });
         }
     };
-    agent.report(&Report::Booting { threads: threads(&running), tsc_shared })?;
+    agent.report(&Report::Booting {
+        threads: threads(&running),
+        transport: facts.transport.name().into(),
+        tsc_shared: facts.tsc_shared,
+    })?;
     let end = Arc::new(AtomicBool::new(false));
     listen(&agent, &running, Arc::clone(&end))?;
     let ends = serve(&agent, &inbox, &console, &end)?;
@@ -101,6 +105,8 @@ fn build(
         pv: spec.pv.parse()?,
         nested: false,
         serial: console.is_some(),
+        // It was chosen when the kernel was unpacked.
+        transport: None,
         cmdline: spec.cmdline.clone(),
         boot: BootMethod::Payload,
         pins: Vec::new(),

@@ -17,8 +17,8 @@ use initrd_builder::{Archive, InitrdError};
 
 pub use tree::Tree;
 
-/// The devices' own: a guest without one of these has no way to its host.
-pub const OF_MACHINE: [&str; 2] = ["virtio_mmio", "virtio_console"];
+/// The console's driver. Together with the transport's it is the guest's way to its host.
+pub const CONSOLE: &str = "virtio_console";
 
 /// Modules that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +133,11 @@ impl Modules {
             archive.file(&path, 0o644, module.bytes.as_slice())?;
         }
         Ok(())
+    }
+
+    /// How many they are.
+    pub fn count(&self) -> usize {
+        self.list.len()
     }
 
     /// Whether there are none.

@@ -10,6 +10,7 @@
 //! Which module needs which is read from the modules themselves: packages have no modules.dep, which
 //! depmod makes where they are installed.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ pub struct Tree {
     folder: PathBuf,
     /// `None` where there is no list of what is built in.
     builtin: Option<BTreeSet<String>>,
+    /// Once they have been looked for.
+    files: OnceCell<BTreeMap<String, PathBuf>>,
 }
 
 impl Tree {
@@ -71,10 +74,11 @@ impl Tree {
         let builtin = fs::read_to_string(folder.join("modules.builtin")).ok().map(|builtin| {
             builtin.lines().filter_map(|line| name_of(line.rsplit('/').next()?)).collect()
         });
-        Self { folder: folder.to_owned(), builtin }
+        Self { folder: folder.to_owned(), builtin, files: OnceCell::new() }
     }
 
-    fn is_builtin(&self, name: &str) -> bool {
+    /// Whether this one is built into the kernel.
+    pub fn is_builtin(&self, name: &str) -> bool {
         self.builtin.as_ref().is_some_and(|builtin| builtin.contains(name))
     }
 
@@ -95,7 +99,11 @@ impl Tree {
             // A build tree of 200,000 files is not looked through for nothing.
             return Ok(Modules::default());
         }
-        let files = walk(&self.folder)?;
+        if self.files.get().is_none() {
+            // Nobody else can have set it meanwhile.
+            let _ = self.files.set(walk(&self.folder)?);
+        }
+        let files = self.files.get_or_init(BTreeMap::new);
         if files.is_empty() && self.builtin.is_none() {
             return Err(ModulesError::None(self.folder.clone()));
         }

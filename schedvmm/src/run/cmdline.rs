@@ -15,7 +15,7 @@ impl Attempt {
         // What is said of the machine is what it does, and not what was asked for.
         let idle = Idle::of(&hello.cmdline);
         self.machine["idle"] = json!(idle.name());
-        self.machine["summary"] = json!(self.plan.summary(idle));
+        self.machine["summary"] = json!(self.plan.summary(idle, self.transport));
         self.cmdline_fault = drift.fault();
         if self.cmdline_fault.is_none() {
             drift.note().into_iter().for_each(|note| self.note_once(note));

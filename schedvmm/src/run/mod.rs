@@ -18,13 +18,14 @@ use guest::frame::encode_command;
 use guest::job::{CONTROL_PORT, TRACE_PORT};
 use guest::wire::Command;
 use serde_json::json;
+use vmm::config::Transport;
 use vmm::kvm::Hypervisor;
 use vmm::vcpu::{ExitReason, VcpuEnd, sched};
 use vmm::virtio::console::{PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Loaded, Parts, Running, Vm};
 use vmm::x86_64::lint::Wanted;
 
-use self::plan::Plan;
+use self::plan::{Drivers, Plan};
 use crate::absence::HostEvidence;
 use crate::caller::{Caller, Meanwhile};
 use crate::cli::RunArgs;
@@ -93,6 +94,7 @@ struct Attempt {
     session: Session,
     running: Running,
     host_evidence: HostEvidence,
+    transport: Transport,
     kernel: KernelFacts,
     machine: serde_json::Value,
     notes: Vec<String>,
@@ -137,8 +139,13 @@ impl Attempt {
         };
         let l2_kernel = plan.args.nested.l2_kernel.as_deref().map(read_l2).transpose()?;
         let l2_kernel = l2_kernel.as_ref().unwrap_or(&kernel);
-        let modules = plan.modules(&kernel, vendor)?;
-        let l2_modules = plan.l2_modules(l2_kernel)?;
+        let Drivers { transport, modules } = plan.drivers(&kernel, vendor)?;
+        config.transport = transport;
+        let Drivers { transport: l2_transport, modules: l2_modules } =
+            plan.l2_drivers(l2_kernel)?;
+        if let Some(nested) = &mut plan.job.nested {
+            nested.transport = l2_transport.map(|transport| transport.name().to_owned());
+        }
         plan.size_l2(l2_kernel, &l2_modules)?;
         plan.until_consoles_come(&mut config, &modules, &l2_modules);
         let second = SecondLevel { kernel: l2_kernel.bytes(), modules: &l2_modules };
@@ -148,8 +155,9 @@ impl Attempt {
         let loaded = Loaded::new(&config, Kernel::Image(&kernel), Initrd::Bytes(&initrd));
         let loaded = loaded.map_err(unbuilt)?;
         drop(initrd);
+        let (cpus, names) = (config.topology.cpus, modules.names());
         let lint = loaded
-            .lint(Wanted { cpus: config.topology.cpus, modules: &modules.names() })
+            .lint(Wanted { cpus, modules: &names, transport })
             .map_err(|error| machine::unusable(&plan.kernel_path, error))?;
         if let Some(vendor) = vendor {
             // A packed kernel tells nothing; the agent in it will.
@@ -181,7 +189,7 @@ impl Attempt {
         // The file's bytes have served; memory beside guest RAM is kept small.
         drop(kernel);
         let machine = plan.describe(&vm, &modules);
-        let tsc = vm.facts();
+        let found = vm.facts();
         let limits = plan.limits();
         let show = Show::new(plan::style(&plan.args.show), plan.args.nested.show_vm);
         show.notes(&notes);
@@ -192,7 +200,7 @@ impl Attempt {
             // Nobody listens any more once the run has ended.
             let _ = events.send(Event::Vcpu(end));
         })?;
-        let host_evidence = plan.host_evidence(&running, tsc);
+        let host_evidence = plan.host_evidence(&running, found);
         let mut attempt = Self {
             plan,
             caller,
@@ -211,6 +219,7 @@ impl Attempt {
             session,
             running,
             host_evidence,
+            transport: found.transport,
             kernel: facts,
             machine,
             notes,

@@ -109,6 +109,7 @@ pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
         own_pages: nested.l2_pages == Pages::Own,
         threads_per_core: L2.threads_per_core,
         pv: args.machine.pv.name().into(),
+        transport: args.machine.transport.asked().map(|transport| transport.name().into()),
         cmdlines: cmdlines.collect(),
         confine: nested.confine.into(),
         boot_confined: nested.boot_confined,

@@ -9,7 +9,7 @@ use guest::error::Owner;
 use guest::index::Kind;
 use guest::job::{CoschedRequest, Job, LoadSpec, MeterKind, MeterSpec, TuneRequest};
 use serde_json::json;
-use vmm::config::{Config, Topology};
+use vmm::config::{Config, Topology, Transport};
 use vmm::vm::{Facts, Running, Vm};
 use vmm::x86_64::image::KernelImage;
 
@@ -126,6 +126,7 @@ impl Plan {
             pv: machine.pv,
             nested: self.args.nested.nested,
             serial: machine.debug_boot,
+            transport: machine.transport.asked(),
             cmdline: machine::cmdline(
                 machine,
                 &self.job.load.cpus,
@@ -139,35 +140,35 @@ impl Plan {
         }
     }
 
-    /// What the kernel under test has to load first; `vendor` where it is to be a host in turn.
+    /// How the kernel under test reaches its console, and what it has to load first; `vendor` where it
+    /// is to be a host in turn.
     ///
     /// # Errors
     /// The folder of modules is not what it should be, or a module in it.
-    pub fn modules(
+    pub fn drivers(
         &self,
         kernel: &KernelImage,
         vendor: Option<nested::Vendor>,
-    ) -> Result<Modules, Failure> {
-        let wanted = modules::OF_MACHINE.into_iter().chain(vendor.map(nested::Vendor::module));
-        let folder = self.args.machine.modules.as_deref();
-        closure(folder, &self.kernel_path, wanted, kernel)
+    ) -> Result<Drivers, Failure> {
+        let machine = &self.args.machine;
+        let tree = tree(machine.modules.as_deref(), &self.kernel_path, kernel)?;
+        let vendor = vendor.map(nested::Vendor::module);
+        Drivers::choose(tree.as_ref(), machine.transport.asked(), vendor, kernel)
     }
 
-    /// What the kernel of second-level guests has to load first.
+    /// The same of the kernel of second-level guests.
     ///
     /// # Errors
-    /// As for [`modules`](Self::modules).
-    pub fn l2_modules(&self, kernel: &KernelImage) -> Result<Modules, Failure> {
-        let nested = &self.args.nested;
+    /// As for [`drivers`](Self::drivers).
+    pub fn l2_drivers(&self, kernel: &KernelImage) -> Result<Drivers, Failure> {
+        let (machine, nested) = (&self.args.machine, &self.args.nested);
+        let asked = machine.transport.asked();
         // The kernel around them has its own modules.
-        let same = || self.args.machine.modules.as_deref().filter(|_| nested.l2_kernel.is_none());
+        let same = || machine.modules.as_deref().filter(|_| nested.l2_kernel.is_none());
         let folder = nested.l2_modules.as_deref().or_else(same);
         let path = nested.l2_kernel.as_deref().unwrap_or(&self.kernel_path);
-        if nested.nested {
-            closure(folder, path, modules::OF_MACHINE, kernel)
-        } else {
-            Ok(Modules::default())
-        }
+        let tree = if nested.nested { tree(folder, path, kernel)? } else { None };
+        Drivers::choose(tree.as_ref(), asked, None, kernel)
     }
 
     /// Gives second-level guests the memory that their kernel needs, unless the user says how much.
@@ -251,12 +252,13 @@ impl Plan {
         let idle = Idle::of(vm.cmdline());
         let notes = &self.placement.notes;
         json!({
-            "summary": self.summary(idle),
+            "summary": self.summary(idle, vm.facts().transport),
             "cpus": args.cpus,
             "threads_per_core": args.threads_per_core,
             "memory_mib": args.memory,
             "idle": idle.name(),
             "pv": args.pv.name(),
+            "transport": vm.facts().transport.name(),
             "modules": modules.names(),
             "modules_bytes": modules.bytes(),
             "modules_from": modules.folder(),
@@ -267,8 +269,8 @@ impl Plan {
         })
     }
 
-    /// The machine in a line, with a guest that idles so.
-    pub fn summary(&self, idle: Idle) -> String {
+    /// The machine in a line, with a guest that idles so and reaches its devices so.
+    pub fn summary(&self, idle: Idle, transport: Transport) -> String {
         let args = &self.args.machine;
         let pins = match self.placement.pins.as_slice() {
             [] => "not pinned".to_owned(),
@@ -278,7 +280,7 @@ impl Plan {
             }
         };
         format!(
-            "{} vCPUs = {} cores x {} threads, {} MiB, idle {}, pv {}, {pins}",
+            "{} vCPUs = {} cores x {} threads, {} MiB, idle {}, pv {}, virtio-{transport}, {pins}",
             args.cpus,
             self.topology.cores(),
             args.threads_per_core,
@@ -289,22 +291,54 @@ impl Plan {
     }
 }
 
-/// Modules for this kernel: from the folder that is named, or else from where its file lies, where
+/// The modules of this kernel: from the folder that is named, or else from where its file lies, where
 /// there are any.
-fn closure<'a>(
-    folder: Option<&Path>,
-    path: &Path,
-    wanted: impl IntoIterator<Item = &'a str>,
-    kernel: &KernelImage,
-) -> Result<Modules, Failure> {
-    let release = kernel.release();
-    let tree = match (folder, &release) {
+fn tree(folder: Option<&Path>, path: &Path, kernel: &KernelImage) -> Result<Option<Tree>, Failure> {
+    Ok(match (folder, kernel.release()) {
         (Some(folder), _) => Some(Tree::open(folder)?),
-        (None, Some(release)) => Tree::beside(path, release),
+        (None, Some(release)) => Tree::beside(path, &release),
         (None, None) => None,
-    };
-    let Some(tree) = tree else { return Ok(Modules::default()) };
-    Ok(tree.closure(wanted, release.as_deref())?)
+    })
+}
+
+/// How a kernel reaches its devices.
+pub struct Drivers {
+    /// By which transport; `None` leaves it to what the kernel has built in.
+    pub transport: Option<Transport>,
+    /// What it has to load first.
+    pub modules: Modules,
+}
+
+impl Drivers {
+    /// By the transport that is asked for, or else by the one that takes fewer modules.
+    fn choose(
+        tree: Option<&Tree>,
+        asked: Option<Transport>,
+        vendor: Option<&str>,
+        kernel: &KernelImage,
+    ) -> Result<Self, Failure> {
+        let Some(tree) = tree else {
+            return Ok(Self { transport: asked, modules: Modules::default() });
+        };
+        let release = kernel.release();
+        let closure = |driver: Option<&str>| {
+            let wanted = driver.into_iter().chain([modules::CONSOLE]).chain(vendor);
+            tree.closure(wanted, release.as_deref())
+        };
+        let mut least: Option<Self> = None;
+        for transport in Transport::ALL.into_iter().filter(|one| asked.is_none_or(|it| it == *one))
+        {
+            let driver = transport.module();
+            let modules = closure(Some(driver))?;
+            let is_there = tree.is_builtin(driver) || modules.has(driver);
+            let before = least.as_ref().map_or(usize::MAX, |least| least.modules.count());
+            if is_there && modules.count() < before {
+                least = Some(Self { transport: Some(transport), modules });
+            }
+        }
+        // Without a list of what is built in, the kernel itself tells.
+        least.map_or_else(|| Ok(Self { transport: asked, modules: closure(None)? }), Ok)
+    }
 }
 
 /// Which lines go to stdout.

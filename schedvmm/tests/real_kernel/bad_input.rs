@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 type Row = (&'static str, &'static str, u8, &'static [&'static str]);
 
 /// Kernel files, made by [`prepare`] in `/tmp`.
-const KERNELS: [Row; 17] = [
+const KERNELS: [Row; 19] = [
     ("missing", "/no/such/bzImage", 200, &["/no/such/bzImage", "No such file"]),
     ("directory", "/tmp", 200, &["/tmp is a folder", "give the bzImage"]),
     ("empty", "/tmp/empty", 125, &["/tmp/empty", "empty", "give a bzImage or a vmlinux"]),
@@ -31,7 +31,9 @@ const KERNELS: [Row; 17] = [
     ("program", "/bin/busybox", 125, &["/bin/busybox"]),
     ("other_machine", "/tmp/arm", 200, &["/tmp/arm", "machine 183", "x86-64"]),
     ("no_console", "/tmp/no_console", 125, &["virtio console", "CONFIG_VIRTIO_CONSOLE=y"]),
-    ("no_virtio_mmio", "/tmp/no_mmio", 125, &["virtio-mmio", "CONFIG_VIRTIO_MMIO=y"]),
+    ("no_virtio", "/tmp/no_virtio", 125, &["CONFIG_VIRTIO_MMIO=y", "CONFIG_VIRTIO_PCI=y"]),
+    ("no_mmio", "/tmp/no_mmio --transport mmio", 125, &["--transport mmio", "VIRTIO_MMIO=y"]),
+    ("no_pci", "/tmp/no_pci --transport pci", 125, &["--transport pci", "CONFIG_PCI_MSI=y"]),
     ("no_initrd", "/tmp/no_initrd", 125, &["initramfs", "CONFIG_BLK_DEV_INITRD=y"]),
     ("no_smp", "/tmp/no_smp", 125, &["one CPU only", "CONFIG_SMP=y"]),
 ];
@@ -105,11 +107,8 @@ fn prepare(bzimage: &Path) -> Result<Preparation, String> {
     let of_bzimage = |copy: &str, changes: &[(u64, &[u8])]| {
         kernels::patched("/bzImage", &format!("/tmp/{copy}"), changes)
     };
-    let lacking = |copy: &str, text: &str| {
-        // Without its configuration, a kernel is judged by its drivers' own texts.
-        let mut changes = kernels::without(&vmlinux, "IKCFG_ST");
-        changes.extend(kernels::without(&vmlinux, text));
-        kernels::patched("/vmlinux", &format!("/tmp/{copy}"), &changes)
+    let lacking = |copy: &str, texts: &[&str]| {
+        kernels::lacking(&vmlinux, "/vmlinux", &format!("/tmp/{copy}"), texts)
     };
     let script = [
         "touch /tmp/empty\necho 'This is a text, and no kernel.' > /tmp/text\n".into(),
@@ -125,11 +124,13 @@ fn prepare(bzimage: &Path) -> Result<Preparation, String> {
         of_bzimage("damaged", &[(payload.start + (payload.end - payload.start) / 2, &[0xff; 64])]),
         // Offset 18 of an ELF file is its machine; 183 is AArch64.
         kernels::patched("/vmlinux", "/tmp/arm", &[(18, &[183, 0])]),
-        lacking("no_console", "virtio_console"),
-        lacking("no_mmio", "LNRO0005"),
-        lacking("no_initrd", "Initramfs unpacking failed"),
+        lacking("no_console", &["virtio_console"]),
+        lacking("no_virtio", &[kernels::MMIO_DRIVER, kernels::PCI_DRIVER]),
+        lacking("no_mmio", &[kernels::MMIO_DRIVER]),
+        lacking("no_pci", &[kernels::PCI_DRIVER]),
+        lacking("no_initrd", &["Initramfs unpacking failed"]),
         // The banner says it.
-        lacking("no_smp", " SMP"),
+        lacking("no_smp", &[" SMP"]),
     ];
     Ok(Preparation {
         files: vec![("/vmlinux".into(), path)],

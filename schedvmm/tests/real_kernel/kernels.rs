@@ -64,6 +64,20 @@ pub fn patched(file: &str, copy: &str, changes: &[(u64, &[u8])]) -> String {
     script
 }
 
+/// A text that a kernel has only with the driver for virtio-mmio built in: the ID it binds to, so
+/// that the driver finds no device without it.
+pub const MMIO_DRIVER: &str = "LNRO0005";
+/// The same for virtio-pci: its name.
+pub const PCI_DRIVER: &str = "virtio-pci";
+
+/// Shell words that make `copy` of a vmlinux, which is at `file` there, without these texts. It has
+/// no configuration either, so that it is judged by its drivers' own texts.
+pub fn lacking(vmlinux: &[u8], file: &str, copy: &str, texts: &[&str]) -> String {
+    let texts = ["IKCFG_ST"].iter().chain(texts);
+    let changes: Vec<_> = texts.flat_map(|text| without(vmlinux, text)).collect();
+    patched(file, copy, &changes)
+}
+
 /// Changes that take the first letter of every `text` away.
 pub fn without<'a>(file: &[u8], text: &str) -> Vec<(u64, &'a [u8])> {
     everywhere(file, text.as_bytes(), b"X")

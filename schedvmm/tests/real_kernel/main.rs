@@ -35,6 +35,7 @@ mod stall;
 mod stock;
 mod threshold;
 mod trace;
+mod transport;
 mod user;
 
 use std::process::ExitCode;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         threshold::group(),
         early_end::group(),
         machine::group(),
+        transport::group(),
         meter::group(),
         broken_guest::group(),
         stall::group(),

@@ -45,13 +45,13 @@ pub fn group() -> Group {
     });
     let newest = Case::new("newest", run("newest", "--duration 2s"), |outcome| {
         let result = measured(outcome);
-        loaded(outcome, &result, &["virtio_mmio"]);
+        loaded(outcome, &result, &[]);
     });
     let nested = "--nested --l2-count 2 --duration 3s --l2-boot-timeout 240s";
     let nested = Case::new("nested", run("newest", nested), |outcome| {
         outcome.assert_status(0);
         let result = outcome.result_of("nested");
-        loaded(outcome, &result, &["virtio_mmio", "irqbypass", "kvm", "kvm_amd"]);
+        loaded(outcome, &result, &["irqbypass", "kvm", "kvm_amd"]);
         for vm in list(&result, "vms") {
             assert_eq!(vm["fault"], Value::Null, "{vm}");
             let ran = list(vm, "threads").iter().all(|thread| number(thread, "run_ns") > 0);

@@ -7,12 +7,12 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::ring::Ring;
 
-/// A queue whose notifications go to an I/O thread instead of ending in an MMIO exit.
+/// A queue whose notifications go to an I/O thread instead of ending in an exit to user space.
 #[derive(Clone, Debug)]
 pub struct IoEvent {
-    /// Index of the queue: the value the guest writes to QueueNotify.
+    /// Index of the queue: its transport knows where the guest writes what to notify it.
     pub queue: u32,
-    /// To be registered as ioeventfd on QueueNotify with `queue` as datamatch, 4 bytes wide.
+    /// To be registered as ioeventfd there.
     pub event: Arc<EventFd>,
 }
 

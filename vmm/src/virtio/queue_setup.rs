@@ -2,11 +2,6 @@
 //! The queue registers: written one by one, judged together at DRIVER_OK.
 
 use thiserror::Error;
-use virtio_bindings::bindings::virtio_mmio::{
-    VIRTIO_MMIO_QUEUE_AVAIL_HIGH, VIRTIO_MMIO_QUEUE_AVAIL_LOW, VIRTIO_MMIO_QUEUE_DESC_HIGH,
-    VIRTIO_MMIO_QUEUE_DESC_LOW, VIRTIO_MMIO_QUEUE_NUM, VIRTIO_MMIO_QUEUE_READY,
-    VIRTIO_MMIO_QUEUE_USED_HIGH, VIRTIO_MMIO_QUEUE_USED_LOW,
-};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 
@@ -43,6 +38,28 @@ pub enum ActivationError {
     },
 }
 
+/// Half of a 64-bit address: no transport writes more than 32 bits at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Half {
+    Low,
+    High,
+}
+
+/// What a driver says of a queue: the registers of both transports, by their meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum QueueField {
+    /// QueueNum, `queue_size`: entries.
+    Size,
+    /// QueueReady, `queue_enable`.
+    Ready,
+    /// QueueDesc, `queue_desc`.
+    Table(Half),
+    /// QueueDriver, `queue_driver`.
+    Driver(Half),
+    /// QueueDevice, `queue_device`.
+    Device(Half),
+}
+
 /// What the driver has written about one queue. It means nothing until DRIVER_OK.
 #[derive(Debug)]
 pub(super) struct QueueSetup {
@@ -55,8 +72,9 @@ pub(super) struct QueueSetup {
 }
 
 impl QueueSetup {
+    /// A queue as it is after reset: of its largest size (`queue_size`, virtio 1.2, 4.1.4.3).
     pub(super) fn new(max_size: u16) -> Self {
-        Self { max_size, size: 0, ready: false, table: 0, driver: 0, device: 0 }
+        Self { max_size, size: max_size.into(), ready: false, table: 0, driver: 0, device: 0 }
     }
 
     /// QueueNumMax.
@@ -64,30 +82,37 @@ impl QueueSetup {
         self.max_size
     }
 
-    /// QueueReady.
+    /// Whether the driver uses it.
     pub(super) fn ready(&self) -> bool {
         self.ready
     }
 
-    /// Takes one register; false if it is none of a queue's or not to be written now.
-    pub(super) fn write(&mut self, register: u32, value: u32) -> bool {
-        if register == VIRTIO_MMIO_QUEUE_READY {
+    /// What was written.
+    pub(super) fn read(&self, field: QueueField) -> u32 {
+        match field {
+            QueueField::Size => self.size,
+            QueueField::Ready => self.ready.into(),
+            QueueField::Table(half) => read_half(self.table, half),
+            QueueField::Driver(half) => read_half(self.driver, half),
+            QueueField::Device(half) => read_half(self.device, half),
+        }
+    }
+
+    /// Takes one field; false if it is not to be written now.
+    pub(super) fn write(&mut self, field: QueueField, value: u32) -> bool {
+        if field == QueueField::Ready {
             self.ready = value & 1 != 0;
             return true;
         }
-        // A ready queue has left the driver's hands (4.2.2.2).
+        // A ready queue has left the driver's hands (4.1.4.3.2, 4.2.2.2).
         if self.ready {
             return false;
         }
-        match register {
-            VIRTIO_MMIO_QUEUE_NUM => self.size = value,
-            VIRTIO_MMIO_QUEUE_DESC_LOW => set_low(&mut self.table, value),
-            VIRTIO_MMIO_QUEUE_DESC_HIGH => set_high(&mut self.table, value),
-            VIRTIO_MMIO_QUEUE_AVAIL_LOW => set_low(&mut self.driver, value),
-            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => set_high(&mut self.driver, value),
-            VIRTIO_MMIO_QUEUE_USED_LOW => set_low(&mut self.device, value),
-            VIRTIO_MMIO_QUEUE_USED_HIGH => set_high(&mut self.device, value),
-            _ => return false,
+        match field {
+            QueueField::Size | QueueField::Ready => self.size = value,
+            QueueField::Table(half) => write_half(&mut self.table, half, value),
+            QueueField::Driver(half) => write_half(&mut self.driver, half, value),
+            QueueField::Device(half) => write_half(&mut self.device, half, value),
         }
         true
     }
@@ -118,10 +143,17 @@ impl QueueSetup {
     }
 }
 
-fn set_low(address: &mut u64, value: u32) {
-    *address = *address & !0xffff_ffff | u64::from(value);
+fn read_half(address: u64, half: Half) -> u32 {
+    let [a, b, c, d, e, f, g, h] = address.to_le_bytes();
+    u32::from_le_bytes(match half {
+        Half::Low => [a, b, c, d],
+        Half::High => [e, f, g, h],
+    })
 }
 
-fn set_high(address: &mut u64, value: u32) {
-    *address = *address & 0xffff_ffff | u64::from(value) << 32;
+fn write_half(address: &mut u64, half: Half, value: u32) {
+    *address = match half {
+        Half::Low => *address & !0xffff_ffff | u64::from(value),
+        Half::High => *address & 0xffff_ffff | u64::from(value) << 32,
+    };
 }

@@ -31,6 +31,8 @@ const MAX_SMALL_DESCRIPTORS: usize = 32;
 #[derive(Debug)]
 pub struct Ring {
     queue: Queue,
+    /// Its number among the device's queues.
+    index: usize,
     ram: Arc<GuestRam>,
     interrupt: Interrupt,
     used_advanced: bool,
@@ -40,10 +42,15 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Puts a queue to use that has been checked to lie in `ram`.
-    pub(super) fn new(queue: Queue, ram: Arc<GuestRam>, interrupt: Interrupt) -> Self {
+    /// Puts queue `index` of a device to use, which has been checked to lie in `ram`.
+    pub(super) fn new(
+        queue: Queue,
+        index: usize,
+        ram: Arc<GuestRam>,
+        interrupt: Interrupt,
+    ) -> Self {
         let announced = Wrapping(queue.next_used());
-        Self { queue, ram, interrupt, used_advanced: false, announced, broken: false }
+        Self { queue, index, ram, interrupt, used_advanced: false, announced, broken: false }
     }
 
     /// The memory that the chains point into.
@@ -121,7 +128,7 @@ impl Ring {
             return;
         }
         match self.queue.needs_notification(self.ram.as_ref()) {
-            Ok(true) => self.interrupt.used_buffers(),
+            Ok(true) => self.interrupt.used_buffers(self.index),
             Ok(false) => {}
             Err(_) => self.fail(),
         }

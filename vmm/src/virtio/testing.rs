@@ -1,22 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A driver in the same process: what the Linux driver does to the registers and rings, and all
-//! that it would never do.
+//! that it would never do, over either transport.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex};
 
-use virtio_bindings::bindings::virtio_mmio::*;
 use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_NEXT;
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::common::Common;
 use super::device::VirtioDevice;
 use super::interrupt::Interrupt;
-use super::mmio::MmioTransport;
-use crate::bus::BusDevice;
+use super::queue_setup::{Half, QueueField};
+use crate::config::Transport;
 use crate::memory::GuestRam;
+
+mod registers;
+
+pub(super) use registers::Registers;
+pub(super) use registers::pci::{
+    BASE as PCI_BASE, get as pci_get, new as pci_transport, set as pci_set,
+};
 
 pub(super) const RAM_BYTES: u64 = 32 << 20;
 /// RAM is two regions that touch here, so that a buffer can lie in both.
@@ -76,10 +82,10 @@ impl DriverQueue {
     }
 }
 
-/// A guest with one virtio-mmio device.
+/// A guest with one virtio device.
 pub(super) struct Driver {
     pub(super) ram: GuestRam,
-    pub(super) transport: MmioTransport,
+    pub(super) registers: Box<dyn Registers>,
     pub(super) interrupt: Interrupt,
     pub(super) queues: Vec<DriverQueue>,
     pub(super) features: u64,
@@ -88,51 +94,53 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(device: Box<dyn VirtioDevice>) -> Self {
+    pub(super) fn new(transport: Transport, device: Box<dyn VirtioDevice>) -> Self {
         let ram = ram();
-        let interrupt = Interrupt::new(EventFd::new(EFD_NONBLOCK).unwrap());
-        let transport = MmioTransport::new(ram.clone(), device, interrupt.clone());
-        Self { ram, transport, interrupt, queues: Vec::new(), features: 0, kicks: 0 }
+        let registers = registers::new(transport, ram.clone(), device);
+        let interrupt = registers.common().interrupt().clone();
+        Self { ram, registers, interrupt, queues: Vec::new(), features: 0, kicks: 0 }
     }
 
-    pub(super) fn get(&mut self, register: u32) -> u32 {
-        let mut bytes = [0xff; 4];
-        self.transport.read(register.into(), &mut bytes);
-        u32::from_le_bytes(bytes)
+    pub(super) fn common(&self) -> &Common {
+        self.registers.common()
     }
 
-    pub(super) fn set(&mut self, register: u32, value: u32) {
-        self.transport.write(register.into(), &value.to_le_bytes());
+    pub(super) fn status(&mut self) -> u32 {
+        self.registers.status()
+    }
+
+    pub(super) fn set_status(&mut self, status: u32) {
+        self.registers.set_status(status);
     }
 
     /// Reset, ACKNOWLEDGE, DRIVER, features, FEATURES_OK; true if they were accepted.
     pub(super) fn negotiate(&mut self, features: u64) -> bool {
-        self.set(VIRTIO_MMIO_STATUS, 0);
-        assert_eq!(self.get(VIRTIO_MMIO_STATUS), 0);
-        self.set(VIRTIO_MMIO_STATUS, 1);
-        self.set(VIRTIO_MMIO_STATUS, 3);
+        self.set_status(0);
+        assert_eq!(self.status(), 0);
+        self.registers.map_configuration();
+        self.set_status(1);
+        self.set_status(3);
         self.features = features;
         let bytes = features.to_le_bytes();
         for page in 0..2u32 {
             let at = 4 * page as usize;
-            self.set(VIRTIO_MMIO_DRIVER_FEATURES_SEL, page);
             let bits = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
-            self.set(VIRTIO_MMIO_DRIVER_FEATURES, bits);
+            self.registers.choose_features(page, bits);
         }
-        self.set(VIRTIO_MMIO_STATUS, 11);
-        self.get(VIRTIO_MMIO_STATUS) == 11
+        self.set_status(11);
+        self.status() == 11
     }
 
     /// Sets up all queues at their largest size.
     pub(super) fn set_up_queues(&mut self) {
         self.queues.clear();
         for index in 0.. {
-            self.set(VIRTIO_MMIO_QUEUE_SEL, index);
-            let size = self.get(VIRTIO_MMIO_QUEUE_NUM_MAX);
+            self.registers.select_queue(index);
+            let size = self.registers.queue_max();
             if size == 0 {
                 break;
             }
-            assert_eq!(self.get(VIRTIO_MMIO_QUEUE_READY), 0);
+            assert_eq!(self.registers.queue_ready(), 0);
             let base = RINGS + RINGS_STRIDE * u64::from(index);
             let queue = DriverQueue::at(base, u16::try_from(size).unwrap());
             let zeros = vec![0; usize::try_from(RINGS_STRIDE).unwrap()];
@@ -144,25 +152,27 @@ impl Driver {
 
     /// Writes the registers of the selected queue.
     pub(super) fn describe(&mut self, queue: &DriverQueue, size: u32) {
-        self.set(VIRTIO_MMIO_QUEUE_NUM, size);
-        for (register, value) in [
-            (VIRTIO_MMIO_QUEUE_DESC_LOW, queue.table),
-            (VIRTIO_MMIO_QUEUE_AVAIL_LOW, queue.avail),
-            (VIRTIO_MMIO_QUEUE_USED_LOW, queue.used),
+        self.registers.map_queue();
+        self.registers.write_queue(QueueField::Size, size);
+        for (field, value) in [
+            (QueueField::Table as fn(Half) -> QueueField, queue.table),
+            (QueueField::Driver, queue.avail),
+            (QueueField::Device, queue.used),
         ] {
-            self.set(register, u32::try_from(value & 0xffff_ffff).unwrap());
-            self.set(register + 4, u32::try_from(value >> 32).unwrap());
+            let low = u32::try_from(value & 0xffff_ffff).unwrap();
+            self.registers.write_queue(field(Half::Low), low);
+            self.registers.write_queue(field(Half::High), u32::try_from(value >> 32).unwrap());
         }
-        self.set(VIRTIO_MMIO_QUEUE_READY, 1);
+        self.registers.write_queue(QueueField::Ready, 1);
     }
 
     /// From power-on to DRIVER_OK.
     pub(super) fn start(&mut self, features: u64) {
         assert!(self.negotiate(features));
         self.set_up_queues();
-        self.set(VIRTIO_MMIO_STATUS, 15);
-        assert_eq!(self.get(VIRTIO_MMIO_STATUS), 15);
-        assert!(self.transport.activated());
+        self.set_status(15);
+        assert_eq!(self.status(), 15);
+        assert!(self.common().activated());
     }
 
     /// Where queue `queue` may have its buffers.
@@ -224,9 +234,9 @@ impl Driver {
     pub(super) fn kick_always(&mut self, queue: usize) {
         self.kicks += 1;
         let number = u32::try_from(queue).unwrap();
-        match self.transport.io_events().iter().find(|event| event.queue == number) {
+        match self.common().io_events().iter().find(|event| event.queue == number) {
             Some(io_event) => io_event.event.write(1).unwrap(),
-            None => self.set(VIRTIO_MMIO_QUEUE_NOTIFY, number),
+            None => self.registers.ring_bell(number),
         }
     }
 
@@ -361,3 +371,16 @@ impl Lcg {
         from[usize::try_from(self.below(from.len() as u64)).unwrap()]
     }
 }
+
+/// Makes tests of functions that take a transport: each over both.
+macro_rules! over_both_transports {
+    ($($test:ident),+ $(,)?) => {
+        mod over_mmio {
+            $(#[test] fn $test() { super::$test(crate::config::Transport::Mmio); })+
+        }
+        mod over_pci {
+            $(#[test] fn $test() { super::$test(crate::config::Transport::Pci); })+
+        }
+    };
+}
+pub(super) use over_both_transports;

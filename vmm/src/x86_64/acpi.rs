@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Hardware-reduced ACPI: processors, I/O APIC, virtio-mmio devices, UART, reset and S5.
+//! Hardware-reduced ACPI: processors, I/O APIC, virtio-mmio devices or a PCI bus, UART,
+//! reset and S5.
 //!
 //! Hardware-reduced means there is no PIT, no PIC, no RTC and no PM timer to emulate, so the
 //! kernel probes none of them (arch/x86/kernel/acpi/boot.c, `acpi_generic_reduced_hw_init`).
@@ -44,10 +45,24 @@ pub struct MmioSlot {
     pub gsi: u32,
 }
 
+/// How the kernel finds its virtio devices.
+#[derive(Clone, Copy, Debug)]
+pub enum Devices<'a> {
+    /// One by one.
+    Mmio(&'a [MmioSlot]),
+    /// On a PCI bus, whose host bridge forwards this window.
+    Pci {
+        /// Guest physical address of the window.
+        base: u32,
+        /// Its size.
+        size: u32,
+    },
+}
+
 /// All tables as one image that starts with the RSDP, to be placed at `base`.
 ///
 /// Addresses must lie below 4 GiB, as [`layout::ACPI`] does.
-pub fn tables(base: u32, topology: Topology, devices: &[MmioSlot], serial: bool) -> Vec<u8> {
+pub fn tables(base: u32, topology: Topology, devices: Devices<'_>, serial: bool) -> Vec<u8> {
     let mut image = vec![0; Rsdp::len().next_multiple_of(16)];
     let mut place = |table: &dyn Aml| {
         let at = image.len();
@@ -101,13 +116,18 @@ fn madt(topology: Topology) -> MADT {
     madt
 }
 
-fn dsdt(devices: &[MmioSlot], serial: bool) -> Sdt {
+fn dsdt(devices: Devices<'_>, serial: bool) -> Sdt {
     let mut dsdt =
         Sdt::new(*b"DSDT", SDT_HEADER_LEN, DSDT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     let mut body = Vec::new();
     sleep_state().to_aml_bytes(&mut body);
-    for (uid, slot) in (0u8..).zip(devices) {
-        virtio_device(&mut body, uid, *slot);
+    match devices {
+        Devices::Mmio(slots) => {
+            for (uid, slot) in (0u8..).zip(slots) {
+                virtio_device(&mut body, uid, *slot);
+            }
+        }
+        Devices::Pci { base, size } => host_bridge(&mut body, base, size),
     }
     if serial {
         uart(&mut body);
@@ -138,6 +158,37 @@ fn virtio_device(body: &mut Vec<u8>, uid: u8, slot: MmioSlot) {
     .to_aml_bytes(body);
 }
 
+/// A conventional PCI host bridge with one bus, configured through ports. No MCFG table, no
+/// `_CBA`: nothing promises memory-mapped configuration. There is no `_PRT` either, as no device
+/// has an interrupt pin.
+fn host_bridge(body: &mut Vec<u8>, base: u32, size: u32) {
+    let buses = aml::AddressSpace::new_bus_number(0u16, 0u16);
+    let port = layout::PCI_CONFIG_PORT;
+    let ports = aml::IO::new(port, port, 1, layout::PCI_CONFIG_PORTS);
+    let window = aml::AddressSpace::new_memory(
+        aml::AddressSpaceCacheable::NotCacheable,
+        true,
+        base,
+        base + (size - 1),
+        None,
+    );
+    aml::Device::new(
+        "_SB_.PCI0".into(),
+        vec![
+            &aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0A03")),
+            &aml::Name::new("_UID".into(), &aml::ZERO),
+            &aml::Name::new("_SEG".into(), &aml::ZERO),
+            &aml::Name::new("_BBN".into(), &aml::ZERO),
+            &aml::Name::new("_CCA".into(), &aml::ONE),
+            &aml::Name::new(
+                "_CRS".into(),
+                &aml::ResourceTemplate::new(vec![&buses, &ports, &window]),
+            ),
+        ],
+    )
+    .to_aml_bytes(body);
+}
+
 fn uart(body: &mut Vec<u8>) {
     let ports = aml::IO::new(layout::SERIAL_PORT, layout::SERIAL_PORT, 1, layout::SERIAL_PORTS);
     let interrupt = aml::Interrupt::new(true, true, false, false, layout::SERIAL_GSI);
@@ -160,7 +211,15 @@ mod tests {
 
     fn image() -> Vec<u8> {
         let slot = MmioSlot { base: 0xd000_0000, gsi: 5 };
-        tables(BASE, Topology { cpus: 4, threads_per_core: 2 }, &[slot], true)
+        with(Devices::Mmio(&[slot]))
+    }
+
+    fn with(devices: Devices<'_>) -> Vec<u8> {
+        tables(BASE, Topology { cpus: 4, threads_per_core: 2 }, devices, true)
+    }
+
+    fn dsdt_of(image: &[u8]) -> &[u8] {
+        table(image, word(table(image, word(table(image, word(image, 24)), 36)), 140))
     }
 
     fn word(bytes: &[u8], at: usize) -> usize {
@@ -190,6 +249,25 @@ mod tests {
         for id in ["LNRO0005", "_S5_", "COM1"] {
             assert!(dsdt.windows(id.len()).any(|w| w == id.as_bytes()), "{id}");
         }
+    }
+
+    #[test]
+    fn a_pci_bus_has_one_bus_its_ports_and_one_window() {
+        let image = with(Devices::Pci { base: 0xd000_0000, size: 0x2000 });
+        let dsdt = dsdt_of(&image);
+        let has = |bytes: &[u8]| dsdt.windows(bytes.len()).any(|window| window == bytes);
+        assert!(has(b"PCI0") && has(b"_CRS") && has(b"COM1") && !has(b"LNRO0005"));
+        // The compressed ID of PNP0A03; PNP0A08 would be PCI Express.
+        assert!(has(&[0x0c, 0x41, 0xd0, 0x0a, 0x03]) && !has(&[0x41, 0xd0, 0x0a, 0x08]));
+        // Buses 0 to 0: a length of 1. Ports, decoded in 16 bits. Memory, not cacheable, writable.
+        assert!(has(&[0x88, 13, 0, 2, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]));
+        assert!(has(&[0x47, 1, 0xf8, 0x0c, 0xf8, 0x0c, 1, 8]));
+        let memory = [0x87, 23, 0, 0, 12, 1, 0, 0, 0, 0, 0, 0, 0, 0xd0, 0xff, 0x1f, 0, 0xd0];
+        assert!(has(&memory) && has(&[0, 0, 0, 0, 0, 0x20, 0, 0]));
+        // No more tables than with virtio-mmio: no MCFG.
+        let xsdt = table(&image, word(&image, 24));
+        assert_eq!(xsdt.len(), 36 + 2 * 8);
+        assert!(!has(b"MCFG") && !has(b"_CBA") && !has(b"_PRT"));
     }
 
     #[test]

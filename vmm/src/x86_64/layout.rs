@@ -11,7 +11,7 @@
 //!   0xe_0000    ACPI tables (RSDP first, found by the BIOS-area scan too)
 //! 0x0010_0000 ┼ RAM: kernel, initrd at the end ──────────────────
 //! 0xc000_0000 ┼ MMIO gap ───────────────────────────────────────
-//!   0xd000_0000 virtio-mmio devices, 4 KiB each
+//!   0xd000_0000 virtio-mmio devices, 4 KiB each; or the PCI bus's window
 //!   0xfec0_0000 I/O APIC
 //!   0xfee0_0000 local APIC
 //!   0xfffb_c000 KVM identity map page and TSS (Intel hosts)
@@ -69,6 +69,9 @@ pub const MMIO_GAP_START: GuestAddress = GuestAddress(0xc000_0000);
 pub const VIRTIO_MMIO: GuestAddress = GuestAddress(0xd000_0000);
 /// Size of one virtio-mmio device's window.
 pub const VIRTIO_MMIO_SIZE: u64 = 0x1000;
+/// Window that the PCI host bridge forwards: the only BAR there is fills it. A machine has either
+/// this or virtio-mmio devices.
+pub const PCI_WINDOW: GuestAddress = VIRTIO_MMIO;
 /// I/O APIC (KVM's in-kernel model sits there).
 pub const IO_APIC: GuestAddress = GuestAddress(0xfec0_0000);
 /// Local APIC.
@@ -88,6 +91,10 @@ pub const SERIAL_PORTS: u8 = 8;
 pub const SERIAL_GSI: u32 = 4;
 /// GSI of the first virtio-mmio device; further devices take the next ones.
 pub const VIRTIO_MMIO_GSI: u32 = 5;
+/// Configuration address and data of the PCI bus: ports [0xcf8, 0xd00).
+pub const PCI_CONFIG_PORT: u16 = 0xcf8;
+/// Number of those ports.
+pub const PCI_CONFIG_PORTS: u8 = 8;
 /// i8042 data and command port: ports [0x60, 0x65).
 pub const I8042_PORT: u16 = 0x60;
 /// Number of ports from the i8042's data to its command port.

@@ -8,6 +8,8 @@ use std::io::Read;
 use memchr::memmem;
 use thiserror::Error;
 
+use crate::config::Transport;
+
 /// Marks around the gzipped .config (kernel/configs.c).
 const CONFIG_START: &[u8] = b"IKCFG_ST";
 /// No .config is larger; a bound for hostile images.
@@ -32,7 +34,7 @@ pub struct Lint {
     pub config: Option<HashMap<String, String>>,
 }
 
-/// A need of the machine: a description, the options that meet it, and a text that is in
+/// A need of the machine: what a kernel without it is, the options that meet it, and a text that is in
 /// the image of every kernel that has it built in.
 struct Need {
     what: &'static str,
@@ -42,14 +44,34 @@ struct Need {
     module: Option<&'static str>,
 }
 
-const NEEDS: [Need; 3] = [
-    Need {
-        what: "it has no driver for virtio-mmio devices",
-        options: "CONFIG_VIRTIO_MMIO=y CONFIG_ACPI=y",
-        // ACPI ID in drivers/virtio/virtio_mmio.c.
-        trace: b"LNRO0005",
-        module: Some("virtio_mmio"),
-    },
+/// `Transport::Mmio`, where it is asked for.
+const MMIO: Need = Need {
+    what: "it has no driver for virtio-mmio devices built in, which --transport mmio takes",
+    options: "CONFIG_VIRTIO_MMIO=y CONFIG_ACPI=y, or leave --transport out",
+    // ACPI ID in drivers/virtio/virtio_mmio.c.
+    trace: b"LNRO0005",
+    module: Some("virtio_mmio"),
+};
+
+/// `Transport::Pci`, where it is asked for.
+const PCI: Need = Need {
+    what: "it has no driver for virtio-pci devices built in, which --transport pci takes",
+    options: "CONFIG_PCI=y CONFIG_PCI_MSI=y CONFIG_VIRTIO_PCI=y CONFIG_ACPI=y, or leave \
+              --transport out",
+    // Name of the driver in drivers/virtio/virtio_pci_common.c; modules of a kernel that has it as
+    // a module have other names of it, with an underscore.
+    trace: b"virtio-pci\0",
+    module: Some("virtio_pci"),
+};
+
+/// Neither of them.
+const NO_TRANSPORT: LintError = LintError {
+    what: "it has a driver neither for virtio-mmio nor for virtio-pci devices built in",
+    options: "CONFIG_VIRTIO_MMIO=y CONFIG_ACPI=y, or with CONFIG_PCI=y CONFIG_PCI_MSI=y \
+              CONFIG_VIRTIO_PCI=y CONFIG_ACPI=y",
+};
+
+const NEEDS: [Need; 2] = [
     Need {
         what: "it has no virtio console",
         options: "CONFIG_VIRTIO_CONSOLE=y",
@@ -73,6 +95,55 @@ pub struct Wanted<'a> {
     pub cpus: u32,
     /// Names of the modules in its initrd, which need not be built in.
     pub modules: &'a [&'a str],
+    /// The transport that it has to have, where it may not choose.
+    pub transport: Option<Transport>,
+}
+
+impl Need {
+    /// Whether `kernel`, which says `lint` of itself, has it built in, or it is among its modules.
+    fn is_met(&self, lint: &Lint, kernel: &[u8], modules: &[&str]) -> bool {
+        if self.module.is_some_and(|module| modules.contains(&module)) {
+            return true;
+        }
+        match &lint.config {
+            Some(config) => self
+                .config_lines()
+                .all(|(name, value)| config.get(name).is_some_and(|is| is == value)),
+            None => memmem::find(kernel, self.trace).is_some(),
+        }
+    }
+
+    fn config_lines(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let words = self.options.split([' ', ',']).filter(|word| word.starts_with("CONFIG_"));
+        words.filter_map(|word| word.split_once('='))
+    }
+
+    fn is_not_met(&self) -> LintError {
+        LintError { what: self.what, options: self.options }
+    }
+}
+
+fn driver(transport: Transport) -> &'static Need {
+    match transport {
+        Transport::Mmio => &MMIO,
+        Transport::Pci => &PCI,
+    }
+}
+
+/// The first transport that `kernel` has a driver for.
+///
+/// The ID that the driver for virtio-mmio binds to is in no kernel without it, whatever the kernel
+/// tells beside that: most kernels need not have their configuration read, which takes longer.
+pub fn choose(kernel: &[u8]) -> Option<Transport> {
+    if memmem::find(kernel, MMIO.trace).is_some() {
+        return Some(Transport::Mmio);
+    }
+    transport(&Lint { banner: None, config: config(kernel) }, kernel, &[])
+}
+
+/// The same of a kernel that says `lint` of itself.
+fn transport(lint: &Lint, kernel: &[u8], modules: &[&str]) -> Option<Transport> {
+    Transport::ALL.into_iter().find(|transport| driver(*transport).is_met(lint, kernel, modules))
 }
 
 /// Reads `kernel`, the loaded image.
@@ -88,21 +159,14 @@ pub fn read(kernel: &[u8]) -> Lint {
 /// # Errors
 /// The first need that is not met.
 pub fn check(lint: &Lint, kernel: &[u8], wanted: Wanted<'_>) -> Result<(), LintError> {
-    let Wanted { cpus, modules } = wanted;
-    for need in &NEEDS {
-        if need.module.is_some_and(|module| modules.contains(&module)) {
-            continue;
-        }
-        let met = match &lint.config {
-            Some(config) => need.options.split(' ').all(|option| {
-                let (name, value) = option.split_once('=').unwrap_or((option, "y"));
-                config.get(name).is_some_and(|is| is == value)
-            }),
-            None => memmem::find(kernel, need.trace).is_some(),
-        };
-        if !met {
-            return Err(LintError { what: need.what, options: need.options });
-        }
+    let Wanted { cpus, modules, transport: asked } = wanted;
+    match asked.map(driver) {
+        Some(driver) if !driver.is_met(lint, kernel, modules) => return Err(driver.is_not_met()),
+        None if transport(lint, kernel, modules).is_none() => return Err(NO_TRANSPORT),
+        _ => {}
+    }
+    if let Some(need) = NEEDS.iter().find(|need| !need.is_met(lint, kernel, modules)) {
+        return Err(need.is_not_met());
     }
     let smp = match &lint.config {
         Some(config) => config.contains_key("CONFIG_SMP"),
@@ -159,12 +223,16 @@ mod tests {
         kernel
     }
 
-    fn wanted<'a>(cpus: u32) -> Wanted<'a> {
-        Wanted { cpus, modules: &[] }
-    }
-
     const GOOD: &str = "CONFIG_SMP=y\nCONFIG_VIRTIO_MMIO=y\nCONFIG_ACPI=y\n\
         CONFIG_VIRTIO_CONSOLE=y\n# CONFIG_X is not set\nCONFIG_BLK_DEV_INITRD=y\n";
+    const PCI_LINES: &str = "CONFIG_PCI=y\nCONFIG_PCI_MSI=y\nCONFIG_VIRTIO_PCI=y\n";
+
+    fn judge(kernel: &[u8], asked: Option<Transport>) -> Result<Option<Transport>, LintError> {
+        let lint = read(kernel);
+        assert_eq!(choose(kernel), transport(&lint, kernel, &[]));
+        let wanted = Wanted { cpus: 4, transport: asked, modules: &[] };
+        check(&lint, kernel, wanted).map(|()| choose(kernel))
+    }
 
     #[test]
     fn banner_and_config_are_found() {
@@ -176,8 +244,7 @@ mod tests {
 
     #[test]
     fn each_missing_option_is_named() {
-        let kernel = kernel_with_config(GOOD);
-        assert_eq!(check(&read(&kernel), &kernel, wanted(4)), Ok(()));
+        assert_eq!(judge(&kernel_with_config(GOOD), None), Ok(Some(Transport::Mmio)));
         for option in ["SMP", "VIRTIO_MMIO", "ACPI", "VIRTIO_CONSOLE", "BLK_DEV_INITRD"] {
             let line = format!("CONFIG_{option}=y");
             for bad in [String::new(), format!("CONFIG_{option}=m")] {
@@ -185,35 +252,63 @@ mod tests {
                     continue;
                 }
                 let kernel = kernel_with_config(&GOOD.replace(&line, &bad));
-                let error = check(&read(&kernel), &kernel, wanted(4)).expect_err(option);
+                let error = judge(&kernel, None).expect_err(option);
                 assert!(error.options.contains(&format!("CONFIG_{option}")), "{error}");
             }
         }
     }
 
     #[test]
+    fn mmio_comes_first_and_what_is_asked_for_must_be_there() {
+        let (mmio, pci) = (Some(Transport::Mmio), Some(Transport::Pci));
+        let both = kernel_with_config(&format!("{GOOD}{PCI_LINES}"));
+        for asked in [None, mmio, pci] {
+            assert_eq!(judge(&both, asked), Ok(mmio));
+        }
+        let only_pci = GOOD.replace("VIRTIO_MMIO=y", "VIRTIO_MMIO=m") + PCI_LINES;
+        assert_eq!(judge(&kernel_with_config(&only_pci), None), Ok(pci));
+        let error = judge(&kernel_with_config(&only_pci), mmio).expect_err("a module");
+        assert!(error.to_string().contains("--transport mmio"), "{error}");
+        assert!(error.options.contains("CONFIG_VIRTIO_MMIO=y"), "{error}");
+        for option in ["PCI", "PCI_MSI", "VIRTIO_PCI", "ACPI"] {
+            let line = format!("CONFIG_{option}=y");
+            let neither = kernel_with_config(&only_pci.replace(&line, ""));
+            let error = judge(&neither, pci).expect_err(option);
+            assert!(error.to_string().contains("--transport pci"), "{error}");
+            let error = judge(&neither, None).expect_err(option);
+            assert!(error.options.contains("VIRTIO_MMIO=y") && error.options.contains(&line));
+        }
+    }
+
+    #[test]
     fn what_a_module_brings_need_not_be_built_in() {
-        let modules = &["virtio", "virtio_mmio", "virtio_console"];
         let modular = GOOD.replace("CONFIG_VIRTIO_MMIO=y", "CONFIG_VIRTIO_MMIO=m");
-        let kernel = kernel_with_config(&modular.replace("CONSOLE=y", "CONSOLE=m"));
-        assert_eq!(check(&read(&kernel), &kernel, Wanted { cpus: 4, modules }), Ok(()));
-        let error = check(&read(&kernel), &kernel, Wanted { cpus: 4, modules: &modules[..2] });
-        assert!(error.expect_err("no console").options.contains("VIRTIO_CONSOLE"));
-        let without_initrd = kernel_with_config(&GOOD.replace("CONFIG_BLK_DEV_INITRD=y", ""));
-        let wanted = Wanted { cpus: 4, modules };
-        check(&read(&without_initrd), &without_initrd, wanted).expect_err("nothing to load from");
+        let modular = modular.replace("CONSOLE=y", "CONSOLE=m");
+        let judge = |config: &str, modules: &[&str]| {
+            let kernel = kernel_with_config(config);
+            check(&read(&kernel), &kernel, Wanted { cpus: 4, modules, transport: None })
+        };
+        let modules = ["virtio", "virtio_mmio", "virtio_console"];
+        assert_eq!(judge(&modular, &modules), Ok(()));
+        assert_eq!(judge(&modular, &["virtio_pci", "virtio_console"]), Ok(()));
+        let error = judge(&modular, &modules[..2]).expect_err("no console");
+        assert!(error.options.contains("VIRTIO_CONSOLE"), "{error}");
+        judge(&GOOD.replace("CONFIG_BLK_DEV_INITRD=y", ""), &modules).expect_err("nothing to load");
     }
 
     #[test]
     fn without_a_config_the_texts_decide() {
+        let pci = b"virtio-pci\0virtio_console Initramfs unpacking failed Linux version 6.1 SMP\n";
+        assert_eq!(judge(pci, None), Ok(Some(Transport::Pci)));
+        assert!(judge(pci, Some(Transport::Mmio)).is_err());
         let all = b"LNRO0005 virtio_console Initramfs unpacking failed Linux version 6.1 SMP\n";
-        assert_eq!(check(&read(all), all, wanted(4)), Ok(()));
+        assert_eq!(judge(all, None), Ok(Some(Transport::Mmio)));
         for text in ["LNRO0005", "virtio_console", "Initramfs", " SMP"] {
             let kernel = String::from_utf8_lossy(all).replace(text, "");
             let kernel = kernel.as_bytes();
-            assert!(check(&read(kernel), kernel, wanted(4)).is_err(), "{text}");
+            assert!(judge(kernel, None).is_err(), "{text}");
         }
         let up = b"LNRO0005 virtio_console Initramfs unpacking failed Linux version 6.1 UP\n";
-        assert_eq!(check(&read(up), up, wanted(1)), Ok(()));
+        assert_eq!(check(&read(up), up, Wanted { cpus: 1, ..Wanted::default() }), Ok(()));
     }
 }

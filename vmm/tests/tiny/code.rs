@@ -122,6 +122,24 @@ pub fn out(port: u16, value: u8) -> Vec<u8> {
     ]
 }
 
+/// Writes 32 bits to `port`.
+pub fn out_dword(port: u16, value: u32) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    let mut code = vec![0xba, low, high, 0x00, 0x00, 0xb8]; // mov edx, port; mov eax, value
+    code.extend(value.to_le_bytes());
+    code.push(0xef); // out dx, eax
+    code
+}
+
+/// Reads 32 bits from `port` into EAX.
+pub fn in_dword(port: u16) -> [u8; 6] {
+    let [low, high] = port.to_le_bytes();
+    [
+        0xba, low, high, 0x00, 0x00, // mov edx, port
+        0xed, // in eax, dx
+    ]
+}
+
 /// The file: `boot` at [`BASE`], `others` and the page directory behind it.
 pub fn image(boot: &[u8], others: &[u8]) -> Vec<u8> {
     let mut memory = vec![0; DEVICE_PAGES + 0x1000];

@@ -4,6 +4,7 @@
 use std::arch::x86_64::_rdtsc;
 
 use libtest_mimic::{Completion, Failed};
+use vmm::config::Transport;
 use vmm::vcpu::ExitReason;
 use vmm::x86_64::layout;
 
@@ -12,7 +13,12 @@ use crate::{same, skip};
 
 /// Runs `parts` and then powers off; what was said on the serial line, as 32-bit words.
 fn words(parts: &[&[u8]]) -> Result<Vec<u32>, Failed> {
-    let (end, said) = Guest::new(&[&parts.concat(), code::POWER_OFF].concat()).run()?;
+    words_over(Transport::Mmio, parts)
+}
+
+fn words_over(transport: Transport, parts: &[&[u8]]) -> Result<Vec<u32>, Failed> {
+    let guest = Guest::new(&[&parts.concat(), code::POWER_OFF].concat());
+    let (end, said) = guest.transport(transport).run()?;
     same("end", end.reason, ExitReason::PowerOff)?;
     same("whole words", said.len() % 4, 0)?;
     Ok(said.chunks_exact(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect())
@@ -49,6 +55,52 @@ pub fn virtio_mmio_registers_read_and_write() -> Result<Completion, Failed> {
         &code::say_report(20),
     ])?;
     same("magic, version, console, status", said, vec![0x7472_6976, 2, 3, 1, 0])?;
+    Ok(Completion::Completed)
+}
+
+pub fn a_pci_function_is_found_and_set_up() -> Result<Completion, Failed> {
+    const ADDRESS: u16 = layout::PCI_CONFIG_PORT;
+    const DATA: u16 = ADDRESS + 4;
+    let register =
+        |device: u32, register: u32| code::out_dword(ADDRESS, 1 << 31 | device << 11 | register);
+    let base = u32::try_from(layout::PCI_WINDOW.0)?;
+    let said = words_over(
+        Transport::Pci,
+        &[
+            code::MAP_DEVICES,
+            &register(0, 8), // class of the host bridge
+            &code::in_dword(DATA),
+            &code::report_eax(0),
+            &register(1, 0), // vendor and device
+            &code::in_dword(DATA),
+            &code::report_eax(4),
+            &register(2, 0), // nobody
+            &code::in_dword(DATA),
+            &code::report_eax(8),
+            &code::load(base), // not enabled
+            &code::report_eax(12),
+            &register(1, 4), // memory space, bus master
+            &code::out_dword(DATA, 6),
+            &code::store(base, 1), // device_feature_select
+            &code::load(base + 4), // VERSION_1
+            &code::report_eax(16),
+            // The first message of the MSI-X table, unmasked, then enabled: KVM takes the route.
+            &code::store(base + 0x1000, 0xfee0_0000),
+            &code::store(base + 0x1008, 0x40),
+            &code::store(base + 0x100c, 0),
+            &register(1, 0x40),
+            &code::out_dword(DATA, 0x8000_0000),
+            &code::in_dword(DATA),
+            &code::report_eax(20),
+            &code::load(base + 0x1008),
+            &code::report_eax(24),
+            &code::say_report(28),
+        ],
+    )?;
+    let class = said.first().map(|class| class >> 16);
+    same("class of the bridge", class, Some(0x0600))?;
+    let rest = vec![0x1043_1af4, u32::MAX, u32::MAX, 1, 0x8001_4c11, 0x40];
+    same("console, nobody, not enabled, feature, MSI-X, message", said[1..].to_vec(), rest)?;
     Ok(Completion::Completed)
 }
 

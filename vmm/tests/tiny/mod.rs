@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
-use vmm::config::{BootMethod, Config, MIN_MEMORY_MIB, PvProfile, Topology};
+use vmm::config::{BootMethod, Config, MIN_MEMORY_MIB, PvProfile, Topology, Transport};
 use vmm::kvm::{DEVICE, Hypervisor};
 use vmm::vcpu::VcpuEnd;
 use vmm::virtio::console::{PortKind, PortSpec};
@@ -47,6 +47,12 @@ impl Guest {
     /// Host CPU of each vCPU.
     pub fn pins(mut self, pins: Vec<usize>) -> Self {
         self.config.pins = pins;
+        self
+    }
+
+    /// How it reaches its console.
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.config.transport = Some(transport);
         self
     }
 
@@ -112,6 +118,7 @@ fn config(cpus: u32) -> Config {
         pv: PvProfile::Clock,
         nested: false,
         serial: true,
+        transport: None,
         cmdline: String::new(),
         boot: BootMethod::Payload,
         pins: Vec::new(),

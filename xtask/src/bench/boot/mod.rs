@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask bench boot`: how long from the start of a monitor to its exit with a kernel
-//! booted to PID 1 in between, ours against QEMU's microvm.
+//! booted to PID 1 in between, ours over virtio-mmio and over virtio-pci against QEMU's microvm.
 //!
-//! Both run alternately in one emulated host, with the same kernel and initrd, 4 vCPUs as 2
+//! They run in turn in one emulated host, with the same kernel and initrd, 4 vCPUs as 2
 //! cores of 2 threads, and as much memory. The times are emulation; their
 //! ratio, the exits and the memory are what counts. Inside the host, [`driver`] does the work.
 
@@ -35,8 +35,12 @@ pub struct Report {
     pub schema: u32,
     /// Median time of ours over QEMU's.
     pub ratio: f64,
+    /// The same of ours over virtio-pci.
+    pub ratio_pci: f64,
     /// Our side.
     pub schedvmm: Side,
+    /// Ours over virtio-pci.
+    pub schedvmm_pci: Side,
     /// The other side.
     pub qemu: Side,
 }
@@ -67,38 +71,38 @@ pub fn run(runs: u32) -> Result<Report> {
     }
     let runs_word = runs.to_string();
     let words = ["xtask", "in-host", "bench-boot", "--runs", &runs_word];
-    // A warm-up, a counted run and the timed ones, of two monitors.
-    contest::run(&words, RUN_ALLOWANCE * (runs + 2) * 2, REPORT_FILE)
+    // A warm-up, a counted run and the timed ones, of three monitors.
+    contest::run(&words, RUN_ALLOWANCE * (runs + 2) * 3, REPORT_FILE)
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ratio, schedvmm: ours, qemu, .. } = self;
-        let mut row = |name: &str, ours: String, theirs: String| {
-            writeln!(f, "{name:<34}{ours:>12}{theirs:>12}")
+        let sides = [&self.schedvmm, &self.schedvmm_pci, &self.qemu];
+        let mut row = |name: &str, cells: [String; 3]| {
+            let [ours, pci, qemu] = cells;
+            writeln!(f, "{name:<34}{ours:>12}{pci:>12}{qemu:>12}")
         };
         let seconds = |value: f64| format!("{value:.2}");
         let fastest = |side: &Side| side.seconds.iter().copied().fold(f64::INFINITY, f64::min);
         let slowest = |side: &Side| side.seconds.iter().copied().fold(0.0, f64::max);
         let mib = |kib: u64| format!("{}.{}", kib / 1024, kib % 1024 * 10 / 1024);
-        row("", "schedvmm".into(), "QEMU".into())?;
-        row(
-            "start to exit, median, s",
-            seconds(ours.median_seconds),
-            seconds(qemu.median_seconds),
-        )?;
-        row("  fastest, s", seconds(fastest(ours)), seconds(fastest(qemu)))?;
-        row("  slowest, s", seconds(slowest(ours)), seconds(slowest(qemu)))?;
-        for (name, ours, theirs) in ours.exits.rows(&qemu.exits) {
-            row(name, ours.to_string(), theirs.to_string())?;
+        row("", ["schedvmm", "over PCI", "QEMU"].map(String::from))?;
+        row("start to exit, median, s", sides.map(|side| seconds(side.median_seconds)))?;
+        row("  fastest, s", sides.map(|side| seconds(fastest(side))))?;
+        row("  slowest, s", sides.map(|side| seconds(slowest(side))))?;
+        let [ours, pci, qemu] = sides.map(|side| side.exits);
+        for ((name, ours, qemu), (_, pci, _)) in ours.rows(&qemu).into_iter().zip(pci.rows(&qemu)) {
+            row(name, [ours, pci, qemu].map(|exits| exits.to_string()))?;
         }
-        row("memory beside the guest's, MiB", mib(ours.memory_kib), mib(qemu.memory_kib))?;
-        row("  at its peak, MiB", mib(ours.memory_peak_kib), mib(qemu.memory_peak_kib))?;
-        row("executable, MiB", mib(ours.executable_kib), mib(qemu.executable_kib))?;
+        row("memory beside the guest's, MiB", sides.map(|side| mib(side.memory_kib)))?;
+        row("  at its peak, MiB", sides.map(|side| mib(side.memory_peak_kib)))?;
+        row("executable, MiB", sides.map(|side| mib(side.executable_kib)))?;
+        let Self { ratio, ratio_pci, schedvmm, .. } = self;
         write!(
             f,
-            "ratio of the medians: {ratio:.3} ({} runs each, in emulation)",
-            ours.seconds.len()
+            "ratio of the medians to QEMU's: {ratio:.3}, over PCI {ratio_pci:.3} ({} runs each, \
+             in emulation)",
+            schedvmm.seconds.len()
         )
     }
 }

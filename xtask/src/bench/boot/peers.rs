@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The two monitors of the comparison and how each is called.
+//! The monitors of the comparison and how each is called.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use initrd_builder::Archive;
 
-/// Guest memory of both, in MiB.
+/// Guest memory of all, in MiB.
 pub(in crate::bench) const MEMORY_MIB: u32 = 512;
 
 /// Where QEMU lies in the emulated host, and the firmware of its microvm machine: where
@@ -26,18 +26,28 @@ pub(in crate::bench) struct Peer {
     pub command: Vec<String>,
 }
 
-/// What PID 1 is told in both, after `rdinit`: end the machine at once, without a farewell to
+/// What PID 1 is told in all, after `rdinit`: end the machine at once, without a farewell to
 /// processes that are not there.
 const INIT_WORDS: &str = "rdinit=/bin/reboot -- -f";
 
-/// Ours.
+/// Ours, as it is by default: over virtio-mmio, for which the test kernel has a driver.
 pub(in crate::bench) fn schedvmm() -> Peer {
+    ours("schedvmm", &[])
+}
+
+/// Ours over virtio-pci.
+pub(in crate::bench) fn schedvmm_pci() -> Peer {
+    ours("schedvmm over PCI", &["--transport", "pci"])
+}
+
+fn ours(name: &'static str, options: &[&str]) -> Peer {
     let memory = format!("{MEMORY_MIB}M");
     let words = [
         &[SCHEDVMM_PATH, "boot", "--memory", &memory, "--pin", "none"][..],
+        options,
         &["--kernel", KERNEL_PATH, "--initrd", INITRD_PATH, "--append", INIT_WORDS],
     ];
-    Peer { name: "schedvmm", command: words.concat().into_iter().map(String::from).collect() }
+    Peer { name, command: words.concat().into_iter().map(String::from).collect() }
 }
 
 /// QEMU's microvm, without the devices that it can leave out and Linux can do without: slower
@@ -54,7 +64,7 @@ pub(in crate::bench) fn qemu() -> Peer {
     Peer { name: "QEMU", command: words.concat().into_iter().map(String::from).collect() }
 }
 
-/// Makes the initrd of both: busybox, whose `reboot` is PID 1, and a file that makes it as
+/// Makes the initrd of all: busybox, whose `reboot` is PID 1, and a file that makes it as
 /// large as the one of `schedvmm`'s main job, which has its own executable in it.
 pub(in crate::bench) fn make_initrd() -> Result<()> {
     let size = |path: &str| {

@@ -1,11 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Drivers that break every rule. Nothing panics, hangs, grows, or takes another port along.
 
-use virtio_bindings::bindings::virtio_mmio::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::virtio::testing::{INDIRECT, Lcg, RAM_BYTES, WRITE, descriptor};
+
+over_both_transports! {
+    control_messages_that_make_no_sense_are_counted,
+    a_control_message_may_come_in_pieces,
+    device_ready_floods_cost_nothing,
+    an_answer_that_does_not_fit_stays_owed,
+    receive_chains_of_the_wrong_kind_are_returned_empty,
+    transmit_chains_of_any_shape_come_back,
+    a_chain_is_trusted_up_to_the_first_bad_descriptor,
+    a_chain_of_4_gib_is_streamed_not_collected,
+    a_jump_of_the_index_breaks_one_queue_and_asks_for_a_reset,
+    a_head_out_of_the_table_breaks_the_queue,
+    random_bytes_in_all_rings_are_survived,
+}
 
 const NEEDS_RESET: u32 = 0x40;
 
@@ -19,9 +32,8 @@ fn assert_alive(bench: &mut Bench) {
     assert_eq!(bench.sinks[1].taken().len(), before + 10);
 }
 
-#[test]
-fn control_messages_that_make_no_sense_are_counted() {
-    let mut bench = Bench::running();
+fn control_messages_that_make_no_sense_are_counted(transport: Transport) {
+    let mut bench = Bench::running(transport);
     let nonsense = [
         (3, PORT_READY, 1),
         (u32::MAX, PORT_OPEN, 1),
@@ -46,9 +58,8 @@ fn control_messages_that_make_no_sense_are_counted() {
     assert_alive(&mut bench);
 }
 
-#[test]
-fn a_control_message_may_come_in_pieces() {
-    let mut bench = Bench::running();
+fn a_control_message_may_come_in_pieces(transport: Transport) {
+    let mut bench = Bench::running(transport);
     let base = Driver::buffers(CTL_TX) + 0x1_0000;
     bench.driver.ram.write_slice(&[1, 0, 0, 0, 6, 0, 0, 0], GuestAddress(base)).unwrap();
     bench.driver.post(CTL_TX, &[(base, 3, 0), (base + 3, 4, 0), (base + 7, 100, 0)]);
@@ -56,9 +67,8 @@ fn a_control_message_may_come_in_pieces() {
     assert!(!bench.control.port_open("control"));
 }
 
-#[test]
-fn device_ready_floods_cost_nothing() {
-    let mut bench = Bench::new();
+fn device_ready_floods_cost_nothing(transport: Transport) {
+    let mut bench = Bench::new(transport);
     bench.driver.start(ALL_FEATURES);
     for _ in 0..20_000 {
         bench.say(0, DEVICE_READY, 1);
@@ -76,9 +86,8 @@ fn device_ready_floods_cost_nothing() {
     assert_eq!(bench.control.stats(), ConsoleStats::default());
 }
 
-#[test]
-fn an_answer_that_does_not_fit_stays_owed() {
-    let mut bench = Bench::new();
+fn an_answer_that_does_not_fit_stays_owed(transport: Transport) {
+    let mut bench = Bench::new(transport);
     bench.driver.start(ALL_FEATURES);
     bench.driver.post_receive(CTL_RX, 4);
     // No writable byte at all, and one that is not in RAM.
@@ -94,9 +103,8 @@ fn an_answer_that_does_not_fit_stays_owed() {
     assert_eq!(bench.heard(), Some((1, PORT_NAME, 1, "control".to_owned())));
 }
 
-#[test]
-fn receive_chains_of_the_wrong_kind_are_returned_empty() {
-    let mut bench = Bench::running();
+fn receive_chains_of_the_wrong_kind_are_returned_empty(transport: Transport) {
+    let mut bench = Bench::running(transport);
     let base = Driver::buffers(RX1);
     bench.driver.post(RX1, &[(base, 64, 0)]);
     bench.driver.post(RX1, &[(base, 0, WRITE)]);
@@ -114,10 +122,9 @@ fn receive_chains_of_the_wrong_kind_are_returned_empty() {
     assert_eq!(&end, b"tter");
 }
 
-#[test]
-fn transmit_chains_of_any_shape_come_back() {
+fn transmit_chains_of_any_shape_come_back(transport: Transport) {
     for queue in [TX0, TX1, CTL_TX] {
-        let mut bench = Bench::running();
+        let mut bench = Bench::running(transport);
         let base = Driver::buffers(queue);
         let table = base + 0x1_0000;
         let q = bench.driver.queues[queue].clone();
@@ -157,15 +164,14 @@ fn transmit_chains_of_any_shape_come_back() {
             heads -= 1;
         }
         assert_eq!(heads, 0, "queue {queue}");
-        assert_eq!(bench.driver.get(VIRTIO_MMIO_STATUS), 15);
+        assert_eq!(bench.driver.status(), 15);
         assert_alive(&mut bench);
     }
 }
 
-#[test]
-fn a_chain_is_trusted_up_to_the_first_bad_descriptor() {
+fn a_chain_is_trusted_up_to_the_first_bad_descriptor(transport: Transport) {
     for bad in [(RAM_BYTES, 4, 0), (RAM_BYTES - 2, 4, 0), (5 << 20, u32::MAX - 8, 0)] {
-        let mut bench = Bench::running();
+        let mut bench = Bench::running(transport);
         let base = Driver::buffers(TX1);
         bench.driver.ram.write_slice(b"abcd", GuestAddress(base)).unwrap();
         let head = bench.driver.post(TX1, &[(base, 2, 0), bad, (base + 2, 2, 0)]);
@@ -177,9 +183,8 @@ fn a_chain_is_trusted_up_to_the_first_bad_descriptor() {
     }
 }
 
-#[test]
-fn a_chain_of_4_gib_is_streamed_not_collected() {
-    let mut bench = Bench::running();
+fn a_chain_of_4_gib_is_streamed_not_collected(transport: Transport) {
+    let mut bench = Bench::running(transport);
     bench.sinks[0].plan([]);
     // Half of RAM, over and over: more than 2^32 bytes, where the crate ends the chain.
     let pieces = vec![(0, 1 << 20, 0); 5000];
@@ -191,18 +196,17 @@ fn a_chain_of_4_gib_is_streamed_not_collected() {
     assert!(bench.control.stats().dropped_bytes > 0);
 }
 
-#[test]
-fn a_jump_of_the_index_breaks_one_queue_and_asks_for_a_reset() {
+fn a_jump_of_the_index_breaks_one_queue_and_asks_for_a_reset(transport: Transport) {
     for queue in [RX1, TX2, CTL_RX] {
-        let mut bench = Bench::running();
+        let mut bench = Bench::running(transport);
         bench.driver.queues[queue].avail_index += 5000;
         bench.driver.publish(queue, 0);
         bench.driver.kick_always(queue);
         bench.control.send("control", b"x").unwrap();
         bench.say(0, PORT_READY, 1);
         bench.work();
-        assert_eq!(bench.driver.get(VIRTIO_MMIO_STATUS), 15 | NEEDS_RESET, "queue {queue}");
-        assert_eq!(bench.driver.get(VIRTIO_MMIO_INTERRUPT_STATUS) & 2, 2);
+        assert_eq!(bench.driver.status(), 15 | NEEDS_RESET, "queue {queue}");
+        assert_eq!(bench.driver.registers.interrupt_status() & 2, 2);
         assert!(bench.control.drained("bulk"));
         assert_alive(&mut bench);
         bench.driver.start(ALL_FEATURES);
@@ -211,23 +215,21 @@ fn a_jump_of_the_index_breaks_one_queue_and_asks_for_a_reset() {
     }
 }
 
-#[test]
-fn a_head_out_of_the_table_breaks_the_queue() {
+fn a_head_out_of_the_table_breaks_the_queue(transport: Transport) {
     for queue in [TX0, TX1, CTL_TX] {
-        let mut bench = Bench::running();
+        let mut bench = Bench::running(transport);
         bench.driver.publish(queue, 256);
         bench.driver.kick_always(queue);
         bench.work();
-        assert_eq!(bench.driver.get(VIRTIO_MMIO_STATUS), 15 | NEEDS_RESET);
+        assert_eq!(bench.driver.status(), 15 | NEEDS_RESET);
         assert_eq!(bench.driver.used(queue), None);
     }
 }
 
-#[test]
-fn random_bytes_in_all_rings_are_survived() {
+fn random_bytes_in_all_rings_are_survived(transport: Transport) {
     let mut random = Lcg(2);
     for _ in 0..60 {
-        let mut bench = Bench::running();
+        let mut bench = Bench::running(transport);
         for _ in 0..20 {
             scribble(&mut bench, &mut random);
             let queue = usize::try_from(random.below(8)).unwrap();

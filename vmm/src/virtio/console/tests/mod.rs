@@ -8,7 +8,8 @@ mod threads;
 use event_manager::{EventManager, SubscriberOps};
 
 use super::*;
-use crate::virtio::testing::{ALL_FEATURES, Driver, TestSink};
+use crate::config::Transport;
+use crate::virtio::testing::{ALL_FEATURES, Driver, TestSink, over_both_transports};
 
 const RX0: usize = 0;
 const TX0: usize = 1;
@@ -29,20 +30,20 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(transport: Transport) -> Self {
         let sinks: Vec<_> = NAMES.iter().map(|_| TestSink::default()).collect();
         let handles = without_patience(Console::new(specs(&sinks)).unwrap());
         let mut events = EventManager::new().unwrap();
         for worker in handles.workers {
             events.add_subscriber(worker);
         }
-        let driver = Driver::new(Box::new(handles.console));
+        let driver = Driver::new(transport, Box::new(handles.console));
         Self { driver, control: handles.control, events, sinks }
     }
 
     /// With the driver up, all ports made and opened, and the handshake checked.
-    fn running() -> Self {
-        let mut bench = Self::new();
+    fn running(transport: Transport) -> Self {
+        let mut bench = Self::new(transport);
         bench.driver.start(ALL_FEATURES);
         bench.shake_hands();
         bench

@@ -8,35 +8,66 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::virtio::testing::{F_MULTIPORT, RAM_SEAM, Step};
 
-#[test]
-fn the_handshake_makes_named_open_ports() {
-    let bench = Bench::running();
+over_both_transports! {
+    the_handshake_makes_named_open_ports,
+    configuration_space_tells_the_number_of_ports,
+    the_driver_closes_a_port,
+    console_output_is_taken_within_the_exit,
+    console_output_that_its_sink_does_not_take_is_dropped_and_counted,
+    a_driver_without_multiport_has_a_console_all_the_same,
+    generic_output_goes_to_its_own_sink_in_order,
+    a_flush_takes_what_no_bell_was_rung_for,
+    chains_of_many_descriptors_direct_and_indirect_are_written_at_once,
+    a_chain_longer_than_one_write_takes_several,
+    a_buffer_may_lie_in_two_regions_of_ram,
+    short_writes_lose_and_repeat_nothing,
+    a_full_sink_is_tried_again,
+    a_sink_that_fails_closes_its_port_and_no_other,
+    a_sink_that_takes_nothing_is_an_error_not_a_loop,
+    input_waits_for_an_open_port_and_for_buffers,
+    input_is_bounded_and_taken_whole_or_not_at_all,
+    reset_in_the_middle_and_a_new_driver_start_afresh,
+    a_kick_before_activation_is_made_up_for,
+    event_idx_spares_interrupts_and_kicks,
+    receive_buffers_cost_no_exits_while_there_is_nothing_to_receive,
+    without_event_idx_the_flag_suppresses_interrupts,
+    a_stream_costs_its_guest_few_notifications_and_interrupts,
+    a_stream_has_its_buffers_back_one_by_one,
+    a_driver_that_waits_for_room_is_interrupted_when_half_of_the_ring_is_free,
+}
+
+fn the_handshake_makes_named_open_ports(transport: Transport) {
+    let bench = Bench::running(transport);
     assert_eq!(bench.control.stats(), ConsoleStats::default());
-    assert_eq!(bench.driver.transport.invalid_accesses(), 0);
+    assert_eq!(bench.driver.common().invalid_accesses(), 0);
     assert!(!bench.control.port_open("nobody"));
 }
 
-#[test]
-fn configuration_space_tells_the_number_of_ports() {
-    let mut bench = Bench::new();
-    assert_eq!(bench.driver.get(0x100), 80 | 25 << 16);
-    assert_eq!(bench.driver.get(0x104), 3);
+fn configuration_space_tells_the_number_of_ports(transport: Transport) {
+    let mut bench = Bench::new(transport);
+    let at = bench.driver.registers.configuration();
+    let mut get = |offset| {
+        let mut bytes = [0xff; 4];
+        bench.driver.registers.read(at + offset, &mut bytes);
+        u32::from_le_bytes(bytes)
+    };
+    assert_eq!((get(0), get(4)), (80 | 25 << 16, 3));
     // EMERG_WRITE is not offered.
-    bench.driver.set(0x108, u32::from(b'x'));
-    assert_eq!(bench.driver.get(0x108), 0);
+    bench.driver.registers.write(at + 8, b"x\0\0\0");
+    let mut emergency = [0xff; 4];
+    bench.driver.registers.read(at + 8, &mut emergency);
+    assert_eq!(emergency, [0; 4]);
 }
 
-#[test]
-fn the_driver_closes_a_port() {
-    let mut bench = Bench::running();
+fn the_driver_closes_a_port(transport: Transport) {
+    let mut bench = Bench::running(transport);
     bench.say(1, PORT_OPEN, 0);
     assert!(!bench.control.port_open("control"));
     assert!(bench.control.port_open("bulk"));
 }
 
-#[test]
-fn console_output_is_taken_within_the_exit() {
-    let mut bench = Bench::running();
+fn console_output_is_taken_within_the_exit(transport: Transport) {
+    let mut bench = Bench::running(transport);
     for line in ["Linux version 6.12\n", "Run /init\n"] {
         let head = bench.driver.send(TX0, line.as_bytes());
         // hvc spins for this.
@@ -45,9 +76,8 @@ fn console_output_is_taken_within_the_exit() {
     assert_eq!(bench.sinks[0].taken(), b"Linux version 6.12\nRun /init\n");
 }
 
-#[test]
-fn console_output_that_its_sink_does_not_take_is_dropped_and_counted() {
-    let mut bench = Bench::running();
+fn console_output_that_its_sink_does_not_take_is_dropped_and_counted(transport: Transport) {
+    let mut bench = Bench::running(transport);
     bench.sinks[0].plan([Step::Take(2), Step::Fail(ErrorKind::WouldBlock)]);
     for text in [b"12345", b"abcde", b"vwxyz"] {
         let head = bench.driver.send(TX0, text);
@@ -57,9 +87,8 @@ fn console_output_that_its_sink_does_not_take_is_dropped_and_counted() {
     assert_eq!(bench.control.stats().dropped_bytes, 8);
 }
 
-#[test]
-fn a_driver_without_multiport_has_a_console_all_the_same() {
-    let mut bench = Bench::new();
+fn a_driver_without_multiport_has_a_console_all_the_same(transport: Transport) {
+    let mut bench = Bench::new(transport);
     bench.driver.start(ALL_FEATURES & !F_MULTIPORT);
     bench.driver.send(TX0, b"plain");
     assert_eq!(bench.sinks[0].taken(), b"plain");
@@ -72,9 +101,8 @@ fn a_driver_without_multiport_has_a_console_all_the_same() {
     assert_eq!(bench.driver.used(TX1), None);
 }
 
-#[test]
-fn generic_output_goes_to_its_own_sink_in_order() {
-    let mut bench = Bench::running();
+fn generic_output_goes_to_its_own_sink_in_order(transport: Transport) {
+    let mut bench = Bench::running(transport);
     for n in 0..200u8 {
         bench.driver.send(TX1, &[n; 3]);
         bench.driver.send(TX2, &[n]);
@@ -91,9 +119,8 @@ fn generic_output_goes_to_its_own_sink_in_order() {
     assert!(bench.sinks[0].taken().is_empty());
 }
 
-#[test]
-fn a_flush_takes_what_no_bell_was_rung_for() {
-    let mut bench = Bench::running();
+fn a_flush_takes_what_no_bell_was_rung_for(transport: Transport) {
+    let mut bench = Bench::running(transport);
     bench.work();
     assert!(bench.control.flushed());
     let base = Driver::buffers(TX2);
@@ -107,9 +134,8 @@ fn a_flush_takes_what_no_bell_was_rung_for() {
     assert!(bench.control.flushed());
 }
 
-#[test]
-fn chains_of_many_descriptors_direct_and_indirect_are_written_at_once() {
-    let mut bench = Bench::running();
+fn chains_of_many_descriptors_direct_and_indirect_are_written_at_once(transport: Transport) {
+    let mut bench = Bench::running(transport);
     let base = Driver::buffers(TX2);
     let text: Vec<u8> = (0..=255).cycle().take(10_000).collect();
     bench.driver.ram.write_slice(&text, GuestAddress(base)).unwrap();
@@ -123,9 +149,8 @@ fn chains_of_many_descriptors_direct_and_indirect_are_written_at_once() {
     assert_eq!(bench.control.stats(), ConsoleStats::default());
 }
 
-#[test]
-fn a_chain_longer_than_one_write_takes_several() {
-    let mut bench = Bench::running();
+fn a_chain_longer_than_one_write_takes_several(transport: Transport) {
+    let mut bench = Bench::running(transport);
     let base = Driver::buffers(TX2);
     let pieces: Vec<_> = (0..5000).map(|n| (base + n, 1, 0)).collect();
     bench.driver.post_indirect(TX2, base + 0x2_0000, &pieces);
@@ -137,9 +162,8 @@ fn a_chain_longer_than_one_write_takes_several() {
     assert!(bench.driver.used(TX2).is_none());
 }
 
-#[test]
-fn a_buffer_may_lie_in_two_regions_of_ram() {
-    let mut bench = Bench::running();
+fn a_buffer_may_lie_in_two_regions_of_ram(transport: Transport) {
+    let mut bench = Bench::running(transport);
     let at = RAM_SEAM - 3;
     bench.driver.ram.write_slice(b"across", GuestAddress(at)).unwrap();
     bench.driver.post(TX1, &[(at, 6, 0)]);
@@ -151,9 +175,8 @@ fn a_buffer_may_lie_in_two_regions_of_ram() {
     assert_eq!(bench.sinks[0].taken(), b"across");
 }
 
-#[test]
-fn short_writes_lose_and_repeat_nothing() {
-    let mut bench = Bench::running();
+fn short_writes_lose_and_repeat_nothing(transport: Transport) {
+    let mut bench = Bench::running(transport);
     bench.sinks[2].plan((0..100).map(|n| Step::Take(1 + n % 7)));
     let mut expected = Vec::new();
     for n in 0..60u8 {
@@ -169,9 +192,8 @@ fn short_writes_lose_and_repeat_nothing() {
     assert!(bench.control.drained("bulk"));
 }
 
-#[test]
-fn a_full_sink_is_tried_again() {
-    let mut bench = Bench::running();
+fn a_full_sink_is_tried_again(transport: Transport) {
+    let mut bench = Bench::running(transport);
     let full = Step::Fail(ErrorKind::WouldBlock);
     bench.sinks[1].plan([Step::Take(3), full, full, Step::Fail(ErrorKind::Interrupted)]);
     bench.driver.send(TX1, b"patience");
@@ -185,9 +207,8 @@ fn a_full_sink_is_tried_again() {
     assert!(bench.control.port_error("control").is_none());
 }
 
-#[test]
-fn a_sink_that_fails_closes_its_port_and_no_other() {
-    let mut bench = Bench::running();
+fn a_sink_that_fails_closes_its_port_and_no_other(transport: Transport) {
+    let mut bench = Bench::running(transport);
     bench.sinks[2].plan([Step::Take(4), Step::Fail(ErrorKind::StorageFull)]);
     bench.driver.send(TX2, b"lost and found");
     bench.work();
@@ -214,18 +235,16 @@ fn a_sink_that_fails_closes_its_port_and_no_other() {
     assert_eq!(bench.heard(), Some((2, PORT_OPEN, 0, String::new())));
 }
 
-#[test]
-fn a_sink_that_takes_nothing_is_an_error_not_a_loop() {
-    let mut bench = Bench::running();
+fn a_sink_that_takes_nothing_is_an_error_not_a_loop(transport: Transport) {
+    let mut bench = Bench::running(transport);
     bench.sinks[1].plan([Step::Take(0)]);
     bench.driver.send(TX1, b"x");
     bench.work();
     assert_eq!(bench.control.port_error("control").unwrap().kind(), ErrorKind::WriteZero);
 }
 
-#[test]
-fn input_waits_for_an_open_port_and_for_buffers() {
-    let mut bench = Bench::new();
+fn input_waits_for_an_open_port_and_for_buffers(transport: Transport) {
+    let mut bench = Bench::new(transport);
     bench.control.send("control", b"early ").unwrap();
     bench.driver.start(ALL_FEATURES);
     for _ in 0..4 {
@@ -246,9 +265,8 @@ fn input_waits_for_an_open_port_and_for_buffers() {
     assert_eq!(bench.control.pending("control"), 0);
 }
 
-#[test]
-fn input_is_bounded_and_taken_whole_or_not_at_all() {
-    let bench = Bench::new();
+fn input_is_bounded_and_taken_whole_or_not_at_all(transport: Transport) {
+    let bench = Bench::new(transport);
     let half = vec![1; MAX_PENDING_BYTES / 2];
     bench.control.send("bulk", &half).unwrap();
     bench.control.send("bulk", &half[1..]).unwrap();
@@ -259,9 +277,8 @@ fn input_is_bounded_and_taken_whole_or_not_at_all() {
     assert_eq!(bench.control.send("nobody", &[1]), Err(unknown));
 }
 
-#[test]
-fn reset_in_the_middle_and_a_new_driver_start_afresh() {
-    let mut bench = Bench::running();
+fn reset_in_the_middle_and_a_new_driver_start_afresh(transport: Transport) {
+    let mut bench = Bench::running(transport);
     bench.sinks[2].plan([Step::Take(3), Step::Fail(ErrorKind::WouldBlock)]);
     bench.driver.send(TX2, b"half of this");
     bench.work();
@@ -280,14 +297,13 @@ fn reset_in_the_middle_and_a_new_driver_start_afresh() {
     assert_eq!(bench.sinks[2].taken(), b"hal+++++");
     bench.driver.post_receive(RX1, 64);
     assert_eq!(bench.driver.received(RX1).unwrap(), b"kept");
-    bench.driver.set(0x70, 0);
-    bench.driver.set(0x70, 0);
+    bench.driver.set_status(0);
+    bench.driver.set_status(0);
     assert!(bench.control.drained("bulk"));
 }
 
-#[test]
-fn a_kick_before_activation_is_made_up_for() {
-    let mut bench = Bench::new();
+fn a_kick_before_activation_is_made_up_for(transport: Transport) {
+    let mut bench = Bench::new(transport);
     assert!(bench.driver.negotiate(ALL_FEATURES));
     bench.driver.set_up_queues();
     // Two vCPUs: one posts and kicks, the other is about to write DRIVER_OK.
@@ -295,15 +311,14 @@ fn a_kick_before_activation_is_made_up_for() {
         bench.driver.send(queue, b"early bird");
     }
     bench.work();
-    bench.driver.set(0x70, 15);
+    bench.driver.set_status(15);
     bench.work();
     assert_eq!(bench.sinks[0].taken(), b"early bird");
     assert_eq!(bench.sinks[2].taken(), b"early bird");
 }
 
-#[test]
-fn event_idx_spares_interrupts_and_kicks() {
-    let mut bench = Bench::running();
+fn event_idx_spares_interrupts_and_kicks(transport: Transport) {
+    let mut bench = Bench::running(transport);
     let (raised, kicks) = (bench.driver.interrupt.raised(), bench.driver.kicks);
     for _ in 0..200 {
         bench.driver.send(TX2, b"quiet");
@@ -319,9 +334,8 @@ fn event_idx_spares_interrupts_and_kicks() {
     assert_eq!(bench.driver.interrupt.raised() - raised, 1);
 }
 
-#[test]
-fn receive_buffers_cost_no_exits_while_there_is_nothing_to_receive() {
-    let mut bench = Bench::running();
+fn receive_buffers_cost_no_exits_while_there_is_nothing_to_receive(transport: Transport) {
+    let mut bench = Bench::running(transport);
     let kicks = bench.driver.kicks;
     for _ in 0..16 {
         bench.driver.post_receive(RX1, 4096);
@@ -330,9 +344,8 @@ fn receive_buffers_cost_no_exits_while_there_is_nothing_to_receive() {
     assert_eq!(bench.driver.kicks - kicks, 1);
 }
 
-#[test]
-fn without_event_idx_the_flag_suppresses_interrupts() {
-    let mut bench = Bench::new();
+fn without_event_idx_the_flag_suppresses_interrupts(transport: Transport) {
+    let mut bench = Bench::new(transport);
     bench.driver.start(ALL_FEATURES & !(1 << 29));
     bench.driver.send(TX0, b"a");
     assert_eq!(bench.driver.interrupt.raised(), 1);
@@ -343,10 +356,9 @@ fn without_event_idx_the_flag_suppresses_interrupts() {
     assert_eq!(bench.sinks[0].taken(), b"ab");
 }
 
-#[test]
-fn a_stream_costs_its_guest_few_notifications_and_interrupts() {
+fn a_stream_costs_its_guest_few_notifications_and_interrupts(transport: Transport) {
     const CHAINS: usize = 2000;
-    let mut bench = Bench::running();
+    let mut bench = Bench::running(transport);
     let piece = (Driver::buffers(TX2), 32 << 10, 0);
     let (kicks_before, mut interrupts, mut in_flight) = (bench.driver.kicks, 0, 0);
     for _ in 0..CHAINS {
@@ -359,7 +371,7 @@ fn a_stream_costs_its_guest_few_notifications_and_interrupts() {
             in_flight -= 1;
         }
         assert!(in_flight <= 256, "the driver has no room");
-        interrupts += usize::from(bench.driver.interrupt.event().read().is_ok());
+        interrupts += usize::from(bench.driver.interrupt.has_come());
     }
     let kicks = bench.driver.kicks - kicks_before;
     // One each, if it were not for the stream; half of that allows for a machine that stands still.
@@ -378,9 +390,8 @@ fn a_stream_costs_its_guest_few_notifications_and_interrupts() {
     assert_eq!(bench.sinks[2].taken().len(), (CHAINS << 15) + 4);
 }
 
-#[test]
-fn a_stream_has_its_buffers_back_one_by_one() {
-    let mut bench = Bench::running();
+fn a_stream_has_its_buffers_back_one_by_one(transport: Transport) {
+    let mut bench = Bench::running(transport);
     for _ in 0..4 {
         bench.driver.post(TX2, &[(Driver::buffers(TX2), 32 << 10, 0)]);
     }
@@ -395,12 +406,11 @@ fn a_stream_has_its_buffers_back_one_by_one() {
     assert_eq!(bench.sinks[2].taken().len(), 128 << 10);
 }
 
-#[test]
-fn a_driver_that_waits_for_room_is_interrupted_when_half_of_the_ring_is_free() {
-    let mut bench = Bench::running();
+fn a_driver_that_waits_for_room_is_interrupted_when_half_of_the_ring_is_free(transport: Transport) {
+    let mut bench = Bench::running(transport);
     let size = bench.driver.queues[TX2].size;
     // Those of the handshake.
-    let _ = bench.driver.interrupt.event().read();
+    let _ = bench.driver.interrupt.has_come();
     for _ in 0..size {
         bench.driver.post(TX2, &[(Driver::buffers(TX2), 32 << 10, 0)]);
     }
@@ -409,8 +419,8 @@ fn a_driver_that_waits_for_room_is_interrupted_when_half_of_the_ring_is_free() {
     let quarter = (0..size / 4).map(|_| Step::Take(32 << 10));
     bench.sinks[2].plan(quarter.chain([Step::Fail(ErrorKind::WouldBlock)]));
     bench.work();
-    assert!(bench.driver.interrupt.event().read().is_err(), "too early");
+    assert!(!bench.driver.interrupt.has_come(), "too early");
     bench.work_with_retries();
-    assert!(bench.driver.interrupt.event().read().is_ok(), "the driver waits for ever");
+    assert!(bench.driver.interrupt.has_come(), "the driver waits for ever");
     assert_eq!(bench.sinks[2].taken().len(), usize::from(size) << 15);
 }

@@ -10,10 +10,18 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 
+over_both_transports! {
+    no_wake_up_is_lost_in_either_direction,
+    no_wake_up_is_lost_in_a_stream_of_large_pieces,
+    no_wake_up_is_lost_on_a_single_cpu,
+    a_chain_posted_while_the_worker_goes_to_sleep_is_not_forgotten,
+    a_sink_that_hangs_stops_nobody_else_not_even_a_reset,
+}
+
 /// Waits for the device's interrupt as a sleeping writer does: a lost one fails the test.
 fn wait_for_interrupt(driver: &Driver) {
     let deadline = Instant::now() + Duration::from_secs(10);
-    while driver.interrupt.event().read().is_err() {
+    while !driver.interrupt.has_come() {
         assert!(Instant::now() < deadline, "the interrupt was lost");
         thread::yield_now();
     }
@@ -29,19 +37,16 @@ fn spawn(worker: PortWorker) {
     });
 }
 
-#[test]
-fn no_wake_up_is_lost_in_either_direction() {
-    stream_to_a_worker(4, 100_000);
+fn no_wake_up_is_lost_in_either_direction(transport: Transport) {
+    stream_to_a_worker(transport, 4, 100_000);
 }
 
-#[test]
-fn no_wake_up_is_lost_in_a_stream_of_large_pieces() {
-    stream_to_a_worker(16 << 10, 5_000);
+fn no_wake_up_is_lost_in_a_stream_of_large_pieces(transport: Transport) {
+    stream_to_a_worker(transport, 16 << 10, 5_000);
 }
 
 /// A monitor whose threads share one CPU with its writer: each runs only when the other waits.
-#[test]
-fn no_wake_up_is_lost_on_a_single_cpu() {
+fn no_wake_up_is_lost_on_a_single_cpu(transport: Transport) {
     // SAFETY: an all-zero set of CPUs is an empty one.
     let mut cpus: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     // SAFETY: takes nothing.
@@ -51,16 +56,16 @@ fn no_wake_up_is_lost_on_a_single_cpu() {
     // SAFETY: the set is as long as it is said to be; 0 is this thread, whose children inherit it.
     let set = unsafe { libc::sched_setaffinity(0, size_of_val(&cpus), &raw const cpus) };
     assert_eq!(set, 0, "{}", io::Error::last_os_error());
-    stream_to_a_worker(4, 100_000);
-    stream_to_a_worker(16 << 10, 5_000);
+    stream_to_a_worker(transport, 4, 100_000);
+    stream_to_a_worker(transport, 16 << 10, 5_000);
 }
 
 /// Sends so many messages of so many bytes, numbered, as fast as there is room.
-fn stream_to_a_worker(bytes: usize, messages: u32) {
+fn stream_to_a_worker(transport: Transport, bytes: usize, messages: u32) {
     let sinks: Vec<_> = NAMES.iter().map(|_| TestSink::default()).collect();
     let handles = Console::new(specs(&sinks)).unwrap();
     handles.workers.into_iter().for_each(spawn);
-    let mut driver = Driver::new(Box::new(handles.console));
+    let mut driver = Driver::new(transport, Box::new(handles.console));
     driver.start(ALL_FEATURES);
     let size = driver.queues[TX2].size;
     let mut expected = Vec::new();
@@ -91,12 +96,11 @@ fn stream_to_a_worker(bytes: usize, messages: u32) {
     assert!(sinks[2].taken() == expected);
 }
 
-#[test]
-fn a_chain_posted_while_the_worker_goes_to_sleep_is_not_forgotten() {
+fn a_chain_posted_while_the_worker_goes_to_sleep_is_not_forgotten(transport: Transport) {
     let sinks: Vec<_> = NAMES.iter().map(|_| TestSink::default()).collect();
     let handles = Console::new(specs(&sinks)).unwrap();
     handles.workers.into_iter().for_each(spawn);
-    let mut driver = Driver::new(Box::new(handles.console));
+    let mut driver = Driver::new(transport, Box::new(handles.console));
     driver.start(ALL_FEATURES);
     // The next chain comes when the last one is returned: just then the worker looks into the
     // ring once more, and asks for a notification. A different delay each time hits every point.
@@ -161,8 +165,7 @@ impl Write for Gate {
     }
 }
 
-#[test]
-fn a_sink_that_hangs_stops_nobody_else_not_even_a_reset() {
+fn a_sink_that_hangs_stops_nobody_else_not_even_a_reset(transport: Transport) {
     let sinks: Vec<_> = NAMES.iter().map(|_| TestSink::default()).collect();
     let (entered, wait_entered) = channel();
     let (let_go, go_on) = channel();
@@ -171,7 +174,7 @@ fn a_sink_that_hangs_stops_nobody_else_not_even_a_reset() {
     let mut handles = Console::new(specs).unwrap();
     handles.console.reset_patience = Duration::from_millis(20);
     let mut bench = Bench {
-        driver: Driver::new(Box::new(handles.console)),
+        driver: Driver::new(transport, Box::new(handles.console)),
         control: handles.control,
         events: EventManager::new().unwrap(),
         sinks,
