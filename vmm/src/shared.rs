@@ -307,7 +307,8 @@ mod tests {
                 format!("{text} virtio_console Initramfs unpacking failed Linux version 6 SMP\n");
             let image = flat_kernel(0x100_0000, code.as_bytes());
             let image = KernelImage::parse(image).expect("image");
-            SharedKernel::prepare(&image, (64, 2), asked, &file)?;
+            let wanted = Wanted { cpus: 2, transport: asked, modules: &[] };
+            SharedKernel::prepare(&image, (64, wanted), &file)?;
             Ok::<_, SharedError>(SharedKernel::open(file).expect("ours").transport())
         };
         let (mmio, pci, both) = ("LNRO0005", "virtio-pci\0", "LNRO0005 virtio-pci\0");

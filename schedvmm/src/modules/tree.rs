@@ -107,13 +107,8 @@ impl Tree {
         if files.is_empty() && self.builtin.is_none() {
             return Err(ModulesError::None(self.folder.clone()));
         }
-        let mut loading = Loading {
-            tree: self,
-            files: &files,
-            release,
-            seen: BTreeSet::new(),
-            order: Vec::new(),
-        };
+        let mut loading =
+            Loading { tree: self, files, release, seen: BTreeSet::new(), order: Vec::new() };
         for name in wanted {
             if files.contains_key(name.as_ref()) {
                 loading.add(name.as_ref())?;

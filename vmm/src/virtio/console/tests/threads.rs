@@ -123,7 +123,7 @@ fn a_chain_posted_while_the_worker_goes_to_sleep_is_not_forgotten(transport: Tra
 fn what_was_sent_before_a_reset_reaches_the_sink() {
     let sinks: Vec<_> = NAMES.iter().map(|_| TestSink::default()).collect();
     let handles = Console::new(specs(&sinks)).unwrap();
-    let mut driver = Driver::new(Box::new(handles.console));
+    let mut driver = Driver::new(Transport::Mmio, Box::new(handles.console));
     let mut expected = 0;
     let mut workers = handles.workers;
     let mut started = Vec::new();
@@ -141,7 +141,7 @@ fn what_was_sent_before_a_reset_reaches_the_sink() {
                 spawn(late);
             }));
         }
-        driver.set(0x70, 0);
+        driver.set_status(0);
         assert_eq!(sinks[1].taken().len(), expected, "round {round}");
     }
     started.into_iter().for_each(|thread| thread.join().unwrap());
