@@ -32,7 +32,7 @@ use crate::{folder, machine};
 pub struct Plan {
     /// The options.
     pub args: RunArgs,
-    /// The kernel under test.
+    /// The kernel under test, as the user named it.
     pub kernel_path: PathBuf,
     /// Processors of the guest.
     pub topology: Topology,
