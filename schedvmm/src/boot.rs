@@ -22,7 +22,7 @@ use crate::session::Event;
 use crate::sinks::ConsoleRing;
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::terminal::Plain;
-use crate::{machine, placement, signals};
+use crate::{kernel, machine, placement, signals};
 
 /// How often the console is shown.
 const BEAT: Duration = Duration::from_millis(20);
@@ -60,21 +60,23 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     let console = ConsoleRing::default();
     console::check(&ports(&args.port, &console, |_| Ok(Box::new(io::sink())))?)?;
     let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE))?;
-    let kernel = machine::kernel(&args.kernel)?;
-    machine::check_pv(&args.kernel, machine.pv, kernel.version())?;
+    let kernel = kernel::open(&args.kernel)?;
+    let version = kernel.image.version();
+    machine::check_pv(&kernel.path, machine.pv, version)?;
     let initrd = match &args.initrd {
         Some(path) => fs::read(path).map_err(|error| file_failure(&error, "read initrd", path))?,
         None => Vec::new(),
     };
-    config.cmdline = machine::cmdline(machine, &[], kernel.version(), None);
+    config.cmdline = machine::cmdline(machine, &[], version, None);
     sched::keep_off(&config.pins);
     let ports = ports(&args.port, &console, |path| {
         let file = File::create(path).map_err(|error| file_failure(&error, "write", path))?;
         Ok(Box::new(file))
     })?;
     let serial = config.serial.then(|| Box::new(console.clone()) as _);
-    let unbuilt = |error| machine::build_failure(&args.kernel, error);
-    let loaded = Loaded::new(&config, Kernel::Image(&kernel), Initrd::Bytes(&initrd));
+    let kernel_path = kernel.path.clone();
+    let unbuilt = |error| machine::build_failure(&kernel_path, error);
+    let loaded = Loaded::new(&config, Kernel::Image(&kernel.image), Initrd::Bytes(&initrd));
     let loaded = loaded.map_err(unbuilt)?;
     drop((kernel, initrd));
     let vm = Vm::build(&hypervisor, &config, Parts { loaded, ports, serial }).map_err(unbuilt)?;

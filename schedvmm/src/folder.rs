@@ -183,17 +183,17 @@ impl Folder {
     }
 
     /// Copies the configuration of the running kernel from where a distribution, or the kernel
-    /// itself, keeps it. Returns the file's name.
-    pub fn copy_config(&self, release: &str) -> Option<String> {
+    /// itself, keeps it. Returns the file's name, and where it was.
+    pub fn copy_config(&self, release: &str) -> Option<(String, String)> {
         let packed = format!("{CONFIG}.gz");
         let places = [
             (format!("/boot/config-{release}"), CONFIG),
             ("/proc/config.gz".to_owned(), packed.as_str()),
         ];
         places.into_iter().find_map(|(from, name)| {
-            let bytes = fs::read(from).ok()?;
+            let bytes = fs::read(&from).ok()?;
             self.write(name, |file| file.write_all(&bytes)).ok()?;
-            Some(name.to_owned())
+            Some((name.to_owned(), from))
         })
     }
 

@@ -1,122 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From options to a machine: kernel file, initrd, command line.
+//! From options to a machine: initrd, command line.
 
-use std::error::Error;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use guest::job::{JOB_PATH, Job, L2_KERNEL_PATH, L2_MODULES_PATH, MODULES_PATH};
 use initrd_builder::Archive;
 use vmm::config::{BootMethod, PvProfile, Topology};
 use vmm::vm::BuildError;
-use vmm::x86_64::image::{KernelImage, MAX_IMAGE_BYTES};
 
 use crate::cli::{Boot, Idle, MachineArgs};
+use crate::kernel::{KernelFileError, unusable};
 use crate::mapped_trace::TraceMemory;
 use crate::modules::Modules;
 use crate::owner::Owned;
 use crate::status::{Failure, OrFail};
 use guest::error::Owner;
-
-/// A kernel file that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelFileError {
-    /// It cannot be read.
-    #[error("cannot read kernel {}", .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Reason.
-        #[source]
-        source: io::Error,
-    },
-    /// It is no plain file.
-    #[error("kernel {} is not a regular file", .0.display())]
-    NotAFile(PathBuf),
-    /// It is a folder, which may have a kernel in it.
-    #[error("kernel {} is a folder: {advice}", .path.display())]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// The kernel in it, or where to look.
-        advice: String,
-    },
-    /// It cannot be told how fast its TSC is.
-    #[error(
-        "kernel {} is Linux {}.{}, and --pv off needs {}.{} or later: without KVM's clock a guest \
-         must be told its TSC's frequency (tsc_early_khz); take --pv clock",
-        .path.display(), .version.0, .version.1, TELLS_TSC.0, TELLS_TSC.1
-    )]
-    NoClock {
-        /// The file.
-        path: PathBuf,
-        /// Version and patch level.
-        version: (u32, u32),
-    },
-    /// It is larger than any kernel.
-    #[error("kernel {} has {len} bytes, more than any kernel", .path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Its length.
-        len: u64,
-    },
-    /// It is no kernel for us.
-    #[error("kernel {}", .path.display())]
-    Unusable {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: Box<dyn Error + Send + Sync>,
-    },
-}
-
-/// Reads and checks the kernel file.
-///
-/// # Errors
-/// A file that is not there is a mistake in the request; one that is bad cannot be tested.
-pub fn kernel(path: &Path) -> Result<KernelImage, Failure> {
-    let read = |source| KernelFileError::Read { path: path.to_owned(), source };
-    let metadata = fs::metadata(path).map_err(read)?;
-    if metadata.is_dir() {
-        return Err(folder(path).into());
-    }
-    if !metadata.is_file() {
-        return Err(KernelFileError::NotAFile(path.to_owned()).into());
-    }
-    let len = metadata.len();
-    if len > MAX_IMAGE_BYTES {
-        return Err(KernelFileError::TooLarge { path: path.to_owned(), len }.into());
-    }
-    let bytes = fs::read(path).map_err(read)?;
-    KernelImage::parse(bytes).map_err(|error| {
-        let owner = error.owner();
-        Failure::new(owner, unusable(path, error))
-    })
-}
-
-/// Where a kernel lies in a build tree, an unpacked package or a root file system.
-const IN_FOLDERS: [&str; 5] =
-    ["arch/x86/boot/bzImage", "arch/x86_64/boot/bzImage", "bzImage", "vmlinuz", "vmlinux"];
-
-fn folder(path: &Path) -> KernelFileError {
-    let found = IN_FOLDERS.iter().map(|name| path.join(name)).find(|file| file.is_file());
-    let advice = match found {
-        Some(file) => format!("give {}", file.display()),
-        None => format!(
-            "give the bzImage, vmlinuz or vmlinux in it (a kernel that was built has {})",
-            IN_FOLDERS[0]
-        ),
-    };
-    KernelFileError::Folder { path: path.to_owned(), advice }
-}
-
-/// An error of the kernel file's contents, with the file's name before it.
-pub fn unusable(path: &Path, error: impl Error + Send + Sync + 'static) -> KernelFileError {
-    KernelFileError::Unusable { path: path.to_owned(), source: Box::new(error) }
-}
 
 /// The file of this program, to start it again or to put it into a guest.
 ///
@@ -213,7 +111,7 @@ pub fn cmdline(
 }
 
 /// First version that can be told the frequency of its TSC (`tsc_early_khz`, x86/tsc of 5.8).
-const TELLS_TSC: (u32, u32) = (5, 8);
+pub const TELLS_TSC: (u32, u32) = (5, 8);
 
 /// Refuses a kernel that would not find out how fast time passes in this machine.
 ///
@@ -309,28 +207,5 @@ mod tests {
         assert_eq!(cpus(4, 2), [2, 3]);
         assert_eq!(cpus(4, 1), [3]);
         assert_eq!(cpus(1, 1), [0]);
-    }
-
-    #[test]
-    fn files_that_are_not_there_are_usage_and_bad_ones_untestable() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let status = |path: &Path| kernel(path).expect_err("must fail").status();
-        assert_eq!(status(&dir.path().join("none")), ExitStatus::Usage);
-        assert_eq!(status(dir.path()), ExitStatus::Usage);
-        let empty = dir.path().join("empty");
-        fs::write(&empty, b"").expect("write");
-        assert_eq!(status(&empty), ExitStatus::Untestable);
-        let text = kernel(&empty).expect_err("empty").to_string();
-        assert!(text.contains("empty") && text.contains("bzImage"), "{text}");
-        let package = dir.path().join("linux-image.deb");
-        fs::write(&package, b"!<arch>\ndebian-binary   ").expect("write");
-        assert_eq!(status(&package), ExitStatus::Usage);
-        let text = kernel(dir.path()).expect_err("a folder").to_string();
-        assert!(text.contains("is a folder: give the bzImage"), "{text}");
-        let built = dir.path().join(IN_FOLDERS[0]);
-        fs::create_dir_all(built.parent().expect("in folders")).expect("made");
-        fs::write(&built, b"").expect("write");
-        let text = kernel(dir.path()).expect_err("a folder").to_string();
-        assert!(text.ends_with(&format!("give {}", built.display())), "{text}");
     }
 }

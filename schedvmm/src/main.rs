@@ -6,6 +6,7 @@ mod absence;
 mod bench;
 mod boot;
 mod caller;
+mod check;
 mod cli;
 mod clock;
 mod co_run;
@@ -24,10 +25,12 @@ mod hlog;
 mod host;
 #[cfg(test)]
 mod hostile_tests;
+mod kernel;
 mod l2;
 mod machine;
 mod mapped_trace;
 mod modules;
+mod needs;
 mod owner;
 mod pins;
 mod placement;
@@ -106,6 +109,11 @@ fn main() -> ExitCode {
     let ended = std::panic::catch_unwind(|| match cli.verb {
         Some(Verb::BenchAnalyse { records, output }) => bench::analyse(records, &output),
         Some(Verb::Boot(args)) => boot::run(&args),
+        Some(Verb::Check { kernel, nested, json }) => check::run(&kernel, nested, json),
+        Some(Verb::Config { nested }) => {
+            terminal::out(needs::fragment(nested).trim_end());
+            Ok(ExitStatus::Pass)
+        }
         Some(Verb::Explain(args)) => explain::run(&args),
         Some(Verb::Host(args)) => host::run(&args),
         Some(Verb::Probe { json }) => probe_verb(json),

@@ -28,7 +28,7 @@ use vmm::x86_64::lint::LintError;
 use vmm::x86_64::payload::PayloadError;
 
 use crate::folder::FolderError;
-use crate::machine::KernelFileError;
+use crate::kernel::KernelFileError;
 use crate::modules::ModulesError;
 use crate::probe::ProbeError;
 use crate::status::Failure;
@@ -42,9 +42,19 @@ pub trait Owned {
 impl Owned for KernelFileError {
     fn owner(&self) -> Owner {
         match self {
-            Self::Read { .. } | Self::NotAFile(_) | Self::Folder { .. } => Owner::Request,
-            // What is in the file decides, see `machine::unusable`.
-            Self::TooLarge { .. } | Self::Unusable { .. } | Self::NoClock { .. } => Owner::Kernel,
+            Self::Read { .. }
+            | Self::Mode { .. }
+            | Self::NotAFile(_)
+            | Self::Folder(_)
+            | Self::NotBuilt(_)
+            | Self::Several { .. }
+            | Self::NotInstalled { .. }
+            | Self::NoKernel { .. } => Owner::Request,
+            // What is in the file decides, see `kernel::unusable`.
+            Self::TooLarge { .. }
+            | Self::Package { .. }
+            | Self::Unusable { .. }
+            | Self::NoClock { .. } => Owner::Kernel,
         }
     }
 }

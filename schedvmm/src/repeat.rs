@@ -15,9 +15,9 @@ use serde::Deserialize;
 use guest::error::Owner;
 
 use crate::cli::Cli;
-use crate::machine;
 use crate::result_file::ResultFile;
 use crate::status::{ExitStatus, Failure, OrFail};
+use crate::{kernel, machine};
 
 /// What is needed of an earlier result.
 #[derive(Debug, Deserialize)]
@@ -28,6 +28,8 @@ struct Earlier {
 
 /// Options that say where something goes: not repeated, for what the earlier run wrote is there.
 const OUTPUTS: [&str; 2] = ["output", "trace-file"];
+/// Options that name a kernel.
+const KERNELS: [&str; 2] = ["kernel", "l2-kernel"];
 /// Verbs that leave a result, beside the main job, which has none.
 const VERBS: [&str; 1] = ["host"];
 
@@ -86,7 +88,9 @@ fn words(earlier: &Earlier) -> Result<Vec<OsString>, String> {
             continue;
         }
         let mut both = OsString::from(format!("{name}="));
-        if option.get_value_parser().type_id() == TypeId::of::<PathBuf>() {
+        let is_path = option.get_value_parser().type_id() == TypeId::of::<PathBuf>();
+        let is_kernel = KERNELS.iter().any(|kernel| name.strip_prefix("--") == Some(kernel));
+        if is_path && !(is_kernel && is_installed(earlier, Path::new(value))) {
             both.push(from_anywhere(earlier, Path::new(value))?);
         } else {
             both.push(value);
@@ -94,6 +98,12 @@ fn words(earlier: &Earlier) -> Result<Vec<OsString>, String> {
         words.push(both);
     }
     Ok(words)
+}
+
+/// Whether a kernel was named by its release, or as the running one: no file of that name is there.
+fn is_installed(earlier: &Earlier, named: &Path) -> bool {
+    let is_file = from_anywhere(earlier, named).is_ok_and(|path| path.exists());
+    kernel::is_bare_name(named) && !is_file
 }
 
 /// A file that the earlier run was given, by a path that does not depend on where we are.
@@ -135,6 +145,8 @@ mod tests {
             repeat(&["x", "host", "--trace-file=t.dat", "--load", "l.toml"]),
             ["host", "--load=/there/l.toml"]
         );
+        let line = ["x", "--kernel", "running", "--nested", "--l2-kernel", "6.12.9-amd64"];
+        assert_eq!(repeat(&line), ["--kernel=running", "--nested", "--l2-kernel=6.12.9-amd64"]);
         // A value that looks like an option is one's value.
         assert_eq!(
             repeat(&["x", "--append", "--output", "--kernel", "k"]),

@@ -116,11 +116,20 @@ pub struct RunFairness {
 #[derive(Clone, Debug, Default, Serialize)]
 #[allow(missing_docs)]
 pub struct KernelFacts {
+    /// As the user named it.
+    pub named: String,
     pub path: String,
+    /// Where in that file it was: a path in a package, what it was unpacked from.
+    pub inside: Vec<String>,
     pub bytes: u64,
     pub banner: Option<String>,
+    /// What the image says before it runs; `release` is what the running kernel says.
+    pub image_release: Option<String>,
+    pub build_id: Option<String>,
     /// File in the result folder with the kernel's configuration.
     pub config: Option<String>,
+    /// Where that was found.
+    pub config_source: Option<String>,
     pub entered: String,
     /// As given by us; `cmdline` is what the kernel itself says.
     pub cmdline_given: String,

@@ -11,7 +11,7 @@ use crate::memory::GuestRam;
 use crate::x86_64::image::{BzImage, ElfKernel, ImageError, KernelImage, parse_elf};
 use crate::x86_64::lint::{self, Lint, LintError, Wanted};
 use crate::x86_64::payload::{self, PayloadError};
-use crate::x86_64::{layout, zero_page::InitrdPlace};
+use crate::x86_64::{layout, notes, zero_page::InitrdPlace};
 
 /// Offset of the 64-bit entry point in a bzImage's protected-mode part (boot.rst).
 const STUB_ENTRY: u64 = 0x200;
@@ -72,6 +72,8 @@ pub struct LoadedKernel {
     pub range: (u64, u64),
     /// Setup header for the zero page.
     pub header: Option<setup_header>,
+    /// First guest physical address and bytes of its ELF notes, where they are known.
+    pub notes: Option<(u64, u64)>,
     /// How it is entered.
     pub entered: Entered,
     /// Why another way than the one asked for was taken.
@@ -96,9 +98,22 @@ impl LoadedKernel {
         asked.or_else(of_kernel).unwrap_or_default()
     }
 
+    /// The same of a kernel that need not run; nothing for a stub.
+    pub fn says(&self, ram: &BootRam) -> Lint {
+        self.memory(ram).map(lint::read).unwrap_or_default()
+    }
+
     /// Whether `text` is in the unpacked kernel; `None` for a stub.
     pub fn has(&self, ram: &BootRam, text: &[u8]) -> Option<bool> {
         self.memory(ram).map(|kernel| memchr::memmem::find(kernel, text).is_some())
+    }
+
+    /// The kernel's build ID in hexadecimal digits, as `file` and perf have it; `None` for a stub,
+    /// and for a kernel that was linked without.
+    pub fn build_id(&self, ram: &BootRam) -> Option<String> {
+        let (start, len) = self.notes?;
+        let (start, len) = (usize::try_from(start).ok()?, usize::try_from(len).ok()?);
+        notes::build_id(ram.low().get(start..)?.get(..len)?)
     }
 
     /// The kernel's memory; `None` for a stub, whose kernel is still packed.
@@ -155,6 +170,7 @@ fn unpacked(image: &BzImage, kernel: &ElfKernel) -> Result<LoadedKernel, LoadErr
         entry: kernel.entry,
         range: (start, end),
         header: Some(image.header),
+        notes: kernel.notes,
         entered: Entered::Payload,
         note: None,
     })
@@ -184,6 +200,7 @@ fn vmlinux(bytes: &[u8], ram: &mut BootRam) -> Result<LoadedKernel, LoadError> {
         entry: kernel.entry,
         range,
         header: None,
+        notes: kernel.notes,
         entered: Entered::Vmlinux,
         note: None,
     })
@@ -211,6 +228,7 @@ fn stub(
         entry: load.0 + STUB_ENTRY,
         range: (load.0, end),
         header: Some(image.header),
+        notes: None,
         entered: Entered::Stub,
         note,
     })

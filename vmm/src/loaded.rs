@@ -83,6 +83,11 @@ impl Loaded {
         self.kernel.lint(&self.ram, wanted)
     }
 
+    /// The kernel's build ID in hexadecimal digits, where it is unpacked and has one.
+    pub fn build_id(&self) -> Option<String> {
+        self.kernel.build_id(&self.ram)
+    }
+
     /// Whether `text` is in the unpacked kernel; `None` where it is entered packed.
     pub fn kernel_has(&self, text: &[u8]) -> Option<bool> {
         self.kernel.has(&self.ram, text)

@@ -145,6 +145,7 @@ impl SharedKernel {
             entry,
             range: (start, end),
             header: params.filter(|_| kind & 1 != 0),
+            notes: None,
             entered: if kind & 2 == 0 { Entered::Payload } else { Entered::Stub },
             note: None,
         };

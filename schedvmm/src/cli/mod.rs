@@ -64,6 +64,30 @@ pub enum Verb {
     },
     /// Boots a kernel with an initrd of your own and shows its console; measures nothing.
     Boot(Box<BootArgs>),
+    /// Says what a kernel has of what measurements need, and what it means where something is
+    /// missing; boots nothing.
+    ///
+    /// Exit status 0 where all is there, 1 where it runs without something, or where that cannot be
+    /// told, 125 where it cannot run.
+    Check {
+        /// A bzImage, a vmlinux, a build tree, a package, a folder that one was unpacked into, a
+        /// release or `running`.
+        #[arg(value_name = "KERNEL", value_parser = crate::units::named())]
+        kernel: PathBuf,
+        /// For virtual machines as the load.
+        #[arg(long)]
+        nested: bool,
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prints what to merge into a kernel's configuration, so that it has all that measurements
+    /// need.
+    Config {
+        /// For virtual machines as the load, too.
+        #[arg(long)]
+        nested: bool,
+    },
     /// Says from its trace why a gap of a result was: who ran instead.
     Explain(ExplainArgs),
     /// Measures the kernel that is running: the same load and meter, no VM, no root needed.
@@ -96,8 +120,8 @@ pub enum Verb {
     /// this machine is too busy to tell, 125 where a CPU quota keeps it from being told, 200 or 125
     /// where --kernel names none.
     Selftest {
-        /// A bzImage or a vmlinux: also stop the vCPU of a machine that runs it.
-        #[arg(long, value_name = "FILE", value_parser = crate::units::named())]
+        /// Also stop the vCPU of a machine that runs this kernel, named as for the main job.
+        #[arg(long, value_name = "KERNEL", value_parser = crate::units::named())]
         kernel: Option<PathBuf>,
         /// Try it although a cgroup that schedvmm was started in has a CPU quota.
         #[arg(long)]
@@ -117,8 +141,8 @@ pub enum Verb {
 /// Options of `boot`.
 #[derive(Debug, Args)]
 pub struct BootArgs {
-    /// A bzImage or a vmlinux.
-    #[arg(long, value_name = "FILE", value_parser = crate::units::named())]
+    /// The kernel, named as for the main job.
+    #[arg(long, value_name = "KERNEL", value_parser = crate::units::named())]
     pub kernel: PathBuf,
     /// An initial RAM file system, as the kernel takes it.
     #[arg(long, value_name = "FILE", value_parser = crate::units::named())]
@@ -178,8 +202,9 @@ pub struct HostArgs {
 /// Options of the main job.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// The kernel under test: a bzImage or a vmlinux.
-    #[arg(long, required = true, value_name = "FILE", value_parser = crate::units::named())]
+    /// The kernel under test: a bzImage, a vmlinux, a build tree (`.`), a package (.deb, .rpm), a
+    /// folder that one was unpacked into, the release of an installed kernel, or `running`.
+    #[arg(long, required = true, value_name = "KERNEL", value_parser = crate::units::named())]
     pub kernel: Option<PathBuf>,
     /// What the machine is like.
     #[command(flatten)]
@@ -262,6 +287,7 @@ mod tests {
             &["run", "--from", "-"],
             &["run", "--from", "x", "--output", "-"],
             &["selftest", "--kernel", "-"],
+            &["check", "-"],
         ] {
             let parsed = Cli::try_parse_from(["schedvmm"].iter().chain(words));
             let error = parsed.expect_err("a dash").to_string();

@@ -18,8 +18,8 @@ pub struct NestedArgs {
     /// kept busy by a meter (--meter, else the best that their kernel has).
     #[arg(long, conflicts_with_all = BURSTY)]
     pub nested: bool,
-    /// Their kernel [default: that of the machine around them].
-    #[arg(long, value_name = "FILE", value_parser = units::named(), requires = "nested")]
+    /// Their kernel, named as --kernel is [default: that of the machine around them].
+    #[arg(long, value_name = "KERNEL", value_parser = units::named(), requires = "nested")]
     pub l2_kernel: Option<PathBuf>,
     /// Folder of their kernel's modules [default: --modules, for the kernel that it is of].
     #[arg(long, value_name = "DIR", value_parser = units::named(), requires = "nested")]

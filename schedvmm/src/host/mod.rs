@@ -20,6 +20,7 @@ use guest::trace::Tracing;
 use guest::wire::{self, Message, Setup, ThresholdHit, Tick, TraceProgress};
 use serde_json::json;
 use vmm::vcpu::sched;
+use vmm::x86_64::notes;
 
 use self::prepare::{Prepare, Ready};
 use crate::caller::{Caller, Meanwhile};
@@ -65,9 +66,12 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     let measured: Vec<_> = plan.job.load.cpus.iter().map(|cpu| *cpu as usize).collect();
     sched::keep_off(&measured);
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let (config, config_source) = folder.copy_config(release.trim()).unzip();
     let kernel = KernelFacts {
         entered: "running".into(),
-        config: folder.copy_config(release.trim()),
+        build_id: fs::read("/sys/kernel/notes").ok().and_then(|all| notes::build_id(&all)),
+        config,
+        config_source,
         ..KernelFacts::default()
     };
     let mut run = Run {

@@ -23,7 +23,7 @@ use vmm::kvm::Hypervisor;
 use vmm::vcpu::{ExitReason, VcpuEnd, sched};
 use vmm::virtio::console::{PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Loaded, Parts, Running, Vm};
-use vmm::x86_64::lint::Wanted;
+use vmm::x86_64::lint::{Lint, Wanted};
 
 use self::plan::{Drivers, Plan};
 use crate::absence::HostEvidence;
@@ -43,7 +43,7 @@ use crate::sinks::{ConsoleRing, ControlSink, Tail, TraceSink, WholeLines};
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::trace_file::TraceFile;
 use crate::verdict::End;
-use crate::{facts, footprint, machine, signals};
+use crate::{facts, footprint, kernel, machine, needs, signals};
 use guest::error::Owner;
 
 /// Name of the console port.
@@ -108,18 +108,19 @@ impl Attempt {
     fn prepare(mut plan: Plan, caller: Caller, events: SyncSender<Event>) -> Result<Self, Failure> {
         let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).or_else(|error| {
             // A kernel that is bad is bad on any host.
-            machine::kernel(&plan.kernel_path)?;
+            kernel::open(&plan.kernel_path)?;
             Err(Failure::from(error))
         })?;
         let vendor = plan.args.nested.nested.then(|| nested::vendor_of(&hypervisor)).transpose()?;
         // The probe runs beside the reading of the kernel: it costs no time of its own.
         let (probed, kernel) = thread::scope(|scope| {
             let probe = scope.spawn(|| probe::run(&hypervisor, probe::PATIENCE));
-            let kernel = machine::kernel(&plan.kernel_path);
+            let kernel = kernel::open(&plan.kernel_path);
             (probe.join(), kernel)
         });
         let kernel = kernel?;
-        machine::check_pv(&plan.kernel_path, plan.args.machine.pv, kernel.version())?;
+        let version = kernel.image.version();
+        machine::check_pv(&kernel.path, plan.args.machine.pv, version)?;
         let mut notes: Vec<String> = facts::emulation_note().into_iter().collect();
         match probed {
             Ok(Ok(facts)) => plan.job.know_tsc(facts.tsc_khz.into()),
@@ -130,41 +131,51 @@ impl Attempt {
         let console = ConsoleRing::default();
         let (trace_sink, trace_path, trace_written) = TraceSink::later();
         let ports = ports(console.clone(), events.clone(), trace_sink);
-        let mut config = plan.config(kernel.version());
-        let trace_memory = plan.trace_memory(kernel.version());
+        let mut config = plan.config(version);
+        let trace_memory = plan.trace_memory(version);
         let read_l2 = |path: &Path| -> Result<_, Failure> {
-            let kernel = machine::kernel(path)?;
-            machine::check_pv(path, plan.args.machine.pv, kernel.version())?;
+            let kernel = kernel::open(path)?;
+            machine::check_pv(&kernel.path, plan.args.machine.pv, kernel.image.version())?;
             Ok(kernel)
         };
         let l2_kernel = plan.args.nested.l2_kernel.as_deref().map(read_l2).transpose()?;
-        let l2_kernel = l2_kernel.as_ref().unwrap_or(&kernel);
+        let second_kernel = l2_kernel.as_ref().unwrap_or(&kernel);
         let Drivers { transport, modules } = plan.drivers(&kernel, vendor)?;
         config.transport = transport;
         let Drivers { transport: l2_transport, modules: l2_modules } =
-            plan.l2_drivers(l2_kernel)?;
+            plan.l2_drivers(second_kernel)?;
         if let Some(nested) = &mut plan.job.nested {
             nested.transport = l2_transport.map(|transport| transport.name().to_owned());
         }
-        plan.size_l2(l2_kernel, &l2_modules)?;
+        plan.size_l2(&second_kernel.image, &l2_modules)?;
         plan.until_consoles_come(&mut config, &modules, &l2_modules);
-        let second = SecondLevel { kernel: l2_kernel.bytes(), modules: &l2_modules };
+        let second = SecondLevel { kernel: second_kernel.image.bytes(), modules: &l2_modules };
         let initrd = machine::initrd(&plan.job, &modules, vendor.map(|_| second))?;
         let serial = config.serial.then(|| Box::new(console.clone()) as _);
-        let unbuilt = |error| machine::build_failure(&plan.kernel_path, error);
-        let loaded = Loaded::new(&config, Kernel::Image(&kernel), Initrd::Bytes(&initrd));
+        let kernel_path = kernel.path.clone();
+        let unbuilt = |error| machine::build_failure(&kernel_path, error);
+        let loaded = Loaded::new(&config, Kernel::Image(&kernel.image), Initrd::Bytes(&initrd));
         let loaded = loaded.map_err(unbuilt)?;
         drop(initrd);
+        let unusable = |error| kernel::unusable(&kernel_path, error);
         let (cpus, names) = (config.topology.cpus, modules.names());
-        let lint = loaded
-            .lint(Wanted { cpus, modules: &names, transport })
-            .map_err(|error| machine::unusable(&plan.kernel_path, error))?;
+        let lint = loaded.lint(Wanted { cpus, modules: &names, transport }).map_err(unusable)?;
+        let known = kernel.known(lint, loaded.build_id());
         if let Some(vendor) = vendor {
             // A packed kernel tells nothing; the agent in it will.
             let has = |text: &[u8]| loaded.kernel_has(text) != Some(false);
-            nested::check_kernel(&lint, &modules, has, vendor)
-                .map_err(|error| machine::unusable(&plan.kernel_path, error))?;
+            nested::check_kernel(known.options(), &modules, has, vendor).map_err(unusable)?;
         }
+        let mut taken = vec![known.line(&kernel)];
+        if let Some(l2_kernel) = &l2_kernel {
+            taken.push(format!("virtual machines: kernel {}", l2_kernel.place()));
+            notes.extend(l2_kernel.known(Lint::default(), None).notes);
+        }
+        notes.extend(known.notes.iter().cloned());
+        let findings = needs::assess(plan.args.nested.nested, &known, |text| {
+            loaded.kernel_has(text.as_bytes())
+        });
+        notes.extend(needs::note(&findings, |module| modules.has(module)));
         // Only now: what can be refused has been.
         let stamp = plan.started_utc.replace(':', "");
         let folder = Folder::create(plan.args.show.output.as_deref(), &stamp)?;
@@ -177,21 +188,28 @@ impl Attempt {
         notes.extend(vm.kernel().note.clone());
         notes.extend(modules.note());
         notes.extend(caller.notes());
+        let config_source = known.config.as_ref().map(|config| config.source.to_string());
         let facts = KernelFacts {
-            path: plan.kernel_path.display().to_string(),
-            bytes: kernel.bytes().len() as u64,
-            banner: lint.banner,
-            config: lint.config.and_then(|config| folder.write_config(config).ok()),
+            named: plan.kernel_path.display().to_string(),
+            path: kernel_path.display().to_string(),
+            inside: kernel.inside.clone(),
+            bytes: kernel.image.bytes().len() as u64,
+            banner: known.banner,
+            image_release: known.release,
+            build_id: known.build_id,
+            config: known.config.and_then(|config| folder.write_config(config.options).ok()),
+            config_source,
             entered: format!("{:?}", vm.kernel().entered).to_lowercase(),
             cmdline_given: vm.cmdline().to_owned(),
             hello: None,
         };
         // The file's bytes have served; memory beside guest RAM is kept small.
-        drop(kernel);
+        drop((kernel, l2_kernel));
         let machine = plan.describe(&vm, &modules);
         let found = vm.facts();
         let limits = plan.limits();
         let show = Show::new(plan::style(&plan.args.show), plan.args.nested.show_vm);
+        show.notes(&taken);
         show.notes(&notes);
         show.phase("boot", limits.boot.as_secs());
         let session = Session::new(limits, Instant::now());

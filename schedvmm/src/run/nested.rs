@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the nested target adds to a plan, and what it needs of host and kernel.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use guest::job::{
 use guest::shape::GroupSpec;
 use vmm::config::Topology;
 use vmm::kvm::Hypervisor;
-use vmm::x86_64::lint::{Lint, LintError};
+use vmm::x86_64::lint::LintError;
 
 use crate::cli::{Idle, MachineArgs, Pages, RunArgs};
 use crate::machine;
@@ -205,12 +206,13 @@ pub fn vendor(supported: impl Fn(u32) -> u32, sysfs: &Path) -> Result<Vendor, Fa
     ))
 }
 
-/// Whether the first-level kernel can be a host, as far as it tells; `has` finds a text in it.
+/// Whether the first-level kernel can be a host, by its configuration where that is known; `has`
+/// finds a text in it.
 ///
 /// # Errors
 /// It lacks KVM, or has it as a module that is not among those it gets.
 pub fn check_kernel(
-    lint: &Lint,
+    config: Option<&HashMap<String, String>>,
     modules: &Modules,
     has: impl Fn(&[u8]) -> bool,
     vendor: Vendor,
@@ -219,7 +221,7 @@ pub fn check_kernel(
         return Ok(());
     }
     let option = vendor.option();
-    let Some(config) = &lint.config else {
+    let Some(config) = config else {
         // The prefix of the module's parameters, which only a built-in module has in the image.
         let prefix = format!("{}.", vendor.module());
         return if has(prefix.as_bytes()) {
@@ -248,8 +250,6 @@ fn lacks(what: &'static str, vendor: Vendor) -> LintError {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
     use crate::status::ExitStatus;
 
@@ -281,23 +281,18 @@ mod tests {
 
     #[test]
     fn kernels_without_kvm_are_told_apart() {
-        let lint = |lines: &[(&str, &str)]| Lint {
-            banner: None,
-            config: Some(
-                lines.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect::<HashMap<_, _>>(),
-            ),
-        };
         let none = Modules::default();
-        let check =
-            |lines: &[(&str, &str)]| check_kernel(&lint(lines), &none, |_| false, Vendor::Amd);
+        let check = |lines: &[(&str, &str)]| {
+            let config = lines.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            check_kernel(Some(&config), &none, |_| false, Vendor::Amd)
+        };
         assert_eq!(check(&[("CONFIG_KVM", "y"), ("CONFIG_KVM_AMD", "y")]), Ok(()));
         let modular = check(&[("CONFIG_KVM", "y"), ("CONFIG_KVM_AMD", "m")]).expect_err("module");
         assert!(modular.to_string().contains("module") && modular.options.contains("KVM_AMD=y"));
         assert!(check(&[("CONFIG_KVM", "y"), ("CONFIG_KVM_INTEL", "y")]).is_err());
         assert!(check(&[]).expect_err("none").to_string().contains("CONFIG_KVM=y"));
-        let bare = Lint::default();
         let amd = |text: &[u8]| text == b"kvm_amd.";
-        assert_eq!(check_kernel(&bare, &none, amd, Vendor::Amd), Ok(()));
-        assert!(check_kernel(&bare, &none, amd, Vendor::Intel).is_err());
+        assert_eq!(check_kernel(None, &none, amd, Vendor::Amd), Ok(()));
+        assert!(check_kernel(None, &none, amd, Vendor::Intel).is_err());
     }
 }

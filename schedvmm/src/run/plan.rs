@@ -18,6 +18,7 @@ use crate::absence::HostEvidence;
 use crate::caller::{Demand, Heirs};
 use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, TraceArgs};
 use crate::core_figures::HostCpus;
+use crate::kernel::Kernel;
 use crate::mapped_trace::TraceMemory;
 use crate::modules::{self, Modules, Tree};
 use crate::placement::{self, Placement};
@@ -32,7 +33,7 @@ use crate::{folder, machine};
 pub struct Plan {
     /// The options.
     pub args: RunArgs,
-    /// The kernel under test.
+    /// The kernel under test, as the user named it.
     pub kernel_path: PathBuf,
     /// Processors of the guest.
     pub topology: Topology,
@@ -147,11 +148,11 @@ impl Plan {
     /// The folder of modules is not what it should be, or a module in it.
     pub fn drivers(
         &self,
-        kernel: &KernelImage,
+        kernel: &Kernel,
         vendor: Option<nested::Vendor>,
     ) -> Result<Drivers, Failure> {
         let machine = &self.args.machine;
-        let tree = tree(machine.modules.as_deref(), &self.kernel_path, kernel)?;
+        let tree = tree(machine.modules.as_deref(), kernel)?;
         let vendor = vendor.map(nested::Vendor::module);
         Drivers::choose(tree.as_ref(), machine.transport.asked(), vendor, kernel)
     }
@@ -160,14 +161,13 @@ impl Plan {
     ///
     /// # Errors
     /// As for [`drivers`](Self::drivers).
-    pub fn l2_drivers(&self, kernel: &KernelImage) -> Result<Drivers, Failure> {
+    pub fn l2_drivers(&self, kernel: &Kernel) -> Result<Drivers, Failure> {
         let (machine, nested) = (&self.args.machine, &self.args.nested);
         let asked = machine.transport.asked();
         // The kernel around them has its own modules.
         let same = || machine.modules.as_deref().filter(|_| nested.l2_kernel.is_none());
         let folder = nested.l2_modules.as_deref().or_else(same);
-        let path = nested.l2_kernel.as_deref().unwrap_or(&self.kernel_path);
-        let tree = if nested.nested { tree(folder, path, kernel)? } else { None };
+        let tree = if nested.nested { tree(folder, kernel)? } else { None };
         Drivers::choose(tree.as_ref(), asked, None, kernel)
     }
 
@@ -293,10 +293,10 @@ impl Plan {
 
 /// The modules of this kernel: from the folder that is named, or else from where its file lies, where
 /// there are any.
-fn tree(folder: Option<&Path>, path: &Path, kernel: &KernelImage) -> Result<Option<Tree>, Failure> {
-    Ok(match (folder, kernel.release()) {
+fn tree(folder: Option<&Path>, kernel: &Kernel) -> Result<Option<Tree>, Failure> {
+    Ok(match (folder, &kernel.release) {
         (Some(folder), _) => Some(Tree::open(folder)?),
-        (None, Some(release)) => Tree::beside(path, &release),
+        (None, Some(release)) => Tree::beside(&kernel.path, release),
         (None, None) => None,
     })
 }
@@ -315,15 +315,14 @@ impl Drivers {
         tree: Option<&Tree>,
         asked: Option<Transport>,
         vendor: Option<&str>,
-        kernel: &KernelImage,
+        kernel: &Kernel,
     ) -> Result<Self, Failure> {
         let Some(tree) = tree else {
             return Ok(Self { transport: asked, modules: Modules::default() });
         };
-        let release = kernel.release();
         let closure = |driver: Option<&str>| {
             let wanted = driver.into_iter().chain([modules::CONSOLE]).chain(vendor);
-            tree.closure(wanted, release.as_deref())
+            tree.closure(wanted, kernel.release.as_deref())
         };
         let mut least: Option<Self> = None;
         for transport in Transport::ALL.into_iter().filter(|one| asked.is_none_or(|it| it == *one))

@@ -18,7 +18,7 @@ use vmm::kvm::Hypervisor;
 
 use self::case::{Case, Status, try_case};
 use crate::caller::{Caller, Demand, Meanwhile};
-use crate::machine;
+use crate::kernel;
 use crate::placement;
 use crate::probe::{self, ProbeError};
 use crate::progress::Progress;
@@ -191,8 +191,8 @@ pub fn run(kernel: Option<&Path>, allow_quota: bool, json: bool) -> Result<ExitS
 
 /// Whether there may be a machine with this kernel: neither a file that is none nor a host without
 /// KVM is a fault of the meter.
-fn can_boot(kernel: &Path) -> Result<(), Failure> {
-    machine::kernel(kernel)?;
+fn can_boot(path: &Path) -> Result<(), Failure> {
+    kernel::open(path)?;
     match probe::run(&Hypervisor::open(Path::new(vmm::kvm::DEVICE))?, probe::PATIENCE) {
         Ok(_) | Err(ProbeError::Undecided(_)) => Ok(()),
         Err(error) => Err(error.into()),

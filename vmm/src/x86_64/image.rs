@@ -11,7 +11,7 @@ use thiserror::Error;
 use vm_memory::ByteValued;
 
 use crate::x86_64::not_a_kernel::{self, Other};
-use crate::x86_64::{layout, lint};
+use crate::x86_64::{layout, lint, wrapped};
 
 /// Offset of the setup header in a bzImage.
 const HEADER_START: usize = 0x1f1;
@@ -35,6 +35,7 @@ const ELF_BIG_ENDIAN: u8 = 2;
 const ELF_I386: u16 = 3;
 const ELF_X86_64: u16 = 62;
 const ELF_LOAD: u32 = 1;
+const ELF_NOTE: u32 = 4;
 /// More program headers than any kernel has; a bound for hostile files.
 const MAX_SEGMENTS: usize = 64;
 /// No kernel image is larger; a bound for hostile files.
@@ -146,6 +147,8 @@ pub struct ElfKernel {
     pub entry: u64,
     /// Loadable segments in ascending order of address.
     pub segments: Vec<Segment>,
+    /// First guest physical address and bytes of its notes, which lie in one of the segments.
+    pub notes: Option<(u64, u64)>,
 }
 
 impl KernelImage {
@@ -201,11 +204,13 @@ impl KernelImage {
         }
     }
 
-    /// Recognises a kernel and checks its headers.
+    /// Recognises a kernel, unwrapped where it is in a [wrapping](wrapped), and checks its
+    /// headers.
     ///
     /// # Errors
     /// What is wrong with the file, as the user should read it.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, ImageError> {
+        let (bytes, _) = wrapped::unwrap(bytes)?;
         if bytes.is_empty() {
             return Err(ImageError::Empty);
         }
@@ -318,9 +323,13 @@ pub fn parse_elf(bytes: &[u8]) -> Result<ElfKernel, ImageError> {
     // Bounded by the file's length just above.
     #[allow(clippy::cast_possible_truncation)]
     let headers = &bytes[table as usize..table_end as usize];
-    let mut segments = Vec::new();
-    for raw in headers.chunks_exact(ELF_SEGMENT_LEN).filter(|raw| u32_at(raw, 0) == ELF_LOAD) {
-        segments.push(check_segment(raw, bytes.len() as u64)?);
+    let (mut segments, mut notes) = (Vec::new(), None);
+    for raw in headers.chunks_exact(ELF_SEGMENT_LEN) {
+        match u32_at(raw, 0) {
+            ELF_LOAD => segments.push(check_segment(raw, bytes.len() as u64)?),
+            ELF_NOTE => notes = Some((u64_at(raw, 24), u64_at(raw, 32))),
+            _ => {}
+        }
     }
     segments.retain(|segment: &Segment| segment.memory_len > 0);
     segments.sort_unstable_by_key(|segment| segment.address);
@@ -332,7 +341,14 @@ pub fn parse_elf(bytes: &[u8]) -> Result<ElfKernel, ImageError> {
     if !segments.iter().any(|segment| segment.holds(entry)) {
         return Err(damaged(format!("nothing is loaded at its entry point {entry:#x}")));
     }
-    Ok(ElfKernel { entry, segments })
+    // What lies elsewhere in the file is not in memory, and so is none of the kernel's own.
+    let notes = notes.filter(|(start, len)| {
+        let last = len.checked_sub(1).and_then(|len| start.checked_add(len));
+        last.is_some_and(|last| {
+            segments.iter().any(|segment| segment.holds(*start) && segment.holds(last))
+        })
+    });
+    Ok(ElfKernel { entry, segments, notes })
 }
 
 fn check_segment(raw: &[u8], file_len: u64) -> Result<Segment, ImageError> {

@@ -200,11 +200,16 @@ fn config(kernel: &[u8]) -> Option<HashMap<String, String>> {
         .take(MAX_CONFIG_BYTES)
         .read_to_string(&mut text)
         .ok()?;
+    Some(options(&text))
+}
+
+/// `CONFIG_X` to its value, from the text of a .config.
+pub fn options(text: &str) -> HashMap<String, String> {
     let options = text.lines().filter_map(|line| {
         let (name, value) = line.split_once('=')?;
         name.starts_with("CONFIG_").then(|| (name.to_owned(), value.to_owned()))
     });
-    Some(options.collect())
+    options.collect()
 }
 
 #[cfg(test)]

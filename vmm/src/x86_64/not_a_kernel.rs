@@ -7,17 +7,13 @@
 //! riscv/boot-image-header}.rst.
 
 use std::fmt;
-use std::io::Read;
 
-use crate::x86_64::image::{ELF_MAGIC, is_bzimage};
+use crate::x86_64::image::ELF_MAGIC;
 use crate::x86_64::payload::{self, Format};
+use crate::x86_64::wrapped;
 
-/// So many bytes of what is packed are enough to see what it is.
-const PEEK_BYTES: u64 = 1024;
 /// Nor does a file that begins so long as a text go on as a kernel.
 const TEXT_BYTES: usize = 512;
-/// More sections than any PE file has; a bound for hostile files.
-const MAX_SECTIONS: usize = 96;
 
 /// Something that is no kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,15 +48,14 @@ const KNOWN: [Known; 21] = [
         0,
         b"!<arch>\ndebian-binary",
         "a Debian package",
-        "unpack it with `dpkg-deb -x FILE DIR` and give DIR/boot/vmlinuz-* or \
-         DIR/usr/lib/modules/*/vmlinuz",
+        "give the package itself, or a folder that it was unpacked into",
     ),
     (0, b"!<arch>\n", "an archive of object files", GIVE),
     (
         0,
         b"\xed\xab\xee\xdb",
         "an RPM package",
-        "unpack it with `rpm2cpio FILE | cpio -idm` and give lib/modules/*/vmlinuz",
+        "give the package itself, or a folder that it was unpacked into",
     ),
     (0x38, b"ARM\x64", "a kernel for arm64", GIVE),
     (0x38, b"RSC\x05", "a kernel for RISC-V", GIVE),
@@ -90,6 +85,11 @@ const DISK: &str = "no disk is booted here; give the kernel that is on it";
 /// What `bytes`, the whole file, is; `None` if it may be a kernel or is nothing known. `bytes` has
 /// no boot header of a bzImage.
 pub(super) fn recognise(bytes: &[u8]) -> Option<Other> {
+    packed(bytes).or_else(|| bare(bytes))
+}
+
+/// The same, of what is not packed.
+fn bare(bytes: &[u8]) -> Option<Other> {
     if bytes.starts_with(ELF_MAGIC) {
         return elf(bytes);
     }
@@ -178,25 +178,7 @@ fn efi(bytes: &[u8]) -> Option<Other> {
         let what = "an EFI zboot image, as kernels for arm64, RISC-V and LoongArch come in";
         return other(what, GIVE);
     }
-    let word = |at: usize| -> Option<usize> {
-        let bytes = bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
-        usize::try_from(u32::from_le_bytes(bytes)).ok()
-    };
-    // Microsoft PE format: e_lfanew, then the signature, the COFF header, the optional header,
-    // and sections of 40 bytes that begin with their names.
-    let pe = word(0x3c)?;
-    if bytes.get(pe..pe.checked_add(4)?)? != b"PE\0\0" {
-        return None;
-    }
-    let count = word(pe + 4)? >> 16;
-    let table = pe + 24 + (word(pe + 20)? & 0xffff);
-    let names = (0..count.min(MAX_SECTIONS)).map_while(|n| bytes.get(table + n * 40..)?.get(..8));
-    if names.into_iter().any(|name| name == b".linux\0\0") {
-        return other(
-            "a unified kernel image (UKI)",
-            "take the kernel out of it with `objcopy -O binary --only-section=.linux FILE bzImage`",
-        );
-    }
+    wrapped::sections(bytes)?;
     other("an EFI program", GIVE)
 }
 
@@ -213,41 +195,15 @@ fn packed(bytes: &[u8]) -> Option<Other> {
         None => return None,
     };
     let unpack = format!("unpack it with `{tool} < FILE > NEW`");
-    let inside = peek(bytes);
-    if is_bzimage(&inside) {
-        return other(format!("a bzImage packed with {name}"), format!("{unpack} and give that"));
-    }
+    let inside = wrapped::peek(bytes);
     // Once: there are files that unpack to themselves.
     if payload::format(&inside).is_some() {
         return other(format!("something packed twice, with {name} last"), unpack);
     }
-    if let Some(inside) = recognise(&inside) {
+    if let Some(inside) = bare(&inside) {
         return other(format!("{}, packed with {name}", inside.what), inside.advice);
     }
-    if inside.starts_with(ELF_MAGIC) {
-        return other(format!("a vmlinux packed with {name}"), format!("{unpack} and give that"));
-    }
     other(format!("a file packed with {name}"), format!("{unpack}; {GIVE}"))
-}
-
-/// The beginning of what is packed; nothing where it cannot be unpacked.
-fn peek(packed: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut take = |from: &mut dyn Read| {
-        // What came out before an error is as good.
-        let _ = from.take(PEEK_BYTES).read_to_end(&mut bytes);
-    };
-    match payload::format(packed) {
-        Some(Format::Gzip) => take(&mut flate2::bufread::GzDecoder::new(packed)),
-        Some(Format::Xz) => take(&mut liblzma::bufread::XzDecoder::new(packed)),
-        Some(Format::Zstd) => {
-            if let Ok(mut decoder) = zstd::stream::read::Decoder::with_buffer(packed) {
-                take(&mut decoder);
-            }
-        }
-        Some(Format::Lz4 | Format::Lzma) | None => {}
-    }
-    bytes
 }
 
 /// The first lines of a .config name the program that has written it.
@@ -259,7 +215,8 @@ fn is_kernel_config(text: &str) -> bool {
 mod tests {
     use std::io::Write;
 
-    use crate::x86_64::image::{ImageError, KernelImage, flat_kernel, tests::bzimage};
+    use crate::x86_64::image::{ImageError, KernelImage, flat_kernel};
+    use crate::x86_64::wrapped::tests::pe;
 
     /// What is said of a file, and it must be refused.
     fn said(bytes: &[u8]) -> String {
@@ -279,26 +236,12 @@ mod tests {
         encoder.finish().expect("gzip")
     }
 
-    /// A PE file with these sections and nothing in them.
-    fn pe(sections: &[&[u8; 8]]) -> Vec<u8> {
-        let mut bytes = vec![0; 0x400];
-        bytes[..2].copy_from_slice(b"MZ");
-        bytes[0x3c] = 0x80;
-        bytes[0x80..0x84].copy_from_slice(b"PE\0\0");
-        bytes[0x86] = u8::try_from(sections.len()).expect("few");
-        bytes[0x94] = 0xf0;
-        for (n, name) in sections.iter().enumerate() {
-            bytes[0x80 + 24 + 0xf0 + n * 40..][..8].copy_from_slice(*name);
-        }
-        bytes
-    }
-
     #[test]
     fn packages_and_archives_are_named_with_the_way_out() {
         let deb = said(&at(0, b"!<arch>\ndebian-binary   1"));
-        assert!(deb.contains("a Debian package") && deb.contains("dpkg-deb -x"), "{deb}");
+        assert!(deb.contains("a Debian package") && deb.contains("unpacked into"), "{deb}");
         let rpm = said(&at(0, b"\xed\xab\xee\xdb\x03"));
-        assert!(rpm.contains("an RPM package") && rpm.contains("rpm2cpio"), "{rpm}");
+        assert!(rpm.contains("an RPM package") && rpm.contains("unpacked into"), "{rpm}");
         for (bytes, what) in [
             (at(0, b"070701000000"), "an initrd"),
             (gzip(&at(0, b"070701000000")), "an initrd (a cpio archive), packed with gzip"),
@@ -314,9 +257,7 @@ mod tests {
 
     #[test]
     fn efi_wrappings_are_told_apart() {
-        let uki = said(&pe(&[b".text\0\0\0", b".linux\0\0", b".initrd\0"]));
-        assert!(uki.contains("(UKI)") && uki.contains("--only-section=.linux"), "{uki}");
-        assert!(said(&pe(&[b".text\0\0\0"])).contains("an EFI program"));
+        assert!(said(&pe(&[(b".text\0\0\0", b"")])).contains("an EFI program"));
         let mut zboot = at(0, b"MZ\0\0zimg");
         zboot.resize(0x300, 0);
         assert!(said(&zboot).contains("an EFI zboot image"), "{}", said(&zboot));
@@ -327,18 +268,15 @@ mod tests {
     }
 
     #[test]
-    fn packed_kernels_say_how_to_unpack_them() {
-        let text = said(&gzip(&bzimage(&[7; 64])));
-        assert!(text.contains("a bzImage packed with gzip"), "{text}");
-        assert!(text.contains("`gunzip < FILE > NEW` and give that"), "{text}");
-        let vmlinux = flat_kernel(0x100_0000, &[0xf4; 16]);
-        let zstd = zstd::bulk::compress(&vmlinux, 3).expect("zstd");
-        assert!(said(&zstd).contains("a vmlinux packed with zstd"), "{}", said(&zstd));
-        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 6);
-        xz.write_all(&vmlinux).expect("xz");
-        let xz = xz.finish().expect("xz");
-        assert!(said(&xz).contains("a vmlinux packed with xz"), "{}", said(&xz));
-        assert!(said(&xz[..20]).contains("a file packed with xz"), "{}", said(&xz[..20]));
+    fn what_is_packed_is_named() {
+        let twice = said(&gzip(&gzip(&at(0, b"070701000000"))));
+        assert!(twice.contains("a file packed with gzip"), "{twice}");
+        let zstd = zstd::bulk::compress(b"no kernel", 3).expect("zstd");
+        let text = said(&zstd);
+        assert!(text.contains("a file packed with zstd") && text.contains("unzstd"), "{text}");
+        // There is no decoder for these as whole files.
+        assert!(said(b"BZh91AY&SY").contains("`bunzip2 < FILE > NEW`"));
+        assert!(said(b"\x02\x21\x4c\x18xx").contains("`unlz4 < FILE > NEW`"));
         let arm = said(&gzip(&at(0x38, b"ARM\x64")));
         assert!(arm.contains("a kernel for arm64, packed with gzip"), "{arm}");
     }

@@ -19,7 +19,7 @@ const USUAL_FIRST_OFFSET: u64 = 2 << 20;
 /// LZ4 legacy frame: blocks unpack to this many bytes, but the last.
 const LZ4_BLOCK: usize = 8 << 20;
 /// Memory the xz decoder may use: dictionaries of kernels are at most 128 MiB.
-const XZ_MEMORY_LIMIT: u64 = 256 << 20;
+pub(super) const XZ_MEMORY_LIMIT: u64 = 256 << 20;
 
 /// Compression formats, by the magic bytes lib/decompress.c knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -53,7 +53,7 @@ const KNOWN_ABSENT: [Absent; 5] = [
 ];
 
 /// Why a series is known not to take an option.
-fn known_absent(series: Series, option: &str) -> Option<&'static str> {
+pub fn known_absent(series: Series, option: &str) -> Option<&'static str> {
     let absent = |known: &&Absent| {
         let before = known.until.is_none_or(|until| series < until);
         known.option == option && series >= known.from && before

@@ -8,6 +8,7 @@ mod offers;
 mod series;
 mod stock;
 
+pub use config::known_absent;
 pub use offers::Offer;
 pub use series::{Series, Wanted};
 pub use stock::{Stock, stock};

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kernel in a folder: a build tree, a folder that a package was unpacked into, a root file
+//! system, /boot, or just a folder with a kernel in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::KernelFileError;
+use super::package::Member;
+
+/// Where a build leaves it. The second is a link to the first.
+const BUILT: [&str; 2] = ["arch/x86/boot/bzImage", "arch/x86_64/boot/bzImage"];
+/// Its names in a folder of its own.
+const PLAIN: [&str; 3] = ["bzImage", "vmlinuz", "vmlinux"];
+/// Folders with kernels by release, in a root file system and in itself.
+const BY_RELEASE: [&str; 4] = ["boot", "usr/lib/modules", "lib/modules", ""];
+
+/// The kernel in `folder`.
+///
+/// # Errors
+/// There is none, or there are several.
+pub fn kernel(folder: &Path) -> Result<PathBuf, KernelFileError> {
+    let first =
+        |names: &[&str]| names.iter().map(|name| folder.join(name)).find(|path| path.is_file());
+    if let Some(path) = first(&BUILT) {
+        return Ok(path);
+    }
+    if is_build_tree(folder) {
+        return Err(KernelFileError::NotBuilt(folder.to_owned()));
+    }
+    if let Some(path) = first(&PLAIN) {
+        return Ok(path);
+    }
+    let mut found = by_release(folder);
+    match found.len() {
+        0 => Err(KernelFileError::Folder(folder.to_owned())),
+        1 => Ok(found.remove(0).1),
+        _ => {
+            let names: Vec<_> = found.iter().map(|(_, path)| path.display().to_string()).collect();
+            let kernels = names.join(", ");
+            Err(KernelFileError::Several { path: folder.to_owned(), kernels })
+        }
+    }
+}
+
+/// Whether kernels are built there.
+fn is_build_tree(folder: &Path) -> bool {
+    let has = |name: &str| folder.join(name).exists();
+    has(".config") || has("include/config/auto.conf") || (has("Kconfig") && has("Makefile"))
+}
+
+/// The build tree whose bzImage, or vmlinux, this is.
+pub fn tree_of(kernel: &Path) -> Option<PathBuf> {
+    let folder = kernel.parent().unwrap_or(Path::new(""));
+    let built = BUILT.iter().find_map(|built| {
+        // Three folders up: arch/x86/boot.
+        kernel.ends_with(built).then(|| folder.join("../../.."))
+    });
+    built.into_iter().chain([folder.to_owned()]).find(|tree| is_build_tree(tree))
+}
+
+/// What is wrong with the age of a kernel in a build tree.
+pub fn staleness(kernel: &Path) -> Option<String> {
+    let vmlinux = tree_of(kernel)?.join("vmlinux");
+    let modified = |path: &Path| fs::metadata(path).and_then(|it| it.modified()).ok();
+    (modified(&vmlinux)? > modified(kernel)?).then(|| {
+        format!(
+            "{} is older than the tree's vmlinux: `make bzImage` brings it up to date",
+            kernel.display()
+        )
+    })
+}
+
+/// Kernels by their releases, each once, however many copies there are.
+fn by_release(folder: &Path) -> Vec<(String, PathBuf)> {
+    let mut found: Vec<(String, PathBuf)> = Vec::new();
+    for place in BY_RELEASE {
+        let place = folder.join(place);
+        let entries = fs::read_dir(&place).into_iter().flatten().flatten();
+        let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+        names.sort_unstable();
+        for name in names {
+            let name = name.to_string_lossy();
+            let (release, path) = match name.strip_prefix("vmlinuz-") {
+                Some(release) => (release, place.join(&*name)),
+                None => (&*name, place.join(&*name).join(Member::KERNEL)),
+            };
+            if path.is_file() && found.iter().all(|(other, _)| other != release) {
+                found.push((release.to_owned(), path));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::testing::tree;
+
+    /// The file that is taken from a folder, as it is named there, or why none is.
+    fn taken(files: &[&str]) -> Result<String, String> {
+        let files: Vec<_> = files.iter().map(|file| (*file, "x")).collect();
+        let root = tree(&files);
+        let path = kernel(root.path()).map_err(|error| error.to_string())?;
+        Ok(path.strip_prefix(root.path()).expect("in it").display().to_string())
+    }
+
+    #[test]
+    fn a_build_tree_has_its_bzimage() {
+        let built = [".config", "Makefile", "Kconfig", "vmlinux", BUILT[0], "boot/vmlinuz-1"];
+        assert_eq!(taken(&built).as_deref(), Ok(BUILT[0]));
+        for tree in [&[".config", "vmlinux"][..], &["Kconfig", "Makefile"]] {
+            let error = taken(tree).expect_err("not built");
+            assert!(error.contains("build tree without a bzImage: run `make bzImage`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_folder_of_its_own_has_one_kernel() {
+        assert_eq!(taken(&["vmlinux", "bzImage", "config"]).as_deref(), Ok("bzImage"));
+        assert_eq!(taken(&["vmlinuz", "modules.builtin"]).as_deref(), Ok("vmlinuz"));
+        let error = taken(&["notes.txt"]).expect_err("no kernel");
+        assert!(error.contains("is a folder: give the bzImage"), "{error}");
+    }
+
+    #[test]
+    fn an_unpacked_package_has_its_kernel_by_release() {
+        let debian = ["boot/vmlinuz-6.1.0-56", "boot/config-6.1.0-56", "lib/modules/6.1.0-56/x"];
+        assert_eq!(taken(&debian).as_deref(), Ok("boot/vmlinuz-6.1.0-56"));
+        let merged = "usr/lib/modules/7.3/vmlinuz";
+        assert_eq!(taken(&[merged, "usr/lib/modules/7.3/config"]).as_deref(), Ok(merged));
+        assert_eq!(taken(&["lib/modules/5.14/vmlinuz"]).as_deref(), Ok("lib/modules/5.14/vmlinuz"));
+        // As /boot itself.
+        assert_eq!(taken(&["vmlinuz-6.12", "initrd.img-6.12"]).as_deref(), Ok("vmlinuz-6.12"));
+        // Two copies of one.
+        let copies = ["boot/vmlinuz-6.17", "lib/modules/6.17/vmlinuz"];
+        assert_eq!(taken(&copies).as_deref(), Ok("boot/vmlinuz-6.17"));
+    }
+
+    #[test]
+    fn several_kernels_are_named() {
+        let files = ["boot/vmlinuz-6.12", "boot/vmlinuz-6.1", "usr/lib/modules/7.3/vmlinuz"];
+        let error = taken(&files).expect_err("three");
+        assert!(error.contains("has several kernels: "), "{error}");
+        assert!(files.iter().all(|file| error.contains(file)), "{error}");
+    }
+
+    #[test]
+    fn an_old_bzimage_is_told() {
+        let root = tree(&[(".config", ""), ("vmlinux", ""), (BUILT[0], "")]);
+        let image = root.path().join(BUILT[0]);
+        let age = |path: &Path, seconds: u64| {
+            let file = fs::File::options().write(true).open(path).expect("opened");
+            file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).expect("set");
+        };
+        age(&image, 60);
+        assert!(staleness(&image).expect("older").contains("make bzImage"));
+        age(&root.path().join("vmlinux"), 90);
+        assert_eq!(staleness(&image), None);
+        assert_eq!(staleness(&root.path().join("vmlinux")), None);
+    }
+}

@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kernel under test: from whatever the user named it by to the image, and what is known of
+//! how it was configured.
+
+mod config;
+mod folder;
+pub mod modules;
+mod name;
+mod package;
+#[cfg(test)]
+pub mod testing;
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use vmm::x86_64::image::{ImageError, KernelImage, MAX_IMAGE_BYTES};
+use vmm::x86_64::lint::Lint;
+use vmm::x86_64::wrapped;
+
+pub use self::config::{Configuration, Source};
+pub use self::modules::Modules;
+pub use self::name::is_bare_name;
+
+use self::package::Package;
+use crate::machine::TELLS_TSC;
+use crate::owner::Owned;
+use crate::status::Failure;
+
+/// A kernel that cannot be had by that name, or a kernel file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelFileError {
+    /// It cannot be read.
+    #[error("cannot read kernel {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Reason.
+        #[source]
+        source: io::Error,
+    },
+    /// This user may not read it.
+    #[error(
+        "cannot read kernel {}: its mode is {mode:04o}, which leaves this user out; copy it with \
+         `sudo install -m 644 {} NEW` and give NEW",
+        .path.display(), .path.display()
+    )]
+    Mode {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It is no plain file.
+    #[error("kernel {} is not a regular file", .0.display())]
+    NotAFile(PathBuf),
+    /// It is a folder without a kernel.
+    #[error("kernel {} is a folder: give the bzImage, vmlinuz or vmlinux in it", .0.display())]
+    Folder(PathBuf),
+    /// Nothing was built yet.
+    #[error(
+        "kernel {} is a build tree without a bzImage: run `make bzImage` there (with `make O=DIR`, \
+         give DIR)",
+        .0.display()
+    )]
+    NotBuilt(PathBuf),
+    /// It is not clear which one is meant.
+    #[error("{} has several kernels: {kernels}; name one of them", .path.display())]
+    Several {
+        /// The folder or the package.
+        path: PathBuf,
+        /// Their names.
+        kernels: String,
+    },
+    /// It is not there.
+    #[error(
+        "no kernel {version} is installed here: looked for {looked}; name a file, a build tree, a \
+         package or a folder that one was unpacked into"
+    )]
+    NotInstalled {
+        /// Its release.
+        version: String,
+        /// Where it might be.
+        looked: String,
+    },
+    /// A package of something else, or of modules, or one that only depends on others.
+    #[error(
+        "package {} has no kernel in it: {holds}; give the package with boot/vmlinuz-* or \
+         lib/modules/*/vmlinuz (of Debian: linux-image-*, from Linux 6.19 on linux-binary-*; of \
+         Fedora and its like: kernel-core)",
+        .path.display()
+    )]
+    NoKernel {
+        /// The package.
+        path: PathBuf,
+        /// What is in it.
+        holds: String,
+    },
+    /// A package that does not unpack.
+    #[error(
+        "package {} cannot be read: {reason}; copy it again, or give a folder that it was unpacked \
+         into",
+        .path.display()
+    )]
+    Package {
+        /// The package.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It cannot be told how fast its TSC is.
+    #[error(
+        "kernel {} is Linux {}.{}, and --pv off needs {}.{} or later: without KVM's clock a guest \
+         must be told its TSC's frequency (tsc_early_khz); take --pv clock",
+        .path.display(), .version.0, .version.1, TELLS_TSC.0, TELLS_TSC.1
+    )]
+    NoClock {
+        /// The file.
+        path: PathBuf,
+        /// Version and patch level.
+        version: (u32, u32),
+    },
+    /// It is larger than any kernel.
+    #[error("kernel {} has {len} bytes, more than any kernel", .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        len: u64,
+    },
+    /// It is no kernel for us.
+    #[error("kernel {}", .path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+/// An error of the kernel file's contents, with the file's name before it.
+pub fn unusable(path: &Path, error: impl Error + Send + Sync + 'static) -> KernelFileError {
+    KernelFileError::Unusable { path: path.to_owned(), source: Box::new(error) }
+}
+
+/// A kernel, and where it came from.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Its image, its headers checked.
+    pub image: KernelImage,
+    /// The file that was read.
+    pub path: PathBuf,
+    /// Where in that file it was: its path in a package, what it was unpacked from.
+    pub inside: Vec<String>,
+    /// As `uname -r` will have it, where the image tells.
+    pub release: Option<String>,
+    /// Which drivers it has as modules, where that is told beside it.
+    pub modules: Option<Modules>,
+    /// What its configuration is by a file beside it.
+    config: Option<Configuration>,
+    /// What whoever reads a result should know of it.
+    notes: Vec<String>,
+}
+
+/// A kernel's bytes, and what lay beside them.
+#[derive(Debug, Default)]
+struct Found {
+    path: PathBuf,
+    /// The path in the package.
+    member: Option<String>,
+    bytes: Vec<u8>,
+    config: Option<Configuration>,
+    modules: Option<Modules>,
+    notes: Vec<String>,
+}
+
+/// What is known of a kernel without booting it.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// "Linux version …".
+    pub banner: Option<String>,
+    /// As `uname -r` will have it.
+    pub release: Option<String>,
+    /// Version and patch level.
+    pub version: Option<(u32, u32)>,
+    /// In hexadecimal digits.
+    pub build_id: Option<String>,
+    /// Its configuration.
+    pub config: Option<Configuration>,
+    /// Which drivers it has as modules.
+    pub modules: Option<Modules>,
+    /// What a reader should know of all this.
+    pub notes: Vec<String>,
+}
+
+/// Finds the kernel that `named` means, reads it and checks its headers.
+///
+/// # Errors
+/// One that is not there is a mistake in the request; one that is bad cannot be tested.
+pub fn open(named: &Path) -> Result<Kernel, Failure> {
+    open_below(Path::new("/"), named)
+}
+
+/// The same on a machine that has its kernels below `root`, as in tests.
+fn open_below(root: &Path, named: &Path) -> Result<Kernel, Failure> {
+    let path = name::file(root, named)?;
+    let found = read(&path)?;
+    let refused = |error: ImageError| Failure::new(error.owner(), unusable(&found.path, error));
+    let (bytes, wrappings) = wrapped::unwrap(found.bytes).map_err(refused)?;
+    let image = KernelImage::parse(bytes).map_err(refused)?;
+    let release = image.release();
+    let beside = config::beside(root, &found.path, release.as_deref());
+    let (config, mut notes) = match (found.config, beside) {
+        (Some(config), _) => (Some(config), found.notes),
+        (None, (config, notes)) => (config, [found.notes, notes].concat()),
+    };
+    let modules = found.modules.or_else(|| modules::beside(root, &found.path, release.as_deref()));
+    notes.extend(folder::staleness(&found.path));
+    let inside = found.member.into_iter().chain(wrappings.iter().map(ToString::to_string));
+    Ok(Kernel {
+        image,
+        path: found.path,
+        inside: inside.collect(),
+        release,
+        modules,
+        config,
+        notes,
+    })
+}
+
+/// The bytes of a kernel file, or of the one kernel in a package.
+fn read(path: &Path) -> Result<Found, KernelFileError> {
+    let fault = |source| KernelFileError::Read { path: path.to_owned(), source };
+    let metadata = fs::metadata(path).map_err(fault)?;
+    if !metadata.is_file() {
+        return Err(KernelFileError::NotAFile(path.to_owned()));
+    }
+    if let Some(package) = Package::open(path).map_err(|error| denied(path, error))? {
+        return package.kernel();
+    }
+    let len = metadata.len();
+    if len > MAX_IMAGE_BYTES {
+        return Err(KernelFileError::TooLarge { path: path.to_owned(), len });
+    }
+    let bytes = fs::read(path).map_err(|error| denied(path, error))?;
+    Ok(Found { path: path.to_owned(), bytes, ..Found::default() })
+}
+
+/// Why a file that is there cannot be read.
+fn denied(path: &Path, source: io::Error) -> KernelFileError {
+    let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o7777);
+    match (source.kind(), mode) {
+        (io::ErrorKind::PermissionDenied, Ok(mode)) => {
+            KernelFileError::Mode { path: path.to_owned(), mode }
+        }
+        _ => KernelFileError::Read { path: path.to_owned(), source },
+    }
+}
+
+impl Kernel {
+    /// Puts together what is known beside the image, what the unpacked image tells of itself, and
+    /// its build ID.
+    ///
+    /// Where the image carries a configuration and a file beside it has another, the image knows
+    /// better: the file may be of the next build, or of another kernel with this release.
+    pub fn known(&self, lint: Lint, build_id: Option<String>) -> Known {
+        let mut notes = self.notes.clone();
+        let own = lint.config.map(|options| Configuration { options, source: Source::Image });
+        let config = match (&self.config, own) {
+            (Some(beside), Some(own)) if beside.options != own.options => {
+                notes.push(format!(
+                    "{} is not the configuration that the kernel itself carries, which counts",
+                    beside.source
+                ));
+                Some(own)
+            }
+            (Some(beside), _) => Some(beside.clone()),
+            (None, own) => own,
+        };
+        Known {
+            banner: lint.banner,
+            release: self.release.clone(),
+            version: self.image.version(),
+            build_id,
+            config,
+            modules: self.modules.clone(),
+            notes,
+        }
+    }
+
+    /// Where it came from: the file, and where in it.
+    pub fn place(&self) -> String {
+        let path = self.path.display();
+        match self.inside.as_slice() {
+            [] => path.to_string(),
+            inside => format!("{path} ({})", inside.join(", ")),
+        }
+    }
+}
+
+impl Known {
+    /// `CONFIG_X` to its value, where the configuration is known.
+    pub fn options(&self) -> Option<&HashMap<String, String>> {
+        self.config.as_ref().map(|config| &config.options)
+    }
+
+    /// Where the configuration was found, for a reader.
+    pub fn config_place(&self) -> String {
+        self.config
+            .as_ref()
+            .map_or_else(|| "not known".to_owned(), |config| config.source.to_string())
+    }
+
+    /// What was taken, in a line.
+    pub fn line(&self, kernel: &Kernel) -> String {
+        let release = self.release.as_deref().unwrap_or("of a release that it does not tell");
+        format!(
+            "kernel {}: Linux {release}; configuration: {}",
+            kernel.place(),
+            self.config_place()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What measurements need of a kernel: one table, by which kernels are checked, and from
+//! which the fragment is made that brings all of it.
+
+mod table;
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+pub use self::table::{NEEDS, Need, Opt, Version, Weight};
+use crate::kernel::{Known, modules::Driver};
+
+/// Whether a kernel has what is needed; in order of how good that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It has not.
+    Missing,
+    /// Nothing tells.
+    CannotBeTold,
+    /// As a module only, which has to be loaded.
+    Module,
+    /// It has.
+    There,
+}
+
+impl State {
+    /// For a reader.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::CannotBeTold => "cannot be told",
+            Self::Module => "module",
+            Self::There => "there",
+        }
+    }
+}
+
+/// A need, and what a kernel has of it.
+#[derive(Debug)]
+pub struct Finding {
+    /// The need.
+    pub need: &'static Need,
+    /// How much it is needed.
+    pub weight: Weight,
+    /// Whether it is met.
+    pub state: State,
+    /// Options that are missing, modules, or that nothing tells of.
+    pub lacking: Vec<&'static Opt>,
+}
+
+impl Finding {
+    /// Whether a run is impossible without.
+    pub fn is_fatal(&self) -> bool {
+        self.weight == Weight::Must
+            && match self.state {
+                State::Missing => true,
+                State::Module => !self.comes_with(|_| true),
+                State::CannotBeTold | State::There => false,
+            }
+    }
+
+    /// Whether all that is lacking comes with modules that are loaded.
+    fn comes_with(&self, is_loaded: impl Fn(&str) -> bool) -> bool {
+        self.state == State::Module
+            && self.lacking.iter().all(|opt| opt.module.is_some_and(&is_loaded))
+    }
+
+    /// The version that a kernel must have for it, where this one is older.
+    pub fn needs_version(&self, version: Option<Version>) -> Option<Version> {
+        let newer = self.lacking.iter().filter_map(|opt| opt.from);
+        newer.filter(|from| version.is_some_and(|version| version < *from)).max()
+    }
+}
+
+/// What all findings come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fit {
+    /// All is there.
+    Complete,
+    /// It runs, and something is missing or cannot be told.
+    Gaps,
+    /// It cannot run.
+    CannotRun,
+}
+
+impl Fit {
+    /// Of these.
+    pub fn of(findings: &[Finding]) -> Self {
+        if findings.iter().any(Finding::is_fatal) {
+            Self::CannotRun
+        } else if findings.iter().all(|finding| finding.state == State::There) {
+            Self::Complete
+        } else {
+            Self::Gaps
+        }
+    }
+}
+
+/// What a kernel has of all that a run needs; `has` tells whether a text is in its image, if it
+/// can be looked into.
+pub fn assess(nested: bool, known: &Known, has: impl Fn(&str) -> Option<bool>) -> Vec<Finding> {
+    let weight = |need: &Need| if nested { need.nested } else { need.main };
+    let needed = NEEDS.iter().filter(|need| weight(need) != Weight::No);
+    let finding = |need: &'static Need| {
+        let ways = need.ways.iter().map(|way| {
+            let states = way.iter().map(|opt| (opt, state(opt, known, &has)));
+            let states: Vec<_> = states.collect();
+            let worst = states.iter().map(|(_, state)| *state).min().unwrap_or(State::There);
+            let lacking = states.into_iter().filter(|(_, state)| *state != State::There);
+            (worst, lacking.map(|(opt, _)| opt).collect::<Vec<_>>())
+        });
+        // Of ways that are as good, the first.
+        let best = ways.reduce(|best, way| if way.0 > best.0 { way } else { best });
+        let (state, lacking) = best.unwrap_or((State::There, Vec::new()));
+        Finding { need, weight: weight(need), state, lacking }
+    };
+    needed.map(finding).collect()
+}
+
+/// Whether an option is on: by the configuration if it is known, else by what lists the modules,
+/// else by texts in the image. Texts that every image has prove nothing, and are not looked for.
+fn state(opt: &Opt, known: &Known, has: impl Fn(&str) -> Option<bool>) -> State {
+    let is = |from: Option<Version>, version: Option<Version>| {
+        from.is_some_and(|from| version.is_some_and(|version| version >= from))
+    };
+    if is(opt.always_from, known.version) {
+        return State::There;
+    }
+    if opt.from.is_some() && known.version.is_some() && !is(opt.from, known.version) {
+        return State::Missing;
+    }
+    if let Some(config) = &known.config {
+        return match config.options.get(&format!("CONFIG_{}", opt.name)).map(String::as_str) {
+            Some("y") => State::There,
+            Some("m") => State::Module,
+            // An older one has it always on, perhaps.
+            None if opt.always_from.is_some() && known.version.is_none() => State::CannotBeTold,
+            _ => State::Missing,
+        };
+    }
+    match (opt.name, &known.banner) {
+        // What has no 64-bit entry point is no kernel for us.
+        ("64BIT", _) => return State::There,
+        ("SMP", Some(banner)) if banner.contains(" SMP") => return State::There,
+        ("SMP", Some(_)) => return State::Missing,
+        _ => {}
+    }
+    let driver = opt.module.and_then(|name| Some(known.modules.as_ref()?.driver(name)));
+    let in_image = opt.text.and_then(has);
+    match (driver, in_image) {
+        (Some(Driver::BuiltIn), _) | (_, Some(true)) => State::There,
+        (Some(Driver::Module), _) => State::Module,
+        (Some(Driver::Absent), _) | (_, Some(false)) => State::Missing,
+        (Some(Driver::NotBuiltIn) | None, None) => State::CannotBeTold,
+    }
+}
+
+/// What a run with these modules is done without, for its result; nothing where all is there that
+/// can be told.
+pub fn note(findings: &[Finding], is_loaded: impl Fn(&str) -> bool) -> Option<String> {
+    let is_off = |finding: &&Finding| {
+        matches!(finding.state, State::Missing | State::Module) && !finding.comes_with(&is_loaded)
+    };
+    let missing: Vec<_> = findings.iter().filter(is_off).map(|finding| finding.need.name).collect();
+    (!missing.is_empty()).then(|| {
+        format!(
+            "this kernel is measured without: {} (`schedvmm check` says what that means)",
+            missing.join(", ")
+        )
+    })
+}
+
+/// Lines for a .config that would bring what is missing, or only a module; each once.
+pub fn lines(findings: &[Finding], known: &Known) -> Vec<String> {
+    let is_off = |state: State| matches!(state, State::Missing | State::Module);
+    let missing = findings.iter().filter(|finding| is_off(finding.state));
+    let mut lines = Vec::new();
+    for opt in missing.flat_map(|finding| &finding.lacking) {
+        // No line brings what came later.
+        if opt.from.is_none_or(|from| known.version.is_none_or(|version| version >= from)) {
+            add_lines(opt, &mut lines);
+        }
+    }
+    if let Some(config) = known.options() {
+        lines.retain(|line| {
+            line.split_once('=')
+                .is_none_or(|(name, value)| config.get(name).is_none_or(|is| is != value))
+        });
+    }
+    lines
+}
+
+fn add_lines(opt: &Opt, lines: &mut Vec<String>) {
+    for name in opt.to_set() {
+        let line = format!("CONFIG_{name}=y");
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+}
+
+/// What to merge into a configuration, so that the kernel has all that a run needs.
+pub fn fragment(nested: bool) -> String {
+    let kind = if nested { " --nested" } else { "" };
+    let mut text = format!(
+        "# What schedvmm needs of a kernel. In a kernel's source tree:\n\
+         #     make defconfig\n\
+         #     schedvmm config{kind} > schedvmm.config\n\
+         #     scripts/kconfig/merge_config.sh .config schedvmm.config\n"
+    );
+    let mut seen = Vec::new();
+    for need in NEEDS.iter() {
+        if need.main == Weight::No && !nested {
+            continue;
+        }
+        // With several ways, each has a need of its own, too.
+        let mut lines = seen.clone();
+        let opts = need.ways.first().into_iter().copied().flatten();
+        let mut versions = String::new();
+        for opt in opts {
+            add_lines(opt, &mut lines);
+            // Writing to a String does not fail.
+            let _ = match (opt.from, opt.always_from) {
+                (Some((major, minor)), _) => {
+                    writeln!(versions, "# {}: Linux {major}.{minor} and later", opt.name)
+                }
+                (_, Some((major, minor))) => {
+                    writeln!(versions, "# {}: always on from Linux {major}.{minor} on", opt.name)
+                }
+                _ => Ok(()),
+            };
+        }
+        let new = lines.split_off(seen.len());
+        if new.is_empty() {
+            continue;
+        }
+        let _ = write!(
+            text,
+            "\n# {}; without: {}\n{versions}{}\n",
+            need.name,
+            need.without,
+            new.join("\n")
+        );
+        seen.extend(new);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The table against the test kernels, and what is made of it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::Path;
+
+use super::*;
+use crate::kernel::{Configuration, Modules, Source};
+use xtask::kernel::{Series, known_absent};
+
+fn options() -> impl Iterator<Item = &'static Opt> {
+    NEEDS.iter().flat_map(|need| need.ways.iter().copied().flatten())
+}
+
+fn configured(lines: &str, version: Option<Version>) -> Known {
+    let options = vmm::x86_64::lint::options(lines);
+    let config = Some(Configuration { options, source: Source::Image });
+    Known { config, version, ..Known::default() }
+}
+
+/// All options of the table, on.
+fn complete() -> String {
+    options().map(|opt| format!("CONFIG_{}=y\n", opt.name)).collect()
+}
+
+fn assessed(nested: bool, known: &Known) -> Vec<Finding> {
+    assess(nested, known, |_| None)
+}
+
+fn state_of(findings: &[Finding], name: &str) -> State {
+    findings.iter().find(|finding| finding.need.name == name).expect(name).state
+}
+
+#[test]
+fn names_are_unique_and_options_consistent() {
+    let names: BTreeSet<_> = NEEDS.iter().map(|need| need.name).collect();
+    assert_eq!(names.len(), NEEDS.len());
+    let mut all = HashMap::new();
+    for opt in options() {
+        assert_eq!(*all.entry(opt.name).or_insert(opt), opt, "{} differs", opt.name);
+    }
+    for need in &NEEDS {
+        assert!(need.main != Weight::No || need.nested != Weight::No, "{}", need.name);
+        assert!(!need.ways.is_empty() && !need.without.is_empty(), "{}", need.name);
+    }
+}
+
+/// Test kernels have all of the table, and both know the same of versions.
+#[test]
+fn the_table_and_the_test_kernels_agree() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/kernel/test.config");
+    let text = fs::read_to_string(path).expect("the fragment of test kernels");
+    let test_kernel: BTreeSet<&str> = text.lines().collect();
+    let fragment = fragment(true);
+    let lines = fragment.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let unknown: Vec<_> = lines.filter(|line| !test_kernel.contains(line)).collect();
+    assert!(unknown.is_empty(), "xtask/kernel/test.config lacks {unknown:?}");
+    let oldest = Series::new(5, 4);
+    for opt in options() {
+        let name = format!("CONFIG_{}", opt.name);
+        let at = |(major, minor): Version| Series::new(major, minor);
+        let absent = |series| known_absent(series, &name).is_some();
+        assert_eq!(opt.always_from.is_some(), absent(Series::new(99, 0)), "{name}");
+        if let Some(version @ (major, minor)) = opt.always_from {
+            let before = Series::new(major, minor - 1);
+            assert!(absent(at(version)) && !absent(before), "{name}");
+        }
+        assert!(!absent(oldest), "{name}");
+    }
+}
+
+/// The configuration of any test kernel that was built with the fragment.
+#[test]
+fn all_that_the_fragment_brings_is_complete() {
+    for nested in [false, true] {
+        let known = configured(&complete(), Some((6, 12)));
+        let findings = assessed(nested, &known);
+        assert_eq!(Fit::of(&findings), Fit::Complete, "{findings:?}");
+        assert!(lines(&findings, &known).is_empty());
+        // And nothing less is: each option has a finding of its own.
+        for finding in &findings {
+            for opt in finding.need.ways[0] {
+                let less = complete().replace(&format!("CONFIG_{}=y\n", opt.name), "");
+                let less = configured(&less, Some((6, 12)));
+                let fit = Fit::of(&assessed(nested, &less));
+                assert_ne!(fit, Fit::Complete, "without {}", opt.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn one_transport_is_as_good_as_the_other() {
+    let pci = "CONFIG_PCI=y\nCONFIG_PCI_MSI=y\nCONFIG_VIRTIO_PCI=y\n";
+    let only_pci = complete().replace("CONFIG_VIRTIO_MMIO=y\n", pci);
+    let fit = |text: &str| Fit::of(&assessed(false, &configured(text, Some((6, 12)))));
+    assert_eq!(fit(&only_pci), Fit::Complete);
+    let neither = only_pci.replace("CONFIG_PCI_MSI=y\n", "");
+    assert_ne!(fit(&neither), Fit::Complete);
+}
+
+#[test]
+fn modules_and_gaps_are_told_apart() {
+    let text = complete()
+        .replace("VIRTIO_CONSOLE=y", "VIRTIO_CONSOLE=m")
+        .replace("CONFIG_SCHED_CORE=y\n", "# CONFIG_SCHED_CORE is not set\n");
+    let known = configured(&text, Some((6, 12)));
+    let findings = assessed(false, &known);
+    assert_eq!(state_of(&findings, "results"), State::Module);
+    assert_eq!(state_of(&findings, "cookies"), State::Missing);
+    // Modules can be loaded.
+    assert_eq!(Fit::of(&findings), Fit::Gaps);
+    let told = note(&findings, |_| false).expect("gaps");
+    assert!(told.contains("without: results, cookies ("), "{told}");
+    let told = note(&findings, |module| module == "virtio_console").expect("a gap");
+    assert!(told.contains("without: cookies ("), "{told}");
+    let wanted = ["TTY", "VIRTIO_MENU", "VIRTIO_CONSOLE", "SCHED_CORE"];
+    assert_eq!(lines(&findings, &known), wanted.map(|name| format!("CONFIG_{name}=y")));
+    // What is on already needs no line.
+    let known = configured(&format!("{text}CONFIG_TTY=y\nCONFIG_VIRTIO_MENU=y\n"), None);
+    let wanted = ["VIRTIO_CONSOLE", "SCHED_CORE"];
+    assert_eq!(lines(&findings, &known), wanted.map(|name| format!("CONFIG_{name}=y")));
+    assert_eq!(note(&assessed(true, &configured(&complete(), None)), |_| false), None);
+    for (with, fit) in [("VIRTIO_CONSOLE=n", Fit::CannotRun), ("BINFMT_ELF=m", Fit::CannotRun)] {
+        let name = with.split_once('=').expect("a value").0;
+        let text = complete().replace(&format!("{name}=y"), with);
+        assert_eq!(Fit::of(&assessed(false, &configured(&text, None))), fit, "{with}");
+    }
+}
+
+#[test]
+fn options_have_their_versions() {
+    let without = |name: &str, version| {
+        let text = complete().replace(&format!("CONFIG_{name}=y\n"), "");
+        assessed(false, &configured(&text, version))
+    };
+    let knobs = |version| state_of(&without("SCHED_DEBUG", version), "knobs");
+    assert_eq!(knobs(Some((6, 15))), State::There);
+    assert_eq!(knobs(Some((6, 14))), State::Missing);
+    assert_eq!(knobs(None), State::CannotBeTold);
+    let old = without("SCHED_CORE", Some((5, 10)));
+    assert_eq!(state_of(&old, "cookies"), State::Missing);
+    let cookies = old.iter().find(|finding| finding.need.name == "cookies").expect("cookies");
+    assert_eq!(cookies.needs_version(Some((5, 10))), Some((5, 14)));
+    assert_eq!(cookies.needs_version(Some((5, 14))), None);
+    // No line brings it to that one.
+    let known = Known { version: Some((5, 10)), ..Known::default() };
+    assert!(lines(&old, &known).is_empty(), "{:?}", lines(&old, &known));
+}
+
+#[test]
+fn either_vendor_will_do_and_the_other_is_a_gap() {
+    let text = complete().replace("CONFIG_KVM_INTEL=y\n", "");
+    let findings = assessed(true, &configured(&text, Some((6, 12))));
+    assert_eq!(state_of(&findings, "KVM"), State::There);
+    assert_eq!(state_of(&findings, "KVM on Intel"), State::Missing);
+    assert_eq!(Fit::of(&findings), Fit::Gaps);
+    let text = text.replace("CONFIG_KVM_AMD=y", "CONFIG_KVM_AMD=m");
+    let findings = assessed(true, &configured(&text, Some((6, 12))));
+    assert_eq!(state_of(&findings, "KVM"), State::Module);
+    assert_eq!(Fit::of(&findings), Fit::Gaps);
+    let text = text.replace("CONFIG_KVM_AMD=m", "");
+    let without = assessed(true, &configured(&text, Some((6, 12))));
+    assert_eq!(Fit::of(&without), Fit::CannotRun);
+    // Nobody asked for virtual machines.
+    assert_eq!(Fit::of(&assessed(false, &configured(&text, Some((6, 12))))), Fit::Complete);
+}
+
+#[test]
+fn without_a_configuration_modules_and_texts_tell() {
+    let builtin = "kernel/drivers/virtio/virtio_mmio.ko\n";
+    let modules = |loadable| Some(Modules::new("there".into(), builtin, loadable));
+    let of = |modules, has: fn(&str) -> Option<bool>| {
+        assess(true, &Known { modules, ..Known::default() }, has)
+    };
+    let findings = of(modules(Some("kernel/drivers/char/virtio_console.ko\n")), |_| None);
+    assert_eq!(state_of(&findings, "results"), State::Module);
+    assert_eq!(state_of(&findings, "KVM on AMD"), State::Missing);
+    // ACPI is no module.
+    assert_eq!(state_of(&findings, "devices"), State::CannotBeTold);
+    let findings = of(modules(None), |_| None);
+    assert_eq!(state_of(&findings, "results"), State::CannotBeTold);
+    let findings = of(None, |text| Some(text != "virtio_console"));
+    assert_eq!(state_of(&findings, "results"), State::Missing);
+    assert_eq!(state_of(&findings, "initrd"), State::There);
+    // In every image there are texts of tracers: nothing is concluded from them.
+    for name in ["hwlat meter", "osnoise meter", "cookies", "trace"] {
+        assert_eq!(state_of(&findings, name), State::CannotBeTold, "{name}");
+    }
+    for (banner, state) in [("#1 SMP", State::There), ("#1 PREEMPT", State::Missing)] {
+        let known = Known { banner: Some(banner.into()), ..Known::default() };
+        assert_eq!(state_of(&assessed(false, &known), "processors"), state, "{banner}");
+    }
+    let nothing = of(None, |_| None);
+    assert!(nothing.iter().all(|finding| finding.state == State::CannotBeTold));
+    assert_eq!(Fit::of(&nothing), Fit::Gaps);
+}
+
+#[test]
+fn the_fragment_has_each_line_once_and_says_what_for() {
+    let (main, nested) = (fragment(false), fragment(true));
+    for text in [&main, &nested] {
+        let lines: Vec<_> = text.lines().filter(|line| line.starts_with("CONFIG_")).collect();
+        let unique: BTreeSet<_> = lines.iter().collect();
+        assert_eq!(lines.len(), unique.len());
+        assert!(lines.contains(&"CONFIG_SCHED_CORE=y"), "{text}");
+    }
+    assert!(main.contains("# SCHED_CORE: Linux 5.14 and later\n"), "{main}");
+    assert!(!main.contains("CONFIG_KVM=y") && nested.contains("CONFIG_KVM_AMD=y"));
+    assert!(nested.contains("CONFIG_KVM_INTEL=y") && nested.contains("VIRTUALIZATION=y"));
+}

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Kernels that are made here: each form of a name, and each status.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use vmm::x86_64::image::flat_kernel;
+
+use crate::calls::{call, finish};
+
+/// All cases.
+pub const CASES: [(&str, fn()); 8] = [
+    ("what_config_prints_makes_a_kernel_complete", what_config_prints_makes_a_kernel_complete),
+    ("gaps_and_what_is_vital_are_told_apart", gaps_and_what_is_vital_are_told_apart),
+    ("an_unknown_configuration_is_said", an_unknown_configuration_is_said),
+    ("a_package_is_looked_into", a_package_is_looked_into),
+    ("a_build_tree_is_named_by_its_folder", a_build_tree_is_named_by_its_folder),
+    ("what_is_no_kernel_is_refused_with_a_reason", what_is_no_kernel_is_refused_with_a_reason),
+    ("a_file_of_somebody_else_says_how_to_read_it", a_file_of_somebody_else_says_how_to_read_it),
+    ("the_main_job_takes_the_same_names", the_main_job_takes_the_same_names),
+];
+
+/// A vmlinux that does nothing.
+fn kernel() -> Vec<u8> {
+    flat_kernel(0x100_0000, b"\0Linux version 6.12.1-made (tester) #1 SMP\n\0")
+}
+
+/// What `schedvmm config --nested` prints, with what that selects.
+fn complete(dir: &Path) -> String {
+    let output = call(dir, &["config", "--nested"]);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text") + "CONFIG_EVENT_TRACING=y\n"
+}
+
+/// A kernel in a folder, with this configuration.
+fn put(dir: &Path, config: &str) {
+    fs::write(dir.join("vmlinux"), kernel()).expect("written");
+    fs::write(dir.join("config"), config).expect("written");
+}
+
+fn status(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+/// A line of .deb for each file.
+fn deb(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut data = tar::Builder::new(Vec::new());
+    for (path, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        data.append_data(&mut header, path, *bytes).expect("a member");
+    }
+    let data = zstd::bulk::compress(&data.into_inner().expect("an archive"), 1).expect("zstd");
+    let mut package = ar::Builder::new(Vec::new());
+    for (name, bytes) in [("debian-binary", &b"2.0\n"[..]), ("data.tar.zst", &data)] {
+        package.append(&ar::Header::new(name.into(), bytes.len() as u64), bytes).expect("a member");
+    }
+    package.into_inner().expect("a package")
+}
+
+fn what_config_prints_makes_a_kernel_complete() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
+    put(dir, &complete(dir));
+    for words in [&["check", "."][..], &["check", "vmlinux", "--nested"]] {
+        let output = call(dir, words);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(status(&output), Some(0), "{text}");
+        assert!(text.contains("all is there for") && text.contains("6.12.1-made"), "{text}");
+        assert!(!text.contains("missing") && output.stderr.is_empty(), "{output:?}");
+    }
+}
+
+fn gaps_and_what_is_vital_are_told_apart() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
+    let complete = complete(dir);
+    put(dir, &complete.replace("CONFIG_SCHED_CORE=y", "# CONFIG_SCHED_CORE is not set"));
+    let output = call(dir, &["check", "vmlinux"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(status(&output), Some(1), "{text}");
+    assert!(text.contains("no SCHED_CORE, no cookies: measure the scheduler without"), "{text}");
+    assert!(text.contains("what is missing comes with:\n    CONFIG_SCHED_CORE=y\n"), "{text}");
+    let without = complete.replace("CONFIG_VIRTIO_CONSOLE=y", "CONFIG_VIRTIO_CONSOLE=m");
+    put(dir, &without);
+    let output = call(dir, &["check", "vmlinux"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(status(&output), Some(1), "{text}");
+    assert!(text.contains("module          give its --modules, else it cannot run"), "{text}");
+    put(dir, &without.replace("CONFIG_VIRTIO_CONSOLE=m", ""));
+    let output = call(dir, &["check", "vmlinux", "--json"]);
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(status(&output), Some(125), "{found}");
+    assert_eq!((&found["verdict"], &found["exit_status"]), (&"cannot-run".into(), &125.into()));
+    let needs = found["needs"].as_array().expect("needs");
+    let results = needs.iter().find(|need| need["name"] == "results").expect("results");
+    assert_eq!((&results["state"], &results["required"]), (&"missing".into(), &true.into()));
+    assert_eq!(results["lacking"], serde_json::json!(["CONFIG_VIRTIO_CONSOLE"]));
+    assert_eq!(found["kernel"]["release"], "6.12.1-made");
+    assert_eq!(found["kernel"]["config_source"], "config");
+    // For virtual machines only.
+    put(dir, &complete.replace("CONFIG_KVM=y\n", ""));
+    assert_eq!(status(&call(dir, &["check", "vmlinux"])), Some(0));
+    assert_eq!(status(&call(dir, &["check", "vmlinux", "--nested"])), Some(125));
+}
+
+fn an_unknown_configuration_is_said() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
+    // What drivers leave in an image; tracers' texts prove nothing.
+    let image = b"\0Linux version 6.12.1-made (tester) #1 SMP\n\0LNRO0005\0virtio_console\0\
+                  Initramfs unpacking failed\0hwlat\0timerlat\0";
+    fs::write(dir.join("bzImage"), flat_kernel(0x100_0000, image)).expect("written");
+    let output = call(dir, &["check", "bzImage"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(status(&output), Some(1), "{text}");
+    assert!(text.contains("configuration not known"), "{text}");
+    let row = |name: &str| text.lines().find(|line| line.starts_with(name)).expect("a row");
+    assert!(row("results").contains("there"), "{text}");
+    assert!(row("hwlat meter").contains("cannot be told"), "{text}");
+    let bare = flat_kernel(0x100_0000, b"\0Linux version 6.12.1-made (tester) #1 SMP\n\0");
+    fs::write(dir.join("bzImage"), bare).expect("written");
+    assert_eq!(status(&call(dir, &["check", "bzImage"])), Some(125));
+}
+
+fn a_package_is_looked_into() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
+    let (kernel, config) = (kernel(), complete(dir));
+    let files =
+        [("boot/vmlinuz-6.12.1-made", &kernel[..]), ("boot/config-6.12.1-made", config.as_bytes())];
+    fs::write(dir.join("linux-image.deb"), deb(&files)).expect("written");
+    let output = call(dir, &["check", "linux-image.deb", "--json"]);
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(status(&output), Some(0), "{found}");
+    assert_eq!(found["kernel"]["inside"], serde_json::json!([files[0].0]));
+    assert_eq!(
+        found["kernel"]["config_source"],
+        format!("linux-image.deb: {}", files[1].0).as_str()
+    );
+    // Unpacked into a folder it is the same.
+    fs::create_dir_all(dir.join("unpacked/boot")).expect("made");
+    for (path, bytes) in files {
+        fs::write(dir.join("unpacked").join(path), bytes).expect("written");
+    }
+    let output = call(dir, &["check", "unpacked", "--json"]);
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(status(&output), Some(0), "{found}");
+    assert_eq!(found["kernel"]["path"], "unpacked/boot/vmlinuz-6.12.1-made");
+    assert_eq!(found["kernel"]["config_source"], "unpacked/boot/config-6.12.1-made");
+}
+
+fn a_build_tree_is_named_by_its_folder() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
+    fs::write(dir.join(".config"), complete(dir)).expect("written");
+    fs::create_dir_all(dir.join("arch/x86/boot")).expect("made");
+    fs::write(dir.join("arch/x86/boot/bzImage"), kernel()).expect("written");
+    let output = call(dir, &["check", ".", "--json"]);
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(status(&output), Some(0), "{found}");
+    assert_eq!(found["kernel"]["path"], "./arch/x86/boot/bzImage");
+    let source = found["kernel"]["config_source"].as_str().expect("a source");
+    let source = dir.join(source).canonicalize().expect("a file");
+    assert_eq!(source, dir.join(".config").canonicalize().expect("a file"));
+}
+
+fn what_is_no_kernel_is_refused_with_a_reason() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
+    let write = |path: &str, bytes: &[u8]| {
+        let path = dir.join(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(path, bytes).expect("written");
+    };
+    write("tree/.config", b"CONFIG_SMP=y\n");
+    write("two/boot/vmlinuz-6.1", &kernel());
+    write("two/boot/vmlinuz-6.12", &kernel());
+    write("empty/notes", b"");
+    write("modules.deb", &deb(&[("lib/modules/6.1/kernel/fs/x.ko", b"ELF")]));
+    write("two.deb", &deb(&[("boot/vmlinuz-6.1", b"a"), ("boot/vmlinuz-7.3", b"b")]));
+    write("cut.deb", &deb(&[("boot/vmlinuz-6.1", &kernel())])[..150]);
+    write("text.deb", &deb(&[("boot/vmlinuz-6.1", b"This is no kernel.")]));
+    let mut arm = kernel();
+    arm[18] = 183;
+    write("arm", &arm);
+    arm[18] = 3;
+    arm[4] = 1;
+    write("narrow", &arm);
+    // Longer than a block of zstd, of which nothing comes out before its end.
+    let long = zstd::bulk::compress(&flat_kernel(0x100_0000, &[7; 400_000]), 1).expect("zstd");
+    write("cut.zst", &long[..long.len() - 5]);
+    for (named, expected, told) in [
+        ("tree", 200, &["tree is a build tree", "run `make bzImage`"][..]),
+        ("two", 200, &["several kernels", "two/boot/vmlinuz-6.1,", "two/boot/vmlinuz-6.12"]),
+        ("two.deb", 200, &["several kernels: boot/vmlinuz-6.1, boot/vmlinuz-7.3"]),
+        ("empty", 200, &["empty is a folder: give the bzImage"]),
+        ("modules.deb", 200, &["modules.deb has no kernel in it: 1 modules", "linux-image-*"]),
+        ("cut.deb", 125, &["cut.deb cannot be read", "copy it again"]),
+        ("text.deb", 125, &["no Linux kernel"]),
+        ("arm", 200, &["arm64"]),
+        ("narrow", 125, &["32-bit"]),
+        ("cut.zst", 125, &["damaged: it is packed (Zstd)"]),
+        ("0.0.1-none", 200, &["no kernel 0.0.1-none is installed", "/boot/vmlinuz-0.0.1-none"]),
+        ("missing", 200, &["missing", "No such file"]),
+    ] {
+        let output = call(dir, &["check", named]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(status(&output), Some(expected), "{named}: {output:?}");
+        assert!(told.iter().all(|told| text.contains(told)), "{named}: {text}");
+        assert!(output.stdout.is_empty(), "{named}: {output:?}");
+    }
+}
+
+fn a_file_of_somebody_else_says_how_to_read_it() {
+    const NOBODY: u32 = 65_534;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
+    // Its own copy: the build's folder may be out of its reach. Not made by this process: a child
+    // that another case forks meanwhile would have it open for writing, and it could not start.
+    let program = dir.join("schedvmm");
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_schedvmm")).arg(&program).status();
+    assert!(copied.is_ok_and(|status| status.success()), "no copy at {}", program.display());
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("permitted");
+    let kept = dir.join("vmlinuz");
+    fs::write(&kept, kernel()).expect("written");
+    // SAFETY: geteuid takes nothing and cannot fail.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    let mode = if is_root { 0o600 } else { 0 };
+    fs::set_permissions(&kept, fs::Permissions::from_mode(mode)).expect("permitted");
+    for words in [["check", "vmlinuz"], ["--kernel", "vmlinuz"]] {
+        let mut command = Command::new(&program);
+        command.args(words).current_dir(dir);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if is_root {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let output = finish(command.spawn().expect("it starts"));
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(status(&output), Some(200), "{text}");
+        assert!(text.contains(&format!("its mode is {mode:04o}")), "{text}");
+        assert!(text.contains("`sudo install -m 644 vmlinuz NEW`"), "{text}");
+    }
+}
+
+fn the_main_job_takes_the_same_names() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
+    fs::create_dir_all(dir.join("tree/arch")).expect("made");
+    fs::write(dir.join("tree/.config"), "CONFIG_SMP=y\n").expect("written");
+    fs::write(dir.join("modules.deb"), deb(&[("lib/modules/6.1/kernel/x.ko", b"ELF")]))
+        .expect("written");
+    for (words, told) in [
+        (&["--kernel", "tree"][..], "run `make bzImage`"),
+        (&["--kernel", "modules.deb"], "has no kernel in it"),
+        (&["--kernel", "0.0.1-none"], "no kernel 0.0.1-none is installed"),
+    ] {
+        let output = call(dir, words);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(status(&output), Some(200), "{words:?}: {text}");
+        assert!(text.contains(told) && !dir.join("results").exists(), "{words:?}: {text}");
+    }
+}
