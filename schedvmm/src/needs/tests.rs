@@ -81,7 +81,12 @@ fn all_that_the_fragment_brings_is_complete() {
         // And nothing less is: each option has a finding of its own.
         for finding in &findings {
             for opt in finding.need.ways[0] {
-                let less = complete().replace(&format!("CONFIG_{}=y\n", opt.name), "");
+                // Nor by another way.
+                let others = finding.need.ways[1..].iter().copied().flatten();
+                let others = others.filter(|other| !finding.need.ways[0].contains(other));
+                let less = others.chain([opt]).fold(complete(), |less, opt| {
+                    less.replace(&format!("CONFIG_{}=y\n", opt.name), "")
+                });
                 let less = configured(&less, Some((6, 12)));
                 let fit = Fit::of(&assessed(nested, &less));
                 assert_ne!(fit, Fit::Complete, "without {}", opt.name);

@@ -215,7 +215,7 @@ fn is_kernel_config(text: &str) -> bool {
 mod tests {
     use std::io::Write;
 
-    use crate::x86_64::image::{ImageError, KernelImage, flat_kernel};
+    use crate::x86_64::image::{self, ImageError, KernelImage, flat_kernel};
     use crate::x86_64::wrapped::tests::pe;
 
     /// What is said of a file, and it must be refused.
@@ -269,9 +269,7 @@ mod tests {
 
     #[test]
     fn what_is_packed_is_named() {
-        let twice = said(&gzip(&gzip(&at(0, b"070701000000"))));
-        assert!(twice.contains("a file packed with gzip"), "{twice}");
-        let zstd = zstd::bulk::compress(b"no kernel", 3).expect("zstd");
+        let zstd = zstd::bulk::compress(b"no kernel\0", 3).expect("zstd");
         let text = said(&zstd);
         assert!(text.contains("a file packed with zstd") && text.contains("unzstd"), "{text}");
         // There is no decoder for these as whole files.
@@ -305,7 +303,7 @@ mod tests {
     /// However often it is packed: a file may unpack to itself, for ever.
     #[test]
     fn what_is_packed_is_unpacked_once() {
-        let mut many = bzimage(&[7; 64]);
+        let mut many = image::tests::bzimage(&[7; 64]);
         for _ in 0..30 {
             many = gzip(&many);
         }
