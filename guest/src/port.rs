@@ -63,8 +63,8 @@ pub enum PortError {
 /// What there was instead. Only where there is no port at all a driver may be missing.
 fn seen(there: &str) -> String {
     if there.is_empty() {
-        "there are none: the kernel needs CONFIG_VIRTIO_CONSOLE and CONFIG_VIRTIO_MMIO, built in or as \
-         modules that it is given"
+        "there are none: the kernel needs CONFIG_VIRTIO_CONSOLE, and CONFIG_VIRTIO_MMIO or \
+         CONFIG_VIRTIO_PCI, built in or as modules that it is given"
             .into()
     } else {
         format!("there are: {there}")
@@ -253,7 +253,7 @@ mod tests {
         let error = wait_for_node("nobody", Instant::now()).unwrap_err();
         assert!(error.to_string().contains("nobody"), "{error}");
         // One port shows that the drivers are there.
-        assert!(seen("").contains("CONFIG_VIRTIO_CONSOLE=y"));
+        assert!(seen("").contains("CONFIG_VIRTIO_CONSOLE, and"));
         assert_eq!(seen("schedvmm.control"), "there are: schedvmm.control");
     }
 
