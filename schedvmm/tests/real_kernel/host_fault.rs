@@ -47,7 +47,9 @@ pub fn group() -> Group {
                 &format!("mkdir -p /etc; chmod 666 {DEVICE}; cp /bzImage k; chmod 600 k"),
                 "schedvmm --kernel k --output r",
             ),
-            |outcome| told(outcome, 200, &["cannot read kernel k", "ermission denied"]),
+            |outcome| {
+                told(outcome, 200, &["cannot read kernel k: its mode is 0600", "install -m 644"])
+            },
         ),
         Case::new(
             "folder_forbidden",
