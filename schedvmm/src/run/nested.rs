@@ -55,6 +55,13 @@ pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
             nested.l2_count
         ));
     }
+    let words = nested.l2_append.iter().map(|append| append.words.as_str());
+    if let Some(word) = words.into_iter().find_map(leaves_one_cpu) {
+        return usage(format!(
+            "--l2-append: with `{word}` a kernel brings up one CPU of its 2, and both are measured; \
+             leave it out"
+        ));
+    }
     let strangers = nested.l2_append.iter().filter_map(|words| words.vm);
     if let Some(vm) = strangers.into_iter().find(|vm| !(1..=nested.l2_count).contains(vm)) {
         return usage(format!(
@@ -130,6 +137,16 @@ pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
 pub fn memory_mib(kernel_end: u64, initrd_bytes: u64) -> u64 {
     let taken = kernel_end.saturating_add(initrd_bytes).div_ceil(1 << 20);
     (taken + ROOM_MIB).next_multiple_of(MEMORY_STEP_MIB).max(LEAST_MEMORY_MIB)
+}
+
+/// The word by which a kernel leaves the second CPU of a second-level guest, a hyperthread of the
+/// first, offline.
+fn leaves_one_cpu(words: &str) -> Option<&str> {
+    words.split_ascii_whitespace().find(|word| match word.split_once('=') {
+        Some(("maxcpus" | "nr_cpus" | "possible_cpus", count)) => matches!(count, "0" | "1"),
+        Some((word, value)) => matches!((word, value), ("nosmt", "force") | ("acpi", "off")),
+        None => matches!(*word, "nosmt" | "nosmp" | "nolapic" | "disableapic"),
+    })
 }
 
 /// CPUID leaf 1, ECX: VMX.
@@ -268,6 +285,16 @@ mod tests {
             fs::write(parameters.join("nested"), "0\n").expect("written");
             let text = vendor(|_| 0, sys.path()).expect_err("off").to_string();
             assert!(text.contains(&format!("options {module} nested=1")), "{text}");
+        }
+    }
+
+    #[test]
+    fn words_that_hide_a_cpu_are_known() {
+        for words in ["quiet nosmt", "nosmt=force", "maxcpus=1 x", "nr_cpus=1", "acpi=off"] {
+            assert!(leaves_one_cpu(words).is_some(), "{words}");
+        }
+        for words in ["", "maxcpus=2", "nr_cpus=8", "mitigations=off", "xnosmt"] {
+            assert_eq!(leaves_one_cpu(words), None, "{words}");
         }
     }
 

@@ -479,6 +479,7 @@ mod tests {
             ["--trace=off", "--trace-buffer=1M"],
             ["--trace=off", "--trace-dump=always"],
             ["--trace=off", "--trace-file=t"],
+            ["--nested", "--l2-append=nosmt"],
             ["--nested", "--l2-append=9:quiet"],
             ["--nested", "--l2-append=0:quiet"],
         ] {
