@@ -104,7 +104,7 @@ impl Report {
             Fit::Gaps => {
                 let is_module = |finding: &Finding| finding.state == State::Module;
                 let modules = self.findings.iter().any(is_module);
-                let how = if modules { ", with its --modules," } else { "," };
+                let how = if modules { ", with its modules," } else { "," };
                 format!("{kind} runs{how} without what is missing or cannot be told")
             }
             Fit::CannotRun => format!("{kind} cannot run"),
@@ -118,7 +118,9 @@ impl Report {
         let without = finding.need.without;
         match finding.state {
             State::There => String::new(),
-            State::Module => format!("give its --modules, else {without}"),
+            State::Module => {
+                format!("its module is to lie beside it or in --modules, else {without}")
+            }
             State::Missing | State::CannotBeTold => match finding.needs_version(self.known.version)
             {
                 Some((major, minor)) => format!("{without} (needs Linux {major}.{minor} or later)"),

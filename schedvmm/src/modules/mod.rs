@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use guest::modules::file_name;
 use initrd_builder::{Archive, InitrdError};
+use vmm::config::Transport;
 
 pub use tree::Tree;
 
@@ -143,6 +144,11 @@ impl Modules {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    /// Whether the guest's way to its host is among them: it has no voice until it has loaded these.
+    pub fn bring_console(&self) -> bool {
+        self.has(CONSOLE) || Transport::ALL.iter().any(|transport| self.has(transport.module()))
     }
 
     /// Whether this one is among them.

@@ -127,6 +127,9 @@ fn a_kernel_has_its_modules_where_it_lies() {
         ])
     };
     assert_eq!(found(&tree(&release), bzimage), Some(1));
+    // All may be built in, and nothing lists it.
+    let bare = folder(&[(bzimage, b""), ("include/config/kernel.release", release.as_bytes())]);
+    assert_eq!(found(&bare, bzimage), Some(0));
     // One that was built since is another kernel's.
     assert_eq!(found(&tree("6.2.0"), bzimage), None);
     assert_eq!(found(&package, "none"), None);

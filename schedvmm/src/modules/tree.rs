@@ -31,6 +31,9 @@ pub struct Tree {
     folder: PathBuf,
     /// `None` where there is no list of what is built in.
     builtin: Option<BTreeSet<String>>,
+    /// Whether the user has named it. Where it was only found, it may as well have none: a kernel
+    /// with all drivers built in needs none.
+    is_named: bool,
     /// Once they have been looked for.
     files: OnceCell<BTreeMap<String, PathBuf>>,
 }
@@ -44,8 +47,8 @@ impl Tree {
         let unread = |source| ModulesError::Read { path: folder.to_owned(), source };
         fs::read_dir(folder).map_err(unread)?;
         match installed(folder).as_slice() {
-            [] => Ok(Self::of(folder)),
-            [one] => Ok(Self::of(one)),
+            [] => Ok(Self::of(folder, true)),
+            [one] => Ok(Self::of(one, true)),
             several => {
                 let list: Vec<_> = several.iter().map(|one| one.display().to_string()).collect();
                 let list = list.join(", ");
@@ -66,15 +69,15 @@ impl Tree {
             let installed = ROOTS.map(|modules| folder.join(modules).join(release));
             let found = installed.into_iter().find(|folder| folder.is_dir());
             let found = found.or_else(|| is_release(folder).then(|| folder.to_owned()));
-            found.map(|folder| Self::of(&folder))
+            found.map(|folder| Self::of(&folder, false))
         })
     }
 
-    fn of(folder: &Path) -> Self {
+    fn of(folder: &Path, is_named: bool) -> Self {
         let builtin = fs::read_to_string(folder.join("modules.builtin")).ok().map(|builtin| {
             builtin.lines().filter_map(|line| name_of(line.rsplit('/').next()?)).collect()
         });
-        Self { folder: folder.to_owned(), builtin, files: OnceCell::new() }
+        Self { folder: folder.to_owned(), builtin, is_named, files: OnceCell::new() }
     }
 
     /// Whether this one is built into the kernel.
@@ -86,7 +89,7 @@ impl Tree {
     /// there at all is left out: whether the kernel can do without it is not for its modules to tell.
     ///
     /// # Errors
-    /// There are no modules at all; one of them, or one that it needs, is damaged or missing, or of
+    /// There are no modules at all in a folder that was named; one of them, or one that it needs, is damaged or missing, or of
     /// another kernel than `release`.
     pub fn closure(
         &self,
@@ -104,7 +107,7 @@ impl Tree {
             let _ = self.files.set(walk(&self.folder)?);
         }
         let files = self.files.get_or_init(BTreeMap::new);
-        if files.is_empty() && self.builtin.is_none() {
+        if files.is_empty() && self.builtin.is_none() && self.is_named {
             return Err(ModulesError::None(self.folder.clone()));
         }
         let mut loading =

@@ -154,7 +154,7 @@ impl Plan {
         let machine = &self.args.machine;
         let tree = tree(machine.modules.as_deref(), kernel)?;
         let vendor = vendor.map(nested::Vendor::module);
-        Drivers::choose(tree.as_ref(), machine.transport.asked(), vendor, kernel)
+        Drivers::choose(tree.as_ref(), machine.transport.asked(), vendor, kernel.release.as_deref())
     }
 
     /// The same of the kernel of second-level guests.
@@ -168,7 +168,7 @@ impl Plan {
         let same = || machine.modules.as_deref().filter(|_| nested.l2_kernel.is_none());
         let folder = nested.l2_modules.as_deref().or_else(same);
         let tree = if nested.nested { tree(folder, kernel)? } else { None };
-        Drivers::choose(tree.as_ref(), asked, None, kernel)
+        Drivers::choose(tree.as_ref(), asked, None, kernel.release.as_deref())
     }
 
     /// Gives second-level guests the memory that their kernel needs, unless the user says how much.
@@ -196,11 +196,11 @@ impl Plan {
         l2_modules: &Modules,
     ) {
         let voice = |cmdline: &str| format!("{} {cmdline}", machine::SERIAL_CONSOLE);
-        if !modules.is_empty() {
+        if modules.bring_console() {
             config.serial = true;
             config.cmdline = voice(&config.cmdline);
         }
-        if let Some(nested) = self.job.nested.as_mut().filter(|_| !l2_modules.is_empty()) {
+        if let Some(nested) = self.job.nested.as_mut().filter(|_| l2_modules.bring_console()) {
             nested.cmdlines.iter_mut().for_each(|cmdline| *cmdline = voice(cmdline));
         }
     }
@@ -315,28 +315,40 @@ impl Drivers {
         tree: Option<&Tree>,
         asked: Option<Transport>,
         vendor: Option<&str>,
-        kernel: &Kernel,
+        release: Option<&str>,
     ) -> Result<Self, Failure> {
         let Some(tree) = tree else {
             return Ok(Self { transport: asked, modules: Modules::default() });
         };
         let closure = |driver: Option<&str>| {
             let wanted = driver.into_iter().chain([modules::CONSOLE]).chain(vendor);
-            tree.closure(wanted, kernel.release.as_deref())
+            tree.closure(wanted, release)
         };
-        let mut least: Option<Self> = None;
+        let (mut least, mut refused): (Option<Self>, _) = (None, None);
         for transport in Transport::ALL.into_iter().filter(|one| asked.is_none_or(|it| it == *one))
         {
             let driver = transport.module();
-            let modules = closure(Some(driver))?;
+            // One that cannot be loaded, as of an earlier build, is no matter beside another that is
+            // built in.
+            let modules = match closure(Some(driver)) {
+                Ok(modules) => modules,
+                Err(error) => {
+                    refused.get_or_insert(error);
+                    continue;
+                }
+            };
             let is_there = tree.is_builtin(driver) || modules.has(driver);
             let before = least.as_ref().map_or(usize::MAX, |least| least.modules.count());
             if is_there && modules.count() < before {
                 least = Some(Self { transport: Some(transport), modules });
             }
         }
-        // Without a list of what is built in, the kernel itself tells.
-        least.map_or_else(|| Ok(Self { transport: asked, modules: closure(None)? }), Ok)
+        match (least, refused) {
+            (Some(least), _) => Ok(least),
+            (None, Some(refused)) => Err(refused.into()),
+            // Without a list of what is built in, the kernel itself tells.
+            (None, None) => Ok(Self { transport: asked, modules: closure(None)? }),
+        }
     }
 }
 
@@ -457,6 +469,21 @@ mod tests {
     fn plan(words: &[&str]) -> Result<Plan, Failure> {
         let args = ["schedvmm", "--kernel", "x"].iter().chain(words);
         Plan::make(&Cli::try_parse_from(args).expect("parses").run)
+    }
+
+    #[test]
+    fn a_module_that_is_no_good_does_not_matter_beside_a_driver_that_is_built_in() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let builtin = "kernel/virtio_pci.ko\nkernel/virtio_console.ko\n";
+        std::fs::write(folder.path().join("modules.builtin"), builtin).expect("written");
+        std::fs::write(folder.path().join("virtio_mmio.ko"), "of an earlier build").expect("it");
+        let tree = Tree::open(folder.path()).expect("a tree");
+        let choose = |asked| Drivers::choose(Some(&tree), asked, None, Some("6.1"));
+        let drivers = choose(None).expect("over PCI");
+        assert_eq!(drivers.transport, Some(Transport::Pci));
+        assert!(drivers.modules.is_empty() && !drivers.modules.bring_console());
+        let error = choose(Some(Transport::Mmio)).err().expect("it is damaged").to_string();
+        assert!(error.contains("virtio_mmio.ko is damaged"), "{error}");
     }
 
     #[test]

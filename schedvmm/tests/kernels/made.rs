@@ -91,7 +91,12 @@ fn gaps_and_what_is_vital_are_told_apart() {
     let output = call(dir, &["check", "vmlinux"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(status(&output), Some(1), "{text}");
-    assert!(text.contains("module          give its --modules, else it cannot run"), "{text}");
+    assert!(
+        text.contains(
+            "module          its module is to lie beside it or in --modules, else it cannot run"
+        ),
+        "{text}"
+    );
     put(dir, &without.replace("CONFIG_VIRTIO_CONSOLE=m", ""));
     let output = call(dir, &["check", "vmlinux", "--json"]);
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
