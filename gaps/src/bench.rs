@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the meter costs: one turn of its loop beside one bare TSC reading, and one record.
 
-use std::{hint::black_box, sync::atomic::AtomicU32};
+use std::hint::black_box;
+use std::sync::atomic::AtomicU32;
 
-use crate::{
-    evidence::{Eye, KernelEye},
-    meter::{Limits, Meter, Rdtscp},
-    record::GapRecord,
-    tally::{RecordCell, Recorder, Tally},
-    tsc,
-};
+use crate::evidence::{Eye, KernelEye};
+use crate::meter::{Limits, Meter, Rdtscp};
+use crate::record::GapRecord;
+use crate::tally::{RecordCell, Recorder, Tally};
+use crate::tsc;
 
 /// Cost of one iteration in ticks, over many short batches.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

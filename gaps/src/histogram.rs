@@ -5,7 +5,8 @@
 //! (1.6 %) above any value in it, and values below 128 are exact. One thread counts; any
 //! thread or process that shares the memory may read meanwhile.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// log2 of the number of buckets for one power of two.
 const SUB_BITS: u32 = 6;

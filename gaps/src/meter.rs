@@ -6,14 +6,13 @@
 //! the next there is no allocation, no lock, no system call and no shared cache line that
 //! anybody writes.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
-use crate::{
-    evidence::Witness,
-    record::GapRecord,
-    tally::Recorder,
-    tsc::{self, Reading},
-};
+use crate::evidence::Witness;
+use crate::record::GapRecord;
+use crate::tally::Recorder;
+use crate::tsc::{self, Reading};
 
 /// Where readings come from: the CPU, or a test.
 pub trait Clock {

@@ -7,15 +7,15 @@
 //! are published by one release store of their number, and the two records that change in
 //! place (the longest gaps) are guarded by a sequence number.
 
-use std::sync::atomic::{
-    AtomicU32, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-    fence,
-};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64, fence};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{evidence::Class, histogram::Histogram, record::GapRecord, tsc::ticks_to_ns};
+use crate::evidence::Class;
+use crate::histogram::Histogram;
+use crate::record::GapRecord;
+use crate::tsc::ticks_to_ns;
 
 /// Room for one [`GapRecord`].
 #[derive(Debug, Default)]

@@ -1,41 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PID 1: from the first mount to the power-off.
 
-use std::{
-    fs,
-    io::{self, Write},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use ftrace::dump::DumpWriter;
-use gaps::{
-    record::GapRecord,
-    tsc::{self, clock_ns},
+use gaps::record::GapRecord;
+use gaps::tsc::{self, clock_ns};
+use protocol::error::chain;
+use protocol::frame::{encode_gaps, encode_message, encode_vm_console};
+use protocol::job::Job;
+use protocol::message::{
+    Command, Failure, Message, MeterLine, Setup, ThresholdHit, Tick, TraceProgress, VmStatus,
 };
+use protocol::names::{CONTROL_PORT, JOB_PATH, MODULES_PATH, TRACE_PORT};
 use thiserror::Error;
+use workload::context::Surroundings;
+use workload::error::LoadError;
+use workload::ground::{self, Ground};
+use workload::kernel::cgroup::Cgroups;
+use workload::kernel::core_sched::{self, Arranged, CoschedError, Mechanism};
+use workload::kernel::tunables::{self, KnobError};
+use workload::kernel::{affinity, info};
+use workload::kernel_meter::Meter;
+use workload::observer::{Observer, Prepared};
+use workload::tracing::Tracing;
+use workload::{setup, supervisor};
 
-use crate::{
-    cgroup::Cgroups,
-    cosched::{self, Arranged, CoschedError, Mechanism},
-    cpus::CpuSet,
-    error::chain,
-    frame::{encode_gaps, encode_message, encode_vm_console},
-    job::{CONTROL_PORT, JOB_PATH, Job, MODULES_PATH, TRACE_PORT},
-    knobs::{self, KnobError},
-    load::{self, Ground, LoadError, Observer, Prepared, Surroundings},
-    meter::Meter,
-    modules::{self, ModuleError},
-    nested,
-    orders::Orders,
-    port::{Port, PortError},
-    system::{self, MountError},
-    trace::Tracing,
-    wire::{
-        Command, Failure, Message, MeterLine, Setup, ThresholdHit, Tick, TraceProgress, VmStatus,
-    },
-};
+use crate::commands::Orders;
+use crate::modules::{self, ModuleError};
+use crate::nested::{self, NestedError};
+use crate::pid1::{self, MountError};
+use crate::port::{Port, PortError};
 
 /// How long the host may take to look at ring buffers in our memory. It takes milliseconds.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
@@ -70,6 +69,9 @@ pub enum AgentError {
     /// The load failed.
     #[error("the load failed")]
     Load(#[from] LoadError),
+    /// The virtual machines of the nested target cannot be measured.
+    #[error("the load failed")]
+    Nested(#[from] NestedError),
     /// Nobody knows which CPUs there are.
     #[error("the CPUs that are online cannot be told")]
     Cpus(#[source] io::Error),
@@ -90,17 +92,17 @@ impl AgentError {
 /// The whole life of PID 1. Ends with the machine switched off, whatever happens.
 pub fn run_as_pid1() -> ! {
     let uptime_ns = clock_ns(libc::CLOCK_BOOTTIME);
-    system::power_off_on_panic();
+    pid1::power_off_on_panic();
     if let Err(error) = serve(uptime_ns) {
-        system::say(&chain(&error));
+        pid1::say(&chain(&error));
     }
-    system::power_off()
+    pid1::power_off()
 }
 
 /// Everything between the channel's begin and end. An error means that the host could not
 /// be told.
 fn serve(uptime_ns: u64) -> Result<(), AgentError> {
-    system::mount_all()?;
+    pid1::mount_all()?;
     let loaded = modules::load_all(Path::new(MODULES_PATH));
     let port = match (Port::open(CONTROL_PORT), &loaded) {
         (Ok(port), _) => port,
@@ -109,10 +111,10 @@ fn serve(uptime_ns: u64) -> Result<(), AgentError> {
         (Err(error), Ok(_)) => return Err(error.into()),
     };
     let mut host = Host { port };
-    host.send(&Message::Hello(system::hello(uptime_ns)))?;
+    host.send(&Message::Hello(info::hello(uptime_ns)))?;
     let done = loaded.map_err(AgentError::from).and_then(|_| work(&mut host));
     if let Err(error) = done {
-        system::say(&chain(&error));
+        pid1::say(&chain(&error));
         host.send(&Message::Failed(error.failure()))?;
     }
     Ok(host.send(&Message::Bye)?)
@@ -121,7 +123,7 @@ fn serve(uptime_ns: u64) -> Result<(), AgentError> {
 fn work(host: &mut Host) -> Result<(), AgentError> {
     let job = read_job().map_err(AgentError::Job)?;
     let ground = Ground::Guest { limited_by: job.cpu_limit.clone() };
-    load::check_cpus(&job.load.cpus, &CpuSet::online().map_err(AgentError::Cpus)?, &ground)?;
+    ground::check_cpus(&job.load.cpus, &affinity::online().map_err(AgentError::Cpus)?, &ground)?;
     keep_off(&job.load.cpus)?;
     let orders = Orders::listen(host.port.reader()?)?;
     let (surroundings, mut setup, mut tracing) = prepare(&job, ground)?;
@@ -142,10 +144,14 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
     };
     let result = match (&job.nested, &meter) {
         (Some(spec), _) => nested::require_kvm()
-            .map_err(LoadError::from)
-            .and_then(|()| nested::run(spec, &job.load, &surroundings, &mut observer)),
-        (None, Some(meter)) => meter.run(&job.load, &surroundings, &mut observer),
-        (None, None) => load::run(&job.load, &surroundings, &mut observer),
+            .and_then(|()| nested::run(spec, &job.load, &surroundings, &mut observer))
+            .map_err(AgentError::from),
+        (None, Some(meter)) => {
+            meter.run(&job.load, &surroundings, &mut observer).map_err(AgentError::from)
+        }
+        (None, None) => {
+            supervisor::run(&job.load, &surroundings, &mut observer).map_err(AgentError::from)
+        }
     };
     let hit = observer.hit;
     if let Some(tracing) = &tracing {
@@ -171,13 +177,13 @@ fn prepare(
 ) -> Result<(Surroundings, Setup, Option<Tracing>), AgentError> {
     // A virtual machine's launcher has threads beside its vCPUs, which have a place elsewhere.
     let cpus = match job.nested {
-        Some(_) => CpuSet::online().map_err(AgentError::Cpus)?,
+        Some(_) => affinity::online().map_err(AgentError::Cpus)?,
         None => job.load.cpus.iter().copied().collect(),
     };
-    let knobs = knobs::apply_all(Path::new("/"), &job.tune)?;
+    let knobs = tunables::apply_all(Path::new("/"), &job.tune)?;
     let mut make = |version| Cgroups::mount(version, &job.load.groups, &cpus);
     let Arranged { mechanism, note, mut cgroups } =
-        cosched::arrange(job.cosched, cosched::probe_prctl(), &mut make)?;
+        core_sched::arrange(job.cosched, core_sched::probe_prctl(), &mut make)?;
     cgroups.limit(&job.load.groups).map_err(AgentError::NotInForce)?;
     let mut setup = Setup {
         cosched: mechanism.name().into(),
@@ -190,8 +196,7 @@ fn prepare(
     let mut tracing = None;
     if let Some(spec) = &job.trace {
         let found = Tracing::set_up(spec);
-        setup
-            .traces(spec, found.as_ref())
+        setup::traces(&mut setup, spec, found.as_ref())
             .map_err(|failure| AgentError::NotInForce(failure.text))?;
         tracing = found.ok();
     }
@@ -202,7 +207,7 @@ fn prepare(
         ground,
         ..Surroundings::plain(job.host_tsc_khz)
     };
-    setup.describe_quiet(job, &mut surroundings)?;
+    setup::describe_quiet(&mut setup, job, &mut surroundings)?;
     Ok((surroundings, setup, tracing))
 }
 
@@ -272,10 +277,14 @@ fn read_job() -> io::Result<Job> {
 
 /// Keeps this thread, and all it starts from now on, off the CPUs that are measured.
 fn keep_off(measured: &[u32]) -> Result<(), AgentError> {
-    let online = CpuSet::online().map_err(AgentError::Cpus)?;
+    let online = affinity::online().map_err(AgentError::Cpus)?;
     let rest = online.without(&measured.iter().copied().collect());
     // A machine of which everything is measured has no place left to keep to.
-    if rest.is_empty() { Ok(()) } else { rest.confine_this_thread().map_err(AgentError::KeepOff) }
+    if rest.is_empty() {
+        Ok(())
+    } else {
+        affinity::confine_this_thread(&rest).map_err(AgentError::KeepOff)
+    }
 }
 
 /// The channel to the host.
@@ -318,12 +327,12 @@ impl Observer for Reporter<'_> {
         if let Some(patience) = self.wait_for_go {
             self.stand(patience)?;
         }
-        self.setup.threads_stand(prepared, self.tracing);
+        setup::threads_stand(&mut self.setup, prepared, self.tracing);
         Ok(())
     }
 
     fn waiting(&mut self, for_what: &str) -> io::Result<()> {
-        system::reap_strangers(&self.pids);
+        pid1::reap_strangers(&self.pids);
         self.host.send(&Message::Waiting { for_what: for_what.into() })
     }
 
@@ -355,7 +364,7 @@ impl Observer for Reporter<'_> {
     }
 
     fn tick(&mut self, tick: Tick) -> io::Result<()> {
-        system::reap_strangers(&self.pids);
+        pid1::reap_strangers(&self.pids);
         self.host.send(&Message::Tick(tick))
     }
 

@@ -1,37 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! All that runs as PID 1 inside the virtual machine: the agent, the load it starts, and
-//! the channel on which results leave.
-//!
-//! The load does not need the agent: [`load::run`] measures on any kernel, given an observer
-//! that takes the results.
+//! PID 1 of the virtual machine: the agent, its channel to the host, and the supervision of
+//! second-level guests.
 
 pub mod agent;
-pub mod balance;
-pub mod cgroup;
 pub mod cmdline;
-pub mod cosched;
-pub mod cpus;
-pub mod duration;
-pub mod error;
-pub mod frame;
-pub mod hierarchy;
-pub mod index;
-pub mod job;
-pub mod knobs;
-pub mod load;
-pub mod meter;
+pub mod commands;
 pub mod modules;
 pub mod nested;
-pub mod noise;
-pub mod obstacle;
-pub mod orders;
 mod owner;
+pub mod pid1;
 pub mod port;
-pub mod scheduler;
-pub mod setup;
-pub mod shape;
-pub mod system;
-#[cfg(test)]
-mod testing;
-pub mod trace;
-pub mod wire;

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Kernel modules: loaded by PID 1 before anything else, since the way to the host may be one.
 
-use std::{
-    fs::{self, File},
-    io,
-    os::fd::AsRawFd,
-    path::{Path, PathBuf},
-};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -101,13 +98,7 @@ pub fn load_all(folder: &Path) -> Result<Vec<String>, ModuleError> {
 
 /// finit_module(2), without parameters.
 fn load(file: &File) -> io::Result<()> {
-    let no_parameters = c"";
-    // SAFETY: a descriptor that is open, a text with a NUL at its end that outlives the call, no
-    // flags.
-    let result = unsafe {
-        libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), no_parameters.as_ptr(), 0)
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    Ok(rustix::system::finit_module(file, c"", 0)?)
 }
 
 /// The end of the kernel's log; empty where it cannot be read.

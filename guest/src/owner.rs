@@ -2,18 +2,15 @@
 //! Whose limit or fault each error of this crate is: one table. `docs/exit-status.md` has it for
 //! users, and a test of the command holds the two together.
 
-use crate::{
-    agent::AgentError,
-    cosched::CoschedError,
-    error::Owner,
-    knobs::KnobError,
-    load::{LoadError, SharedError},
-    meter::MeterError,
-    modules::ModuleError,
-    nested::NestedError,
-    port::PortError,
-    system::MountError,
-};
+use protocol::error::Owner;
+use workload::error::LoadError;
+use workload::kernel::tunables::KnobError;
+
+use crate::agent::AgentError;
+use crate::modules::ModuleError;
+use crate::nested::NestedError;
+use crate::pid1::MountError;
+use crate::port::PortError;
 
 impl AgentError {
     /// Whose limit or fault it is.
@@ -25,6 +22,7 @@ impl AgentError {
             Self::Knob(error) => of_knob(error),
             Self::Cosched(error) => error.owner(),
             Self::Load(error) => of_load(error),
+            Self::Nested(error) => error.owner(),
             Self::NotInForce(_) => Owner::Kernel,
             // The launcher has written it: whatever is wrong with it has become so in the guest.
             Self::Job(_) => Owner::Kernel,
@@ -76,76 +74,14 @@ impl PortError {
     }
 }
 
-impl KnobError {
-    /// Whose limit or fault it is.
-    pub fn owner(&self) -> Owner {
-        match self {
-            Self::Unknown { .. } | Self::Value { .. } => Owner::Request,
-            Self::NotInForce { owner, .. } => *owner,
-        }
-    }
-}
-
-impl CoschedError {
-    /// Whose limit or fault it is.
-    pub fn owner(&self) -> Owner {
-        match self {
-            Self::Prctl { .. } | Self::NoFile { .. } | Self::Refused(_) => Owner::Kernel,
-        }
-    }
-}
-
-impl MeterError {
-    /// Whose limit or fault it is.
-    pub fn owner(&self) -> Owner {
-        match self {
-            Self::Spec(_) => Owner::Request,
-            Self::NoTracing { .. } | Self::Absent { .. } | Self::NoMode { .. } => Owner::Kernel,
-            Self::File { .. } | Self::Refused { .. } => Owner::Kernel,
-        }
-    }
-}
-
 impl NestedError {
     /// Whose limit or fault it is.
     pub fn owner(&self) -> Owner {
         match self {
             Self::NoKvm(_) | Self::Memfd(_) | Self::Launch { .. } => Owner::Kernel,
             Self::Prepare(_) | Self::NoneUp(_) | Self::Confine(_) => Owner::Kernel,
-        }
-    }
-}
-
-impl SharedError {
-    /// Whose limit or fault it is.
-    pub fn owner(&self) -> Owner {
-        match self {
-            // Fewer records, and they fit.
-            Self::TooLarge { .. } | Self::Allocate { .. } => Owner::Request,
-            Self::Map { .. } | Self::Open { .. } => Owner::Host,
-        }
-    }
-}
-
-impl LoadError {
-    /// Whose limit or fault it is.
-    pub fn owner(&self) -> Owner {
-        match self {
-            Self::Shared(error) => error.owner(),
-            Self::Meter(error) => error.owner(),
-            Self::Nested(error) => error.owner(),
-            // In a guest it is the kernel under test, elsewhere the host.
-            Self::CpuAbsent { owner, .. }
-            | Self::Spawn { owner, .. }
-            | Self::GroupDied { owner, .. } => *owner,
-            Self::Spec(_) => Owner::Request,
-            Self::Policy(error) => error.owner,
-            Self::NoTscFrequency | Self::Cookie(_) => Owner::Kernel,
-            Self::NotReady { .. } | Self::NotEnded { .. } => Owner::Kernel,
-            Self::TraceFiles(_) | Self::Observer(_) => Owner::Kernel,
-            Self::Cpus(_) | Self::NoRdtscp => Owner::Host,
-            // A child of ours is there until we have waited for it.
-            Self::Wait(_) => Owner::Internal,
+            Self::Load(error) => of_load(error),
+            Self::Observer(_) => Owner::Kernel,
         }
     }
 }

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent's ends of the virtio-console ports, found by name.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
-    path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
-};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::event::{self, PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use thiserror::Error;
-
-use crate::system::make_node;
+use workload::kernel::files::make_node;
 
 /// How long a port may take to appear and to be connected.
 const APPEAR: Duration = Duration::from_secs(10);
@@ -116,8 +115,8 @@ impl Port {
     fn wait_writable(&self, deadline: Instant) -> io::Result<()> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let events = poll(&self.file, libc::POLLOUT, left)?;
-            if events & libc::POLLOUT != 0 {
+            let events = poll(&self.file, PollFlags::OUT, left)?;
+            if events.contains(PollFlags::OUT) {
                 return Ok(());
             }
             if left.is_zero() {
@@ -169,7 +168,7 @@ impl Read for PortReader {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // Bounded only to have no wait without a bound: there is nothing to do
                     // but to wait again.
-                    poll(&self.file, libc::POLLIN, Duration::from_secs(3600))?;
+                    poll(&self.file, PollFlags::IN, Duration::from_secs(3600))?;
                 }
                 result => return result,
             }
@@ -177,15 +176,13 @@ impl Read for PortReader {
     }
 }
 
-fn poll(file: &File, events: libc::c_short, timeout: Duration) -> io::Result<libc::c_short> {
-    let mut entry = libc::pollfd { fd: file.as_raw_fd(), events, revents: 0 };
-    let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: one entry, a local that lives until the call returns.
-    let result = unsafe { libc::poll(&raw mut entry, 1, timeout_ms) };
-    match io::Error::last_os_error() {
-        _ if result >= 0 => Ok(entry.revents),
-        error if error.kind() == io::ErrorKind::Interrupted => Ok(0),
-        error => Err(error),
+fn poll(file: &File, events: PollFlags, timeout: Duration) -> io::Result<PollFlags> {
+    let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
+    let mut entry = [PollFd::new(file, events)];
+    match event::poll(&mut entry, Some(&timeout)) {
+        Ok(_) => Ok(entry[0].revents()),
+        Err(Errno::INTR) => Ok(PollFlags::empty()),
+        Err(error) => Err(error.into()),
     }
 }
 

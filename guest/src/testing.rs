@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What unit tests share.
 
-use std::{fs, time::Duration};
+use std::fs;
+use std::time::Duration;
 
+use protocol::group::GroupSpec;
+use protocol::job::SleepSpec;
 use tempfile::TempDir;
-
-use crate::{job::SleepSpec, shape::GroupSpec};
 
 /// A folder with some files, as the kernel shows itself in its file systems.
 pub fn tree(files: &[(&str, &str)]) -> TempDir {

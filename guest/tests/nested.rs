@@ -5,34 +5,30 @@
 //! The agent re-executes its program as launchers, so this test has a `main` of its own. What
 //! a launcher does, its machine's kernel command line tells.
 
-use std::{
-    env, fs,
-    io::{self, Read, Write},
-    os::{fd::AsFd, unix::net::UnixStream},
-    panic, process, thread,
-    time::{Duration, Instant},
-};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+use std::{env, fs, panic, process, thread};
 
-use gaps::{record::GapRecord, tsc};
-use guest::{
-    cpus::CpuSet,
-    frame::{Decoder, encode_gaps, encode_message},
-    index::Kind,
-    job::{Confine, CoschedRequest, Job, LoadSpec, NestedSpec, SleepSpec},
-    load::{LoadError, Observer, Outcome, Prepared, Surroundings},
-    nested::{
-        self,
-        link::{
-            LAUNCH_COMMAND, LaunchSpec, Order, PREPARE_COMMAND, PrepareSpec, Report,
-            encode_console, encode_control, encode_report, next_order,
-        },
-    },
-    shape::GroupSpec,
-    wire::{
-        Gap, Hello, LoadReport, Message, Setup, ThreadReport, ThresholdHit, Tick, VmPhase,
-        VmStatus, VmThread,
-    },
+use gaps::record::GapRecord;
+use gaps::tsc;
+use guest::nested::{self, NestedError};
+use protocol::cpu_list::CpuSet;
+use protocol::frame::{Decoder, encode_gaps, encode_message};
+use protocol::group::GroupSpec;
+use protocol::index::Kind;
+use protocol::job::{Confine, CoschedRequest, Job, LoadSpec, NestedSpec, SleepSpec};
+use protocol::launcher::{
+    LAUNCH_COMMAND, LaunchSpec, Order, PREPARE_COMMAND, PrepareSpec, Report, encode_console,
+    encode_control, encode_report, next_order,
 };
+use protocol::message::{
+    Gap, Hello, LoadReport, Message, Setup, ThreadReport, ThresholdHit, Tick, VmPhase, VmStatus,
+    VmThread,
+};
+use workload::context::Surroundings;
+use workload::observer::{Observer, Outcome, Prepared};
 
 const TESTS: &[(&str, fn())] = &[
     ("all_measure_and_nothing_stays", all_measure_and_nothing_stays),
@@ -230,12 +226,16 @@ impl Observer for Taken {
 }
 
 /// One machine for each word, which says what it does.
-fn run(words: &[&str], duration: Duration) -> (Result<Outcome, LoadError>, Taken) {
+fn run(words: &[&str], duration: Duration) -> (Result<Outcome, NestedError>, Taken) {
     run_by(8, words, duration)
 }
 
 /// The same with so many that boot at once.
-fn run_by(at_once: u32, words: &[&str], duration: Duration) -> (Result<Outcome, LoadError>, Taken) {
+fn run_by(
+    at_once: u32,
+    words: &[&str],
+    duration: Duration,
+) -> (Result<Outcome, NestedError>, Taken) {
     run_with(at_once, words, duration, |_| Ok(0))
 }
 
@@ -245,7 +245,7 @@ fn run_with(
     words: &[&str],
     duration: Duration,
     cookie_of: fn(u32) -> io::Result<u64>,
-) -> (Result<Outcome, LoadError>, Taken) {
+) -> (Result<Outcome, NestedError>, Taken) {
     let load = LoadSpec {
         name: None,
         groups: vec![

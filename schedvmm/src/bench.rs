@@ -10,10 +10,10 @@ use gaps::histogram::Histogram;
 use gaps::record::GapRecord;
 use gaps::tally::ClassTotal;
 use gaps::tsc::clock_ns;
-use guest::index::Kind;
-use guest::job::{CoschedRequest, Job, LoadSpec, SleepSpec};
-use guest::shape::GroupSpec;
-use guest::wire::{LoadReport, Setup, ThreadReport, TscReport};
+use protocol::group::GroupSpec;
+use protocol::index::Kind;
+use protocol::job::{CoschedRequest, Job, LoadSpec, SleepSpec};
+use protocol::message::{LoadReport, Setup, ThreadReport, TscReport};
 use serde_json::json;
 
 use crate::clock::Clock;

@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use protocol::error::Owner;
 use vmm::config::{Config, Topology};
 use vmm::kvm::Hypervisor;
 use vmm::vcpu::{ExitReason, sched};
 use vmm::virtio::console::{self, PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Loaded, Parts, Vm};
-
-use guest::error::Owner;
 
 use crate::cli::BootArgs;
 use crate::owner::{Owned, file_failure};

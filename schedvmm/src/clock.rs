@@ -3,8 +3,8 @@
 
 use gaps::record::GapRecord;
 use gaps::tsc::ticks_to_ns;
-use guest::index::Member;
-use guest::job::LoadSpec;
+use protocol::index::Member;
+use protocol::job::LoadSpec;
 
 use crate::result::LocatedGap;
 use crate::session::Session;

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use guest::job::{CoschedRequest, Job};
-use guest::wire::Setup;
+use protocol::job::{CoschedRequest, Job};
+use protocol::message::Setup;
 use serde_json::{Value, json};
 
 use crate::clock::Clock;
@@ -376,7 +376,7 @@ pub mod figures;
 
 #[cfg(test)]
 mod tests {
-    use guest::wire::ThreadReport;
+    use protocol::message::ThreadReport;
 
     use super::*;
     use crate::testing::{self, load};
@@ -391,7 +391,7 @@ mod tests {
     fn a_pass_of_a_run_shorter_than_a_gap_says_so() {
         let seconds = |s| Duration::from_secs(s);
         let told = |duration, threshold: Option<u64>, answer| {
-            let load = guest::job::LoadSpec {
+            let load = protocol::job::LoadSpec {
                 duration: seconds(duration),
                 threshold: threshold.map(seconds),
                 ..load(1, 1, 1)

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use gaps::tally::{ClassTotal, RecordCell, Recorder, Tally};
-use guest::job::{CoschedRequest, Job};
-use guest::wire::{
+use proptest::prelude::*;
+use protocol::job::{CoschedRequest, Job};
+use protocol::message::{
     Gap, GroupReport, LoadReport, Setup, ThreadReport, ThresholdHit, Tick, TscReport,
 };
-use proptest::prelude::*;
 
 use super::*;
 use crate::session::Limits;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use guest::cpus::CpuSet;
+use protocol::cpu_list::CpuSet;
 use serde::Serialize;
 
 use crate::units;

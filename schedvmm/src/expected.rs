@@ -5,9 +5,9 @@
 //! (n - 1) turns. docs/method.md derives the length of a turn, and says when this is not what
 //! to expect.
 
-use guest::job::LoadSpec;
-use guest::scheduler::SchedulerFacts;
-use guest::shape::{GroupSpec, Policy};
+use protocol::group::{GroupSpec, Policy};
+use protocol::job::LoadSpec;
+use protocol::scheduler::SchedulerFacts;
 use serde::Serialize;
 
 use crate::units::show_ns;

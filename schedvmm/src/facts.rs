@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use guest::scheduler;
 use serde_json::{Value, json};
+use workload::kernel::scheduler;
 
 use crate::cpu_kinds::Kinds;
 

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use gaps::tally::ClassTotal;
-use guest::job::{CoschedRequest, Job};
-use guest::scheduler::SchedulerFacts;
-use guest::wire::{Gap, GroupReport, LoadReport, Setup, ThreadReport, ThresholdHit, TscReport};
+use protocol::job::{CoschedRequest, Job};
+use protocol::message::{
+    Gap, GroupReport, LoadReport, Setup, ThreadReport, ThresholdHit, TscReport,
+};
+use protocol::scheduler::SchedulerFacts;
 use serde_json::json;
 
 use super::*;

@@ -4,7 +4,7 @@
 //! causes it (kernel/sched/core_sched.c, `__sched_core_account_forceidle`).
 
 use gaps::stats::share_within;
-use guest::wire::LoadReport;
+use protocol::message::LoadReport;
 use serde::Serialize;
 
 use crate::result::{Group, Thread};
@@ -82,8 +82,8 @@ impl ForcedIdle {
 
 #[cfg(test)]
 mod tests {
-    use guest::index::GroupIndex;
-    use guest::wire::{GroupReport, ThreadReport};
+    use protocol::index::GroupIndex;
+    use protocol::message::{GroupReport, ThreadReport};
 
     use super::*;
     use crate::testing;

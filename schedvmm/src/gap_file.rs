@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use gaps::record::GapRecord;
-use guest::index::Member;
+use protocol::index::Member;
 
 use crate::clock::Clock;
 use crate::until::Until;

@@ -55,9 +55,9 @@ fn histogram(
 
 #[cfg(test)]
 mod tests {
-    use guest::wire::ThreadReport;
     use hdrhistogram::serialization::Deserializer;
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+    use protocol::message::ThreadReport;
 
     use super::*;
     use crate::testing;

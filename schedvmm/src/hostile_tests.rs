@@ -8,10 +8,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use guest::frame::{encode_gaps, encode_message};
-use guest::index::Kind;
-use guest::job::{CoschedRequest, Job};
-use guest::wire::{Message, VmStatus};
+use protocol::frame::{encode_gaps, encode_message};
+use protocol::index::Kind;
+use protocol::job::{CoschedRequest, Job};
+use protocol::message::{Message, VmStatus};
 use serde_json::{Value, json};
 
 use crate::absence::HostEvidence;
@@ -19,14 +19,13 @@ use crate::cli::{Cli, ShowVm, Verb};
 use crate::clock::Clock;
 use crate::compose::{Account, so_far};
 use crate::folder::Folder;
-use crate::report;
 use crate::result::{self, RunResult};
 use crate::session::{Limits, Session, Stage};
 use crate::show::{Show, Style};
 use crate::status::{ExitStatus, Failure};
 use crate::testing::{Random, load};
 use crate::verdict::{End, judge};
-use crate::{explain, terminal};
+use crate::{explain, report, terminal};
 
 #[path = "../tests/traced/mod.rs"]
 mod traced;

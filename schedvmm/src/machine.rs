@@ -3,8 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use guest::job::{JOB_PATH, Job, L2_KERNEL_PATH, L2_MODULES_PATH, MODULES_PATH};
 use initrd_builder::Archive;
+use protocol::error::Owner;
+use protocol::job::Job;
+use protocol::names::{JOB_PATH, L2_KERNEL_PATH, L2_MODULES_PATH, MODULES_PATH};
 use vmm::config::{BootMethod, PvProfile, Topology};
 use vmm::vm::BuildError;
 
@@ -14,7 +16,6 @@ use crate::mapped_trace::TraceMemory;
 use crate::modules::Modules;
 use crate::owner::Owned;
 use crate::status::{Failure, OrFail};
-use guest::error::Owner;
 
 /// The file of this program, to start it again or to put it into a guest.
 ///

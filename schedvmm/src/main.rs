@@ -76,7 +76,7 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     // PID 1 of a container is no agent: it has no job.
-    if std::process::id() == 1 && Path::new(guest::job::JOB_PATH).exists() {
+    if std::process::id() == 1 && Path::new(protocol::names::JOB_PATH).exists() {
         guest::agent::run_as_pid1();
     }
     let words: Vec<_> = std::env::args_os().collect();
@@ -84,8 +84,8 @@ fn main() -> ExitCode {
         l2::play(word, words.get(2));
     }
     let mut args = words.into_iter();
-    if args.nth(1).is_some_and(|word| word == guest::load::GROUP_COMMAND) {
-        guest::load::group_main(args);
+    if args.nth(1).is_some_and(|word| word == protocol::group_process::GROUP_COMMAND) {
+        workload::group_process::group_main(args);
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

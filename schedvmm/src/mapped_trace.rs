@@ -7,8 +7,8 @@ use std::path::Path;
 
 use ftrace::dump::DumpWriter;
 use ftrace::{FtraceError, MappedRings};
-use guest::job::TRACE_INSTANCE;
-use guest::wire::TraceRing;
+use protocol::message::TraceRing;
+use protocol::names::TRACE_INSTANCE;
 
 /// How the trace came, in result.json.
 pub const VIA: &str = "mapped-ring";

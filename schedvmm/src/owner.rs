@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whose limit or fault each error is: one table. It alone decides the exit status. Those of the
-//! guest have theirs in `guest/src/owner.rs`; `docs/exit-status.md` has all of them for users, and
-//! a test holds the three together.
+//! Whose limit or fault each error is: one table. It alone decides the exit status. `workload`
+//! and `guest` have theirs in an `owner.rs` of their own; `docs/exit-status.md` has all of them for
+//! users, and a test holds them together.
 
 use std::io;
 use std::path::Path;
 
 use ftrace::FtraceError;
-
-use guest::error::Owner;
-use guest::knobs::KnobError;
-use guest::load::LoadError as GuestLoadError;
-use guest::meter::MeterError;
 use initrd_builder::InitrdError;
+use protocol::error::Owner;
 use vmm::bus::BusError;
 use vmm::config::ConfigError;
 use vmm::kvm::KvmError;
@@ -26,6 +22,8 @@ use vmm::vm::{BuildError, StartError, StopError};
 use vmm::x86_64::image::ImageError;
 use vmm::x86_64::lint::LintError;
 use vmm::x86_64::payload::PayloadError;
+use workload::error::{LoadError as GuestLoadError, MeterError};
+use workload::kernel::tunables::KnobError;
 
 use crate::folder::FolderError;
 use crate::kernel::KernelFileError;

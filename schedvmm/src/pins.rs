@@ -4,10 +4,11 @@
 
 use std::fmt;
 
-use guest::cpus::CpuSet;
-use guest::job::LoadSpec;
+use protocol::cpu_list::CpuSet;
+use protocol::job::LoadSpec;
 use serde::Serialize;
 use vmm::vcpu::sched::VcpuThread;
+use workload::kernel::affinity;
 
 use crate::caller::Meanwhile;
 use crate::session::Session;
@@ -57,7 +58,7 @@ pub fn lost_vcpus(threads: &[VcpuThread], pins: &[usize]) -> Vec<Lost> {
     let lost = |(thread, pin): (&VcpuThread, &usize)| {
         let bound_to: CpuSet = [u32::try_from(*pin).ok()?].into_iter().collect();
         // One that has ended is nowhere.
-        let found = CpuSet::of_thread(thread.tid.cast_unsigned()).ok()?;
+        let found = affinity::of_thread(thread.tid.cast_unsigned()).ok()?;
         (found != bound_to).then(|| Lost {
             who: format!("the thread of vCPU {}", thread.cpu),
             bound_to: bound_to.to_string(),
@@ -148,7 +149,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use gaps::record::GapRecord;
-    use guest::wire::{Gap, LoadReport, Setup, ThreadReport, ThresholdHit};
+    use protocol::message::{Gap, LoadReport, Setup, ThreadReport, ThresholdHit};
 
     use super::*;
     use crate::session::Limits;
@@ -236,9 +237,9 @@ mod tests {
     #[test]
     fn a_vcpu_is_looked_for_where_it_was_put() {
         std::thread::spawn(|| {
-            let here = CpuSet::of_this_thread().expect("affinity");
+            let here = affinity::of_this_thread().expect("affinity");
             let one = here.iter().next().expect("a CPU");
-            [one].into_iter().collect::<CpuSet>().confine_this_thread().expect("pinned");
+            affinity::confine_this_thread(&CpuSet::from_iter([one])).expect("pinned");
             // SAFETY: gettid has no arguments and cannot fail.
             let tid = unsafe { libc::gettid() };
             let thread = VcpuThread { cpu: 3, tid, cookie: 0 };

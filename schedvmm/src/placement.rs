@@ -2,16 +2,14 @@
 //! Which host CPU each vCPU gets.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::Path;
-use std::thread;
+use std::{fs, io, thread};
 
-use guest::balance;
-use guest::cpus::{CpuSet, MAX_CPUS};
-use guest::load::place::{self, Turns};
+use protocol::cpu_list::{CpuSet, MAX_CPUS};
 use vmm::config::Topology;
 use vmm::vcpu::sched;
+use workload::kernel::{affinity, balance};
+use workload::placement::{self, Turns};
 
 use crate::cli::Pin;
 use crate::core_figures::{HostCpus, Vcpus};
@@ -108,7 +106,7 @@ fn check_in(sysfs: &Path, option: &str, cpus: &[usize]) -> Result<(), Failure> {
 /// In a thread of its own, whose affinity ends with it.
 fn try_cpu(cpu: Option<u32>) -> io::Result<()> {
     let cpu = cpu.ok_or(io::ErrorKind::InvalidInput)?;
-    let confine = move || CpuSet::from_iter([cpu]).confine_this_thread();
+    let confine = move || affinity::confine_this_thread(&CpuSet::from_iter([cpu]));
     let thread = thread::Builder::new().spawn(confine)?;
     thread.join().unwrap_or_else(|_| Err(io::Error::other("the attempt panicked")))
 }
@@ -210,7 +208,7 @@ impl Host {
             *turn += 1;
             Some(set[(*turn - 1) % set.len()] as usize)
         });
-        let placement = Placement { pins: pins.collect(), notes: vec![place::note(sets)] };
+        let placement = Placement { pins: pins.collect(), notes: vec![placement::note(sets)] };
         self.noted(placement)
     }
 
@@ -336,7 +334,7 @@ mod tests {
     #[test]
     fn a_cpu_that_is_not_there_is_the_requests_fault_and_one_that_is_offline_the_hosts() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let here = CpuSet::of_this_thread().expect("affinity").iter().next().expect("a CPU");
+        let here = affinity::of_this_thread().expect("affinity").iter().next().expect("a CPU");
         fs::write(dir.path().join("present"), "0-1022\n").expect("write");
         fs::write(dir.path().join("online"), format!("{here}\n")).expect("write");
         let check = |cpu: usize| check_in(dir.path(), "--load-cpus", &[cpu]);

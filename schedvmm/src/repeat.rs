@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::CommandFactory;
+use protocol::error::Owner;
 use serde::Deserialize;
-
-use guest::error::Owner;
 
 use crate::cli::Cli;
 use crate::result_file::ResultFile;

@@ -11,9 +11,9 @@ use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use gaps::stats::share_within;
 use gaps::tsc::ns_to_ticks;
-use guest::index::{GroupIndex, Member};
-use guest::job::Job;
-use guest::wire::{ClassTotal, Hello, MeterReport, Setup, ThreadReport, TscReport, VmStatus};
+use protocol::index::{GroupIndex, Member};
+use protocol::job::Job;
+use protocol::message::{ClassTotal, Hello, MeterReport, Setup, ThreadReport, TscReport, VmStatus};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -478,8 +478,8 @@ pub fn phases_ms(
 
 #[cfg(test)]
 mod tests {
-    use guest::job::LoadSpec;
-    use guest::wire::LoadReport;
+    use protocol::job::LoadSpec;
+    use protocol::message::LoadReport;
 
     use super::*;
     use crate::testing::{self, load};

@@ -3,9 +3,8 @@
 //! result reads.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -99,8 +98,8 @@ impl ResultFile {
         };
         let kind = stored::kind(self.value["target"].as_str().unwrap_or_default());
         let first = match kind {
-            guest::index::Kind::Threads => 1,
-            guest::index::Kind::Vcpus => 0,
+            protocol::index::Kind::Threads => 1,
+            protocol::index::Kind::Vcpus => 0,
         };
         let mut members = BTreeMap::new();
         let mut numbers = Vec::new();

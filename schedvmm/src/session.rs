@@ -5,9 +5,9 @@
 use std::time::{Duration, Instant};
 
 use gaps::record::GapRecord;
-use guest::frame::{Decoder, FrameError};
-use guest::index::GroupIndex;
-use guest::wire::{
+use protocol::frame::{Decoder, FrameError};
+use protocol::index::GroupIndex;
+use protocol::message::{
     Failure, Frame, Gap, Hello, LoadReport, Message, MeterLine, Setup, ThresholdHit, Tick,
     TraceProgress, VmStatus, VmTimes,
 };
@@ -381,9 +381,9 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use guest::error::Owner;
-    use guest::frame::{encode_gaps, encode_message};
-    use guest::wire::ThreadReport;
+    use protocol::error::Owner;
+    use protocol::frame::{encode_gaps, encode_message};
+    use protocol::message::ThreadReport;
 
     use super::*;
 

@@ -8,10 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
-use guest::job::SleepSpec;
-use guest::load::MAX_THREADS;
-use guest::shape::{Class, GroupSpec, Policy, Quota, fault};
+use protocol::group::{Class, GroupSpec, Policy, Quota, fault};
+use protocol::job::SleepSpec;
 use serde::Deserialize;
+use workload::supervisor::MAX_THREADS;
 
 use crate::cli::LoadArgs;
 use crate::status::Failure;

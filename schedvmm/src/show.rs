@@ -7,7 +7,7 @@ mod screen;
 use std::cell::RefCell;
 use std::time::Duration;
 
-use guest::wire::{ThresholdHit, Tick, VmPhase};
+use protocol::message::{ThresholdHit, Tick, VmPhase};
 
 use self::screen::{screen, verdict_line};
 use crate::cli::ShowVm;

@@ -7,10 +7,11 @@
 use std::error::Error;
 use std::fmt;
 
-use guest::error::Owner;
-pub use guest::error::chain;
+use protocol::error::Owner;
 
 use crate::owner::Owned;
+
+pub use protocol::error::chain;
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,15 +2,14 @@
 //! A result folder read back. Results are files that anybody may have written: what is needed
 //! is checked, what is not needed is not looked at.
 
-use std::fmt;
-use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use ftrace::TraceId;
 use gaps::tsc::ns_to_ticks;
-use guest::index::{Kind, Member};
-use guest::job::TraceDump;
+use protocol::index::{Kind, Member};
+use protocol::job::TraceDump;
 use serde::{Deserialize, Serialize};
 
 use crate::core_figures::CoreFigures;

@@ -8,9 +8,9 @@
 use gaps::evidence::Class;
 use gaps::stats::lag::largest_lag_ns;
 use gaps::stats::{Distribution, Quantiles, Starvation, jain, max_over_min, share, share_within};
-use guest::job::LoadSpec;
-use guest::shape::GroupSpec;
-use guest::wire::ThreadReport;
+use protocol::group::GroupSpec;
+use protocol::job::LoadSpec;
+use protocol::message::ThreadReport;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;

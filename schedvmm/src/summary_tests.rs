@@ -2,7 +2,7 @@
 
 use gaps::record::GapRecord;
 use gaps::tally::ClassTotal;
-use guest::wire::ThreadReport;
+use protocol::message::ThreadReport;
 
 use super::*;
 use crate::testing::{self, load};

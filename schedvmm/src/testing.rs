@@ -4,10 +4,10 @@
 use std::fs;
 use std::time::Duration;
 
-use guest::index::{GroupIndex, Kind, Member, ThreadIndex};
-use guest::job::{LoadSpec, SleepSpec};
-use guest::shape::GroupSpec;
-use guest::wire::ThreadReport;
+use protocol::group::GroupSpec;
+use protocol::index::{GroupIndex, Kind, Member, ThreadIndex};
+use protocol::job::{LoadSpec, SleepSpec};
+use protocol::message::ThreadReport;
 
 use crate::result::Thread;
 use crate::summary::Statistics;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
-use guest::duration;
-use guest::job::{SleepSpec, TuneRequest};
+use protocol::duration;
+use protocol::job::{SleepSpec, TuneRequest};
 
 /// Longest duration accepted: longer than any run, and far from overflow.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use gaps::histogram::Histogram;
 use gaps::record::GapRecord;
-use guest::wire::{ClassTotal, ThreadReport};
+use protocol::message::{ClassTotal, ThreadReport};
 
 use crate::clock::Clock;
 use crate::result::classes;

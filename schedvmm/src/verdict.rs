@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a run says about the kernel: one pure function of how it ended.
 
-use guest::error::Owner;
-use guest::job::Job;
-use guest::system::{PANIC_MARK, SAYING};
+use protocol::error::Owner;
+use protocol::job::Job;
+use protocol::names::{PANIC_MARK, SAYING};
 use serde::{Serialize, Serializer};
 use vmm::vcpu::{ExitReason, VcpuEnd};
 
@@ -232,10 +232,10 @@ fn unplanned(session: &Session, end: &VcpuEnd, console: &str) -> Verdict {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use guest::frame::encode_message;
-    use guest::job::CoschedRequest;
-    use guest::job::LoadSpec;
-    use guest::wire::{Failure, Hello, LoadReport, Message, Setup, ThresholdHit};
+    use protocol::frame::encode_message;
+    use protocol::job::CoschedRequest;
+    use protocol::job::LoadSpec;
+    use protocol::message::{Failure, Hello, LoadReport, Message, Setup, ThresholdHit};
     use vmm::vcpu::ExitCounts;
     use xtask::host::accident::Accident;
 

@@ -6,6 +6,7 @@ pub mod artifacts;
 pub mod bench;
 pub mod demo;
 pub mod host;
+pub mod house;
 pub mod kernel;
 mod lock;
 pub mod process;

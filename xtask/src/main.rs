@@ -13,6 +13,7 @@ use serde::Serialize;
 use xtask::bench::{analyse, boot, bulk, meter, nested, start, trace, tracing};
 use xtask::demo::Demo;
 use xtask::host::{self, EmulatedHost, init};
+use xtask::house;
 use xtask::kernel::{self, Wanted};
 
 /// What `xtask` itself ends with when it fails; outside the range of what it runs for others.
@@ -48,6 +49,12 @@ enum Verb {
     Demo(DemoOptions),
     /// Check everything that CI checks.
     Test,
+    /// How the source is built: circles, long functions, unsafe blocks, in figures.
+    House {
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Benchmarks of schedvmm itself.
     #[command(subcommand)]
     Bench(BenchVerb),
@@ -234,6 +241,7 @@ fn main() -> ExitCode {
         Verb::Host(options) => run_in_host(options),
         Verb::Demo(options) => demo(options),
         Verb::Test => test(),
+        Verb::House { json } => house::figures().and_then(|figures| show(&figures, json)),
         Verb::Bench(BenchVerb::Boot { runs, json }) => boot::run(runs).and_then(|r| show(&r, json)),
         Verb::Bench(BenchVerb::Bulk { mib, runs, json }) => {
             bulk::run(mib, runs).and_then(|r| show(&r, json))

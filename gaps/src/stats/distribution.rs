@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::real;
-use crate::{record::GapRecord, tsc::ticks_to_ns};
+use crate::record::GapRecord;
+use crate::tsc::ticks_to_ns;
 
 /// Lengths in nanoseconds.
 ///

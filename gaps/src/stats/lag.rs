@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How far a thread fell behind, within a window of time.
 
-use crate::{
-    record::GapRecord,
-    tsc::{ns_to_ticks, ticks_to_ns},
-};
+use crate::record::GapRecord;
+use crate::tsc::{ns_to_ticks, ticks_to_ns};
 
 /// The most time in gaps within any window of this length, in ticks. `gaps` do not overlap and
 /// rise.

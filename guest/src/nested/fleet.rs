@@ -4,19 +4,16 @@
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::{
-    NestedError,
-    image::Images,
-    link::Order,
-    machine::{Event, Machine, Said},
-    maker::Maker,
-    online,
-};
-use crate::{
-    job::{LoadSpec, NestedSpec},
-    load::{LoadError, Observer, Surroundings},
-    wire::{Gap, ThresholdHit, VmPhase},
-};
+use protocol::job::{LoadSpec, NestedSpec};
+use protocol::launcher::Order;
+use protocol::message::{Gap, ThresholdHit, VmPhase};
+use workload::context::Surroundings;
+use workload::observer::Observer;
+
+use super::image::Images;
+use super::machine::{Event, Machine, Said};
+use super::maker::Maker;
+use super::{NestedError, online};
 
 /// Between two looks at the clock.
 const BEAT: Duration = Duration::from_millis(50);
@@ -46,7 +43,7 @@ impl<'a> Fleet<'a> {
         surroundings: &'a Surroundings,
         images: Images,
         observer: &'a mut dyn Observer,
-    ) -> Result<(Self, Maker<'a>), LoadError> {
+    ) -> Result<(Self, Maker<'a>), NestedError> {
         let began = Instant::now();
         let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
         let spread =
@@ -67,7 +64,7 @@ impl<'a> Fleet<'a> {
 
     /// Starts machines as long as fewer than so many are on their way. One that takes longer
     /// than its part of the time does not hold up the others.
-    pub(super) fn launch_due(&mut self, maker: &Maker) -> Result<(), LoadError> {
+    pub(super) fn launch_due(&mut self, maker: &Maker) -> Result<(), NestedError> {
         let all = self.load.groups.len();
         let at_once = (self.spec.boot_at_once as usize).clamp(1, all.max(1));
         let turns = u32::try_from(all.div_ceil(at_once)).unwrap_or(u32::MAX).max(1);
@@ -90,7 +87,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// Takes what the machines say for one beat, or less. True if a second has passed.
-    pub(super) fn beat(&mut self) -> Result<bool, LoadError> {
+    pub(super) fn beat(&mut self) -> Result<bool, NestedError> {
         match self.inbox.recv_timeout(BEAT) {
             Ok((index, bytes)) => self.hear(index, bytes)?,
             // All ears are gone: every machine has ended.
@@ -105,7 +102,7 @@ impl<'a> Fleet<'a> {
         Ok(passed)
     }
 
-    fn hear(&mut self, index: usize, bytes: Option<Vec<u8>>) -> Result<(), LoadError> {
+    fn hear(&mut self, index: usize, bytes: Option<Vec<u8>>) -> Result<(), NestedError> {
         let Some(machine) = self.machines.get_mut(index) else { return Ok(()) };
         let vm = machine.status.vm;
         let first = (vm - 1) * self.spec.vcpus;
@@ -157,12 +154,12 @@ impl<'a> Fleet<'a> {
     }
 
     /// An error if nobody is left, with what became of the first one.
-    pub(super) fn check_any(&self) -> Result<(), LoadError> {
+    pub(super) fn check_any(&self) -> Result<(), NestedError> {
         if self.machines.iter().any(Machine::is_well) {
             return Ok(());
         }
         let first = self.machines.iter().find_map(|machine| machine.status.fault.clone());
-        Err(NestedError::NoneUp(first.unwrap_or_else(|| "all were ended".into())).into())
+        Err(NestedError::NoneUp(first.unwrap_or_else(|| "all were ended".into())))
     }
 
     /// Gives up on machines that are late, and tells why.
@@ -170,7 +167,7 @@ impl<'a> Fleet<'a> {
         &mut self,
         late: impl Fn(&Machine) -> bool,
         why: &str,
-    ) -> Result<(), LoadError> {
+    ) -> Result<(), NestedError> {
         for machine in self.machines.iter_mut().filter(|machine| machine.is_well()) {
             if late(machine) {
                 machine.fault(why);
@@ -186,7 +183,7 @@ impl<'a> Fleet<'a> {
         &mut self,
         ending: impl Fn(&Machine) -> bool,
         what: &str,
-    ) -> Result<(), LoadError> {
+    ) -> Result<(), NestedError> {
         let deadline = Instant::now() + ENDED;
         let ending = |machine: &Machine| machine.lives() && ending(machine);
         while self.machines.iter().any(ending) {

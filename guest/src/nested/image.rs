@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Kernel and initrd of all virtual machines: prepared once, shared by all of them.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    os::fd::{AsRawFd, FromRawFd},
-    path::Path,
-    process::{self, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::process::{self, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use super::{
-    NestedError,
-    link::{PREPARE_COMMAND, PrepareSpec},
-};
-use crate::job::{L2_KERNEL_PATH, NestedSpec};
+use protocol::job::NestedSpec;
+use protocol::launcher::{PREPARE_COMMAND, PrepareSpec};
+use protocol::names::L2_KERNEL_PATH;
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use super::NestedError;
 
 /// For unpacking the kernel: some hundred milliseconds, in an emulated machine seconds.
 const PREPARED: Duration = Duration::from_secs(60);
@@ -33,7 +32,7 @@ pub struct Images {
 impl Images {
     /// Has another process of the running program fill them: it knows kernels.
     pub fn prepare(executable: &Path, spec: &NestedSpec) -> Result<Self, NestedError> {
-        let this = Self { kernel: memory_file(c"l2-kernel")?, initrd: memory_file(c"l2-initrd")? };
+        let this = Self { kernel: memory_file("l2-kernel")?, initrd: memory_file("l2-initrd")? };
         let text = |error: serde_json::Error| NestedError::Prepare(error.to_string());
         let orders = PrepareSpec {
             kernel: L2_KERNEL_PATH.into(),
@@ -89,13 +88,8 @@ fn path(file: &File) -> String {
     format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd())
 }
 
-fn memory_file(name: &std::ffi::CStr) -> Result<File, NestedError> {
-    // SAFETY: the name is a NUL-terminated constant.
-    let fd =
-        unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
-    if fd < 0 {
-        return Err(NestedError::Memfd(io::Error::last_os_error()));
-    }
-    // SAFETY: a new descriptor that nobody else owns.
-    Ok(unsafe { File::from_raw_fd(fd) })
+fn memory_file(name: &str) -> Result<File, NestedError> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = memfd_create(name, flags).map_err(|error| NestedError::Memfd(error.into()))?;
+    Ok(file.into())
 }

@@ -1,32 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One virtual machine as the agent knows it: its launcher's process, and what it has said.
 
-use std::{
-    fs,
-    io::{self, Read, Write},
-    os::{fd::OwnedFd, unix::net::UnixStream},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    sync::mpsc::SyncSender,
-    thread,
-    time::{Duration, Instant},
-};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use gaps::{record::GapRecord, tsc};
-
-use super::link::{
+use gaps::record::GapRecord;
+use gaps::tsc;
+use protocol::frame::{Decoder, FrameError};
+use protocol::launcher::{
     Heard, LAUNCH_COMMAND, LaunchSpec, Order, Report, encode_order, is_plausible, next_heard,
 };
-use crate::{
-    cmdline::Drift,
-    cpus::CpuSet,
-    frame::{Decoder, FrameError},
-    system,
-    wire::{
-        Frame, LineGap, LoadReport, Message, MeterLine, ThresholdHit, Tick, TscCheck, VmPhase,
-        VmStatus,
-    },
+use protocol::message::{
+    Frame, LineGap, LoadReport, Message, MeterLine, ThresholdHit, Tick, TscCheck, VmPhase, VmStatus,
 };
+use workload::kernel::{affinity, files};
+
+use crate::cmdline::Drift;
 
 /// How long a launcher may take to read an order; it has nothing else to do.
 const ORDER: Duration = Duration::from_secs(5);
@@ -91,7 +86,7 @@ impl Machine {
         command.arg(LAUNCH_COMMAND).arg(spec_text).stdin(Stdio::from(OwnedFd::from(theirs)));
         let mut child = command.spawn()?;
         for procs in cgroups {
-            if let Err(error) = system::write_file(procs, &child.id().to_string()) {
+            if let Err(error) = files::write_file(procs, &child.id().to_string()) {
                 let _ = child.kill();
                 let _ = child.wait();
                 let text = format!("{} cannot be entered: {error}", procs.display());
@@ -207,7 +202,7 @@ impl Machine {
 
     /// Affinity of the vCPUs' threads as it is now.
     pub fn affinities(&self) -> Vec<Option<String>> {
-        let of = |tid: u32| CpuSet::of_thread(tid).ok().map(|cpus| cpus.to_string());
+        let of = |tid: u32| affinity::of_thread(tid).ok().map(|cpus| cpus.to_string());
         self.status.threads.iter().map(|thread| of(thread.tid)).collect()
     }
 

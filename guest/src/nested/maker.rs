@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Starts machines of one kind.
 
-use std::{sync::mpsc::SyncSender, time::Instant};
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
 
-use super::{
-    NestedError,
-    image::Images,
-    link::LaunchSpec,
-    machine::{Event, Machine},
-};
-use crate::{
-    job::NestedSpec,
-    load::{LoadError, Surroundings},
-};
+use protocol::job::NestedSpec;
+use protocol::launcher::LaunchSpec;
+use workload::context::Surroundings;
+
+use super::NestedError;
+use super::image::Images;
+use super::machine::{Event, Machine};
 
 /// What it takes to start one machine after the other.
 pub struct Maker<'a> {
@@ -33,7 +31,7 @@ impl Maker<'_> {
     ///
     /// # Errors
     /// Its launcher cannot be started.
-    pub fn make(&self, vm: u32, spec: &NestedSpec) -> Result<Machine, LoadError> {
+    pub fn make(&self, vm: u32, spec: &NestedSpec) -> Result<Machine, NestedError> {
         let index = (vm - 1) as usize;
         let launch = LaunchSpec {
             vm,
@@ -52,6 +50,6 @@ impl Maker<'_> {
         let program = &self.surroundings.executable;
         let listening = (self.began, self.events.clone());
         Machine::launch(program, &launch, cgroups, listening)
-            .map_err(|source| NestedError::Launch { vm, source }.into())
+            .map_err(|source| NestedError::Launch { vm, source })
     }
 }

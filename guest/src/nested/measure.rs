@@ -1,42 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From the machines' boot to their end: confined at a barrier, measured, told to stop.
 
-use std::{
-    fs::File,
-    io::{self, Write},
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use gaps::{
-    bench,
-    tsc::{self, Anchor, Choice, Sources, ticks_to_ns},
-};
+use gaps::bench;
+use gaps::tsc::{self, Anchor, Choice, Sources, ticks_to_ns};
+use protocol::cpu_list::CpuSet;
+use protocol::group_process;
+use protocol::job::{Confine, LoadSpec, NestedSpec};
+use protocol::launcher::Order;
+use protocol::message::{ThresholdHit, Tick, TscReport, VmPhase};
+use workload::context::Surroundings;
+use workload::error::LoadError;
+use workload::kernel::files;
+use workload::observer::{Observer, Outcome, Prepared};
+use workload::placement::Places;
+use workload::supervisor;
 
-use super::{
-    NestedError,
-    fleet::{Fleet, SECOND},
-    image::Images,
-    link::Order,
-    machine::Machine,
-    maker::Maker,
-    online,
-    report::Measured,
-};
-use crate::{
-    cpus::CpuSet,
-    job::{Confine, LoadSpec, NestedSpec},
-    load::{self, LoadError, Observer, Outcome, Prepared, Surroundings, place::Places},
-    system,
-    wire::{ThresholdHit, Tick, TscReport, VmPhase},
-};
+use super::fleet::{Fleet, SECOND};
+use super::image::Images;
+use super::machine::Machine;
+use super::maker::Maker;
+use super::report::Measured;
+use super::{NestedError, online};
 
 /// For all launchers to confine their threads and to read it back.
 const CONFINED: Duration = Duration::from_secs(30);
 /// From the order to stop to the last machine's end, reports included.
 const FINISHED: Duration = Duration::from_secs(60);
 
-/// Boots the machines and measures them; results and faults as those of [`load::run`].
+/// Boots the machines and measures them; results and faults as those of [`supervisor::run`].
 ///
 /// # Errors
 /// There was nothing to measure.
@@ -45,9 +41,9 @@ pub fn run(
     load: &LoadSpec,
     surroundings: &Surroundings,
     observer: &mut dyn Observer,
-) -> Result<Outcome, LoadError> {
+) -> Result<Outcome, NestedError> {
     let mut sources = surroundings.tsc;
-    let choice = load::tsc_frequency(&mut sources)?;
+    let choice = supervisor::tsc_frequency(&mut sources)?;
     let images = Images::prepare(&surroundings.executable, spec)?;
     let (mut fleet, maker) = Fleet::new((spec, load), surroundings, images, observer)?;
     fleet.until_standing(&maker)?;
@@ -84,7 +80,7 @@ pub fn require_kvm() -> Result<(), NestedError> {
     let node = Path::new("/dev/kvm");
     if !node.exists() {
         // 10:232 (Documentation/admin-guide/devices.txt); a failure shows in the opening.
-        let _ = system::make_node(node, 10, 232);
+        let _ = files::make_node(node, 10, 232);
     }
     File::options().read(true).write(true).open(node).map(drop).map_err(NestedError::NoKvm)
 }
@@ -96,10 +92,10 @@ struct TraceFiles {
 }
 
 impl TraceFiles {
-    fn open(stop: &load::TraceStop) -> io::Result<Self> {
+    fn open(stop: &group_process::TraceStop) -> io::Result<Self> {
         Ok(Self {
-            marker: system::open_for_writing(&stop.marker)?,
-            switch: system::open_for_writing(&stop.switch)?,
+            marker: files::open_for_writing(&stop.marker)?,
+            switch: files::open_for_writing(&stop.switch)?,
         })
     }
 
@@ -111,7 +107,7 @@ impl TraceFiles {
 }
 
 impl Fleet<'_> {
-    fn until_standing(&mut self, maker: &Maker) -> Result<(), LoadError> {
+    fn until_standing(&mut self, maker: &Maker) -> Result<(), NestedError> {
         let deadline = Instant::now() + self.spec.boot_timeout;
         loop {
             self.launch_due(maker)?;
@@ -127,15 +123,13 @@ impl Fleet<'_> {
                 }
             }
             if self.observer.stop_requested() {
-                return Err(
-                    NestedError::NoneUp("told to stop before all stood ready".into()).into()
-                );
+                return Err(NestedError::NoneUp("told to stop before all stood ready".into()));
             }
             if Instant::now() >= deadline {
                 let patience = self.spec.boot_timeout;
                 if to_come {
                     let text = format!("not all could be started within {patience:?}");
-                    return Err(NestedError::NoneUp(text).into());
+                    return Err(NestedError::NoneUp(text));
                 }
                 let text = format!("did not stand ready within {patience:?} (--l2-boot-timeout)");
                 self.give_up(|machine| !standing(machine), &text)?;
@@ -162,7 +156,7 @@ impl Fleet<'_> {
         }
     }
 
-    fn confine(&mut self, places: &Places) -> Result<(), LoadError> {
+    fn confine(&mut self, places: &Places) -> Result<(), NestedError> {
         let each = self.spec.vcpus.max(1) as usize;
         let places: Vec<_> = places.threads.chunks(each).collect();
         for (machine, cpus) in self.machines.iter_mut().zip(&places) {
@@ -193,8 +187,7 @@ impl Fleet<'_> {
                     "VM {}: vCPU threads were confined to {wanted:?}, but their affinity reads \
                      {actual:?}",
                     machine.status.vm
-                ))
-                .into());
+                )));
             }
         }
         Ok(())
@@ -205,7 +198,7 @@ impl Fleet<'_> {
         choice: Choice,
         surroundings: &Surroundings,
         places: Places,
-    ) -> Result<Prepared, LoadError> {
+    ) -> Result<Prepared, NestedError> {
         let well = || self.machines.iter().filter(|machine| machine.is_well());
         let mut notes: Vec<_> = places.note.into_iter().collect();
         if surroundings.cookie {
@@ -214,7 +207,7 @@ impl Fleet<'_> {
                 .collect();
             let firsts: Vec<_> =
                 each.iter().map(|cookies| cookies.first().copied().unwrap_or(0)).collect();
-            load::check_cookies(self.load, each.iter().map(Vec::as_slice), &firsts)?;
+            supervisor::check_cookies(self.load, each.iter().map(Vec::as_slice), &firsts)?;
             for machine in well() {
                 notes.extend(others_with_cookies(machine, surroundings.cookie_of)?);
             }
@@ -246,7 +239,7 @@ impl Fleet<'_> {
         &mut self,
         choice: Choice,
         trace: Option<&TraceFiles>,
-    ) -> Result<Measured, LoadError> {
+    ) -> Result<Measured, NestedError> {
         self.observer.released(tsc::read().tsc)?;
         let before = self.schedstats();
         self.order_all(&Order::Go);
@@ -290,7 +283,7 @@ impl Fleet<'_> {
         format!("schedvmm: gap of {ns} ns in {vcpu} tid {}", hit.tid)
     }
 
-    fn tick(&mut self, second: u32) -> Result<(), LoadError> {
+    fn tick(&mut self, second: u32) -> Result<(), NestedError> {
         let measuring =
             |machine: &&Machine| machine.is_well() && machine.status.phase == VmPhase::Measuring;
         let machines = self.machines.iter().filter(measuring).count();
@@ -299,7 +292,7 @@ impl Fleet<'_> {
     }
 
     /// Has all machines report and end.
-    fn finish(&mut self) -> Result<(), LoadError> {
+    fn finish(&mut self) -> Result<(), NestedError> {
         self.order_all(&Order::Memory);
         self.order_all(&Order::Stop);
         // Nothing is measured any more: whoever reports may do it on all CPUs.
@@ -332,7 +325,7 @@ impl Fleet<'_> {
 fn others_with_cookies(
     machine: &Machine,
     cookie_of: fn(u32) -> io::Result<u64>,
-) -> Result<Option<String>, LoadError> {
+) -> Result<Option<String>, NestedError> {
     let vm = machine.status.vm;
     let actual = machine.cookies(cookie_of).map_err(|error| {
         LoadError::Cookie(format!("VM {vm}: cookies cannot be read back: {error}"))
@@ -343,7 +336,8 @@ fn others_with_cookies(
             return Err(LoadError::Cookie(format!(
                 "VM {vm}: {name} (tid {tid}) was given cookie {:x}, and has {read:x}",
                 vcpu.cookie
-            )));
+            ))
+            .into());
         }
     }
     let of_vcpu = |tid: u32| machine.status.threads.iter().any(|thread| thread.tid == tid);

@@ -2,7 +2,7 @@
 //! The nested target: the load is virtual machines, and what is measured is what becomes of
 //! their vCPUs.
 //!
-//! [`run`] has the place of [`crate::load::run`], and gives its results in the same form: each
+//! [`run`] has the place of [`workload::supervisor::run`], and gives its results in the same form: each
 //! virtual machine is a group, each of its vCPUs a thread. It starts the running program again
 //! for each machine (see [`link`]), lets them boot by turns on all CPUs, confines their vCPU
 //! threads to the load's CPUs when the last one stands ready, and tells them to start. What
@@ -13,7 +13,6 @@
 
 mod fleet;
 mod image;
-pub mod link;
 mod machine;
 mod maker;
 mod measure;
@@ -21,11 +20,12 @@ mod report;
 
 use std::io;
 
+use protocol::cpu_list::CpuSet;
 use thiserror::Error;
+use workload::error::LoadError;
+use workload::kernel::affinity;
 
 pub use measure::{require_kvm, run};
-
-use crate::{cpus::CpuSet, load::LoadError};
 
 /// Why there is nothing to measure.
 #[derive(Debug, Error)]
@@ -54,11 +54,17 @@ pub enum NestedError {
     /// vCPU threads are not where they should be.
     #[error("{0}")]
     Confine(String),
+    /// The observer could not take a result.
+    #[error("results cannot be handed on")]
+    Observer(#[from] io::Error),
+    /// What holds for every load does not hold.
+    #[error(transparent)]
+    Load(#[from] LoadError),
 }
 
 /// The CPUs that are online.
-fn online() -> Result<CpuSet, LoadError> {
-    CpuSet::online().map_err(LoadError::Cpus)
+fn online() -> Result<CpuSet, NestedError> {
+    affinity::online().map_err(|error| LoadError::Cpus(error).into())
 }
 
 /// What the kernel lacks, or this virtual machine, where the error tells.

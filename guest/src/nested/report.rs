@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the machines have measured, as one report.
 
-use super::{fleet::Fleet, machine::Machine};
-use crate::wire::{LoadReport, MeterReport, ThreadReport, TscReport};
+use protocol::message::{LoadReport, MeterReport, ThreadReport, TscReport};
+
+use super::fleet::Fleet;
+use super::machine::Machine;
 
 /// Buckets of a histogram that a guest may make us hand on.
 const MOST_BUCKETS: usize = 4096;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use gaps::tally::ClassTotal;
-use guest::wire::ThreadReport;
+use protocol::message::ThreadReport;
 use serde_json::{Value, json};
 use vmm::vm::Running;
 

@@ -8,10 +8,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use gaps::tsc::{self, Anchor};
-use guest::obstacle::is_root;
 use perf_event::events::Software;
 use perf_event::{Builder, Clock, SampleFlag, Sampler};
 use vmm::vcpu::halts::HaltClock;
+use workload::obstacle::is_root;
 
 use super::book::{Account, Book};
 

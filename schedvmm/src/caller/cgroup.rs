@@ -4,11 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use guest::cgroup::Version;
-use guest::hierarchy::{self, Hierarchy};
-use guest::load;
-use guest::wire::GroupReport;
+use protocol::message::GroupReport;
 use serde::Serialize;
+use workload::kernel::accounting;
+use workload::kernel::cgroup::Version;
+use workload::kernel::hierarchy::{self, Hierarchy};
 
 /// One cgroup with its limits; what its kernel or controllers do not tell is left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -202,11 +202,11 @@ pub struct Books {
 impl Books {
     /// As they stand now.
     pub fn read(cgroups: &[Cgroup]) -> Self {
-        let level = |cgroup: &Cgroup| load::cpu_stat(&cgroup.directory, false);
+        let level = |cgroup: &Cgroup| accounting::cpu_stat(&cgroup.directory, false);
         Self {
             levels: cgroups.iter().map(level).collect(),
             // The first one that has it: that of the hierarchy with the controller.
-            own_ns: cgroups.iter().find_map(|cgroup| load::throttled_ns(&cgroup.directory)),
+            own_ns: cgroups.iter().find_map(|cgroup| accounting::throttled_ns(&cgroup.directory)),
         }
     }
 

@@ -8,9 +8,10 @@ mod cgroup;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use guest::cpus::CpuSet;
-use guest::load::SchedAttr;
+use protocol::cpu_list::CpuSet;
 use serde::Serialize;
+use workload::kernel::affinity;
+use workload::sched_policy::SchedAttr;
 
 use self::cgroup::{Books, Cgroup, Quota, Throttled};
 use crate::status::Failure;
@@ -194,7 +195,7 @@ impl Caller {
             before: Books::read(&cgroups),
             cgroups,
             cgroups_hidden,
-            affinity: CpuSet::of_this_thread().ok().map(|cpus| cpus.to_string()),
+            affinity: affinity::of_this_thread().ok().map(|cpus| cpus.to_string()),
             policy: SchedAttr::of_this_thread().ok().map(Policy::of),
             autogroup_nice: nice.filter(|_| autogroup),
             rt_runtime_us: number("proc/sys/kernel/sched_rt_runtime_us"),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use guest::job::{CoschedRequest, SleepSpec, TuneRequest};
+use protocol::job::{CoschedRequest, SleepSpec, TuneRequest};
 
 use crate::shape;
 use crate::units::{self, CpuList, Threshold};

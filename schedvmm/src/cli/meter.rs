@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, ValueEnum};
-use guest::job::{MeterKind, MeterMode, MeterSpec};
+use protocol::job::{MeterKind, MeterMode, MeterSpec};
 
 use crate::units;
 

@@ -100,7 +100,7 @@ pub enum Confine {
     Vcpu,
 }
 
-impl From<Confine> for guest::job::Confine {
+impl From<Confine> for protocol::job::Confine {
     fn from(confine: Confine) -> Self {
         match confine {
             Confine::Core => Self::Core,

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use ftrace::TraceId;
-use guest::job::{TraceDump, TraceSpec};
-use guest::trace::check_event;
+use protocol::job::{TraceDump, TraceSpec};
+use workload::tracing::check_event;
 
 use crate::status::Failure;
 use crate::units;

@@ -12,9 +12,8 @@ pub use verb::run;
 use std::path::Path;
 
 use ftrace::attribution::{Cause, Clause, Culprit, Explanation, Part};
+use protocol::error::Owner;
 use serde::Serialize;
-
-use guest::error::Owner;
 
 use crate::co_run::CoRun;
 use crate::progress::Progress;

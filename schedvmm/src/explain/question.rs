@@ -8,7 +8,7 @@ use std::path::Path;
 use ftrace::attribution::{Context, Explanation, Gap, Topology, Units, explain};
 use ftrace::dump::Dump;
 use ftrace::{FtraceError, Trace};
-use guest::index::Kind;
+use protocol::index::Kind;
 
 use super::Explained;
 use crate::progress::Progress;

@@ -7,7 +7,7 @@ use std::fmt;
 
 use ftrace::attribution::{Cause, Explanation};
 use ftrace::{FtraceError, Item, Trace};
-use guest::index::{GroupIndex, Kind};
+use protocol::index::{GroupIndex, Kind};
 use serde::Serialize;
 
 use super::Question;

@@ -4,33 +4,34 @@
 mod prepare;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Instant;
+use std::{fs, io};
 
 use gaps::record::GapRecord;
 use gaps::tsc::clock_ns;
-use guest::error::Owner;
-use guest::job::Job;
-use guest::load::{self, LoadError, Observer, Outcome, Prepared};
-use guest::system;
-use guest::trace::Tracing;
-use guest::wire::{self, Message, Setup, ThresholdHit, Tick, TraceProgress};
+use protocol::error::Owner;
+use protocol::job::Job;
+use protocol::message::{self, Message, Setup, ThresholdHit, Tick, TraceProgress};
 use serde_json::json;
 use vmm::vcpu::sched;
 use vmm::x86_64::notes;
+use workload::error::LoadError;
+use workload::kernel::info;
+use workload::observer::{Observer, Outcome, Prepared};
+use workload::tracing::Tracing;
+use workload::{setup, supervisor};
 
 use self::prepare::{Prepare, Ready};
 use crate::caller::{Caller, Meanwhile};
-use crate::cli::HostArgs;
-use crate::cli::ShowVm;
+use crate::cli::{HostArgs, ShowVm};
 use crate::clock::Clock;
 use crate::compose::{self, Account, Target};
 use crate::core_figures::HostCpus;
 use crate::deliver::{Checkpoints, Delivery};
-use crate::folder::Folder;
+use crate::facts;
+use crate::folder::{self, Folder};
 use crate::pins::Pins;
 use crate::result::{self, KernelFacts, RunResult, Trace};
 use crate::run::plan;
@@ -41,7 +42,6 @@ use crate::sinks::TraceSink;
 use crate::status::{ExitStatus, Failure, OrFail, chain};
 use crate::trace_file::{Arrival, TraceFile};
 use crate::verdict::{End, Verdict, judge};
-use crate::{facts, folder};
 
 /// Signals on their way to the load's supervisor.
 const EVENTS_IN_FLIGHT: usize = 16;
@@ -98,7 +98,7 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
         steal_budget: args.load.steal_budget,
     };
     run.show.notes(&run.notes);
-    run.tell(Message::Hello(system::hello(clock_ns(libc::CLOCK_BOOTTIME))));
+    run.tell(Message::Hello(info::hello(clock_ns(libc::CLOCK_BOOTTIME))));
     run.built_ms = millis(begin);
     let end = run.measure(&plan);
     let decided = Instant::now();
@@ -219,12 +219,12 @@ impl Run {
             }
         };
         let Ready { mut surroundings, mut setup, tracing, restore } = ready;
-        let described = setup.describe_quiet(&self.job, &mut surroundings);
+        let described = setup::describe_quiet(&mut setup, &self.job, &mut surroundings);
         let job = self.job.clone();
         let outcome = described.and_then(|()| {
             let tracing = tracing.as_ref().map(|instance| instance.tracing());
             let mut observer = Reporter { run: self, setup, tracing, on_leave: None };
-            load::run(&job.load, &surroundings, &mut observer)
+            supervisor::run(&job.load, &surroundings, &mut observer)
         });
         if let Some(instance) = &tracing {
             // At a hit the load has stopped it already.
@@ -256,7 +256,7 @@ impl Run {
         };
         if let Some(error) = fault {
             let (owner, text) = (error.owner(), chain(error));
-            self.tell(Message::Failed(wire::Failure { owner, text }));
+            self.tell(Message::Failed(message::Failure { owner, text }));
         }
     }
 
@@ -291,7 +291,7 @@ struct Reporter<'a> {
 
 impl Observer for Reporter<'_> {
     fn prepared(&mut self, prepared: &Prepared) -> io::Result<()> {
-        self.setup.threads_stand(prepared, self.tracing);
+        setup::threads_stand(&mut self.setup, prepared, self.tracing);
         Ok(())
     }
 

@@ -5,16 +5,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use guest::cosched::{self, CoschedError};
-use guest::error::Owner;
-use guest::index::GroupIndex;
-use guest::job::{CoschedRequest, Job, TraceSpec};
-use guest::load::{Surroundings, try_out};
-use guest::obstacle::Obstacle;
-use guest::shape::GroupSpec;
-use guest::trace::Tracing;
-use guest::wire::{self, Setup};
-use guest::{knobs, system};
+use protocol::error::Owner;
+use protocol::group::GroupSpec;
+use protocol::index::GroupIndex;
+use protocol::job::{CoschedRequest, Job, TraceSpec};
+use protocol::message::{self, Setup};
+use workload::context::Surroundings;
+use workload::kernel::core_sched::{self, CoschedError};
+use workload::kernel::{files, tunables};
+use workload::obstacle::Obstacle;
+use workload::sched_policy::try_out;
+use workload::setup;
+use workload::tracing::Tracing;
 
 use crate::caller::{Demand, Heirs};
 use crate::cli::HostArgs;
@@ -122,9 +124,9 @@ impl Prepare {
     ///
     /// # Errors
     /// What was asked for by name and cannot be had.
-    pub fn ready(&self) -> Result<Ready, wire::Failure> {
-        let failure = |owner, text: String| wire::Failure { owner, text };
-        let (cookie, cosched_note) = match (self.job.cosched, cosched::probe_prctl()) {
+    pub fn ready(&self) -> Result<Ready, message::Failure> {
+        let failure = |owner, text: String| message::Failure { owner, text };
+        let (cookie, cosched_note) = match (self.job.cosched, core_sched::probe_prctl()) {
             (CoschedRequest::None, _) => (false, None),
             (_, Ok(())) => (true, None),
             (request, Err(source)) => {
@@ -136,7 +138,7 @@ impl Prepare {
             }
         };
         let root = Path::new("/");
-        let (knobs, before) = knobs::apply_for_a_while(root, &self.job.tune)
+        let (knobs, before) = tunables::apply_for_a_while(root, &self.job.tune)
             .map_err(|error| failure(error.owner(), error.to_string()))?;
         let restore = Restore::new(before);
         let mut setup = Setup {
@@ -149,7 +151,7 @@ impl Prepare {
         let mut tracing = None;
         if let Some(spec) = &self.job.trace {
             let made = TraceInstance::make(spec);
-            setup.traces(spec, made.as_ref().map(|instance| &instance.tracing))?;
+            setup::traces(&mut setup, spec, made.as_ref().map(|instance| &instance.tracing))?;
             tracing = made.ok();
         }
         let surroundings = Surroundings {
@@ -188,7 +190,7 @@ impl Drop for Restore {
 
 fn put_back(files: &[(PathBuf, String)]) -> Vec<String> {
     let undo = |(path, text): &(PathBuf, String)| {
-        let error = system::write_file(path, text).err()?;
+        let error = files::write_file(path, text).err()?;
         Some(format!("{} could not be set back to {text}: {error}", path.display()))
     };
     files.iter().filter_map(undo).collect()

@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use guest::cpus::CpuSet;
-use guest::frame::{Decoder, FrameError, encode_command};
-use guest::job::CONTROL_PORT;
-use guest::nested::link::{
+use protocol::cpu_list::CpuSet;
+use protocol::frame::{Decoder, FrameError, encode_command};
+use protocol::launcher::{
     LaunchSpec, Order, Report, encode_console, encode_control, encode_report, next_order,
 };
-use guest::wire::{Command, VmThread};
+use protocol::message::{Command, VmThread};
+use protocol::names::CONTROL_PORT;
 use vmm::config::{BootMethod, Config, Topology};
 use vmm::kvm::Hypervisor;
 use vmm::shared::{SharedInitrd, SharedKernel};

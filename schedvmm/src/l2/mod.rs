@@ -9,8 +9,8 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::Path;
 
-use guest::job::L2_MODULES_PATH;
-use guest::nested::link::{LAUNCH_COMMAND, PREPARE_COMMAND, PrepareSpec};
+use protocol::launcher::{LAUNCH_COMMAND, PREPARE_COMMAND, PrepareSpec};
+use protocol::names::L2_MODULES_PATH;
 use vmm::shared::{SharedInitrd, SharedKernel};
 use vmm::x86_64::image::KernelImage;
 use vmm::x86_64::lint::Wanted;

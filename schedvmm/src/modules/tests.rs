@@ -3,10 +3,10 @@ use std::io::Write;
 
 use object::write::{Object, StandardSegment};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind};
+use protocol::error::Owner;
 
 use super::*;
 use crate::owner::Owned;
-use guest::error::Owner;
 
 const RELEASE: &str = "6.1.0-1-amd64";
 

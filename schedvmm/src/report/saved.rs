@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use guest::index::{GroupIndex, Kind};
+use protocol::index::{GroupIndex, Kind};
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use guest::job::TRACE_PORT;
+use protocol::names::TRACE_PORT;
 use serde_json::json;
 use vmm::vcpu::VcpuEnd;
 

@@ -14,9 +14,10 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guest::frame::encode_command;
-use guest::job::{CONTROL_PORT, TRACE_PORT};
-use guest::wire::Command;
+use protocol::error::Owner;
+use protocol::frame::encode_command;
+use protocol::message::Command;
+use protocol::names::{CONTROL_PORT, TRACE_PORT};
 use serde_json::json;
 use vmm::config::Transport;
 use vmm::kvm::Hypervisor;
@@ -32,7 +33,7 @@ use crate::cli::RunArgs;
 use crate::clock::Clock;
 use crate::deliver::Checkpoints;
 use crate::folder::Folder;
-use crate::machine::SecondLevel;
+use crate::machine::{self, SecondLevel};
 use crate::mapped_trace::TraceMemory;
 use crate::pins::{Lost, Pins};
 use crate::probe::{self, ProbeError};
@@ -43,8 +44,7 @@ use crate::sinks::{ConsoleRing, ControlSink, Tail, TraceSink, WholeLines};
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::trace_file::TraceFile;
 use crate::verdict::End;
-use crate::{facts, footprint, kernel, machine, needs, signals};
-use guest::error::Owner;
+use crate::{facts, footprint, kernel, needs, signals};
 
 /// Name of the console port.
 const CONSOLE_PORT: &str = "schedvmm.console";

@@ -6,11 +6,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use guest::index::Kind;
-use guest::job::{
+use protocol::group::GroupSpec;
+use protocol::index::Kind;
+use protocol::job::{
     CoschedRequest, Job, LoadSpec, MeterKind, MeterMode, MeterSpec, NestedSpec, SleepSpec,
 };
-use guest::shape::GroupSpec;
 use vmm::config::Topology;
 use vmm::kvm::Hypervisor;
 use vmm::x86_64::lint::LintError;

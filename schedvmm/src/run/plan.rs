@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gaps::record::GapRecord;
-use guest::error::Owner;
-use guest::index::Kind;
-use guest::job::{CoschedRequest, Job, LoadSpec, MeterKind, MeterSpec, TuneRequest};
+use protocol::error::Owner;
+use protocol::index::Kind;
+use protocol::job::{CoschedRequest, Job, LoadSpec, MeterKind, MeterSpec, TuneRequest};
 use serde_json::json;
 use vmm::config::{Config, Topology, Transport};
 use vmm::vm::{Facts, Running, Vm};
@@ -71,7 +71,7 @@ impl Plan {
         let mut job = job(&args.load, &args.trace, load_cpus, default_tune(&args.load))?;
         let meter = args.meter.spec();
         if let Some(meter) = &meter {
-            guest::meter::check(meter)?;
+            workload::kernel_meter::check(meter)?;
         }
         match meter {
             _ if args.nested.nested => nested::nest(&mut job, args)?,
@@ -396,7 +396,7 @@ fn limits_cpus(words: &str) -> Option<&str> {
 }
 
 fn default_tune(load: &LoadArgs) -> Vec<TuneRequest> {
-    if load.no_default_tune { Vec::new() } else { guest::knobs::default_tune() }
+    if load.no_default_tune { Vec::new() } else { workload::kernel::tunables::default_tune() }
 }
 
 /// The orders, for an agent or for ourselves. `tune` is what is set unless the user says
@@ -419,7 +419,7 @@ pub fn job(
     }
     let trace = trace.spec()?;
     for request in &load.tune {
-        guest::knobs::check(request)?;
+        workload::kernel::tunables::check(request)?;
     }
     let shape = Shape::choose(load, &cpus)?;
     // A knob given by the user replaces ours of the same name.

@@ -2,10 +2,9 @@
 //! The trace in the guest's memory: whether it can be read there, while the guest can still ship it,
 //! and the reading, when the machine has stopped.
 
-use std::fs;
-use std::io;
+use std::{fs, io};
 
-use guest::wire::{Command, TraceRing};
+use protocol::message::{Command, TraceRing};
 
 use super::Attempt;
 use crate::mapped_trace::{self, GuestRings};

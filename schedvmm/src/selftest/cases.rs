@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The gaps that are made, and what must be found of them.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use gaps::tsc::{Sources, ns_to_ticks, ticks_to_ns};
-use guest::index::Kind;
-use guest::job::{LoadSpec, SleepSpec};
-use guest::load::Surroundings;
-use guest::noise;
-use guest::scheduler;
-use guest::shape::GroupSpec;
+use protocol::group::GroupSpec;
+use protocol::index::Kind;
+use protocol::job::{LoadSpec, SleepSpec};
+use workload::context::Surroundings;
+use workload::kernel::scheduler;
+use workload::noise_floor;
 
 use super::case::{Case, Fault, Tried};
 use super::inject::{self, HalfCpu, LOAD_PRIORITY, Policy, Stop};
@@ -160,7 +159,7 @@ impl Place {
         if matches!(tried.fault(), Some(Fault::Disturbed { .. })) {
             let _above = Policy::fifo(LOAD_PRIORITY);
             // Without it, what was seen before has to do.
-            let after = noise::measure(&[self.cpu], NOISE_AFTER, self.khz);
+            let after = noise_floor::measure(&[self.cpu], NOISE_AFTER, self.khz);
             tried.noise_ns = tried.noise_ns.max(after.map_or(0, |after| after.longest_ns));
         }
         Case::judged(name, &tried)

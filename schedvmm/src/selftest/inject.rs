@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Ways to keep a thread from running for a known time.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
+use std::{fs, io, thread};
 
 use gaps::tsc::{self, ns_to_ticks, ticks_to_ns};
-use guest::cpus::CpuSet;
-use guest::system::write_file;
+use protocol::cpu_list::CpuSet;
+use workload::kernel::affinity;
+use workload::kernel::files::write_file;
 
 use crate::signals::{self, OnLeave};
 
@@ -97,7 +96,7 @@ impl Awake {
             if set_policy(libc::SCHED_IDLE, 0).is_err() {
                 return;
             }
-            if CpuSet::from_iter([cpu]).confine_this_thread().is_ok() {
+            if affinity::confine_this_thread(&CpuSet::from_iter([cpu])).is_ok() {
                 while still.load(Ordering::Relaxed) {
                     std::hint::spin_loop();
                 }
@@ -139,7 +138,7 @@ pub fn stop_thread((pid, tid): (u32, u32), length: Duration, times: usize, cpu: 
 
 /// Takes the CPU for itself until the time is over.
 pub fn hog(cpu: u32, length: Duration, khz: u64) -> io::Result<()> {
-    CpuSet::from_iter([cpu]).confine_this_thread()?;
+    affinity::confine_this_thread(&CpuSet::from_iter([cpu]))?;
     set_policy(libc::SCHED_FIFO, HOG_PRIORITY)?;
     let length_ns = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
     let begin = tsc::read().tsc;
@@ -151,10 +150,10 @@ pub fn hog(cpu: u32, length: Duration, khz: u64) -> io::Result<()> {
 
 /// Keeps the calling thread off this CPU, where there is another.
 pub fn keep_off(cpu: u32) {
-    if let Ok(allowed) = CpuSet::of_this_thread() {
+    if let Ok(allowed) = affinity::of_this_thread() {
         let rest = allowed.without(&CpuSet::from_iter([cpu]));
         // On a machine with one CPU its priority has to do.
-        let _ = rest.confine_this_thread();
+        let _ = affinity::confine_this_thread(&rest);
     }
 }
 

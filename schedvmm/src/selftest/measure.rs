@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use gaps::record::GapRecord;
-use guest::job::LoadSpec;
-use guest::load::{self, Observer, Prepared, Surroundings};
-use guest::wire::{ThresholdHit, Tick};
+use protocol::job::LoadSpec;
+use protocol::message::{ThresholdHit, Tick};
+use workload::context::Surroundings;
+use workload::observer::{Observer, Prepared};
+use workload::supervisor;
 
 use super::inject::{self, Policy};
 
@@ -44,7 +46,7 @@ pub fn measure<T: Send + 'static>(
         ended: Arc::new(AtomicBool::new(false)),
         above: None,
     };
-    let outcome = load::run(spec, surroundings, &mut watcher);
+    let outcome = supervisor::run(spec, surroundings, &mut watcher);
     let fault = match outcome {
         Ok(outcome) => outcome.fault,
         Err(error) => Some(error),

@@ -11,21 +11,19 @@ use std::fmt;
 use std::path::Path;
 
 use gaps::tsc::{Sources, has_rdtscp};
-use guest::error::Owner;
-use guest::noise::{self, NoiseFloor};
+use protocol::error::Owner;
+use protocol::noise::NoiseFloor;
 use serde::Serialize;
 use vmm::kvm::Hypervisor;
+use workload::noise_floor;
 
 use self::case::{Case, Status, try_case};
 use crate::caller::{Caller, Demand, Meanwhile};
-use crate::kernel;
-use crate::placement;
 use crate::probe::{self, ProbeError};
 use crate::progress::Progress;
-use crate::signals;
 use crate::status::{ExitStatus, Failure, OrFail};
-use crate::terminal;
 use crate::units::show_ns;
+use crate::{kernel, placement, signals, terminal};
 
 /// How long the noise floor is measured.
 const NOISE: std::time::Duration = std::time::Duration::from_millis(500);
@@ -152,10 +150,10 @@ pub fn run(kernel: Option<&Path>, allow_quota: bool, json: bool) -> Result<ExitS
         ));
     }
     let mut sources = Sources::known(None);
-    let khz = guest::load::tsc_frequency(&mut sources).or_fail(Owner::Host)?.khz;
+    let khz = workload::supervisor::tsc_frequency(&mut sources).or_fail(Owner::Host)?.khz;
     let noise = {
         let _quiet = inject::Policy::fifo(inject::LOAD_PRIORITY);
-        noise::measure(&[cpu], NOISE, khz).or_fail(Owner::Host)?
+        noise_floor::measure(&[cpu], NOISE, khz).or_fail(Owner::Host)?
     };
     let place = cases::Place {
         cpu,

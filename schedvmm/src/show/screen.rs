@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use guest::job::{CoschedRequest, LoadSpec};
-use guest::noise::NoiseFloor;
-use guest::wire::MeterFacts;
+use protocol::job::{CoschedRequest, LoadSpec};
+use protocol::message::MeterFacts;
+use protocol::noise::NoiseFloor;
 
 use crate::co_run::CoRun;
 use crate::result::{Group, RunResult, VmResult};
@@ -365,7 +365,7 @@ pub(super) fn verdict_line(result: &RunResult, threshold: Option<Duration>) -> S
 #[cfg(test)]
 mod tests {
     use ftrace::attribution::{Cause, Part, Task};
-    use guest::index::GroupIndex;
+    use protocol::index::GroupIndex;
 
     use super::*;
     use crate::compose::figures::ended_by_a_hit;

@@ -10,11 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use guest::cgroup::Version;
-use guest::cpus::CpuSet;
-use guest::hierarchy;
 use libtest_mimic::{Arguments, Completion, Trial};
 use serde_json::Value;
+use workload::kernel::cgroup::Version;
+use workload::kernel::{affinity, hierarchy};
 
 use self::calls::{finish, result, schedvmm, until};
 
@@ -181,7 +180,7 @@ fn a_quota_that_comes_is_no_verdict() -> Completion {
 }
 
 fn threads_that_are_moved() -> Completion {
-    let cpus: Vec<_> = CpuSet::of_this_thread().expect("affinity").iter().collect();
+    let cpus: Vec<_> = affinity::of_this_thread().expect("affinity").iter().collect();
     let [first, .., last] = cpus[..] else {
         return Completion::ignored_with("this process has one CPU");
     };

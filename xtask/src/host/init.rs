@@ -14,7 +14,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use guest::cpus::CpuSet;
+use protocol::cpu_list::CpuSet;
+use workload::kernel::affinity;
 
 use super::ports::{self, Counted};
 use super::protocol::{
@@ -137,9 +138,9 @@ fn run(job: &Job, pid: &AtomicI32, stdout: File, stderr: File) -> Result<(Ended,
 /// [`Machine::cpus`](super::qemu::Machine::cpus)). What this thread starts inherits it.
 fn keep_off_first_cpu() -> Result<()> {
     let first: CpuSet = [0].into_iter().collect();
-    let online = CpuSet::online().context("cannot find out the CPUs of the emulated host")?;
+    let online = affinity::online().context("cannot find out the CPUs of the emulated host")?;
     let others = online.without(&first);
-    others.confine_this_thread().with_context(|| format!("cannot go to CPUs {others}"))
+    affinity::confine_this_thread(&others).with_context(|| format!("cannot go to CPUs {others}"))
 }
 
 /// Waits for the end of the command, and for every orphan on the way.

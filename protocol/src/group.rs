@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What one group of the load is like: how its threads behave, and what the scheduler is told
+//! about them.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::{SleepSpec, nanoseconds, optional_nanoseconds};
+
+/// One group: a process whose threads all behave alike. In the guest it has a cgroup of its
+/// own, as a virtual machine has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupSpec {
+    /// Threads.
+    pub threads: u32,
+    /// CPUs of these threads, some of the load's; all of the load's where it is empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cpus: Vec<u32>,
+    /// Each thread has one of these CPUs for itself, in their order, and does not share them all
+    /// with the others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub spread: bool,
+    /// Whether it gets a core-scheduling cookie of its own, where cookies are given at all.
+    pub cookie: bool,
+    /// What the scheduler is told.
+    #[serde(flatten)]
+    pub policy: Policy,
+    /// CPU time that its cgroup may use of each period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Quota>,
+    /// For so long after the start a thread only calls `sched_yield(2)`, unmetered.
+    #[serde(
+        rename = "yield_ns",
+        with = "nanoseconds",
+        default,
+        skip_serializing_if = "Duration::is_zero"
+    )]
+    pub yielding: Duration,
+    /// Length of a burst.
+    #[serde(rename = "busy_ns", with = "nanoseconds")]
+    pub busy: Duration,
+    /// Pause between two bursts.
+    pub sleep: SleepSpec,
+}
+
+impl GroupSpec {
+    /// Threads on all CPUs of the load with a cookie of their own, that nothing else is said
+    /// about.
+    pub fn plain(threads: u32, busy: Duration, sleep: SleepSpec) -> Self {
+        Self {
+            threads,
+            cpus: Vec::new(),
+            spread: false,
+            cookie: true,
+            policy: Policy::default(),
+            quota: None,
+            yielding: Duration::ZERO,
+            busy,
+            sleep,
+        }
+    }
+
+    /// Whether the scheduler has a reason to give it more or less than others.
+    pub fn is_ordinary(&self) -> bool {
+        self.cpus.is_empty()
+            && self.policy == Policy::default()
+            && self.quota.is_none()
+            && self.yielding.is_zero()
+    }
+}
+
+/// Scheduling parameters of a group's threads. What is not given is inherited from whoever
+/// started the load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Scheduling class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<Class>,
+    /// Nice value of the threads; their cgroup gets the weight that belongs to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nice: Option<i32>,
+    /// Slice of the threads (EEVDF of Linux 6.12 and later).
+    #[serde(
+        rename = "slice_ns",
+        with = "optional_nanoseconds",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub slice: Option<Duration>,
+}
+
+/// Scheduling classes of sched(7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// SCHED_OTHER.
+    Other,
+    /// SCHED_BATCH.
+    Batch,
+    /// SCHED_IDLE.
+    Idle,
+    /// SCHED_FIFO with this priority.
+    Fifo(u32),
+    /// SCHED_RR with this priority.
+    RoundRobin(u32),
+}
+
+impl Class {
+    /// Priorities that the real-time classes have.
+    pub const PRIORITIES: std::ops::RangeInclusive<u32> = 1..=99;
+
+    /// Whether threads of this class have a nice value and a slice (`fair_policy` of
+    /// kernel/sched/sched.h).
+    pub fn is_fair(self) -> bool {
+        matches!(self, Self::Other | Self::Batch)
+    }
+
+    /// The priority of a real-time class.
+    pub fn priority(self) -> Option<u32> {
+        match self {
+            Self::Fifo(priority) | Self::RoundRobin(priority) => Some(priority),
+            Self::Other | Self::Batch | Self::Idle => None,
+        }
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Other => f.write_str("other"),
+            Self::Batch => f.write_str("batch"),
+            Self::Idle => f.write_str("idle"),
+            Self::Fifo(priority) => write!(f, "fifo:{priority}"),
+            Self::RoundRobin(priority) => write!(f, "rr:{priority}"),
+        }
+    }
+}
+
+/// CPU time in each period: `cpu.max` of cgroup v2, `cpu.cfs_quota_us` of v1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// CPU time.
+    #[serde(rename = "time_ns", with = "nanoseconds")]
+    pub time: Duration,
+    /// Of each such period.
+    #[serde(rename = "period_ns", with = "nanoseconds")]
+    pub period: Duration,
+}
+
+impl Quota {
+    /// What the kernel accepts as a period (kernel/sched/core.c, `tg_set_cfs_bandwidth`).
+    pub const PERIODS: std::ops::RangeInclusive<Duration> =
+        Duration::from_millis(1)..=Duration::from_secs(1);
+    /// The least time in a period.
+    pub const LEAST: Duration = Duration::from_millis(1);
+}
+
+/// What the kernel accepts as a slice (kernel/sched/syscalls.c, `__setparam_fair`); it cuts
+/// others to this.
+pub const SLICES: std::ops::RangeInclusive<Duration> =
+    Duration::from_micros(100)..=Duration::from_millis(100);
+
+/// What is wrong with a group, if anything is: a text for the user.
+pub fn fault(group: &GroupSpec) -> Option<String> {
+    let Policy { class, nice, slice } = group.policy;
+    let fair = class.is_none_or(Class::is_fair);
+    let bad_priority = |class: &Class| {
+        class.priority().is_some_and(|priority| !Class::PRIORITIES.contains(&priority))
+    };
+    let bad_quota =
+        |quota: &Quota| quota.time < Quota::LEAST || !Quota::PERIODS.contains(&quota.period);
+    if group.threads == 0 {
+        return Some("a group needs at least 1 thread".into());
+    }
+    if group.busy.is_zero() {
+        return Some("bursts must last longer than 0".into());
+    }
+    if let Some(class) = class.filter(bad_priority) {
+        return Some(format!("policy {class}: a priority is between 1 and 99"));
+    }
+    if let Some(nice) = nice.filter(|nice| !(-20..=19).contains(nice)) {
+        return Some(format!("nice {nice}: it must be between -20 and 19"));
+    }
+    if let Some(slice) = slice.filter(|slice| !SLICES.contains(slice)) {
+        return Some(format!("slice {slice:?}: it must be between 100us and 100ms"));
+    }
+    if !fair && (nice.is_some() || slice.is_some()) {
+        return Some("only other and batch have a nice value and a slice".into());
+    }
+    if let Some(Quota { time, period }) = group.quota.filter(bad_quota) {
+        return Some(format!(
+            "quota {time:?} of {period:?}: the period must be between 1ms and 1s, and the time \
+             at least 1ms"
+        ));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain() -> GroupSpec {
+        GroupSpec::plain(2, Duration::from_secs(1), SleepSpec::Fixed(Duration::ZERO))
+    }
+
+    #[test]
+    fn a_plain_group_is_short_in_json_and_comes_back() {
+        let json = serde_json::to_string(&plain()).unwrap();
+        assert_eq!(
+            json,
+            r#"{"threads":2,"cookie":true,"busy_ns":1000000000,"sleep":{"fixed_ns":0}}"#
+        );
+        let whole = GroupSpec {
+            cpus: vec![3],
+            policy: Policy {
+                class: Some(Class::Batch),
+                nice: Some(-5),
+                slice: Some(Duration::from_millis(3)),
+            },
+            quota: Some(Quota {
+                time: Duration::from_millis(50),
+                period: Duration::from_millis(100),
+            }),
+            yielding: Duration::from_secs(5),
+            ..plain()
+        };
+        for group in [plain(), whole] {
+            let json = serde_json::to_string(&group).unwrap();
+            assert_eq!(serde_json::from_str::<GroupSpec>(&json).unwrap(), group);
+        }
+    }
+
+    #[test]
+    fn faults_are_named_with_their_values() {
+        assert_eq!(fault(&plain()), None);
+        let policy = |class, nice, slice: Option<u64>| GroupSpec {
+            policy: Policy { class, nice, slice: slice.map(Duration::from_micros) },
+            ..plain()
+        };
+        let quota = |time, period| GroupSpec {
+            quota: Some(Quota {
+                time: Duration::from_micros(time),
+                period: Duration::from_micros(period),
+            }),
+            ..plain()
+        };
+        for (bad, words) in [
+            (GroupSpec { threads: 0, ..plain() }, "1 thread"),
+            (GroupSpec { busy: Duration::ZERO, ..plain() }, "longer than 0"),
+            (policy(Some(Class::Fifo(100)), None, None), "fifo:100"),
+            (policy(Some(Class::RoundRobin(0)), None, None), "rr:0"),
+            (policy(None, Some(20), None), "nice 20"),
+            (policy(None, None, Some(99)), "99µs"),
+            (policy(Some(Class::Fifo(1)), Some(1), None), "only other and batch"),
+            (quota(500, 100_000), "500µs"),
+            (quota(50_000, 2_000_000), "2s"),
+        ] {
+            let text = fault(&bad).unwrap_or_else(|| panic!("accepted: {bad:?}"));
+            assert!(text.contains(words), "{text}");
+        }
+        assert_eq!(fault(&policy(Some(Class::Batch), Some(19), Some(100))), None);
+        assert_eq!(fault(&quota(50_000, 100_000)), None);
+    }
+
+    #[test]
+    fn what_is_special_is_not_ordinary() {
+        assert!(plain().is_ordinary());
+        assert!(GroupSpec { cookie: false, threads: 9, ..plain() }.is_ordinary());
+        assert!(!GroupSpec { cpus: vec![1], ..plain() }.is_ordinary());
+        let nice = Policy { nice: Some(5), ..Policy::default() };
+        assert!(!GroupSpec { policy: nice, ..plain() }.is_ordinary());
+    }
+}

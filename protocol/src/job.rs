@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the launcher asks of the agent: one JSON file in the initrd.
+//!
+//! A file rather than kernel words or a message: it has no length limit, it is there before
+//! any driver, and a person can read it out of the archive.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use ftrace::TraceId;
+use serde::{Deserialize, Serialize};
+
+use crate::group::GroupSpec;
+use crate::index::{GroupIndex, Kind, Member, ThreadIndex};
+
+/// Everything the agent does, in one value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// The threads that measure.
+    pub load: LoadSpec,
+    /// Which core-scheduling interface gives each group its cookie.
+    pub cosched: CoschedRequest,
+    /// Scheduler knobs by intent, in the order given.
+    pub tune: Vec<TuneRequest>,
+    /// Tracing while the load runs; `None` leaves tracing off.
+    pub trace: Option<TraceSpec>,
+    /// TSC frequency as KVM reports it to the launcher, in kHz.
+    pub host_tsc_khz: Option<u64>,
+    /// How long the noise floor is measured before the load; zero leaves it out.
+    #[serde(rename = "noise_ns", with = "nanoseconds", default)]
+    pub noise: Duration,
+    /// What measures in place of the load's bursty threads; `None` is the load itself.
+    #[serde(default)]
+    pub meter: Option<MeterSpec>,
+    /// The load is virtual machines, one a group, one vCPU a thread.
+    #[serde(default)]
+    pub nested: Option<Box<NestedSpec>>,
+    /// This guest is one of many: it does not start its load before it is told to
+    /// ([`Command::Go`](crate::message::Command::Go)), for at most so long.
+    #[serde(rename = "wait_for_go_ns", with = "optional_nanoseconds", default)]
+    pub wait_for_go: Option<Duration>,
+    /// A word of the user's own on the kernel's command line by which CPUs may be missing.
+    #[serde(default)]
+    pub cpu_limit: Option<String>,
+}
+
+impl Job {
+    /// A load and its cookies, and nothing else: no knobs, no trace, no noise floor.
+    pub fn new(load: LoadSpec, cosched: CoschedRequest) -> Self {
+        Self {
+            load,
+            cosched,
+            tune: Vec::new(),
+            trace: None,
+            host_tsc_khz: None,
+            noise: Duration::ZERO,
+            meter: None,
+            nested: None,
+            wait_for_go: None,
+            cpu_limit: None,
+        }
+    }
+
+    /// Takes down the TSC's frequency in kHz, which is the same at all levels.
+    pub fn know_tsc(&mut self, khz: u64) {
+        self.host_tsc_khz = Some(khz);
+        if let Some(nested) = &mut self.nested {
+            nested.job.know_tsc(khz);
+        }
+    }
+}
+
+/// The second-level guests, their kernel in the initrd at [`L2_KERNEL_PATH`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NestedSpec {
+    /// RAM of each, in MiB.
+    pub memory_mib: u64,
+    /// Whether each has a copy of the kernel of its own, and does not share its pages.
+    pub own_pages: bool,
+    /// vCPUs of each: the threads of its group.
+    pub vcpus: u32,
+    /// Hardware threads per core of each.
+    pub threads_per_core: u32,
+    /// KVM paravirtual features that they see, by name.
+    pub pv: String,
+    /// How they reach their virtio devices, by name; `None` takes what their kernel has a driver
+    /// for.
+    pub transport: Option<String>,
+    /// Kernel command line of each.
+    pub cmdlines: Vec<String>,
+    /// How vCPU threads are confined while it is measured.
+    pub confine: Confine,
+    /// Confined from their start, and not when all of them stand ready.
+    pub boot_confined: bool,
+    /// How many are on their way at the same time until they stand ready.
+    pub boot_at_once: u32,
+    /// From its start until a guest stands ready.
+    #[serde(rename = "boot_timeout_ns", with = "nanoseconds")]
+    pub boot_timeout: Duration,
+    /// The orders of the agent in each.
+    pub job: Job,
+}
+
+/// How the vCPU threads of the nested target are confined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Confine {
+    /// All of them to all of the load's CPUs, as the original had it.
+    Core,
+    /// Each to exactly one of these CPUs: a machine's first vCPU to the first, and so on.
+    Vcpu,
+}
+
+/// A meter that keeps every CPU of [`LoadSpec::cpus`] busy by itself: each CPU is a "thread"
+/// of the report. It takes from the load the CPUs, the duration, the floor, the threshold and
+/// the number of records; [`LoadSpec::for_meter`] makes such a load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeterSpec {
+    /// Which one.
+    pub kind: MeterKind,
+    /// Length of one window of the kernel's meters; the next begins after it.
+    #[serde(rename = "window_ns", with = "nanoseconds")]
+    pub window: Duration,
+    /// Part of each window in which they measure; the rest they sleep.
+    #[serde(rename = "width_ns", with = "nanoseconds")]
+    pub width: Duration,
+    /// How hwlat spreads over the CPUs.
+    pub mode: MeterMode,
+}
+
+/// Which meter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MeterKind {
+    /// hwlat where the kernel has it, else rdtsc.
+    Auto,
+    /// The kernel's hwlat tracer: interrupts off, the longest gap of each window.
+    Hwlat,
+    /// The kernel's osnoise tracer: interrupts on, every gap. Linux 5.14 and later.
+    Osnoise,
+    /// Our own loop in user space, one thread a CPU, always busy.
+    Rdtsc,
+}
+
+impl MeterKind {
+    /// As in options and results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Hwlat => "hwlat",
+            Self::Osnoise => "osnoise",
+            Self::Rdtsc => "rdtsc",
+        }
+    }
+}
+
+/// How hwlat spreads over the CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MeterMode {
+    /// One thread that moves to the next CPU with each window: the others idle meanwhile.
+    RoundRobin,
+    /// One thread for each CPU. Linux 5.14 and later.
+    PerCpu,
+}
+
+impl MeterMode {
+    /// As the kernel spells it in `hwlat_detector/mode`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::PerCpu => "per-cpu",
+        }
+    }
+}
+
+impl LoadSpec {
+    /// The load for a [`MeterSpec`]: one group, one always busy thread on each CPU.
+    pub fn for_meter(self) -> Self {
+        let threads = u32::try_from(self.cpus.len()).unwrap_or(u32::MAX);
+        let always = GroupSpec::plain(threads, self.duration, SleepSpec::Fixed(Duration::ZERO));
+        let groups = vec![GroupSpec { spread: true, ..always }];
+        Self { name: None, groups, kind: Kind::Threads, ..self }
+    }
+}
+
+/// The load: groups, each a process of threads that measure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoadSpec {
+    /// What the groups are called as a whole, such as a preset or a file; `None` for groups
+    /// from plain options.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The groups ("VMs" of the user target). Threads are numbered group by group.
+    #[serde(rename = "shape")]
+    pub groups: Vec<GroupSpec>,
+    /// What the groups are.
+    #[serde(default)]
+    pub kind: Kind,
+    /// CPUs that all threads share (guest CPU numbers), unless their group says otherwise.
+    pub cpus: Vec<u32>,
+    /// Seed of the pauses; the same seed gives every thread the same pauses again.
+    pub seed: u64,
+    /// How long the load runs.
+    #[serde(rename = "duration_ns", with = "nanoseconds")]
+    pub duration: Duration,
+    /// Gaps at or above this length are recorded one by one.
+    #[serde(rename = "floor_ns", with = "nanoseconds")]
+    pub floor: Duration,
+    /// A gap above this length ends the run; `None` never does.
+    #[serde(rename = "threshold_ns", with = "optional_nanoseconds")]
+    pub threshold: Option<Duration>,
+    /// Room for gap records, in records per thread; further gaps only reach the histogram.
+    pub records_per_thread: u32,
+}
+
+impl LoadSpec {
+    /// Threads of all groups.
+    pub fn threads(&self) -> usize {
+        self.groups.iter().map(|group| group.threads as usize).sum()
+    }
+
+    /// The threads of each group, by their numbers.
+    pub fn members(&self) -> impl Iterator<Item = Range<usize>> {
+        self.groups.iter().scan(0, |next, group| {
+            let first = *next;
+            *next += group.threads as usize;
+            Some(first..*next)
+        })
+    }
+
+    /// The thread at this place among those of all groups; `None` beyond the last.
+    pub fn member(&self, thread: usize) -> Option<Member> {
+        let mut groups = self.members().enumerate();
+        let (group, members) = groups.find(|(_, members)| members.contains(&thread))?;
+        let thread = ThreadIndex::new(thread - members.start);
+        Some(Member { kind: self.kind, group: GroupIndex::new(group), thread })
+    }
+
+    /// What the thread at this place is called.
+    pub fn name_of(&self, thread: usize) -> String {
+        self.member(thread).map_or_else(|| "an unknown thread".into(), |member| member.to_string())
+    }
+
+    /// All threads of all groups, in order.
+    pub fn all_members(&self) -> impl Iterator<Item = Member> {
+        let kind = self.kind;
+        self.groups.iter().enumerate().flat_map(move |(group, spec)| {
+            (0..spec.threads as usize).map(move |thread| Member {
+                kind,
+                group: GroupIndex::new(group),
+                thread: ThreadIndex::new(thread),
+            })
+        })
+    }
+
+    /// What all groups are like, where they are alike.
+    pub fn uniform(&self) -> Option<&GroupSpec> {
+        let (first, rest) = self.groups.split_first()?;
+        rest.iter().all(|group| group == first).then_some(first)
+    }
+}
+
+/// Distribution of the pause between two bursts, drawn anew for every pause.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SleepSpec {
+    /// Evenly distributed between the two, ends included.
+    Uniform {
+        /// Shortest pause.
+        #[serde(rename = "min_ns", with = "nanoseconds")]
+        min: Duration,
+        /// Longest pause.
+        #[serde(rename = "max_ns", with = "nanoseconds")]
+        max: Duration,
+    },
+    /// Always the same.
+    #[serde(rename = "fixed_ns", with = "nanoseconds")]
+    Fixed(Duration),
+    /// Exponentially distributed with this mean.
+    #[serde(rename = "exponential_mean_ns", with = "nanoseconds")]
+    Exponential(Duration),
+}
+
+/// Core-scheduling interface asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CoschedRequest {
+    /// The newest the kernel has; none where it has none.
+    Auto,
+    /// No cookies: the baseline.
+    None,
+    /// `prctl(PR_SCHED_CORE)`, Linux 5.14 and later.
+    Prctl,
+    /// cgroup file `cpu.core_tag`, core-scheduling patches v9 and v10 of 2020/21.
+    CoreTag,
+    /// cgroup file `cpu.tag`, core-scheduling patches v1 to v8 of 2019/20.
+    Tag,
+    /// cgroup file `cpu.scheduled`, the co-scheduling patches of 2018.
+    Scheduled,
+}
+
+/// One scheduler knob by intent, such as `slice=1.875ms` or `hrtick=on`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TuneRequest {
+    /// What is meant: `slice`, `latency`, `wakeup`, `scaling`, `bandwidth-slice`, `hrtick`, …
+    pub name: String,
+    /// The value as the user wrote it.
+    pub value: String,
+    /// Whether the user asked for it: without it the run is another one than was wanted.
+    #[serde(default)]
+    pub required: bool,
+}
+
+/// What to trace while the load runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceSpec {
+    /// Event systems or `system:event` names, such as `sched` or `irq:irq_handler_entry`.
+    pub events: Vec<String>,
+    /// Ring buffer per CPU, in KiB.
+    pub buffer_kib: u32,
+    /// After which runs the trace is shipped.
+    #[serde(default)]
+    pub dump: TraceDump,
+    /// Whether the user asked for a trace, or for something in it: a run without is of no use.
+    #[serde(default)]
+    pub required: bool,
+    /// What the trace is to be told from others by; results of older versions have none.
+    #[serde(default)]
+    pub id: Option<TraceId>,
+}
+
+/// After which runs the trace is shipped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TraceDump {
+    /// Those with a gap over the threshold.
+    #[default]
+    Hit,
+    /// All.
+    Always,
+}
+
+impl TraceDump {
+    /// Whether to ship it after a run that ended so.
+    pub fn wanted(self, hit: bool) -> bool {
+        hit || self == Self::Always
+    }
+}
+
+/// Durations as whole nanoseconds: the unit of every other time in our files.
+pub mod nanoseconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// For serde.
+    ///
+    /// # Errors
+    /// Those of the format.
+    pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// For serde.
+    ///
+    /// # Errors
+    /// Those of the format.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_nanos)
+    }
+}
+
+/// The same, or `null`.
+pub mod optional_nanoseconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    /// For serde.
+    ///
+    /// # Errors
+    /// Those of the format.
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        let ns = duration.map(|duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        ns.serialize(to)
+    }
+
+    /// For serde.
+    ///
+    /// # Errors
+    /// Those of the format.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(from)?.map(Duration::from_nanos))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_numbered_group_by_group() {
+        let group = |threads| {
+            GroupSpec::plain(threads, Duration::from_secs(1), SleepSpec::Fixed(Duration::ZERO))
+        };
+        let spec = LoadSpec {
+            name: None,
+            groups: vec![group(2), group(1), group(3)],
+            kind: Kind::Threads,
+            cpus: vec![0],
+            seed: 0,
+            duration: Duration::from_secs(1),
+            floor: Duration::from_micros(100),
+            threshold: None,
+            records_per_thread: 1,
+        };
+        assert_eq!(spec.threads(), 6);
+        assert_eq!(spec.members().collect::<Vec<_>>(), [0..2, 2..3, 3..6]);
+        let names = spec.all_members().map(Member::short).collect::<Vec<_>>();
+        assert_eq!(names, ["1.1", "1.2", "2.1", "3.1", "3.2", "3.3"]);
+        assert!((0..6).map(|thread| spec.member(thread)).eq(spec.all_members().map(Some)));
+        assert_eq!((spec.member(6), spec.name_of(5)), (None, "group 3 thread 3".into()));
+        assert_eq!(spec.uniform(), None);
+        let even = LoadSpec { groups: vec![group(2); 3], ..spec };
+        assert_eq!(even.uniform(), Some(&group(2)));
+    }
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What both sides of a virtual machine know by name: paths in the initrd, ports, words in the
+//! kernel log.
+
+/// What begins all that [`say`] says.
+pub const SAYING: &str = "schedvmm: ";
+
+/// What begins the words of a panic.
+pub const PANIC_MARK: &str = "a defect of schedvmm: the agent: ";
+
+/// Where the job lies in the initrd.
+pub const JOB_PATH: &str = "/job.json";
+
+/// Where the kernel of the second-level guests lies in the initrd.
+pub const L2_KERNEL_PATH: &str = "/l2/kernel";
+
+/// Modules that the agent loads before anything else.
+pub const MODULES_PATH: &str = "/modules";
+
+/// Modules for second-level guests.
+pub const L2_MODULES_PATH: &str = "/l2/modules";
+
+/// Name of the virtio-console port that carries [`guest::message`] frames both ways.
+pub const CONTROL_PORT: &str = "schedvmm.control";
+
+/// Name of the tracing instance whose ring buffers the host reads in guest memory, where the kernel
+/// was told to make one, and of the memory it has for that.
+pub const TRACE_INSTANCE: &str = "schedvmm";
+
+/// Name of the virtio-console port that carries the trace, guest to host.
+pub const TRACE_PORT: &str = "schedvmm.trace";

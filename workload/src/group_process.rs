@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One group's process: prepares itself as its plan says, then starts the threads.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::Path;
+use std::{fmt, io, panic, process, thread};
+
+use protocol::cpu_list::CpuListError;
+use protocol::error::Owner;
+use protocol::group_process::{GroupPlan, TraceStop};
+use rustix::process::Signal;
+
+use crate::kernel::{core_sched, files};
+use crate::shared_memory::Shared;
+use crate::slots::GroupSlot;
+use crate::thread::{Common, TraceFiles, run};
+use crate::{memory, sched_policy};
+
+/// Enough for the measuring loop, and little to lock into memory.
+const STACK_BYTES: usize = 256 << 10;
+
+/// The whole life of a group's process. `arguments` are those after `GROUP_COMMAND`.
+pub fn group_main(mut arguments: impl Iterator<Item = OsString>) -> ! {
+    let plan = arguments.next().unwrap_or_default();
+    let result = serde_json::from_slice(plan.as_encoded_bytes())
+        .map_err(|error| format!("the plan of a load group cannot be understood: {error}"))
+        .and_then(|plan| obey(&plan));
+    match result {
+        Ok(()) => process::exit(0),
+        Err(text) => {
+            eprintln!("schedvmm: {text}");
+            process::exit(1)
+        }
+    }
+}
+
+fn obey(plan: &GroupPlan) -> Result<(), String> {
+    let shared = Shared::open(&plan.shared, plan.size)
+        .map_err(|error| format!("{}: {error}", plan.group))?;
+    // The mapping lives as long as the process, whichever thread ends it.
+    let shared: &'static Shared = Box::leak(Box::new(shared));
+    let slot = shared.groups().get(plan.group.index());
+    let slot = slot.ok_or_else(|| format!("there is no {}", plan.group))?;
+    panic::set_hook(Box::new(|info| {
+        give_up(slot, Owner::Internal, &format!("a defect of schedvmm: {info}"))
+    }));
+    let common =
+        prepare(plan, shared, slot).unwrap_or_else(|(owner, text)| give_up(slot, owner, &text));
+    run_threads(&common, slot, plan);
+    Ok(())
+}
+
+/// Ends the process with the reason where the supervisor looks for it. At once, from any
+/// thread: the others may be waiting at the barrier for a load that will not begin.
+fn give_up(slot: &GroupSlot, owner: Owner, text: &str) -> ! {
+    slot.fail(owner, text);
+    process::exit(1)
+}
+
+fn prepare<'a>(
+    plan: &'a GroupPlan,
+    shared: &'a Shared,
+    slot: &GroupSlot,
+) -> Result<Common<'a>, (Owner, String)> {
+    let owner = plan.owner;
+    let blame = |text| (owner, text);
+    die_with(plan.parent).map_err(failed("the supervisor cannot be followed")).map_err(blame)?;
+    for procs in &plan.cgroups {
+        // "0" is the process that writes.
+        let entered = files::write_file(procs, "0");
+        let text = format!("{} cannot be entered", procs.display());
+        entered.map_err(failed(text)).map_err(blame)?;
+    }
+    if plan.cookie {
+        // Whoever has no right to one cannot have been shown one by the probe.
+        let made = core_sched::create_cookie().map_err(failed("no cookie could be made"));
+        made.map_err(|text| (Owner::Kernel, text))?;
+    }
+    let trace = plan.trace.as_ref().map(open_trace).transpose().map_err(blame)?;
+    let group = plan
+        .spec
+        .groups
+        .first()
+        .ok_or_else(|| (Owner::Internal, "its plan has no group".into()))?;
+    let first = plan.first_thread as usize;
+    let locked = memory::lock(shared, first..first + group.threads as usize);
+    if let Some(note) = &locked.note {
+        slot.note.set(note);
+    }
+    let places: Result<_, _> = plan.places.iter().map(|cpus| cpus.parse()).collect();
+    let unreadable = |error: CpuListError| (Owner::Internal, error.to_string());
+    let places = places.map_err(unreadable)?;
+    // Its threads inherit this. Last of all: a real-time thread must not wait for the disk.
+    sched_policy::apply(group.policy).map_err(|error| (error.owner, error.to_string()))?;
+    let &GroupPlan { ref spec, group: index, first_thread, tsc_khz, turn_ticks, .. } = plan;
+    let stacks_locked = locked.stacks;
+    Ok(Common {
+        spec,
+        index,
+        first_thread,
+        places,
+        group,
+        shared,
+        tsc_khz,
+        turn_ticks,
+        trace,
+        stacks_locked,
+    })
+}
+
+/// Starts the threads and waits for their end; the process's first thread measures nothing.
+fn run_threads(common: &Common<'_>, slot: &GroupSlot, plan: &GroupPlan) {
+    thread::scope(|scope| {
+        for index in (plan.first_thread..).take(common.group.threads as usize) {
+            let member = common.member(index);
+            let body = move || {
+                let result = run(common, index);
+                result.unwrap_or_else(|error| {
+                    give_up(slot, plan.owner, &format!("{} {error}", member.thread))
+                });
+            };
+            // What the trace shows as the task's name; at most 15 bytes.
+            let builder = thread::Builder::new().name(format!("load-{}", member.short()));
+            let started = builder.stack_size(STACK_BYTES).spawn_scoped(scope, body);
+            if let Err(error) = started {
+                let text = format!("{} cannot be started: {error}", member.thread);
+                give_up(slot, plan.owner, &text);
+            }
+        }
+    });
+}
+
+/// Turns an error into a text with what it means.
+fn failed(what: impl fmt::Display) -> impl FnOnce(io::Error) -> String {
+    move |error| format!("{what}: {error}")
+}
+
+fn open_trace(stop: &TraceStop) -> Result<TraceFiles, String> {
+    let open = |path: &Path| -> Result<File, String> {
+        let file = files::open_for_writing(path);
+        file.map_err(failed(format_args!("{} cannot be opened", path.display())))
+    };
+    Ok(TraceFiles { marker: open(&stop.marker)?, switch: open(&stop.switch)? })
+}
+
+/// Asks to be killed when the supervisor dies, which may have happened already.
+fn die_with(parent: u32) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    if std::os::unix::process::parent_id() == parent {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("process {parent} is gone")))
+    }
+}

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The running kernel's interfaces: every file below /proc and /sys, and every system call that
+//! concerns scheduling.
+
+pub mod accounting;
+pub mod affinity;
+pub mod balance;
+pub mod cgroup;
+pub mod core_sched;
+pub mod files;
+pub mod futex;
+pub mod hierarchy;
+pub mod info;
+pub mod scheduler;
+pub mod tunables;

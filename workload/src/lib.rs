@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What runs on the measured kernel, as PID 1's child in a virtual machine or natively.
+//!
+//! [`supervisor::run`] re-executes the running program once for each group (see
+//! [`group_process::group_main`]), waits until every thread stands at the start barrier, releases
+//! them all with one agreed moment to begin, and hands what they measure to an
+//! [`observer::Observer`] while they run. Nothing here needs to be PID 1, or root.
+//!
+//! All that is read of /proc and /sys, and all system calls that concern scheduling, are in
+//! [`kernel`].
+
+mod book;
+pub mod context;
+pub mod error;
+pub mod ground;
+pub mod group_process;
+pub mod kernel;
+pub mod kernel_meter;
+mod memory;
+mod monitor;
+pub mod noise_floor;
+pub mod observer;
+pub mod obstacle;
+mod owner;
+pub mod placement;
+pub mod sched_policy;
+pub mod setup;
+pub mod shared_memory;
+mod slots;
+pub mod supervisor;
+#[cfg(test)]
+mod testing;
+mod thread;
+pub mod tracing;

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The load from its release to its report.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::time::{Duration, Instant};
+
+use gaps::histogram::Histogram;
+use gaps::record::GapRecord;
+use gaps::tsc::{self, Anchor, Choice, Sources, bracket, clock_ns, ns_to_ticks};
+use protocol::frame::MAX_RECORDS_PER_FRAME;
+use protocol::job::LoadSpec;
+use protocol::message::{
+    Gap, GroupReport, LoadReport, ThreadReport, ThresholdHit, Tick, TscReport,
+};
+
+use crate::error::LoadError;
+use crate::kernel::accounting::{self, ThreadAccount};
+use crate::kernel::futex;
+use crate::observer::Observer;
+use crate::shared_memory::Shared;
+use crate::slots::{State, ThreadSlot};
+use crate::supervisor::{ENDED, Groups, LOOK, those_not};
+use crate::thread::as_ns;
+
+/// Between the release and the first burst: all threads fall asleep again meanwhile, and
+/// begin together.
+const LEAD: Duration = Duration::from_millis(50);
+
+/// Records handed on in one second: 6 MiB on the wire. What is above waits for the next
+/// second, or for the end.
+const RECORDS_PER_SECOND: usize = 1 << 18;
+
+/// The load while it runs.
+pub struct Watch<'a> {
+    spec: &'a LoadSpec,
+    shared: &'a Shared,
+    choice: Choice,
+    begin: Anchor,
+    start_ns: u64,
+    second: u32,
+    /// Records handed on so far, by thread.
+    shipped: Vec<usize>,
+    hit_told: bool,
+    tsc_end: u64,
+    slope_khz: Option<f64>,
+    accounts: Accounts<'a>,
+    /// What the kernel's books said of each thread at the hit.
+    at_hit: Vec<ThreadAccount>,
+}
+
+/// What the kernel's books say of each group.
+pub struct Accounts<'a> {
+    /// For each group, the `cgroup.procs` files it entered; the cpu controller's is first.
+    cgroups: &'a [Vec<PathBuf>],
+    schedstats: bool,
+    before: Vec<GroupReport>,
+    added: Vec<GroupReport>,
+}
+
+impl<'a> Accounts<'a> {
+    /// Opens the books.
+    pub fn open(cgroups: &'a [Vec<PathBuf>]) -> Self {
+        let schedstats = accounting::schedstats_on();
+        let mut this = Self { cgroups, schedstats, before: Vec::new(), added: Vec::new() };
+        this.before = this.read();
+        this
+    }
+
+    fn read(&self) -> Vec<GroupReport> {
+        let one = |procs: &Vec<PathBuf>| match procs.first().and_then(|procs| procs.parent()) {
+            Some(directory) => accounting::cpu_stat(directory, self.schedstats),
+            None => GroupReport::default(),
+        };
+        self.cgroups.iter().map(one).collect()
+    }
+
+    fn close(&mut self) {
+        let pairs = self.read().into_iter().zip(&self.before);
+        self.added = pairs.map(|(after, before)| after.since(*before)).collect();
+    }
+}
+
+impl<'a> Watch<'a> {
+    /// Opens the barrier.
+    pub fn release(
+        spec: &'a LoadSpec,
+        shared: &'a Shared,
+        choice: Choice,
+        accounts: Accounts<'a>,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, LoadError> {
+        let begin = Anchor::now();
+        let (tsc, now_ns) = bracket(libc::CLOCK_MONOTONIC);
+        let start_ns = now_ns + as_ns(LEAD);
+        let start_tsc = tsc.wrapping_add(ns_to_ticks(as_ns(LEAD), choice.khz));
+        let gate = &shared.control().gate.0;
+        gate.start_ns.store(start_ns, Relaxed);
+        gate.start_tsc.store(start_tsc, Relaxed);
+        gate.open.store(1, Release);
+        futex::wake_all(&gate.open);
+        observer.released(start_tsc)?;
+        Ok(Self {
+            spec,
+            shared,
+            choice,
+            begin,
+            start_ns,
+            second: 0,
+            shipped: vec![0; shared.threads().len()],
+            hit_told: false,
+            tsc_end: start_tsc,
+            slope_khz: None,
+            accounts,
+            at_hit: Vec::new(),
+        })
+    }
+
+    /// Watches until all threads have ended by themselves, or have been told to.
+    pub fn until_end(
+        &mut self,
+        groups: &mut Groups,
+        observer: &mut dyn Observer,
+    ) -> Result<(), LoadError> {
+        let control = self.shared.control();
+        let deadline_ns = self.start_ns.saturating_add(as_ns(self.spec.duration));
+        loop {
+            let seen = control.events.0.load(Acquire);
+            groups.check(self.spec, self.shared)?;
+            let stopped = control.stop.0.load(Relaxed) != 0 || observer.stop_requested();
+            if stopped {
+                return Ok(());
+            }
+            let now_ns = clock_ns(libc::CLOCK_MONOTONIC);
+            let next_tick_ns = self.start_ns + u64::from(self.second + 1) * 1_000_000_000;
+            // Before the deadline: the last second of a run ends with it.
+            if now_ns >= next_tick_ns {
+                self.tick(observer)?;
+                continue;
+            }
+            if now_ns >= deadline_ns {
+                return Ok(());
+            }
+            let wake_ns = next_tick_ns.min(deadline_ns).min(now_ns + as_ns(LOOK));
+            futex::wait(&control.events.0, seen, wake_ns);
+        }
+    }
+
+    /// Ends the load, waits for its threads, and hands on what is left.
+    pub fn end(
+        &mut self,
+        groups: &mut Groups,
+        observer: &mut dyn Observer,
+    ) -> Result<(), LoadError> {
+        let control = self.shared.control();
+        control.stop();
+        self.close_books();
+        let told = self.tell_hit(observer);
+        let deadline = Instant::now() + ENDED;
+        let ended = loop {
+            let seen = control.events.0.load(Acquire);
+            // A group that has died does not keep the others from telling what they had.
+            let died = groups.check(self.spec, self.shared);
+            let gone = groups.gone();
+            let who = those_not(State::Done, self.spec, self.shared, &gone);
+            if who.is_empty() {
+                break died;
+            }
+            if Instant::now() >= deadline {
+                break died.and(Err(LoadError::NotEnded { who, deadline: ENDED }));
+            }
+            futex::wait(&control.events.0, seen, clock_ns(libc::CLOCK_MONOTONIC) + as_ns(LOOK));
+        };
+        self.slope_khz = self.begin.slope_khz(&Anchor::now());
+        // Told again: the hit may have been published while the load was ending.
+        let told = told.and_then(|()| self.tell_hit(observer));
+        let shipped = self.ship(observer, usize::MAX);
+        ended.and(told).and(shipped.map_err(LoadError::Observer))
+    }
+
+    /// First of all, for the kernel's books go on while the threads end, which takes long where
+    /// they are starved.
+    fn close_books(&mut self) {
+        self.tsc_end = tsc::read().tsc;
+        self.accounts.close();
+        if self.shared.control().hit_tsc().is_some() {
+            let since = |slot: &ThreadSlot| {
+                ThreadAccount::of(slot.tid.load(Relaxed)).since(slot.account_before.load())
+            };
+            self.at_hit = self.shared.threads().iter().map(since).collect();
+        }
+    }
+
+    fn tell_hit(&mut self, observer: &mut dyn Observer) -> Result<(), LoadError> {
+        let hit = &self.shared.control().hit.0;
+        if self.hit_told || hit.published.load(Acquire) == 0 {
+            return Ok(());
+        }
+        self.hit_told = true;
+        let thread = hit.thread.load(Relaxed);
+        let slot = self.shared.threads().get(thread as usize);
+        let tid = slot.map_or(0, |slot| slot.tid.load(Relaxed));
+        let gap = Gap { thread, record: hit.record.load() };
+        Ok(observer.hit(ThresholdHit { tid, gap })?)
+    }
+
+    fn tick(&mut self, observer: &mut dyn Observer) -> Result<(), LoadError> {
+        self.second += 1;
+        let threads = self.shared.threads();
+        // One that has just ended with the last second was there in it.
+        let alive = |thread: &&ThreadSlot| matches!(thread.state(), State::Running | State::Done);
+        let online = threads.iter().filter(alive).count();
+        let longest = (0..)
+            .zip(threads)
+            .filter_map(|(thread, slot)| Some(Gap { thread, record: slot.tally.close_window()? }))
+            .max_by_key(|gap| gap.record.ticks());
+        self.ship(observer, RECORDS_PER_SECOND)?;
+        let online = u32::try_from(online).unwrap_or(u32::MAX);
+        Ok(observer.tick(Tick { second: self.second, online, longest })?)
+    }
+
+    /// Hands on new records of all threads, at most so many.
+    fn ship(&mut self, observer: &mut dyn Observer, most: usize) -> io::Result<()> {
+        let mut left = most;
+        for ((thread, slot), shipped) in (0..).zip(self.shared.threads()).zip(&mut self.shipped) {
+            let cells = self.shared.records(thread as usize);
+            while left > 0 {
+                let room = left.min(MAX_RECORDS_PER_FRAME);
+                let records: Vec<GapRecord> =
+                    slot.tally.records(cells, *shipped).take(room).collect();
+                if records.is_empty() {
+                    break;
+                }
+                observer.gaps(thread, &records)?;
+                *shipped += records.len();
+                left -= records.len();
+            }
+        }
+        Ok(())
+    }
+
+    pub fn report(&self, known: Sources) -> LoadReport {
+        let sources = Sources { slope_khz: self.slope_khz.or(known.slope_khz), ..known };
+        LoadReport {
+            tsc_end: self.tsc_end,
+            tsc: TscReport {
+                khz: self.choice.khz,
+                source: self.choice.source,
+                kvm_khz: sources.kvm_khz,
+                cpuid_15_khz: sources.cpuid_15_khz,
+                cpuid_40000010_khz: sources.cpuid_40000010_khz,
+                slope_khz: sources.slope_khz,
+                disagreement_ppm: sources.disagreement_ppm(self.choice.khz),
+            },
+            threads: (0..)
+                .zip(self.shared.threads())
+                .map(|(index, slot): (usize, _)| {
+                    report_thread(slot, self.at_hit.get(index).copied().unwrap_or_default())
+                })
+                .collect(),
+            meter: None,
+            groups: self.accounts.added.clone(),
+        }
+    }
+}
+
+fn report_thread(slot: &ThreadSlot, at_hit: ThreadAccount) -> ThreadReport {
+    let buckets = |histogram: &Histogram| histogram.buckets().collect();
+    let account = slot.account.load().with_waits_of(at_hit);
+    let affinity_end = slot.affinity_end.load();
+    ThreadReport {
+        unfinished: slot.state() != State::Done,
+        tid: slot.tid.load(Relaxed),
+        gaps: slot.tally.gaps(),
+        gaps_unrecorded: slot.tally.unrecorded(),
+        gap_ticks: slot.tally.gap_ticks(),
+        longest: slot.tally.longest(),
+        classes: slot.tally.classes(),
+        gap_histogram_ns: buckets(slot.tally.histogram_ns()),
+        iterations: slot.tally.iterations(),
+        busy_ticks: slot.busy_ticks.load(Relaxed),
+        bursts: slot.bursts.load(Relaxed),
+        backwards: slot.tally.backwards(),
+        wakeup_histogram_ns: buckets(&slot.wakeup_ns),
+        wakeup_longest_ns: slot.wakeup_longest_ns.load(Relaxed),
+        wakeup_due_ns: slot.wakeup_due_ns.load(Relaxed),
+        cpu_time_ns: slot.cpu_time_ns.load(Relaxed),
+        run_ns: account.run_ns,
+        run_delay_ns: account.delay_ns,
+        force_idle_ns: account.force_idle_ns,
+        affinity_end: (!affinity_end.is_empty()).then(|| affinity_end.to_string()),
+    }
+}

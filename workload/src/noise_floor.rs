@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The noise floor: what the meter finds on the load's CPUs while there is no load.
+//!
+//! One thread for each CPU, all at once, as the load will have them busy. What they miss is
+//! the work of interrupts, of other tasks and of the host, and no scheduler under test can do
+//! better than that.
+
+use std::sync::Barrier;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+use std::{io, thread};
+
+use gaps::bench;
+use gaps::evidence::{Evidence, KernelEye, Witness};
+use gaps::meter::{Limits, Meter, Rdtscp};
+use gaps::stats::{Distribution, share_within};
+use gaps::tally::{Recorder, Tally};
+use gaps::tsc::{self, ns_to_ticks, ticks_to_ns};
+use protocol::cpu_list::CpuSet;
+use protocol::noise::{CpuNoise, NoiseFloor};
+
+use crate::kernel::affinity;
+
+/// Measures on these CPUs, all at the same time. `khz` is the TSC frequency.
+///
+/// # Errors
+/// A thread cannot be started, or not be pinned to its CPU.
+pub fn measure(cpus: &[u32], duration: Duration, khz: u64) -> io::Result<NoiseFloor> {
+    let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    let evidence = Evidence::of_this_thread(khz, bench::turn_ticks());
+    // Everything that the evidence can be asked about.
+    let floor_ticks = evidence.notice_ticks();
+    let barrier = Barrier::new(cpus.len());
+    let found: io::Result<Vec<_>> = thread::scope(|scope| {
+        let one = |&cpu: &u32| {
+            let (barrier, evidence) = (&barrier, evidence.clone());
+            let body = move || {
+                let pinned = affinity::confine_this_thread(&CpuSet::from_iter([cpu]));
+                // Whoever fails must not keep the others waiting.
+                barrier.wait();
+                pinned.map(|()| watch(cpu, ns_to_ticks(duration_ns, khz), khz, evidence))
+            };
+            scope.spawn(body)
+        };
+        // All are started before the first one is waited for.
+        let threads: Vec<_> = cpus.iter().map(one).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|_| Err(io::Error::other("the noise meter panicked")))
+        };
+        threads.into_iter().map(join).collect()
+    });
+    let cpus = found?;
+    Ok(floor_of(cpus, duration_ns, ticks_to_ns(floor_ticks, khz)))
+}
+
+/// What the CPUs come to.
+fn floor_of(cpus: Vec<CpuNoise>, duration_ns: u64, floor_ns: u64) -> NoiseFloor {
+    let sum = |of: fn(&CpuNoise) -> u64| cpus.iter().map(of).fold(0, u64::saturating_add);
+    NoiseFloor {
+        duration_ns,
+        floor_ns,
+        longest_ns: cpus.iter().map(|cpu| cpu.longest_ns).max().unwrap_or(0),
+        gap_share: share_within(sum(|cpu| cpu.gap_ns), sum(|cpu| cpu.watched_ns)).unwrap_or(0.0),
+        cpus,
+    }
+}
+
+fn watch(cpu: u32, ticks: u64, khz: u64, mut evidence: Evidence<KernelEye>) -> CpuNoise {
+    let tally = Box::<Tally>::default();
+    let recorder = Recorder { tally: &tally, cells: &[], tsc_khz: khz };
+    let floor_ticks = evidence.notice_ticks();
+    let meter = Meter::new(recorder, Limits { floor_ticks, threshold_ticks: None });
+    evidence.begin();
+    let from = tsc::read();
+    let until = from.tsc.wrapping_add(ticks);
+    let (_, last) = meter.burst(&mut Rdtscp, &mut evidence, from, until, &AtomicU32::new(0));
+    noise_of(cpu, &tally, last.tsc.wrapping_sub(from.tsc), khz)
+}
+
+/// What a meter has found in so many ticks.
+fn noise_of(cpu: u32, tally: &Tally, watched_ticks: u64, khz: u64) -> CpuNoise {
+    let buckets: Vec<_> = tally.histogram_ns().buckets().collect();
+    let longest_ns = tally.longest().map_or(0, |gap| ticks_to_ns(gap.ticks(), khz));
+    CpuNoise {
+        cpu,
+        watched_ns: ticks_to_ns(watched_ticks, khz),
+        gaps: tally.gaps(),
+        gap_ns: ticks_to_ns(tally.gap_ticks(), khz),
+        longest_ns,
+        quantiles: Distribution::of_buckets_up_to(&buckets, longest_ns).quantiles(),
+        classes: tally.classes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor;
+
+    use gaps::{record::GapRecord, tsc::Sources};
+
+    #[test]
+    fn this_machine_has_some_and_each_cpu_is_told_apart() {
+        let khz = supervisor::tsc_frequency(&mut Sources::known(None)).unwrap().khz;
+        let cpus: Vec<_> = affinity::of_this_thread().unwrap().iter().take(2).collect();
+        let duration = Duration::from_millis(200);
+        let noise = measure(&cpus, duration, khz).unwrap();
+        assert_eq!(noise.cpus.iter().map(|cpu| cpu.cpu).collect::<Vec<_>>(), cpus);
+        // There are timer interrupts at least.
+        assert!(noise.cpus.iter().all(|cpu| cpu.gaps > 0 && cpu.quantiles.is_some()), "{noise:?}");
+        for cpu in &noise.cpus {
+            assert_eq!(cpu.classes.iter().map(|total| total.gaps).sum::<u64>(), cpu.gaps);
+            assert!(cpu.longest_ns >= noise.floor_ns && cpu.longest_ns <= cpu.gap_ns + 1);
+        }
+        assert!(noise.gap_share > 0.0 && noise.gap_share < 1.0, "{noise:?}");
+        for cpu in &noise.cpus {
+            assert!(cpu.watched_ns >= 199_000_000 && cpu.gap_ns <= cpu.watched_ns, "{noise:?}");
+            let most = cpu.quantiles.map_or(0, |found| found.p999_ns);
+            assert!(most <= cpu.longest_ns, "{noise:?}");
+        }
+    }
+
+    /// An interruption that goes on beyond the planned time counts whole, and so does the time.
+    #[test]
+    fn nothing_is_lost_for_longer_than_it_was_measured() {
+        let khz = 1_000_000;
+        let tally = Tally::default();
+        let recorder = Recorder { tally: &tally, cells: &[], tsc_khz: khz };
+        let gap = |tsc_begin, tsc_end| GapRecord { tsc_begin, tsc_end, ..GapRecord::default() };
+        recorder.gap(gap(40_000_000, 159_000_000));
+        // Planned were 100 ms.
+        let cpu = noise_of(3, &tally, 159_000_100, khz);
+        assert_eq!((cpu.watched_ns, cpu.longest_ns), (159_000_100, 119_000_000));
+        assert_eq!(cpu.quantiles.map(|found| found.p999_ns), Some(119_000_000));
+        let idle = CpuNoise { cpu: 2, watched_ns: 100_000_000, ..CpuNoise::default() };
+        let share = floor_of(vec![idle, cpu.clone()], 100_000_000, 1).gap_share;
+        assert!((share - 119_000_000.0 / 259_000_100.0).abs() < 1e-9, "{share}");
+        let alone = floor_of(vec![cpu], 100_000_000, 1).gap_share;
+        assert!(alone < 0.75, "{alone}");
+    }
+
+    #[test]
+    fn a_cpu_that_is_not_there_is_an_error_and_no_hang() {
+        let here = affinity::of_this_thread().unwrap().iter().next().unwrap();
+        measure(&[here, 1023], Duration::from_millis(1), 1_000_000).unwrap_err();
+    }
+}

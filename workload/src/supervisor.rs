@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The supervisor of the load: start, barrier; the rest is [`super::watch`]'s.
+
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, Stdio};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use gaps::bench;
+use gaps::tsc::{self, Anchor, Choice, Sources, clock_ns};
+use protocol::cpu_list::{CpuSet, MAX_CPUS};
+use protocol::group;
+use protocol::group_process::{GROUP_COMMAND, GroupPlan, Size};
+use protocol::index::GroupIndex;
+use protocol::job::LoadSpec;
+
+use crate::context::Surroundings;
+use crate::error::LoadError;
+use crate::ground::{Ground, check_cpus};
+use crate::kernel::{affinity, futex};
+use crate::monitor::{Accounts, Watch};
+use crate::observer::{Observer, Outcome, Prepared};
+use crate::placement::Places;
+use crate::sched_policy;
+use crate::shared_memory::Shared;
+use crate::slots::{GroupSlot, State};
+use crate::thread::as_ns;
+
+/// For all threads to stand at the barrier. An emulated machine needs seconds for it.
+const READY: Duration = Duration::from_secs(60);
+
+/// For all threads to end once they are told to. A thread that the kernel under test starves
+/// for longer than this while nobody competes with it will not run again.
+pub const ENDED: Duration = Duration::from_secs(10);
+
+/// How often the supervisor looks for a request to stop and for dead processes. It is woken
+/// for everything else.
+pub const LOOK: Duration = Duration::from_millis(50);
+
+/// Threads in all; each costs 64 KiB of shared memory without its records.
+pub const MAX_THREADS: usize = 4096;
+
+/// Runs the load and returns when it has ended.
+///
+/// An error means that it did not begin. Once it has, what was measured is always returned,
+/// with the fault that ended it early.
+pub fn run(
+    spec: &LoadSpec,
+    surroundings: &Surroundings,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, LoadError> {
+    validate(spec)?;
+    check_cpus(&spec.cpus, &affinity::online().map_err(LoadError::Cpus)?, &surroundings.ground)?;
+    for group in &spec.groups {
+        sched_policy::try_out(group.policy)?;
+    }
+    if !tsc::has_rdtscp() {
+        return Err(LoadError::NoRdtscp);
+    }
+    let mut sources = surroundings.tsc;
+    let choice = tsc_frequency(&mut sources)?;
+    let cost = Cost { tsc_khz: choice.khz, turn_ticks: bench::turn_ticks() };
+    let file = SharedFile::new(&surroundings.memory);
+    let shared = Shared::create(&file.0, Size::of(spec))?;
+    let places = Places::of(spec);
+    let mut groups = Groups::start(spec, &places.threads, surroundings, &file.0, cost)?;
+    observer.processes(&groups.pids());
+    wait_until_ready(spec, &shared, &mut groups)?;
+    drop(file);
+    let mut prepared = prepared(spec, surroundings, &shared, cost)?;
+    prepared.notes.extend(places.note);
+    observer.prepared(&prepared)?;
+    let accounts = Accounts::open(&surroundings.cgroups);
+    let mut watch = Watch::release(spec, &shared, choice, accounts, observer)?;
+    let mut fault = watch.until_end(&mut groups, observer).err();
+    if let Err(error) = watch.end(&mut groups, observer) {
+        fault.get_or_insert(error);
+    }
+    Ok(Outcome { report: watch.report(sources), fault })
+}
+
+fn validate(spec: &LoadSpec) -> Result<(), LoadError> {
+    let fail = |text: String| Err(LoadError::Spec(text));
+    let threads = spec.threads();
+    if !(1..=MAX_THREADS).contains(&threads) {
+        let groups = spec.groups.len();
+        return fail(format!(
+            "{threads} threads in {groups} groups: there must be between 1 and {MAX_THREADS} \
+             threads"
+        ));
+    }
+    if spec.cpus.is_empty() {
+        return fail("no CPUs for the load; name at least one".into());
+    }
+    if let Some(cpu) = spec.cpus.iter().find(|cpu| **cpu >= MAX_CPUS) {
+        return fail(format!("CPU {cpu}: there are CPUs 0 to {} at most", MAX_CPUS - 1));
+    }
+    if spec.duration.is_zero() {
+        return fail("the load must last longer than 0".into());
+    }
+    let name = |number| spec.kind.group_name(GroupIndex::new(number));
+    for (number, group) in spec.groups.iter().enumerate() {
+        if let Some(text) = group::fault(group) {
+            return fail(format!("{}: {text}", name(number)));
+        }
+        if let Some(cpu) = group.cpus.iter().find(|cpu| !spec.cpus.contains(cpu)) {
+            return fail(format!("{}: CPU {cpu} is none of the load's", name(number)));
+        }
+    }
+    Ok(())
+}
+
+/// The frequency from what is known, or else measured; that is a known source then.
+///
+/// # Errors
+/// Nothing tells it, not even a clock.
+pub fn tsc_frequency(sources: &mut Sources) -> Result<Choice, LoadError> {
+    /// Long enough for an error well below 0.01 % on a quiet machine.
+    const CALIBRATION: Duration = Duration::from_millis(100);
+    if let Some(choice) = sources.choose() {
+        return Ok(choice);
+    }
+    let begin = Anchor::now();
+    thread::sleep(CALIBRATION);
+    sources.slope_khz = begin.slope_khz(&Anchor::now());
+    sources.choose().ok_or(LoadError::NoTscFrequency)
+}
+
+/// What the CPU's counter and its readings are like.
+#[derive(Clone, Copy)]
+struct Cost {
+    tsc_khz: u64,
+    turn_ticks: u64,
+}
+
+/// The file of the shared memory, which goes away once everybody has mapped it.
+struct SharedFile(PathBuf);
+
+impl SharedFile {
+    fn new(directory: &Path) -> Self {
+        /// Several loads in one process, as in tests.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        Self(directory.join(format!("schedvmm-load-{}-{number}", process::id())))
+    }
+}
+
+impl Drop for SharedFile {
+    fn drop(&mut self) {
+        // It may never have been made.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// The groups' processes; killed when dropped.
+pub struct Groups {
+    processes: Vec<Child>,
+    ground: Ground,
+}
+
+impl Groups {
+    fn start(
+        spec: &LoadSpec,
+        places: &[CpuSet],
+        surroundings: &Surroundings,
+        shared: &Path,
+        cost: Cost,
+    ) -> Result<Self, LoadError> {
+        let mut groups = Self { processes: Vec::new(), ground: surroundings.ground.clone() };
+        for ((index, own), members) in spec.groups.iter().enumerate().zip(spec.members()) {
+            let group = GroupIndex::new(index);
+            let plan = GroupPlan {
+                spec: LoadSpec { groups: vec![own.clone()], ..spec.clone() },
+                group,
+                first_thread: u32::try_from(members.start).unwrap_or(u32::MAX),
+                places: places[members].iter().map(CpuSet::to_string).collect(),
+                size: Size::of(spec),
+                parent: process::id(),
+                shared: shared.to_owned(),
+                tsc_khz: cost.tsc_khz,
+                turn_ticks: cost.turn_ticks,
+                cookie: surroundings.cookie && own.cookie,
+                cgroups: surroundings.cgroups.get(index).cloned().unwrap_or_default(),
+                trace: surroundings.trace.clone(),
+                owner: surroundings.ground.owner(),
+            };
+            let executable = &surroundings.executable;
+            let failed = |source| LoadError::Spawn {
+                group,
+                executable: executable.clone(),
+                owner: surroundings.ground.owner(),
+                source,
+            };
+            let plan = serde_json::to_string(&plan).map_err(|error| failed(error.into()))?;
+            let mut command = Command::new(executable);
+            command.arg(GROUP_COMMAND).arg(plan).stdin(Stdio::null());
+            groups.processes.push(command.spawn().map_err(failed)?);
+        }
+        Ok(groups)
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        self.processes.iter().map(Child::id).collect()
+    }
+
+    /// Those that have ended, for whatever reason.
+    pub fn gone(&mut self) -> Vec<GroupIndex> {
+        let ended = |child: &mut Child| matches!(child.try_wait(), Ok(Some(_)));
+        let gone = self
+            .processes
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(index, child)| ended(child).then(|| GroupIndex::new(index)));
+        gone.collect()
+    }
+
+    /// An error when one has ended while some of its threads had not.
+    pub fn check(&mut self, spec: &LoadSpec, shared: &Shared) -> Result<(), LoadError> {
+        let processes = self.processes.iter_mut().enumerate();
+        for ((index, child), members) in processes.zip(spec.members()) {
+            let Some(status) = child.try_wait().map_err(LoadError::Wait)? else { continue };
+            let threads = shared.threads().get(members).unwrap_or_default();
+            if threads.iter().all(|thread| thread.state() == State::Done) {
+                continue;
+            }
+            let group = GroupIndex::new(index);
+            let told = shared.groups().get(index).and_then(GroupSlot::failure);
+            let (owner, reason) = told.unwrap_or_else(|| self.ground.end_of_process(status));
+            let (pid, status) = (child.id(), status.to_string());
+            return Err(LoadError::GroupDied { group, pid, status, reason, owner });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for child in &mut self.processes {
+            // It may have ended by itself, as it should.
+            let _ = child.kill();
+        }
+        let deadline = Instant::now() + ENDED;
+        for child in &mut self.processes {
+            // Bounded: a process stuck in the kernel must not keep us from reporting it.
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+fn wait_until_ready(
+    spec: &LoadSpec,
+    shared: &Shared,
+    groups: &mut Groups,
+) -> Result<(), LoadError> {
+    let deadline = Instant::now() + READY;
+    let events = &shared.control().events.0;
+    loop {
+        let seen = events.load(Acquire);
+        let who = those_not(State::Waiting, spec, shared, &[]);
+        if who.is_empty() {
+            return Ok(());
+        }
+        groups.check(spec, shared)?;
+        if Instant::now() >= deadline {
+            return Err(LoadError::NotReady { who, deadline: READY });
+        }
+        futex::wait(events, seen, clock_ns(libc::CLOCK_MONOTONIC) + as_ns(LOOK));
+    }
+}
+
+/// Names of the threads that are not in this state, but for those of the groups that are gone.
+pub fn those_not(
+    state: State,
+    spec: &LoadSpec,
+    shared: &Shared,
+    gone: &[GroupIndex],
+) -> Vec<String> {
+    let threads = spec.all_members().zip(shared.threads());
+    threads
+        .filter(|(member, thread)| thread.state() != state && !gone.contains(&member.group))
+        .map(|(member, _)| member.to_string())
+        .collect()
+}
+
+fn prepared(
+    spec: &LoadSpec,
+    surroundings: &Surroundings,
+    shared: &Shared,
+    cost: Cost,
+) -> Result<Prepared, LoadError> {
+    let all: Vec<_> = shared.threads().iter().map(|thread| thread.cookie.load(Relaxed)).collect();
+    let cookies = || spec.members().map(|members| all.get(members).unwrap_or_default());
+    let of_groups: Vec<u64> = cookies().filter_map(|group| group.first().copied()).collect();
+    if surroundings.cookie {
+        check_cookies(spec, cookies(), &of_groups)?;
+    }
+    let cookies = of_groups;
+    let mut notes: Vec<_> = shared.groups().iter().filter_map(|group| group.note.get()).collect();
+    // The same for every group, as a rule.
+    notes.dedup();
+    let affinity = shared.threads().iter().map(|thread| thread.affinity.load()).collect();
+    let tids = shared.threads().iter().map(|thread| thread.tid.load(Relaxed)).collect();
+    Ok(Prepared {
+        cookies,
+        tids,
+        affinity,
+        notes,
+        tsc_khz: cost.tsc_khz,
+        turn_ticks: cost.turn_ticks,
+    })
+}
+
+/// A cookie that is missing, or that two groups share, would make the whole run a lie.
+///
+/// # Errors
+/// Which group's it is.
+pub fn check_cookies<'a>(
+    spec: &LoadSpec,
+    groups: impl Iterator<Item = &'a [u64]>,
+    cookies: &[u64],
+) -> Result<(), LoadError> {
+    for (number, (group, own)) in groups.zip(&spec.groups).enumerate() {
+        let name = spec.kind.group_name(GroupIndex::new(number));
+        if !own.cookie {
+            if group.iter().any(|cookie| *cookie != 0) {
+                return Err(LoadError::Cookie(format!(
+                    "{name} is to have no cookie, and has {group:x?} from whoever \
+                     started the load"
+                )));
+            }
+            continue;
+        }
+        let cookie = cookies.get(number).copied().unwrap_or(0);
+        if group.contains(&0) || group.iter().any(|other| *other != cookie) {
+            return Err(LoadError::Cookie(format!(
+                "the threads of {name} have cookies {group:x?}, which must be one and \
+                 the same; this kernel does not let threads share it"
+            )));
+        }
+        if cookies.iter().filter(|other| **other == cookie).count() > 1 {
+            return Err(LoadError::Cookie(format!(
+                "{name} shares cookie {cookie:x} with another group"
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One measuring thread: bursts of spinning, pauses between them.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::num::NonZeroU64;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::time::Duration;
+
+use gaps::evidence::{Evidence, Witness};
+use gaps::meter::{End, Limits, Meter, Rdtscp};
+use gaps::pauses::{Distribution, Pauses};
+use gaps::record::GapRecord;
+use gaps::tally::Recorder;
+use gaps::tsc::{self, clock_ns, ns_to_ticks, ticks_to_ns};
+use protocol::cpu_list::CpuSet;
+use protocol::group::GroupSpec;
+use protocol::index::{GroupIndex, Member, ThreadIndex};
+use protocol::job::{LoadSpec, SleepSpec};
+
+use crate::book::{Book, Wakeup};
+use crate::kernel::accounting::ThreadAccount;
+use crate::kernel::{affinity, core_sched, futex};
+use crate::shared_memory::Shared;
+use crate::slots::{Control, State, ThreadSlot};
+use crate::{memory, sched_policy};
+
+/// How long a thread waits at the barrier; the supervisor's own deadline is shorter (a guest
+/// among many stands there until the last of them is up), so this one only ends what has lost
+/// its supervisor.
+const BARRIER: Duration = Duration::from_secs(3600);
+
+/// What all threads of a group share.
+pub struct Common<'a> {
+    /// The load.
+    pub spec: &'a LoadSpec,
+    /// Which group of it this is.
+    pub index: GroupIndex,
+    /// Place of the group's first thread among those of all groups.
+    pub first_thread: u32,
+    /// CPUs of each of the group's threads.
+    pub places: Vec<CpuSet>,
+    /// This group of it.
+    pub group: &'a GroupSpec,
+    /// The mapping.
+    pub shared: &'a Shared,
+    /// TSC frequency.
+    pub tsc_khz: u64,
+    /// Cost of one turn of the meter's loop.
+    pub turn_ticks: u64,
+    /// The trace to stop at a hit.
+    pub trace: Option<TraceFiles>,
+    /// The threads' stacks can be locked.
+    pub stacks_locked: bool,
+}
+
+impl Common<'_> {
+    /// What the thread of this group is called that has this place among those of all groups.
+    pub fn member(&self, index: u32) -> Member {
+        let thread = ThreadIndex::new(index.saturating_sub(self.first_thread) as usize);
+        Member { kind: self.spec.kind, group: self.index, thread }
+    }
+}
+
+/// Files of the tracing file system, opened before the load.
+pub struct TraceFiles {
+    /// `trace_marker`.
+    pub marker: File,
+    /// `tracing_on`.
+    pub switch: File,
+}
+
+/// Measures until the load ends. Errors are those of the preparation.
+pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
+    let slot = prepare(common, index)?;
+    let gate = &common.shared.control().gate.0;
+    slot.set_state(State::Waiting);
+    common.shared.control().announce();
+    let deadline = clock_ns(libc::CLOCK_MONOTONIC) + as_ns(BARRIER);
+    if !futex::wait(&gate.open, 0, deadline) {
+        return Err(io::Error::other("the load was never released"));
+    }
+    let account_before = ThreadAccount::of_this_thread();
+    slot.account_before.store(account_before);
+    let cpu_before = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
+    slot.set_state(State::Running);
+    let ran_after_ns = measure(common, slot, index);
+    let cpu_time = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID).saturating_sub(cpu_before);
+    slot.cpu_time_ns.store(cpu_time.saturating_sub(ran_after_ns), Relaxed);
+    let account = ThreadAccount::of_this_thread().since(account_before);
+    slot.account.store(account.without_run_ns(ran_after_ns));
+    // Others may have moved it meanwhile: tools, a cpuset, a CPU that went offline.
+    if let Ok(cpus) = affinity::of_this_thread() {
+        slot.affinity_end.store(&cpus);
+    }
+    slot.set_state(State::Done);
+    common.shared.control().announce();
+    Ok(())
+}
+
+/// Everything that may fail or take long, before the barrier.
+fn prepare<'a>(common: &Common<'a>, index: u32) -> io::Result<&'a ThreadSlot> {
+    let slot = common.shared.threads().get(index as usize);
+    let slot = slot.ok_or_else(|| io::Error::other(format!("there is no thread {index}")))?;
+    let member = common.member(index);
+    let cpus = common.places.get(member.thread.index());
+    let cpus = cpus.ok_or_else(|| io::Error::other(format!("{member} has no place")))?;
+    let context = |what: &str, error: io::Error| io::Error::other(format!("{what}: {error}"));
+    affinity::confine_this_thread(cpus)
+        .map_err(|error| context(&format!("cannot be pinned to CPUs {cpus}"), error))?;
+    let effective = affinity::of_this_thread().map_err(|error| context("affinity", error))?;
+    if effective != *cpus {
+        let text = format!("is pinned to CPUs {effective} where {cpus} were asked for");
+        return Err(io::Error::other(text));
+    }
+    slot.affinity.store(&effective);
+    sched_policy::check(common.group.policy).map_err(io::Error::other)?;
+    let locked = memory::lock_stack();
+    if common.stacks_locked {
+        // Room was kept for it.
+        locked.map_err(|error| context("its stack cannot be locked", error))?;
+    }
+    slot.tid.store(affinity::this_thread(), Relaxed);
+    slot.cookie.store(core_sched::cookie_of_this_thread().unwrap_or(0), Relaxed);
+    // The default lets the kernel wake us 50 µs late on purpose, which is no scheduling delay.
+    rustix::thread::set_current_timer_slack(NonZeroU64::new(1))
+        .map_err(|error| context("its timer slack cannot be set", error.into()))?;
+    Ok(slot)
+}
+
+/// A moment on both clocks at which a thread is to wake up.
+#[derive(Clone, Copy)]
+struct Planned {
+    ns: u64,
+    tsc: u64,
+}
+
+/// Returns for how long it ran after the gap that ended the load, in nanoseconds.
+fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) -> u64 {
+    let control = common.shared.control();
+    let khz = common.tsc_khz;
+    let ticks = |time: Duration| ns_to_ticks(as_ns(time), khz);
+    let (spec, group) = (common.spec, common.group);
+    let cells = common.shared.records(index as usize);
+    let meter = Meter::new(
+        Recorder { tally: &slot.tally, cells, tsc_khz: khz },
+        Limits { floor_ticks: ticks(spec.floor), threshold_ticks: spec.threshold.map(ticks) },
+    );
+    let mut evidence = Evidence::of_this_thread(khz, common.turn_ticks);
+    let mut pauses = Pauses::new(distribution(group.sleep), spec.seed, index);
+    let start = Planned {
+        ns: control.gate.0.start_ns.load(Acquire),
+        tsc: control.gate.0.start_tsc.load(Acquire),
+    };
+    let end = Planned {
+        ns: start.ns.saturating_add(as_ns(spec.duration)),
+        tsc: start.tsc.wrapping_add(ticks(spec.duration)),
+    };
+    let mut wake_ns = start.ns;
+    if !group.yielding.is_zero() {
+        yield_until(control, start.ns, start.tsc.wrapping_add(ticks(group.yielding)));
+        wake_ns = clock_ns(libc::CLOCK_MONOTONIC);
+    }
+    let book = Book { slot, cells, control, khz };
+    while wake_ns < end.ns {
+        if futex::wait(&control.stop.0, 0, wake_ns) {
+            book.due(&Wakeup::now(wake_ns, khz), end.tsc);
+            return 0;
+        }
+        let wakeup = Wakeup::now(wake_ns, khz);
+        evidence.begin();
+        let from = meter.resume(&mut Rdtscp, wakeup.awake, evidence.own_ticks());
+        // The burst is counted from the plan: waking up late costs busy time, as it would
+        // cost a real machine, and the delay is not hidden by starting over.
+        let planned_end = wakeup.planned_tsc.wrapping_add(ticks(group.busy));
+        let until = earlier(planned_end, end.tsc);
+        let (why, mut last) = meter.burst(&mut Rdtscp, &mut evidence, from, until, &control.stop.0);
+        if let End::Hit(record) = why {
+            hit(common, index, record);
+            last = tsc::read();
+        }
+        let ran_after_ns = book.burst(&wakeup, last.tsc, why);
+        match why {
+            End::Hit(_) | End::Stopped => return ran_after_ns,
+            End::Deadline if until == end.tsc => return ran_after_ns,
+            End::Deadline => {}
+        }
+        wake_ns = clock_ns(libc::CLOCK_MONOTONIC).saturating_add(pauses.next_ns());
+    }
+    // Asleep across the end: live until then, as the others do.
+    futex::wait(&control.stop.0, 0, end.ns);
+    0
+}
+
+/// From the start on, gives the CPU away again and again; unmetered, for a thread that yields
+/// does not want to run.
+fn yield_until(control: &Control, start_ns: u64, until_tsc: u64) {
+    let mut stopped = futex::wait(&control.stop.0, 0, start_ns);
+    while !stopped && earlier(tsc::read().tsc, until_tsc) != until_tsc {
+        rustix::thread::sched_yield();
+        stopped = control.stop.0.load(Relaxed) != 0;
+    }
+}
+
+/// The threshold is passed: mark and stop the trace first, for it overwrites its own
+/// beginning with every microsecond that it goes on; then end the load.
+fn hit(common: &Common<'_>, index: u32, record: GapRecord) {
+    let control = common.shared.control();
+    let hit = &control.hit.0;
+    if hit.moment_tsc.compare_exchange(0, record.tsc_end.max(1), AcqRel, Relaxed).is_err() {
+        // Another thread was first, and ends the load.
+        return;
+    }
+    hit.thread.store(index, Relaxed);
+    if let Some(TraceFiles { marker, switch }) = &common.trace {
+        let mut text = Line::default();
+        let ns = ticks_to_ns(record.ticks(), common.tsc_khz);
+        // A line too long is cut, and a failed write leaves the trace without its marker:
+        // neither may keep the trace from being stopped.
+        let _ = write!(text, "schedvmm: gap of {ns} ns in {}", common.member(index));
+        let (mut marker, mut switch) = (marker, switch);
+        let _ = marker.write(text.as_bytes());
+        let _ = switch.write(b"0");
+    }
+    hit.record.store(record);
+    hit.published.store(1, Release);
+    control.stop();
+    control.announce();
+}
+
+/// A line on the stack: formatting without allocation.
+struct Line {
+    bytes: [u8; 96],
+    length: usize,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self { bytes: [0; 96], length: 0 }
+    }
+}
+
+impl Line {
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl std::fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.length + text.len();
+        let room = self.bytes.get_mut(self.length..end).ok_or(std::fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
+
+/// The earlier of two moments on a counter that may wrap around.
+pub(super) fn earlier(one: u64, other: u64) -> u64 {
+    if one.wrapping_sub(other).cast_signed() < 0 { one } else { other }
+}
+
+/// Nanoseconds of a duration; saturates after 584 years.
+pub fn as_ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn distribution(sleep: SleepSpec) -> Distribution {
+    match sleep {
+        SleepSpec::Uniform { min, max } => {
+            Distribution::Uniform { min_ns: as_ns(min), max_ns: as_ns(max) }
+        }
+        SleepSpec::Fixed(pause) => Distribution::Fixed { ns: as_ns(pause) },
+        SleepSpec::Exponential(mean) => Distribution::Exponential { mean_ns: as_ns(mean) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::index::Kind;
+
+    #[test]
+    fn the_earlier_of_two_moments_even_across_the_wrap() {
+        assert_eq!(earlier(1, 2), 1);
+        assert_eq!(earlier(2, 1), 1);
+        assert_eq!(earlier(u64::MAX, 3), u64::MAX);
+    }
+
+    #[test]
+    fn a_line_holds_the_longest_marker_and_cuts_no_further() {
+        let mut line = Line::default();
+        let last = Member::of_numbers(Kind::Threads, u32::MAX, u32::MAX).unwrap();
+        write!(line, "schedvmm: gap of {} ns in {last}", u64::MAX).unwrap();
+        assert!(line.as_bytes().ends_with(b"group 4294967295 thread 4294967295"));
+        write!(line, "{}", "x".repeat(96)).unwrap_err();
+        assert!(line.as_bytes().ends_with(b"4294967295"));
+    }
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask house`: how the source is built, in figures that can be asked again.
+//!
+//! Tests are left out: folders `tests`, files that only tests have, and what stands behind
+//! `#[cfg(test)]`.
+
+mod circles;
+mod functions;
+mod source;
+
+use std::fmt;
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use self::functions::Functions;
+use self::source::Source;
+use crate::project;
+
+/// Functions longer than this are counted.
+const LONG_LINES: usize = 60;
+/// Functions with more parameters than this are counted, a tuple for as many as it has.
+const MAX_PARAMETERS: usize = 5;
+
+/// The way from the program's first line to the first instruction of a guest: what takes it
+/// there in each file.
+const WAY: [(&str, &str); 9] = [
+    ("schedvmm/src/main.rs", "fn main("),
+    ("schedvmm/src/cli/mod.rs", "pub struct RunArgs"),
+    ("schedvmm/src/run/mod.rs", "pub fn run("),
+    ("schedvmm/src/run/plan.rs", "pub fn make("),
+    ("schedvmm/src/machine.rs", "pub fn initrd("),
+    ("vmm/src/vm.rs", "pub fn build("),
+    ("vmm/src/load.rs", "pub fn kernel("),
+    ("vmm/src/vcpu/mod.rs", "pub fn spawn("),
+    ("vmm/src/vcpu/run.rs", "vcpu.run()"),
+];
+
+/// What was counted.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figures {
+    /// Files, without tests.
+    pub files: usize,
+    /// Lines of code in them: no comments, no empty lines.
+    pub code_lines: usize,
+    /// Modules that import each other, a group an entry; parents and children apart.
+    pub circles: Vec<Vec<String>>,
+    /// Files that parse result.json.
+    pub readers_of_result: Vec<String>,
+    /// Files that parse gaps.csv.
+    pub readers_of_gaps: Vec<String>,
+    /// Files from `main` to `KVM_RUN`.
+    pub way_files: usize,
+    /// Their lines.
+    pub way_lines: usize,
+    /// Blocks of unsafe code.
+    pub unsafe_blocks: usize,
+    /// Those without a SAFETY argument.
+    pub unargued: Vec<String>,
+    /// Functions of more than 60 lines.
+    pub long_functions: Vec<String>,
+    /// Functions of more than five parameters, a tuple's members counted.
+    pub wide_functions: Vec<String>,
+    /// Closures with a name.
+    pub named_closures: usize,
+}
+
+/// Counts all of it in the project's sources.
+///
+/// # Errors
+/// A file cannot be read, or is no Rust.
+pub fn figures() -> Result<Figures> {
+    let sources = source::all(project::root())?;
+    let mut functions = Functions::default();
+    for source in &sources {
+        functions.visit(source);
+    }
+    let (way_files, way_lines) = way()?;
+    Ok(Figures {
+        files: sources.len(),
+        code_lines: sources.iter().map(Source::code_lines).sum(),
+        circles: circles::find(&sources),
+        readers_of_result: readers(&sources, &["result::FILE", "RESULT_FILE", "\"result.json\""]),
+        readers_of_gaps: readers(&sources, &["GAPS_FILE", "\"gaps.csv\""]),
+        way_files,
+        way_lines,
+        unsafe_blocks: functions.unsafe_blocks,
+        unargued: functions.unargued,
+        long_functions: functions.long,
+        wide_functions: functions.wide,
+        named_closures: functions.named_closures,
+    })
+}
+
+/// Files that name a file of the result and parse something.
+fn readers(sources: &[Source], names: &[&str]) -> Vec<String> {
+    let parses = |source: &&Source| {
+        let text = source.text_without_tests();
+        let reads = ["from_slice", "from_str", "from_reader", ".split(',')", "fs::read", "lines()"];
+        names.iter().any(|name| text.contains(name)) && reads.iter().any(|it| text.contains(it))
+    };
+    sources.iter().filter(parses).map(|source| source.path.clone()).collect()
+}
+
+/// Files and lines from `main` to `KVM_RUN`.
+fn way() -> Result<(usize, usize)> {
+    let mut lines = 0;
+    for (file, function) in WAY {
+        let text = fs::read_to_string(project::root().join(file))
+            .with_context(|| format!("cannot read `{file}`, which is on the way to KVM_RUN"))?;
+        if !text.contains(function) {
+            bail!("`{file}` has no `{function}`: the way to KVM_RUN leads elsewhere now");
+        }
+        lines += text.lines().count();
+    }
+    Ok((WAY.len(), lines))
+}
+
+impl Figures {
+    /// Closures with a name in a thousand lines of code.
+    fn closures_per_kloc(&self) -> f64 {
+        1000.0 * self.named_closures as f64 / self.code_lines.max(1) as f64
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let per_kloc = format!("{:.1}", self.closures_per_kloc());
+        let pairs = [
+            ("files", self.files.to_string()),
+            ("lines of code", self.code_lines.to_string()),
+            ("import circles", self.circles.len().to_string()),
+            ("readers of result.json", self.readers_of_result.len().to_string()),
+            ("readers of gaps.csv", self.readers_of_gaps.len().to_string()),
+            ("main to KVM_RUN, files", self.way_files.to_string()),
+            ("main to KVM_RUN, lines", self.way_lines.to_string()),
+            ("unsafe blocks", self.unsafe_blocks.to_string()),
+            ("  without a SAFETY argument", self.unargued.len().to_string()),
+            ("functions over 60 lines", self.long_functions.len().to_string()),
+            ("functions over 5 parameters", self.wide_functions.len().to_string()),
+            ("named closures per 1,000 lines", per_kloc),
+        ];
+        for (name, value) in pairs {
+            writeln!(f, "{name:<32}{value:>8}")?;
+        }
+        let circles: Vec<_> = self.circles.iter().map(|circle| circle.join(" ↔ ")).collect();
+        let lists = [
+            ("circles", &circles),
+            ("read result.json", &self.readers_of_result),
+            ("read gaps.csv", &self.readers_of_gaps),
+            ("unargued", &self.unargued),
+            ("over 60 lines", &self.long_functions),
+            ("over 5 parameters", &self.wide_functions),
+        ];
+        for (name, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+            write!(f, "\n{name}:")?;
+            for entry in list {
+                write!(f, "\n  {entry}")?;
+            }
+        }
+        Ok(())
+    }
+}
