@@ -275,6 +275,12 @@ pub fn clock_ns(clock: libc::clockid_t) -> u64 {
     seconds.saturating_mul(1_000_000_000) + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
+/// The earlier of two moments on a counter that may wrap around.
+#[must_use]
+pub fn earlier(one: u64, other: u64) -> u64 {
+    if one.wrapping_sub(other).cast_signed() < 0 { one } else { other }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

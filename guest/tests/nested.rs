@@ -16,9 +16,9 @@ use gaps::tsc;
 use guest::nested::{self, NestedError};
 use protocol::cpu_list::CpuSet;
 use protocol::frame::{Decoder, encode_gaps, encode_message};
-use protocol::group::GroupSpec;
+use protocol::group::{GroupSpec, SleepSpec};
 use protocol::index::Kind;
-use protocol::job::{Confine, CoschedRequest, Job, LoadSpec, NestedSpec, SleepSpec};
+use protocol::job::{Confine, CoschedRequest, Job, LoadSpec, NestedSpec};
 use protocol::launcher::{
     LAUNCH_COMMAND, LaunchSpec, Order, PREPARE_COMMAND, PrepareSpec, Report, encode_console,
     encode_control, encode_report, next_order,

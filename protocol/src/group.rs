@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::{SleepSpec, nanoseconds, optional_nanoseconds};
+use crate::duration::{nanoseconds, optional_nanoseconds};
 
 /// One group: a process whose threads all behave alike. In the guest it has a cgroup of its
 /// own, as a virtual machine has.
@@ -196,6 +196,27 @@ pub fn fault(group: &GroupSpec) -> Option<String> {
         ));
     }
     None
+}
+
+/// Distribution of the pause between two bursts, drawn anew for every pause.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SleepSpec {
+    /// Evenly distributed between the two, ends included.
+    Uniform {
+        /// Shortest pause.
+        #[serde(rename = "min_ns", with = "nanoseconds")]
+        min: Duration,
+        /// Longest pause.
+        #[serde(rename = "max_ns", with = "nanoseconds")]
+        max: Duration,
+    },
+    /// Always the same.
+    #[serde(rename = "fixed_ns", with = "nanoseconds")]
+    Fixed(Duration),
+    /// Exponentially distributed with this mean.
+    #[serde(rename = "exponential_mean_ns", with = "nanoseconds")]
+    Exponential(Duration),
 }
 
 #[cfg(test)]

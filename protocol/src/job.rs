@@ -10,7 +10,8 @@ use std::time::Duration;
 use ftrace::TraceId;
 use serde::{Deserialize, Serialize};
 
-use crate::group::GroupSpec;
+use crate::duration::{nanoseconds, optional_nanoseconds};
+use crate::group::{GroupSpec, SleepSpec};
 use crate::index::{GroupIndex, Kind, Member, ThreadIndex};
 
 /// Everything the agent does, in one value.
@@ -261,27 +262,6 @@ impl LoadSpec {
     }
 }
 
-/// Distribution of the pause between two bursts, drawn anew for every pause.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SleepSpec {
-    /// Evenly distributed between the two, ends included.
-    Uniform {
-        /// Shortest pause.
-        #[serde(rename = "min_ns", with = "nanoseconds")]
-        min: Duration,
-        /// Longest pause.
-        #[serde(rename = "max_ns", with = "nanoseconds")]
-        max: Duration,
-    },
-    /// Always the same.
-    #[serde(rename = "fixed_ns", with = "nanoseconds")]
-    Fixed(Duration),
-    /// Exponentially distributed with this mean.
-    #[serde(rename = "exponential_mean_ns", with = "nanoseconds")]
-    Exponential(Duration),
-}
-
 /// Core-scheduling interface asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -345,53 +325,6 @@ impl TraceDump {
     /// Whether to ship it after a run that ended so.
     pub fn wanted(self, hit: bool) -> bool {
         hit || self == Self::Always
-    }
-}
-
-/// Durations as whole nanoseconds: the unit of every other time in our files.
-pub mod nanoseconds {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    /// For serde.
-    ///
-    /// # Errors
-    /// Those of the format.
-    pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u64(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
-    }
-
-    /// For serde.
-    ///
-    /// # Errors
-    /// Those of the format.
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        u64::deserialize(from).map(Duration::from_nanos)
-    }
-}
-
-/// The same, or `null`.
-pub mod optional_nanoseconds {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    /// For serde.
-    ///
-    /// # Errors
-    /// Those of the format.
-    pub fn serialize<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
-        let ns = duration.map(|duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
-        ns.serialize(to)
-    }
-
-    /// For serde.
-    ///
-    /// # Errors
-    /// Those of the format.
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-        Ok(Option::<u64>::deserialize(from)?.map(Duration::from_nanos))
     }
 }
 

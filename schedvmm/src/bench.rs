@@ -10,9 +10,9 @@ use gaps::histogram::Histogram;
 use gaps::record::GapRecord;
 use gaps::tally::ClassTotal;
 use gaps::tsc::clock_ns;
-use protocol::group::GroupSpec;
+use protocol::group::{GroupSpec, SleepSpec};
 use protocol::index::Kind;
-use protocol::job::{CoschedRequest, Job, LoadSpec, SleepSpec};
+use protocol::job::{CoschedRequest, Job, LoadSpec};
 use protocol::message::{LoadReport, Setup, ThreadReport, TscReport};
 use serde_json::json;
 

@@ -8,8 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
-use protocol::group::{Class, GroupSpec, Policy, Quota, fault};
-use protocol::job::SleepSpec;
+use protocol::group::{Class, GroupSpec, Policy, Quota, SleepSpec, fault};
 use serde::Deserialize;
 use workload::supervisor::MAX_THREADS;
 

@@ -4,9 +4,9 @@
 use std::fs;
 use std::time::Duration;
 
-use protocol::group::GroupSpec;
+use protocol::group::{GroupSpec, SleepSpec};
 use protocol::index::{GroupIndex, Kind, Member, ThreadIndex};
-use protocol::job::{LoadSpec, SleepSpec};
+use protocol::job::LoadSpec;
 use protocol::message::ThreadReport;
 
 use crate::result::Thread;

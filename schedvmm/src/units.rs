@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use protocol::duration;
-use protocol::job::{SleepSpec, TuneRequest};
+use protocol::group::SleepSpec;
+use protocol::job::TuneRequest;
 
 /// Longest duration accepted: longer than any run, and far from overflow.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);

@@ -10,13 +10,13 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::bus::Buses;
 use crate::devices::pci::{PciBus, SharedFunction};
 use crate::devices::serial::Serial;
+use crate::error::BuildError;
 use crate::kvm::failed;
 use crate::memory::GuestRam;
 use crate::msi::KvmRoutes;
 use crate::virtio::mmio::QUEUE_NOTIFY_OFFSET;
 use crate::virtio::pci::{BAR_BYTES, MSI_GSI, NOTIFY_OFFSET, NOTIFY_STRIDE};
 use crate::virtio::{Interrupt, MmioTransport, PciTransport, VirtioDevice};
-use crate::vm::BuildError;
 use crate::x86_64::acpi::MmioSlot;
 use crate::x86_64::layout;
 

@@ -6,8 +6,6 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::x86_64::cpuid;
-
 /// Highest APIC ID we describe: 255 means all CPUs to an APIC of 8 bits. Higher ones would take
 /// x2APIC entries in the MADT, and a guest takes those from a hypervisor without interrupt
 /// remapping only if its KVM leaf says more than `--pv clock` lets through (Linux
@@ -62,6 +60,14 @@ impl Topology {
     /// Number of cores.
     pub fn cores(self) -> u32 {
         self.cpus / self.threads_per_core.max(1)
+    }
+
+    /// APIC ID of vCPU `cpu`: thread number in the low bits, core number above them.
+    ///
+    /// Cores of one, two or four threads give consecutive IDs.
+    pub fn apic_id(self, cpu: u32) -> u32 {
+        let threads = self.threads_per_core;
+        ((cpu / threads) << bits(threads)) | (cpu % threads)
     }
 }
 
@@ -206,8 +212,13 @@ pub enum ConfigError {
     },
 }
 
+/// Bits needed to number `n` things.
+pub(crate) fn bits(n: u32) -> u32 {
+    n.next_power_of_two().trailing_zeros()
+}
+
 fn last_apic_id(cpus: u32, threads_per_core: u32) -> u32 {
-    cpuid::apic_id(cpus - 1, Topology { cpus, threads_per_core })
+    Topology { cpus, threads_per_core }.apic_id(cpus - 1)
 }
 
 /// Most vCPUs in whole cores of so many threads.

@@ -9,6 +9,7 @@ pub mod boot_ram;
 pub mod bus;
 pub mod config;
 pub mod devices;
+mod error;
 pub mod io;
 pub mod kvm;
 pub mod load;

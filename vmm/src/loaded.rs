@@ -3,9 +3,9 @@
 
 use crate::boot_ram::BootRam;
 use crate::config::{Config, Transport};
+use crate::error::BuildError;
 use crate::load::{self, LoadedKernel};
 use crate::shared::{SharedInitrd, SharedKernel};
-use crate::vm::BuildError;
 use crate::x86_64::image::KernelImage;
 use crate::x86_64::lint::{Lint, LintError, Wanted};
 use crate::x86_64::zero_page::InitrdPlace;

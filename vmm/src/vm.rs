@@ -10,64 +10,32 @@ use std::time::Duration;
 
 use kvm_ioctls::VmFd;
 use thiserror::Error;
-use vm_memory::{Bytes, GuestMemoryError};
+use vm_memory::Bytes;
 
 use crate::attach;
-use crate::bus::{BusError, Buses};
-use crate::config::{Config, ConfigError, PvProfile, Transport};
+use crate::bus::Buses;
+use crate::config::{Config, PvProfile, Transport};
 use crate::devices::i8042::I8042;
 use crate::devices::power::{Power, PowerSwitch};
 use crate::io::IoThread;
-use crate::kvm::{self, Hypervisor, KvmError};
-use crate::load::{self, LoadError, LoadedKernel};
-pub use crate::loaded::{Initrd, Kernel, Loaded};
-use crate::memory::MemoryError;
-pub use crate::running::{Running, StopError};
-use crate::shared::SharedError;
+use crate::kvm::{self, Hypervisor};
+use crate::load::{self, LoadedKernel};
 use crate::vcpu::sched::{SchedError, Seat, VcpuThread};
 use crate::vcpu::{Machine, Vcpu, VcpuEnd, kick};
 use crate::virtio::console::{
-    Console, ConsoleControl, ConsoleError, ConsoleHandles, PortSpec, PortWorker,
+    Console, ConsoleControl, ConsoleHandles, PortSpec, PortWorker,
 };
 use crate::virtio::pci::BAR_BYTES;
 use crate::x86_64::acpi::{self, Devices};
 use crate::x86_64::cpuid::{self, Identity};
 use crate::x86_64::{gdt, layout, page_tables, zero_page};
 
+pub use crate::error::BuildError;
+pub use crate::loaded::{Initrd, Kernel, Loaded};
+pub use crate::running::{Running, StopError};
+
 /// A vCPU thread pins itself well within this time, or something is wrong.
 const START_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Why there is no virtual machine.
-#[derive(Debug, Error)]
-pub enum BuildError {
-    /// The configuration.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The host's KVM.
-    #[error(transparent)]
-    Kvm(#[from] KvmError),
-    /// The host's memory.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// Kernel, initrd or command line.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// The console's ports.
-    #[error(transparent)]
-    Console(#[from] ConsoleError),
-    /// Two devices at one address.
-    #[error(transparent)]
-    Bus(#[from] BusError),
-    /// A kernel or an initrd that many machines map.
-    #[error(transparent)]
-    Shared(#[from] SharedError),
-    /// File descriptors.
-    #[error("cannot create an eventfd; is the limit of open files too low?")]
-    EventFd(#[source] io::Error),
-    /// A table outside guest RAM.
-    #[error("cannot write boot structures to guest memory")]
-    Write(#[from] GuestMemoryError),
-}
 
 /// Why a built machine did not start.
 #[derive(Debug, Error)]
@@ -334,7 +302,7 @@ fn add_vcpus(
     let mut vcpus = Vec::new();
     let mut facts = Facts { tsc_khz: 0, tsc_shared: true, transport };
     for cpu in 0..config.topology.cpus {
-        let vcpu = Vcpu::create(vm, cpu, cpuid::apic_id(cpu, config.topology))?;
+        let vcpu = Vcpu::create(vm, cpu, config.topology.apic_id(cpu))?;
         facts.tsc_khz = vcpu.tsc_khz()?;
         let identity = Identity {
             cpu,

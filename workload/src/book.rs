@@ -6,10 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use gaps::meter::End;
 use gaps::tally::RecordCell;
-use gaps::tsc::{self, Reading, bracket, ns_to_ticks, ticks_to_ns};
+use gaps::tsc::{self, Reading, bracket, earlier, ns_to_ticks, ticks_to_ns};
 
 use crate::slots::{Control, ThreadSlot};
-use crate::thread::earlier;
 
 /// A wake-up that has come.
 #[derive(Clone, Copy, Debug)]

@@ -14,6 +14,7 @@ pub mod context;
 pub mod error;
 pub mod ground;
 pub mod group_process;
+mod group_processes;
 pub mod kernel;
 pub mod kernel_meter;
 mod memory;

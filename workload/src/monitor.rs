@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use gaps::histogram::Histogram;
 use gaps::record::GapRecord;
 use gaps::tsc::{self, Anchor, Choice, Sources, bracket, clock_ns, ns_to_ticks};
+use protocol::duration::as_ns;
 use protocol::frame::MAX_RECORDS_PER_FRAME;
 use protocol::job::LoadSpec;
 use protocol::message::{
@@ -16,13 +17,12 @@ use protocol::message::{
 };
 
 use crate::error::LoadError;
+use crate::group_processes::{ENDED, Groups, LOOK, those_not};
 use crate::kernel::accounting::{self, ThreadAccount};
 use crate::kernel::futex;
 use crate::observer::Observer;
 use crate::shared_memory::Shared;
 use crate::slots::{State, ThreadSlot};
-use crate::supervisor::{ENDED, Groups, LOOK, those_not};
-use crate::thread::as_ns;
 
 /// Between the release and the first burst: all threads fall asleep again meanwhile, and
 /// begin together.

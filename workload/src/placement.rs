@@ -92,7 +92,7 @@ impl<'a> Turns<'a> {
 mod tests {
     use super::*;
     use protocol::group::GroupSpec;
-    use protocol::job::SleepSpec;
+    use protocol::group::SleepSpec;
     use std::time::Duration;
 
     fn group(threads: u32, cpus: &[u32]) -> GroupSpec {

@@ -4,8 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use protocol::group::GroupSpec;
-use protocol::job::SleepSpec;
+use protocol::group::{GroupSpec, SleepSpec};
 use tempfile::TempDir;
 
 /// A folder with some files, as the kernel shows itself in its file systems.

@@ -13,11 +13,12 @@ use gaps::meter::{End, Limits, Meter, Rdtscp};
 use gaps::pauses::{Distribution, Pauses};
 use gaps::record::GapRecord;
 use gaps::tally::Recorder;
-use gaps::tsc::{self, clock_ns, ns_to_ticks, ticks_to_ns};
+use gaps::tsc::{self, clock_ns, earlier, ns_to_ticks, ticks_to_ns};
 use protocol::cpu_list::CpuSet;
-use protocol::group::GroupSpec;
+use protocol::duration::as_ns;
+use protocol::group::{GroupSpec, SleepSpec};
 use protocol::index::{GroupIndex, Member, ThreadIndex};
-use protocol::job::{LoadSpec, SleepSpec};
+use protocol::job::LoadSpec;
 
 use crate::book::{Book, Wakeup};
 use crate::kernel::accounting::ThreadAccount;
@@ -255,16 +256,6 @@ impl std::fmt::Write for Line {
         self.length = end;
         Ok(())
     }
-}
-
-/// The earlier of two moments on a counter that may wrap around.
-pub(super) fn earlier(one: u64, other: u64) -> u64 {
-    if one.wrapping_sub(other).cast_signed() < 0 { one } else { other }
-}
-
-/// Nanoseconds of a duration; saturates after 584 years.
-pub fn as_ns(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn distribution(sleep: SleepSpec) -> Distribution {

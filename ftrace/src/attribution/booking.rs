@@ -3,7 +3,8 @@
 
 use super::UnknownReason;
 use super::ledger::{Comm, Why};
-use super::machine::{Attributor, Place, Thread};
+use super::machine::{Attributor, Thread};
+use super::place::Place;
 
 /// The threads that move others, one for each CPU, are called `migration/N`.
 const STOPPER: &[u8] = b"migration/";

@@ -5,6 +5,7 @@ use rustc_hash::FxHashMap;
 
 use super::context::Context;
 use super::ledger::{Comm, Ledger};
+use super::place::Place;
 use super::start::Start;
 use super::{Explanation, Gap, UnknownReason};
 use crate::comms::Comms;
@@ -16,26 +17,6 @@ use crate::trace::Trace;
 
 /// Names of interrupts kept, at most.
 const MAX_IRQ_NAMES: usize = 1024;
-
-/// Where a thread is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    Unknown(UnknownReason),
-    Running(u32),
-    Queued(u32),
-    Waking { cpu: u32, moved: bool },
-    Sleeping { cpu: u32, state: u8 },
-}
-
-impl Place {
-    /// The CPU whose state matters for why it does not run.
-    pub(super) fn cpu(self) -> Option<u32> {
-        match self {
-            Self::Running(cpu) | Self::Queued(cpu) => Some(cpu),
-            Self::Unknown(_) | Self::Waking { .. } | Self::Sleeping { .. } => None,
-        }
-    }
-}
 
 /// A thread of interest.
 #[derive(Debug)]

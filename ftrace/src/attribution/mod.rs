@@ -29,6 +29,7 @@ mod context;
 mod explanation;
 mod ledger;
 mod machine;
+mod place;
 mod start;
 mod text;
 

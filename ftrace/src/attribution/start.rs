@@ -8,7 +8,7 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::machine::Place;
+use super::place::Place;
 use crate::error::FtraceError;
 use crate::ring::Item;
 use crate::sched::{Decoder, Event};

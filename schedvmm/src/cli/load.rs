@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use protocol::job::{CoschedRequest, SleepSpec, TuneRequest};
+use protocol::group::SleepSpec;
+use protocol::job::{CoschedRequest, TuneRequest};
 
 use crate::shape;
 use crate::units::{self, CpuList, Threshold};

@@ -6,11 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use protocol::group::GroupSpec;
+use protocol::group::{GroupSpec, SleepSpec};
 use protocol::index::Kind;
-use protocol::job::{
-    CoschedRequest, Job, LoadSpec, MeterKind, MeterMode, MeterSpec, NestedSpec, SleepSpec,
-};
+use protocol::job::{CoschedRequest, Job, LoadSpec, MeterKind, MeterMode, MeterSpec, NestedSpec};
 use vmm::config::Topology;
 use vmm::kvm::Hypervisor;
 use vmm::x86_64::lint::LintError;

@@ -13,15 +13,7 @@ use virtio_bindings::bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO
 use vmm_sys_util::eventfd::EventFd;
 
 use super::pci::msix::Messages;
-
-/// What the driver is told about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
-    /// The configuration space, or the whole device.
-    Configuration,
-    /// The used ring of the queue with this index.
-    Queue(usize),
-}
+use super::source::Source;
 
 /// The device's interrupt and the registers that belong to it. Clones share it.
 ///

@@ -27,6 +27,7 @@ pub mod mmio;
 pub mod pci;
 mod queue_setup;
 pub mod ring;
+mod source;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -18,7 +18,7 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, aml};
 
 use crate::config::Topology;
-use crate::x86_64::{cpuid, layout};
+use crate::x86_64::layout;
 
 const OEM_ID: [u8; 6] = *b"SCHEDV";
 const OEM_TABLE_ID: [u8; 8] = *b"SCHEDVMM";
@@ -109,7 +109,7 @@ fn madt(topology: Topology) -> MADT {
     for cpu in 0..topology.cpus {
         // `Config::validate` keeps both below 255.
         let narrow = |id: u32| u8::try_from(id).unwrap_or(u8::MAX);
-        let (uid, id) = (narrow(cpu), narrow(cpuid::apic_id(cpu, topology)));
+        let (uid, id) = (narrow(cpu), narrow(topology.apic_id(cpu)));
         madt.add_structure(ProcessorLocalApic::new(uid, id, EnabledStatus::Enabled));
     }
     madt.add_structure(IoApic::new(0, layout::narrow(layout::IO_APIC.0), 0));

@@ -7,7 +7,7 @@
 
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
-use crate::config::{PvProfile, Topology};
+use crate::config::{PvProfile, Topology, bits};
 
 const FEATURES: u32 = 0x1;
 const INTEL_CACHES: u32 = 0x4;
@@ -60,19 +60,6 @@ impl Identity {
     }
 }
 
-/// APIC ID of vCPU `cpu`: thread number in the low bits, core number above them.
-///
-/// Cores of one, two or four threads give consecutive IDs.
-pub fn apic_id(cpu: u32, topology: Topology) -> u32 {
-    let threads = topology.threads_per_core;
-    ((cpu / threads) << bits(threads)) | (cpu % threads)
-}
-
-/// Bits needed to number `n` things.
-fn bits(n: u32) -> u32 {
-    n.next_power_of_two().trailing_zeros()
-}
-
 /// The CPUID table of one vCPU, from what `KVM_GET_SUPPORTED_CPUID` reported.
 pub fn table(supported: &[kvm_cpuid_entry2], id: Identity) -> Vec<kvm_cpuid_entry2> {
     let mut entries: Vec<_> =
@@ -108,7 +95,7 @@ fn is_replaced(function: u32, id: Identity) -> bool {
 }
 
 fn adapt(entry: &mut kvm_cpuid_entry2, id: Identity, amd_topology: bool) {
-    let apic_id = apic_id(id.cpu, id.topology);
+    let apic_id = id.topology.apic_id(id.cpu);
     match entry.function {
         FEATURES => {
             // As many as the field holds: one of 256 would count into the APIC ID.
@@ -172,7 +159,7 @@ fn topology_leaves(function: u32, id: Identity) -> [kvm_cpuid_entry2; 3] {
         eax: shift,
         ebx: count,
         ecx: kind << 8 | index,
-        edx: apic_id(id.cpu, id.topology),
+        edx: id.topology.apic_id(id.cpu),
         ..Default::default()
     };
     [
@@ -240,7 +227,7 @@ mod tests {
     fn apic_ids_leave_room_for_odd_core_sizes() {
         let ids = |cpus, threads_per_core| -> Vec<u32> {
             let topology = Topology { cpus, threads_per_core };
-            (0..cpus).map(|cpu| apic_id(cpu, topology)).collect()
+            (0..cpus).map(|cpu| topology.apic_id(cpu)).collect()
         };
         assert_eq!(ids(4, 2), [0, 1, 2, 3]);
         assert_eq!(ids(4, 1), [0, 1, 2, 3]);
@@ -284,7 +271,7 @@ mod tests {
             let supported = [leaf(FEATURES, 0), l3, amd_l3, leaf(SIZES, 0), leaf(AMD_TOPOLOGY, 0)];
             for cpu in [0, 1, cpus / 2, cpus - 1] {
                 let id = Identity { topology, ..identity(cpu) };
-                let (table, apic_id) = (table(&supported, id), apic_id(cpu, topology));
+                let (table, apic_id) = (table(&supported, id), topology.apic_id(cpu));
                 let features = find(&table, FEATURES, 0).ebx;
                 assert_eq!(features >> 24, apic_id, "CPU {cpu} of {topology:?}");
                 let siblings = features >> 16 & 0xff;

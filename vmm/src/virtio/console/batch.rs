@@ -22,7 +22,7 @@ use virtio_queue::DescriptorChainRwIter;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use super::port::Counters;
+use super::counters::Counters;
 use crate::memory::GuestRam;
 use crate::virtio::ring::Chain;
 

@@ -16,7 +16,8 @@
 //! The guest may say anything, any number of times, and may leave us without a buffer to answer
 //! into. So there is no queue of answers: each port has one flag for each answer it is owed.
 
-use super::port::{Counters, MAX_NAME_BYTES, Port, PortKind, lock};
+use super::counters::{Counters, lock};
+use super::port::{MAX_NAME_BYTES, Port, PortKind};
 use crate::virtio::ring::{self, Ring};
 
 const DEVICE_READY: u16 = 0;

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::port::{Port, Shared, lock};
+use super::counters::lock;
+use super::port::Port;
 use super::rx::MAX_PENDING_BYTES;
+use super::shared::Shared;
 
 /// The owner's handle. Clones speak to the same console; any thread may hold one.
 #[derive(Clone, Debug)]

@@ -18,12 +18,23 @@ use std::time::{Duration, Instant};
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use vmm_sys_util::timerfd::TimerFd;
 
+use self::control::Control;
+use self::counters::{Counters, lock};
+use self::port::Port;
+use self::queues::Role;
+use self::shared::Shared;
+use self::tx::ConsoleOutput;
+use super::device::{Activation, IoEvent, VirtioDevice};
+
 mod batch;
 mod control;
+mod counters;
 mod handle;
 mod port;
 mod queues;
 mod rx;
+mod shared;
+mod slot;
 #[cfg(test)]
 pub(super) mod tests;
 mod tx;
@@ -32,12 +43,6 @@ pub use handle::{ConsoleControl, ConsoleStats, SendError};
 pub use port::{ConsoleError, MAX_NAME_BYTES, MAX_PORTS, PortKind, PortSpec, check};
 pub use rx::MAX_PENDING_BYTES;
 pub use tx::PortWorker;
-
-use self::control::Control;
-use self::port::{Counters, Port, Shared, lock};
-use self::queues::Role;
-use self::tx::ConsoleOutput;
-use super::device::{Activation, IoEvent, VirtioDevice};
 
 /// VIRTIO_CONSOLE_F_SIZE: the configuration space has columns and rows.
 const F_SIZE: u64 = 1 << 0;

@@ -4,15 +4,13 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::control::Control;
 use super::rx::Receiver;
-use super::tx::TransmitSlot;
+use super::slot::TransmitSlot;
 
 /// Most ports of one console. The limit is ours: it bounds what a DEVICE_READY costs.
 pub const MAX_PORTS: usize = 32;
@@ -137,52 +135,4 @@ impl Port {
         // Can only fail when the counter is full, that is, when the worker is woken already.
         let _ = self.kick.write(1);
     }
-}
-
-/// What all parts of a console share. See [`Console`](super::Console) for the order of locks.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) control: Mutex<Control>,
-    pub(super) ports: Vec<Port>,
-    pub(super) counters: Counters,
-}
-
-impl Shared {
-    /// Whether all sinks have what the guest has sent. Wakes the workers that are not done: a guest
-    /// that was stopped in the midst of a write has not rung for it.
-    pub(super) fn flushed(&self) -> bool {
-        let behind = self.ports.iter().filter(|port| !lock(&port.transmit).drained());
-        behind.map(Port::wake).count() == 0
-    }
-}
-
-/// Counts of what went wrong. Only ever read by people.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    guest_errors: AtomicU64,
-    dropped_bytes: AtomicU64,
-}
-
-impl Counters {
-    pub(super) fn guest_error(&self) {
-        self.guest_errors.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn dropped(&self, bytes: usize) {
-        self.dropped_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    pub(super) fn guest_errors(&self) -> u64 {
-        self.guest_errors.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn dropped_bytes(&self) -> u64 {
-        self.dropped_bytes.load(Ordering::Relaxed)
-    }
-}
-
-/// Locks `mutex`, also after a thread has panicked with it: what it protects is only ever left
-/// between two whole steps, and the machine has to be able to stop in an orderly way.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

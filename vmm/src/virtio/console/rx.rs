@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::port::Counters;
+use super::counters::Counters;
 use crate::virtio::ring::{self, Ring};
 
 /// Most bytes that wait for one port. We send the guest its orders, not bulk data.

@@ -7,7 +7,7 @@
 //! memory itself: one exit, no wake-up.
 //!
 //! A generic port carries bulk data to a sink that may block. Its [`PortWorker`] owns the sink;
-//! the ring stays in a [`TransmitSlot`] that is locked for moments only, never across a write.
+//! the ring stays in a [`TransmitSlot`](super::slot::TransmitSlot) that is locked for moments only, never across a write.
 //!
 //! What a stream costs its guest is exits: one for a notification, and three for an interrupt, since
 //! the driver reads and writes a register of ours for it. So a worker in a stream looks into the ring
@@ -25,7 +25,9 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::batch::Batch;
-use super::port::{Counters, Port, Shared, lock};
+use super::counters::{Counters, lock};
+use super::port::Port;
+use super::shared::Shared;
 use crate::virtio::ring::{Chain, Ring};
 
 /// Most chains of the console handled for one notification, most descriptors of each, and most
@@ -108,31 +110,6 @@ fn copy_out(chain: &Chain, sink: &mut dyn Write, counters: &Counters) {
             left -= read;
             address.0 = address.0.wrapping_add(read as u64);
         }
-    }
-}
-
-/// The transmit ring of a generic port, between the thread that resets the device and the one
-/// that works through the ring.
-#[derive(Debug, Default)]
-pub(super) struct TransmitSlot {
-    ring: Option<Ring>,
-    /// Changes with every reset and activation: chains of another generation are not returned.
-    generation: u64,
-    /// Chains that the worker has popped and not yet returned.
-    in_flight: usize,
-}
-
-impl TransmitSlot {
-    /// The driver is ready (or gone: `None`). Chains in flight are the worker's to forget.
-    pub(super) fn replace(&mut self, ring: Option<Ring>) {
-        self.ring = ring;
-        self.generation += 1;
-        self.in_flight = 0;
-    }
-
-    /// Whether all that the guest has sent was written.
-    pub(super) fn drained(&self) -> bool {
-        self.in_flight == 0 && self.ring.as_ref().is_none_or(Ring::is_empty)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::super::interrupt::Source;
+use super::super::source::Source;
 use crate::msi::Message;
 
 /// How many messages a device has: one for its configuration, one for all its queues. Linux asks
