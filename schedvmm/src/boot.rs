@@ -28,6 +28,17 @@ const BEAT: Duration = Duration::from_millis(20);
 /// Events on their way to the main thread: one a vCPU, and signals.
 const EVENTS_IN_FLIGHT: usize = 1024;
 
+/// Refuses modules, which are for an initrd of ours.
+fn check_modules(args: &BootArgs) -> Result<(), Failure> {
+    if args.machine.modules.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::request(
+        "--modules goes into the initrd of a measurement, and this one is your own: put them into \
+         it, with a program that loads them",
+    ))
+}
+
 /// Boots and shows the console on stdout.
 ///
 /// # Errors
@@ -56,10 +67,11 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     if machine.pin.is_some() {
         placement::check("--pin", &config.pins)?;
     }
+    check_modules(args)?;
     let console = ConsoleRing::default();
     console::check(&ports(&args.port, &console, |_| Ok(Box::new(io::sink())))?)?;
     let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE))?;
-    let kernel = kernel::open(&args.kernel)?;
+    let kernel = kernel::open(&args.kernel, &[])?;
     let version = kernel.image.version();
     machine::check_pv(&kernel.path, machine.pv, version)?;
     let initrd = match &args.initrd {

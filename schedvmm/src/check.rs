@@ -9,8 +9,11 @@ use vmm::boot_ram::BootRam;
 use vmm::config::BootMethod;
 use vmm::load;
 
+use crate::cli::CheckArgs;
 use crate::kernel::{self, Kernel, Known};
+use crate::modules::Drivers;
 use crate::needs::{self, Finding, Fit, State, Weight};
+use crate::run::nested::Vendor;
 use crate::status::{ExitStatus, Failure};
 use crate::{machine, terminal};
 
@@ -25,23 +28,27 @@ struct Report {
     /// Guest memory that the kernel fills before it manages any, initrd not included.
     memory_mib: u64,
     findings: Vec<Finding>,
+    /// What a run would load; for virtual machines once for each vendor's half of KVM.
+    drivers: Vec<Drivers>,
 }
 
-/// Checks the kernel that `named` means, and prints what was found.
+/// Checks the kernel that `args` name, and prints what was found.
 ///
 /// # Errors
-/// There is no such kernel, or its file is bad.
-pub fn run(named: &Path, nested: bool, json: bool) -> Result<ExitStatus, Failure> {
-    let kernel = kernel::open(named)?;
+/// There is no such kernel, its file is bad, or a module that a run would load.
+pub fn run(args: &CheckArgs) -> Result<ExitStatus, Failure> {
+    let CheckArgs { nested, json, .. } = *args;
+    let kernel = kernel::open(&args.kernel, &args.modules)?;
+    let drivers = drivers(&kernel, nested)?;
     let mut ram = BootRam::allocate(MEMORY_MIB)?;
     let loaded = load::kernel(&kernel.image, BootMethod::Payload, &mut ram)
         .map_err(|error| machine::build_failure(&kernel.path, error.into()))?;
-    let known = kernel.known(loaded.says(&ram), loaded.build_id(&ram));
+    let known = kernel.known(loaded.says(&ram), loaded.build_id(&ram), &names(&drivers));
     let findings = needs::assess(nested, &known, |text| loaded.has(&ram, text.as_bytes()));
     let memory_mib = loaded.range.1.div_ceil(1 << 20);
-    let report = Report { kernel, known, nested, memory_mib, findings };
+    let report = Report { kernel, known, nested, memory_mib, findings, drivers };
     if json {
-        let value = report.json(named);
+        let value = report.json(&args.kernel);
         terminal::out(&terminal::json(&value).map_err(Failure::internal)?);
     } else {
         terminal::out(&report.text());
@@ -49,9 +56,37 @@ pub fn run(named: &Path, nested: bool, json: bool) -> Result<ExitStatus, Failure
     Ok(report.status())
 }
 
+/// What a run would load.
+fn drivers(kernel: &Kernel, nested: bool) -> Result<Vec<Drivers>, Failure> {
+    let vendors: &[Option<&str>] = match nested {
+        false => &[None],
+        true => &[Some(Vendor::Intel.module()), Some(Vendor::Amd.module())],
+    };
+    let choose = |vendor: &Option<&str>| {
+        Drivers::choose(kernel.tree.as_ref(), None, *vendor, kernel.release.as_deref())
+    };
+    Ok(vendors.iter().map(choose).collect::<Result<_, _>>()?)
+}
+
+/// Names of all that these load, each once.
+fn names(drivers: &[Drivers]) -> Vec<&str> {
+    let mut names = Vec::new();
+    for name in drivers.iter().flat_map(|drivers| drivers.modules.names()) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
 impl Report {
     fn fit(&self) -> Fit {
         Fit::of(&self.findings)
+    }
+
+    /// Where that comes from.
+    fn loads_from(&self) -> Option<&str> {
+        self.drivers.iter().find_map(|drivers| drivers.modules.from())
     }
 
     fn status(&self) -> ExitStatus {
@@ -78,8 +113,11 @@ impl Report {
         row("release", &or_unknown(&known.release));
         row("build ID", &or_unknown(&known.build_id));
         row("configuration", &known.config_place());
-        if let Some(modules) = &known.modules {
+        if let Some(modules) = known.modules.as_ref().filter(|modules| !modules.is_empty()) {
             row("modules", &modules.place);
+        }
+        if let Some(from) = self.loads_from() {
+            row("loads", &format!("{}, from {from}", known.loaded.join(", ")));
         }
         row("memory", &format!("{memory_mib} MiB before it manages its own"));
         known.notes.iter().for_each(|note| row("note", note));
@@ -102,9 +140,7 @@ impl Report {
         let verdict = match self.fit() {
             Fit::Complete => format!("all is there for {kind}"),
             Fit::Gaps => {
-                let is_module = |finding: &Finding| finding.state == State::Module;
-                let modules = self.findings.iter().any(is_module);
-                let how = if modules { ", with its modules," } else { "," };
+                let how = if self.known.loaded.is_empty() { "," } else { ", with its modules," };
                 format!("{kind} runs{how} without what is missing or cannot be told")
             }
             Fit::CannotRun => format!("{kind} cannot run"),
@@ -118,9 +154,8 @@ impl Report {
         let without = finding.need.without;
         match finding.state {
             State::There => String::new(),
-            State::Module => {
-                format!("its module is to lie beside it or in --modules, else {without}")
-            }
+            State::Loaded => "its module is loaded first".to_owned(),
+            State::Module => format!("its module is not found: give --modules, else {without}"),
             State::Missing | State::CannotBeTold => match finding.needs_version(self.known.version)
             {
                 Some((major, minor)) => format!("{without} (needs Linux {major}.{minor} or later)"),
@@ -151,6 +186,8 @@ impl Report {
                 "build_id": known.build_id,
                 "config_source": known.config.as_ref().map(|config| config.source.to_string()),
                 "modules_source": known.modules.as_ref().map(|modules| &modules.place),
+                "loads": known.loaded,
+                "loads_from": self.loads_from(),
                 "memory_mib": memory_mib,
             },
             "nested": self.nested,

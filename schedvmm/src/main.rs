@@ -32,6 +32,7 @@ mod mapped_trace;
 mod modules;
 mod needs;
 mod owner;
+mod package;
 mod pins;
 mod placement;
 mod probe;
@@ -109,7 +110,7 @@ fn main() -> ExitCode {
     let ended = std::panic::catch_unwind(|| match cli.verb {
         Some(Verb::BenchAnalyse { records, output }) => bench::analyse(records, &output),
         Some(Verb::Boot(args)) => boot::run(&args),
-        Some(Verb::Check { kernel, nested, json }) => check::run(&kernel, nested, json),
+        Some(Verb::Check(args)) => check::run(&args),
         Some(Verb::Config { nested }) => {
             terminal::out(needs::fragment(nested).trim_end());
             Ok(ExitStatus::Pass)

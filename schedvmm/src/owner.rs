@@ -28,6 +28,7 @@ use workload::kernel::tunables::KnobError;
 use crate::folder::FolderError;
 use crate::kernel::KernelFileError;
 use crate::modules::ModulesError;
+use crate::package::PackageError;
 use crate::probe::ProbeError;
 use crate::status::Failure;
 
@@ -49,11 +50,15 @@ impl Owned for KernelFileError {
             | Self::NotInstalled { .. }
             | Self::NoKernel { .. } => Owner::Request,
             // What is in the file decides, see `kernel::unusable`.
-            Self::TooLarge { .. }
-            | Self::Package { .. }
-            | Self::Unusable { .. }
-            | Self::NoClock { .. } => Owner::Kernel,
+            Self::TooLarge { .. } | Self::Unusable { .. } | Self::NoClock { .. } => Owner::Kernel,
+            Self::Package(error) => error.owner(),
         }
+    }
+}
+
+impl Owned for PackageError {
+    fn owner(&self) -> Owner {
+        Owner::Kernel
     }
 }
 
@@ -61,10 +66,13 @@ impl Owned for ModulesError {
     fn owner(&self) -> Owner {
         match self {
             // What was named is not what was meant.
-            Self::None(_) | Self::Several { .. } | Self::Endless { .. } | Self::Foreign { .. } => {
-                Owner::Request
-            }
+            Self::None(_)
+            | Self::NeitherOf(_)
+            | Self::Several { .. }
+            | Self::Endless { .. }
+            | Self::Foreign { .. } => Owner::Request,
             Self::Read { source, .. } => of_file(source),
+            Self::Package(error) => error.owner(),
             Self::Damaged { .. } | Self::Missing { .. } => Owner::Kernel,
         }
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What unit tests share.
 
+pub mod made;
+
 use std::fs;
 use std::time::Duration;
 

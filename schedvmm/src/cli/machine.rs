@@ -25,11 +25,12 @@ pub struct MachineArgs {
     /// Host CPUs for the vCPUs in order, or `none` [default: whole cores from the second on].
     #[arg(long, value_parser = pin, value_name = "LIST")]
     pub pin: Option<Pin>,
-    /// Folder of the kernel's modules, of which those are loaded that this machine needs and the
-    /// kernel has not built in: /lib/modules/RELEASE, a package's folder, or a build tree [default:
-    /// where they lie beside the kernel's file].
-    #[arg(long, value_parser = units::named(), value_name = "DIR")]
-    pub modules: Option<PathBuf>,
+    /// The kernel's modules, of which those are loaded that this machine needs and the kernel has
+    /// not built in: /lib/modules/RELEASE, a package or a folder that one was unpacked into, or a
+    /// build tree; may be repeated [default: beside the kernel's file, or in packages beside its
+    /// own].
+    #[arg(long, value_parser = units::named(), value_name = "DIR|PACKAGE")]
+    pub modules: Vec<PathBuf>,
     /// How the guest kernel idles.
     #[arg(long, value_enum, default_value_t = Idle::Halt)]
     pub idle: Idle,

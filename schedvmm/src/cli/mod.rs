@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line: verbs and what they take; each group of options has a file.
 
+mod check;
 mod load;
 mod machine;
 mod meter;
 mod nested;
 mod output;
 
+pub use check::CheckArgs;
 pub use load::{Cosched, LoadArgs};
 pub use machine::{Boot, Idle, MachineArgs, Pin};
 pub use meter::MeterArgs;
@@ -69,18 +71,7 @@ pub enum Verb {
     ///
     /// Exit status 0 where all is there, 1 where it runs without something, or where that cannot be
     /// told, 125 where it cannot run.
-    Check {
-        /// A bzImage, a vmlinux, a build tree, a package, a folder that one was unpacked into, a
-        /// release or `running`.
-        #[arg(value_name = "KERNEL", value_parser = crate::units::named())]
-        kernel: PathBuf,
-        /// For virtual machines as the load.
-        #[arg(long)]
-        nested: bool,
-        /// Print one JSON object instead of a table.
-        #[arg(long)]
-        json: bool,
-    },
+    Check(CheckArgs),
     /// Prints what to merge into a kernel's configuration, so that it has all that measurements
     /// need.
     Config {

@@ -21,9 +21,10 @@ pub struct NestedArgs {
     /// Their kernel, named as --kernel is [default: that of the machine around them].
     #[arg(long, value_name = "KERNEL", value_parser = units::named(), requires = "nested")]
     pub l2_kernel: Option<PathBuf>,
-    /// Folder of their kernel's modules [default: --modules, for the kernel that it is of].
-    #[arg(long, value_name = "DIR", value_parser = units::named(), requires = "nested")]
-    pub l2_modules: Option<PathBuf>,
+    /// Their kernel's modules, as with --modules [default: --modules, for the kernel that it is
+    /// of].
+    #[arg(long, value_name = "DIR|PACKAGE", value_parser = units::named(), requires = "nested")]
+    pub l2_modules: Vec<PathBuf>,
     /// Memory of each [default: what their kernel and initrd take, and room].
     #[arg(long, value_parser = units::mebibytes, value_name = "SIZE", requires = "nested")]
     pub l2_memory: Option<u64>,

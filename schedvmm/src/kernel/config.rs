@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use vmm::x86_64::lint;
 
 use super::folder;
+use crate::modules::Tree;
 
 /// No .config is larger; a bound for what is none.
 pub const MAX_CONFIG_BYTES: u64 = 4 << 20;
@@ -76,9 +77,30 @@ fn of_header(line: &str) -> Option<(u32, u32)> {
     series(rest.split_once(' ')?.1)
 }
 
+/// The configuration in packages that have been read for the kernel's modules, or beside `kernel`,
+/// on a machine that has its files below `root`; and what is to be said of files that looked like
+/// it.
+pub fn around<'a>(
+    (root, kernel): (&Path, &Path),
+    release: Option<&str>,
+    trees: impl IntoIterator<Item = &'a Tree>,
+) -> (Option<Configuration>, Vec<String>) {
+    let mut notes = Vec::new();
+    for (package, (member, text)) in trees.into_iter().filter_map(Tree::config) {
+        let source = Source::Package(package, member.clone());
+        match Configuration::parse(text, source, release) {
+            Ok(config) => return (Some(config), notes),
+            Err(why) => notes.push(why),
+        }
+    }
+    let (config, more) = beside(root, kernel, release);
+    notes.extend(more);
+    (config, notes)
+}
+
 /// The configuration beside `kernel`, on a machine that has its files below `root`; and what is
 /// to be said of files that looked like it.
-pub fn beside(
+fn beside(
     root: &Path,
     kernel: &Path,
     release: Option<&str>,
@@ -116,7 +138,7 @@ fn places(root: &Path, kernel: &Path, release: Option<&str>) -> Vec<PathBuf> {
             root.join(format!("lib/modules/{release}/config")),
         ]
     };
-    let package = super::modules::package_root(kernel);
+    let package = folder::package_root(kernel);
     places.extend(package.iter().flat_map(|(root, release)| installed(root, release)));
     places.extend(release.into_iter().flat_map(|release| installed(root, release)));
     places

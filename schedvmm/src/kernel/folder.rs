@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::KernelFileError;
-use super::package::Member;
+use crate::package;
 
 /// Where a build leaves it. The second is a link to the first.
 const BUILT: [&str; 2] = ["arch/x86/boot/bzImage", "arch/x86_64/boot/bzImage"];
@@ -59,6 +59,25 @@ pub fn tree_of(kernel: &Path) -> Option<PathBuf> {
     built.into_iter().chain([folder.to_owned()]).find(|tree| is_build_tree(tree))
 }
 
+/// The root of the file system, or of the unpacked package, that `kernel` has its usual place in,
+/// and the release that the place is for.
+pub fn package_root(kernel: &Path) -> Option<(PathBuf, String)> {
+    let folder = kernel.parent()?;
+    let name = kernel.file_name()?.to_str()?;
+    let last = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+    if let Some(release) = name.strip_prefix("vmlinuz-") {
+        let root = folder.parent().filter(|_| last(folder).as_deref() == Some("boot"))?;
+        return Some((root.to_owned(), release.to_owned()));
+    }
+    let release = last(folder)?;
+    let root = folder.ancestors().find_map(|above| {
+        let ends = above.ends_with("lib/modules");
+        let lib = above.parent().and_then(Path::parent).filter(|_| ends)?;
+        Some(if lib.ends_with("usr") { lib.parent()?.to_owned() } else { lib.to_owned() })
+    })?;
+    Some((root, release))
+}
+
 /// What is wrong with the age of a kernel in a build tree.
 pub fn staleness(kernel: &Path) -> Option<String> {
     let vmlinux = tree_of(kernel)?.join("vmlinux");
@@ -83,7 +102,7 @@ fn by_release(folder: &Path) -> Vec<(String, PathBuf)> {
             let name = name.to_string_lossy();
             let (release, path) = match name.strip_prefix("vmlinuz-") {
                 Some(release) => (release, place.join(&*name)),
-                None => (&*name, place.join(&*name).join(Member::KERNEL)),
+                None => (&*name, place.join(&*name).join(package::KERNEL)),
             };
             if path.is_file() && found.iter().all(|(other, _)| other != release) {
                 found.push((release.to_owned(), path));
@@ -146,6 +165,21 @@ mod tests {
         let error = taken(&files).expect_err("three");
         assert!(error.contains("has several kernels: "), "{error}");
         assert!(files.iter().all(|file| error.contains(file)), "{error}");
+    }
+
+    #[test]
+    fn a_usual_place_tells_root_and_release() {
+        let root = |path: &str| {
+            package_root(Path::new(path)).map(|(root, it)| (root.display().to_string(), it))
+        };
+        let is = |root: &str, release: &str| Some((root.to_owned(), release.to_owned()));
+        assert_eq!(root("/d/boot/vmlinuz-6.1"), is("/d", "6.1"));
+        assert_eq!(root("/boot/vmlinuz-6.1"), is("/", "6.1"));
+        assert_eq!(root("/d/usr/lib/modules/7.2/vmlinuz"), is("/d", "7.2"));
+        assert_eq!(root("d/lib/modules/7.2/vmlinuz"), is("d", "7.2"));
+        for other in ["/d/vmlinuz-6.1", "bzImage", "/d/modules/7/vmlinuz"] {
+            assert_eq!(root(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -4,11 +4,8 @@
 
 mod config;
 mod folder;
-pub mod modules;
 mod name;
-mod package;
-#[cfg(test)]
-pub mod testing;
+mod packaged;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -21,13 +18,13 @@ use vmm::x86_64::image::{ImageError, KernelImage, MAX_IMAGE_BYTES};
 use vmm::x86_64::lint::Lint;
 use vmm::x86_64::wrapped;
 
-pub use self::config::{Configuration, Source};
-pub use self::modules::Modules;
+pub use self::config::{Configuration, MAX_CONFIG_BYTES, Source};
 pub use self::name::is_bare_name;
 
-use self::package::Package;
 use crate::machine::TELLS_TSC;
+use crate::modules::{Lists, Packed, Tree};
 use crate::owner::Owned;
+use crate::package::{Package, PackageError};
 use crate::status::Failure;
 
 /// A kernel that cannot be had by that name, or a kernel file that cannot be used.
@@ -68,7 +65,10 @@ pub enum KernelFileError {
     )]
     NotBuilt(PathBuf),
     /// It is not clear which one is meant.
-    #[error("{} has several kernels: {kernels}; name one of them", .path.display())]
+    #[error(
+        "{} has several kernels: {kernels}; name one of them (unpack a package first)",
+        .path.display()
+    )]
     Several {
         /// The folder or the package.
         path: PathBuf,
@@ -100,17 +100,8 @@ pub enum KernelFileError {
         holds: String,
     },
     /// A package that does not unpack.
-    #[error(
-        "package {} cannot be read: {reason}; copy it again, or give a folder that it was unpacked \
-         into",
-        .path.display()
-    )]
-    Package {
-        /// The package.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    #[error(transparent)]
+    Package(PackageError),
     /// It cannot be told how fast its TSC is.
     #[error(
         "kernel {} is Linux {}.{}, and --pv off needs {}.{} or later: without KVM's clock a guest \
@@ -158,8 +149,8 @@ pub struct Kernel {
     pub inside: Vec<String>,
     /// As `uname -r` will have it, where the image tells.
     pub release: Option<String>,
-    /// Which drivers it has as modules, where that is told beside it.
-    pub modules: Option<Modules>,
+    /// Its modules, where there are any, or lists of them.
+    pub tree: Option<Tree>,
     /// What its configuration is by a file beside it.
     config: Option<Configuration>,
     /// What whoever reads a result should know of it.
@@ -174,7 +165,8 @@ struct Found {
     member: Option<String>,
     bytes: Vec<u8>,
     config: Option<Configuration>,
-    modules: Option<Modules>,
+    /// The package, and the release that it has the kernel under.
+    package: Option<(Packed, String)>,
     notes: Vec<String>,
 }
 
@@ -192,33 +184,48 @@ pub struct Known {
     /// Its configuration.
     pub config: Option<Configuration>,
     /// Which drivers it has as modules.
-    pub modules: Option<Modules>,
+    pub modules: Option<Lists>,
+    /// Modules that a run loads first.
+    pub loaded: Vec<String>,
     /// What a reader should know of all this.
     pub notes: Vec<String>,
 }
 
-/// Finds the kernel that `named` means, reads it and checks its headers.
+/// Finds the kernel that `named` means, reads it and checks its headers; `modules` are folders and
+/// packages that the user has named for its modules, which else are looked for beside it.
 ///
 /// # Errors
-/// One that is not there is a mistake in the request; one that is bad cannot be tested.
-pub fn open(named: &Path) -> Result<Kernel, Failure> {
-    open_below(Path::new("/"), named)
+/// One that is not there is a mistake in the request; one that is bad cannot be tested. The same of
+/// its modules.
+pub fn open(named: &Path, modules: &[PathBuf]) -> Result<Kernel, Failure> {
+    open_below(Path::new("/"), named, modules)
 }
 
 /// The same on a machine that has its kernels below `root`, as in tests.
-fn open_below(root: &Path, named: &Path) -> Result<Kernel, Failure> {
+fn open_below(root: &Path, named: &Path, modules: &[PathBuf]) -> Result<Kernel, Failure> {
     let path = name::file(root, named)?;
     let found = read(&path)?;
     let refused = |error: ImageError| Failure::new(error.owner(), unusable(&found.path, error));
     let (bytes, wrappings) = wrapped::unwrap(found.bytes).map_err(refused)?;
     let image = KernelImage::parse(bytes).map_err(refused)?;
     let release = image.release();
-    let beside = config::beside(root, &found.path, release.as_deref());
-    let (config, mut notes) = match (found.config, beside) {
-        (Some(config), _) => (Some(config), found.notes),
-        (None, (config, notes)) => (config, [found.notes, notes].concat()),
+    let beside = match found.package {
+        Some((package, release)) => Some(Tree::of_package(package, &release)?),
+        None => Tree::beside(root, &found.path, release.as_deref()),
     };
-    let modules = found.modules.or_else(|| modules::beside(root, &found.path, release.as_deref()));
+    let named = (!modules.is_empty())
+        .then(|| Tree::named(modules, release.as_deref(), beside.as_ref()))
+        .transpose()?;
+    let mut notes = found.notes;
+    let (config, told) = match found.config {
+        Some(config) => (Some(config), Vec::new()),
+        None => config::around(
+            (root, &found.path),
+            release.as_deref(),
+            [&named, &beside].into_iter().flatten(),
+        ),
+    };
+    notes.extend(told);
     notes.extend(folder::staleness(&found.path));
     let inside = found.member.into_iter().chain(wrappings.iter().map(ToString::to_string));
     Ok(Kernel {
@@ -226,7 +233,7 @@ fn open_below(root: &Path, named: &Path) -> Result<Kernel, Failure> {
         path: found.path,
         inside: inside.collect(),
         release,
-        modules,
+        tree: named.or(beside),
         config,
         notes,
     })
@@ -240,7 +247,7 @@ fn read(path: &Path) -> Result<Found, KernelFileError> {
         return Err(KernelFileError::NotAFile(path.to_owned()));
     }
     if let Some(package) = Package::open(path).map_err(|error| denied(path, error))? {
-        return package.kernel();
+        return packaged::kernel(package);
     }
     let len = metadata.len();
     if len > MAX_IMAGE_BYTES {
@@ -262,12 +269,12 @@ fn denied(path: &Path, source: io::Error) -> KernelFileError {
 }
 
 impl Kernel {
-    /// Puts together what is known beside the image, what the unpacked image tells of itself, and
-    /// its build ID.
+    /// Puts together what is known beside the image, what the unpacked image tells of itself, its
+    /// build ID, and the modules that a run loads first.
     ///
     /// Where the image carries a configuration and a file beside it has another, the image knows
     /// better: the file may be of the next build, or of another kernel with this release.
-    pub fn known(&self, lint: Lint, build_id: Option<String>) -> Known {
+    pub fn known(&self, lint: Lint, build_id: Option<String>, loaded: &[&str]) -> Known {
         let mut notes = self.notes.clone();
         let own = lint.config.map(|options| Configuration { options, source: Source::Image });
         let config = match (&self.config, own) {
@@ -287,7 +294,8 @@ impl Kernel {
             version: self.image.version(),
             build_id,
             config,
-            modules: self.modules.clone(),
+            loaded: loaded.iter().map(|name| (*name).to_owned()).collect(),
+            modules: self.tree.as_ref().map(|tree| tree.lists().clone()),
             notes,
         }
     }

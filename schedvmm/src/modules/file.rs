@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One module's file: unpacked, and what it says of itself.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use object::{Object, ObjectSection};
 use super::{Module, ModulesError};
 
 /// No module is larger: the largest of a distribution has some 10 MiB.
-const MOST_BYTES: u64 = 128 << 20;
+pub const MAX_MODULE_BYTES: u64 = 128 << 20;
 /// Memory that the xz decoder may use.
 const XZ_MEMORY_LIMIT: u64 = 128 << 20;
 
@@ -26,20 +26,29 @@ pub struct Described {
     pub release: String,
 }
 
-/// Reads the module `name` from its file.
+/// The bytes of a module's file, which may be packed.
 ///
 /// # Errors
-/// It cannot be read or unpacked, or is no module.
-pub fn read(name: &str, path: &Path) -> Result<Described, ModulesError> {
+/// It cannot be read, or is no module.
+pub fn packed(path: &Path) -> Result<Vec<u8>, ModulesError> {
     let unread = |source| ModulesError::Read { path: path.to_owned(), source };
-    let damaged = |reason: String| ModulesError::Damaged { path: path.to_owned(), reason };
-    let length = fs::metadata(path).map_err(unread)?.len();
-    if length > MOST_BYTES {
-        return Err(damaged(format!("it has {length} bytes, more than any module")));
-    }
     let mut packed = Vec::new();
-    let file = File::open(path).map_err(unread)?;
-    file.take(MOST_BYTES).read_to_end(&mut packed).map_err(unread)?;
+    // One byte more than a module has shows one that is too large.
+    let mut file = File::open(path).map_err(unread)?.take(MAX_MODULE_BYTES + 1);
+    file.read_to_end(&mut packed).map_err(unread)?;
+    Ok(packed)
+}
+
+/// Unpacks the module `name`, which `place` names for a reader, and reads what it says of itself.
+///
+/// # Errors
+/// It cannot be unpacked, or is no module.
+pub fn describe(name: &str, place: &str, packed: Vec<u8>) -> Result<Described, ModulesError> {
+    let damaged = |reason: String| ModulesError::Damaged { module: place.to_owned(), reason };
+    let most = MAX_MODULE_BYTES >> 20;
+    if packed.len() as u64 > MAX_MODULE_BYTES {
+        return Err(damaged(format!("it has over {most} MiB, more than any module")));
+    }
     let bytes = unpack(packed).map_err(|error| damaged(format!("it does not unpack: {error}")))?;
     let info = info(&bytes).map_err(damaged)?;
     let value = |key: &str| {
@@ -65,9 +74,9 @@ fn unpack(packed: Vec<u8>) -> Result<Vec<u8>, String> {
     let text = |error: std::io::Error| error.to_string();
     let limited = |reader: &mut dyn std::io::Read| {
         let mut bytes = Vec::new();
-        let read = reader.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(text)?;
-        if read as u64 > MOST_BYTES {
-            return Err(format!("it comes to more than {} MiB", MOST_BYTES >> 20));
+        let read = reader.take(MAX_MODULE_BYTES + 1).read_to_end(&mut bytes).map_err(text)?;
+        if read as u64 > MAX_MODULE_BYTES {
+            return Err(format!("it comes to more than {} MiB", MAX_MODULE_BYTES >> 20));
         }
         Ok(bytes)
     };

@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Kernel modules that a guest needs before it can do its job: found in a folder, put into an
-//! order in which they load, and unpacked.
+//! Kernel modules that a guest needs before it can do its job: found in folders and packages, put
+//! into an order in which they load, and unpacked.
 //!
-//! - `tree`: a folder of modules, as it is installed, packed or built
+//! - `lists`: what is built in, and what is a module
+//! - `folder`, `packed`: a folder of modules, as it is installed, unpacked or built; a package
+//! - `tree`: all modules of a kernel
+//! - `closure`: those that are needed, in order
+//! - `drivers`: which way to its devices takes fewest
 //! - `file`: one module's file
 
+mod closure;
+mod drivers;
 mod file;
+mod folder;
+mod lists;
+mod packed;
 mod tree;
 
 use std::fs;
@@ -16,15 +25,44 @@ use guest::modules::file_name;
 use initrd_builder::{Archive, InitrdError};
 use vmm::config::Transport;
 
-pub use tree::Tree;
+pub use self::drivers::Drivers;
+pub use self::file::MAX_MODULE_BYTES;
+pub use self::lists::{BUILTIN, Driver, Lists, ORDER};
+pub use self::packed::{Packed, is_likely};
+pub use self::tree::Tree;
+use crate::package::PackageError;
 
 /// The console's driver. Together with the transport's it is the guest's way to its host.
 pub const CONSOLE: &str = "virtio_console";
+/// What a machine may want to load, with what these need in the kernels that were looked at. Others
+/// are found, too, by another reading of their package.
+const LIKELY: [&str; 12] = [
+    "virtio",
+    "virtio_ring",
+    "virtio_mmio",
+    "virtio_pci",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    CONSOLE,
+    "irqbypass",
+    "ccp",
+    "kvm",
+    "kvm_amd",
+    "kvm_intel",
+];
+/// Suffixes of a module's file (scripts/Makefile.modinst).
+const SUFFIXES: [&str; 4] = [".ko", ".ko.gz", ".ko.xz", ".ko.zst"];
+
+/// The module that a file is called after.
+pub fn name_of(file: &str) -> Option<String> {
+    let stem = SUFFIXES.iter().find_map(|suffix| file.strip_suffix(suffix))?;
+    Some(file::module_name(stem))
+}
 
 /// Modules that cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ModulesError {
-    /// The folder cannot be read.
+    /// The folder or package cannot be read.
     #[error("the kernel modules in {} cannot be read", .path.display())]
     Read {
         /// The folder, or what is in it.
@@ -33,16 +71,25 @@ pub enum ModulesError {
         #[source]
         source: io::Error,
     },
+    /// A package cannot be read.
+    #[error(transparent)]
+    Package(PackageError),
+    /// It is a file of something else.
+    #[error(
+        "{} is neither a folder nor a package (.deb, .rpm) of modules; give --modules a folder like \
+         /lib/modules/RELEASE, a package, or the kernel's build tree", .0.display()
+    )]
+    NeitherOf(PathBuf),
     /// There are none.
     #[error(
-        "there is no kernel module in {}; give --modules a folder like /lib/modules/RELEASE, one \
-         into which a kernel's package was unpacked, or the kernel's build tree", .0.display()
+        "there is no kernel module in {0}; give --modules a folder like /lib/modules/RELEASE, the \
+         package with the modules or a folder into which it was unpacked, or the kernel's build tree"
     )]
-    None(PathBuf),
+    None(String),
     /// Those of several kernels are there.
     #[error("modules of several kernels are in {}; give --modules one of {list}", .folder.display())]
     Several {
-        /// The folder.
+        /// The folder or the package.
         folder: PathBuf,
         /// What it could have been.
         list: String,
@@ -59,21 +106,21 @@ pub enum ModulesError {
         most: usize,
     },
     /// It cannot be unpacked, or is no module.
-    #[error("module {} is damaged: {reason}; install or build it again", .path.display())]
+    #[error("module {module} is damaged: {reason}; install or build it again")]
     Damaged {
         /// Its file.
-        path: PathBuf,
+        module: String,
         /// What is wrong.
         reason: String,
     },
     /// It is another kernel's.
     #[error(
-        "module {} is of kernel {theirs}, and the kernel to be booted is {ours}; give --modules of \
-         the same build", .path.display()
+        "module {module} is of kernel {theirs}, and the kernel to be booted is {ours}; give \
+         --modules of the same build"
     )]
     Foreign {
-        /// Its file.
-        path: PathBuf,
+        /// Its file, or the package of all of them.
+        module: String,
         /// The release it was built for.
         theirs: String,
         /// The kernel's.
@@ -81,8 +128,8 @@ pub enum ModulesError {
     },
     /// A module that another one needs is not there.
     #[error(
-        "module {needed}, which {by} needs, is neither in {} nor built in; install all of the \
-         kernel's modules", .folder.display()
+        "module {needed}, which {by} needs, is neither in {place} nor built in; install all of the \
+         kernel's modules, or give all of its packages to --modules"
     )]
     Missing {
         /// Its name.
@@ -90,7 +137,7 @@ pub enum ModulesError {
         /// Who needs it.
         by: String,
         /// Where it was looked for.
-        folder: PathBuf,
+        place: String,
     },
 }
 
@@ -99,7 +146,7 @@ pub enum ModulesError {
 pub struct Modules {
     list: Vec<Module>,
     /// Where they were found; `None` in a guest, which was given them.
-    folder: Option<PathBuf>,
+    from: Option<String>,
 }
 
 /// A module, unpacked.
@@ -121,7 +168,7 @@ impl Modules {
             .into_iter()
             .map(|(name, path)| Ok(Module { name, bytes: fs::read(path)? }))
             .collect::<io::Result<_>>()
-            .map(|list| Self { list, folder: None })
+            .map(|list| Self { list, from: None })
     }
 
     /// Puts them into an initrd, for the agent to load.
@@ -146,7 +193,8 @@ impl Modules {
         self.list.is_empty()
     }
 
-    /// Whether the guest's way to its host is among them: it has no voice until it has loaded these.
+    /// Whether the guest's way to its host is among them: it has no voice until it has loaded
+    /// these.
     pub fn bring_console(&self) -> bool {
         self.has(CONSOLE) || Transport::ALL.iter().any(|transport| self.has(transport.module()))
     }
@@ -158,14 +206,13 @@ impl Modules {
 
     /// What a reader of the figures should know: which they are, and where they come from.
     pub fn note(&self) -> Option<String> {
-        let folder = self.folder.as_ref().filter(|_| !self.is_empty())?;
-        let (names, folder) = (self.names().join(", "), folder.display());
-        Some(format!("the kernel loads {names} first, from {folder}"))
+        let (names, from) = (self.names().join(", "), self.from()?);
+        Some(format!("the kernel loads {names} first, from {from}"))
     }
 
     /// Where they come from.
-    pub fn folder(&self) -> Option<&Path> {
-        self.folder.as_deref().filter(|_| !self.is_empty())
+    pub fn from(&self) -> Option<&str> {
+        self.from.as_deref().filter(|_| !self.is_empty())
     }
 
     /// What they are called, in order.

@@ -1,43 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-use std::io::Write;
+//! Modules in folders and in packages.
 
-use object::write::{Object, StandardSegment};
-use object::{Architecture, BinaryFormat, Endianness, SectionKind};
 use protocol::error::Owner;
 
 use super::*;
 use crate::owner::Owned;
+use crate::package::Package;
+use crate::testing::made::{self, Pack, module};
 
 const RELEASE: &str = "6.1.0-1-amd64";
-
-/// A module that says this of itself.
-fn module(depends: &str, release: &str) -> Vec<u8> {
-    let mut file = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
-    let segment = file.segment_name(StandardSegment::Data).to_vec();
-    let section = file.add_section(segment, b".modinfo".to_vec(), SectionKind::ReadOnlyData);
-    let info = format!("license=GPL\0depends={depends}\0vermagic={release} SMP mod_unload \0");
-    file.append_section_data(section, info.as_bytes(), 1);
-    let mut bytes = file.write().expect("an ELF file");
-    // A signature lies behind the file itself.
-    bytes.extend_from_slice(b"~Module signature appended~\n");
-    bytes
-}
-
-fn gz(bytes: &[u8]) -> Vec<u8> {
-    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    packer.write_all(bytes).expect("packed");
-    packer.finish().expect("packed")
-}
-
-fn xz(bytes: &[u8]) -> Vec<u8> {
-    let mut packer = liblzma::write::XzEncoder::new(Vec::new(), 1);
-    packer.write_all(bytes).expect("packed");
-    packer.finish().expect("packed")
-}
-
-fn zst(bytes: &[u8]) -> Vec<u8> {
-    zstd::encode_all(bytes, 1).expect("packed")
-}
 
 /// A folder with these files in it.
 fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
@@ -51,7 +22,8 @@ fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
 }
 
 fn names(folder: &Path, wanted: &[&str]) -> Result<Vec<String>, ModulesError> {
-    let modules = Tree::open(folder)?.closure(wanted, Some(RELEASE))?;
+    let tree = Tree::named(&[folder.to_owned()], Some(RELEASE), None)?;
+    let modules = tree.closure(wanted.iter().copied(), Some(RELEASE))?;
     Ok(modules.names().into_iter().map(str::to_owned).collect())
 }
 
@@ -60,9 +32,9 @@ fn modules_come_after_what_they_need_however_they_are_packed() {
     let mmio = module("virtio_ring,virtio", RELEASE);
     let (ring, virtio) = (module("", RELEASE), module("virtio-ring", RELEASE));
     let files: [(&str, &[u8]); 5] = [
-        ("kernel/drivers/virtio/virtio_mmio.ko.gz", &gz(&mmio)),
-        ("kernel/drivers/virtio/virtio-ring.ko.xz", &xz(&ring)),
-        ("kernel/drivers/virtio/virtio.ko.zst", &zst(&virtio)),
+        ("kernel/drivers/virtio/virtio_mmio.ko.gz", &Pack::Gzip.pack(mmio.clone())),
+        ("kernel/drivers/virtio/virtio-ring.ko.xz", &Pack::Xz.pack(ring)),
+        ("kernel/drivers/virtio/virtio.ko.zst", &Pack::Zstd.pack(virtio)),
         ("kernel/drivers/char/virtio_console.ko", &module("virtio_ring,virtio", RELEASE)),
         ("kernel/drivers/other.ko", b"is looked at by nobody"),
     ];
@@ -70,7 +42,7 @@ fn modules_come_after_what_they_need_however_they_are_packed() {
     let found = names(folder.path(), &["virtio_mmio", CONSOLE]).expect("found");
     assert_eq!(found, ["virtio_ring", "virtio", "virtio_mmio", "virtio_console"]);
     // What is loaded is the file as it was built, with its signature.
-    let modules = Tree::open(folder.path()).expect("a tree");
+    let modules = Tree::named(&[folder.path().to_owned()], None, None).expect("a tree");
     let modules = modules.closure(["virtio_mmio"], None).expect("found");
     assert_eq!(modules.list[2], Module { name: "virtio_mmio".into(), bytes: mmio });
 }
@@ -109,7 +81,8 @@ fn roots_and_packages_have_their_modules_below() {
 fn a_kernel_has_its_modules_where_it_lies() {
     let mmio = module("", RELEASE);
     let found = |folder: &tempfile::TempDir, kernel: &str| {
-        let tree = Tree::beside(&folder.path().join(kernel), RELEASE)?;
+        let none = Path::new("/nonexistent");
+        let tree = Tree::beside(none, &folder.path().join(kernel), Some(RELEASE))?;
         Some(tree.closure(["virtio_mmio"], Some(RELEASE)).expect("closed").names().len())
     };
     let installed = "lib/modules/6.1.0-1-amd64/kernel/virtio_mmio.ko";
@@ -149,7 +122,7 @@ fn what_cannot_be_loaded_is_named_with_its_owner() {
     assert!(text.contains(RELEASE), "{text}");
     let (owner, text) = refused(&[("a.ko", &module("b", RELEASE))], "a");
     assert!(owner == Owner::Kernel && text.starts_with("module b, which a needs, is"), "{text}");
-    let mut damaged = xz(&module("", RELEASE));
+    let mut damaged = made::xz(&module("", RELEASE));
     damaged.truncate(damaged.len() / 2);
     let (owner, text) = refused(&[("a.ko.xz", &damaged)], "a");
     assert!(
@@ -159,7 +132,7 @@ fn what_cannot_be_loaded_is_named_with_its_owner() {
     let (_, text) = refused(&[("a.ko", b"\x7fELF and no more")], "a");
     assert!(text.contains("it is no ELF file"), "{text}");
     // No bomb is unpacked to its end.
-    let (_, text) = refused(&[("a.ko.zst", &zst(&vec![0; 200 << 20]))], "a");
+    let (_, text) = refused(&[("a.ko.zst", &Pack::Zstd.pack(vec![0; 200 << 20]))], "a");
     assert!(text.contains("more than 128 MiB"), "{text}");
     let error = names(Path::new("/nonexistent"), &["a"]).expect_err("not there");
     assert!(error.owner() == Owner::Request && error.to_string().contains("/nonexistent"));
@@ -169,7 +142,8 @@ fn what_cannot_be_loaded_is_named_with_its_owner() {
 fn an_initrd_has_them_in_order() {
     let (a, b) = (module("b", RELEASE), module("", RELEASE));
     let folder = folder(&[("a.ko", &a), ("b.ko", &b)]);
-    let modules = Tree::open(folder.path()).expect("a tree").closure(["a"], None).expect("found");
+    let tree = Tree::named(&[folder.path().to_owned()], None, None).expect("a tree");
+    let modules = tree.closure(["a"], None).expect("found");
     let laid = tempfile::tempdir().expect("tempdir");
     let mut archive = Archive::new();
     modules.add_to(&mut archive, "/modules").expect("added");
@@ -186,4 +160,124 @@ fn an_initrd_has_them_in_order() {
     let note = modules.note().expect("a note");
     assert!(note.starts_with("the kernel loads b, a first, from /"), "{note}");
     assert_eq!(Modules::read(&laid.path().join("none")).expect("none"), Modules::default());
+}
+
+/// A file of that name in `folder`, with the package of these files.
+fn package(folder: &Path, name: &str, files: &[(&str, &[u8])]) -> PathBuf {
+    let path = folder.join(name);
+    let pack = if name.contains("modules") { Pack::Zstd } else { Pack::Xz };
+    let is_deb = name.ends_with(".deb");
+    let bytes = if is_deb { made::deb(files, pack) } else { made::rpm(files, pack) };
+    fs::write(&path, bytes).expect("written");
+    path
+}
+
+const AT: &str = "./usr/lib/modules/6.1.0-1-amd64/";
+
+fn at(path: &str) -> String {
+    format!("{AT}{path}")
+}
+
+#[test]
+fn packages_have_modules_and_what_these_need() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (kvm, bus) = (module("uncommon", RELEASE), Pack::Xz.pack(module("other", RELEASE)));
+    let (deep, built_in) = (module("virtio", RELEASE), b"kernel/drivers/virtio/virtio.ko\n");
+    for suffix in ["deb", "rpm"] {
+        // Two parts, of which the second has what nobody expects a kernel to want.
+        let lists = package(
+            dir.path(),
+            &format!("base.{suffix}"),
+            &[(&at("modules.builtin"), built_in), (&at("kernel/other.ko"), &deep)],
+        );
+        let files = [(&*at("kernel/kvm.ko"), &kvm[..]), (&*at("updates/uncommon.ko.xz"), &bus)];
+        let modules = package(dir.path(), &format!("modules.{suffix}"), &files);
+        let both = [modules.clone(), lists];
+        let tree = Tree::named(&both, Some(RELEASE), None).expect("packages");
+        assert!(tree.is_builtin("virtio"));
+        let found = tree.closure(["kvm", "virtio"], Some(RELEASE)).expect("found");
+        assert_eq!(found.names(), ["other", "uncommon", "kvm"]);
+        assert_eq!(found.list[2].bytes, kvm);
+        let from = found.from().expect("both").to_owned();
+        assert!(both.iter().all(|path| from.contains(&*path.to_string_lossy())), "{from}");
+        // One of them has not all, and says which.
+        let tree = Tree::named(&[modules], Some(RELEASE), None).expect("a package");
+        let text = tree.closure(["kvm"], Some(RELEASE)).expect_err("half of it").to_string();
+        assert!(text.contains("module other, which uncommon needs, is neither in /"), "{text}");
+    }
+}
+
+#[test]
+fn packages_of_a_release_that_lie_together_belong_together() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (mmio, listed) = (module("", RELEASE), b"kernel/virtio_mmio.ko\nkernel/kvm.ko\n");
+    let name = |part: &str, version: &str| format!("linux-{part}-{RELEASE}_{version}_amd64.deb");
+    let image = package(dir.path(), &name("binary", "1"), &[(&at("vmlinuz"), b"")]);
+    let base = [(&*at("modules.builtin"), &b""[..]), (&*at("modules.order"), listed)];
+    package(dir.path(), &name("base", "1"), &base);
+    package(dir.path(), &name("modules", "1"), &[(&at("kernel/virtio_mmio.ko"), &mmio)]);
+    // Of another build: nobody looks into it.
+    fs::write(dir.path().join(name("modules", "2")), "!<arch>\ndebian-binary").expect("written");
+    let tree = || {
+        let package = Package::open(&image).expect("readable").expect("a package");
+        let index = crate::package::Release::default();
+        Tree::of_package(Packed::read_before(package, RELEASE, index), RELEASE)
+    };
+    let found = tree().expect("whole").closure(["virtio_mmio"], Some(RELEASE)).expect("found");
+    assert_eq!(found.names(), ["virtio_mmio"]);
+    // A large package is not read for what the lists deny, nor where lists lie in a small one.
+    fs::write(
+        dir.path().join(name("modules", "1")),
+        [&b"!<arch>\ndebian-binary"[..], &[0; 9999]].concat(),
+    )
+    .expect("damaged");
+    let tree = tree().expect("the lists are whole");
+    assert!(tree.closure(["virtio_pci"], Some(RELEASE)).expect("nothing").is_empty());
+    let error = tree.closure(["virtio_mmio"], Some(RELEASE)).expect_err("damaged");
+    assert_eq!(error.owner(), Owner::Kernel);
+    let text = error.to_string();
+    assert!(text.contains(&name("modules", "1")) && text.contains("cannot be read"), "{text}");
+}
+
+#[test]
+fn packages_that_will_not_do_are_named() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let refused = |path: PathBuf, release: Option<&str>| {
+        let tree = Tree::named(&[path], release, None);
+        let error = tree.and_then(|tree| tree.closure(["kvm"], release)).expect_err("refused");
+        (error.owner(), error.to_string())
+    };
+    let theirs = module("", "6.2.0");
+    let one = [("lib/modules/6.2.0/kernel/kvm.ko", &theirs[..])];
+    let (owner, text) = refused(package(dir.path(), "other.deb", &one), Some(RELEASE));
+    assert!(
+        owner == Owner::Request && text.contains("other.deb is of kernel 6.2.0, and"),
+        "{text}"
+    );
+    let two = [one[0], ("lib/modules/6.3.0/kernel/kvm.ko", &theirs[..])];
+    let (owner, text) = refused(package(dir.path(), "two.rpm", &two), None);
+    assert!(
+        owner == Owner::Request && text.contains("give --modules one of 6.2.0, 6.3.0"),
+        "{text}"
+    );
+    let (owner, text) = refused(package(dir.path(), "doc.deb", &[("doc", b"")]), Some(RELEASE));
+    assert!(owner == Owner::Request && text.contains("there is no kernel module in "), "{text}");
+    let file = dir.path().join("text");
+    fs::write(&file, "text").expect("written");
+    let (owner, text) = refused(file, Some(RELEASE));
+    assert!(owner == Owner::Request && text.contains("text is neither a folder nor a"), "{text}");
+}
+
+#[test]
+fn a_list_of_modules_spares_the_walk() {
+    let mmio = module("", RELEASE);
+    let listed = b"kernel/a/virtio_mmio.ko\nkernel/b/moved.ko\n";
+    let folder = folder(&[
+        (ORDER, listed),
+        ("kernel/a/virtio_mmio.ko.xz", &made::xz(&mmio)),
+        ("elsewhere/moved.ko", &mmio),
+        ("elsewhere/kvm.ko", b"of nobody's build"),
+    ]);
+    let wanted = ["virtio_mmio", "moved", "kvm"];
+    assert_eq!(names(folder.path(), &wanted).expect("two"), ["virtio_mmio", "moved"]);
 }

@@ -1,220 +1,195 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A folder of modules.
-//!
-//! ```text
-//!  /lib/modules/RELEASE   modules.builtin, kernel/**/NAME.ko[.gz|.xz|.zst]
-//!  an unpacked package    [usr/]lib/modules/RELEASE, as above
-//!  a build tree           modules.builtin, **/NAME.ko
-//! ```
-//!
-//! Which module needs which is read from the modules themselves: packages have no modules.dep, which
-//! depmod makes where they are installed.
+//! All modules of a kernel: in a folder, or in packages.
 
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::file::{self, Described, module_name};
-use super::{Module, Modules, ModulesError};
+use super::ModulesError;
+use super::folder::Folder;
+use super::lists::{Driver, Lists};
+use super::packed::Packed;
+use crate::package::{self, Package};
 
-/// Most files and folders that are looked at: a build tree has about 200,000 of them.
-const MOST_ENTRIES: usize = 1_000_000;
-/// Where modules are installed, below a root or in a package.
-const ROOTS: [&str; 2] = ["lib/modules", "usr/lib/modules"];
-/// Suffixes of a module's file (scripts/Makefile.modinst).
-const SUFFIXES: [&str; 4] = [".ko", ".ko.gz", ".ko.xz", ".ko.zst"];
-
-/// The modules in a folder.
+/// A kernel's modules.
 #[derive(Debug)]
 pub struct Tree {
-    folder: PathBuf,
-    /// `None` where there is no list of what is built in.
-    builtin: Option<BTreeSet<String>>,
+    places: Vec<Place>,
+    lists: Lists,
     /// Whether the user has named it. Where it was only found, it may as well have none: a kernel
     /// with all drivers built in needs none.
-    is_named: bool,
-    /// Once they have been looked for.
-    files: OnceCell<BTreeMap<String, PathBuf>>,
+    pub(super) is_named: bool,
+}
+
+/// Where modules are.
+#[derive(Debug)]
+enum Place {
+    Folder(Folder),
+    Package(Packed),
+}
+
+/// The file of a module.
+pub struct Found {
+    /// Its name, for a reader.
+    pub file: String,
+    /// The folder or the package that it is in.
+    pub place: String,
+    /// What is in it.
+    pub bytes: Vec<u8>,
 }
 
 impl Tree {
-    /// The folder that the user has named.
+    /// Modules of the kernel `release` in the folders and packages that the user has named. Where
+    /// none of them has lists, those beside the kernel count.
     ///
     /// # Errors
-    /// It cannot be read, or has the modules of several kernels.
-    pub fn open(folder: &Path) -> Result<Self, ModulesError> {
-        let unread = |source| ModulesError::Read { path: folder.to_owned(), source };
-        fs::read_dir(folder).map_err(unread)?;
-        match installed(folder).as_slice() {
-            [] => Ok(Self::of(folder, true)),
-            [one] => Ok(Self::of(one, true)),
-            several => {
-                let list: Vec<_> = several.iter().map(|one| one.display().to_string()).collect();
-                let list = list.join(", ");
-                Err(ModulesError::Several { folder: folder.to_owned(), list })
+    /// One of them cannot be read, is neither, or has the modules of several kernels.
+    pub fn named(
+        named: &[PathBuf],
+        release: Option<&str>,
+        beside: Option<&Self>,
+    ) -> Result<Self, ModulesError> {
+        let place = |path: &PathBuf| {
+            let unread = |source| ModulesError::Read { path: path.clone(), source };
+            if fs::metadata(path).map_err(unread)?.is_dir() {
+                return Folder::named(path, release).map(Place::Folder);
+            }
+            let package = Package::open(path).map_err(unread)?;
+            let package = package.ok_or_else(|| ModulesError::NeitherOf(path.clone()))?;
+            Ok(Place::Package(Packed::new(package, release, true)))
+        };
+        let places = named.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        Self::of(places, beside.map(|tree| &tree.lists), true)
+    }
+
+    /// Modules of the kernel in `package`, and of packages of its release in the same folder.
+    ///
+    /// # Errors
+    /// One of these is damaged.
+    pub fn of_package(package: Packed, release: &str) -> Result<Self, ModulesError> {
+        let siblings = package::siblings(package.path(), release);
+        let mut places = vec![Place::Package(package)];
+        for path in siblings {
+            let unread = |source| ModulesError::Read { path: path.clone(), source };
+            if let Some(package) = Package::open(&path).map_err(unread)? {
+                places.push(Place::Package(Packed::new(package, Some(release), false)));
             }
         }
+        Self::of(places, None, false)
     }
 
     /// The modules of a kernel whose file lies in the root or the package where they are installed,
-    /// or in its build tree.
-    pub fn beside(kernel: &Path, release: &str) -> Option<Self> {
-        let kernel = kernel.canonicalize().ok()?;
-        let is_release = |folder: &Path| {
-            let built = fs::read_to_string(folder.join("include/config/kernel.release"));
-            built.is_ok_and(|text| text.trim() == release)
-        };
-        kernel.ancestors().skip(1).find_map(|folder| {
-            let installed = ROOTS.map(|modules| folder.join(modules).join(release));
-            let found = installed.into_iter().find(|folder| folder.is_dir());
-            let found = found.or_else(|| is_release(folder).then(|| folder.to_owned()));
-            found.map(|folder| Self::of(&folder, false))
+    /// in its build tree, or with their lists; or else those that are installed below `root`.
+    pub fn beside(root: &Path, kernel: &Path, release: Option<&str>) -> Option<Self> {
+        let folder = Folder::beside(root, kernel, release)?;
+        Some(Self {
+            lists: folder.lists.clone(),
+            places: vec![Place::Folder(folder)],
+            is_named: false,
         })
     }
 
-    fn of(folder: &Path, is_named: bool) -> Self {
-        let builtin = fs::read_to_string(folder.join("modules.builtin")).ok().map(|builtin| {
-            builtin.lines().filter_map(|line| name_of(line.rsplit('/').next()?)).collect()
+    fn of(
+        places: Vec<Place>,
+        beside: Option<&Lists>,
+        is_named: bool,
+    ) -> Result<Self, ModulesError> {
+        let mut lists = Lists::default();
+        let folders = places.iter().filter_map(|place| match place {
+            Place::Folder(folder) => Some(&folder.lists),
+            Place::Package(_) => None,
         });
-        Self { folder: folder.to_owned(), builtin, is_named, files: OnceCell::new() }
+        lists = folders.chain(beside).fold(lists, Lists::or);
+        for place in &places {
+            // A package of a hundred megabytes is not read for what is known.
+            if lists.tell_builtin() {
+                break;
+            }
+            if let Place::Package(package) = place {
+                lists = lists.or(&package.lists()?);
+            }
+        }
+        Ok(Self { places, lists, is_named })
+    }
+
+    /// What is listed.
+    pub fn lists(&self) -> &Lists {
+        &self.lists
     }
 
     /// Whether this one is built into the kernel.
     pub fn is_builtin(&self, name: &str) -> bool {
-        self.builtin.as_ref().is_some_and(|builtin| builtin.contains(name))
+        self.lists.driver(name) == Driver::BuiltIn
     }
 
-    /// Of these modules those that are not built in, each after the ones it needs. One that is not
-    /// there at all is left out: whether the kernel can do without it is not for its modules to tell.
-    ///
-    /// # Errors
-    /// There are no modules at all in a folder that was named; one of them, or one that it needs, is damaged or missing, or of
-    /// another kernel than `release`.
-    pub fn closure(
+    /// Where all this is, for a reader.
+    pub fn place(&self) -> String {
+        let place = |place: &Place| match place {
+            Place::Folder(folder) => folder.path.display().to_string(),
+            Place::Package(package) => package.path().display().to_string(),
+        };
+        self.places.iter().map(place).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Path and text of the configuration in the packages that have been read.
+    pub fn config(&self) -> Option<(PathBuf, &(String, String))> {
+        self.places.iter().find_map(|place| match place {
+            Place::Folder(_) => None,
+            Place::Package(package) => {
+                let config = package.known()?.config.as_ref()?;
+                Some((package.path().to_owned(), config))
+            }
+        })
+    }
+
+    /// Whether there is no module at all.
+    pub(super) fn is_empty(&self) -> Result<bool, ModulesError> {
+        for place in &self.places {
+            let is_empty = match place {
+                Place::Folder(folder) => folder.is_empty()?,
+                Place::Package(package) => package.is_empty()?,
+            };
+            if !is_empty {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The files of these modules, as far as they are there.
+    pub(super) fn files(
         &self,
-        wanted: impl IntoIterator<Item = impl AsRef<str>>,
-        release: Option<&str>,
-    ) -> Result<Modules, ModulesError> {
-        let wanted: Vec<_> =
-            wanted.into_iter().filter(|name| !self.is_builtin(name.as_ref())).collect();
-        if wanted.is_empty() {
-            // A build tree of 200,000 files is not looked through for nothing.
-            return Ok(Modules::default());
-        }
-        if self.files.get().is_none() {
-            // Nobody else can have set it meanwhile.
-            let _ = self.files.set(walk(&self.folder)?);
-        }
-        let files = self.files.get_or_init(BTreeMap::new);
-        if files.is_empty() && self.builtin.is_none() && self.is_named {
-            return Err(ModulesError::None(self.folder.clone()));
-        }
-        let mut loading =
-            Loading { tree: self, files, release, seen: BTreeSet::new(), order: Vec::new() };
-        for name in wanted {
-            if files.contains_key(name.as_ref()) {
-                loading.add(name.as_ref())?;
+        wanted: &BTreeSet<String>,
+    ) -> Result<BTreeMap<String, Found>, ModulesError> {
+        let is_wanted = |name: &&String| self.places_tell(name);
+        let mut wanted: BTreeSet<_> = wanted.iter().filter(is_wanted).cloned().collect();
+        let mut found = BTreeMap::new();
+        for place in &self.places {
+            if wanted.is_empty() {
+                break;
             }
-        }
-        Ok(Modules { list: loading.order, folder: Some(self.folder.clone()) })
-    }
-}
-
-/// A closure under way.
-struct Loading<'a> {
-    tree: &'a Tree,
-    files: &'a BTreeMap<String, PathBuf>,
-    release: Option<&'a str>,
-    seen: BTreeSet<String>,
-    order: Vec<Module>,
-}
-
-impl Loading<'_> {
-    /// Adds a module that has a file, after all that it needs. In a circle, which depmod refuses,
-    /// the kernel says what is missing.
-    fn add(&mut self, name: &str) -> Result<(), ModulesError> {
-        // Each is put off until those it needs are in order: a stack of its own, since a chain may
-        // be as long as the files make it.
-        let mut stack = vec![Step::Read(name.to_owned(), None)];
-        while let Some(step) = stack.pop() {
-            let (name, by) = match step {
-                Step::Done(module) => {
-                    self.order.push(module);
-                    continue;
+            match place {
+                Place::Folder(folder) => {
+                    for name in &wanted {
+                        if let Some(path) = folder.find(name)? {
+                            let bytes = super::file::packed(&path)?;
+                            let file = path.display().to_string();
+                            let place = folder.path.display().to_string();
+                            found.insert(name.clone(), Found { file, place, bytes });
+                        }
+                    }
                 }
-                Step::Read(name, by) => (name, by),
-            };
-            if self.tree.is_builtin(&name) || !self.seen.insert(name.clone()) {
-                continue;
+                Place::Package(package) => found.extend(package.files(&wanted)?),
             }
-            let Some(path) = self.files.get(&name) else {
-                let folder = self.tree.folder.clone();
-                return Err(ModulesError::Missing {
-                    needed: name,
-                    by: by.unwrap_or_default(),
-                    folder,
-                });
-            };
-            let Described { module, depends, release } = file::read(&name, path)?;
-            if let Some(ours) = self.release.filter(|ours| *ours != release) {
-                let (path, ours) = (path.clone(), ours.to_owned());
-                return Err(ModulesError::Foreign { path, theirs: release, ours });
-            }
-            stack.push(Step::Done(module));
-            stack.extend(depends.into_iter().map(|needed| Step::Read(needed, Some(name.clone()))));
+            wanted.retain(|name| !found.contains_key(name));
         }
-        Ok(())
+        Ok(found)
     }
-}
 
-/// What is left to do.
-enum Step {
-    /// Read this one, which another needs.
-    Read(String, Option<String>),
-    /// All that it needs is in order.
-    Done(Module),
-}
-
-/// Folders `lib/modules/RELEASE` below a root or a package.
-fn installed(root: &Path) -> Vec<PathBuf> {
-    let mut found = BTreeSet::new();
-    for modules in ROOTS {
-        let Ok(entries) = fs::read_dir(root.join(modules)) else { continue };
-        let folders = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
-        // The same where /lib is a link to usr/lib.
-        found.extend(folders.filter_map(|path| path.canonicalize().ok()));
+    /// Whether it is worth looking for this one: where there are packages, what no list has is not
+    /// looked for in them.
+    fn places_tell(&self, name: &str) -> bool {
+        let is_package = |place: &Place| matches!(place, Place::Package(_));
+        !self.lists.deny(name) || !self.places.iter().any(is_package)
     }
-    found.into_iter().collect()
-}
-
-/// All modules below a folder, by name. Links are not followed: `build` and `source` lead to other
-/// trees.
-fn walk(folder: &Path) -> Result<BTreeMap<String, PathBuf>, ModulesError> {
-    let (mut files, mut entries_seen) = (BTreeMap::new(), 0);
-    let mut folders = vec![folder.to_owned()];
-    while let Some(next) = folders.pop() {
-        let unread = |source| ModulesError::Read { path: next.clone(), source };
-        for entry in fs::read_dir(&next).map_err(unread)? {
-            let entry = entry.map_err(unread)?;
-            entries_seen += 1;
-            if entries_seen > MOST_ENTRIES {
-                let folder = folder.to_owned();
-                return Err(ModulesError::Endless { folder, most: MOST_ENTRIES });
-            }
-            let kind = entry.file_type().map_err(unread)?;
-            if kind.is_dir() {
-                folders.push(entry.path());
-            } else if let Some(name) = entry.file_name().to_str().and_then(name_of) {
-                files.entry(name).or_insert_with(|| entry.path());
-            }
-        }
-    }
-    Ok(files)
-}
-
-/// The module that a file is called after.
-fn name_of(file: &str) -> Option<String> {
-    let stem = SUFFIXES.iter().find_map(|suffix| file.strip_suffix(suffix))?;
-    Some(module_name(stem))
 }

@@ -9,7 +9,8 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 pub use self::table::{NEEDS, Need, Opt, Version, Weight};
-use crate::kernel::{Known, modules::Driver};
+use crate::kernel::Known;
+use crate::modules::Driver;
 
 /// Whether a kernel has what is needed; in order of how good that is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -19,8 +20,10 @@ pub enum State {
     Missing,
     /// Nothing tells.
     CannotBeTold,
-    /// As a module only, which has to be loaded.
+    /// As a module only, which a run does not load.
     Module,
+    /// As a module, which a run loads first.
+    Loaded,
     /// It has.
     There,
 }
@@ -32,8 +35,14 @@ impl State {
             Self::Missing => "missing",
             Self::CannotBeTold => "cannot be told",
             Self::Module => "module",
+            Self::Loaded => "loaded",
             Self::There => "there",
         }
+    }
+
+    /// Whether a run has it.
+    pub fn is_met(self) -> bool {
+        matches!(self, Self::Loaded | Self::There)
     }
 }
 
@@ -52,19 +61,8 @@ pub struct Finding {
 
 impl Finding {
     /// Whether a run is impossible without.
-    pub fn is_fatal(&self) -> bool {
-        self.weight == Weight::Must
-            && match self.state {
-                State::Missing => true,
-                State::Module => !self.comes_with(|_| true),
-                State::CannotBeTold | State::There => false,
-            }
-    }
-
-    /// Whether all that is lacking comes with modules that are loaded.
-    fn comes_with(&self, is_loaded: impl Fn(&str) -> bool) -> bool {
-        self.state == State::Module
-            && self.lacking.iter().all(|opt| opt.module.is_some_and(&is_loaded))
+    fn is_fatal(&self) -> bool {
+        self.weight == Weight::Must && matches!(self.state, State::Missing | State::Module)
     }
 
     /// The version that a kernel must have for it, where this one is older.
@@ -91,7 +89,7 @@ impl Fit {
     pub fn of(findings: &[Finding]) -> Self {
         if findings.iter().any(Finding::is_fatal) {
             Self::CannotRun
-        } else if findings.iter().all(|finding| finding.state == State::There) {
+        } else if findings.iter().all(|finding| finding.state.is_met()) {
             Self::Complete
         } else {
             Self::Gaps
@@ -109,7 +107,7 @@ pub fn assess(nested: bool, known: &Known, has: impl Fn(&str) -> Option<bool>) -
             let states = way.iter().map(|opt| (opt, state(opt, known, &has)));
             let states: Vec<_> = states.collect();
             let worst = states.iter().map(|(_, state)| *state).min().unwrap_or(State::There);
-            let lacking = states.into_iter().filter(|(_, state)| *state != State::There);
+            let lacking = states.into_iter().filter(|(_, state)| !state.is_met());
             (worst, lacking.map(|(opt, _)| opt).collect::<Vec<_>>())
         });
         // Of ways that are as good, the first.
@@ -128,6 +126,9 @@ fn state(opt: &Opt, known: &Known, has: impl Fn(&str) -> Option<bool>) -> State 
     };
     if is(opt.always_from, known.version) {
         return State::There;
+    }
+    if opt.module.is_some_and(|module| known.loaded.iter().any(|loaded| loaded == module)) {
+        return State::Loaded;
     }
     if opt.from.is_some() && known.version.is_some() && !is(opt.from, known.version) {
         return State::Missing;
@@ -154,15 +155,16 @@ fn state(opt: &Opt, known: &Known, has: impl Fn(&str) -> Option<bool>) -> State 
         (Some(Driver::BuiltIn), _) | (_, Some(true)) => State::There,
         (Some(Driver::Module), _) => State::Module,
         (Some(Driver::Absent), _) | (_, Some(false)) => State::Missing,
-        (Some(Driver::NotBuiltIn) | None, None) => State::CannotBeTold,
+        (Some(Driver::NotBuiltIn | Driver::NotTold) | None, None) => State::CannotBeTold,
     }
 }
 
-/// What a run with these modules is done without, for its result; nothing where all is there that
-/// can be told.
-pub fn note(findings: &[Finding], is_loaded: impl Fn(&str) -> bool) -> Option<String> {
+/// What a run is done without, for its result; nothing where all is there that can be told.
+pub fn note(findings: &[Finding]) -> Option<String> {
     let is_off = |finding: &&Finding| {
-        matches!(finding.state, State::Missing | State::Module) && !finding.comes_with(&is_loaded)
+        let is_off = matches!(finding.state, State::Missing | State::Module);
+        // The run is on one vendor's host, and needs no other.
+        is_off && finding.need.name != table::ON_INTEL && finding.need.name != table::ON_AMD
     };
     let missing: Vec<_> = findings.iter().filter(is_off).map(|finding| finding.need.name).collect();
     (!missing.is_empty()).then(|| {

@@ -89,6 +89,10 @@ pub struct Need {
 
 use Weight::{Must, No, Wants};
 
+/// Needs of which a run has one.
+pub const ON_INTEL: &str = "KVM on Intel";
+pub const ON_AMD: &str = "KVM on AMD";
+
 const KVM: Opt = opt("KVM").set(&["VIRTUALIZATION", "KVM"]).module("kvm");
 // The prefix of the module's parameters, which only a built-in module has in the image.
 const KVM_INTEL: Opt = opt("KVM_INTEL").module("kvm_intel").text("kvm_intel.");
@@ -170,14 +174,14 @@ pub const NEEDS: [Need; 22] = [
         ways: &[&[opt("MEMFD_CREATE"), opt("SHMEM"), opt("EPOLL"), opt("EVENTFD")]],
     },
     Need {
-        name: "KVM on Intel",
+        name: ON_INTEL,
         without: "--nested runs on no Intel host",
         main: No,
         nested: Wants,
         ways: &[&[KVM, KVM_INTEL]],
     },
     Need {
-        name: "KVM on AMD",
+        name: ON_AMD,
         without: "--nested runs on no AMD host",
         main: No,
         nested: Wants,

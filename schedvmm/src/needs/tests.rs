@@ -6,7 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::kernel::{Configuration, Modules, Source};
+use crate::kernel::{Configuration, Source};
+use crate::modules::Lists;
 use xtask::kernel::{Series, known_absent};
 
 fn options() -> impl Iterator<Item = &'static Opt> {
@@ -114,11 +115,15 @@ fn modules_and_gaps_are_told_apart() {
     let findings = assessed(false, &known);
     assert_eq!(state_of(&findings, "results"), State::Module);
     assert_eq!(state_of(&findings, "cookies"), State::Missing);
-    // Modules can be loaded.
-    assert_eq!(Fit::of(&findings), Fit::Gaps);
-    let told = note(&findings, |_| false).expect("gaps");
+    // One that is not found cannot be loaded.
+    assert_eq!(Fit::of(&findings), Fit::CannotRun);
+    let told = note(&findings).expect("gaps");
     assert!(told.contains("without: results, cookies ("), "{told}");
-    let told = note(&findings, |module| module == "virtio_console").expect("a gap");
+    let loaded = vec!["virtio_console".to_owned()];
+    let with = assessed(false, &Known { loaded, ..known.clone() });
+    assert_eq!(state_of(&with, "results"), State::Loaded);
+    assert_eq!(Fit::of(&with), Fit::Gaps);
+    let told = note(&with).expect("a gap");
     assert!(told.contains("without: cookies ("), "{told}");
     let wanted = ["TTY", "VIRTIO_MENU", "VIRTIO_CONSOLE", "SCHED_CORE"];
     assert_eq!(lines(&findings, &known), wanted.map(|name| format!("CONFIG_{name}=y")));
@@ -126,7 +131,7 @@ fn modules_and_gaps_are_told_apart() {
     let known = configured(&format!("{text}CONFIG_TTY=y\nCONFIG_VIRTIO_MENU=y\n"), None);
     let wanted = ["VIRTIO_CONSOLE", "SCHED_CORE"];
     assert_eq!(lines(&findings, &known), wanted.map(|name| format!("CONFIG_{name}=y")));
-    assert_eq!(note(&assessed(true, &configured(&complete(), None)), |_| false), None);
+    assert_eq!(note(&assessed(true, &configured(&complete(), None))), None);
     for (with, fit) in [("VIRTIO_CONSOLE=n", Fit::CannotRun), ("BINFMT_ELF=m", Fit::CannotRun)] {
         let name = with.split_once('=').expect("a value").0;
         let text = complete().replace(&format!("{name}=y"), with);
@@ -164,7 +169,16 @@ fn either_vendor_will_do_and_the_other_is_a_gap() {
     let text = text.replace("CONFIG_KVM_AMD=y", "CONFIG_KVM_AMD=m");
     let findings = assessed(true, &configured(&text, Some((6, 12))));
     assert_eq!(state_of(&findings, "KVM"), State::Module);
+    assert_eq!(Fit::of(&findings), Fit::CannotRun);
+    let known = configured(&text.replace("CONFIG_SCHED_CORE=y", ""), Some((6, 12)));
+    let loaded = vec!["kvm_amd".to_owned()];
+    let findings = assessed(true, &Known { loaded, ..known });
+    assert_eq!(state_of(&findings, "KVM"), State::Loaded);
+    assert_eq!(state_of(&findings, "KVM on Intel"), State::Missing);
     assert_eq!(Fit::of(&findings), Fit::Gaps);
+    // The run has the vendor that it is on.
+    let told = note(&findings).expect("cookies");
+    assert!(told.contains("without: cookies ("), "{told}");
     let text = text.replace("CONFIG_KVM_AMD=m", "");
     let without = assessed(true, &configured(&text, Some((6, 12))));
     assert_eq!(Fit::of(&without), Fit::CannotRun);
@@ -175,7 +189,7 @@ fn either_vendor_will_do_and_the_other_is_a_gap() {
 #[test]
 fn without_a_configuration_modules_and_texts_tell() {
     let builtin = "kernel/drivers/virtio/virtio_mmio.ko\n";
-    let modules = |loadable| Some(Modules::new("there".into(), builtin, loadable));
+    let modules = |loadable| Some(Lists::new("there".into(), Some(builtin), loadable));
     let of = |modules, has: fn(&str) -> Option<bool>| {
         assess(true, &Known { modules, ..Known::default() }, has)
     };

@@ -3,7 +3,7 @@
 
 mod cmdline;
 mod conclude;
-mod nested;
+pub mod nested;
 pub mod plan;
 mod ring;
 
@@ -26,7 +26,7 @@ use vmm::virtio::console::{PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Loaded, Parts, Running, Vm};
 use vmm::x86_64::lint::{Lint, Wanted};
 
-use self::plan::{Drivers, Plan};
+use self::plan::Plan;
 use crate::absence::HostEvidence;
 use crate::caller::{Caller, Meanwhile};
 use crate::cli::RunArgs;
@@ -35,6 +35,7 @@ use crate::deliver::Checkpoints;
 use crate::folder::Folder;
 use crate::machine::{self, SecondLevel};
 use crate::mapped_trace::TraceMemory;
+use crate::modules::Drivers;
 use crate::pins::{Lost, Pins};
 use crate::probe::{self, ProbeError};
 use crate::result::KernelFacts;
@@ -107,20 +108,22 @@ impl Attempt {
     /// From the plan to the first guest instruction.
     fn prepare(mut plan: Plan, caller: Caller, events: SyncSender<Event>) -> Result<Self, Failure> {
         let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).or_else(|error| {
-            // A kernel that is bad is bad on any host.
-            kernel::open(&plan.kernel_path)?;
+            // A kernel that is bad, or a module of it, is bad on any host.
+            let kernel = kernel::open(&plan.kernel_path, &plan.args.machine.modules)?;
+            plan.drivers(&kernel, None)?;
             Err(Failure::from(error))
         })?;
         let vendor = plan.args.nested.nested.then(|| nested::vendor_of(&hypervisor)).transpose()?;
         // The probe runs beside the reading of the kernel: it costs no time of its own.
         let (probed, kernel) = thread::scope(|scope| {
             let probe = scope.spawn(|| probe::run(&hypervisor, probe::PATIENCE));
-            let kernel = kernel::open(&plan.kernel_path);
+            let kernel = kernel::open(&plan.kernel_path, &plan.args.machine.modules);
             (probe.join(), kernel)
         });
         let kernel = kernel?;
         let version = kernel.image.version();
         machine::check_pv(&kernel.path, plan.args.machine.pv, version)?;
+        let Drivers { transport, modules } = plan.drivers(&kernel, vendor)?;
         let mut notes: Vec<String> = facts::emulation_note().into_iter().collect();
         match probed {
             Ok(Ok(facts)) => plan.job.know_tsc(facts.tsc_khz.into()),
@@ -134,13 +137,12 @@ impl Attempt {
         let mut config = plan.config(version);
         let trace_memory = plan.trace_memory(version);
         let read_l2 = |path: &Path| -> Result<_, Failure> {
-            let kernel = kernel::open(path)?;
+            let kernel = kernel::open(path, &plan.args.nested.l2_modules)?;
             machine::check_pv(&kernel.path, plan.args.machine.pv, kernel.image.version())?;
             Ok(kernel)
         };
         let l2_kernel = plan.args.nested.l2_kernel.as_deref().map(read_l2).transpose()?;
         let second_kernel = l2_kernel.as_ref().unwrap_or(&kernel);
-        let Drivers { transport, modules } = plan.drivers(&kernel, vendor)?;
         config.transport = transport;
         let Drivers { transport: l2_transport, modules: l2_modules } =
             plan.l2_drivers(second_kernel)?;
@@ -160,7 +162,7 @@ impl Attempt {
         let unusable = |error| kernel::unusable(&kernel_path, error);
         let (cpus, names) = (config.topology.cpus, modules.names());
         let lint = loaded.lint(Wanted { cpus, modules: &names, transport }).map_err(unusable)?;
-        let known = kernel.known(lint, loaded.build_id());
+        let known = kernel.known(lint, loaded.build_id(), &names);
         if let Some(vendor) = vendor {
             // A packed kernel tells nothing; the agent in it will.
             let has = |text: &[u8]| loaded.kernel_has(text) != Some(false);
@@ -169,13 +171,13 @@ impl Attempt {
         let mut taken = vec![known.line(&kernel)];
         if let Some(l2_kernel) = &l2_kernel {
             taken.push(format!("virtual machines: kernel {}", l2_kernel.place()));
-            notes.extend(l2_kernel.known(Lint::default(), None).notes);
+            notes.extend(l2_kernel.known(Lint::default(), None, &[]).notes);
         }
         notes.extend(known.notes.iter().cloned());
         let findings = needs::assess(plan.args.nested.nested, &known, |text| {
             loaded.kernel_has(text.as_bytes())
         });
-        notes.extend(needs::note(&findings, |module| modules.has(module)));
+        notes.extend(needs::note(&findings));
         // Only now: what can be refused has been.
         let stamp = plan.started_utc.replace(':', "");
         let folder = Folder::create(plan.args.show.output.as_deref(), &stamp)?;

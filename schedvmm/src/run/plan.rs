@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the options come to, before anything is made.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gaps::record::GapRecord;
@@ -20,7 +20,7 @@ use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, TraceArgs};
 use crate::core_figures::HostCpus;
 use crate::kernel::Kernel;
 use crate::mapped_trace::TraceMemory;
-use crate::modules::{self, Modules, Tree};
+use crate::modules::{Drivers, Modules, Tree};
 use crate::placement::{self, Placement};
 use crate::session::Limits;
 use crate::shape::Shape;
@@ -141,20 +141,19 @@ impl Plan {
         }
     }
 
-    /// How the kernel under test reaches its console, and what it has to load first; `vendor` where it
-    /// is to be a host in turn.
+    /// How the kernel under test reaches its console, and what it has to load first; `vendor`
+    /// where it is to be a host in turn.
     ///
     /// # Errors
-    /// The folder of modules is not what it should be, or a module in it.
+    /// Its modules cannot be had.
     pub fn drivers(
         &self,
         kernel: &Kernel,
         vendor: Option<nested::Vendor>,
     ) -> Result<Drivers, Failure> {
-        let machine = &self.args.machine;
-        let tree = tree(machine.modules.as_deref(), kernel)?;
-        let vendor = vendor.map(nested::Vendor::module);
-        Drivers::choose(tree.as_ref(), machine.transport.asked(), vendor, kernel.release.as_deref())
+        let (asked, vendor) =
+            (self.args.machine.transport.asked(), vendor.map(nested::Vendor::module));
+        Ok(Drivers::choose(kernel.tree.as_ref(), asked, vendor, kernel.release.as_deref())?)
     }
 
     /// The same of the kernel of second-level guests.
@@ -162,13 +161,17 @@ impl Plan {
     /// # Errors
     /// As for [`drivers`](Self::drivers).
     pub fn l2_drivers(&self, kernel: &Kernel) -> Result<Drivers, Failure> {
-        let (machine, nested) = (&self.args.machine, &self.args.nested);
-        let asked = machine.transport.asked();
-        // The kernel around them has its own modules.
-        let same = || machine.modules.as_deref().filter(|_| nested.l2_kernel.is_none());
-        let folder = nested.l2_modules.as_deref().or_else(same);
-        let tree = if nested.nested { tree(folder, kernel)? } else { None };
-        Drivers::choose(tree.as_ref(), asked, None, kernel.release.as_deref())
+        let nested = &self.args.nested;
+        if !nested.nested {
+            return Ok(Drivers::default());
+        }
+        let release = kernel.release.as_deref();
+        // Those of a kernel of their own were read with it.
+        let named = (nested.l2_kernel.is_none() && !nested.l2_modules.is_empty())
+            .then(|| Tree::named(&nested.l2_modules, release, kernel.tree.as_ref()))
+            .transpose()?;
+        let tree = named.as_ref().or(kernel.tree.as_ref());
+        Ok(Drivers::choose(tree, self.args.machine.transport.asked(), None, release)?)
     }
 
     /// Gives second-level guests the memory that their kernel needs, unless the user says how much.
@@ -187,8 +190,8 @@ impl Plan {
         Ok(())
     }
 
-    /// A kernel that has to load its console has no voice until it has: it gets a 16550, which every
-    /// distribution's kernel has a driver for built in.
+    /// A kernel that has to load its console has no voice until it has: it gets a 16550, which
+    /// every distribution's kernel has a driver for built in.
     pub fn until_consoles_come(
         &mut self,
         config: &mut Config,
@@ -261,7 +264,7 @@ impl Plan {
             "transport": vm.facts().transport.name(),
             "modules": modules.names(),
             "modules_bytes": modules.bytes(),
-            "modules_from": modules.folder(),
+            "modules_from": modules.from(),
             "pins": self.placement.pins,
             "pin_note": (!notes.is_empty()).then(|| notes.join("; ")),
             "tsc_khz": vm.facts().tsc_khz,
@@ -288,67 +291,6 @@ impl Plan {
             idle.name(),
             args.pv
         )
-    }
-}
-
-/// The modules of this kernel: from the folder that is named, or else from where its file lies, where
-/// there are any.
-fn tree(folder: Option<&Path>, kernel: &Kernel) -> Result<Option<Tree>, Failure> {
-    Ok(match (folder, &kernel.release) {
-        (Some(folder), _) => Some(Tree::open(folder)?),
-        (None, Some(release)) => Tree::beside(&kernel.path, release),
-        (None, None) => None,
-    })
-}
-
-/// How a kernel reaches its devices.
-pub struct Drivers {
-    /// By which transport; `None` leaves it to what the kernel has built in.
-    pub transport: Option<Transport>,
-    /// What it has to load first.
-    pub modules: Modules,
-}
-
-impl Drivers {
-    /// By the transport that is asked for, or else by the one that takes fewer modules.
-    fn choose(
-        tree: Option<&Tree>,
-        asked: Option<Transport>,
-        vendor: Option<&str>,
-        release: Option<&str>,
-    ) -> Result<Self, Failure> {
-        let Some(tree) = tree else {
-            return Ok(Self { transport: asked, modules: Modules::default() });
-        };
-        let closure = |driver: Option<&str>| {
-            let wanted = driver.into_iter().chain([modules::CONSOLE]).chain(vendor);
-            tree.closure(wanted, release)
-        };
-        let (mut least, mut refused): (Option<Self>, _) = (None, None);
-        for transport in Transport::ALL.into_iter().filter(|one| asked.is_none_or(|it| it == *one))
-        {
-            let driver = transport.module();
-            // One that cannot be loaded, as of an earlier build, is no matter beside another that is
-            // built in.
-            let modules = match closure(Some(driver)) {
-                Ok(modules) => modules,
-                Err(error) => {
-                    refused.get_or_insert(error);
-                    continue;
-                }
-            };
-            let is_there = tree.is_builtin(driver) || modules.has(driver);
-            let before = least.as_ref().map_or(usize::MAX, |least| least.modules.count());
-            if is_there && modules.count() < before {
-                least = Some(Self { transport: Some(transport), modules });
-            }
-        }
-        match (least, refused) {
-            (Some(least), _) => Ok(least),
-            (None, Some(refused)) => Err(refused.into()),
-            // Without a list of what is built in, the kernel itself tells.
-            (None, None) => Ok(Self { transport: asked, modules: closure(None)? }),
-        }
     }
 }
 
@@ -469,21 +411,6 @@ mod tests {
     fn plan(words: &[&str]) -> Result<Plan, Failure> {
         let args = ["schedvmm", "--kernel", "x"].iter().chain(words);
         Plan::make(&Cli::try_parse_from(args).expect("parses").run)
-    }
-
-    #[test]
-    fn a_module_that_is_no_good_does_not_matter_beside_a_driver_that_is_built_in() {
-        let folder = tempfile::tempdir().expect("tempdir");
-        let builtin = "kernel/virtio_pci.ko\nkernel/virtio_console.ko\n";
-        std::fs::write(folder.path().join("modules.builtin"), builtin).expect("written");
-        std::fs::write(folder.path().join("virtio_mmio.ko"), "of an earlier build").expect("it");
-        let tree = Tree::open(folder.path()).expect("a tree");
-        let choose = |asked| Drivers::choose(Some(&tree), asked, None, Some("6.1"));
-        let drivers = choose(None).expect("over PCI");
-        assert_eq!(drivers.transport, Some(Transport::Pci));
-        assert!(drivers.modules.is_empty() && !drivers.modules.bring_console());
-        let error = choose(Some(Transport::Mmio)).err().expect("it is damaged").to_string();
-        assert!(error.contains("virtio_mmio.ko is damaged"), "{error}");
     }
 
     #[test]

@@ -190,7 +190,7 @@ pub fn run(kernel: Option<&Path>, allow_quota: bool, json: bool) -> Result<ExitS
 /// Whether there may be a machine with this kernel: neither a file that is none nor a host without
 /// KVM is a fault of the meter.
 fn can_boot(path: &Path) -> Result<(), Failure> {
-    kernel::open(path)?;
+    kernel::open(path, &[])?;
     match probe::run(&Hypervisor::open(Path::new(vmm::kvm::DEVICE))?, probe::PATIENCE) {
         Ok(_) | Err(ProbeError::Undecided(_)) => Ok(()),
         Err(error) => Err(error.into()),

@@ -11,6 +11,7 @@ use serde_json::Value;
 use vmm::x86_64::image::flat_kernel;
 
 use crate::calls::{call, finish};
+use crate::files::{self, Pack};
 
 /// All cases.
 pub const CASES: [(&str, fn()); 8] = [
@@ -25,12 +26,12 @@ pub const CASES: [(&str, fn()); 8] = [
 ];
 
 /// A vmlinux that does nothing.
-fn kernel() -> Vec<u8> {
+pub fn kernel() -> Vec<u8> {
     flat_kernel(0x100_0000, b"\0Linux version 6.12.1-made (tester) #1 SMP\n\0")
 }
 
 /// What `schedvmm config --nested` prints, with what that selects.
-fn complete(dir: &Path) -> String {
+pub fn complete(dir: &Path) -> String {
     let output = call(dir, &["config", "--nested"]);
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).expect("text") + "CONFIG_EVENT_TRACING=y\n"
@@ -42,25 +43,13 @@ fn put(dir: &Path, config: &str) {
     fs::write(dir.join("config"), config).expect("written");
 }
 
-fn status(output: &Output) -> Option<i32> {
+pub fn status(output: &Output) -> Option<i32> {
     output.status.code()
 }
 
-/// A line of .deb for each file.
+/// A Debian package with these files.
 fn deb(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut data = tar::Builder::new(Vec::new());
-    for (path, bytes) in files {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        data.append_data(&mut header, path, *bytes).expect("a member");
-    }
-    let data = zstd::bulk::compress(&data.into_inner().expect("an archive"), 1).expect("zstd");
-    let mut package = ar::Builder::new(Vec::new());
-    for (name, bytes) in [("debian-binary", &b"2.0\n"[..]), ("data.tar.zst", &data)] {
-        package.append(&ar::Header::new(name.into(), bytes.len() as u64), bytes).expect("a member");
-    }
-    package.into_inner().expect("a package")
+    files::deb(files, Pack::Zstd)
 }
 
 fn what_config_prints_makes_a_kernel_complete() {
@@ -90,13 +79,18 @@ fn gaps_and_what_is_vital_are_told_apart() {
     put(dir, &without);
     let output = call(dir, &["check", "vmlinux"]);
     let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(status(&output), Some(1), "{text}");
-    assert!(
-        text.contains(
-            "module          its module is to lie beside it or in --modules, else it cannot run"
-        ),
-        "{text}"
-    );
+    assert_eq!(status(&output), Some(125), "{text}");
+    let told = "module          its module is not found: give --modules, else it cannot run";
+    assert!(text.contains(told), "{text}");
+    let modules = dir.join("modules");
+    fs::create_dir(&modules).expect("made");
+    let console = files::module("", "6.12.1-made");
+    fs::write(modules.join("virtio_console.ko"), console).expect("written");
+    let output = call(dir, &["check", "vmlinux", "--modules", "modules"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(status(&output), Some(0), "{text}");
+    assert!(text.contains("loads         virtio_console, from modules\n"), "{text}");
+    assert!(text.contains("results         loaded          its module is loaded first"), "{text}");
     put(dir, &without.replace("CONFIG_VIRTIO_CONSOLE=m", ""));
     let output = call(dir, &["check", "vmlinux", "--json"]);
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");

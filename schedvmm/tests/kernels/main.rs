@@ -4,7 +4,12 @@
 
 #[path = "../calls/mod.rs"]
 mod calls;
+/// What unit tests are made of, too.
+#[path = "../../src/testing/made.rs"]
+#[allow(dead_code, reason = "each test takes what it needs")]
+mod files;
 mod made;
+mod packages;
 mod real;
 
 use std::process::ExitCode;
@@ -13,7 +18,7 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let made = made::CASES.iter().map(|(name, case)| {
+    let made = made::CASES.iter().chain(&packages::CASES).map(|(name, case)| {
         Trial::test(*name, || {
             case();
             Ok(())

@@ -22,6 +22,10 @@ mod broken_guest;
 mod case;
 mod disturbed;
 mod early_end;
+/// What unit tests are made of, too.
+#[path = "../../src/testing/made.rs"]
+#[allow(dead_code, reason = "each test takes what it needs")]
+mod files;
 mod frozen;
 mod host_fault;
 mod kernels;

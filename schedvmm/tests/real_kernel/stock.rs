@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::case::Case;
+use crate::files::{self, Pack};
 use crate::lab::{Group, Preparation, TestKernel};
 use crate::outcome::{Outcome, list, number, text};
 use crate::user::measured;
@@ -77,15 +78,32 @@ pub fn group() -> Group {
         outcome.assert_status(125);
         outcome.assert_says(&["CONFIG_VIRTIO_MMIO"]);
     });
-    let cases = vec![oldest, newest, nested.within(LIMIT_OF_NESTED), foreign, broken, without];
+    let nested = nested.within(LIMIT_OF_NESTED);
+    let cases = vec![oldest, newest, nested, foreign, broken, without, from_packages()];
     Group::new("stock", TestKernel::V612, cases).prepared(|_| {
         let mut files = Vec::new();
         for (variable, name) in KERNELS {
             let folder = env::var_os(variable)
                 .ok_or_else(|| format!("{variable} is not set; run `cargo xtask test`"))?;
-            files.extend(kernel(Path::new(&folder), name)?);
+            let found = kernel(Path::new(&folder), name)?;
+            if name == "oldest" {
+                files.extend(packages(&found)?);
+            }
+            files.extend(found);
         }
         Ok(Preparation { files, ..Preparation::default() })
+    })
+}
+
+/// Image and modules in packages that lie together.
+fn from_packages() -> Case {
+    let packed =
+        "schedvmm --kernel /packages/linux-image-* --threshold off --duration 2s --output r";
+    Case::new("from_packages", packed, |outcome| {
+        let result = measured(outcome);
+        loaded(outcome, &result, &["virtio_ring", "virtio", "virtio_mmio", "virtio_console"]);
+        let from = text(&result["machine"], "modules_from");
+        assert!(from.starts_with("/packages/linux-modules-"), "{from}");
     })
 }
 
@@ -118,6 +136,38 @@ fn kernel(folder: &Path, name: &str) -> Result<Vec<(String, PathBuf)>, String> {
         }
     }
     Ok(files)
+}
+
+/// The same in two packages, as they might be downloaded: the image and what is built in, and the
+/// modules.
+fn packages(kernel: &[(String, PathBuf)]) -> Result<Vec<(String, PathBuf)>, String> {
+    let mut parts = [Vec::new(), Vec::new()];
+    let mut release = None;
+    for (there, path) in kernel {
+        let bytes = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let inside = there.split_once("/lib/modules/").map(|(_, inside)| inside);
+        let Some(inside) = inside else {
+            parts[0].push(("boot/vmlinuz".to_owned(), bytes));
+            continue;
+        };
+        release = inside.split_once('/').map(|(release, _)| release.to_owned());
+        let part = usize::from(inside.contains(".ko"));
+        parts[part].push((format!("lib/modules/{inside}"), bytes));
+    }
+    let release = release.ok_or("the kernel has no modules")?;
+    let mut packages = Vec::new();
+    for (name, mut part) in ["image", "modules"].into_iter().zip(parts) {
+        for (path, _) in part.iter_mut().filter(|(path, _)| path == "boot/vmlinuz") {
+            *path = format!("boot/vmlinuz-{release}");
+        }
+        let part: Vec<_> = part.iter().map(|(path, bytes)| (&**path, &**bytes)).collect();
+        let name = format!("linux-{name}-{release}_1-1_amd64.deb");
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
+        let written = fs::write(&path, files::deb(&part, Pack::Zstd));
+        written.map_err(|error| format!("{}: {error}", path.display()))?;
+        packages.push((format!("/packages/{name}"), path));
+    }
+    Ok(packages)
 }
 
 fn is_needed(file: &str) -> bool {

@@ -174,7 +174,7 @@ pub(super) fn machine_name(machine: u16) -> &'static str {
 
 /// EFI executables that are no bzImage.
 fn efi(bytes: &[u8]) -> Option<Other> {
-    if bytes.get(4..8) == Some(b"zimg") {
+    if bytes.get(4..8) == Some(wrapped::ZBOOT_MAGIC) {
         let what = "an EFI zboot image, as kernels for arm64, RISC-V and LoongArch come in";
         return other(what, GIVE);
     }

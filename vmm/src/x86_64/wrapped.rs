@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Kernels in a wrapping: a file that is packed as a whole (vmlinux.zst), and the section `.linux`
-//! of a unified kernel image (UKI).
+//! Kernels in a wrapping: a file that is packed as a whole (vmlinux.zst), the section `.linux` of a
+//! unified kernel image (UKI), and the payload of an EFI zboot image.
 //!
-//! Sources: Microsoft PE format; the UAPI group's specification of unified kernel images. Every
-//! length in the file is a claim to be checked.
+//! Sources: Microsoft PE format; the UAPI group's specification of unified kernel images; Linux
+//! drivers/firmware/efi/libstub/zboot-header.S. Every length in the file is a claim to be checked.
 
 use std::fmt;
 use std::io::Read;
@@ -19,8 +19,10 @@ const PEEK_BYTES: u64 = 1024;
 const MAX_SECTIONS: usize = 96;
 const SECTION_LEN: usize = 40;
 const LINUX: &[u8; 8] = b".linux\0\0";
-/// A UKI with a packed kernel in it: no more than that.
-const MAX_LAYERS: usize = 2;
+/// A UKI with a zboot image in it: no more than that.
+const MAX_LAYERS: usize = 3;
+/// At 4 in a zboot image; the offset of its payload is behind it, then the length.
+pub(super) const ZBOOT_MAGIC: &[u8; 4] = b"zimg";
 
 /// What was around a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub enum Wrapping {
     Packed(Format),
     /// The kernel was a section of a UKI.
     Uki,
+    /// The kernel was the payload of an EFI zboot image.
+    Zboot,
 }
 
 impl fmt::Display for Wrapping {
@@ -38,6 +42,7 @@ impl fmt::Display for Wrapping {
                 write!(f, "unpacked ({})", format!("{format:?}").to_lowercase())
             }
             Self::Uki => f.write_str("section .linux of a UKI"),
+            Self::Zboot => f.write_str("payload of an EFI zboot image"),
         }
     }
 }
@@ -61,15 +66,33 @@ pub fn unwrap(mut bytes: Vec<u8>) -> Result<(Vec<u8>, Vec<Wrapping>), ImageError
             wrappings.push(Wrapping::Uki);
             continue;
         }
-        let Some(format) = payload::format(&bytes) else { break };
-        let inside = peek(&bytes);
-        if !is_bzimage(&inside) && !inside.starts_with(ELF_MAGIC) {
-            break;
+        // One for another architecture stays what it is, and is named as that.
+        if let Some(payload) = zboot(&bytes).filter(|payload| is_packed_kernel(payload)) {
+            bytes = payload.to_vec();
+            wrappings.push(Wrapping::Zboot);
         }
+        let Some(format) = payload::format(&bytes).filter(|_| is_packed_kernel(&bytes)) else {
+            break;
+        };
         bytes = unpack(format, &bytes)?;
         wrappings.push(Wrapping::Packed(format));
     }
     Ok((bytes, wrappings))
+}
+
+/// The payload of an EFI zboot image.
+fn zboot(bytes: &[u8]) -> Option<&[u8]> {
+    let word = |at: usize| -> Option<usize> {
+        usize::try_from(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?)).ok()
+    };
+    let start = word(8).filter(|_| bytes.get(4..8) == Some(ZBOOT_MAGIC))?;
+    bytes.get(start..start.checked_add(word(12)?)?)
+}
+
+/// Whether a kernel begins in what is packed here.
+fn is_packed_kernel(packed: &[u8]) -> bool {
+    let inside = peek(packed);
+    is_bzimage(&inside) || inside.starts_with(ELF_MAGIC)
 }
 
 fn unpack(format: Format, packed: &[u8]) -> Result<Vec<u8>, ImageError> {
@@ -212,6 +235,41 @@ pub(crate) mod tests {
         assert!(text.contains("an EFI zboot image"), "{text}");
     }
 
+    /// An EFI zboot image with this payload, of the type `kind`.
+    fn zboot(kind: &[u8], packed: &[u8]) -> Vec<u8> {
+        let mut image = pe(&[(b".text\0\0\0", b"stub")]);
+        let start = u32::try_from(image.len()).expect("small");
+        image[4..8].copy_from_slice(ZBOOT_MAGIC);
+        image[8..12].copy_from_slice(&start.to_le_bytes());
+        image[12..16].copy_from_slice(&u32::try_from(packed.len()).expect("small").to_le_bytes());
+        image[24..24 + kind.len()].copy_from_slice(kind);
+        image.extend_from_slice(packed);
+        // The length of what is packed, or a signature.
+        image.extend_from_slice(&[0; 8]);
+        image
+    }
+
+    #[test]
+    fn the_kernel_of_a_zboot_image_is_taken_out() {
+        let kernel = bzimage(&[7; 64]);
+        for (kind, format, packed) in
+            [(&b"gzip"[..], Format::Gzip, gzip(&kernel)), (b"zstd", Format::Zstd, zstd(&kernel))]
+        {
+            let image = zboot(kind, &packed);
+            let (inside, wrappings) = unwrap(image.clone()).expect("zboot");
+            assert!(inside == kernel, "{format:?}");
+            assert_eq!(wrappings, [Wrapping::Zboot, Wrapping::Packed(format)]);
+            let (inside, wrappings) = unwrap(uki(&image)).expect("zboot in a UKI");
+            assert!(inside == kernel && wrappings.len() == 3, "{wrappings:?}");
+        }
+        // Cut, or with the kernel of another architecture: it is named as what it is.
+        let image = zboot(b"gzip", &gzip(&kernel));
+        for other in [image[..image.len() - 9].to_vec(), zboot(b"gzip", &gzip(b"MZ arm64"))] {
+            let text = KernelImage::parse(other).expect_err("no kernel for us").to_string();
+            assert!(text.contains("an EFI zboot image"), "{text}");
+        }
+    }
+
     #[test]
     fn damaged_wrappings_are_told() {
         // Longer than a block of zstd, of which nothing comes out before its end.
@@ -237,7 +295,7 @@ pub(crate) mod tests {
 
     #[test]
     fn no_prefix_or_flipped_bit_panics() {
-        let image = uki(&zstd(&bzimage(&[7; 64])));
+        let image = uki(&zboot(b"zstd", &zstd(&bzimage(&[7; 64]))));
         for len in 0..image.len() {
             let _ = unwrap(image[..len].to_vec());
         }

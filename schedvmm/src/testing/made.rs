@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Kernels and packages for tests: small, but with all the parts of real ones.
+//! Kernels, modules and packages for tests: small, but with all the parts of real ones.
 
 use std::io::Write;
 
+use object::write::{Object, StandardSegment};
+use object::{Architecture, BinaryFormat, Endianness, SectionKind};
 use vmm::x86_64::image::flat_kernel;
 
 /// A vmlinux of this release with `text` in it, which does nothing.
@@ -11,7 +13,19 @@ pub fn vmlinux(release: &str, text: &str) -> Vec<u8> {
     flat_kernel(0x100_0000, banner.as_bytes())
 }
 
-/// How a package is packed.
+/// A module that says this of itself, with a signature behind it.
+pub fn module(depends: &str, release: &str) -> Vec<u8> {
+    let mut file = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
+    let segment = file.segment_name(StandardSegment::Data).to_vec();
+    let section = file.add_section(segment, b".modinfo".to_vec(), SectionKind::ReadOnlyData);
+    let info = format!("license=GPL\0depends={depends}\0vermagic={release} SMP mod_unload \0");
+    file.append_section_data(section, info.as_bytes(), 1);
+    let mut bytes = file.write().expect("an ELF file");
+    bytes.extend_from_slice(b"~Module signature appended~\n");
+    bytes
+}
+
+/// How a package, or a module, is packed.
 #[derive(Clone, Copy, Debug)]
 pub enum Pack {
     /// Not at all.
@@ -22,7 +36,8 @@ pub enum Pack {
 }
 
 impl Pack {
-    fn pack(self, bytes: Vec<u8>) -> Vec<u8> {
+    /// `bytes` packed so.
+    pub fn pack(self, bytes: Vec<u8>) -> Vec<u8> {
         match self {
             Self::Plain => bytes,
             Self::Gzip => {

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A folder of modules.
+//!
+//! ```text
+//!  /lib/modules/RELEASE   modules.builtin, kernel/**/NAME.ko[.gz|.xz|.zst]
+//!  an unpacked package    [usr/]lib/modules/RELEASE, as above
+//!  a build tree           modules.builtin, **/NAME.ko
+//! ```
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::lists::{BUILTIN, Lists};
+use super::{ModulesError, SUFFIXES, name_of};
+
+/// Most files and folders that are looked at: a build tree has about 200,000 of them.
+const MOST_ENTRIES: usize = 1_000_000;
+/// Where modules are installed, below a root or in a package.
+const ROOTS: [&str; 2] = ["lib/modules", "usr/lib/modules"];
+
+/// A folder of modules, and its lists.
+#[derive(Debug)]
+pub struct Folder {
+    pub path: PathBuf,
+    pub lists: Lists,
+    /// All modules, once they have been looked for.
+    files: OnceCell<BTreeMap<String, PathBuf>>,
+}
+
+impl Folder {
+    pub fn new(path: PathBuf) -> Self {
+        Self { lists: Lists::read(&path), path, files: OnceCell::new() }
+    }
+
+    /// The folder of modules that is meant by one that the user has named: itself, or one below it.
+    ///
+    /// # Errors
+    /// It cannot be read, or has the modules of several kernels, none of which is `release`.
+    pub fn named(path: &Path, release: Option<&str>) -> Result<Self, ModulesError> {
+        let unread = |source| ModulesError::Read { path: path.to_owned(), source };
+        fs::read_dir(path).map_err(unread)?;
+        let installed = installed(path);
+        let is_meant = |found: &&PathBuf| {
+            release.is_some_and(|release| found.file_name().is_some_and(|name| name == release))
+        };
+        match (installed.iter().find(is_meant), installed.as_slice()) {
+            (Some(one), _) | (None, [one]) => Ok(Self::new(one.clone())),
+            (None, []) => Ok(Self::new(path.to_owned())),
+            (None, several) => {
+                let list: Vec<_> = several.iter().map(|one| one.display().to_string()).collect();
+                let list = list.join(", ");
+                Err(ModulesError::Several { folder: path.to_owned(), list })
+            }
+        }
+    }
+
+    /// The folder of modules of a kernel whose file lies in the root or the package where they are
+    /// installed, in its build tree, or beside their lists; or else that of `root` for its release.
+    pub fn beside(root: &Path, kernel: &Path, release: Option<&str>) -> Option<Self> {
+        let kernel = kernel.canonicalize().ok()?;
+        let built =
+            |folder: &Path| fs::read_to_string(folder.join("include/config/kernel.release"));
+        let of_release = |folder: &Path| {
+            let release = release?;
+            let installed = ROOTS.map(|modules| folder.join(modules).join(release));
+            let found = installed.into_iter().find(|folder| folder.is_dir());
+            let is_built = || built(folder).is_ok_and(|text| text.trim() == release);
+            found.or_else(|| is_built().then(|| folder.to_owned()))
+        };
+        // A build tree has those of its last build, which need not be the kernel's.
+        let own = kernel
+            .parent()
+            .filter(|folder| folder.join(BUILTIN).is_file() && built(folder).is_err());
+        let found = own.map(Path::to_owned);
+        let found = found.or_else(|| kernel.ancestors().skip(1).find_map(of_release));
+        found.or_else(|| of_release(root)).map(Self::new)
+    }
+
+    /// The file of this module.
+    ///
+    /// # Errors
+    /// The folder cannot be read, or there is no end to it.
+    pub fn find(&self, module: &str) -> Result<Option<PathBuf>, ModulesError> {
+        // Lists name all that a build has made: a folder of thousands need not be gone through.
+        if self.lists.deny(module) {
+            return Ok(None);
+        }
+        if let Some(listed) = self.lists.path(module) {
+            let mut paths =
+                SUFFIXES.iter().map(|suffix| self.path.join(format!("{listed}{suffix}")));
+            if let Some(path) = paths.find(|path| path.is_file()) {
+                return Ok(Some(path));
+            }
+        }
+        Ok(self.files()?.get(module).cloned())
+    }
+
+    /// Whether there is no module in it.
+    ///
+    /// # Errors
+    /// As for [`find`](Self::find).
+    pub fn is_empty(&self) -> Result<bool, ModulesError> {
+        Ok(self.files()?.is_empty())
+    }
+
+    fn files(&self) -> Result<&BTreeMap<String, PathBuf>, ModulesError> {
+        if let Some(files) = self.files.get() {
+            return Ok(files);
+        }
+        let files = walk(&self.path)?;
+        Ok(self.files.get_or_init(|| files))
+    }
+}
+
+/// Folders `lib/modules/RELEASE` below a root or a package.
+fn installed(root: &Path) -> Vec<PathBuf> {
+    let mut found = BTreeSet::new();
+    for modules in ROOTS {
+        let Ok(entries) = fs::read_dir(root.join(modules)) else { continue };
+        let folders = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+        // The same where /lib is a link to usr/lib.
+        found.extend(folders.filter_map(|path| path.canonicalize().ok()));
+    }
+    found.into_iter().collect()
+}
+
+/// All modules below a folder, by name. Links are not followed: `build` and `source` lead to other
+/// trees.
+fn walk(folder: &Path) -> Result<BTreeMap<String, PathBuf>, ModulesError> {
+    let (mut files, mut entries_seen) = (BTreeMap::new(), 0);
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        let unread = |source| ModulesError::Read { path: next.clone(), source };
+        for entry in fs::read_dir(&next).map_err(unread)? {
+            let entry = entry.map_err(unread)?;
+            entries_seen += 1;
+            if entries_seen > MOST_ENTRIES {
+                let folder = folder.to_owned();
+                return Err(ModulesError::Endless { folder, most: MOST_ENTRIES });
+            }
+            let kind = entry.file_type().map_err(unread)?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if let Some(name) = entry.file_name().to_str().and_then(name_of) {
+                files.entry(name).or_insert_with(|| entry.path());
+            }
+        }
+    }
+    Ok(files)
+}
