@@ -240,8 +240,7 @@ mod tests {
             let here = affinity::of_this_thread().expect("affinity");
             let one = here.iter().next().expect("a CPU");
             affinity::confine_this_thread(&CpuSet::from_iter([one])).expect("pinned");
-            // SAFETY: gettid has no arguments and cannot fail.
-            let tid = unsafe { libc::gettid() };
+            let tid = affinity::this_thread().cast_signed();
             let thread = VcpuThread { cpu: 3, tid, cookie: 0 };
             let gone = VcpuThread { cpu: 4, tid: i32::MAX, cookie: 0 };
             assert_eq!(lost_vcpus(&[thread.clone(), gone], &[one as usize, 0]), []);

@@ -8,15 +8,13 @@
 //! processes inherit that, so that a Ctrl-C, which reaches them too, does not end them before their
 //! results are there.
 
-use std::fs;
-use std::io;
-use std::mem;
 use std::path::Path;
-use std::ptr;
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, io, mem, ptr, thread};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::session::Event;
 use crate::status::ExitStatus;
@@ -147,11 +145,10 @@ impl Drop for OnLeave {
 
 /// Kills a process of ours, as part of an act: what it holds open cannot be removed.
 pub fn kill(pid: u32) {
-    if let Ok(pid) = libc::pid_t::try_from(pid) {
-        // SAFETY: takes two integers. The process is a child that only another thread of ours
-        // reaps, or one in a cgroup of ours; one that is gone already is no fault.
-        unsafe { libc::kill(pid, libc::SIGKILL) };
-    }
+    // The process is a child that only another thread of ours reaps, or one in a cgroup of ours;
+    // one that is gone already is no fault.
+    let pid = libc::pid_t::try_from(pid).ok().and_then(Pid::from_raw);
+    let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
 }
 
 /// Removes a directory of the kernel's, as part of an act, as soon as the processes that are being

@@ -125,8 +125,7 @@ impl Hypervisor {
             .map_err(|_| KvmError::Missing(path()))?;
         let kvm = Kvm::new_with_path(name).map_err(|source| match source.errno() {
             libc::ENOENT | libc::ENXIO | libc::ENODEV => KvmError::Missing(path()),
-            // SAFETY: takes nothing and cannot fail.
-            errno => KvmError::refused(path(), errno, unsafe { libc::geteuid() } == 0)
+            errno => KvmError::refused(path(), errno, rustix::process::geteuid().is_root())
                 .unwrap_or(KvmError::Open { path: path(), source }),
         })?;
         let version = kvm.get_api_version();

@@ -7,10 +7,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use linux_loader::loader::bootparam::boot_params;
+use rustix::fs::{self, SealFlags};
 use thiserror::Error;
 use vm_memory::ByteValued;
 
@@ -208,25 +208,20 @@ fn clamp(at: u64, most: usize) -> usize {
 }
 
 /// Nobody changes the file any more: a machine may rely on what it maps.
-const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+const SEALS: SealFlags =
+    SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::WRITE).union(SealFlags::SEAL);
 
 /// A file that somebody can change is not mapped over memory that is read as a slice.
 fn require_seals(file: &File) -> Result<(), SharedError> {
-    // SAFETY: no pointers; the descriptor is open.
-    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
-    // What has no seals at all answers with -1, which is all of them.
-    if seals >= 0 && seals & SEALS == SEALS {
+    // What can have no seals answers with an error.
+    if fs::fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SEALS)) {
         return Ok(());
     }
     Err(SharedError::Damaged("it is not sealed"))
 }
 
 fn seal(file: &File) -> Result<(), SharedError> {
-    // SAFETY: no pointers; the descriptor is open.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } == 0 {
-        return Ok(());
-    }
-    Err(SharedError::File("sealed", io::Error::last_os_error()))
+    fs::fcntl_add_seals(file, SEALS).map_err(|error| SharedError::File("sealed", error.into()))
 }
 
 /// Copies `len` bytes of a file, from an offset on, into RAM at `gpa`.
@@ -253,17 +248,11 @@ fn map_over(ram: &mut BootRam, gpa: u64, file: (&File, u64), len: u64) -> Result
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::FromRawFd;
-
     use super::*;
     use crate::x86_64::image::flat_kernel;
 
     fn memfd() -> File {
-        // SAFETY: a constant NUL-terminated name.
-        let fd = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_ALLOW_SEALING) };
-        assert!(fd >= 0);
-        // SAFETY: a new descriptor that nobody else owns.
-        unsafe { File::from_raw_fd(fd) }
+        fs::memfd_create("test", fs::MemfdFlags::ALLOW_SEALING).expect("a memory file").into()
     }
 
     /// Passes the linter by its texts.

@@ -22,9 +22,7 @@ use crate::kvm::{self, Hypervisor};
 use crate::load::{self, LoadedKernel};
 use crate::vcpu::sched::{SchedError, Seat, VcpuThread};
 use crate::vcpu::{Machine, Vcpu, VcpuEnd, kick};
-use crate::virtio::console::{
-    Console, ConsoleControl, ConsoleHandles, PortSpec, PortWorker,
-};
+use crate::virtio::console::{Console, ConsoleControl, ConsoleHandles, PortSpec, PortWorker};
 use crate::virtio::pci::BAR_BYTES;
 use crate::x86_64::acpi::{self, Devices};
 use crate::x86_64::cpuid::{self, Identity};

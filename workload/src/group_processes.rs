@@ -3,8 +3,8 @@
 
 use std::path::Path;
 use std::process::{self, Child, Command, Stdio};
-use std::time::{Duration, Instant};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use protocol::cpu_list::CpuSet;
 use protocol::group_process::{GROUP_COMMAND, GroupPlan, Size};

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A lock file, so that two calls do not make the same thing at the same time.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::AsRawFd;
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -29,10 +27,8 @@ impl Lock {
             .with_context(|| format!("cannot open the lock `{}`", path.display()))?;
         let start = Instant::now();
         let mut told = false;
-        // SAFETY: the descriptor is open for as long as `file` lives.
-        while unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            let error = io::Error::last_os_error();
-            if !matches!(error.raw_os_error(), Some(libc::EWOULDBLOCK | libc::EINTR)) {
+        while let Err(error) = file.try_lock() {
+            if let TryLockError::Error(error) = error {
                 return Err(error).with_context(|| format!("cannot lock `{}`", path.display()));
             }
             if start.elapsed() > deadline {

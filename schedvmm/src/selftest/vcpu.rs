@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A vCPU that is stopped from outside: the guest's scheduler must not be blamed for it.
 
-use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use gaps::evidence::Class;
 use gaps::record::GapRecord;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::inject::{self, Stop};
@@ -105,10 +105,9 @@ impl Machine {
 
     /// Ends it, and reads its gaps.
     fn finish(&mut self) -> Result<Vec<GapRecord>, String> {
-        let pid = i32::try_from(self.child.id()).unwrap_or(i32::MAX);
         // Not SIGINT, which a shell has what it runs in the background ignore, and so its children.
-        // SAFETY: takes two integers; the child has not been waited for.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
+        // One that is gone already shows below.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let end = Instant::now() + ENDED;
         let status = loop {
             match self.status()? {

@@ -2,8 +2,9 @@
 //! Where host threads run. A pin that fails, fails the run: a benchmark that only logs it lies.
 
 use std::io;
-use std::mem;
 
+use rustix::process::Pid;
+use rustix::thread::{self, CoreSchedulingScope, CpuSet};
 use thiserror::Error;
 
 /// A thread is not where it should be.
@@ -55,19 +56,12 @@ fn no_cookie(error: &io::Error) -> &'static str {
 /// # Errors
 /// The error of sched_getaffinity(2).
 pub fn affinity() -> io::Result<Vec<usize>> {
-    affinity_of(0)
+    affinity_of(None)
 }
 
-fn affinity_of(tid: i32) -> io::Result<Vec<usize>> {
-    // SAFETY: an all-zero cpu_set_t is the empty set.
-    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
-    // SAFETY: `set` is valid for writes of its own size.
-    if unsafe { libc::sched_getaffinity(tid, size_of_val(&set), &raw mut set) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let most = usize::try_from(libc::CPU_SETSIZE).unwrap_or(0);
-    // SAFETY: every index is below CPU_SETSIZE.
-    Ok((0..most).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect())
+fn affinity_of(tid: Option<Pid>) -> io::Result<Vec<usize>> {
+    let set = thread::sched_getaffinity(tid)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
 }
 
 /// Restricts the calling thread to `cpus`.
@@ -75,24 +69,18 @@ fn affinity_of(tid: i32) -> io::Result<Vec<usize>> {
 /// # Errors
 /// The error of sched_setaffinity(2); EINVAL for a CPU number that cannot be expressed.
 pub fn set_affinity(cpus: &[usize]) -> io::Result<()> {
-    set_affinity_of(0, cpus)
+    set_affinity_of(None, cpus)
 }
 
-fn set_affinity_of(tid: i32, cpus: &[usize]) -> io::Result<()> {
-    // SAFETY: an all-zero cpu_set_t is the empty set.
-    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+fn set_affinity_of(tid: Option<Pid>, cpus: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
     for &cpu in cpus {
-        if cpu >= usize::try_from(libc::CPU_SETSIZE).unwrap_or(0) {
+        if cpu >= CpuSet::MAX_CPU {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        // SAFETY: the index is below CPU_SETSIZE.
-        unsafe { libc::CPU_SET(cpu, &mut set) };
+        set.set(cpu);
     }
-    // SAFETY: `set` is valid for reads of its own size.
-    if unsafe { libc::sched_setaffinity(tid, size_of_val(&set), &raw const set) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    Ok(thread::sched_setaffinity(tid, &set)?)
 }
 
 /// Pins the calling thread to one CPU and reads it back.
@@ -114,6 +102,7 @@ pub fn pin(thread: &str, cpu: usize) -> Result<(), SchedError> {
 /// # Errors
 /// The errors of sched_setaffinity(2) and sched_getaffinity(2).
 pub fn confine(tid: i32, cpus: &[usize]) -> io::Result<Vec<usize>> {
+    let tid = Some(pid(tid)?);
     set_affinity_of(tid, cpus)?;
     affinity_of(tid)
 }
@@ -161,8 +150,7 @@ impl Seat {
                 }
             }
         }
-        // SAFETY: gettid has no arguments and cannot fail.
-        let tid = unsafe { libc::gettid() };
+        let tid = thread::gettid().as_raw_nonzero().get();
         let cookie = match self.cookie {
             None => 0,
             Some(from) => take_cookie(from)
@@ -175,26 +163,19 @@ impl Seat {
 /// Gives the calling thread alone a core-scheduling cookie: a new one, or that of thread
 /// `from`. Returns what the kernel reads back.
 fn take_cookie(from: Option<i32>) -> io::Result<u64> {
-    let mut cookie = 0u64;
+    let (this, alone) = (thread::gettid(), CoreSchedulingScope::Thread);
     match from {
-        None => sched_core(libc::PR_SCHED_CORE_CREATE, 0, std::ptr::null_mut())?,
-        Some(tid) => sched_core(libc::PR_SCHED_CORE_SHARE_FROM, tid, std::ptr::null_mut())?,
+        None => thread::create_core_scheduling_cookie(this, alone)?,
+        Some(tid) => thread::pull_core_scheduling_cookie(pid(tid)?, alone)?,
     }
-    sched_core(libc::PR_SCHED_CORE_GET, 0, &raw mut cookie)?;
-    if cookie == 0 {
-        return Err(io::Error::other("the kernel accepted it and reads back none"));
+    match thread::core_scheduling_cookie(this, alone)? {
+        0 => Err(io::Error::other("the kernel accepted it and reads back none")),
+        cookie => Ok(cookie),
     }
-    Ok(cookie)
 }
 
-fn sched_core(command: libc::c_int, tid: i32, cookie: *mut u64) -> io::Result<()> {
-    /// `PIDTYPE_PID`: this thread and no other (Linux include/linux/pid_types.h).
-    const SCOPE_THREAD: libc::c_ulong = 0;
-    // SAFETY: the address is null or that of a u64 that lives until the call returns.
-    if unsafe { libc::prctl(libc::PR_SCHED_CORE, command, tid, SCOPE_THREAD, cookie) } == 0 {
-        return Ok(());
-    }
-    Err(io::Error::last_os_error())
+fn pid(tid: i32) -> io::Result<Pid> {
+    Pid::from_raw(tid).ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 /// Moves the calling thread, and threads it starts later, off `measured`; stays where it is

@@ -2,7 +2,6 @@
 //! PID 1 of the emulated host: mounts what a host has, runs the one command, sends home what
 //! it printed and left in `/out`.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::process::ExitStatusExt;
@@ -15,7 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use protocol::cpu_list::CpuSet;
-use workload::kernel::affinity;
+use rustix::io::Errno;
+use rustix::process::WaitOptions;
+use rustix::system::RebootCommand;
+use workload::kernel::{affinity, files};
 
 use super::ports::{self, Counted};
 use super::protocol::{
@@ -54,8 +56,8 @@ pub fn main() -> ! {
     if let Err(error) = told {
         // Standard error is the console, the last way out.
         eprintln!("PID 1 of the emulated host: {error:#}");
-        // SAFETY: takes a number and no pointers; there is no state of ours to save.
-        unsafe { libc::reboot(libc::RB_AUTOBOOT) };
+        // There is no state of ours to save, and nobody to tell what failed.
+        let _ = rustix::system::reboot(RebootCommand::Restart);
     }
     loop {
         std::thread::sleep(Duration::from_secs(3600));
@@ -89,20 +91,7 @@ fn serve(status: &mut File) -> Result<()> {
 /// Mounts a file system of this kind; one that cannot be mounted is only complained about.
 pub(crate) fn mount(kind: &str, target: &str, options: &str) -> Result<()> {
     std::fs::create_dir_all(target).with_context(|| format!("cannot make `{target}`"))?;
-    let (kind_c, target_c) = (CString::new(kind)?, CString::new(target)?);
-    let options_c = CString::new(options)?;
-    // SAFETY: all four pointers are to strings with a terminating NUL that outlive the call.
-    let result = unsafe {
-        libc::mount(
-            kind_c.as_ptr(),
-            target_c.as_ptr(),
-            kind_c.as_ptr(),
-            0,
-            options_c.as_ptr().cast(),
-        )
-    };
-    if result != 0 {
-        let error = io::Error::last_os_error();
+    if let Err(error) = files::mount(kind, Path::new(target), options) {
         // A host can do without some of them; whoever misses one finds this on the console.
         eprintln!("emulated host: cannot mount {kind} on {target}: {error}");
     }
@@ -146,18 +135,13 @@ fn keep_off_first_cpu() -> Result<()> {
 /// Waits for the end of the command, and for every orphan on the way.
 fn wait_for(child: i32, pid: &AtomicI32) -> Result<Ended> {
     loop {
-        let mut status = 0;
-        // SAFETY: `status` is ours and outlives the call.
-        let ended = unsafe { libc::waitpid(-1, &raw mut status, 0) };
-        if ended < 0 {
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error).context("cannot wait for the command");
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((ended, status))) if ended.as_raw_nonzero().get() == child => {
+                pid.store(0, Ordering::SeqCst);
+                return Ok(ExitStatus::from_raw(status.as_raw()).into());
             }
-        }
-        if ended == child {
-            pid.store(0, Ordering::SeqCst);
-            return Ok(ExitStatus::from_raw(status).into());
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("cannot wait for the command"),
         }
     }
 }

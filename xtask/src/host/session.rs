@@ -3,11 +3,13 @@
 //! loop, until all of it is here or a deadline has passed.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::event::{self, PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 
 use super::accident::HostLost;
 use super::protocol::{Ended, Job, Sent, Status};
@@ -182,28 +184,18 @@ impl Session {
 
     /// The sources with something to read, after waiting for one up to `left`.
     fn ready(&self, left: Duration) -> Result<Vec<Source>> {
-        let mut descriptors: Vec<libc::pollfd> = self
-            .open
-            .iter()
-            .map(|source| libc::pollfd {
-                fd: self.descriptor(*source).as_raw_fd(),
-                events: libc::POLLIN,
-                revents: 0,
-            })
-            .collect();
-        let count = libc::nfds_t::try_from(descriptors.len())?;
-        // Rounded up, so that the loop does not spin through the last millisecond.
-        let timeout = i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX);
-        // SAFETY: the array has `count` elements and outlives the call.
-        if unsafe { libc::poll(descriptors.as_mut_ptr(), count, timeout) } < 0 {
-            let error = io::Error::last_os_error();
-            if error.kind() == ErrorKind::Interrupted {
-                return Ok(Vec::new());
-            }
-            return Err(error).context("cannot wait for the emulated host");
+        let entry =
+            |source: &Source| PollFd::from_borrowed_fd(self.descriptor(*source), PollFlags::IN);
+        let mut descriptors: Vec<_> = self.open.iter().map(entry).collect();
+        // Longer than to the millisecond before it, through which the loop would spin.
+        let timeout = Timespec::try_from(left + Duration::from_millis(1))?;
+        match event::poll(&mut descriptors, Some(&timeout)) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(Vec::new()),
+            Err(error) => return Err(error).context("cannot wait for the emulated host"),
         }
         let ready = self.open.iter().zip(&descriptors);
-        Ok(ready.filter(|(_, fd)| fd.revents != 0).map(|(source, _)| *source).collect())
+        Ok(ready.filter(|(_, fd)| !fd.revents().is_empty()).map(|(source, _)| *source).collect())
     }
 
     fn descriptor(&self, source: Source) -> BorrowedFd<'_> {

@@ -65,8 +65,7 @@ pub(super) fn require_root(command: &str) -> Result<()> {
              this would: {command}"
         );
     }
-    // SAFETY: geteuid takes nothing and cannot fail.
-    if unsafe { libc::geteuid() } != 0 {
+    if !rustix::process::geteuid().is_root() {
         bail!(
             "packages are missing or too old, and only root may install them. Run:\n    {command}"
         );

@@ -5,12 +5,13 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::system::RebootCommand;
 use serde::{Deserialize, Serialize};
 
 use super::PORT;
@@ -40,8 +41,8 @@ pub fn main(mib: u32) -> ! {
         // The console shows it; the driver misses the cost.
         eprintln!("bulk guest: {error:#}");
     }
-    // SAFETY: takes a number and no pointers; there is no state of ours to save.
-    unsafe { libc::reboot(libc::RB_AUTOBOOT) };
+    // There is no state of ours to save, and nobody to tell what failed.
+    let _ = rustix::system::reboot(RebootCommand::Restart);
     std::process::exit(1)
 }
 
@@ -73,13 +74,8 @@ fn dump(mib: u32) -> Result<ExitCode> {
 /// What it costs to get the dump into the kernel: the driver copies it, as a file in memory does,
 /// and no device can be faster than that.
 fn copy(piece: &[u8], mib: u32) -> Result<f64> {
-    // SAFETY: the name is a string with a terminating NUL; the flags are none.
-    let descriptor = unsafe { libc::memfd_create(c"copy".as_ptr(), 0) };
-    if descriptor < 0 {
-        return Err(std::io::Error::last_os_error()).context("cannot make a file in memory");
-    }
-    // SAFETY: a descriptor of our own that nobody else has.
-    let file = unsafe { File::from_raw_fd(descriptor) };
+    let file = memfd_create("copy", MemfdFlags::empty());
+    let file = File::from(file.context("cannot make a file in memory")?);
     let busy = busy_seconds()?;
     for _ in 0..mib * PIECES_PER_MIB {
         file.write_all_at(piece, 0).context("cannot write to a file in memory")?;
@@ -93,8 +89,7 @@ fn copy(piece: &[u8], mib: u32) -> Result<f64> {
 /// knows how to miss these.
 fn busy_seconds() -> Result<f64> {
     let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
-    // SAFETY: takes a number and no pointers.
-    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    let per_second = rustix::param::clock_ticks_per_second();
     let (cpus, idle_ticks) = idle(&stat).context("/proc/stat has no line of all CPUs")?;
     let uptime = fs::read_to_string("/proc/uptime").context("cannot read /proc/uptime")?;
     let uptime: f64 =
