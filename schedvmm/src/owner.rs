@@ -19,7 +19,7 @@ use vmm::vcpu::ExitReason;
 use vmm::vcpu::sched::SchedError;
 use vmm::virtio::console::ConsoleError;
 use vmm::vm::{BuildError, StartError, StopError};
-use vmm::x86_64::image::ImageError;
+use vmm::x86_64::image_error::ImageError;
 use vmm::x86_64::lint::LintError;
 use vmm::x86_64::payload::PayloadError;
 use workload::error::{LoadError as GuestLoadError, MeterError};

@@ -16,7 +16,8 @@ use vmm::kvm::Hypervisor;
 use vmm::vcpu::ExitReason;
 use vmm::virtio::console::{PortKind, PortSpec};
 use vmm::vm::{BuildError, Facts, Initrd, Kernel, Loaded, Parts, StartError, Vm};
-use vmm::x86_64::image::{KernelImage, flat_kernel};
+use vmm::x86_64::elf::flat_kernel;
+use vmm::x86_64::image::KernelImage;
 
 /// How long a run waits for the probe before it goes on without its answer.
 pub const PATIENCE: Duration = Duration::from_millis(900);
@@ -123,7 +124,7 @@ mod tests {
         let Ok(KernelImage::Vmlinux(bytes)) = KernelImage::parse(image()) else {
             panic!("not accepted")
         };
-        let kernel = vmm::x86_64::image::parse_elf(&bytes).expect("checked");
+        let kernel = vmm::x86_64::elf::parse_elf(&bytes).expect("checked");
         assert_eq!(kernel.entry, u64::from(BASE));
         assert_eq!(kernel.segments.len(), 1);
     }

@@ -20,7 +20,8 @@ use vmm::config::{BootMethod, Config, PvProfile, Topology};
 use vmm::kvm::{DEVICE, Hypervisor};
 use vmm::virtio::console::{PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Loaded, Parts, Vm};
-use vmm::x86_64::image::{KernelImage, flat_kernel};
+use vmm::x86_64::elf::flat_kernel;
+use vmm::x86_64::image::KernelImage;
 
 const RUNS: usize = 20;
 /// What the project promises, in ms.

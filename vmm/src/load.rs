@@ -8,7 +8,9 @@ use vm_memory::Bytes;
 use crate::boot_ram::BootRam;
 use crate::config::{BootMethod, Transport};
 use crate::memory::GuestRam;
-use crate::x86_64::image::{BzImage, ElfKernel, ImageError, KernelImage, parse_elf};
+use crate::x86_64::elf::{ElfKernel, parse_elf};
+use crate::x86_64::image::{BzImage, KernelImage};
+use crate::x86_64::image_error::ImageError;
 use crate::x86_64::lint::{self, Lint, LintError, Wanted};
 use crate::x86_64::payload::{self, PayloadError};
 use crate::x86_64::{layout, notes, zero_page::InitrdPlace};
@@ -294,7 +296,8 @@ pub fn cmdline(text: &str, kernel: &LoadedKernel, ram: &GuestRam) -> Result<usiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::x86_64::image::{flat_kernel, tests as images};
+    use crate::x86_64::elf::flat_kernel;
+    use crate::x86_64::image::tests as images;
 
     fn loaded(memory_mib: u64) -> (BootRam, LoadedKernel) {
         let mut ram = BootRam::allocate(memory_mib).expect("memory");

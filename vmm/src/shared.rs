@@ -249,7 +249,7 @@ fn map_over(ram: &mut BootRam, gpa: u64, file: (&File, u64), len: u64) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::x86_64::image::flat_kernel;
+    use crate::x86_64::elf::flat_kernel;
 
     fn memfd() -> File {
         fs::memfd_create("test", fs::MemfdFlags::ALLOW_SEALING).expect("a memory file").into()

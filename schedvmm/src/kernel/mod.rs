@@ -14,8 +14,10 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use vmm::x86_64::image::{ImageError, KernelImage, MAX_IMAGE_BYTES};
+use vmm::x86_64::image::KernelImage;
+use vmm::x86_64::image_error::ImageError;
 use vmm::x86_64::lint::Lint;
+use vmm::x86_64::magic::MAX_IMAGE_BYTES;
 use vmm::x86_64::wrapped;
 
 pub use self::config::{Configuration, MAX_CONFIG_BYTES, Source};

@@ -39,7 +39,7 @@ fn files_that_are_not_there_are_usage_and_bad_ones_untestable() {
     assert_eq!(status, ExitStatus::Untestable);
     assert!(text.contains("empty") && text.contains("bzImage"), "{text}");
     let module = dir.path().join("kvm.ko");
-    let mut elf = vmm::x86_64::image::flat_kernel(FLAT, &[0xf4; 16]);
+    let mut elf = vmm::x86_64::elf::flat_kernel(FLAT, &[0xf4; 16]);
     elf[16] = 1;
     fs::write(&module, elf).expect("write");
     let (status, text) = refused(&module);

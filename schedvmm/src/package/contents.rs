@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
-use vmm::x86_64::image::MAX_IMAGE_BYTES;
+use vmm::x86_64::magic::MAX_IMAGE_BYTES;
 
 use super::invalid;
 use crate::kernel::MAX_CONFIG_BYTES;

@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use vmm::x86_64::{packed, payload};
+use vmm::x86_64::packed;
 
 pub use self::contents::{Contents, KERNEL, Release};
 pub use self::siblings::siblings;
@@ -116,7 +116,7 @@ fn invalid(text: impl Into<String>) -> io::Error {
 /// What is packed in `packed`, or `packed` itself.
 fn unpacked<'a>(mut packed: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let head = packed.fill_buf()?;
-    let reader: Box<dyn Read + 'a> = match payload::format(head) {
+    let reader: Box<dyn Read + 'a> = match packed::format(head) {
         // No kernel is packed so, but packages are.
         None if head.starts_with(b"BZh") => Box::new(bzip2::bufread::MultiBzDecoder::new(packed)),
         None => Box::new(packed),

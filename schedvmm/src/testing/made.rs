@@ -5,7 +5,7 @@ use std::io::Write;
 
 use object::write::{Object, StandardSegment};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind};
-use vmm::x86_64::image::flat_kernel;
+use vmm::x86_64::elf::flat_kernel;
 
 /// A vmlinux of this release with `text` in it, which does nothing.
 pub fn vmlinux(release: &str, text: &str) -> Vec<u8> {

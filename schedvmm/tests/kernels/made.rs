@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
-use vmm::x86_64::image::flat_kernel;
+use vmm::x86_64::elf::flat_kernel;
 
 use crate::calls::{call, finish};
 use crate::files::{self, Pack};

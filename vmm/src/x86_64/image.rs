@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The kernel file: which kind it is, and whether its headers tell the truth.
 //!
-//! Sources: Linux Documentation/arch/x86/boot.rst ("The Real-Mode Kernel Header"); ELF-64
-//! Object File Format. Every length in the file is a claim to be checked.
+//! Sources: Linux Documentation/arch/x86/boot.rst ("The Real-Mode Kernel Header").
+//! Every length in the file is a claim to be checked.
 
 use std::ops::Range;
 
 use linux_loader::loader::bootparam::setup_header;
-use thiserror::Error;
 use vm_memory::ByteValued;
 
-use crate::x86_64::not_a_kernel::{self, Other};
-use crate::x86_64::{layout, lint, wrapped};
+use crate::x86_64::elf::parse_elf;
+use crate::x86_64::image_error::{ImageError, truncated};
+use crate::x86_64::magic::{ELF_MAGIC, is_bzimage};
+use crate::x86_64::{lint, not_a_kernel, wrapped};
 
 /// Offset of the setup header in a bzImage.
 const HEADER_START: usize = 0x1f1;
@@ -19,68 +20,11 @@ const HEADER_START: usize = 0x1f1;
 const HEADER_JUMP: usize = 0x201;
 /// End of the magic number in the header.
 const HEADER_MIN_END: usize = 0x206;
-const BOOT_FLAG: u16 = 0xaa55;
-const HEADER_MAGIC: u32 = 0x5372_6448;
 const SECTOR: usize = 512;
 /// First protocol version with `xloadflags` (Linux 3.8).
 const VERSION_XLOADFLAGS: u16 = 0x20c;
 /// xloadflags bit 0: the kernel has the 64-bit entry point at 0x200.
 const XLF_KERNEL_64: u16 = 1;
-pub(super) const ELF_MAGIC: &[u8] = b"\x7fELF";
-const ELF_HEADER_LEN: usize = 64;
-const ELF_SEGMENT_LEN: usize = 56;
-const ELF_CLASS_64: u8 = 2;
-const ELF_LITTLE_ENDIAN: u8 = 1;
-const ELF_BIG_ENDIAN: u8 = 2;
-const ELF_I386: u16 = 3;
-const ELF_X86_64: u16 = 62;
-const ELF_LOAD: u32 = 1;
-const ELF_NOTE: u32 = 4;
-/// More program headers than any kernel has; a bound for hostile files.
-const MAX_SEGMENTS: usize = 64;
-/// No kernel image is larger; a bound for hostile files.
-pub const MAX_IMAGE_BYTES: u64 = 1 << 30;
-
-/// Why a file cannot be booted.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum ImageError {
-    /// No bytes.
-    #[error("the file is empty; give a bzImage or a vmlinux")]
-    Empty,
-    /// Ends before a header does, or before the kernel it announces.
-    #[error(
-        "the file is truncated: {what} needs {needed} bytes, the file has {got}; copy it again"
-    )]
-    Truncated {
-        /// What does not fit.
-        what: &'static str,
-        /// Bytes it needs.
-        needed: u64,
-        /// Bytes there are.
-        got: u64,
-    },
-    /// Neither a bzImage nor an ELF file.
-    #[error(
-        "this is no Linux kernel: it starts with bytes {0:02x?} and has no boot header; give a bzImage or a vmlinux"
-    )]
-    NotAKernel(Vec<u8>),
-    /// Something else that is known.
-    #[error("{0}")]
-    Other(Other),
-    /// 32-bit or too old.
-    #[error("this is a 32-bit kernel ({0}); build it with CONFIG_64BIT=y")]
-    Not64Bit(&'static str),
-    /// ELF of another architecture.
-    #[error(
-        "this ELF file is for {name} (machine {number}), not for x86-64; give an x86-64 kernel",
-        name = not_a_kernel::machine_name(*.0),
-        number = .0
-    )]
-    OtherMachine(u16),
-    /// Some other lie.
-    #[error("the kernel image is damaged: {0}")]
-    Damaged(String),
-}
 
 /// A kernel file whose headers have been checked.
 #[derive(Debug)]
@@ -113,42 +57,6 @@ impl BzImage {
 /// Sectors of real-mode code after the first one; 0 stands for 4 (boot.rst).
 fn setup_sectors(header: &setup_header) -> usize {
     if header.setup_sects == 0 { 4 } else { header.setup_sects.into() }
-}
-
-/// One loadable part of an ELF kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Offset in the file.
-    pub offset: u64,
-    /// Guest physical address.
-    pub address: u64,
-    /// Bytes in the file.
-    pub file_len: u64,
-    /// Bytes in memory; the rest is zero.
-    pub memory_len: u64,
-}
-
-impl Segment {
-    /// First guest physical address after the segment.
-    pub fn end(&self) -> u64 {
-        self.address + self.memory_len
-    }
-
-    /// Whether bytes of the file, and not the zeros after them, are at `address`.
-    fn holds(&self, address: u64) -> bool {
-        (self.address..self.address + self.file_len).contains(&address)
-    }
-}
-
-/// What an ELF kernel wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ElfKernel {
-    /// Physical entry point.
-    pub entry: u64,
-    /// Loadable segments in ascending order of address.
-    pub segments: Vec<Segment>,
-    /// First guest physical address and bytes of its notes, which lie in one of the segments.
-    pub notes: Option<(u64, u64)>,
 }
 
 impl KernelImage {
@@ -231,17 +139,6 @@ impl KernelImage {
     }
 }
 
-/// Whether there is a boot header.
-pub(super) fn is_bzimage(bytes: &[u8]) -> bool {
-    let magic = |at, len| bytes.get(at..at + len);
-    magic(0x1fe, 2) == Some(&BOOT_FLAG.to_le_bytes())
-        && magic(0x202, 4) == Some(&HEADER_MAGIC.to_le_bytes())
-}
-
-fn truncated(what: &'static str, needed: usize, got: usize) -> ImageError {
-    ImageError::Truncated { what, needed: needed as u64, got: got as u64 }
-}
-
 fn parse_bzimage(bytes: Vec<u8>) -> Result<BzImage, ImageError> {
     let header_end = 0x202 + usize::from(bytes[HEADER_JUMP]);
     let raw = bytes
@@ -280,144 +177,11 @@ fn parse_bzimage(bytes: Vec<u8>) -> Result<BzImage, ImageError> {
     Ok(BzImage { bytes, header, payload })
 }
 
-/// Checks an ELF kernel's headers and lists its segments.
-///
-/// # Errors
-/// Any header that a loader could stumble over, or a segment outside `[1 MiB, 1 GiB)`, the
-/// range the kernel is entered with mapped.
-pub fn parse_elf(bytes: &[u8]) -> Result<ElfKernel, ImageError> {
-    let damaged = |text: String| ImageError::Damaged(text);
-    if bytes.len() < ELF_HEADER_LEN {
-        return Err(truncated("the ELF header", ELF_HEADER_LEN, bytes.len()));
-    }
-    if !bytes.starts_with(ELF_MAGIC) {
-        return Err(damaged("the unpacked payload is no ELF file".into()));
-    }
-    let machine = u16_at(bytes, 18);
-    if bytes[5] == ELF_BIG_ENDIAN {
-        return Err(ImageError::OtherMachine(machine.swap_bytes()));
-    }
-    if machine != ELF_X86_64 && machine != ELF_I386 {
-        return Err(ImageError::OtherMachine(machine));
-    }
-    if bytes[4] != ELF_CLASS_64 || machine == ELF_I386 {
-        return Err(ImageError::Not64Bit("ELF class 32"));
-    }
-    if let Some(other) = not_a_kernel::recognise(bytes) {
-        return Err(ImageError::Other(other));
-    }
-    let (entry, table) = (u64_at(bytes, 24), u64_at(bytes, 32));
-    let (entry_len, count) = (usize::from(u16_at(bytes, 54)), usize::from(u16_at(bytes, 56)));
-    if entry_len != ELF_SEGMENT_LEN || count == 0 || count > MAX_SEGMENTS {
-        return Err(damaged(format!("{count} program headers of {entry_len} bytes")));
-    }
-    let table_end = table.saturating_add((count * ELF_SEGMENT_LEN) as u64);
-    if table_end > bytes.len() as u64 {
-        let got = bytes.len() as u64;
-        return Err(ImageError::Truncated {
-            what: "the program header table",
-            needed: table_end,
-            got,
-        });
-    }
-    // Bounded by the file's length just above.
-    #[allow(clippy::cast_possible_truncation)]
-    let headers = &bytes[table as usize..table_end as usize];
-    let (mut segments, mut notes) = (Vec::new(), None);
-    for raw in headers.chunks_exact(ELF_SEGMENT_LEN) {
-        match u32_at(raw, 0) {
-            ELF_LOAD => segments.push(check_segment(raw, bytes.len() as u64)?),
-            ELF_NOTE => notes = Some((u64_at(raw, 24), u64_at(raw, 32))),
-            _ => {}
-        }
-    }
-    segments.retain(|segment: &Segment| segment.memory_len > 0);
-    segments.sort_unstable_by_key(|segment| segment.address);
-    if let Some(pair) = segments.windows(2).find(|pair| pair[0].end() > pair[1].address) {
-        return Err(damaged(format!("segments overlap at {:#x}", pair[1].address)));
-    }
-    // Not the segment's flags: the kernel is entered with a map of its loader's, in which all is
-    // executable, and since Linux 6.18 its entry code lies in a segment without PF_X.
-    if !segments.iter().any(|segment| segment.holds(entry)) {
-        return Err(damaged(format!("nothing is loaded at its entry point {entry:#x}")));
-    }
-    // What lies elsewhere in the file is not in memory, and so is none of the kernel's own.
-    let notes = notes.filter(|(start, len)| {
-        let last = len.checked_sub(1).and_then(|len| start.checked_add(len));
-        last.is_some_and(|last| {
-            segments.iter().any(|segment| segment.holds(*start) && segment.holds(last))
-        })
-    });
-    Ok(ElfKernel { entry, segments, notes })
-}
-
-fn check_segment(raw: &[u8], file_len: u64) -> Result<Segment, ImageError> {
-    let segment = Segment {
-        offset: u64_at(raw, 8),
-        address: u64_at(raw, 24),
-        file_len: u64_at(raw, 32),
-        memory_len: u64_at(raw, 40),
-    };
-    let Segment { offset, address, .. } = segment;
-    let file_end = offset.saturating_add(segment.file_len);
-    if file_end > file_len {
-        return Err(ImageError::Truncated { what: "a segment", needed: file_end, got: file_len });
-    }
-    if segment.file_len > segment.memory_len {
-        return Err(ImageError::Damaged(format!(
-            "segment at {address:#x} has more file than memory"
-        )));
-    }
-    let end = address.saturating_add(segment.memory_len);
-    if address < layout::HIGH_RAM_START.0 || end > layout::IDENTITY_MAP_END.0 {
-        return Err(ImageError::Damaged(format!(
-            "segment [{address:#x}, {end:#x}) lies outside [1 MiB, 1 GiB)"
-        )));
-    }
-    Ok(segment)
-}
-
-/// `memory` as an ELF kernel of one segment at `address`, entered at its first byte: for
-/// guests of a few instructions.
-pub fn flat_kernel(address: u32, memory: &[u8]) -> Vec<u8> {
-    let headers = ELF_HEADER_LEN + ELF_SEGMENT_LEN;
-    let mut file = vec![0; headers];
-    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, ELF_MAGIC);
-    put(4, &[ELF_CLASS_64, ELF_LITTLE_ENDIAN, 1]);
-    put(16, &[2, 0]); // ET_EXEC
-    put(18, &ELF_X86_64.to_le_bytes());
-    put(20, &[1]);
-    put(24, &u64::from(address).to_le_bytes());
-    put(32, &(ELF_HEADER_LEN as u64).to_le_bytes());
-    put(54, &[56, 0, 1]); // one program header of 56 bytes
-    let len = (memory.len() as u64).to_le_bytes();
-    let segment = ELF_HEADER_LEN;
-    put(segment, &ELF_LOAD.to_le_bytes());
-    put(segment + 4, &[7]); // read, write, execute
-    put(segment + 8, &(headers as u64).to_le_bytes());
-    put(segment + 24, &u64::from(address).to_le_bytes());
-    put(segment + 32, &len);
-    put(segment + 40, &len);
-    file.extend_from_slice(memory);
-    file
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::x86_64::elf::{ELF_HEADER_LEN, ELF_SEGMENT_LEN, flat_kernel};
+    use crate::x86_64::magic::{BOOT_FLAG, HEADER_MAGIC};
 
     /// A bzImage with this payload and nothing else.
     pub(crate) fn bzimage(payload: &[u8]) -> Vec<u8> {

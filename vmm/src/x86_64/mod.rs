@@ -3,11 +3,14 @@
 
 pub mod acpi;
 pub mod cpuid;
+pub mod elf;
 pub mod gdt;
 pub mod image;
+pub mod image_error;
 pub mod lapic;
 pub mod layout;
 pub mod lint;
+pub mod magic;
 pub mod msrs;
 pub mod not_a_kernel;
 pub mod notes;

@@ -6,33 +6,13 @@
 //! drivers/firmware/efi/libstub/zboot-header.S, Documentation/arch/{arm64/booting,
 //! riscv/boot-image-header}.rst.
 
-use std::fmt;
-
-use crate::x86_64::image::ELF_MAGIC;
-use crate::x86_64::payload::{self, Format};
+use crate::x86_64::image_error::Other;
+use crate::x86_64::magic::ELF_MAGIC;
+use crate::x86_64::packed::{self, Format};
 use crate::x86_64::wrapped;
 
 /// Nor does a file that begins so long as a text go on as a kernel.
 const TEXT_BYTES: usize = 512;
-
-/// Something that is no kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Other {
-    /// What it is, with its article.
-    pub what: String,
-    /// What to do with it.
-    pub advice: String,
-}
-
-impl fmt::Display for Other {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "this is {}, not a kernel that can be booted as it is: {}",
-            self.what, self.advice
-        )
-    }
-}
 
 const GIVE: &str = "give a bzImage or a vmlinux for x86-64";
 
@@ -156,22 +136,6 @@ fn elf(bytes: &[u8]) -> Option<Other> {
     }
 }
 
-/// The architecture of an ELF file's machine number, where it has kernels.
-pub(super) fn machine_name(machine: u16) -> &'static str {
-    match machine {
-        3 => "32-bit x86",
-        8 => "MIPS",
-        20 => "32-bit PowerPC",
-        21 => "64-bit PowerPC",
-        22 => "s390",
-        40 => "32-bit ARM",
-        183 => "arm64",
-        243 => "RISC-V",
-        258 => "LoongArch",
-        _ => "another architecture",
-    }
-}
-
 /// EFI executables that are no bzImage.
 fn efi(bytes: &[u8]) -> Option<Other> {
     if bytes.get(4..8) == Some(wrapped::ZBOOT_MAGIC) {
@@ -184,7 +148,7 @@ fn efi(bytes: &[u8]) -> Option<Other> {
 
 /// What is packed as a whole.
 fn packed(bytes: &[u8]) -> Option<Other> {
-    let (name, tool) = match payload::format(bytes) {
+    let (name, tool) = match packed::format(bytes) {
         Some(Format::Gzip) => ("gzip", "gunzip"),
         Some(Format::Xz) => ("xz", "unxz"),
         Some(Format::Zstd) => ("zstd", "unzstd"),
@@ -197,7 +161,7 @@ fn packed(bytes: &[u8]) -> Option<Other> {
     let unpack = format!("unpack it with `{tool} < FILE > NEW`");
     let inside = wrapped::peek(bytes);
     // Once: there are files that unpack to themselves.
-    if payload::format(&inside).is_some() {
+    if packed::format(&inside).is_some() {
         return other(format!("something packed twice, with {name} last"), unpack);
     }
     if let Some(inside) = bare(&inside) {
@@ -215,7 +179,9 @@ fn is_kernel_config(text: &str) -> bool {
 mod tests {
     use std::io::Write;
 
-    use crate::x86_64::image::{self, ImageError, KernelImage, flat_kernel};
+    use crate::x86_64::elf::flat_kernel;
+    use crate::x86_64::image::{self, KernelImage};
+    use crate::x86_64::image_error::ImageError;
     use crate::x86_64::wrapped::tests::pe;
 
     /// What is said of a file, and it must be refused.

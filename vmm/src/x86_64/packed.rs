@@ -1,11 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whole files that are packed, as a stream: their size is not known before the end.
+//! What is packed: by which program, and whole files as a stream, since their size is not known
+//! before the end.
 
 use std::io::{self, BufRead, Read};
 
 use liblzma::stream::{CONCATENATED, Stream};
 
-use crate::x86_64::payload::{Format, XZ_MEMORY_LIMIT};
+/// Memory the xz decoder may use: dictionaries of kernels are at most 128 MiB.
+pub(super) const XZ_MEMORY_LIMIT: u64 = 256 << 20;
+
+/// Compression formats, by the magic bytes lib/decompress.c knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// RFC 1952.
+    Gzip,
+    /// The .xz container, with the x86 branch filter.
+    Xz,
+    /// The .lzma container.
+    Lzma,
+    /// LZ4's legacy frame.
+    Lz4,
+    /// RFC 8878.
+    Zstd,
+}
+
+/// The format of `payload`, by its first bytes.
+pub fn format(payload: &[u8]) -> Option<Format> {
+    const MAGICS: [(&[u8], Format); 5] = [
+        (&[0x1f, 0x8b], Format::Gzip),
+        (&[0xfd, b'7', b'z', b'X', b'Z', 0], Format::Xz),
+        (&[0x02, 0x21, 0x4c, 0x18], Format::Lz4),
+        (&[0x28, 0xb5, 0x2f, 0xfd], Format::Zstd),
+        (&[0x5d, 0, 0], Format::Lzma),
+    ];
+    MAGICS.iter().find(|(magic, _)| payload.starts_with(magic)).map(|(_, format)| *format)
+}
 
 /// A decoder for `packed`, which begins with the magic bytes of `format`.
 ///

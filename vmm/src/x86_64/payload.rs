@@ -10,32 +10,17 @@ use std::io::Read;
 use liblzma::stream::{Action, Status, Stream};
 use thiserror::Error;
 
-use crate::x86_64::image::{BzImage, ElfKernel, ImageError, parse_elf};
+use crate::x86_64::elf::{ElfKernel, parse_elf};
+use crate::x86_64::image::BzImage;
+use crate::x86_64::image_error::ImageError;
 use crate::x86_64::layout;
+use crate::x86_64::packed::{Format, XZ_MEMORY_LIMIT, format};
 
 /// Where the first segment lies in the ELF file that Linux packs (its page size for
 /// alignment is 2 MiB, arch/x86/kernel/vmlinux.lds.S). Only a guess at the best address.
 const USUAL_FIRST_OFFSET: u64 = 2 << 20;
 /// LZ4 legacy frame: blocks unpack to this many bytes, but the last.
 const LZ4_BLOCK: usize = 8 << 20;
-/// Memory the xz decoder may use: dictionaries of kernels are at most 128 MiB.
-pub(super) const XZ_MEMORY_LIMIT: u64 = 256 << 20;
-
-/// Compression formats, by the magic bytes lib/decompress.c knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// RFC 1952.
-    Gzip,
-    /// The .xz container, with the x86 branch filter.
-    Xz,
-    /// The .lzma container.
-    Lzma,
-    /// LZ4's legacy frame.
-    Lz4,
-    /// RFC 8878.
-    Zstd,
-}
-
 /// Why a payload could not be unpacked.
 #[derive(Debug, Error)]
 pub enum PayloadError {
@@ -75,18 +60,6 @@ pub enum PayloadError {
     /// What came out is no kernel.
     #[error(transparent)]
     Image(#[from] ImageError),
-}
-
-/// The format of `payload`, by its first bytes.
-pub fn format(payload: &[u8]) -> Option<Format> {
-    const MAGICS: [(&[u8], Format); 5] = [
-        (&[0x1f, 0x8b], Format::Gzip),
-        (&[0xfd, b'7', b'z', b'X', b'Z', 0], Format::Xz),
-        (&[0x02, 0x21, 0x4c, 0x18], Format::Lz4),
-        (&[0x28, 0xb5, 0x2f, 0xfd], Format::Zstd),
-        (&[0x5d, 0, 0], Format::Lzma),
-    ];
-    MAGICS.iter().find(|(magic, _)| payload.starts_with(magic)).map(|(_, format)| *format)
 }
 
 /// Unpacks `image`'s payload into `low_ram` (guest RAM from address 0) and puts its segments
@@ -238,7 +211,8 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::x86_64::image::{KernelImage, flat_kernel, tests as images};
+    use crate::x86_64::elf::flat_kernel;
+    use crate::x86_64::image::{KernelImage, tests as images};
 
     const MIB: usize = 1 << 20;
 

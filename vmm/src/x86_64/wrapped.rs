@@ -9,9 +9,10 @@ use std::fmt;
 use std::io::Read;
 use std::ops::Range;
 
-use crate::x86_64::image::{ELF_MAGIC, ImageError, MAX_IMAGE_BYTES, is_bzimage};
+use crate::x86_64::image_error::ImageError;
+use crate::x86_64::magic::{ELF_MAGIC, MAX_IMAGE_BYTES, is_bzimage};
 use crate::x86_64::packed;
-use crate::x86_64::payload::{self, Format};
+use crate::x86_64::packed::Format;
 
 /// So many bytes of what is packed are enough to see what it is.
 const PEEK_BYTES: u64 = 1024;
@@ -71,7 +72,7 @@ pub fn unwrap(mut bytes: Vec<u8>) -> Result<(Vec<u8>, Vec<Wrapping>), ImageError
             bytes = payload.to_vec();
             wrappings.push(Wrapping::Zboot);
         }
-        let Some(format) = payload::format(&bytes).filter(|_| is_packed_kernel(&bytes)) else {
+        let Some(format) = packed::format(&bytes).filter(|_| is_packed_kernel(&bytes)) else {
             break;
         };
         bytes = unpack(format, &bytes)?;
@@ -116,7 +117,7 @@ fn unpack(format: Format, packed: &[u8]) -> Result<Vec<u8>, ImageError> {
 /// The beginning of what is packed; nothing where it cannot be unpacked.
 pub(super) fn peek(packed: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let reader = payload::format(packed).and_then(|format| packed::reader(format, packed).ok());
+    let reader = packed::format(packed).and_then(|format| packed::reader(format, packed).ok());
     if let Some(reader) = reader {
         // What came out before an error is as good.
         let _ = reader.take(PEEK_BYTES).read_to_end(&mut bytes);
@@ -162,7 +163,8 @@ pub(crate) mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::x86_64::image::{KernelImage, flat_kernel, tests::bzimage};
+    use crate::x86_64::elf::flat_kernel;
+    use crate::x86_64::image::{KernelImage, tests::bzimage};
 
     /// A PE file with these sections.
     pub(crate) fn pe(sections: &[(&[u8; 8], &[u8])]) -> Vec<u8> {

@@ -8,11 +8,8 @@ use vm_memory::ByteValued;
 
 use crate::memory;
 use crate::x86_64::layout;
+use crate::x86_64::magic::{BOOT_FLAG, HEADER_MAGIC};
 
-/// Boot flag at the end of the setup sector.
-const BOOT_FLAG: u16 = 0xaa55;
-/// "HdrS".
-const HEADER_MAGIC: u32 = 0x5372_6448;
 /// Loader type "undefined": anything but 0, which makes the kernel ignore the initrd.
 const LOADER_TYPE: u8 = 0xff;
 const KERNEL_ALIGNMENT: u32 = 0x0100_0000;

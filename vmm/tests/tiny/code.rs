@@ -10,7 +10,7 @@
 //! 0x20_0000  REPORT: what SAY sends to the serial line
 //! ```
 
-use vmm::x86_64::image::flat_kernel;
+use vmm::x86_64::elf::flat_kernel;
 
 /// Where the boot processor begins.
 pub const BASE: u32 = 0x10_0000;
