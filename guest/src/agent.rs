@@ -180,10 +180,10 @@ fn prepare(
         cosched::arrange(job.cosched, cosched::probe_prctl(), &mut make)?;
     cgroups.limit(&job.load.groups).map_err(AgentError::NotInForce)?;
     let mut setup = Setup {
-        cosched: mechanism.name().into(),
+        cosched: mechanism.interface(),
         cosched_note: note,
         knobs,
-        cgroup: cgroups.version().name().into(),
+        cgroup: cgroups.version(),
         notes: cgroups.notes().to_vec(),
         ..Setup::default()
     };

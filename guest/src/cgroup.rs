@@ -15,27 +15,7 @@ use crate::{
     system,
 };
 
-/// Which hierarchy the cgroups are in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// The unified hierarchy.
-    V2,
-    /// Separate hierarchies for cpu and cpuset.
-    V1,
-    /// The kernel has no cgroups that serve us.
-    None,
-}
-
-impl Version {
-    /// As in the result.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::V2 => "v2",
-            Self::V1 => "v1",
-            Self::None => "none",
-        }
-    }
-}
+pub use crate::wire::CgroupVersion as Version;
 
 /// The load's cgroups. They stay until they are [removed](Cgroups::remove).
 #[derive(Debug)]

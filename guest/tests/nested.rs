@@ -18,7 +18,7 @@ use guest::{
     cpus::CpuSet,
     frame::{Decoder, encode_gaps, encode_message},
     index::Kind,
-    job::{Confine, CoschedRequest, Job, LoadSpec, NestedSpec, SleepSpec},
+    job::{Confine, CoschedRequest, Job, LoadSpec, NestedSpec, Pv, SleepSpec, Transport},
     load::{LoadError, Observer, Outcome, Prepared, Surroundings},
     nested::{
         self,
@@ -97,7 +97,7 @@ fn launcher(spec: &LaunchSpec) -> ! {
         ..VmThread::default()
     };
     let threads = (0..spec.cpus).map(thread).collect();
-    let transport = "mmio".into();
+    let transport = Transport::Mmio;
     tell(encode_report(&Report::Booting { threads, transport, tsc_shared: true }).unwrap());
     tell(encode_console(format!("console of {}\n", spec.vm).as_bytes()).unwrap());
     if does == "panics" {
@@ -266,7 +266,7 @@ fn run_with(
         vcpus: 2,
         own_pages: false,
         threads_per_core: 2,
-        pv: "clock".into(),
+        pv: Pv::Clock,
         transport: None,
         cmdlines: words.iter().map(|word| (*word).into()).collect(),
         confine: Confine::Core,

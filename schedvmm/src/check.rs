@@ -42,7 +42,7 @@ pub fn run(named: &Path, nested: bool, json: bool) -> Result<ExitStatus, Failure
     let report = Report { kernel, known, nested, memory_mib, findings };
     if json {
         let value = report.json(named);
-        terminal::out(&terminal::json(&value).map_err(Failure::internal)?);
+        terminal::out(&results::json::pretty(&value).map_err(Failure::internal)?);
     } else {
         terminal::out(&report.text());
     }

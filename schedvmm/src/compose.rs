@@ -5,44 +5,23 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use guest::job::{CoschedRequest, Job};
-use guest::wire::Setup;
-use serde_json::{Value, json};
-
-use crate::clock::Clock;
-use crate::core_figures::{CoreFigures, HostCpus};
-use crate::expected::Expected;
-use crate::facts;
-use crate::forced_idle::ForcedIdle;
-use crate::pins::Pins;
-use crate::result::{
-    self, AfterHit, Cosched, Group, KernelFacts, RunFairness, RunResult, SCHEMA, Thread, Trace,
+use guest::wire::{CoschedInterface, Setup};
+use results::clock::Clock;
+use results::host_cpus::HostCpus;
+use results::model::{
+    Answer, CallerFacts, Cosched, Group, KernelFacts, Machine, Phase, Pins, RunFairness, RunResult,
+    Schema, Statistics, Target, Thread, Trace,
 };
+
+use crate::analysis::expected;
+use crate::analysis::forced_idle;
+use crate::analysis::parted::{Parted, clock_of, parted};
+use crate::analysis::summary::{self, ThreadGaps, of_threads};
+use crate::analysis::threads;
+use crate::facts;
 use crate::session::Session;
-use crate::summary::{Fairness, Statistics, Steal, ThreadGaps, of_threads};
 use crate::units::show_ns;
-use crate::until::Parted;
-use crate::verdict::{Answer, End, Verdict, judge};
-
-/// Where the threads that measured ran, as `result.json` has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// In a microVM of ours.
-    User,
-    /// On the kernel that runs already.
-    Host,
-    /// In virtual machines in a microVM of ours.
-    Nested,
-}
-
-impl Target {
-    fn name(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Host => "host",
-            Self::Nested => "nested",
-        }
-    }
-}
+use crate::verdict::{End, Verdict, judge};
 
 /// What is known of a run that has ended.
 pub struct Account<'a> {
@@ -57,9 +36,9 @@ pub struct Account<'a> {
     /// The kernel under test.
     pub kernel: KernelFacts,
     /// What it ran on.
-    pub machine: Value,
+    pub machine: Machine,
     /// What schedvmm itself was given to run with.
-    pub caller: Value,
+    pub caller: Option<CallerFacts>,
     /// Whether threads stayed where they were put.
     pub pins: Pins,
     /// What a reader must know.
@@ -67,7 +46,7 @@ pub struct Account<'a> {
     /// The trace, if there is one.
     pub trace: Trace,
     /// Milliseconds in each phase.
-    pub phases_ms: BTreeMap<&'static str, u64>,
+    pub phases_ms: BTreeMap<Phase, u64>,
     /// How much of the time the host may take, as a part of 1.
     pub steal_budget: f64,
     /// What its CPUs are.
@@ -87,8 +66,8 @@ impl<'a> Account<'a> {
             session,
             job,
             kernel: KernelFacts::default(),
-            machine: Value::Null,
-            caller: Value::Null,
+            machine: Machine::default(),
+            caller: None,
             pins: Pins::default(),
             notes: Vec::new(),
             trace: Trace::default(),
@@ -103,12 +82,12 @@ impl<'a> Account<'a> {
     /// The result, with every figure that follows from what was measured.
     pub fn result(self) -> RunResult {
         let (session, load) = (self.session, &self.job.load);
-        let clock = Clock::of(session, load);
+        let clock = clock_of(session, load);
         let (setup, report) = (session.setup.as_ref(), session.report.as_ref());
         let cookies = setup.map_or(&[][..], |setup| &setup.cookies);
-        let mut parted = result::parted(session, clock);
-        let mut threads = result::threads(session, &mut parted, clock);
-        let mut groups = result::groups(&threads, cookies);
+        let mut parted = parted(session, clock);
+        let mut threads = threads::threads(session, &mut parted, clock);
+        let mut groups = threads::groups(&threads, cookies);
         let measured_ns = measured_ns(session, clock);
         let mut statistics = statistics(&mut threads, &mut groups, &parted, measured_ns, clock);
         for (group, report) in
@@ -121,21 +100,21 @@ impl<'a> Account<'a> {
         let cpu_time_ns = books_ns.saturating_mul(load.cpus.len() as u64);
         let nested = self.job.nested.is_some();
         let mut forced_idle = if nested {
-            ForcedIdle::of_machines()
+            forced_idle::of_machines()
         } else {
-            ForcedIdle::book(&mut groups, &threads, report, cpu_time_ns)
+            forced_idle::book(&mut groups, &threads, report, cpu_time_ns)
         };
-        let longest = result::longest(&threads, session, clock);
+        let longest = threads::longest(&threads, session, clock);
         let longest_gap_ns = longest.as_ref().map(|gap| gap.length_ns);
         let hit = session
             .hit
             .and_then(|hit| clock.locate(hit.gap.thread as usize, Some(hit.tid), hit.gap.record));
-        let after_hit = hit.as_ref().map(|_| AfterHit::of(&parted, clock));
+        let after_hit = hit.as_ref().map(|_| threads::after_hit(&parted, clock));
         let after_hit = after_hit.filter(|after| after.gaps > 0);
         // What the host takes is what a meter in place of the load is there to find.
         let meters = self.job.meter.is_some() || nested;
         let budget = if meters { 1.0 } else { self.steal_budget };
-        let steal = Steal::of(&statistics, budget);
+        let steal = summary::steal(&statistics, budget);
         let mut fairness = fairness(&threads, &groups, clock);
         let too_short = measured_ns.and_then(|ns| too_short(ns, &threads, clock, meters));
         if too_short.is_some() {
@@ -146,7 +125,7 @@ impl<'a> Account<'a> {
         let mut trace = self.trace;
         trace.note = trace.note.or_else(|| setup?.trace_note.clone());
         let mut notes = self.notes;
-        notes.extend(steal.note());
+        notes.extend(summary::steal_note(&steal));
         notes.extend(session.degraded().map(|faults| format!("degraded: {faults}")));
         let missing = cookies_are_missing(self.job, setup);
         if let Some(note) = setup.filter(|_| missing).map(|setup| &setup.cosched_note) {
@@ -159,16 +138,16 @@ impl<'a> Account<'a> {
         notes.extend(hardly_fits(self.job, self.verdict.answer));
         let scheduler = setup.map(|setup| setup.scheduler.clone()).unwrap_or_default();
         RunResult {
-            schema: SCHEMA,
-            version: env!("CARGO_PKG_VERSION"),
-            target: self.target.name(),
+            schema: Schema::V2,
+            version: env!("CARGO_PKG_VERSION").into(),
+            target: self.target,
             command_line: std::env::args_os()
                 .map(|word| word.to_string_lossy().into_owned())
                 .collect(),
             working_directory: std::env::current_dir().ok(),
             started_utc: self.started_utc,
             verdict: self.verdict.answer,
-            exit_status: self.ended.then(|| self.verdict.answer.status().code()),
+            exit_status: self.ended.then(|| self.verdict.status().code()),
             reason: self.verdict.reason.clone(),
             notes,
             longest_gap_ns,
@@ -179,8 +158,8 @@ impl<'a> Account<'a> {
             too_short,
             kernel: KernelFacts { hello: session.hello.clone(), ..self.kernel },
             cosched: Cosched {
-                requested: json!(self.job.cosched),
-                mechanism: setup.map(|setup| setup.cosched.clone()),
+                requested: self.job.cosched,
+                mechanism: setup.map(|setup| setup.cosched),
                 note: setup.and_then(|setup| setup.cosched_note.clone()),
                 missing,
                 cookies: cookies.to_vec(),
@@ -191,12 +170,12 @@ impl<'a> Account<'a> {
             fairness,
             forced_idle,
             co_run: None,
-            core_figures: CoreFigures::of(&self.host_cpus, &steal),
+            core_figures: self.host_cpus.core_figures(&steal),
             steal,
             expected: if nested {
-                Expected::of_machines()
+                expected::of_machines()
             } else {
-                Expected::of(load, &scheduler, longest_gap_ns)
+                expected::expected(load, &scheduler, longest_gap_ns)
             },
             threads,
             groups,
@@ -215,29 +194,16 @@ impl<'a> Account<'a> {
 }
 
 /// Verdict and phases as they would be if the run ended now.
-pub fn so_far(
-    session: &Session,
-    job: &Job,
-    built_ms: u64,
-) -> (Verdict, BTreeMap<&'static str, u64>) {
+pub fn so_far(session: &Session, job: &Job, built_ms: u64) -> (Verdict, BTreeMap<Phase, u64>) {
     let verdict = judge(session, job, &End::UnderWay, "");
-    (verdict, result::phases_ms(session, built_ms, Instant::now()))
+    (verdict, threads::phases_ms(session, built_ms, Instant::now()))
 }
 
 /// Whether the load wants cookies and runs without: nothing is told of core scheduling then.
 fn cookies_are_missing(job: &Job, setup: Option<&Setup>) -> bool {
     job.cosched == CoschedRequest::Auto
         && job.load.groups.iter().any(|group| group.cookie)
-        && setup.is_some_and(|setup| setup.cosched == "none")
-}
-
-/// Whether a gap is above the threshold, whoever noticed.
-pub fn over_threshold(session: &Session, job: &Job) -> bool {
-    let clock = Clock::of(session, &job.load);
-    let threads = result::threads(session, &mut result::parted(session, clock), clock);
-    let longest = result::longest(&threads, session, clock);
-    let longest_ns = longest.map(|gap| u128::from(gap.length_ns));
-    job.load.threshold.zip(longest_ns).is_some_and(|(limit, longest)| longest > limit.as_nanos())
+        && setup.is_some_and(|setup| setup.cosched == CoschedInterface::None)
 }
 
 /// The length of the run, as far as its figures go; `None` before it has ended.
@@ -266,11 +232,11 @@ fn statistics(
     };
     let statistics = of(&|_| true);
     for group in groups {
-        group.statistics = of(&|thread| thread.member.group == group.group);
+        group.statistics = of(&|thread| thread.who.group == group.group.number());
         group.gap_share = group.statistics.gap_share;
     }
-    let each: Vec<_> =
-        (0..threads.len()).map(|number| of(&|thread| thread.index == number)).collect();
+    let each = threads.iter().zip(&gaps);
+    let each: Vec<_> = each.map(|(thread, gaps)| of_threads(&[thread], &[gaps], clock)).collect();
     for (thread, statistics) in threads.iter_mut().zip(each) {
         thread.statistics = statistics;
     }
@@ -287,14 +253,15 @@ fn too_short(run_ns: u64, threads: &[Thread], clock: Clock<'_>, meters: bool) ->
         return Some(format!("it lasted {ran}, less than a second"));
     }
     let had_none = |thread: &&Thread| {
-        let group = clock.load().groups.get(thread.member.group.index());
+        let group = thread.who.member(clock.load().kind).ok();
+        let group = group.and_then(|member| clock.load().groups.get(member.group.index()));
         let burst = group.map_or(Duration::ZERO, |group| group.busy - group.busy / 1000);
         let wanted = Duration::from_nanos(clock.ns(thread.report.busy_ticks));
         // A meter has no bursts.
         !meters && thread.complete && wanted < burst.min(LEAST)
     };
     let without: Vec<_> = threads.iter().filter(had_none).collect();
-    let first = without.first()?.member;
+    let first = without.first()?.who.name(clock.load().kind);
     Some(match without.len() - 1 {
         0 => format!("{first} had no whole burst in {ran}"),
         others => format!("{first} and {others} more had no whole burst in {ran}"),
@@ -358,12 +325,11 @@ fn fairness(threads: &[Thread], groups: &[Group], clock: Clock<'_>) -> RunFairne
         })?;
         Some(parts_per_million(cpu_ns, busy_ns))
     };
-    let each = (0..threads.len()).filter_map(|number| got(&|thread| thread.index == number));
+    let each = threads.iter().filter_map(|one| got(&|thread| thread.who == one.who));
     let each: Vec<_> = each.collect();
-    let groups =
-        groups.iter().filter_map(|group| got(&|thread| thread.member.group == group.group));
-    let groups: Vec<_> = groups.collect();
-    RunFairness { threads: Fairness::of(&each), groups: Fairness::of(&groups) }
+    let of_group = |group: &Group| got(&|thread| thread.who.group == group.group.number());
+    let groups: Vec<_> = groups.iter().filter_map(of_group).collect();
+    RunFairness { threads: summary::fairness(&each), groups: summary::fairness(&groups) }
 }
 
 #[cfg(test)]
@@ -377,6 +343,7 @@ pub mod figures;
 #[cfg(test)]
 mod tests {
     use guest::wire::ThreadReport;
+    use results::model::Fairness;
 
     use super::*;
     use crate::testing::{self, load};
@@ -415,7 +382,7 @@ mod tests {
         let load = load(2, 2, 1);
         let clock = Clock::new(1_000_000, 0, &load);
         let fair = |threads: &[Thread]| {
-            let groups = result::groups(threads, &[]);
+            let groups = threads::groups(threads, &[]);
             fairness(threads, &groups, clock)
         };
         let even = fair(&[thread(0, 1000, 500), thread(1, 600, 300)]);

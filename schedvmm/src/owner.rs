@@ -13,6 +13,8 @@ use guest::knobs::KnobError;
 use guest::load::LoadError as GuestLoadError;
 use guest::meter::MeterError;
 use initrd_builder::InitrdError;
+use results::error::{GapsError, ResultError};
+use results::folder::FolderError;
 use vmm::bus::BusError;
 use vmm::config::ConfigError;
 use vmm::kvm::KvmError;
@@ -27,7 +29,6 @@ use vmm::x86_64::image::ImageError;
 use vmm::x86_64::lint::LintError;
 use vmm::x86_64::payload::PayloadError;
 
-use crate::folder::FolderError;
 use crate::kernel::KernelFileError;
 use crate::modules::ModulesError;
 use crate::probe::ProbeError;
@@ -78,6 +79,19 @@ impl Owned for FolderError {
             Self::NotEmpty(_) => Owner::Request,
             Self::Create { source, .. } | Self::Write { source, .. } => of_file(source),
         }
+    }
+}
+
+impl Owned for ResultError {
+    fn owner(&self) -> Owner {
+        // A result that the user has named, or a file of it.
+        Owner::Request
+    }
+}
+
+impl Owned for GapsError {
+    fn owner(&self) -> Owner {
+        Owner::Request
     }
 }
 

@@ -10,11 +10,11 @@ use std::thread;
 use guest::balance;
 use guest::cpus::{CpuSet, MAX_CPUS};
 use guest::load::place::{self, Turns};
+use results::host_cpus::{HostCpus, Vcpus};
 use vmm::config::Topology;
 use vmm::vcpu::sched;
 
 use crate::cli::Pin;
-use crate::core_figures::{HostCpus, Vcpus};
 use crate::cpu_kinds::Kinds;
 use crate::status::Failure;
 use crate::{facts, units};

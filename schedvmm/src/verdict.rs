@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a run says about the kernel: one pure function of how it ended.
 
-use guest::error::Owner;
 use guest::job::Job;
 use guest::system::{PANIC_MARK, SAYING};
-use serde::{Serialize, Serializer};
+use results::model::Answer;
 use vmm::vcpu::{ExitReason, VcpuEnd};
 
-use crate::compose::over_threshold;
+use crate::analysis::threads::over_threshold;
 use crate::owner::Owned;
 use crate::session::{Session, Stage};
 use crate::status::ExitStatus;
@@ -35,78 +34,6 @@ pub enum End {
     UnderWay,
 }
 
-/// The answer of a run. It decides the exit status alone, so that the two never disagree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// No gap over the threshold.
-    Pass,
-    /// There was no threshold: figures, and no judgement.
-    Measured,
-    /// A gap over the threshold.
-    OverThreshold,
-    /// The kernel could not be tested.
-    Untestable,
-    /// Ended before its time, by this signal; no gap over the threshold until then.
-    Interrupted(i32),
-    /// The request cannot be met.
-    UsageError,
-    /// This host cannot.
-    HostError,
-    /// A defect of ours.
-    InternalError,
-}
-
-impl Answer {
-    /// As `result.json` spells it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Pass => "pass",
-            Self::Measured => "measured",
-            Self::OverThreshold => "over-threshold",
-            Self::Untestable => "untestable",
-            Self::Interrupted(_) => "interrupted",
-            Self::UsageError => "usage-error",
-            Self::HostError => "host-error",
-            Self::InternalError => "internal-error",
-        }
-    }
-
-    /// How the process ends.
-    pub fn status(self) -> ExitStatus {
-        match self {
-            Self::Pass | Self::Measured => ExitStatus::Pass,
-            Self::OverThreshold => ExitStatus::OverThreshold,
-            Self::Untestable => ExitStatus::Untestable,
-            Self::Interrupted(signal) => ExitStatus::of_signal(signal),
-            Self::UsageError => ExitStatus::Usage,
-            Self::HostError => ExitStatus::Host,
-            Self::InternalError => ExitStatus::Internal,
-        }
-    }
-
-    /// Whether something kept the run from an answer.
-    pub fn is_failure(self) -> bool {
-        matches!(self, Self::Untestable | Self::UsageError | Self::HostError | Self::InternalError)
-    }
-}
-
-impl From<Owner> for Answer {
-    fn from(owner: Owner) -> Self {
-        match owner {
-            Owner::Kernel => Self::Untestable,
-            Owner::Request => Self::UsageError,
-            Owner::Host => Self::HostError,
-            Owner::Internal => Self::InternalError,
-        }
-    }
-}
-
-impl Serialize for Answer {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
 /// The answer with its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -114,11 +41,36 @@ pub struct Verdict {
     pub answer: Answer,
     /// Why, for a person; empty for a plain pass.
     pub reason: String,
+    /// What ended it before its time.
+    pub signal: Option<i32>,
+}
+
+impl Verdict {
+    fn new(answer: Answer, reason: String) -> Self {
+        Self { answer, reason, signal: None }
+    }
+
+    fn interrupted(signal: i32, reason: String) -> Self {
+        Self { answer: Answer::Interrupted, reason, signal: Some(signal) }
+    }
+
+    /// How the process ends. The answer alone decides, so that the two never disagree.
+    pub fn status(&self) -> ExitStatus {
+        match self.answer {
+            Answer::Pass | Answer::Measured => ExitStatus::Pass,
+            Answer::OverThreshold => ExitStatus::OverThreshold,
+            Answer::Untestable => ExitStatus::Untestable,
+            Answer::Interrupted => ExitStatus::of_signal(self.signal.unwrap_or(libc::SIGTERM)),
+            Answer::UsageError => ExitStatus::Usage,
+            Answer::HostError => ExitStatus::Host,
+            Answer::InternalError => ExitStatus::Internal,
+        }
+    }
 }
 
 /// Judges a run; `console` is the end of the console log.
 pub fn judge(session: &Session, job: &Job, end: &End, console: &str) -> Verdict {
-    let verdict = |answer, reason| Verdict { answer, reason };
+    let verdict = Verdict::new;
     let invalid = (!session.invalid.is_empty()).then(|| {
         let reasons = session.invalid.join("; ");
         verdict(Answer::Untestable, format!("nothing was found out about this kernel: {reasons}"))
@@ -137,14 +89,14 @@ pub fn judge(session: &Session, job: &Job, end: &End, console: &str) -> Verdict 
     match end {
         End::Signal(signal) => {
             let others = invalid.map_or_else(String::new, |found| format!("; {}", found.reason));
-            verdict(Answer::Interrupted(*signal), format!("ended by signal {signal}{others}"))
+            Verdict::interrupted(*signal, format!("ended by signal {signal}{others}"))
         }
         End::UnderWay => {
             let reason = format!(
                 "the run was under way, in second {} of the load, when this was written",
                 session.ticks.last().map_or(0, |tick| tick.second)
             );
-            verdict(Answer::Interrupted(libc::SIGTERM), reason)
+            Verdict::interrupted(libc::SIGTERM, reason)
         }
         _ if session.report.is_some() => match (session.unacceptable(), invalid) {
             (Some(faults), _) => {
@@ -211,7 +163,7 @@ fn unplanned(session: &Session, end: &VcpuEnd, console: &str) -> Verdict {
     let line = |words| console.lines().rev().find(|line| line.contains(words)).map(str::trim);
     let orderly = matches!(end.reason, ExitReason::Reset | ExitReason::PowerOff);
     let answer = end.reason.owner().into();
-    let verdict = |answer, reason| Verdict { answer, reason };
+    let verdict = Verdict::new;
     if let Some(line) = line(PANIC_MARK) {
         return verdict(Answer::InternalError, format!("the agent panicked {when}: {line}"));
     }
@@ -232,6 +184,7 @@ fn unplanned(session: &Session, end: &VcpuEnd, console: &str) -> Verdict {
 mod tests {
     use std::time::{Duration, Instant};
 
+    use guest::error::Owner;
     use guest::frame::encode_message;
     use guest::job::CoschedRequest;
     use guest::job::LoadSpec;
@@ -276,7 +229,7 @@ mod tests {
     }
 
     fn status(messages: &[Message], end: &End) -> ExitStatus {
-        verdict(messages, end, "").answer.status()
+        verdict(messages, end, "").status()
     }
 
     #[test]
@@ -310,7 +263,7 @@ mod tests {
             assert!(verdict.reason.ends_with(": a quota; a move"), "{}", verdict.reason);
         }
         let stopped = judged(&[done], &End::Signal(libc::SIGINT));
-        assert_eq!(stopped.answer, Answer::Interrupted(libc::SIGINT));
+        assert_eq!((stopped.answer, stopped.signal), (Answer::Interrupted, Some(libc::SIGINT)));
         // Its figures are no better for it.
         assert!(stopped.reason.ends_with("about this kernel: a quota; a move"), "{stopped:?}");
     }
@@ -348,28 +301,29 @@ mod tests {
     fn without_a_threshold_nothing_passes_and_nothing_fails() {
         let done = session(&[Message::Finished(LoadReport::default()), Message::Bye]);
         let verdict = judge(&done, &job(None), &End::Finished, "");
-        assert_eq!(verdict, Verdict { answer: Answer::Measured, reason: String::new() });
-        assert_eq!(verdict.answer.status(), ExitStatus::Pass);
+        assert_eq!(verdict, Verdict::new(Answer::Measured, String::new()));
+        assert_eq!(verdict.status(), ExitStatus::Pass);
     }
 
     /// What docs/formats.md and docs/exit-status.md promise to whoever reads one of the two.
     #[test]
     fn an_answer_has_one_name_and_one_status() {
         let documented = [
-            (Answer::Pass, "pass", 0),
-            (Answer::Measured, "measured", 0),
-            (Answer::OverThreshold, "over-threshold", 1),
-            (Answer::Untestable, "untestable", 125),
-            (Answer::Interrupted(libc::SIGINT), "interrupted", 130),
-            (Answer::Interrupted(libc::SIGTERM), "interrupted", 143),
-            (Answer::Interrupted(libc::SIGHUP), "interrupted", 143),
-            (Answer::UsageError, "usage-error", 200),
-            (Answer::HostError, "host-error", 201),
-            (Answer::InternalError, "internal-error", 202),
+            (Answer::Pass, None, "pass", 0),
+            (Answer::Measured, None, "measured", 0),
+            (Answer::OverThreshold, None, "over-threshold", 1),
+            (Answer::Untestable, None, "untestable", 125),
+            (Answer::Interrupted, Some(libc::SIGINT), "interrupted", 130),
+            (Answer::Interrupted, Some(libc::SIGTERM), "interrupted", 143),
+            (Answer::Interrupted, Some(libc::SIGHUP), "interrupted", 143),
+            (Answer::UsageError, None, "usage-error", 200),
+            (Answer::HostError, None, "host-error", 201),
+            (Answer::InternalError, None, "internal-error", 202),
         ];
         let text = include_str!("../../docs/formats.md");
-        for (answer, name, code) in documented {
-            assert_eq!((answer.name(), answer.status().code()), (name, code));
+        for (answer, signal, name, code) in documented {
+            let status = Verdict { answer, reason: String::new(), signal }.status();
+            assert_eq!((answer.name(), status.code()), (name, code));
             assert_eq!(serde_json::to_value(answer).expect("JSON"), name);
             assert!(text.contains(&format!("`{name}`")), "docs/formats.md lacks {name}");
         }

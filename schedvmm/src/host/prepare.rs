@@ -13,7 +13,7 @@ use guest::load::{Surroundings, try_out};
 use guest::obstacle::Obstacle;
 use guest::shape::GroupSpec;
 use guest::trace::Tracing;
-use guest::wire::{self, Setup};
+use guest::wire::{self, CoschedInterface, Setup};
 use guest::{knobs, system};
 
 use crate::caller::{Demand, Heirs};
@@ -140,10 +140,9 @@ impl Prepare {
             .map_err(|error| failure(error.owner(), error.to_string()))?;
         let restore = Restore::new(before);
         let mut setup = Setup {
-            cosched: if cookie { "prctl" } else { "none" }.into(),
+            cosched: if cookie { CoschedInterface::Prctl } else { CoschedInterface::None },
             cosched_note,
             knobs,
-            cgroup: "none".into(),
             ..Setup::default()
         };
         let mut tracing = None;
