@@ -117,7 +117,9 @@ type Later = (&'static str, fn() -> Value);
 
 /// What came later than the first result of some version, and what stands for it in older ones.
 /// `[]` is each item of a list. Where the object that has it is not there, or null, nothing is.
-const LATER: [Later; 38] = [
+const LATER: [Later; 40] = [
+    ("reason_code", || Value::Null),
+    ("reason_stage", || Value::Null),
     ("after_hit", || Value::Null),
     ("measured_ns", || Value::Null),
     ("too_short", || Value::Null),

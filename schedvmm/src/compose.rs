@@ -149,6 +149,8 @@ impl<'a> Account<'a> {
             verdict: self.verdict.answer,
             exit_status: self.ended.then(|| self.verdict.status().code()),
             reason: self.verdict.reason.clone(),
+            reason_code: self.verdict.code,
+            reason_stage: self.verdict.code.map(|_| session.stage()),
             notes,
             longest_gap_ns,
             longest_gap: longest,

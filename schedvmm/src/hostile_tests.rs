@@ -13,7 +13,7 @@ use guest::index::Kind;
 use guest::job::{CoschedRequest, Job};
 use guest::wire::{Message, VmStatus};
 use results::folder::Folder;
-use results::model::RunResult;
+use results::model::{RunResult, Stage};
 use serde_json::{Value, json};
 
 use crate::absence::HostEvidence;
@@ -22,7 +22,7 @@ use crate::analysis::threads;
 use crate::cli::{Cli, ShowVm, Verb};
 use crate::compose::{Account, so_far};
 use crate::report;
-use crate::session::{Limits, Session, Stage};
+use crate::session::{Limits, Session};
 use crate::show::{Show, Style};
 use crate::status::{ExitStatus, Failure};
 use crate::testing::{Random, load};

@@ -11,7 +11,7 @@ use guest::wire::{
     Failure, Frame, Gap, Hello, LoadReport, Message, MeterLine, Setup, ThresholdHit, Tick,
     TraceProgress, VmStatus, VmTimes,
 };
-use results::model::Phase;
+use results::model::{Phase, Stage};
 use thiserror::Error;
 use vmm::vcpu::VcpuEnd;
 
@@ -41,31 +41,14 @@ pub enum Event {
     Signal(i32),
 }
 
-/// What the run waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// PID 1's first word.
-    Boot,
-    /// The load's start.
-    Setup,
-    /// The load's end.
-    Run,
-    /// Results and trace.
-    Finish,
-    /// Power-off.
-    PowerOff,
-}
-
-impl Stage {
-    /// What was missing when this stage ran out of time.
-    pub fn waited_for(self) -> &'static str {
-        match self {
-            Self::Boot => "PID 1 to say that it is alive",
-            Self::Setup => "the load to start",
-            Self::Run => "the agent's sign of life, due every second",
-            Self::Finish => "the results or the trace",
-            Self::PowerOff => "the guest to power off",
-        }
+/// What was missing when a stage ran out of time.
+pub fn waited_for(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Boot => "PID 1 to say that it is alive",
+        Stage::Setup => "the load to start",
+        Stage::Run => "the agent's sign of life, due every second",
+        Stage::Finish => "the results or the trace",
+        Stage::PowerOff => "the guest to power off",
     }
 }
 

@@ -33,7 +33,9 @@ pub use self::host::{CpuKind, EMULATION, HostFacts};
 pub use self::machine::{
     ConsoleStats, ExitCounts, HostEvidence, Idle, Machine, MachineEnd, MicroVm, VcpuEnd,
 };
-pub use self::run::{Answer, Cosched, Entered, KernelFacts, Phase, RunFairness, Schema, Target};
+pub use self::run::{
+    Answer, Cosched, Entered, KernelFacts, Phase, ReasonCode, RunFairness, Schema, Stage, Target,
+};
 pub use self::statistics::{
     ClassShare, Fairness, FigureSource, Lag, Statistics, Steal, WaitExceeds,
 };
@@ -61,6 +63,10 @@ pub struct RunResult {
     pub exit_status: Option<u8>,
     /// Why, for a person; empty for a plain pass.
     pub reason: String,
+    /// What that is about; `None` without a reason.
+    pub reason_code: Option<ReasonCode>,
+    /// How far the run had come when that came up.
+    pub reason_stage: Option<Stage>,
     /// What a reader of the figures must know.
     pub notes: Vec<String>,
     /// The longest gap in nanoseconds.

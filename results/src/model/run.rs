@@ -90,6 +90,60 @@ impl Answer {
     }
 }
 
+/// What a reason is about, for programs: the words of a reason may change, these do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReasonCode {
+    /// The agent, or we, could not go on, and said why.
+    Failed,
+    /// Others had a part in what was measured: a quota, a move to other CPUs.
+    Disturbed,
+    /// Ended by a signal.
+    Signal,
+    /// Written while the run went on.
+    UnderWay,
+    /// Virtual machines failed, and others measured.
+    Degraded,
+    /// The guest did not say in time what was waited for.
+    GuestHangs,
+    /// The guest's messages make no sense.
+    ProtocolError,
+    /// The kernel does not run as its command line says.
+    CommandLineIgnored,
+    /// The kernel panicked.
+    KernelPanic,
+    /// PID 1 panicked.
+    AgentPanic,
+    /// PID 1 gave up before it could say so by its port.
+    AgentGaveUp,
+    /// The kernel ended the machine, and did not say why.
+    KernelEnded,
+    /// A vCPU ended by a triple fault.
+    TripleFault,
+    /// A vCPU ended in another way.
+    VcpuEnded,
+    /// The load ended without a report.
+    NoReport,
+    /// All threads of the machine ended, and none said why.
+    Silent,
+}
+
+/// How far a run had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Before PID 1's first word.
+    Boot,
+    /// Before the load's start.
+    Setup,
+    /// Before the load's end.
+    Run,
+    /// Before results and trace were there.
+    Finish,
+    /// Before the power-off.
+    PowerOff,
+}
+
 impl From<Owner> for Answer {
     fn from(owner: Owner) -> Self {
         match owner {

@@ -11,10 +11,10 @@ use guest::job::Job;
 use guest::wire::{ThreadReport, VmStatus};
 use results::clock::{Clock, Until};
 use results::folder::Folder;
-use results::model::{AfterHit, Group, LocatedGap, Phase, Statistics, Thread, VmResult};
+use results::model::{AfterHit, Group, LocatedGap, Phase, Stage, Statistics, Thread, VmResult};
 
 use super::parted::{Parted, classes, clock_of, parted};
-use crate::session::{Session, Stage};
+use crate::session::Session;
 
 /// Virtual machines from what they said and what they measured; `tail` gives the end of a
 /// console.
