@@ -174,7 +174,11 @@ fn result(made: &MadeRun) -> (RunResult, Option<u64>) {
 }
 
 /// Nothing of what these gaps come to is longer than the longest, or more than all.
-fn check(found: &Statistics, longest_ns: u64, short: bool) -> Result<(), TestCaseError> {
+fn check(
+    found: &results::model::Statistics,
+    longest_ns: u64,
+    short: bool,
+) -> Result<(), TestCaseError> {
     let within = |share: f64| (0.0..=1.0).contains(&share);
     if let Some(quantiles) = found.quantiles {
         let steps = [quantiles.p50_ns, quantiles.p90_ns, quantiles.p99_ns, quantiles.p999_ns];

@@ -3,6 +3,7 @@
 //! and types of [`results::model`] come out. docs/method.md has the formulas.
 
 pub mod expected;
+pub mod figures;
 pub mod forced_idle;
 pub mod parted;
 pub mod summary;
