@@ -186,10 +186,10 @@ fn prepare(
         core_sched::arrange(job.cosched, core_sched::probe_prctl(), &mut make)?;
     cgroups.limit(&job.load.groups).map_err(AgentError::NotInForce)?;
     let mut setup = Setup {
-        cosched: mechanism.name().into(),
+        cosched: mechanism.interface(),
         cosched_note: note,
         knobs,
-        cgroup: cgroups.version().name().into(),
+        cgroup: cgroups.version(),
         notes: cgroups.notes().to_vec(),
         ..Setup::default()
     };

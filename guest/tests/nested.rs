@@ -18,7 +18,7 @@ use protocol::cpu_list::CpuSet;
 use protocol::frame::{Decoder, encode_gaps, encode_message};
 use protocol::group::{GroupSpec, SleepSpec};
 use protocol::index::Kind;
-use protocol::job::{Confine, CoschedRequest, Job, LoadSpec, NestedSpec};
+use protocol::job::{Confine, CoschedRequest, Job, LoadSpec, NestedSpec, Pv, Transport};
 use protocol::launcher::{
     LAUNCH_COMMAND, LaunchSpec, Order, PREPARE_COMMAND, PrepareSpec, Report, encode_console,
     encode_control, encode_report, next_order,
@@ -93,7 +93,7 @@ fn launcher(spec: &LaunchSpec) -> ! {
         ..VmThread::default()
     };
     let threads = (0..spec.cpus).map(thread).collect();
-    let transport = "mmio".into();
+    let transport = Transport::Mmio;
     tell(encode_report(&Report::Booting { threads, transport, tsc_shared: true }).unwrap());
     tell(encode_console(format!("console of {}\n", spec.vm).as_bytes()).unwrap());
     if does == "panics" {
@@ -266,7 +266,7 @@ fn run_with(
         vcpus: 2,
         own_pages: false,
         threads_per_core: 2,
-        pv: "clock".into(),
+        pv: Pv::Clock,
         transport: None,
         cmdlines: words.iter().map(|word| (*word).into()).collect(),
         confine: Confine::Core,

@@ -82,11 +82,10 @@ pub struct NestedSpec {
     pub vcpus: u32,
     /// Hardware threads per core of each.
     pub threads_per_core: u32,
-    /// KVM paravirtual features that they see, by name.
-    pub pv: String,
-    /// How they reach their virtio devices, by name; `None` takes what their kernel has a driver
-    /// for.
-    pub transport: Option<String>,
+    /// KVM paravirtual features that they see.
+    pub pv: Pv,
+    /// How they reach their virtio devices; `None` takes what their kernel has a driver for.
+    pub transport: Option<Transport>,
     /// Kernel command line of each.
     pub cmdlines: Vec<String>,
     /// How vCPU threads are confined while it is measured.
@@ -100,6 +99,28 @@ pub struct NestedSpec {
     pub boot_timeout: Duration,
     /// The orders of the agent in each.
     pub job: Job,
+}
+
+/// KVM paravirtual features of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pv {
+    /// A stable clock, and nothing that changes what the guest's scheduler decides.
+    Clock,
+    /// All that KVM offers.
+    Cloud,
+    /// None: bare metal to the kernel.
+    Off,
+}
+
+/// How a machine reaches its virtio devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// Registers at an address that ACPI tells.
+    Mmio,
+    /// A function on a PCI bus.
+    Pci,
 }
 
 /// How the vCPU threads of the nested target are confined.
@@ -130,7 +151,7 @@ pub struct MeterSpec {
 }
 
 /// Which meter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MeterKind {
     /// hwlat where the kernel has it, else rdtsc.
@@ -140,6 +161,7 @@ pub enum MeterKind {
     /// The kernel's osnoise tracer: interrupts on, every gap. Linux 5.14 and later.
     Osnoise,
     /// Our own loop in user space, one thread a CPU, always busy.
+    #[default]
     Rdtsc,
 }
 

@@ -6,6 +6,7 @@ use gaps::record::GapRecord;
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{Decoder, FrameError, decode_json, encode_json, frame};
+use crate::job::{Pv, Transport};
 use crate::message::VmThread;
 
 /// First argument that turns the executable into the one that unpacks the kernel and composes
@@ -38,9 +39,8 @@ pub struct PrepareSpec {
     pub memory_mib: u64,
     /// vCPUs of each machine.
     pub cpus: u32,
-    /// How each machine reaches its virtio devices, by name; `None` takes what the kernel has a
-    /// driver for.
-    pub transport: Option<String>,
+    /// How each machine reaches its virtio devices; `None` takes what the kernel has a driver for.
+    pub transport: Option<Transport>,
     /// The orders of the agent in each, as JSON.
     pub job: String,
 }
@@ -62,8 +62,8 @@ pub struct LaunchSpec {
     pub cpus: u32,
     /// Hardware threads per core.
     pub threads_per_core: u32,
-    /// KVM paravirtual features, by name.
-    pub pv: String,
+    /// KVM paravirtual features.
+    pub pv: Pv,
     /// Kernel command line.
     pub cmdline: String,
     /// CPUs that the vCPU threads share.
@@ -80,8 +80,8 @@ pub enum Report {
     Booting {
         /// The vCPUs' threads.
         threads: Vec<VmThread>,
-        /// How it reaches its virtio devices, by name.
-        transport: String,
+        /// How it reaches its virtio devices.
+        transport: Transport,
         /// Whether every vCPU's TSC equals that of this machine.
         tsc_shared: bool,
     },

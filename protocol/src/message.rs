@@ -12,6 +12,7 @@ use gaps::record::GapRecord;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Owner;
+use crate::job::{MeterKind, MeterMode, Transport};
 use crate::noise::NoiseFloor;
 use crate::scheduler::SchedulerFacts;
 
@@ -114,8 +115,8 @@ pub struct VmStatus {
     pub pid: u32,
     /// Its vCPUs' threads.
     pub threads: Vec<VmThread>,
-    /// How it reaches its virtio devices, by name.
-    pub transport: String,
+    /// How it reaches its virtio devices; `None` before its kernel was entered.
+    pub transport: Option<Transport>,
     /// Whether its vCPUs' TSC equals that of the machine it runs in.
     pub tsc_shared: bool,
     /// A reading of its TSC between two of the machine it runs in.
@@ -153,6 +154,21 @@ pub enum VmPhase {
     Reported,
     /// It has ended.
     Ended,
+}
+
+impl VmPhase {
+    /// As in the result.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Booting => "booting",
+            Self::Up => "up",
+            Self::Standing => "standing",
+            Self::Measuring => "measuring",
+            Self::Reported => "reported",
+            Self::Ended => "ended",
+        }
+    }
 }
 
 /// When a virtual machine came how far, in nanoseconds since the agent began with its machines.
@@ -218,16 +234,16 @@ pub struct Hello {
 /// What was prepared, with effective values.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Setup {
-    /// The cookie mechanism in use: `none`, `prctl`, `core_tag`, `tag`, `scheduled`.
-    pub cosched: String,
+    /// The cookie mechanism in use.
+    pub cosched: CoschedInterface,
     /// Why there is no cookie, where `auto` found no mechanism.
     pub cosched_note: Option<String>,
     /// Cookie of each group, as the kernel reports it; 0 for none or unreadable.
     pub cookies: Vec<u64>,
     /// Each knob asked for, and what became of it.
     pub knobs: Vec<KnobReport>,
-    /// `v2`, `v1` or `none`.
-    pub cgroup: String,
+    /// The hierarchy that the groups' cgroups are in.
+    pub cgroup: CgroupVersion,
     /// Thread ID of each thread, for the case that it does not live to report.
     #[serde(default)]
     pub tids: Vec<u32>,
@@ -274,15 +290,69 @@ impl Setup {
     }
 }
 
+/// The interface that gives groups their cookies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CoschedInterface {
+    /// No cookies.
+    #[default]
+    None,
+    /// `prctl(PR_SCHED_CORE)`.
+    Prctl,
+    /// cgroup file `cpu.core_tag`.
+    CoreTag,
+    /// cgroup file `cpu.tag`.
+    Tag,
+    /// cgroup file `cpu.scheduled`.
+    Scheduled,
+}
+
+impl CoschedInterface {
+    /// As in the result.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Prctl => "prctl",
+            Self::CoreTag => "core_tag",
+            Self::Tag => "tag",
+            Self::Scheduled => "scheduled",
+        }
+    }
+}
+
+/// Which hierarchy cgroups are in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CgroupVersion {
+    /// The unified hierarchy.
+    V2,
+    /// Separate hierarchies for cpu and cpuset.
+    V1,
+    /// The kernel has no cgroups that serve us.
+    #[default]
+    None,
+}
+
+impl CgroupVersion {
+    /// As in the result.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V2 => "v2",
+            Self::V1 => "v1",
+            Self::None => "none",
+        }
+    }
+}
+
 /// A meter as it was set up, read back from the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeterFacts {
-    /// `hwlat`, `osnoise` or `rdtsc`: never `auto`.
-    pub kind: String,
+    /// Which one: never [`MeterKind::Auto`].
+    pub kind: MeterKind,
     /// Why another one was taken than the best that `auto` knows.
     pub note: Option<String>,
-    /// `round-robin` or `per-cpu`; `None` for rdtsc.
-    pub mode: Option<String>,
+    /// How it spreads over the CPUs; `None` for rdtsc.
+    pub mode: Option<MeterMode>,
     /// Length of a window in microseconds; `None` for rdtsc.
     pub window_us: Option<u64>,
     /// Part of it in which it measures; `None` for rdtsc.

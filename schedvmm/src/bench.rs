@@ -14,11 +14,11 @@ use protocol::group::{GroupSpec, SleepSpec};
 use protocol::index::Kind;
 use protocol::job::{CoschedRequest, Job, LoadSpec};
 use protocol::message::{LoadReport, Setup, ThreadReport, TscReport};
+use results::folder::Folder;
 use serde_json::json;
 
-use crate::clock::Clock;
+use crate::analysis::parted::{after_hit_ns, clock_of};
 use crate::compose::Account;
-use crate::folder::Folder;
 use crate::session::{Limits, Session};
 use crate::status::{ExitStatus, Failure};
 use crate::terminal;
@@ -48,11 +48,12 @@ pub fn analyse(records: usize, folder: &Path) -> Result<ExitStatus, Failure> {
     let result = account.result();
     let analysed = begin.elapsed();
     folder.write_result(&result)?;
-    folder.write_histograms(&result.threads)?;
+    let clock = clock_of(&session, &job.load);
+    folder.write_histograms(&result.threads, &after_hit_ns(&session, clock))?;
     let reported = begin.elapsed();
     let cpu_ns = clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID).saturating_sub(cpu_begin_ns);
     let peak_kib = peak_kib();
-    folder.add_gaps(&session.gaps, Clock::of(&session, &job.load))?;
+    folder.add_gaps(&session.gaps, clock)?;
     let written = begin.elapsed();
     let report = json!({
         "records": each * session.gaps.len(),

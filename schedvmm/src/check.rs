@@ -49,7 +49,7 @@ pub fn run(args: &CheckArgs) -> Result<ExitStatus, Failure> {
     let report = Report { kernel, known, nested, memory_mib, findings, drivers };
     if json {
         let value = report.json(&args.kernel);
-        terminal::out(&terminal::json(&value).map_err(Failure::internal)?);
+        terminal::out(&results::json::pretty(&value).map_err(Failure::internal)?);
     } else {
         terminal::out(&report.text());
     }

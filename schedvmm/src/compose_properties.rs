@@ -174,7 +174,11 @@ fn result(made: &MadeRun) -> (RunResult, Option<u64>) {
 }
 
 /// Nothing of what these gaps come to is longer than the longest, or more than all.
-fn check(found: &Statistics, longest_ns: u64, short: bool) -> Result<(), TestCaseError> {
+fn check(
+    found: &results::model::Statistics,
+    longest_ns: u64,
+    short: bool,
+) -> Result<(), TestCaseError> {
     let within = |share: f64| (0.0..=1.0).contains(&share);
     if let Some(quantiles) = found.quantiles {
         let steps = [quantiles.p50_ns, quantiles.p90_ns, quantiles.p99_ns, quantiles.p999_ns];
@@ -182,7 +186,7 @@ fn check(found: &Statistics, longest_ns: u64, short: bool) -> Result<(), TestCas
     }
     prop_assert!(found.gap_share.is_none_or(within), "{:?}", found.gap_share);
     prop_assert!(found.wait_exceeds.iter().all(|point| within(point.probability)));
-    let falling = |pair: &[crate::summary::WaitExceeds]| pair[0].probability >= pair[1].probability;
+    let falling = |pair: &[results::model::WaitExceeds]| pair[0].probability >= pair[1].probability;
     prop_assert!(found.wait_exceeds.windows(2).all(falling), "{:?}", found.wait_exceeds);
     let shares: Vec<f64> = found.classes.iter().filter_map(|class| class.share).collect();
     let sum: f64 = shares.iter().sum();
@@ -223,7 +227,7 @@ proptest! {
             let latest = group.wakeup_longest_ns.unwrap_or(0);
             let wakeup = group.statistics.wakeup.map_or(0, |wakeup| wakeup.p999_ns);
             prop_assert!(wakeup <= latest, "{wakeup} {latest}");
-            let threads = found.threads.iter().filter(|it| it.member.group == group.group);
+            let threads = found.threads.iter().filter(|it| it.who.group == group.group.number());
             let longest = threads.map(|thread| thread.longest_gap_ns).max();
             prop_assert_eq!(longest, Some(group.longest_gap_ns));
         }
@@ -262,7 +266,7 @@ proptest! {
         let run_ns = found.measured_ns.unwrap_or(0);
         prop_assert!(found.statistics.largest_lag.iter().all(|lag| lag.window_ns <= run_ns));
         if short {
-            prop_assert_eq!(found.fairness.threads, Fairness::default());
+            prop_assert_eq!(found.fairness.threads, results::model::Fairness::default());
             prop_assert!(cpu.is_empty() && found.forced_idle.share.is_none());
         }
     }
@@ -306,5 +310,5 @@ fn these_properties_are_not_empty() {
 /// Only a class that has gaps is told of.
 #[test]
 fn a_class_whose_gaps_all_ended_later_is_left_out() {
-    assert_eq!(result::classes(&[]), Vec::<ClassTotal>::new());
+    assert_eq!(crate::analysis::parted::classes(&[]), Vec::<ClassTotal>::new());
 }

@@ -5,23 +5,20 @@ use std::fs;
 use std::path::Path;
 
 use protocol::cpu_list::CpuSet;
-use serde::Serialize;
+use results::model::CpuKind;
 
 use crate::units;
 
 /// CPUs of one kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Kind {
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kind {
     /// What it is called, and by whom.
-    pub name: String,
-    /// Its CPUs, as a list.
-    #[serde(serialize_with = "as_list")]
-    pub cpus: CpuSet,
+    name: String,
+    cpus: CpuSet,
 }
 
 /// All kinds, the fastest first; empty or one of them where all CPUs are alike.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kinds(Vec<Kind>);
 
 /// Performance counters of Intel's kinds, and what the kinds are called.
@@ -69,6 +66,12 @@ impl Kinds {
         Self(kinds.into_iter().map(kind).collect())
     }
 
+    /// As result.json has them.
+    pub fn facts(&self) -> Vec<CpuKind> {
+        let kind = |kind: &Kind| CpuKind { name: kind.name.clone(), cpus: kind.cpus.to_string() };
+        self.0.iter().map(kind).collect()
+    }
+
     /// Whether there is more than one.
     pub fn are_mixed(&self) -> bool {
         self.0.len() > 1
@@ -112,10 +115,6 @@ fn of_pmu(sys: &Path, pmu: &str, name: &str) -> Option<Kind> {
     let list = units::cpu_list(&text).ok()?;
     let cpus: CpuSet = list.0.iter().filter_map(|cpu| u32::try_from(*cpu).ok()).collect();
     (!cpus.is_empty()).then(|| Kind { name: name.into(), cpus })
-}
-
-fn as_list<S: serde::Serializer>(cpus: &CpuSet, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(cpus)
 }
 
 #[cfg(test)]
@@ -178,7 +177,6 @@ pub mod tests {
         assert!(mix.starts_with("vCPUs are on CPUs of different kinds, 2-3 (perf"), "{mix}");
         assert!(mix.contains(" and 4 (efficiency cores"), "{mix}");
         assert_eq!(Kinds::default().note("x", &[1, 2]), None);
-        let json = serde_json::to_value(&kinds).expect("JSON");
-        assert_eq!(json[1]["cpus"], "4-7");
+        assert_eq!(kinds.facts()[1].cpus, "4-7");
     }
 }

@@ -6,11 +6,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use gaps::record::GapRecord;
+use results::clock::Clock;
+use results::folder::{Folder, FolderError};
+use results::model::{RunResult, Trace, TraceForm};
 
-use crate::clock::Clock;
+use crate::analysis::parted::{after_hit_ns, clock_of};
 use crate::explain;
-use crate::folder::{Folder, FolderError};
-use crate::result::{RunResult, Trace, TraceForm};
 use crate::session::Session;
 use crate::show::Show;
 use crate::status::chain;
@@ -98,9 +99,10 @@ impl Delivery<'_> {
 
     /// One file that cannot be written does not keep the others from it.
     fn write_once(&mut self, result: &RunResult) -> Result<(), FolderError> {
-        let clock = Clock::of(self.session, &result.job.load);
+        let clock = clock_of(self.session, &result.job.load);
         let gaps = self.folder.add_gaps(&self.session.gaps, clock);
-        let histograms = self.folder.write_histograms(&result.threads);
+        let histograms =
+            self.folder.write_histograms(&result.threads, &after_hit_ns(self.session, clock));
         self.folder.write_result(result).and(gaps).and(histograms)
     }
 

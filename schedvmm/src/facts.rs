@@ -6,50 +6,49 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use results::model::{EMULATION, HostFacts};
 use workload::kernel::scheduler;
 
 use crate::cpu_kinds::Kinds;
 
-/// CPUID signature of QEMU's software emulation.
-pub const EMULATION: &str = "TCGTCGTCGTCG";
-
 /// Facts about this host.
-pub fn host() -> Value {
-    json!({
-        "kernel": read("/proc/sys/kernel/osrelease"),
-        "kernel_version": read("/proc/sys/kernel/version"),
-        "cmdline": read("/proc/cmdline"),
-        "cpu": cpuinfo("model name"),
-        "cpus_online": read("/sys/devices/system/cpu/online"),
-        "smt": read("/sys/devices/system/cpu/smt/control"),
-        "clocksource": read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
-        "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "hypervisor": hypervisor(),
-        "kvm_halt_poll_ns": read("/sys/module/kvm/parameters/halt_poll_ns"),
-        "sched_autogroup": read("/proc/sys/kernel/sched_autogroup_enabled"),
-        "microcode": cpuinfo("microcode"),
-        "frequency_driver": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_driver"),
-        "boost": read("/sys/devices/system/cpu/cpufreq/boost"),
-        "intel_no_turbo": read("/sys/devices/system/cpu/intel_pstate/no_turbo"),
-        "cpu_kinds": Kinds::read(Path::new("/sys")),
-        "cpus_isolated": read("/sys/devices/system/cpu/isolated"),
-        "cpus_nohz_full": read("/sys/devices/system/cpu/nohz_full"),
-        "transparent_hugepages": read("/sys/kernel/mm/transparent_hugepage/enabled"),
-        "rt_runtime_us": read("/proc/sys/kernel/sched_rt_runtime_us"),
-        "load_average": read("/proc/loadavg"),
-        "cgroup": read("/proc/self/cgroup"),
-        "mitigations": directory(Path::new("/sys/devices/system/cpu/vulnerabilities")),
-        "kvm": parameters(),
-        "scheduler_files": scheduler::files(Path::new("/")),
-    })
+pub fn host() -> HostFacts {
+    HostFacts {
+        kernel: read("/proc/sys/kernel/osrelease"),
+        kernel_version: read("/proc/sys/kernel/version"),
+        cmdline: read("/proc/cmdline"),
+        cpu: cpuinfo("model name"),
+        cpus_online: read("/sys/devices/system/cpu/online"),
+        smt: read("/sys/devices/system/cpu/smt/control"),
+        clocksource: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        governor: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        hypervisor: hypervisor(),
+        kvm_halt_poll_ns: read("/sys/module/kvm/parameters/halt_poll_ns"),
+        sched_autogroup: read("/proc/sys/kernel/sched_autogroup_enabled"),
+        microcode: cpuinfo("microcode"),
+        frequency_driver: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_driver"),
+        boost: read("/sys/devices/system/cpu/cpufreq/boost"),
+        intel_no_turbo: read("/sys/devices/system/cpu/intel_pstate/no_turbo"),
+        cpu_kinds: Kinds::read(Path::new("/sys")).facts(),
+        cpus_isolated: read("/sys/devices/system/cpu/isolated"),
+        cpus_nohz_full: read("/sys/devices/system/cpu/nohz_full"),
+        transparent_hugepages: read("/sys/kernel/mm/transparent_hugepage/enabled"),
+        rt_runtime_us: read("/proc/sys/kernel/sched_rt_runtime_us"),
+        load_average: read("/proc/loadavg"),
+        cgroup: read("/proc/self/cgroup"),
+        mitigations: directory(Path::new("/sys/devices/system/cpu/vulnerabilities")),
+        kvm: parameters(),
+        scheduler_files: scheduler::files(Path::new("/")),
+    }
 }
 
 /// Parameters of KVM's modules.
-fn parameters() -> BTreeMap<&'static str, BTreeMap<String, String>> {
+fn parameters() -> BTreeMap<String, BTreeMap<String, String>> {
     let modules = ["kvm", "kvm_intel", "kvm_amd"];
-    let of =
-        |module| (module, directory(&Path::new("/sys/module").join(module).join("parameters")));
+    let of = |module: &str| {
+        let path = Path::new("/sys/module").join(module).join("parameters");
+        (module.to_owned(), directory(&path))
+    };
     modules.into_iter().map(of).filter(|(_, found)| !found.is_empty()).collect()
 }
 
@@ -115,8 +114,9 @@ mod tests {
     #[test]
     fn this_host_is_described() {
         let host = host();
-        for key in ["kernel", "cpu", "cpus_online", "clocksource", "load_average"] {
-            assert!(host[key].as_str().is_some_and(|text| !text.is_empty()), "{key} in {host}");
+        let known = [&host.kernel, &host.cpu, &host.cpus_online, &host.clocksource];
+        for fact in known.into_iter().chain([&host.load_average]) {
+            assert!(fact.as_ref().is_some_and(|text| !text.is_empty()), "{host:?}");
         }
     }
 }

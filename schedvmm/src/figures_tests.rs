@@ -12,8 +12,8 @@ use protocol::job::{CoschedRequest, Job};
 use protocol::message::{
     Gap, GroupReport, LoadReport, Setup, ThreadReport, ThresholdHit, TscReport,
 };
-use protocol::scheduler::SchedulerFacts;
-use serde_json::json;
+use protocol::scheduler::{Family, SchedulerFacts};
+use serde_json::{Value, json};
 
 use super::*;
 use crate::session::Limits;
@@ -26,7 +26,7 @@ const START: u64 = 1000;
 const MS: u64 = 1_000_000;
 
 /// What is no figure: where and how it was measured, which other tests look at.
-const NO_FIGURES: [&str; 24] = [
+const NO_FIGURES: [&str; 26] = [
     "caller",
     "pins",
     "schema",
@@ -38,6 +38,8 @@ const NO_FIGURES: [&str; 24] = [
     "verdict",
     "exit_status",
     "reason",
+    "reason_code",
+    "reason_stage",
     "notes",
     "kernel",
     "cosched",
@@ -107,7 +109,7 @@ fn result() -> Value {
     let mut session = Session::new(limits, Instant::now());
     session.gaps = measured().map(|(gaps, ..)| gaps).into();
     let scheduler = SchedulerFacts {
-        family: Some("eevdf".into()),
+        family: Some(Family::Eevdf),
         tick_ns: Some(4 * MS),
         slice_ns: Some(3 * MS),
         hrtick: Some(false),
@@ -386,7 +388,7 @@ fn every_figure_is_the_one_worked_out_by_hand() {
 
 /// A run that a gap of 120 ms ended after 1170 ms, while another was under way; a third one began
 /// while the load was being stopped.
-pub fn ended_by_a_hit(cookies: &str) -> RunResult {
+pub fn ended_by_a_hit(cosched: CoschedInterface) -> RunResult {
     let job = Job::new(load(1, 3, 2), CoschedRequest::Auto);
     let limits = Limits {
         threads: 3,
@@ -402,7 +404,6 @@ pub fn ended_by_a_hit(cookies: &str) -> RunResult {
         vec![gap(300, 340, out), gap(1100, 1400, Class::Host)],
         vec![gap(1160, 1165, out), gap(1171, 1500, out)],
     ];
-    let cosched = cookies.to_owned();
     session.setup = Some(Setup { tsc_start: START, tsc_khz: KHZ, cosched, ..Setup::default() });
     let report = |records: &Vec<GapRecord>| {
         let gap_ticks = records.iter().map(GapRecord::ticks).sum();
@@ -432,7 +433,7 @@ pub fn ended_by_a_hit(cookies: &str) -> RunResult {
 
 #[test]
 fn the_trace_tells_of_the_time_that_the_figures_are_of() {
-    let mut result = ended_by_a_hit("none");
+    let mut result = ended_by_a_hit(CoschedInterface::None);
     let end = START + 2 * MS * 1170;
     assert_eq!(result.window_tsc(), START..end);
     result.threshold_hit = None;
@@ -443,7 +444,7 @@ fn the_trace_tells_of_the_time_that_the_figures_are_of() {
 
 #[test]
 fn after_a_hit_every_figure_ends_at_the_hit() {
-    let found = serde_json::to_value(ended_by_a_hit("none")).expect("JSON");
+    let found = serde_json::to_value(ended_by_a_hit(CoschedInterface::None)).expect("JSON");
     let at = |path: &str| found.pointer(path).unwrap_or_else(|| panic!("{path} in {found:#}"));
     for (path, expected) in [
         ("/measured_ns", json!(1170 * MS)),

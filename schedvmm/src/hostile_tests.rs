@@ -12,15 +12,16 @@ use protocol::frame::{encode_gaps, encode_message};
 use protocol::index::Kind;
 use protocol::job::{CoschedRequest, Job};
 use protocol::message::{Message, VmStatus};
+use results::folder::Folder;
+use results::model::{RunResult, Stage};
 use serde_json::{Value, json};
 
 use crate::absence::HostEvidence;
+use crate::analysis::parted::{after_hit_ns, clock_of};
+use crate::analysis::threads;
 use crate::cli::{Cli, ShowVm, Verb};
-use crate::clock::Clock;
 use crate::compose::{Account, so_far};
-use crate::folder::Folder;
-use crate::result::{self, RunResult};
-use crate::session::{Limits, Session, Stage};
+use crate::session::{Limits, Session};
 use crate::show::{Show, Style};
 use crate::status::{ExitStatus, Failure};
 use crate::testing::{Random, load};
@@ -212,7 +213,7 @@ fn whole_run(random: &mut Random, (kind, style): (Kind, Style), folder: &Path) -
             match session.take(frame, now) {
                 Ok(notices) => {
                     for notice in notices {
-                        show.notice(&notice, Clock::of(&session, &job.load), job.load.duration);
+                        show.notice(&notice, clock_of(&session, &job.load), job.load.duration);
                     }
                 }
                 Err(error) => end = End::Garbled(error.to_string()),
@@ -224,15 +225,16 @@ fn whole_run(random: &mut Random, (kind, style): (Kind, Style), folder: &Path) -
     let verdict = judge(&session, &job, &end, HOSTILE);
     let mut result = Account::of_figures(&session, &job, &verdict).result();
     let of = (result.groups.as_slice(), result.threads.as_slice());
-    result.vms = result::vms(&session, of, |_| HOSTILE.into());
+    result.vms = threads::vms(&session, of, |_| HOSTILE.into());
     result.phases_ms.extend(session.vm_phases_ms());
     if let Some(setup) = &session.setup {
         result.notes.clone_from(&setup.notes);
     }
     let mut folder =
         Folder::create(Some(folder), "x").map_err(|error| error.to_string()).expect("new");
-    folder.add_gaps(&session.gaps, Clock::of(&session, &job.load)).expect("written");
-    folder.write_histograms(&result.threads).expect("written");
+    folder.add_gaps(&session.gaps, clock_of(&session, &job.load)).expect("written");
+    let later = after_hit_ns(&session, clock_of(&session, &job.load));
+    folder.write_histograms(&result.threads, &later).expect("written");
     folder.write_result(&result).expect("written");
     show.notes(&result.notes);
     show.end(&result, folder.path());
@@ -286,13 +288,13 @@ fn what_a_guest_says_of_itself_is_shown_and_does_nothing() {
         ] {
             let message = serde_json::from_value(text).expect("a message");
             if let Some(notice) = session.message(message, now) {
-                show.notice(&notice, Clock::of(&session, &job.load), job.load.duration);
+                show.notice(&notice, clock_of(&session, &job.load), job.load.duration);
             }
         }
         session.message(Message::Vm(Box::new(failed)), now);
         let verdict = judge(&session, &job, &End::Finished, "");
         let mut result = Account::of_figures(&session, &job, &verdict).result();
-        result.machine = json!({ "summary": HOSTILE });
+        result.machine.summary = HOSTILE.into();
         show.end(&result, Path::new(HOSTILE));
     });
     assert_plain(&printed, "the screen");

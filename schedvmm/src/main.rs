@@ -3,25 +3,18 @@
 //! by the agent with a hidden word it is one group of the load; otherwise it is the command.
 
 mod absence;
+mod analysis;
 mod bench;
 mod boot;
 mod caller;
 mod check;
 mod cli;
-mod clock;
-mod co_run;
 mod compose;
-mod core_figures;
 mod cpu_kinds;
 mod deliver;
-mod expected;
 mod explain;
 mod facts;
-mod folder;
 mod footprint;
-mod forced_idle;
-mod gap_file;
-mod hlog;
 mod host;
 #[cfg(test)]
 mod hostile_tests;
@@ -39,8 +32,6 @@ mod probe;
 mod progress;
 mod repeat;
 mod report;
-mod result;
-mod result_file;
 mod run;
 mod selftest;
 mod session;
@@ -49,14 +40,11 @@ mod show;
 mod signals;
 mod sinks;
 mod status;
-mod stored;
-mod summary;
 mod terminal;
 #[cfg(test)]
 mod testing;
 mod trace_file;
 mod units;
-mod until;
 mod verdict;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -153,7 +141,7 @@ fn probe_verb(json: bool) -> Result<ExitStatus, Failure> {
     let reason = verdict.as_ref().err().map(ToString::to_string);
     if json {
         let answer = json!({ "usable": reason.is_none(), "reason": reason });
-        terminal::out(&terminal::json(&answer).map_err(Failure::internal)?);
+        terminal::out(&results::json::pretty(&answer).map_err(Failure::internal)?);
     } else if reason.is_none() {
         terminal::out(&format!("{}: usable", device.display()));
     }

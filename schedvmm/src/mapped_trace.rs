@@ -10,9 +10,6 @@ use ftrace::{FtraceError, MappedRings};
 use protocol::message::TraceRing;
 use protocol::names::TRACE_INSTANCE;
 
-/// How the trace came, in result.json.
-pub const VIA: &str = "mapped-ring";
-
 /// The kernels whose layout [`MappedRings`] knows. Those before have no such instances.
 const VERSION: (u32, u32) = (6, 12);
 

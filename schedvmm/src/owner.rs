@@ -9,6 +9,8 @@ use std::path::Path;
 use ftrace::FtraceError;
 use initrd_builder::InitrdError;
 use protocol::error::Owner;
+use results::error::{GapsError, ResultError};
+use results::folder::FolderError;
 use vmm::bus::BusError;
 use vmm::config::ConfigError;
 use vmm::kvm::KvmError;
@@ -25,7 +27,6 @@ use vmm::x86_64::payload::PayloadError;
 use workload::error::{LoadError as GuestLoadError, MeterError};
 use workload::kernel::tunables::KnobError;
 
-use crate::folder::FolderError;
 use crate::kernel::KernelFileError;
 use crate::modules::ModulesError;
 use crate::package::PackageError;
@@ -84,6 +85,19 @@ impl Owned for FolderError {
             Self::NotEmpty(_) => Owner::Request,
             Self::Create { source, .. } | Self::Write { source, .. } => of_file(source),
         }
+    }
+}
+
+impl Owned for ResultError {
+    fn owner(&self) -> Owner {
+        // A result that the user has named, or a file of it.
+        Owner::Request
+    }
+}
+
+impl Owned for GapsError {
+    fn owner(&self) -> Owner {
+        Owner::Request
     }
 }
 

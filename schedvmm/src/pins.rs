@@ -2,11 +2,9 @@
 //! Whether threads stayed on the CPUs that they were bound to. A cpuset that changes, a CPU that
 //! goes offline, and any tool can move them, and then it is something else that was measured.
 
-use std::fmt;
-
 use protocol::cpu_list::CpuSet;
 use protocol::job::LoadSpec;
-use serde::Serialize;
+use results::model::{LostPin, Pins};
 use vmm::vcpu::sched::VcpuThread;
 use workload::kernel::affinity;
 
@@ -19,47 +17,23 @@ const MOST_ELSEWHERE_PERCENT: u64 = 1;
 /// So many are named; the others are counted.
 const MOST_NAMED: usize = 4;
 
-/// What was found; `pins` of result.json.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Pins {
-    /// Threads of the load, and vCPUs, that were not where they had been put in the end.
-    lost: Vec<Lost>,
-    /// Recorded gaps on other CPUs than their thread was bound to.
-    gaps_elsewhere: u64,
-    /// Those CPUs, as a list.
-    cpus_elsewhere: String,
-    #[serde(skip)]
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PinCheck {
+    /// As in result.json.
+    pub found: Pins,
     gaps: u64,
     /// The gap that ended the run was one of them.
-    #[serde(skip)]
     hit_elsewhere: bool,
 }
 
-/// Somebody who was moved.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Lost {
-    /// Thread or vCPU, by its name.
-    who: String,
-    /// CPUs that it was bound to, as a list.
-    bound_to: String,
-    /// CPUs that it was allowed to use in the end.
-    found_on: String,
-}
-
-impl fmt::Display for Lost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { who, bound_to, found_on } = self;
-        write!(f, "{who} from CPUs {bound_to} to {found_on}")
-    }
-}
-
 /// vCPU threads of ours that are not on their host CPUs any more.
-pub fn lost_vcpus(threads: &[VcpuThread], pins: &[usize]) -> Vec<Lost> {
+pub fn lost_vcpus(threads: &[VcpuThread], pins: &[usize]) -> Vec<LostPin> {
     let lost = |(thread, pin): (&VcpuThread, &usize)| {
         let bound_to: CpuSet = [u32::try_from(*pin).ok()?].into_iter().collect();
         // One that has ended is nowhere.
         let found = affinity::of_thread(thread.tid.cast_unsigned()).ok()?;
-        (found != bound_to).then(|| Lost {
+        (found != bound_to).then(|| LostPin {
             who: format!("the thread of vCPU {}", thread.cpu),
             bound_to: bound_to.to_string(),
             found_on: found.to_string(),
@@ -68,17 +42,18 @@ pub fn lost_vcpus(threads: &[VcpuThread], pins: &[usize]) -> Vec<Lost> {
     threads.iter().zip(pins).filter_map(lost).collect()
 }
 
-impl Pins {
+impl PinCheck {
     /// Of a run that has ended, and of its vCPUs.
-    pub fn check(session: &Session, load: &LoadSpec, nested: bool, vcpus: Vec<Lost>) -> Self {
-        let mut pins = Self { lost: vcpus, ..Self::default() };
+    pub fn new(session: &Session, load: &LoadSpec, nested: bool, vcpus: Vec<LostPin>) -> Self {
+        let found = Pins { lost: vcpus, ..Pins::default() };
+        let mut pins = Self { found, ..Self::default() };
         let bound = session.setup.iter().flat_map(|setup| &setup.affinity);
         let bound: Vec<CpuSet> = bound.map(|list| list.parse().unwrap_or_default()).collect();
         let reports = session.report.iter().flat_map(|report| &report.threads);
         for (thread, (bound_to, report)) in bound.iter().zip(reports).enumerate() {
             let found = report.affinity_end.as_deref().and_then(|list| list.parse::<CpuSet>().ok());
             if let Some(found) = found.filter(|found| found != bound_to) {
-                pins.lost.push(Lost {
+                pins.found.lost.push(LostPin {
                     who: load.name_of(thread),
                     bound_to: bound_to.to_string(),
                     found_on: found.to_string(),
@@ -99,13 +74,13 @@ impl Pins {
             for record in records {
                 let before = cpus.len();
                 cpus.extend(elsewhere(thread, [record.cpu_begin, record.cpu_end]));
-                pins.gaps_elsewhere += u64::from(cpus.len() > before);
+                pins.found.gaps_elsewhere += u64::from(cpus.len() > before);
             }
             // As many as there are CPUs, however many records there are.
             cpus.sort_unstable();
             cpus.dedup();
         }
-        pins.cpus_elsewhere = cpus.into_iter().collect::<CpuSet>().to_string();
+        pins.found.cpus_elsewhere = cpus.into_iter().collect::<CpuSet>().to_string();
         pins.hit_elsewhere = session.hit.is_some_and(|hit| {
             let record = hit.gap.record;
             elsewhere(hit.gap.thread as usize, [record.cpu_begin, record.cpu_end]).next().is_some()
@@ -115,10 +90,11 @@ impl Pins {
 
     /// What a reader must know, and why it is no measurement where it is none.
     pub fn judge(&self) -> Meanwhile {
+        let Pins { lost, gaps_elsewhere, cpus_elsewhere } = &self.found;
         let mut told = Vec::new();
-        if !self.lost.is_empty() {
-            let named: Vec<_> = self.lost.iter().take(MOST_NAMED).map(Lost::to_string).collect();
-            let more = match self.lost.len().saturating_sub(MOST_NAMED) {
+        if !lost.is_empty() {
+            let named: Vec<_> = lost.iter().take(MOST_NAMED).map(LostPin::to_string).collect();
+            let more = match lost.len().saturating_sub(MOST_NAMED) {
                 0 => String::new(),
                 more => format!(", and {more} others"),
             };
@@ -128,15 +104,16 @@ impl Pins {
                 named.join(", ")
             ));
         }
-        if self.gaps_elsewhere > 0 {
+        if *gaps_elsewhere > 0 {
             told.push(format!(
-                "{} of {} recorded gaps were on CPUs {}, which their threads were not bound to",
-                self.gaps_elsewhere, self.gaps, self.cpus_elsewhere
+                "{gaps_elsewhere} of {} recorded gaps were on CPUs {cpus_elsewhere}, which their \
+                 threads were not bound to",
+                self.gaps
             ));
         }
         let most = u128::from(self.gaps) * u128::from(MOST_ELSEWHERE_PERCENT);
-        let many = u128::from(self.gaps_elsewhere) * 100 > most;
-        if !self.lost.is_empty() || many || self.hit_elsewhere {
+        let many = u128::from(*gaps_elsewhere) * 100 > most;
+        if !lost.is_empty() || many || self.hit_elsewhere {
             Meanwhile { notes: Vec::new(), faults: told }
         } else {
             Meanwhile { notes: told, faults: Vec::new() }
@@ -182,7 +159,7 @@ mod tests {
     }
 
     fn judged(session: &Session) -> Meanwhile {
-        Pins::check(session, &load(1, 2, 4), false, Vec::new()).judge()
+        PinCheck::new(session, &load(1, 2, 4), false, Vec::new()).judge()
     }
 
     #[test]
@@ -218,7 +195,7 @@ mod tests {
         // In machines of the nested target each CPU has a number of its own.
         let session = session(there, &gaps);
         assert_eq!(
-            Pins::check(&session, &load(1, 2, 4), true, vec![]).judge(),
+            PinCheck::new(&session, &load(1, 2, 4), true, vec![]).judge(),
             Meanwhile::default()
         );
     }
@@ -245,7 +222,8 @@ mod tests {
             let gone = VcpuThread { cpu: 4, tid: i32::MAX, cookie: 0 };
             assert_eq!(lost_vcpus(&[thread.clone(), gone], &[one as usize, 0]), []);
             let lost = lost_vcpus(&[thread], &[one as usize + 1]);
-            let faults = Pins { lost, ..Pins::default() }.judge().faults;
+            let found = Pins { lost, ..Pins::default() };
+            let faults = PinCheck { found, ..PinCheck::default() }.judge().faults;
             assert!(faults[0].contains("the thread of vCPU 3 from CPUs"), "{faults:?}");
         })
         .join()

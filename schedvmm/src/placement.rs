@@ -6,13 +6,13 @@ use std::path::Path;
 use std::{fs, io, thread};
 
 use protocol::cpu_list::{CpuSet, MAX_CPUS};
+use results::host_cpus::{HostCpus, Vcpus};
 use vmm::config::Topology;
 use vmm::vcpu::sched;
 use workload::kernel::{affinity, balance};
 use workload::placement::{self, Turns};
 
 use crate::cli::Pin;
-use crate::core_figures::{HostCpus, Vcpus};
 use crate::cpu_kinds::Kinds;
 use crate::status::Failure;
 use crate::{facts, units};

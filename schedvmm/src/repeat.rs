@@ -11,18 +11,25 @@ use std::process::Command;
 
 use clap::CommandFactory;
 use protocol::error::Owner;
-use serde::Deserialize;
+use results::model::RunResult;
+use results::saved::Saved;
 
 use crate::cli::Cli;
-use crate::result_file::ResultFile;
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::{kernel, machine};
 
 /// What is needed of an earlier result.
-#[derive(Debug, Deserialize)]
-struct Earlier {
-    command_line: Vec<String>,
-    working_directory: Option<PathBuf>,
+#[derive(Debug)]
+struct Earlier<'a> {
+    command_line: &'a [String],
+    working_directory: Option<&'a Path>,
+}
+
+impl<'a> Earlier<'a> {
+    fn of(result: &'a RunResult) -> Self {
+        let working_directory = result.working_directory.as_deref();
+        Self { command_line: &result.command_line, working_directory }
+    }
 }
 
 /// Options that say where something goes: not repeated, for what the earlier run wrote is there.
@@ -37,9 +44,8 @@ const VERBS: [&str; 1] = ["host"];
 /// # Errors
 /// The file is no result, or this program cannot be started again.
 pub fn run(from: &Path, output: Option<&Path>, json: bool) -> Result<ExitStatus, Failure> {
-    let file = ResultFile::read(from)?;
-    let earlier: Earlier = file.of_it()?;
-    let mut words = words(&earlier).map_err(|why| file.none(&why))?;
+    let saved = Saved::open(from)?;
+    let mut words = words(&Earlier::of(&saved.result)).map_err(|why| saved.none(why))?;
     if let Some(path) = output {
         words.extend(["--output".into(), path.into()]);
     }
@@ -59,7 +65,7 @@ fn print_json(words: &mut Vec<OsString>) {
 }
 
 /// The earlier words without the program and without outputs, files named as seen from anywhere.
-fn words(earlier: &Earlier) -> Result<Vec<OsString>, String> {
+fn words(earlier: &Earlier<'_>) -> Result<Vec<OsString>, String> {
     let mut command = Cli::command();
     command.build();
     let mut rest = earlier.command_line.iter().skip(1).peekable();
@@ -100,13 +106,13 @@ fn words(earlier: &Earlier) -> Result<Vec<OsString>, String> {
 }
 
 /// Whether a kernel was named by its release, or as the running one: no file of that name is there.
-fn is_installed(earlier: &Earlier, named: &Path) -> bool {
+fn is_installed(earlier: &Earlier<'_>, named: &Path) -> bool {
     let is_file = from_anywhere(earlier, named).is_ok_and(|path| path.exists());
     kernel::is_bare_name(named) && !is_file
 }
 
 /// A file that the earlier run was given, by a path that does not depend on where we are.
-fn from_anywhere(earlier: &Earlier, path: &Path) -> Result<PathBuf, String> {
+fn from_anywhere(earlier: &Earlier<'_>, path: &Path) -> Result<PathBuf, String> {
     match &earlier.working_directory {
         Some(directory) => Ok(directory.join(path)),
         None if path.is_absolute() => Ok(path.to_owned()),
@@ -122,13 +128,15 @@ mod tests {
 
     use super::*;
 
-    fn earlier(line: &[&str]) -> Earlier {
-        let command_line = line.iter().map(|word| (*word).to_owned()).collect();
-        Earlier { command_line, working_directory: Some("/there".into()) }
+    /// The words to repeat a run that was called so, in this folder if it says so.
+    fn words_of(line: &[&str], directory: Option<&str>) -> Result<Vec<OsString>, String> {
+        let command_line: Vec<_> = line.iter().map(|word| (*word).to_owned()).collect();
+        let working_directory = directory.map(Path::new);
+        words(&Earlier { command_line: &command_line, working_directory })
     }
 
     fn repeat(line: &[&str]) -> Vec<OsString> {
-        words(&earlier(line)).expect("it can be repeated")
+        words_of(line, Some("/there")).expect("it can be repeated")
     }
 
     #[test]
@@ -201,11 +209,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_repeated_says_why() {
-        let lost = Earlier { working_directory: None, ..earlier(&["x", "--kernel", "k"]) };
-        assert!(words(&lost).is_err_and(|why| why.contains("where it was started")));
-        let lost = Earlier { working_directory: None, ..earlier(&["x", "--kernel", "/k"]) };
-        assert!(words(&lost).is_ok());
-        let other = words(&earlier(&["x", "boot", "--kernel", "k"]));
+        let lost = words_of(&["x", "--kernel", "k"], None);
+        assert!(lost.is_err_and(|why| why.contains("where it was started")));
+        assert!(words_of(&["x", "--kernel", "/k"], None).is_ok());
+        let other = words_of(&["x", "boot", "--kernel", "k"], Some("/there"));
         assert!(other.is_err_and(|why| why.contains("`boot` is no run")));
     }
 
@@ -222,8 +229,8 @@ mod tests {
             failure.to_string()
         };
         assert!(refused("{").contains("no result.json"));
-        let bare = format!(r#"{{"schema": "{}"}}"#, crate::result::SCHEMA);
-        assert!(refused(&bare).contains("command_line"));
+        let bare = r#"{"schema": "schedvmm-result/2"}"#;
+        assert!(refused(bare).contains("missing field"));
         let other = r#"{"schema": "other/9", "command_line": [], "working_directory": "/"}"#;
         assert!(refused(other).contains("other/9"));
         let none = run(&dir.path().join("none"), None, false).expect_err("no file");

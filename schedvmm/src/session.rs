@@ -11,6 +11,7 @@ use protocol::message::{
     Failure, Frame, Gap, Hello, LoadReport, Message, MeterLine, Setup, ThresholdHit, Tick,
     TraceProgress, VmStatus, VmTimes,
 };
+use results::model::{Phase, Stage};
 use thiserror::Error;
 use vmm::vcpu::VcpuEnd;
 
@@ -40,31 +41,14 @@ pub enum Event {
     Signal(i32),
 }
 
-/// What the run waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// PID 1's first word.
-    Boot,
-    /// The load's start.
-    Setup,
-    /// The load's end.
-    Run,
-    /// Results and trace.
-    Finish,
-    /// Power-off.
-    PowerOff,
-}
-
-impl Stage {
-    /// What was missing when this stage ran out of time.
-    pub fn waited_for(self) -> &'static str {
-        match self {
-            Self::Boot => "PID 1 to say that it is alive",
-            Self::Setup => "the load to start",
-            Self::Run => "the agent's sign of life, due every second",
-            Self::Finish => "the results or the trace",
-            Self::PowerOff => "the guest to power off",
-        }
+/// What was missing when a stage ran out of time.
+pub fn waited_for(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Boot => "PID 1 to say that it is alive",
+        Stage::Setup => "the load to start",
+        Stage::Run => "the agent's sign of life, due every second",
+        Stage::Finish => "the results or the trace",
+        Stage::PowerOff => "the guest to power off",
     }
 }
 
@@ -333,21 +317,21 @@ impl Session {
     /// When the nested target came how far, in milliseconds since the agent began with its
     /// machines: `l2_first_up` and `l2_all_up` (PID 1), `l2_standing`, `l2_confined`,
     /// `l2_first_record` and `l2_all_recorded`; what never came is left out.
-    pub fn vm_phases_ms(&self) -> Vec<(&'static str, u64)> {
+    pub fn vm_phases_ms(&self) -> Vec<(Phase, u64)> {
         let well = || self.vms.iter().filter(|vm| vm.fault.is_none()).map(|vm| vm.times);
         let first = |of: fn(VmTimes) -> Option<u64>| well().filter_map(of).min();
         let all = |of: fn(VmTimes) -> Option<u64>| {
             well().map(of).collect::<Option<Vec<_>>>()?.into_iter().max()
         };
         let phases = [
-            ("l2_first_up", first(|times| times.up_ns)),
-            ("l2_all_up", all(|times| times.up_ns)),
-            ("l2_standing", all(|times| times.standing_ns)),
-            ("l2_confined", all(|times| times.confined_ns)),
-            ("l2_first_record", first(|times| times.first_record_ns)),
-            ("l2_all_recorded", all(|times| times.first_record_ns)),
+            (Phase::L2FirstUp, first(|times| times.up_ns)),
+            (Phase::L2AllUp, all(|times| times.up_ns)),
+            (Phase::L2Standing, all(|times| times.standing_ns)),
+            (Phase::L2Confined, all(|times| times.confined_ns)),
+            (Phase::L2FirstRecord, first(|times| times.first_record_ns)),
+            (Phase::L2AllRecorded, all(|times| times.first_record_ns)),
         ];
-        phases.into_iter().filter_map(|(name, ns)| Some((name, ns? / 1_000_000))).collect()
+        phases.into_iter().filter_map(|(phase, ns)| Some((phase, ns? / 1_000_000))).collect()
     }
 
     /// Whether a group, of which the report tells, has itself told what it says.

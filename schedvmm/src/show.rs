@@ -8,16 +8,16 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use protocol::message::{ThresholdHit, Tick, VmPhase};
+use results::clock::Clock;
+use results::json;
+use results::model::{Answer, RunResult};
 
 use self::screen::{screen, verdict_line};
 use crate::cli::ShowVm;
-use crate::clock::Clock;
 use crate::progress::Progress;
-use crate::result::RunResult;
 use crate::session::Notice;
 use crate::terminal::{self, one_line};
 use crate::units::show_ns;
-use crate::verdict::Answer;
 
 /// Which lines go to stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +176,7 @@ impl Show {
     }
 
     fn json(&self, result: &RunResult) {
-        match terminal::json(result) {
+        match json::pretty(result) {
             Ok(text) => self.line(&text),
             Err(error) => self.remark(&format!("cannot print the result: {error}")),
         }

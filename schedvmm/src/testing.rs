@@ -4,33 +4,49 @@
 pub mod made;
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::group::{GroupSpec, SleepSpec};
 use protocol::index::{GroupIndex, Kind, Member, ThreadIndex};
-use protocol::job::LoadSpec;
+use protocol::job::{CoschedRequest, Job, LoadSpec};
 use protocol::message::ThreadReport;
+use results::model::{RunResult, Statistics, Thread};
 
-use crate::result::Thread;
-use crate::summary::Statistics;
+use crate::compose::Account;
+use crate::session::{Limits, Session};
+use crate::verdict::{End, judge};
 
 /// What a thread reported, without a figure made of it; two threads are a group.
 pub fn thread(index: usize, report: ThreadReport) -> Thread {
+    let member = Member {
+        kind: Kind::Threads,
+        group: GroupIndex::new(index / 2),
+        thread: ThreadIndex::new(index % 2),
+    };
     Thread {
-        index,
-        member: Member {
-            kind: Kind::Threads,
-            group: GroupIndex::new(index / 2),
-            thread: ThreadIndex::new(index % 2),
-        },
+        who: member.into(),
         gap_ns: 0,
         longest_gap_ns: 0,
         complete: true,
         statistics: Statistics::default(),
         co_run: None,
-        after_hit_ns: Vec::new(),
         report,
     }
+}
+
+/// Of a run of two groups of two threads that ended before it began.
+pub fn result() -> RunResult {
+    let limits = Limits {
+        threads: 4,
+        records_per_thread: 1,
+        boot: Duration::ZERO,
+        vms: 0,
+        allow_degraded: false,
+    };
+    let job = Job::new(load(2, 2, 2), CoschedRequest::Auto);
+    let session = Session::new(limits, Instant::now());
+    let verdict = judge(&session, &job, &End::Finished, "");
+    Account::of_figures(&session, &job, &verdict).result()
 }
 
 /// Numbers that look random: Knuth's linear congruential generator, of which the upper bits do.

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use ftrace::dump::Dump;
 use ftrace::{FtraceError, Trace};
 use gaps::record::GapRecord;
+use results::clock::Clock;
+use results::model::{self, TraceForm, TraceVia};
 
-use crate::clock::Clock;
 use crate::owner::file_failure;
-use crate::result::{self, TraceForm};
 use crate::show::Show;
 use crate::status::{Failure, chain};
 use crate::units::show_ns;
@@ -35,7 +35,7 @@ pub struct TraceFile {
 /// What came.
 pub struct Arrival<'a> {
     /// How.
-    pub via: &'static str,
+    pub via: TraceVia,
     /// How much was written.
     pub bytes: u64,
     /// How much was sent, where the sender came to its end.
@@ -88,10 +88,10 @@ impl TraceFile {
 
     /// Verifies what came, and makes a trace.dat of it, with markers where gaps begin and end.
     /// What is torn stays as it came.
-    pub fn receive(&self, arrival: &Arrival<'_>, show: &Show) -> result::Trace {
+    pub fn receive(&self, arrival: &Arrival<'_>, show: &Show) -> model::Trace {
         let Arrival { via, bytes, .. } = *arrival;
         let mut trace =
-            result::Trace { via: Some(via), shipped_bytes: bytes, ..result::Trace::default() };
+            model::Trace { via: Some(via), shipped_bytes: bytes, ..model::Trace::default() };
         let raw = self.raw.display();
         if bytes == 0 {
             // Nothing came where nothing was to come, or nothing could be written.

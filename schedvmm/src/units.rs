@@ -190,6 +190,11 @@ fn each_once(text: &str, twice: impl Fn(usize) -> String) -> Result<CpuList, Str
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuList(pub Vec<usize>);
 
+/// A length of time in nanoseconds, up to what fits.
+pub fn as_ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Nanoseconds for a reader: `47.2 ms`, `812 µs`, `1.25 s`.
 pub fn show_ns(ns: u64) -> String {
     // A figure for a reader needs no more digits than f64 has.

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a run says about the kernel: one pure function of how it ended.
 
-use protocol::error::Owner;
 use protocol::job::Job;
 use protocol::names::{PANIC_MARK, SAYING};
-use serde::{Serialize, Serializer};
+use results::model::{Answer, ReasonCode, Stage};
 use vmm::vcpu::{ExitReason, VcpuEnd};
 
-use crate::compose::over_threshold;
+use crate::analysis::threads::over_threshold;
 use crate::owner::Owned;
-use crate::session::{Session, Stage};
+use crate::session::{Session, waited_for};
 use crate::status::ExitStatus;
 
 /// How a run came to its end.
@@ -35,78 +34,6 @@ pub enum End {
     UnderWay,
 }
 
-/// The answer of a run. It decides the exit status alone, so that the two never disagree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// No gap over the threshold.
-    Pass,
-    /// There was no threshold: figures, and no judgement.
-    Measured,
-    /// A gap over the threshold.
-    OverThreshold,
-    /// The kernel could not be tested.
-    Untestable,
-    /// Ended before its time, by this signal; no gap over the threshold until then.
-    Interrupted(i32),
-    /// The request cannot be met.
-    UsageError,
-    /// This host cannot.
-    HostError,
-    /// A defect of ours.
-    InternalError,
-}
-
-impl Answer {
-    /// As `result.json` spells it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Pass => "pass",
-            Self::Measured => "measured",
-            Self::OverThreshold => "over-threshold",
-            Self::Untestable => "untestable",
-            Self::Interrupted(_) => "interrupted",
-            Self::UsageError => "usage-error",
-            Self::HostError => "host-error",
-            Self::InternalError => "internal-error",
-        }
-    }
-
-    /// How the process ends.
-    pub fn status(self) -> ExitStatus {
-        match self {
-            Self::Pass | Self::Measured => ExitStatus::Pass,
-            Self::OverThreshold => ExitStatus::OverThreshold,
-            Self::Untestable => ExitStatus::Untestable,
-            Self::Interrupted(signal) => ExitStatus::of_signal(signal),
-            Self::UsageError => ExitStatus::Usage,
-            Self::HostError => ExitStatus::Host,
-            Self::InternalError => ExitStatus::Internal,
-        }
-    }
-
-    /// Whether something kept the run from an answer.
-    pub fn is_failure(self) -> bool {
-        matches!(self, Self::Untestable | Self::UsageError | Self::HostError | Self::InternalError)
-    }
-}
-
-impl From<Owner> for Answer {
-    fn from(owner: Owner) -> Self {
-        match owner {
-            Owner::Kernel => Self::Untestable,
-            Owner::Request => Self::UsageError,
-            Owner::Host => Self::HostError,
-            Owner::Internal => Self::InternalError,
-        }
-    }
-}
-
-impl Serialize for Answer {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
 /// The answer with its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -114,80 +41,140 @@ pub struct Verdict {
     pub answer: Answer,
     /// Why, for a person; empty for a plain pass.
     pub reason: String,
+    /// What the reason is about.
+    pub code: Option<ReasonCode>,
+    /// What ended it before its time.
+    pub signal: Option<i32>,
+}
+
+impl Verdict {
+    /// An answer that speaks for itself.
+    fn plain(answer: Answer) -> Self {
+        Self { answer, reason: String::new(), code: None, signal: None }
+    }
+
+    fn new(answer: Answer, code: ReasonCode, reason: String) -> Self {
+        Self { answer, reason, code: Some(code), signal: None }
+    }
+
+    fn interrupted(signal: i32, code: ReasonCode, reason: String) -> Self {
+        Self { signal: Some(signal), ..Self::new(Answer::Interrupted, code, reason) }
+    }
+
+    /// How the process ends. The answer alone decides, so that the two never disagree.
+    pub fn status(&self) -> ExitStatus {
+        match self.answer {
+            Answer::Pass | Answer::Measured => ExitStatus::Pass,
+            Answer::OverThreshold => ExitStatus::OverThreshold,
+            Answer::Untestable => ExitStatus::Untestable,
+            Answer::Interrupted => ExitStatus::of_signal(self.signal.unwrap_or(libc::SIGTERM)),
+            Answer::UsageError => ExitStatus::Usage,
+            Answer::HostError => ExitStatus::Host,
+            Answer::InternalError => ExitStatus::Internal,
+        }
+    }
 }
 
 /// Judges a run; `console` is the end of the console log.
 pub fn judge(session: &Session, job: &Job, end: &End, console: &str) -> Verdict {
-    let verdict = |answer, reason| Verdict { answer, reason };
     let invalid = (!session.invalid.is_empty()).then(|| {
         let reasons = session.invalid.join("; ");
-        verdict(Answer::Untestable, format!("nothing was found out about this kernel: {reasons}"))
+        let reason = format!("nothing was found out about this kernel: {reasons}");
+        Verdict::new(Answer::Untestable, ReasonCode::Disturbed, reason)
     });
     // What was measured stands, whatever happened afterwards.
     if session.hit.is_some() || over_threshold(session, job) {
-        let over = || verdict(Answer::OverThreshold, after_hit(session, end));
-        return invalid.unwrap_or_else(over);
+        return invalid.unwrap_or_else(|| over(session, end));
     }
     if let Some(failure) = &session.failure {
-        return verdict(
-            failure.owner.into(),
-            format!("{}{}", failure.text, memory_ran_out(console)),
-        );
+        let reason = format!("{}{}", failure.text, memory_ran_out(console));
+        return Verdict::new(failure.owner.into(), ReasonCode::Failed, reason);
     }
     match end {
         End::Signal(signal) => {
             let others = invalid.map_or_else(String::new, |found| format!("; {}", found.reason));
-            verdict(Answer::Interrupted(*signal), format!("ended by signal {signal}{others}"))
+            let reason = format!("ended by signal {signal}{others}");
+            Verdict::interrupted(*signal, ReasonCode::Signal, reason)
         }
         End::UnderWay => {
+            let second = session.ticks.last().map_or(0, |tick| tick.second);
             let reason = format!(
-                "the run was under way, in second {} of the load, when this was written",
-                session.ticks.last().map_or(0, |tick| tick.second)
+                "the run was under way, in second {second} of the load, when this was written"
             );
-            verdict(Answer::Interrupted(libc::SIGTERM), reason)
+            Verdict::interrupted(libc::SIGTERM, ReasonCode::UnderWay, reason)
         }
         _ if session.report.is_some() => match (session.unacceptable(), invalid) {
             (Some(faults), _) => {
                 let reason = format!("degraded: {faults} (--allow-degraded lets it pass)");
-                verdict(Answer::Untestable, reason)
+                Verdict::new(Answer::Untestable, ReasonCode::Degraded, reason)
             }
             (None, Some(invalid)) => invalid,
-            (None, None) if job.load.threshold.is_some() => verdict(Answer::Pass, String::new()),
-            (None, None) => verdict(Answer::Measured, String::new()),
+            (None, None) if job.load.threshold.is_some() => Verdict::plain(Answer::Pass),
+            (None, None) => Verdict::plain(Answer::Measured),
         },
+        End::Vcpu(end) => unplanned(session, end, console),
+        _ => unreported(end),
+    }
+}
+
+/// Of a run that ended, not by a vCPU, before a report or a failure had come.
+fn unreported(end: &End) -> Verdict {
+    let untestable = |code, reason| Verdict::new(Answer::Untestable, code, reason);
+    match end {
         End::Late(stage) => {
-            let reason = format!("the guest hangs: waited for {}", stage.waited_for());
-            verdict(Answer::Untestable, reason)
+            let reason = format!("the guest hangs: waited for {}", waited_for(*stage));
+            untestable(ReasonCode::GuestHangs, reason)
         }
         End::Garbled(error) => {
             let reason = format!("the agent in the guest sent what it never should: {error}");
-            verdict(Answer::Untestable, reason)
+            untestable(ReasonCode::ProtocolError, reason)
         }
-        End::NotAsTold(how) => verdict(Answer::Untestable, how.clone()),
-        End::Vcpu(end) => unplanned(session, end, console),
-        // None of these comes before a report, or a failure, has.
-        End::Finished | End::TraceLost => {
-            verdict(Answer::InternalError, "the load ended without a report".into())
-        }
+        End::NotAsTold(how) => untestable(ReasonCode::CommandLineIgnored, how.clone()),
         End::Gone => {
-            verdict(Answer::InternalError, "all threads of the machine ended in silence".into())
+            let reason = "all threads of the machine ended in silence".into();
+            Verdict::new(Answer::InternalError, ReasonCode::Silent, reason)
+        }
+        _ => {
+            let reason = "the load ended without a report".into();
+            Verdict::new(Answer::InternalError, ReasonCode::NoReport, reason)
         }
     }
 }
 
-/// A remark on what went wrong after the gap was found.
-fn after_hit(session: &Session, end: &End) -> String {
-    match end {
-        _ if session.bye => String::new(),
+/// Of a run with a gap over the threshold, with a remark on what went wrong after it was found.
+fn over(session: &Session, end: &End) -> Verdict {
+    let (code, reason) = match end {
+        _ if session.bye => return Verdict::plain(Answer::OverThreshold),
         // Said by the trace's own note.
-        End::TraceLost | End::Finished | End::UnderWay => String::new(),
+        End::TraceLost | End::Finished | End::UnderWay => {
+            return Verdict::plain(Answer::OverThreshold);
+        }
         // Found out before the load.
-        End::NotAsTold(how) => how.clone(),
-        End::Vcpu(end) => format!("afterwards vCPU {} ended: {}", end.cpu, end.reason),
-        End::Late(stage) => format!("afterwards the guest did not answer ({})", stage.waited_for()),
-        End::Signal(signal) => format!("afterwards ended by signal {signal}"),
-        End::Garbled(error) => format!("afterwards the guest's messages made no sense: {error}"),
-        End::Gone => "afterwards all threads of the machine ended in silence".into(),
+        End::NotAsTold(how) => (ReasonCode::CommandLineIgnored, how.clone()),
+        End::Vcpu(end) => {
+            (code_of(&end.reason), format!("afterwards vCPU {} ended: {}", end.cpu, end.reason))
+        }
+        End::Late(stage) => {
+            let what = waited_for(*stage);
+            (ReasonCode::GuestHangs, format!("afterwards the guest did not answer ({what})"))
+        }
+        End::Signal(signal) => (ReasonCode::Signal, format!("afterwards ended by signal {signal}")),
+        End::Garbled(error) => {
+            let reason = format!("afterwards the guest's messages made no sense: {error}");
+            (ReasonCode::ProtocolError, reason)
+        }
+        End::Gone => {
+            let reason = "afterwards all threads of the machine ended in silence".into();
+            (ReasonCode::Silent, reason)
+        }
+    };
+    Verdict::new(Answer::OverThreshold, code, reason)
+}
+
+fn code_of(end: &ExitReason) -> ReasonCode {
+    match end {
+        ExitReason::TripleFault => ReasonCode::TripleFault,
+        _ => ReasonCode::VcpuEnded,
     }
 }
 
@@ -211,35 +198,40 @@ fn unplanned(session: &Session, end: &VcpuEnd, console: &str) -> Verdict {
     let line = |words| console.lines().rev().find(|line| line.contains(words)).map(str::trim);
     let orderly = matches!(end.reason, ExitReason::Reset | ExitReason::PowerOff);
     let answer = end.reason.owner().into();
-    let verdict = |answer, reason| Verdict { answer, reason };
     if let Some(line) = line(PANIC_MARK) {
-        return verdict(Answer::InternalError, format!("the agent panicked {when}: {line}"));
+        let reason = format!("the agent panicked {when}: {line}");
+        return Verdict::new(Answer::InternalError, ReasonCode::AgentPanic, reason);
     }
     if let Some(line) = line("Kernel panic") {
-        return verdict(answer, format!("the kernel panicked {when}: {line}"));
+        let reason = format!("the kernel panicked {when}: {line}");
+        return Verdict::new(answer, ReasonCode::KernelPanic, reason);
     }
-    match line(SAYING) {
-        Some(line) if orderly => verdict(answer, format!("the agent gave up {when}: {line}")),
-        None if orderly => {
-            let reason = &end.reason;
-            verdict(answer, format!("the kernel ended {when} ({reason}) without a panic message"))
+    let (code, reason) = match line(SAYING) {
+        Some(line) if orderly => {
+            (ReasonCode::AgentGaveUp, format!("the agent gave up {when}: {line}"))
         }
-        _ => verdict(answer, format!("vCPU {} ended {when}: {}", end.cpu, end.reason)),
-    }
+        None if orderly => {
+            let why = format!("the kernel ended {when} ({}) without a panic message", end.reason);
+            (ReasonCode::KernelEnded, why)
+        }
+        _ => (code_of(&end.reason), format!("vCPU {} ended {when}: {}", end.cpu, end.reason)),
+    };
+    Verdict::new(answer, code, reason)
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 
+    use protocol::error::Owner;
     use protocol::frame::encode_message;
     use protocol::job::CoschedRequest;
     use protocol::job::LoadSpec;
     use protocol::message::{Failure, Hello, LoadReport, Message, Setup, ThresholdHit};
     use vmm::vcpu::ExitCounts;
-    use xtask::host::accident::Accident;
 
     use super::*;
+    use crate::compose::Account;
     use crate::session::Limits;
     use crate::testing;
 
@@ -276,7 +268,7 @@ mod tests {
     }
 
     fn status(messages: &[Message], end: &End) -> ExitStatus {
-        verdict(messages, end, "").answer.status()
+        verdict(messages, end, "").status()
     }
 
     #[test]
@@ -310,7 +302,7 @@ mod tests {
             assert!(verdict.reason.ends_with(": a quota; a move"), "{}", verdict.reason);
         }
         let stopped = judged(&[done], &End::Signal(libc::SIGINT));
-        assert_eq!(stopped.answer, Answer::Interrupted(libc::SIGINT));
+        assert_eq!((stopped.answer, stopped.signal), (Answer::Interrupted, Some(libc::SIGINT)));
         // Its figures are no better for it.
         assert!(stopped.reason.ends_with("about this kernel: a quota; a move"), "{stopped:?}");
     }
@@ -348,28 +340,29 @@ mod tests {
     fn without_a_threshold_nothing_passes_and_nothing_fails() {
         let done = session(&[Message::Finished(LoadReport::default()), Message::Bye]);
         let verdict = judge(&done, &job(None), &End::Finished, "");
-        assert_eq!(verdict, Verdict { answer: Answer::Measured, reason: String::new() });
-        assert_eq!(verdict.answer.status(), ExitStatus::Pass);
+        assert_eq!(verdict, Verdict::plain(Answer::Measured));
+        assert_eq!(verdict.status(), ExitStatus::Pass);
     }
 
     /// What docs/formats.md and docs/exit-status.md promise to whoever reads one of the two.
     #[test]
     fn an_answer_has_one_name_and_one_status() {
         let documented = [
-            (Answer::Pass, "pass", 0),
-            (Answer::Measured, "measured", 0),
-            (Answer::OverThreshold, "over-threshold", 1),
-            (Answer::Untestable, "untestable", 125),
-            (Answer::Interrupted(libc::SIGINT), "interrupted", 130),
-            (Answer::Interrupted(libc::SIGTERM), "interrupted", 143),
-            (Answer::Interrupted(libc::SIGHUP), "interrupted", 143),
-            (Answer::UsageError, "usage-error", 200),
-            (Answer::HostError, "host-error", 201),
-            (Answer::InternalError, "internal-error", 202),
+            (Answer::Pass, None, "pass", 0),
+            (Answer::Measured, None, "measured", 0),
+            (Answer::OverThreshold, None, "over-threshold", 1),
+            (Answer::Untestable, None, "untestable", 125),
+            (Answer::Interrupted, Some(libc::SIGINT), "interrupted", 130),
+            (Answer::Interrupted, Some(libc::SIGTERM), "interrupted", 143),
+            (Answer::Interrupted, Some(libc::SIGHUP), "interrupted", 143),
+            (Answer::UsageError, None, "usage-error", 200),
+            (Answer::HostError, None, "host-error", 201),
+            (Answer::InternalError, None, "internal-error", 202),
         ];
         let text = include_str!("../../docs/formats.md");
-        for (answer, name, code) in documented {
-            assert_eq!((answer.name(), answer.status().code()), (name, code));
+        for (answer, signal, name, code) in documented {
+            let status = Verdict { signal, ..Verdict::plain(answer) }.status();
+            assert_eq!((answer.name(), status.code()), (name, code));
             assert_eq!(serde_json::to_value(answer).expect("JSON"), name);
             assert!(text.contains(&format!("`{name}`")), "docs/formats.md lacks {name}");
         }
@@ -399,25 +392,60 @@ mod tests {
         assert!(told.reason.contains("gave up before PID 1"), "{}", told.reason);
     }
 
-    /// The suite with real kernels runs a case once more by these words.
+    /// The suite with real kernels runs a case once more by these two.
     #[test]
-    fn accidents_of_an_emulated_host_are_told_in_words_that_tests_know() {
+    fn programs_are_told_what_went_wrong_and_when() {
         let alive = [Message::Hello(Hello::default())];
+        let running = [Message::Hello(Hello::default()), Message::Ready(Setup::default())];
         let hit = [Message::ThresholdHit(ThresholdHit::default())];
         let told = |messages: &[Message], end: &End| {
-            let verdict = verdict(messages, end, "");
-            Accident::find(&verdict.reason).map(|(accident, _)| accident)
+            let (session, job) = (session(messages), job(Some(Duration::from_secs(9))));
+            let verdict = judge(&session, &job, end, "");
+            let result = Account::of_figures(&session, &job, &verdict).result();
+            assert_eq!(result.reason_code.is_none(), result.reason.is_empty());
+            result.reason_code.zip(result.reason_stage)
         };
-        for stage in [Stage::Setup, Stage::Run, Stage::Finish] {
-            assert_eq!(told(&alive, &End::Late(stage)), Some(Accident::Hang), "{stage:?}");
+        let hangs = |stage| Some((ReasonCode::GuestHangs, stage));
+        assert_eq!(told(&[], &End::Late(Stage::Boot)), hangs(Stage::Boot));
+        assert_eq!(told(&alive, &End::Late(Stage::Setup)), hangs(Stage::Setup));
+        assert_eq!(told(&running, &End::Late(Stage::Run)), hangs(Stage::Run));
+        assert_eq!(told(&hit, &End::Late(Stage::Finish)), hangs(Stage::Finish));
+        let crash = || ended(ExitReason::TripleFault);
+        let crashed = |stage| Some((ReasonCode::TripleFault, stage));
+        assert_eq!(told(&[], &crash()), crashed(Stage::Boot));
+        assert_eq!(told(&running, &crash()), crashed(Stage::Run));
+        let ended_so = told(&[], &ended(ExitReason::Reset));
+        assert_eq!(ended_so, Some((ReasonCode::KernelEnded, Stage::Boot)));
+        let done = [Message::Finished(LoadReport::default()), Message::Bye];
+        assert_eq!(told(&done, &End::Finished), None);
+    }
+
+    /// What docs/formats.md promises.
+    #[test]
+    fn every_code_is_documented() {
+        use ReasonCode::*;
+        let text = include_str!("../../docs/formats.md");
+        for code in [
+            Failed,
+            Disturbed,
+            Signal,
+            UnderWay,
+            Degraded,
+            GuestHangs,
+            ProtocolError,
+            CommandLineIgnored,
+            KernelPanic,
+            AgentPanic,
+            AgentGaveUp,
+            KernelEnded,
+            TripleFault,
+            VcpuEnded,
+            NoReport,
+            Silent,
+        ] {
+            let name = serde_json::to_string(&code).expect("JSON").replace('"', "`");
+            assert!(text.contains(&name), "docs/formats.md lacks {name}");
         }
-        assert_eq!(told(&hit, &End::Late(Stage::Finish)), Some(Accident::Hang));
-        assert_eq!(told(&[], &End::Late(Stage::Boot)), None);
-        assert_eq!(told(&[], &ended(ExitReason::TripleFault)), Some(Accident::TripleFault));
-        let running = [Message::Hello(Hello::default()), Message::Ready(Setup::default())];
-        assert_eq!(told(&running, &ended(ExitReason::TripleFault)), Some(Accident::TripleFault));
-        assert_eq!(told(&alive, &ended(ExitReason::TripleFault)), Some(Accident::TripleFault));
-        assert_eq!(told(&[], &ended(ExitReason::Reset)), None);
     }
 
     #[test]

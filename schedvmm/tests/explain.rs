@@ -68,8 +68,8 @@ fn what_was_before_the_trace_is_said_and_not_guessed() {
     let cells: Vec<&str> = last.split(',').collect();
     // Ten seconds longer than it was: the trace does not go back so far.
     let begin = cells[4].parse::<u64>().expect("a time") - TSC_KHZ * 10_000;
-    writeln!(text, "{},{},0,{},{begin},{}", cells[0], cells[1], 10_000_000_000_u64, cells[5])
-        .expect("a String");
+    let (who, rest) = (cells[..2].join(","), cells[5..].join(","));
+    writeln!(text, "{who},0,{},{begin},{rest}", 10_000_000_000_u64).expect("a String");
     fs::write(&path, &text).expect("written");
     let answer = json_of(folder.path(), &["--gap", &(text.lines().count() - 1).to_string()]);
     let gap = &answer["gap"];
@@ -198,7 +198,7 @@ fn a_trace_of_another_run_explains_nothing() {
     fs::write(&file, with_id(own.clone(), None)).expect("written");
     refused(folder.path(), ID, "none");
     // Results of older versions have none, and were explained: they are, with a remark.
-    change(folder.path(), |result| result["job"] = serde_json::json!({}));
+    change(folder.path(), |result| result["job"]["trace"]["id"] = Value::Null);
     let text = stdout(&explain(folder.path(), &[]));
     assert!(text.starts_with("Neither this result nor ") && text.contains(" waited "), "{text}");
     let remark = json_of(folder.path(), &[])["remark"].as_str().map(str::to_owned);

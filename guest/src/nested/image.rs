@@ -40,7 +40,7 @@ impl Images {
             initrd: this.initrd(),
             memory_mib: spec.memory_mib,
             cpus: spec.vcpus,
-            transport: spec.transport.clone(),
+            transport: spec.transport,
             job: serde_json::to_string(&spec.job).map_err(text)?,
         };
         let orders = serde_json::to_string(&orders).map_err(text)?;

@@ -262,7 +262,7 @@ impl Machine {
             Report::Booting { mut threads, transport, tsc_shared } => {
                 threads.truncate(self.vcpus as usize);
                 self.status.threads = threads;
-                self.status.transport = transport;
+                self.status.transport = Some(transport);
                 self.status.tsc_shared = tsc_shared;
                 self.enter(VmPhase::Booting);
             }

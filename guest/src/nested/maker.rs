@@ -41,7 +41,7 @@ impl Maker<'_> {
             own_pages: spec.own_pages,
             cpus: spec.vcpus,
             threads_per_core: spec.threads_per_core,
-            pv: spec.pv.clone(),
+            pv: spec.pv,
             cmdline: spec.cmdlines.get(index).cloned().unwrap_or_default(),
             spread: self.spread.clone(),
             cookie: self.surroundings.cookie,

@@ -13,7 +13,7 @@ use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use gaps::tally::ClassTotal;
 use protocol::message::ThreadReport;
-use serde_json::{Value, json};
+use results::model;
 use vmm::vm::Running;
 
 use self::book::{Book, Taken};
@@ -190,17 +190,17 @@ impl HostEvidence {
     }
 
     /// For the result.
-    pub fn describe(&self) -> Value {
+    pub fn describe(&self) -> model::HostEvidence {
         let (gaps, ticks) = self.moved.iter().fold((0, 0u64), |(gaps, ticks), moved| {
             (gaps + moved.gaps, ticks.saturating_add(moved.gap_ticks))
         });
-        json!({
-            "cpus": self.watched.keys().collect::<Vec<_>>(),
-            "note": self.note,
-            "reclassified_gaps": gaps,
-            "reclassified_ticks": ticks,
-            "gaps_not_covered": self.not_covered,
-        })
+        model::HostEvidence {
+            cpus: self.watched.keys().copied().collect(),
+            note: self.note.clone(),
+            reclassified_gaps: gaps,
+            reclassified_ticks: ticks,
+            gaps_not_covered: self.not_covered,
+        }
     }
 }
 

@@ -5,78 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use protocol::message::GroupReport;
-use serde::Serialize;
+use results::model::{self, CallerCgroup, CgroupLimits, CpuQuota};
 use workload::kernel::accounting;
 use workload::kernel::cgroup::Version;
 use workload::kernel::hierarchy::{self, Hierarchy};
 
-/// One cgroup with its limits; what its kernel or controllers do not tell is left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[allow(missing_docs)]
+/// One cgroup with its limits, and where they are read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cgroup {
-    /// `v1` or `v2`.
-    pub hierarchy: &'static str,
-    pub path: String,
-    #[serde(flatten)]
-    pub limits: Limits,
-    #[serde(skip)]
+    /// As in the result.
+    pub facts: CallerCgroup,
     directory: PathBuf,
-}
-
-/// Limits of one cgroup.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[allow(missing_docs)]
-pub struct Limits {
-    /// CPU time of each period.
-    #[serde(flatten)]
-    pub quota: Option<Quota>,
-    /// `cpu.weight`, or `cpu.shares` of v1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub weight: Option<u64>,
-    /// Its tasks are of class SCHED_IDLE as a whole.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub idle: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub uclamp_min: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub uclamp_max: Option<String>,
-    /// CPUs that it may use.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpus: Option<String>,
-    /// `cpuset.cpus.partition`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub partition: Option<String>,
-    /// v1 with CONFIG_RT_GROUP_SCHED.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rt_runtime_us: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rt_period_us: Option<u64>,
-}
-
-/// So much CPU time of each period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[allow(missing_docs)]
-pub struct Quota {
-    pub quota_us: u64,
-    pub period_us: u64,
-}
-
-impl Quota {
-    /// Whether so many busy CPUs would use it up.
-    pub fn is_below(self, cpus: usize) -> bool {
-        u128::from(self.quota_us) < u128::from(self.period_us) * cpus as u128
-    }
-
-    /// In CPUs, for a reader.
-    pub fn cpus(self) -> String {
-        let hundredths = self.millionths() / 10_000;
-        format!("{}.{:02}", hundredths / 100, hundredths % 100)
-    }
-
-    /// In millionths of a CPU.
-    pub fn millionths(self) -> u128 {
-        u128::from(self.quota_us) * 1_000_000 / u128::from(self.period_us.max(1))
-    }
 }
 
 impl Cgroup {
@@ -89,50 +28,46 @@ impl Cgroup {
         let (cpu, cpuset) = (hierarchy.has("cpu"), hierarchy.has("cpuset"));
         let v2 = hierarchy.version == Version::V2;
         let limits = if v2 {
-            Limits {
+            CgroupLimits {
                 quota: text("cpu.max").and_then(|text| quota_v2(&text)),
                 weight: number("cpu.weight"),
                 cpus: text("cpuset.cpus.effective"),
                 partition: text("cpuset.cpus.partition"),
-                ..Limits::default()
+                ..CgroupLimits::default()
             }
         } else {
             let of_cpu = |file: &str| number(file).filter(|_| cpu);
             let quota_us = of_cpu("cpu.cfs_quota_us");
             let both = quota_us.zip(of_cpu("cpu.cfs_period_us"));
             let rt_runtime_us = text("cpu.rt_runtime_us").and_then(|text| text.parse().ok());
-            Limits {
-                quota: both.map(|(quota_us, period_us)| Quota { quota_us, period_us }),
+            CgroupLimits {
+                quota: both.map(|(quota_us, period_us)| CpuQuota { quota_us, period_us }),
                 weight: of_cpu("cpu.shares"),
                 cpus: text("cpuset.effective_cpus").filter(|_| cpuset),
                 rt_runtime_us: rt_runtime_us.filter(|_| cpu),
                 rt_period_us: of_cpu("cpu.rt_period_us"),
-                ..Limits::default()
+                ..CgroupLimits::default()
             }
         };
-        let limits = Limits {
+        let limits = CgroupLimits {
             idle: number("cpu.idle").map(|idle| idle != 0),
             uclamp_min: text("cpu.uclamp.min"),
             uclamp_max: text("cpu.uclamp.max"),
             ..limits
         };
-        Self {
-            hierarchy: hierarchy.version.name(),
-            path: path.to_owned(),
-            limits,
-            directory: directory.to_owned(),
-        }
+        let facts = CallerCgroup { hierarchy: hierarchy.version, path: path.to_owned(), limits };
+        Self { facts, directory: directory.to_owned() }
     }
 
     /// Its quota.
-    pub fn quota(&self) -> Option<Quota> {
-        self.limits.quota
+    pub fn quota(&self) -> Option<CpuQuota> {
+        self.facts.limits.quota
     }
 
     /// A quota of its, with the file that has it.
-    pub fn describe_quota(&self, quota: Quota) -> String {
-        let (path, Quota { quota_us, period_us }) = (&self.path, quota);
-        if self.hierarchy == Version::V2.name() {
+    pub fn describe_quota(&self, quota: CpuQuota) -> String {
+        let (path, CpuQuota { quota_us, period_us }) = (&self.facts.path, quota);
+        if self.facts.hierarchy == Version::V2 {
             format!("the CPU quota of cgroup {path} (cpu.max {quota_us} {period_us})")
         } else {
             format!(
@@ -144,8 +79,9 @@ impl Cgroup {
 
     /// What is not as it is by default, in words.
     pub fn unusual(&self) -> Vec<String> {
-        let Limits { weight, idle, uclamp_min, uclamp_max, partition, .. } = &self.limits;
-        let v2 = self.hierarchy == Version::V2.name();
+        let CgroupLimits { weight, idle, uclamp_min, uclamp_max, partition, .. } =
+            &self.facts.limits;
+        let v2 = self.facts.hierarchy == Version::V2;
         let (file, usual) = if v2 { ("cpu.weight", 100) } else { ("cpu.shares", 1024) };
         let mut words = Vec::new();
         if let Some(weight) = weight.filter(|weight| *weight != usual) {
@@ -168,9 +104,9 @@ impl Cgroup {
 }
 
 /// `50000 100000`, or `max 100000` for none.
-fn quota_v2(text: &str) -> Option<Quota> {
+fn quota_v2(text: &str) -> Option<CpuQuota> {
     let (quota, period) = text.split_once(' ')?;
-    Some(Quota { quota_us: quota.parse().ok()?, period_us: period.trim().parse().ok()? })
+    Some(CpuQuota { quota_us: quota.parse().ok()?, period_us: period.trim().parse().ok()? })
 }
 
 /// All cgroups of this process, and whether there may be others above them that limit its CPU
@@ -222,34 +158,29 @@ impl Books {
         let own_ns = self.own_ns.zip(before.own_ns).map(|(now, before)| now.saturating_sub(before));
         let times = |report: &GroupReport| report.throttles.unwrap_or(0);
         let by = added.iter().filter(|(report, _)| times(report) > 0);
-        Throttled {
+        let facts = model::Throttled {
             times: added.iter().map(|(report, _)| times(report)).sum(),
             ns: own_ns.or_else(|| added.iter().filter_map(|(report, _)| report.throttled_ns).max()),
-            own: own_ns.is_some(),
-            by: by.map(|(_, cgroup)| cgroup.path.clone()).collect(),
-        }
+            by: by.map(|(_, cgroup)| cgroup.facts.path.clone()).collect(),
+        };
+        Throttled { facts, own: own_ns.is_some() }
     }
 }
 
 /// How a quota held back this process's cgroup.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[allow(missing_docs)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Throttled {
-    /// How often quotas of the cgroups that can be seen were used up, on any CPU.
-    pub times: u64,
-    /// For how long, of all CPUs together.
-    pub ns: Option<u64>,
-    /// Cgroups whose quotas they were.
-    pub by: Vec<String>,
+    /// As in the result.
+    pub facts: model::Throttled,
     /// The kernel counts tasks of this process's own cgroup, and not others under the same quota.
-    #[serde(skip)]
     own: bool,
 }
 
 impl Throttled {
     /// Whether tasks of this process's cgroup were held back, or may have been.
     pub fn is_some(&self) -> bool {
-        if self.own { self.ns.is_some_and(|ns| ns > 0) } else { self.times > 0 }
+        let model::Throttled { times, ns, .. } = &self.facts;
+        if self.own { ns.is_some_and(|ns| ns > 0) } else { *times > 0 }
     }
 }
 
@@ -272,15 +203,16 @@ pub mod tests {
         ("proc/self/cgroup", "5:cpuset:/s\n4:memory:/m\n3:cpu,cpuacct:/a/b\n0::/\n"),
     ];
 
-    fn limits(files: &[&[(&str, &str)]]) -> Vec<(String, Limits)> {
+    fn limits(files: &[&[(&str, &str)]]) -> Vec<(String, CgroupLimits)> {
         let root = tree(&files.concat());
         let (cgroups, _) = read(root.path());
-        cgroups.into_iter().map(|cgroup| (cgroup.path, cgroup.limits)).collect()
+        let each = cgroups.into_iter().map(|cgroup| cgroup.facts);
+        each.map(|facts| (facts.path, facts.limits)).collect()
     }
 
     #[test]
     fn the_quota_of_any_cgroup_above_is_found_in_both_versions() {
-        let quota = Some(Quota { quota_us: 50_000, period_us: 100_000 });
+        let quota = Some(CpuQuota { quota_us: 50_000, period_us: 100_000 });
         let v2 = [("cg/a/cpu.max", "50000 100000\n"), ("cg/a/b/cpu.max", "max 100000\n")];
         let found = limits(&[&V2, &v2]);
         let of: Vec<_> = found.iter().map(|(path, limits)| (&**path, limits.quota)).collect();
@@ -302,7 +234,7 @@ pub mod tests {
 
     #[test]
     fn a_quota_is_told_in_cpus_and_held_against_them() {
-        let quota = |quota_us, period_us| Quota { quota_us, period_us };
+        let quota = |quota_us, period_us| CpuQuota { quota_us, period_us };
         assert_eq!(quota(50_000, 100_000).cpus(), "0.50");
         assert_eq!(quota(250_000, 100_000).cpus(), "2.50");
         assert!(quota(199_999, 100_000).is_below(2) && !quota(200_000, 100_000).is_below(2));
@@ -350,7 +282,10 @@ pub mod tests {
         assert!(!before.since(&before, &cgroups).is_some());
         write("cg/a/cpu.stat", "nr_periods 19\nnr_throttled 5\nthrottled_usec 100\n");
         let found = Books::read(&cgroups).since(&before, &cgroups);
-        assert_eq!((found.times, found.ns, &found.by[..]), (2, Some(30_000), &["/a".into()][..]));
+        assert_eq!(
+            (found.facts.times, found.facts.ns, &found.facts.by[..]),
+            (2, Some(30_000), &["/a".into()][..])
+        );
         assert!(found.is_some() && !before.see_hidden());
         // Where the kernel tells whose tasks they were, it may have been others'.
         write("cg/a/b/cpu.stat.local", "throttled_usec 40\n");
@@ -361,7 +296,7 @@ pub mod tests {
         write("cg/a/cpu.stat", "");
         write("cg/a/b/cpu.stat.local", "throttled_usec 41\n");
         let found = Books::read(&cgroups).since(&before, &cgroups);
-        assert!(found.is_some() && found.by.is_empty() && before.see_hidden());
-        assert_eq!(found.ns, Some(1_000));
+        assert!(found.is_some() && found.facts.by.is_empty() && before.see_hidden());
+        assert_eq!(found.facts.ns, Some(1_000));
     }
 }

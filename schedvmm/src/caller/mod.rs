@@ -9,41 +9,26 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use protocol::cpu_list::CpuSet;
-use serde::Serialize;
+use results::model::{self, CallerFacts, CallerPolicy, CpuQuota, SchedClass};
 use workload::kernel::affinity;
 use workload::sched_policy::SchedAttr;
 
-use self::cgroup::{Books, Cgroup, Quota, Throttled};
+use self::cgroup::{Books, Cgroup};
 use crate::status::Failure;
 use crate::units::show_ns;
 
 /// What lets a quota pass.
 const OPTION: &str = "--allow-quota";
 
-/// Where we stand; `caller` of result.json.
-#[derive(Clone, Debug, Default, Serialize)]
+/// Where we stand.
+#[derive(Clone, Debug, Default)]
 pub struct Caller {
     /// Cgroups that this process is in: its own first, then those above it, hierarchy by hierarchy.
     cgroups: Vec<Cgroup>,
-    /// There may be cgroups above them that cannot be seen.
-    cgroups_hidden: bool,
-    /// CPUs that this process was given.
-    affinity: Option<String>,
-    /// How this process is scheduled, and what it starts.
-    policy: Option<Policy>,
-    /// Nice value of its session, where the kernel goes by sessions.
-    autogroup_nice: Option<i32>,
-    /// CPU time that real-time tasks have of each period: -1 for all.
-    rt_runtime_us: Option<i64>,
-    /// That period.
-    rt_period_us: Option<i64>,
-    /// Throttling while the load ran; `null` before it has ended.
-    throttled: Option<Throttled>,
-    #[serde(skip)]
+    /// All else, as result.json has it.
+    facts: CallerFacts,
     before: Books,
-    #[serde(skip)]
     root: PathBuf,
-    #[serde(skip)]
     demand: Demand,
 }
 
@@ -79,21 +64,6 @@ impl Heirs {
     }
 }
 
-/// How a thread is scheduled (sched_getattr(2)).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Policy {
-    class: String,
-    nice: i32,
-    priority: u32,
-    /// A slice of its own, or the base slice: Linux 6.12.
-    slice_ns: Option<u64>,
-    /// Children begin with the default policy.
-    reset_on_fork: bool,
-    /// Bounds of its utilization, of 1024; `null` where the kernel has none.
-    util_min: Option<u32>,
-    util_max: Option<u32>,
-}
-
 /// What happened while the load ran.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meanwhile {
@@ -115,56 +85,55 @@ impl Meanwhile {
 /// Utilization that is no bound.
 const UTIL_MOST: u32 = 1024;
 
-impl Policy {
-    fn of(attr: SchedAttr) -> Self {
-        const RESET_ON_FORK: u64 = 1;
-        // Both 0 is a kernel without CONFIG_UCLAMP_TASK.
-        let clamped = (attr.util_min, attr.util_max) != (0, 0);
-        let class = match attr.policy.cast_signed() {
-            libc::SCHED_OTHER => "other".into(),
-            libc::SCHED_FIFO => "fifo".into(),
-            libc::SCHED_RR => "rr".into(),
-            libc::SCHED_BATCH => "batch".into(),
-            libc::SCHED_IDLE => "idle".into(),
-            libc::SCHED_DEADLINE => "deadline".into(),
-            // SCHED_EXT.
-            7 => "ext".into(),
-            other => other.to_string(),
-        };
-        Self {
-            class,
-            nice: attr.nice,
-            priority: attr.priority,
-            slice_ns: (attr.runtime > 0).then_some(attr.runtime),
-            reset_on_fork: attr.flags & RESET_ON_FORK != 0,
-            util_min: clamped.then_some(attr.util_min),
-            util_max: clamped.then_some(attr.util_max),
-        }
+/// How a thread with these attributes is scheduled.
+fn policy_of(attr: SchedAttr) -> CallerPolicy {
+    const RESET_ON_FORK: u64 = 1;
+    // Both 0 is a kernel without CONFIG_UCLAMP_TASK.
+    let clamped = (attr.util_min, attr.util_max) != (0, 0);
+    let class = match attr.policy.cast_signed() {
+        libc::SCHED_OTHER => SchedClass::Other,
+        libc::SCHED_FIFO => SchedClass::Fifo,
+        libc::SCHED_RR => SchedClass::Rr,
+        libc::SCHED_BATCH => SchedClass::Batch,
+        libc::SCHED_IDLE => SchedClass::Idle,
+        libc::SCHED_DEADLINE => SchedClass::Deadline,
+        // SCHED_EXT.
+        7 => SchedClass::Ext,
+        other => SchedClass::Number(other.to_string()),
+    };
+    CallerPolicy {
+        class,
+        nice: attr.nice,
+        priority: attr.priority,
+        slice_ns: (attr.runtime > 0).then_some(attr.runtime),
+        reset_on_fork: attr.flags & RESET_ON_FORK != 0,
+        util_min: clamped.then_some(attr.util_min),
+        util_max: clamped.then_some(attr.util_max),
     }
+}
 
-    fn is_real_time(&self) -> bool {
-        self.priority > 0
-    }
+fn is_real_time(policy: &CallerPolicy) -> bool {
+    policy.priority > 0
+}
 
-    /// What is not as it is by default, in words.
-    fn unusual(&self) -> Vec<String> {
-        let mut words = Vec::new();
-        match (&*self.class, self.priority) {
-            ("other", _) => {}
-            (class, 0) => words.push(format!("policy {class}")),
-            (class, priority) => words.push(format!("policy {class}:{priority}")),
-        }
-        if self.nice != 0 {
-            words.push(format!("nice {}", self.nice));
-        }
-        if let Some(min) = self.util_min.filter(|min| *min != 0 && !self.is_real_time()) {
-            words.push(format!("a utilization of at least {min} of {UTIL_MOST}"));
-        }
-        if let Some(max) = self.util_max.filter(|max| *max != UTIL_MOST) {
-            words.push(format!("a utilization of at most {max} of {UTIL_MOST}"));
-        }
-        words
+/// What of a policy is not as it is by default, in words.
+fn unusual_policy(policy: &CallerPolicy) -> Vec<String> {
+    let mut words = Vec::new();
+    match (&policy.class, policy.priority) {
+        (SchedClass::Other, _) => {}
+        (class, 0) => words.push(format!("policy {}", class.name())),
+        (class, priority) => words.push(format!("policy {}:{priority}", class.name())),
     }
+    if policy.nice != 0 {
+        words.push(format!("nice {}", policy.nice));
+    }
+    if let Some(min) = policy.util_min.filter(|min| *min != 0 && !is_real_time(policy)) {
+        words.push(format!("a utilization of at least {min} of {UTIL_MOST}"));
+    }
+    if let Some(max) = policy.util_max.filter(|max| *max != UTIL_MOST) {
+        words.push(format!("a utilization of at most {max} of {UTIL_MOST}"));
+    }
+    words
 }
 
 impl Caller {
@@ -191,23 +160,26 @@ impl Caller {
         let nice = fs::read_to_string(root.join("proc/self/autogroup")).ok();
         let nice = nice.and_then(|text| text.trim().rsplit(' ').next()?.parse().ok());
         let (cgroups, cgroups_hidden) = cgroup::read(root);
-        Self {
-            before: Books::read(&cgroups),
-            cgroups,
+        let facts = CallerFacts {
+            cgroups: cgroups.iter().map(|cgroup| cgroup.facts.clone()).collect(),
             cgroups_hidden,
             affinity: affinity::of_this_thread().ok().map(|cpus| cpus.to_string()),
-            policy: SchedAttr::of_this_thread().ok().map(Policy::of),
+            policy: SchedAttr::of_this_thread().ok().map(policy_of),
             autogroup_nice: nice.filter(|_| autogroup),
             rt_runtime_us: number("proc/sys/kernel/sched_rt_runtime_us"),
             rt_period_us: number("proc/sys/kernel/sched_rt_period_us"),
             throttled: None,
-            root: root.to_owned(),
-            demand,
-        }
+        };
+        Self { before: Books::read(&cgroups), cgroups, facts, root: root.to_owned(), demand }
+    }
+
+    /// As result.json has it.
+    pub fn facts(&self) -> &CallerFacts {
+        &self.facts
     }
 
     /// Quotas, the smallest first.
-    fn quotas(&self) -> Vec<(&Cgroup, Quota)> {
+    fn quotas(&self) -> Vec<(&Cgroup, CpuQuota)> {
         let quota = |cgroup| Some((cgroup, Cgroup::quota(cgroup)?));
         let mut quotas: Vec<_> = self.cgroups.iter().filter_map(quota).collect();
         quotas.sort_by_key(|(_, quota)| quota.millionths());
@@ -217,7 +189,7 @@ impl Caller {
     /// CPUs that a run keeps busy: its own, and one for all of us that does not measure, unless
     /// it may not use so many.
     fn busy_cpus(&self) -> usize {
-        let given = self.affinity.as_ref().and_then(|cpus| cpus.parse::<CpuSet>().ok());
+        let given = self.facts.affinity.as_ref().and_then(|cpus| cpus.parse::<CpuSet>().ok());
         let given = given.map_or(usize::MAX, |cpus| cpus.iter().count());
         // Pinned ones need not be among those given.
         self.demand.cpus.saturating_add(1).min(given.max(self.demand.cpus))
@@ -249,7 +221,7 @@ impl Caller {
             let quota = cgroup.describe_quota(quota);
             notes.push(format!("{quota} limits this process to {cpus} CPUs"));
         }
-        if self.cgroups_hidden && !self.before.see_hidden() {
+        if self.facts.cgroups_hidden && !self.before.see_hidden() {
             notes.push(
                 "cgroups above this process's own cannot be seen (a container): a CPU quota of \
                  theirs would look like gaps of the kernel, and this kernel does not tell of it"
@@ -258,20 +230,20 @@ impl Caller {
         }
         let unusual = self.cgroups.iter().filter_map(|cgroup| {
             let words = cgroup.unusual().join(", ");
-            (!words.is_empty()).then(|| format!("cgroup {} has {words}", cgroup.path))
+            (!words.is_empty()).then(|| format!("cgroup {} has {words}", cgroup.facts.path))
         });
         let unusual: Vec<_> = unusual.collect();
         if !unusual.is_empty() {
             notes.push(unusual.join("; "));
         }
-        if let Some(policy) = &self.policy {
-            let words = policy.unusual();
+        if let Some(policy) = &self.facts.policy {
+            let words = unusual_policy(policy);
             if !words.is_empty() && !policy.reset_on_fork {
                 let words = words.join(", ");
                 notes.push(format!("{heirs} have {words} from whoever called schedvmm"));
             }
         }
-        if let Some(nice) = self.autogroup_nice.filter(|nice| *nice != 0) {
+        if let Some(nice) = self.facts.autogroup_nice.filter(|nice| *nice != 0) {
             notes.push(format!("the session of this process has nice {nice} (autogroup)"));
         }
         notes.extend(self.real_time_note());
@@ -280,8 +252,8 @@ impl Caller {
 
     /// Real-time tasks may be held back by a limit of their own.
     fn real_time_note(&self) -> Option<String> {
-        let inherited = self.policy.as_ref().is_some_and(Policy::is_real_time);
-        let (runtime, period) = self.rt_runtime_us.zip(self.rt_period_us)?;
+        let inherited = self.facts.policy.as_ref().is_some_and(is_real_time);
+        let (runtime, period) = self.facts.rt_runtime_us.zip(self.facts.rt_period_us)?;
         let limited = runtime >= 0 && runtime < period;
         ((inherited || self.demand.real_time) && limited).then(|| {
             format!(
@@ -303,9 +275,9 @@ impl Caller {
         let throttled = Books::read(&self.cgroups).since(&self.before, &self.cgroups);
         let (mut notes, mut faults) = (Vec::new(), Vec::new());
         if throttled.is_some() {
-            faults.push(describe(&throttled));
+            faults.push(describe(&throttled.facts));
         }
-        self.throttled = Some(throttled);
+        self.facts.throttled = Some(throttled.facts);
         let now = Self::read(&self.root, self.demand);
         let quotas = now.quotas();
         if now.limits() == self.limits() {
@@ -331,12 +303,12 @@ impl Caller {
     }
 
     /// What must not change while it is measured.
-    fn limits(&self) -> Vec<(&str, Option<Quota>)> {
-        self.cgroups.iter().map(|cgroup| (&*cgroup.path, cgroup.quota())).collect()
+    fn limits(&self) -> Vec<(&str, Option<CpuQuota>)> {
+        self.cgroups.iter().map(|cgroup| (&*cgroup.facts.path, cgroup.quota())).collect()
     }
 }
 
-fn describe(throttled: &Throttled) -> String {
+fn describe(throttled: &model::Throttled) -> String {
     let by = match &*throttled.by.join(", ") {
         "" => "of a cgroup that cannot be seen".to_owned(),
         by => format!("of cgroup {by}"),

@@ -9,8 +9,8 @@ fn caller(files: &[&[(&str, &str)]], demand: Demand) -> (tempfile::TempDir, Call
     let root = tree(&files.concat());
     let mut caller = Caller::read(root.path(), demand);
     // Not that of whoever runs the tests.
-    caller.affinity = Some("0-7".into());
-    caller.policy = None;
+    caller.facts.affinity = Some("0-7".into());
+    caller.facts.policy = None;
     (root, caller)
 }
 
@@ -38,7 +38,7 @@ fn a_quota_below_what_is_kept_busy_is_in_the_way() {
     let (_root, tight) = caller(&[&V2, &two], demand(2));
     assert!(tight.quota_in_the_way().is_some());
     let (_root, mut narrow) = caller(&[&V2, &two], demand(2));
-    narrow.affinity = Some("2-3".into());
+    narrow.facts.affinity = Some("2-3".into());
     assert_eq!(narrow.quota_in_the_way(), None, "more than it has CPUs for");
     let v1 = [("cpu/a/cpu.cfs_quota_us", "50000\n"), ("cpu/a/cpu.cfs_period_us", "100000\n")];
     let (_root, v1) = caller(&[&V1, &v1], demand(1));
@@ -73,7 +73,7 @@ fn what_a_quota_did_while_the_load_ran_is_no_measurement() {
         let Meanwhile { notes, faults } = caller.load_ended();
         let text = notes.iter().chain(&faults).next().expect("told");
         assert!(text.contains("now there is the CPU quota of cgroup /a"), "{text}");
-        let json = serde_json::to_value(&caller).expect("JSON");
+        let json = serde_json::to_value(caller.facts()).expect("JSON");
         assert_eq!(json["throttled"]["times"], 0);
         assert_eq!(json["cgroups"][1]["quota_us"], 900_000);
     }
@@ -121,7 +121,7 @@ fn weights_are_told_in_one_note() {
 fn what_is_inherited_is_told() {
     let with = |attr: SchedAttr, heirs, files: &[(&str, &str)]| {
         let (_root, mut caller) = caller(&[&V2, files], Demand { heirs, ..demand(1) });
-        caller.policy = Some(Policy::of(attr));
+        caller.facts.policy = Some(policy_of(attr));
         caller.notes()
     };
     let plain = SchedAttr { util_max: 1024, ..SchedAttr::default() };
@@ -156,6 +156,6 @@ fn what_is_inherited_is_told() {
 #[test]
 fn this_process_can_be_described() {
     let caller = Caller::read(Path::new("/"), demand(1));
-    let json = serde_json::to_value(&caller).expect("JSON");
+    let json = serde_json::to_value(caller.facts()).expect("JSON");
     assert!(json["affinity"].is_string() && json["policy"]["class"].is_string(), "{json}");
 }

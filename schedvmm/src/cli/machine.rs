@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use results::model;
 use vmm::config::{PvProfile, Transport};
 
 use crate::units::{self, CpuList};
@@ -89,6 +90,15 @@ impl Idle {
         match self {
             Self::Halt => "halt",
             Self::Poll => "poll",
+        }
+    }
+}
+
+impl From<Idle> for model::Idle {
+    fn from(idle: Idle) -> Self {
+        match idle {
+            Idle::Halt => Self::Halt,
+            Idle::Poll => Self::Poll,
         }
     }
 }

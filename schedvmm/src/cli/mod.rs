@@ -18,8 +18,7 @@ pub use output::{ShowArgs, TraceArgs};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-
-use crate::stored::Numbers;
+use results::model::Numbers;
 
 /// Measures scheduling gaps: how long a thread that wants to run does not run.
 ///

@@ -5,15 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 
-use ftrace::attribution::{Context, Explanation, Gap, Topology, Units, explain};
+use ftrace::attribution::{
+    Clause, Context, Culprit, Explanation, Gap, Part, Topology, Units, explain,
+};
 use ftrace::dump::Dump;
 use ftrace::{FtraceError, Trace};
 use protocol::index::Kind;
+use results::model::{
+    Explained, ExplainedClause, ExplainedCulprit, ExplainedPart, LocatedGap, Numbers, RunResult,
+    Thread,
+};
+use results::saved::check_identity;
 
-use super::Explained;
 use crate::progress::Progress;
 use crate::status::Failure;
-use crate::stored::{Numbers, Stored, StoredGap};
 use crate::units;
 
 /// The clock that gaps are measured with.
@@ -41,10 +46,10 @@ impl Question {
     ///
     /// # Errors
     /// The trace cannot be read, is another run's, or its clock is not the one of the gaps.
-    pub fn new(stored: &Stored, trace: &Path, progress: &Progress) -> Result<Self, Failure> {
+    pub fn new(result: &RunResult, trace: &Path, progress: &Progress) -> Result<Self, Failure> {
         let path = trace;
         let (trace, torn) = open(path)?;
-        let remark = stored.check_identity(path, trace.metadata().id)?;
+        let remark = check_identity(result, path, trace.metadata().id)?;
         let clock = &trace.metadata().clock;
         let usage = |text: String| Err(Failure::request(text));
         if clock.is_empty() {
@@ -60,7 +65,7 @@ impl Question {
                  compared; trace with a kernel that has the trace clock {CLOCK}"
             ));
         }
-        if stored.tsc_khz() == 0 {
+        if result.tsc_khz() == 0 {
             return usage(
                 "this result does not say how fast the TSC runs: the run ended before \
                           its load began"
@@ -72,11 +77,11 @@ impl Question {
             trace: trace.watched(move |bytes| bar.add(bytes)),
             torn,
             remark,
-            context: context(stored),
-            units: Units::tsc(stored.tsc_khz()),
-            tids: stored.threads.iter().map(|thread| (thread.who, thread.tid)).collect(),
-            kind: stored.kind(),
-            window_tsc: stored.window_tsc(),
+            context: context(result),
+            units: Units::tsc(result.tsc_khz()),
+            tids: result.threads.iter().map(|thread| (thread.who, tid(thread))).collect(),
+            kind: result.kind(),
+            window_tsc: result.window_tsc(),
             progress: progress.clone(),
         })
     }
@@ -134,7 +139,7 @@ impl Question {
     ///
     /// # Errors
     /// The trace cannot be read.
-    pub fn explanations(&self, gaps: &[StoredGap]) -> Result<Vec<Explanation>, FtraceError> {
+    pub fn explanations(&self, gaps: &[LocatedGap]) -> Result<Vec<Explanation>, FtraceError> {
         self.explanations_with(gaps, MOST_SEGMENTS)
     }
 
@@ -144,7 +149,7 @@ impl Question {
     /// The trace cannot be read.
     pub fn explanations_with(
         &self,
-        gaps: &[StoredGap],
+        gaps: &[LocatedGap],
         max_segments: usize,
     ) -> Result<Vec<Explanation>, FtraceError> {
         let asked: Vec<Gap> = gaps.iter().filter_map(|gap| self.gap(gap)).collect();
@@ -156,7 +161,7 @@ impl Question {
     ///
     /// # Errors
     /// The trace cannot be read, or the result does not know the gap's thread.
-    pub fn explain(&self, gap: &StoredGap) -> Result<(Explained, Explanation), Failure> {
+    pub fn explain(&self, gap: &LocatedGap) -> Result<(Explained, Explanation), Failure> {
         let mut found = self.explanations(&[*gap])?;
         let Some(found) = found.pop() else {
             let text = format!(
@@ -165,10 +170,10 @@ impl Question {
             );
             return Err(Failure::request(text));
         };
-        Ok((Explained::new(self, gap, &found), found))
+        Ok((explained(self, gap, &found), found))
     }
 
-    fn gap(&self, gap: &StoredGap) -> Option<Gap> {
+    fn gap(&self, gap: &LocatedGap) -> Option<Gap> {
         let tid = *self.tids.get(&gap.who).filter(|tid| **tid > 0)?;
         Some(Gap { tid, begin: gap.tsc_begin, end: gap.tsc_end })
     }
@@ -182,39 +187,84 @@ fn open(path: &Path) -> Result<(Trace, Option<String>), FtraceError> {
     Ok((dump.trace().clone(), dump.torn().map(str::to_owned)))
 }
 
-fn context(stored: &Stored) -> Context {
+/// Its number as the trace has it; 0 where the result does not know it.
+fn tid(thread: &Thread) -> i32 {
+    i32::try_from(thread.report.tid).unwrap_or_default()
+}
+
+/// Puts into time and words what was found out about a gap.
+fn explained(question: &Question, gap: &LocatedGap, found: &Explanation) -> Explained {
+    let (context, units) = (question.context(), question.units());
+    let ticks = found.gap.end.saturating_sub(found.gap.begin);
+    let share = |part: u64| gaps::stats::share(part, ticks).unwrap_or(0.0);
+    let part = |part: &Part| ExplainedPart {
+        ns: units.ns(part.ticks),
+        longest_ns: units.ns(part.longest),
+        share: share(part.ticks),
+        text: part.cause.describe(context),
+        part: part.clone(),
+    };
+    let clause = |clause: Clause| {
+        let Clause { what, note, by, ticks, culprits } = clause;
+        let culprit = |culprit: Culprit| ExplainedCulprit {
+            ns: units.ns(culprit.ticks),
+            share: gaps::stats::share(culprit.ticks, ticks).unwrap_or(0.0),
+            culprit,
+        };
+        let culprits = culprits.into_iter().map(culprit).collect();
+        let (ns, share) = (units.ns(ticks), share(ticks));
+        ExplainedClause { what, note, by, ticks, ns, share, culprits }
+    };
+    Explained {
+        who: gap.who,
+        tid: found.gap.tid,
+        begin_ns: gap.begin_ns,
+        length_ns: gap.length_ns,
+        tsc_begin: gap.tsc_begin,
+        tsc_end: gap.tsc_end,
+        paragraph: found.paragraph(context, units),
+        clauses: found.clauses(context).into_iter().map(clause).collect(),
+        parts: found.parts.iter().map(part).collect(),
+        unknown_share: share(found.unknown_ticks()),
+        migrations: found.migrations,
+        trace_late_ns: found
+            .trace_begin
+            .map(|begin| units.ns(begin.min(found.gap.end).saturating_sub(found.gap.begin))),
+    }
+}
+
+fn context(result: &RunResult) -> Context {
     /// As many CPUs as there can be, and more hyperthreads than a core has.
     const MOST: (usize, usize) = (8192, 64);
-    let cores: BTreeSet<Vec<u32>> = stored
-        .kernel
-        .siblings
-        .iter()
+    let siblings = result.kernel.hello.iter().flat_map(|hello| &hello.siblings);
+    let cores: BTreeSet<Vec<u32>> = siblings
         .take(MOST.0)
         .filter_map(|list| units::cpu_list(list).ok())
         .filter(|list| list.0.len() <= MOST.1)
         .map(|list| list.0.iter().filter_map(|cpu| u32::try_from(*cpu).ok()).collect())
         .collect();
-    let limited = (1..).zip(&stored.job.load.shape).filter(|(_, shape)| shape.quota.is_some());
+    let limited = (1..).zip(&result.job.load.groups).filter(|(_, group)| group.quota.is_some());
     let mut context = Context {
         topology: Topology::from_cores(cores.iter().map(Vec::as_slice)),
-        core_scheduling: stored.cosched.mechanism.as_deref().is_some_and(|name| name != "none"),
+        core_scheduling: result.has_cookies(),
         limited_groups: limited.map(|(group, _)| group).collect(),
         max_segments: MOST_SEGMENTS,
         ..Context::default()
     };
-    let kind = stored.kind();
+    let kind = result.kind();
     context.vcpus = kind == Kind::Vcpus;
-    for thread in stored.threads.iter().filter(|thread| thread.tid > 0) {
+    for thread in result.threads.iter().filter(|thread| tid(thread) > 0) {
+        let tid = tid(thread);
         let Ok(member) = thread.who.member(kind) else { continue };
         // Threads without a cookie share cores with all others without one, whatever group they
         // are in: to core scheduling they are in none.
-        let cookie = stored.cosched.cookies.get(member.group.index());
+        let cookie = result.cosched.cookies.get(member.group.index());
         if context.core_scheduling && cookie == Some(&0) {
-            context.thread_names.insert(thread.tid, member.to_string());
+            context.thread_names.insert(tid, member.to_string());
             continue;
         }
-        context.thread_names.insert(thread.tid, member.name());
-        context.groups.insert(thread.tid, thread.who.group);
+        context.thread_names.insert(tid, member.name());
+        context.groups.insert(tid, thread.who.group);
         context.group_names.insert(thread.who.group, kind.group_name(member.group));
     }
     context
@@ -222,27 +272,33 @@ fn context(stored: &Stored) -> Context {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::stored::{StoredCosched, StoredKernel, StoredThread};
+    use protocol::index::Member;
+    use protocol::message::{CoschedInterface, Hello, ThreadReport};
+    use results::model::Target;
 
-    fn stored(target: &str, cookies: &[u64]) -> Stored {
-        let first = u32::from(target != "nested");
-        let thread = |n: u32| {
-            let who = Numbers { group: n / 2 + 1, thread: n % 2 + first };
-            StoredThread { who, tid: 100 + n.cast_signed() }
+    use super::*;
+    use crate::testing;
+
+    fn result(target: Target, cookies: &[u64]) -> RunResult {
+        let thread = |index: u32| {
+            let report = ThreadReport { tid: 100 + index, ..ThreadReport::default() };
+            let thread = testing::thread(index as usize, report);
+            let member = thread.who.member(Kind::Threads).expect("a thread");
+            Thread { who: Member { kind: target.kind(), ..member }.into(), ..thread }
         };
-        Stored {
-            target: target.into(),
-            kernel: StoredKernel { siblings: ["0-1", "0-1", "2,3", "2,3"].map(Into::into).into() },
-            cosched: StoredCosched { mechanism: Some("prctl".into()), cookies: cookies.into() },
-            threads: (0..4).map(thread).collect(),
-            ..Stored::default()
-        }
+        let mut result = testing::result();
+        let siblings = ["0-1", "0-1", "2,3", "2,3"].map(Into::into).into();
+        result.target = target;
+        result.kernel.hello = Some(Hello { siblings, ..Hello::default() });
+        result.cosched.mechanism = Some(CoschedInterface::Prctl);
+        result.cosched.cookies = cookies.into();
+        result.threads = (0..4).map(thread).collect();
+        result
     }
 
     #[test]
     fn threads_have_the_names_of_the_screen() {
-        let context = context(&stored("user", &[7, 8]));
+        let context = context(&result(Target::User, &[7, 8]));
         assert_eq!(context.thread_names[&103], "thread 2");
         assert_eq!(context.group_name(context.groups[&103]), "group 2");
         assert_eq!(context.topology.siblings(2), [3]);
@@ -251,14 +307,14 @@ mod tests {
 
     #[test]
     fn vcpus_have_those_of_their_machines() {
-        let context = context(&stored("nested", &[]));
+        let context = context(&result(Target::Nested, &[]));
         assert_eq!(context.thread_names[&102], "vCPU 0");
         assert_eq!(context.group_name(context.groups[&102]), "VM 2");
     }
 
     #[test]
     fn who_has_no_cookie_is_in_no_group() {
-        let context = context(&stored("user", &[7, 0]));
+        let context = context(&result(Target::User, &[7, 0]));
         assert_eq!(context.thread_names[&102], "group 2 thread 1");
         assert!(!context.groups.contains_key(&102) && context.groups.contains_key(&101));
     }

@@ -4,9 +4,9 @@
 use std::io::{self, Write};
 
 use ftrace::{EventFormat, FtraceError, Item, Record};
+use results::model::LocatedGap;
 
-use super::Question;
-use crate::stored::StoredGap;
+use super::question::Question;
 use crate::terminal::one_line;
 
 /// Fields that all events have begin so; the line shows them elsewhere.
@@ -19,7 +19,7 @@ const COMMON: &str = "common_";
 /// The trace cannot be read, or nothing takes the text.
 pub fn write_events(
     question: &Question,
-    gap: &StoredGap,
+    gap: &LocatedGap,
     out: &mut impl Write,
 ) -> Result<(), FtraceError> {
     let trace = question.trace();

@@ -7,52 +7,58 @@ use std::path::Path;
 
 use ftrace::FtraceError;
 use ftrace::attribution::Explanation;
+use results::json;
+use results::model::{Explained, LocatedGap, RunResult};
+use results::saved::Saved;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::json as object;
 
+use super::question::Question;
+use super::text;
 use super::whole::Whole;
-use super::{Explained, Question, SCHEMA, text};
 use crate::cli::ExplainArgs;
 use crate::owner::Owned;
 use crate::progress::Progress;
-use crate::result_file;
 use crate::status::{ExitStatus, Failure};
-use crate::stored::{self, Stored, StoredGap};
-use crate::terminal::{self, Plain};
+use crate::terminal::Plain;
+
+/// Version of what `schedvmm explain --json` prints.
+const SCHEMA: &str = "schedvmm-explanation/2";
 
 /// Explains a gap of a result.
 ///
 /// # Errors
 /// No such result, gap or trace; a file that cannot be written.
 pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
-    let (stored, folder) = Stored::open(&args.result)?;
-    let path = stored.trace_path(&folder)?;
+    let saved = Saved::open(&args.result)?;
+    let result = &saved.result;
+    let path = saved.trace_path()?;
     if let Some(file) = &args.perfetto {
-        result_file::spare("--perfetto", file, &folder, Some(&path))?;
+        saved.spare("--perfetto", file)?;
     }
-    let question = Question::new(&stored, &path, &Progress::new())?;
+    let question = Question::new(result, &path, &Progress::new())?;
     if let Some(path) = &args.perfetto {
-        write_perfetto(&question, &stored::gaps(&folder, &stored)?, path)?;
+        write_perfetto(&question, &saved.gaps()?, path)?;
     }
     let mut out = Plain::stdout();
     let printed = if args.run {
         let whole = Whole::read(&question)?;
         if args.json {
-            write_json(&question, &stored, &path, ("run", &whole), &mut out)
+            write_json(&question, result, &path, ("run", &whole), &mut out)
         } else {
             let doubt =
-                if whole.forced_idle.is_empty() { String::new() } else { no_measurement(&stored) };
+                if whole.forced_idle.is_empty() { String::new() } else { no_measurement(result) };
             write!(out, "{}{whole}{doubt}", remarks(&question)).map_err(FtraceError::from)
         }
     } else {
-        let gap = choose(args, &stored, &folder)?;
+        let gap = choose(args, &saved)?;
         let (explained, found) = question.explain(&gap)?;
         if args.json {
-            write_json(&question, &stored, &path, ("gap", &explained), &mut out)
+            write_json(&question, result, &path, ("gap", &explained), &mut out)
         } else if args.text {
             text::write_events(&question, &gap, &mut out)
         } else {
-            write_screen(&question, (&explained, &found), &stored, &mut out)
+            write_screen(&question, (&explained, &found), result, &mut out)
                 .map_err(FtraceError::from)
         }
     };
@@ -66,20 +72,20 @@ pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
 /// One object, with what was found out under its name.
 fn write_json(
     question: &Question,
-    stored: &Stored,
+    result: &RunResult,
     trace: &Path,
     (name, found): (&str, &impl Serialize),
     out: &mut impl Write,
 ) -> Result<(), FtraceError> {
-    let mut all = json!({
+    let mut all = object!({
         "schema": SCHEMA,
         "trace": trace,
         "torn": question.torn(),
         "remark": question.remark(),
-        "core_figures": stored.core_figures,
+        "core_figures": result.core_figures,
     });
-    all[name] = json!(found);
-    terminal::write_json(&mut *out, &all).map_err(io::Error::from)?;
+    all[name] = object!(found);
+    json::write(&mut *out, &all).map_err(io::Error::from)?;
     Ok(writeln!(out)?)
 }
 
@@ -91,46 +97,46 @@ fn remarks(question: &Question) -> String {
 }
 
 /// A line about forced idle that is no measurement; else nothing.
-fn no_measurement(stored: &Stored) -> String {
-    let why = stored.core_figures.why_not();
+fn no_measurement(result: &RunResult) -> String {
+    let why = result.core_figures.why_not();
     why.map_or_else(String::new, |why| format!("\nForced idle is no measurement here: {why}.\n"))
 }
 
 /// The gap that was asked for.
-fn choose(args: &ExplainArgs, stored: &Stored, folder: &Path) -> Result<StoredGap, Failure> {
+fn choose(args: &ExplainArgs, saved: &Saved) -> Result<LocatedGap, Failure> {
     let usage = |text: String| Failure::request(text);
     if let Some(number) = args.gap {
-        let gaps = stored::gaps(folder, stored)?;
+        let gaps = saved.gaps()?;
         let gap = number.checked_sub(1).and_then(|index| gaps.get(index));
         return gap.copied().ok_or_else(|| {
             usage(format!("--gap {number}: gaps.csv has gaps 1 to {}", gaps.len()))
         });
     }
     if let Some(who) = args.thread {
-        let gaps = stored::gaps(folder, stored)?.into_iter().filter(|gap| gap.who == who);
+        let gaps = saved.gaps()?.into_iter().filter(|gap| gap.who == who);
         return gaps
-            .max_by_key(|gap| (stored.counts(gap), gap.length_ns))
-            .ok_or_else(|| usage(format!("--thread {who}: {}", stored.why_no_gap(who))));
+            .max_by_key(|gap| (saved.result.counts(gap), gap.length_ns))
+            .ok_or_else(|| usage(format!("--thread {who}: {}", saved.why_no_gap(who))));
     }
-    let hit = stored.threshold_hit.filter(|_| !args.longest);
-    hit.or(stored.longest_gap).ok_or_else(|| usage("this result has no gap".into()))
+    let hit = saved.result.threshold_hit.filter(|_| !args.longest);
+    hit.or(saved.result.longest_gap).ok_or_else(|| usage("this result has no gap".into()))
 }
 
 /// Paragraph and table.
 fn write_screen(
     question: &Question,
     (explained, found): (&Explained, &Explanation),
-    stored: &Stored,
+    result: &RunResult,
     out: &mut impl Write,
 ) -> io::Result<()> {
     writeln!(out, "{}{}\n", remarks(question), explained.paragraph)?;
     write!(out, "{}", found.table(question.context(), question.units()))?;
-    let doubt = if explained.is_forced_idle() { no_measurement(stored) } else { String::new() };
+    let doubt = if explained.is_forced_idle() { no_measurement(result) } else { String::new() };
     write!(out, "{doubt}")
 }
 
 /// Writes a Perfetto file with all gaps that the trace has something about.
-fn write_perfetto(question: &Question, gaps: &[StoredGap], path: &Path) -> Result<(), Failure> {
+fn write_perfetto(question: &Question, gaps: &[LocatedGap], path: &Path) -> Result<(), Failure> {
     let fault = |error: FtraceError| {
         let text = format!("cannot write {}: {error}", path.display());
         Failure::new(error.owner(), text)

@@ -8,10 +8,10 @@ use std::fmt;
 use ftrace::attribution::{Cause, Explanation};
 use ftrace::{FtraceError, Item, Trace};
 use protocol::index::{GroupIndex, Kind};
+use results::model::{LocatedGap, Numbers};
 use serde::Serialize;
 
-use super::Question;
-use crate::stored::{Numbers, StoredGap};
+use super::question::Question;
 
 /// Pieces of all threads together that are kept, at 24 bytes each.
 const MOST_SEGMENTS: usize = 1 << 20;
@@ -72,8 +72,8 @@ impl Whole {
         let tsc_end = last.min(window.end).max(tsc_begin);
         let threads: Vec<Numbers> = question.threads().collect();
         let all =
-            |who: &Numbers| StoredGap { who: *who, tsc_begin, tsc_end, ..StoredGap::default() };
-        let wholes: Vec<StoredGap> = threads.iter().map(all).collect();
+            |who: &Numbers| LocatedGap { who: *who, tsc_begin, tsc_end, ..LocatedGap::default() };
+        let wholes: Vec<LocatedGap> = threads.iter().map(all).collect();
         let room = MOST_SEGMENTS / threads.len().max(1);
         let found = question.explanations_with(&wholes, room)?;
         let ns = |ticks| question.units().ns(ticks);

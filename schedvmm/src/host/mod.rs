@@ -14,7 +14,11 @@ use gaps::tsc::clock_ns;
 use protocol::error::Owner;
 use protocol::job::Job;
 use protocol::message::{self, Message, Setup, ThresholdHit, Tick, TraceProgress};
-use serde_json::json;
+use results::folder::{self, Folder};
+use results::host_cpus::HostCpus;
+use results::model::{
+    Entered, KernelFacts, Machine, Phase, Pins, RunResult, Target, Trace, TraceVia,
+};
 use vmm::vcpu::sched;
 use vmm::x86_64::notes;
 use workload::error::LoadError;
@@ -24,16 +28,14 @@ use workload::tracing::Tracing;
 use workload::{setup, supervisor};
 
 use self::prepare::{Prepare, Ready};
+use crate::analysis::parted::clock_of;
+use crate::analysis::threads;
 use crate::caller::{Caller, Meanwhile};
 use crate::cli::{HostArgs, ShowVm};
-use crate::clock::Clock;
-use crate::compose::{self, Account, Target};
-use crate::core_figures::HostCpus;
+use crate::compose::{self, Account};
 use crate::deliver::{Checkpoints, Delivery};
 use crate::facts;
-use crate::folder::{self, Folder};
-use crate::pins::Pins;
-use crate::result::{self, KernelFacts, RunResult, Trace};
+use crate::pins::PinCheck;
 use crate::run::plan;
 use crate::session::{Event, Limits, Notice, Session};
 use crate::show::Show;
@@ -68,7 +70,7 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let (config, config_source) = folder.copy_config(release.trim()).unzip();
     let kernel = KernelFacts {
-        entered: "running".into(),
+        entered: Entered::Running,
         build_id: fs::read("/sys/kernel/notes").ok().and_then(|all| notes::build_id(&all)),
         config,
         config_source,
@@ -103,13 +105,13 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     let end = run.measure(&plan);
     let decided = Instant::now();
     let verdict = judge(&run.session, &run.job, &end, "");
-    let mut phases = result::phases_ms(&run.session, run.built_ms, decided);
-    phases.insert("total", millis(begin));
+    let mut phases = threads::phases_ms(&run.session, run.built_ms, decided);
+    phases.insert(Phase::Total, millis(begin));
     let trace = std::mem::take(&mut run.trace);
     let mut result = Account { trace, ..run.account(&verdict, phases) }.result();
     Delivery { folder: &mut run.folder, session: &run.session, show: &run.show }
         .deliver(&mut result);
-    Ok(verdict.answer.status())
+    Ok(verdict.status())
 }
 
 fn limits(job: &Job) -> Limits {
@@ -160,7 +162,7 @@ impl Run {
                 self.show.notes(&notes);
                 self.notes.extend(notes);
             }
-            let clock = Clock::of(&self.session, &self.job.load);
+            let clock = clock_of(&self.session, &self.job.load);
             self.show.notice(&notice, clock, self.job.load.duration);
             if let Notice::Started | Notice::Second(_) = notice {
                 self.checkpoint();
@@ -172,7 +174,7 @@ impl Run {
     fn checkpoint(&mut self) {
         let begin = Instant::now();
         let result = self.checkpoints.result_is_due().then(|| self.result_so_far());
-        let gaps = (self.session.gaps.as_slice(), Clock::of(&self.session, &self.job.load));
+        let gaps = (self.session.gaps.as_slice(), clock_of(&self.session, &self.job.load));
         let lost = self.checkpoints.keep(&mut self.folder, gaps, result.as_ref(), begin);
         self.show.notes(lost.as_slice());
         self.notes.extend(lost);
@@ -184,19 +186,15 @@ impl Run {
         Account { ended: false, ..self.account(&verdict, phases_ms) }.result()
     }
 
-    fn account<'a>(
-        &'a self,
-        verdict: &'a Verdict,
-        phases_ms: BTreeMap<&'static str, u64>,
-    ) -> Account<'a> {
+    fn account<'a>(&'a self, verdict: &'a Verdict, phases_ms: BTreeMap<Phase, u64>) -> Account<'a> {
         Account {
             target: Target::Host,
             started_utc: self.started_utc.clone(),
             session: &self.session,
             job: &self.job,
             kernel: self.kernel.clone(),
-            machine: json!({ "summary": self.summary }),
-            caller: json!(self.caller),
+            machine: Machine { summary: self.summary.clone(), vm: None },
+            caller: Some(self.caller.facts().clone()),
             pins: self.pins.clone(),
             notes: self.notes.clone(),
             trace: Trace::default(),
@@ -232,8 +230,9 @@ impl Run {
         }
         let meanwhile = self.caller.load_ended();
         self.take_outcome(outcome);
-        self.pins = Pins::check(&self.session, &self.job.load, false, Vec::new());
-        let Meanwhile { notes, faults } = meanwhile.and(self.pins.judge());
+        let check = PinCheck::new(&self.session, &self.job.load, false, Vec::new());
+        let Meanwhile { notes, faults } = meanwhile.and(check.judge());
+        self.pins = check.found;
         self.notes.extend(notes);
         self.session.invalid.extend(faults);
         let hit = self.session.hit.is_some();
@@ -269,9 +268,9 @@ impl Run {
         let bytes = written.load(Ordering::Acquire);
         let sent = shipped.as_ref().ok().copied();
         let error = shipped.err().map(|error| error.to_string());
-        let clock = Clock::of(&self.session, &self.job.load);
+        let clock = clock_of(&self.session, &self.job.load);
         let gaps = &self.session.gaps;
-        let arrival = Arrival { via: "file", bytes, sent, error, gaps, clock };
+        let arrival = Arrival { via: TraceVia::File, bytes, sent, error, gaps, clock };
         self.trace = self.trace_file.receive(&arrival, &self.show);
         if let Some(note) = &self.trace.note {
             self.show.remark(note);

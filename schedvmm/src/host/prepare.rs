@@ -9,7 +9,7 @@ use protocol::error::Owner;
 use protocol::group::GroupSpec;
 use protocol::index::GroupIndex;
 use protocol::job::{CoschedRequest, Job, TraceSpec};
-use protocol::message::{self, Setup};
+use protocol::message::{self, CoschedInterface, Setup};
 use workload::context::Surroundings;
 use workload::kernel::core_sched::{self, CoschedError};
 use workload::kernel::{files, tunables};
@@ -142,10 +142,9 @@ impl Prepare {
             .map_err(|error| failure(error.owner(), error.to_string()))?;
         let restore = Restore::new(before);
         let mut setup = Setup {
-            cosched: if cookie { "prctl" } else { "none" }.into(),
+            cosched: if cookie { CoschedInterface::Prctl } else { CoschedInterface::None },
             cosched_note,
             knobs,
-            cgroup: "none".into(),
             ..Setup::default()
         };
         let mut tracing = None;

@@ -28,7 +28,7 @@ use vmm::virtio::console::{ConsoleControl, PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Loaded, Parts, Running, Vm};
 
 use super::chain;
-use crate::machine::SERIAL_CONSOLE;
+use crate::machine::{self, SERIAL_CONSOLE};
 use crate::session::Event;
 use crate::sinks::{ConsoleRing, ControlSink};
 
@@ -73,7 +73,7 @@ pub fn run(order: &[u8]) -> Result<(), String> {
     };
     agent.report(&Report::Booting {
         threads: threads(&running),
-        transport: facts.transport.name().into(),
+        transport: machine::transport(facts.transport),
         tsc_shared: facts.tsc_shared,
     })?;
     let end = Arc::new(AtomicBool::new(false));
@@ -102,7 +102,7 @@ fn build(
     let config = Config {
         topology: Topology { cpus: spec.cpus, threads_per_core: spec.threads_per_core },
         memory_mib: spec.memory_mib,
-        pv: spec.pv.parse()?,
+        pv: machine::pv_profile(spec.pv),
         nested: false,
         serial: console.is_some(),
         // It was chosen when the kernel was unpacked.

@@ -53,7 +53,7 @@ fn prepare(order: &[u8]) -> Result<(), String> {
     let kernel = KernelImage::parse(read).map_err(chain)?;
     let modules = Modules::read(Path::new(L2_MODULES_PATH))
         .map_err(|error| format!("{L2_MODULES_PATH}: {error}"))?;
-    let transport = spec.transport.as_deref().map(str::parse).transpose()?;
+    let transport = spec.transport.map(machine::vmm_transport);
     let wanted = Wanted { cpus: spec.cpus, transport, modules: &modules.names() };
     SharedKernel::prepare(&kernel, (spec.memory_mib, wanted), &write(&spec.kernel_image)?)
         .map_err(chain)?;

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use maud::{Markup, html};
+use results::model::RunResult;
 
-use super::saved::Saved;
+use super::group_name;
 use super::svg::{Axis, px, real};
 use super::timeline::colour;
-use crate::units::show_ns;
+use crate::units::{as_ns, show_ns};
 
 const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 440.0;
@@ -31,12 +32,12 @@ struct Mark {
 }
 
 /// The picture; nothing where there was no gap.
-pub fn picture(saved: &Saved) -> Option<Markup> {
-    let groups = lengths(saved);
+pub fn picture(result: &RunResult) -> Option<Markup> {
+    let groups = lengths(result);
     let longest = groups.values().filter_map(|lengths| lengths.keys().next_back()).max()?;
     let shortest = groups.values().filter_map(|lengths| lengths.keys().next()).min()?;
     let most = groups.values().map(count).max()?;
-    let marks = marks(saved);
+    let marks = marks(result);
     let right = marks.iter().map(|mark| mark.at_ns).chain([*longest]).max()?;
     let left = marks.iter().map(|mark| mark.at_ns).chain([*shortest]).min()?;
     let x = Axis::logarithmic((real(left.max(1)) / 1.1, real(right) * 1.1), (LEFT, RIGHT));
@@ -55,7 +56,7 @@ pub fn picture(saved: &Saved) -> Option<Markup> {
             @for (index, mark) in marks.iter().enumerate() { (mark.draw(&x, index)) }
             @for (group, lengths) in groups.iter().take(MAX_GROUPS) {
                 path class={ "line " (colour(*group)) @if dashed(*group) { " dashed" } }
-                    d=(steps(lengths, &x, &y)) { title { (saved.group_name(*group)) } }
+                    d=(steps(lengths, &x, &y)) { title { (group_name(result, *group)) } }
             }
         } }
         ul.legend aria-hidden="true" {
@@ -63,7 +64,7 @@ pub fn picture(saved: &Saved) -> Option<Markup> {
                 li { svg.swatch viewBox="0 0 22 10" {
                     path class={ "line " (colour(*group)) @if dashed(*group) { " dashed" } }
                         d="M0 5H22" {}
-                } (saved.group_name(*group)) }
+                } (group_name(result, *group)) }
             }
         }
         @if groups.len() > MAX_GROUPS { p.small { (groups.len() - MAX_GROUPS) " more groups are not drawn." } }
@@ -76,11 +77,13 @@ fn dashed(group: u32) -> bool {
 }
 
 /// Gaps of each group. A bucket's upper bound may lie above the longest gap that was in it.
-fn lengths(saved: &Saved) -> BTreeMap<u32, Lengths> {
+fn lengths(result: &RunResult) -> BTreeMap<u32, Lengths> {
     let mut groups: BTreeMap<u32, Lengths> = BTreeMap::new();
-    for thread in &saved.threads {
+    for thread in &result.threads {
         let lengths = groups.entry(thread.who.group).or_default();
-        for &(length, count) in thread.gap_histogram_ns.iter().filter(|(_, count)| *count > 0) {
+        for &(length, count) in
+            thread.report.gap_histogram_ns.iter().filter(|(_, count)| *count > 0)
+        {
             let longest = if thread.complete { thread.longest_gap_ns } else { u64::MAX };
             let sum = lengths.entry(length.min(longest).max(1)).or_default();
             *sum = sum.saturating_add(count);
@@ -94,15 +97,15 @@ fn count(lengths: &Lengths) -> u64 {
     lengths.values().fold(0, |sum, count| sum.saturating_add(*count))
 }
 
-fn marks(saved: &Saved) -> Vec<Mark> {
+fn marks(result: &RunResult) -> Vec<Mark> {
     let mark = |at: Option<u64>, class, name: &str| {
         let at_ns = at.filter(|ns| *ns > 0)?;
         Some(Mark { at_ns, class, text: format!("{name} {}", show_ns(at_ns)) })
     };
-    let noise = saved.setup.as_ref().and_then(|setup| setup.noise.as_ref());
+    let noise = result.setup.as_ref().and_then(|setup| setup.noise.as_ref());
     [
-        mark(saved.job.load.threshold_ns, "threshold", "threshold"),
-        mark(saved.expected.gap_ns, "expected", "longest by design"),
+        mark(result.job.load.threshold.map(as_ns), "threshold", "threshold"),
+        mark(result.expected.gap_ns, "expected", "longest by design"),
         mark(noise.map(|noise| noise.longest_ns), "noise", "longest without a load"),
     ]
     .into_iter()
@@ -180,7 +183,11 @@ fn steps(lengths: &Lengths, x: &Axis, y: &Axis) -> String {
 
 #[cfg(test)]
 mod tests {
+    use protocol::message::ThreadReport;
+    use results::model::Thread;
+
     use super::*;
+    use crate::testing;
 
     #[test]
     fn the_line_falls_by_the_gaps_that_were_no_longer() {
@@ -192,17 +199,19 @@ mod tests {
 
     #[test]
     fn a_bucket_does_not_make_the_longest_gap_longer() {
-        let thread = |complete| super::super::saved::Thread {
-            complete,
-            longest_gap_ns: 1000,
-            gap_histogram_ns: vec![(500, 2), (1016, 1), (2000, 0)],
-            ..Default::default()
+        let of = |complete| {
+            let report = ThreadReport {
+                gap_histogram_ns: vec![(500, 2), (1016, 1), (2000, 0)],
+                ..ThreadReport::default()
+            };
+            let thread = testing::thread(0, report);
+            let mut result = testing::result();
+            result.threads = vec![Thread { complete, longest_gap_ns: 1000, ..thread }];
+            lengths(&result)
         };
-        let of =
-            |complete| lengths(&Saved { threads: vec![thread(complete)], ..Default::default() });
-        assert_eq!(of(true)[&0], [(500, 2), (1000, 1)].into());
-        assert_eq!(of(false)[&0], [(500, 2), (1016, 1)].into());
-        assert!(lengths(&Saved::default()).is_empty());
+        assert_eq!(of(true)[&1], [(500, 2), (1000, 1)].into());
+        assert_eq!(of(false)[&1], [(500, 2), (1016, 1)].into());
+        assert!(lengths(&testing::result()).is_empty());
     }
 
     #[test]

@@ -3,14 +3,17 @@
 
 use gaps::stats::Quantiles;
 use maud::{Markup, html};
+use protocol::job::LoadSpec;
+use protocol::message::{CoschedInterface, Setup};
+use results::model::{ExplainedPart, Group, RunResult};
+use serde::Serialize;
 use serde_json::Value;
 
-use super::saved::{Group, Saved};
+use super::group_name;
 use super::svg::{px, real};
 use super::timeline::{cause_class, colour};
 use super::why::Why;
-use crate::explain::ExplainedPart;
-use crate::units::show_ns;
+use crate::units::{as_ns, show_ns};
 
 /// Causes in the table, at most.
 const MAX_CAUSES: usize = 40;
@@ -59,12 +62,13 @@ pub fn causes(why: &Why) -> Markup {
 }
 
 /// What each group saw.
-pub fn groups(saved: &Saved) -> Markup {
+pub fn groups(result: &RunResult) -> Markup {
     let row = |group: &Group| {
         let quantiles = group.statistics.quantiles;
+        let number = group.group.number();
         html! { tr {
-            th scope="row" { span class={ "dot " (colour(group.group)) } aria-hidden="true" {}
-                (saved.group_name(group.group)) }
+            th scope="row" { span class={ "dot " (colour(number)) } aria-hidden="true" {}
+                (group_name(result, number)) }
             td.n.mono { (group.cookie.filter(|cookie| *cookie != 0)
                 .map_or_else(|| "–".into(), |cookie| format!("{cookie:x}"))) }
             td.n { (group.gaps) }
@@ -83,17 +87,17 @@ pub fn groups(saved: &Saved) -> Markup {
         div.scroll { table {
             caption { "Gaps by group" }
             thead { tr { th scope="col" { "group" } @for name in head { th.n scope="col" { (name) } } } }
-            tbody { @for group in saved.groups.iter().take(MAX_GROUPS) { (row(group)) } }
+            tbody { @for group in result.groups.iter().take(MAX_GROUPS) { (row(group)) } }
         } }
-        @if saved.groups.len() > MAX_GROUPS {
-            p.small { (saved.groups.len() - MAX_GROUPS) " more groups are left out." }
+        @if result.groups.len() > MAX_GROUPS {
+            p.small { (result.groups.len() - MAX_GROUPS) " more groups are left out." }
         }
     }
 }
 
 /// What all gaps come to.
-pub fn statistics(saved: &Saved) -> Markup {
-    let found = &saved.statistics;
+pub fn statistics(result: &RunResult) -> Markup {
+    let found = &result.statistics;
     let row = |name: &str, of: Option<Quantiles>| {
         let of = of.map(|q| [q.p50_ns, q.p90_ns, q.p99_ns, q.p999_ns].map(show_ns));
         html! { tr { th scope="row" { (name) }
@@ -127,10 +131,9 @@ pub fn statistics(saved: &Saved) -> Markup {
 }
 
 /// What cores did with cookies: forced idle, and who ran beside whom. Nothing without both.
-pub fn cores(saved: &Saved) -> Markup {
-    let cookies = saved.cosched.mechanism.as_deref().is_some_and(|name| name != "none");
-    let idle = saved.forced_idle.ns.filter(|_| cookies);
-    if idle.is_none() && saved.co_run.is_none() {
+pub fn cores(result: &RunResult) -> Markup {
+    let idle = result.forced_idle.ns.filter(|_| result.has_cookies());
+    if idle.is_none() && result.co_run.is_none() {
         return html! {};
     }
     let row = |name: &str, share: f64| {
@@ -139,14 +142,14 @@ pub fn cores(saved: &Saved) -> Markup {
     html! {
         section aria-labelledby="h-cores" {
             h2 #h-cores { "Cores" }
-            (no_measurement(saved))
+            (no_measurement(result))
             @if let Some(ns) = idle {
                 p { "Forced idle by cookies: " (show_ns(ns))
-                    @if let Some(share) = saved.forced_idle.share {
+                    @if let Some(share) = result.forced_idle.share {
                         ", " (percent(Some(share))) " of the CPUs' time"
                     } "." }
             }
-            @if let Some(found) = &saved.co_run {
+            @if let Some(found) = &result.co_run {
                 div.scroll { table {
                     caption { "Beside threads of the load while they ran, " (show_ns(found.running_ns))
                         " in the trace" }
@@ -163,26 +166,26 @@ pub fn cores(saved: &Saved) -> Markup {
 }
 
 /// That such figures are none, and why, if so.
-pub fn no_measurement(saved: &Saved) -> Markup {
+pub fn no_measurement(result: &RunResult) -> Markup {
     html! {
-        @if let Some(why) = saved.core_figures.why_not() {
+        @if let Some(why) = result.core_figures.why_not() {
             p { strong { "Forced idle and who ran beside are no measurements here: " } (why) "." }
         }
     }
 }
 
 /// How evenly the CPU was divided.
-pub fn fairness(saved: &Saved) -> Markup {
-    let starvation = &saved.statistics.starvation;
+pub fn fairness(result: &RunResult) -> Markup {
+    let starvation = &result.statistics.starvation;
     html! {
-        @if let Some(why) = &saved.too_short {
+        @if let Some(why) = &result.too_short {
             p { "Run too short for fairness, lag and shares: " (why) "." }
         }
         div.columns {
             div.scroll { table {
                 caption { "Evenness: 1 is even" }
                 thead { tr { th scope="col" { "of" } th.n scope="col" { "Jain" } th.n scope="col" { "most / least" } } }
-                tbody { @for (name, of) in &saved.fairness {
+                tbody { @for (name, of) in [("groups", result.fairness.groups), ("threads", result.fairness.threads)] {
                     tr { th scope="row" { (name) } td.n { (number(of.jain)) } td.n { (number(of.max_over_min)) } }
                 } }
             } }
@@ -190,7 +193,7 @@ pub fn fairness(saved: &Saved) -> Markup {
                 caption { "Behind the fair share, at worst" }
                 thead { tr { th scope="col" { "within" } th.n scope="col" { "by" } } }
                 tbody {
-                    @for lag in &saved.statistics.largest_lag {
+                    @for lag in &result.statistics.largest_lag {
                         tr { th scope="row" { (show_ns(lag.window_ns)) } td.n { (show_ns(lag.lag_ns)) } }
                     }
                     tr { th scope="row" { "starved over " (show_ns(starvation.longer_than_ns)) }
@@ -198,22 +201,22 @@ pub fn fairness(saved: &Saved) -> Markup {
                 }
             } }
         }
-        (shares(saved))
+        (shares(result))
     }
 }
 
 /// A bar for the CPU share of each group, and a line where all would be equal.
-fn shares(saved: &Saved) -> Markup {
+fn shares(result: &RunResult) -> Markup {
     const LEFT: f64 = 90.0;
     const RIGHT: f64 = 900.0;
     const HEIGHT: f64 = 22.0;
-    let groups = &saved.groups[..saved.groups.len().min(MAX_GROUPS)];
+    let groups = &result.groups[..result.groups.len().min(MAX_GROUPS)];
     let most = groups.iter().filter_map(|group| group.cpu_share).fold(0.0, f64::max);
     if most <= 0.0 {
         return html! {};
     }
     #[allow(clippy::cast_precision_loss, reason = "at most MAX_GROUPS")]
-    let (count, even) = (groups.len() as f64, 1.0 / saved.groups.len() as f64);
+    let (count, even) = (groups.len() as f64, 1.0 / result.groups.len() as f64);
     let scale = (RIGHT - LEFT) / most.max(even);
     let bottom = count * HEIGHT + 6.0;
     let place = |index: usize| {
@@ -229,8 +232,8 @@ fn shares(saved: &Saved) -> Markup {
             @for (index, group) in groups.iter().enumerate() {
                 @let share = group.cpu_share.unwrap_or(0.0);
                 @let y = place(index);
-                text.lane x=(LEFT - 8.0) y=(px(y + 16.0)) text-anchor="end" { (saved.group_name(group.group)) }
-                rect class={ "p " (colour(group.group)) } x=(LEFT) y=(px(y + 4.0))
+                text.lane x=(LEFT - 8.0) y=(px(y + 16.0)) text-anchor="end" { (group_name(result, group.group.number())) }
+                rect class={ "p " (colour(group.group.number())) } x=(LEFT) y=(px(y + 4.0))
                     width=(px(share * scale)) height=(HEIGHT - 6.0) {}
                 text.tick x=(RIGHT + 10.0) y=(px(y + 16.0)) { (percent(Some(share))) }
             }
@@ -242,57 +245,57 @@ fn shares(saved: &Saved) -> Markup {
 }
 
 /// What was measured, on what.
-pub fn environment(saved: &Saved) -> Markup {
-    let mut rows: Vec<(String, String)> = Vec::new();
-    let mut add = |name: &str, value: String| {
-        if !value.is_empty() {
-            rows.push((name.to_owned(), value));
-        }
-    };
-    add("command", saved.command_line.join(" "));
-    for (name, key) in [
-        ("kernel", "release"),
-        ("build", "version"),
-        ("kernel file", "path"),
-        ("kernel command line", "cmdline"),
-        ("clocksource", "clocksource"),
-    ] {
-        add(name, text(&saved.kernel[key]));
+pub fn environment(result: &RunResult) -> Markup {
+    let mut rows = Rows::default();
+    rows.add("command", result.command_line.join(" "));
+    if let Some(hello) = &result.kernel.hello {
+        rows.add("kernel", hello.release.clone());
+        rows.add("build", hello.version.clone());
     }
-    add("machine", text(&saved.machine["summary"]));
-    add(
-        "cookies",
-        match (&saved.cosched.mechanism, &saved.cosched.note) {
-            (mechanism, Some(note)) => {
-                format!("{} ({note})", mechanism.as_deref().unwrap_or("none"))
-            }
-            (mechanism, None) => mechanism.clone().unwrap_or_default(),
-        },
-    );
-    let load = &saved.job.load;
-    let cpus: Vec<String> = load.cpus.iter().map(u32::to_string).collect();
-    add(
-        "load",
-        format!(
-            "{}{} groups, {} threads on CPUs {}, seed {}, {}, floor {}",
-            load.name.as_ref().map(|name| format!("{name}: ")).unwrap_or_default(),
-            load.shape.len(),
-            load.shape.iter().map(|group| u64::from(group.threads)).sum::<u64>(),
-            cpus.join(","),
-            load.seed,
-            show_ns(load.duration_ns),
-            show_ns(load.floor_ns)
-        ),
-    );
-    if let Some(setup) = &saved.setup {
-        add("scheduler", fields(&setup.scheduler));
+    rows.add("kernel file", result.kernel.path.clone());
+    if let Some(hello) = &result.kernel.hello {
+        rows.add("kernel command line", hello.cmdline.clone());
+        rows.add("clocksource", hello.clocksource.clone());
+    }
+    rows.add("machine", result.machine.summary.clone());
+    rows.add("cookies", cookies(result));
+    rows.add("load", load(&result.job.load));
+    if let Some(setup) = &result.setup {
+        rows.add_setup(setup);
+    }
+    if let Some(tsc) = &result.tsc {
+        rows.add("time stamp counter", format!("{} kHz ({})", tsc.khz, words(&tsc.source)));
+    }
+    let phases = result.phases_ms.iter().map(|(phase, ms)| format!("{} {ms}", phase.name()));
+    rows.add("phases, ms", phases.collect::<Vec<_>>().join(", "));
+    if let Ok(Value::Object(host)) = serde_json::to_value(&result.host) {
+        for (name, value) in host {
+            rows.add(&format!("host {}", name.replace('_', " ")), fields(&value));
+        }
+    }
+    html! { dl { @for (name, value) in rows.0 { dt { (name) } dd { (value) } } } }
+}
+
+/// Names and values; what is not known has no row.
+#[derive(Default)]
+struct Rows(Vec<(String, String)>);
+
+impl Rows {
+    fn add(&mut self, name: &str, value: String) {
+        if !value.is_empty() {
+            self.0.push((name.to_owned(), value));
+        }
+    }
+
+    fn add_setup(&mut self, setup: &Setup) {
+        self.add("scheduler", words(&setup.scheduler));
         for knob in &setup.knobs {
             let value = knob.effective.as_deref().or(knob.note.as_deref()).unwrap_or("–");
             let file = knob.file.as_deref().map(|file| format!(", {file}")).unwrap_or_default();
-            add(&format!("knob {}", knob.request), format!("{value}{file}"));
+            self.add(&format!("knob {}", knob.request), format!("{value}{file}"));
         }
         if let Some(noise) = &setup.noise {
-            add(
+            self.add(
                 "noise floor",
                 format!(
                     "longest {} in {} without a load, {} lost",
@@ -303,30 +306,40 @@ pub fn environment(saved: &Saved) -> Markup {
             );
         }
     }
-    if let Some(tsc) = &saved.tsc {
-        add("time stamp counter", format!("{} kHz ({})", tsc.khz, text(&tsc.source)));
+}
+
+fn cookies(result: &RunResult) -> String {
+    let mechanism = result.cosched.mechanism.map(CoschedInterface::name);
+    match &result.cosched.note {
+        Some(note) => format!("{} ({note})", mechanism.unwrap_or("none")),
+        None => mechanism.unwrap_or_default().to_owned(),
     }
-    add(
-        "phases, ms",
-        saved
-            .phases_ms
-            .iter()
-            .map(|(name, ms)| format!("{name} {ms}"))
-            .collect::<Vec<_>>()
-            .join(", "),
-    );
-    if let Some(host) = saved.host.as_object() {
-        for (name, value) in host {
-            add(&format!("host {}", name.replace('_', " ")), fields(value));
-        }
-    }
-    html! { dl { @for (name, value) in rows { dt { (name) } dd { (value) } } } }
+}
+
+fn load(load: &LoadSpec) -> String {
+    let cpus: Vec<String> = load.cpus.iter().map(u32::to_string).collect();
+    format!(
+        "{}{} groups, {} threads on CPUs {}, seed {}, {}, floor {}",
+        load.name.as_ref().map(|name| format!("{name}: ")).unwrap_or_default(),
+        load.groups.len(),
+        load.groups.iter().map(|group| u64::from(group.threads)).sum::<u64>(),
+        cpus.join(","),
+        load.seed,
+        show_ns(as_ns(load.duration)),
+        show_ns(as_ns(load.floor))
+    )
+}
+
+/// A part of a result as words, as it is in the file.
+fn words(part: &impl Serialize) -> String {
+    serde_json::to_value(part).map_or_else(|_| String::new(), |value| fields(&value))
 }
 
 /// A value as words; nothing for what is not known.
 fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
+        Value::Array(items) if items.is_empty() => String::new(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
@@ -348,7 +361,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_left_out() {
-        let value = json!({ "a": 1, "b": null, "c": { "d": "x", "e": null }, "f": {} });
+        let value = json!({ "a": 1, "b": null, "c": { "d": "x", "e": null }, "f": {}, "g": [] });
         assert_eq!(fields(&value), "a 1, c d x");
         assert_eq!(fields(&json!("plain")), "plain");
     }

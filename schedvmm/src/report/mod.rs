@@ -2,7 +2,6 @@
 //! `schedvmm report`: a run as one HTML file. It needs no network and no script; whatever a
 //! guest or a trace said is escaped by [`maud`], and the page forbids itself to load anything.
 //!
-//! - `saved`: what is read of result.json
 //! - `why`: what the trace says about the worst gap
 //! - `page`: the document; `facts`, `machines`: its tables
 //! - `distribution`, `timeline`: the pictures; `svg`: their axes
@@ -11,18 +10,20 @@ mod distribution;
 mod facts;
 mod machines;
 mod page;
-mod saved;
 mod svg;
 mod timeline;
 mod why;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use self::saved::Saved;
+use protocol::index::GroupIndex;
+use results::model::{Numbers, RunResult};
+use results::saved::Saved;
+
 use crate::owner::of_file;
-use crate::result_file;
 use crate::status::{ExitStatus, Failure};
 use crate::terminal;
 
@@ -34,30 +35,53 @@ const FILE: &str = "report.html";
 /// # Errors
 /// It is no result, or the report cannot be written.
 pub fn run(path: &Path, output: Option<&Path>) -> Result<ExitStatus, Failure> {
-    let (mut saved, stored, folder) = Saved::open(path)?;
+    let mut saved = Saved::open(path)?;
     if let Some(file) = output {
-        let trace = stored.trace_path(&folder).ok();
-        result_file::spare("--output", file, &folder, trace.as_deref())?;
+        saved.spare("--output", file)?;
     }
-    saved.complete_from_gaps(&stored, &folder);
-    let why = match saved.gap() {
-        None if saved.setup.is_none() => Err("nothing was measured".to_owned()),
+    complete_from_gaps(&mut saved);
+    let result = &saved.result;
+    let why = match result.gap() {
+        None if result.setup.is_none() => Err("nothing was measured".to_owned()),
         None => Err("there was no gap".to_owned()),
-        Some(gap) => why::read(&saved, gap, &stored, &folder).map_err(|why| why.to_string()),
+        Some(gap) => why::read(&saved, gap).map_err(|why| why.to_string()),
     };
-    let html = page::render(&saved, &why).into_string();
+    let html = page::render(result, &why).into_string();
     // Nor is any character of it there to turn the page's words around.
     let html = terminal::plain(&html);
     if output.is_some_and(|output| output.as_os_str() == "-") {
         return to_stdout(html.as_bytes());
     }
-    let output = output.map_or_else(|| folder.join(FILE), Path::to_owned);
+    let output = output.map_or_else(|| saved.folder.join(FILE), Path::to_owned);
     write_whole(&output, html.as_bytes()).map_err(|error| {
         let text = format!("cannot write {}: {error}; name another --output", output.display());
         Failure::new(of_file(&error), text)
     })?;
     terminal::out(&format!("report   {}", output.display()));
     Ok(ExitStatus::Pass)
+}
+
+/// Fills in histograms of threads that did not report: the guest ended before, and only single
+/// gaps had arrived.
+fn complete_from_gaps(saved: &mut Saved) {
+    if saved.result.threads.iter().all(|thread| thread.complete) {
+        return;
+    }
+    let Ok(gaps) = saved.gaps() else { return };
+    let mut lengths: BTreeMap<Numbers, BTreeMap<u64, u64>> = BTreeMap::new();
+    for gap in gaps.into_iter().filter(|gap| saved.result.counts(gap)) {
+        *lengths.entry(gap.who).or_default().entry(gap.length_ns).or_default() += 1;
+    }
+    for thread in saved.result.threads.iter_mut().filter(|thread| !thread.complete) {
+        let found = lengths.remove(&thread.who).unwrap_or_default();
+        thread.report.gap_histogram_ns = found.into_iter().collect();
+    }
+}
+
+/// What the group with this number is called.
+fn group_name(result: &RunResult, group: u32) -> String {
+    let group = GroupIndex::of_number(group);
+    group.map_or_else(|| "a group without a number".into(), |it| result.kind().group_name(it))
 }
 
 /// Writes the report to stdout, and nothing else. Whoever closes it early has had enough.

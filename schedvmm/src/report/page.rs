@@ -3,20 +3,19 @@
 
 use gaps::evidence::Class;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use results::model::{Answer, FigureSource, LocatedGap, RunResult, Target};
 
-use super::saved::{Gap, Saved};
 use super::why::Why;
 use super::{distribution, facts, machines, timeline};
-use crate::summary::Source;
-use crate::units::show_ns;
+use crate::units::{as_ns, show_ns};
 
 const STYLE: &str = include_str!("style.css");
 /// Nothing is loaded and no script runs, whatever stands in the page.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
 /// The whole page.
-pub fn render(saved: &Saved, why: &Result<Why, String>) -> Markup {
-    let verdict = verdict(saved);
+pub fn render(result: &RunResult, why: &Result<Why, String>) -> Markup {
+    let verdict = verdict(result);
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -26,32 +25,32 @@ pub fn render(saved: &Saved, why: &Result<Why, String>) -> Markup {
                 meta name="color-scheme" content="light dark";
                 meta http-equiv="Content-Security-Policy" content=(POLICY);
                 link rel="icon" href="data:,";
-                title { "schedvmm: " (verdict.word) ", " (kernel(saved)) }
+                title { "schedvmm: " (verdict.word) ", " (kernel(result)) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                (head(saved, &verdict))
+                (head(result, &verdict))
                 main {
-                    (notes(saved))
-                    (why_section(saved, why))
-                    (machines::section(saved))
+                    (notes(result))
+                    (why_section(result, why))
+                    (machines::section(result))
                     section aria-labelledby="h-gaps" {
                         h2 #h-gaps { "All gaps" }
-                        (gaps(saved))
-                        (facts::groups(saved))
-                        (facts::statistics(saved))
+                        (gaps(result))
+                        (facts::groups(result))
+                        (facts::statistics(result))
                     }
                     section aria-labelledby="h-fairness" {
                         h2 #h-fairness { "Fairness" }
-                        (facts::fairness(saved))
+                        (facts::fairness(result))
                     }
-                    (facts::cores(saved))
+                    (facts::cores(result))
                     section aria-labelledby="h-environment" {
                         h2 #h-environment { "Environment" }
-                        (facts::environment(saved))
+                        (facts::environment(result))
                     }
                 }
-                footer { "schedvmm " (saved.version) ", " (saved.started_utc) }
+                footer { "schedvmm " (result.version) ", " (result.started_utc) }
             }
         }
     }
@@ -64,73 +63,75 @@ struct Verdict {
     text: String,
 }
 
-fn verdict(saved: &Saved) -> Verdict {
-    let threshold = saved.job.load.threshold_ns.map(show_ns);
-    let without = if saved.cosched.is_missing() { ", without cookies" } else { "" };
+fn verdict(result: &RunResult) -> Verdict {
+    let threshold = result.job.load.threshold.map(|threshold| show_ns(as_ns(threshold)));
+    let without = if result.cosched.missing { ", without cookies" } else { "" };
     let interrupted = format!("INTERRUPTED{without}");
     let neutral = |word: &str, text: &str| ("neutral", word.to_owned(), text.to_owned());
-    let (class, word, text) = match (saved.verdict.as_str(), &threshold) {
-        ("pass", Some(threshold)) => {
+    let (class, word, text) = match (result.verdict, &threshold) {
+        (Answer::Pass, Some(threshold)) => {
             // Nothing was tried of what the kernel is most often asked for.
             let class = if without.is_empty() { "good" } else { "neutral" };
             (class, format!("PASS{without}"), format!("No gap over {threshold}."))
         }
         // Older versions called that a pass.
-        ("measured" | "pass", _) => neutral(&format!("MEASURED{without}"), "No threshold was set."),
-        ("over-threshold", _) => {
+        (Answer::Measured | Answer::Pass, _) => {
+            neutral(&format!("MEASURED{without}"), "No threshold was set.")
+        }
+        (Answer::OverThreshold, _) => {
             let over = threshold.as_deref().unwrap_or("the threshold");
             ("bad", format!("OVER THRESHOLD{without}"), format!("A gap over {over}."))
         }
-        ("interrupted", _) => neutral(&interrupted, "The run was ended before its time."),
-        ("untestable", _) => neutral("UNTESTABLE", "This kernel could not be tested."),
-        ("usage-error", _) => neutral("USAGE ERROR", "The request cannot be met."),
-        ("host-error", _) => neutral("HOST ERROR", "This host could not do it."),
-        ("internal-error", _) => neutral("INTERNAL ERROR", "This is a defect of schedvmm."),
-        _ => neutral("UNKNOWN", "The result has no verdict that this program knows."),
+        (Answer::Interrupted, _) => neutral(&interrupted, "The run was ended before its time."),
+        (Answer::Untestable, _) => neutral("UNTESTABLE", "This kernel could not be tested."),
+        (Answer::UsageError, _) => neutral("USAGE ERROR", "The request cannot be met."),
+        (Answer::HostError, _) => neutral("HOST ERROR", "This host could not do it."),
+        (Answer::InternalError, _) => neutral("INTERNAL ERROR", "This is a defect of schedvmm."),
     };
     Verdict { class, word, text }
 }
 
-fn kernel(saved: &Saved) -> String {
-    let words = ["release", "banner", "path"].map(|key| saved.kernel[key].as_str());
+fn kernel(result: &RunResult) -> String {
+    let kernel = &result.kernel;
+    let release = kernel.hello.as_ref().map(|hello| hello.release.as_str());
+    let words = [release, kernel.banner.as_deref(), Some(kernel.path.as_str())];
     let kernel = words.into_iter().flatten().find(|word| !word.is_empty());
     kernel.unwrap_or("a kernel unknown").to_owned()
 }
 
-fn head(saved: &Saved, verdict: &Verdict) -> Markup {
-    let classes = &saved.statistics.classes;
+fn head(result: &RunResult, verdict: &Verdict) -> Markup {
+    let classes = &result.statistics.classes;
     let host = classes.iter().find(|class| class.class == Class::Host);
     // Of no gaps it is no part.
     let no_host = (!classes.is_empty()).then_some(0.0);
-    let jain = |name: &str| saved.fairness.get(name).and_then(|of| of.jain);
     let figure = |name: &str, value: String, note: String| {
         html! { div.figure { dt { (name) } dd { strong { (value) } span { (note) } } } }
     };
-    let expected = &saved.expected;
+    let expected = &result.expected;
     let short = |of: &str| {
-        let short = saved.too_short.as_ref().map(|_| "run too short");
+        let short = result.too_short.as_ref().map(|_| "run too short");
         short.unwrap_or(of).to_owned()
     };
     html! {
         header {
-            p.what { "schedvmm " @if saved.target == "host" { "on the running kernel, " } (kernel(saved)) }
+            p.what { "schedvmm " @if result.target == Target::Host { "on the running kernel, " } (kernel(result)) }
             h1 class=(verdict.class) { (verdict.word) }
-            p.lead { (verdict.text) @if !saved.reason.is_empty() { " " (saved.reason) } }
+            p.lead { (verdict.text) @if !result.reason.is_empty() { " " (result.reason) } }
             dl.figures {
-                (figure("longest gap", saved.longest_gap.as_ref()
-                    .map_or_else(|| none(saved), |gap| show_ns(gap.length_ns)),
-                    saved.longest_gap.as_ref().map(|gap| place(saved, gap)).unwrap_or_default()
-                        + &after_hit(saved)))
+                (figure("longest gap", result.longest_gap.as_ref()
+                    .map_or_else(|| none(result), |gap| show_ns(gap.length_ns)),
+                    result.longest_gap.as_ref().map(|gap| place(result, gap)).unwrap_or_default()
+                        + &after_hit(result)))
                 // Of machines nothing is expected.
-                @if !saved.is_nested() { (figure("longest by design", expected.gap_ns.map_or_else(|| "–".into(), show_ns),
+                @if result.target != Target::Nested { (figure("longest by design", expected.gap_ns.map_or_else(|| "–".into(), show_ns),
                     expected.inflation.map_or_else(|| expected.note.clone(), |by| format!("measured {by:.2} ×")))) }
-                (figure("p99 of gaps", saved.statistics.quantiles
+                (figure("p99 of gaps", result.statistics.quantiles
                     .map_or_else(|| "–".into(), |of| show_ns(of.p99_ns)),
-                    saved.statistics.gaps_per_s.map(|rate| format!("{rate:.1} gaps a second wanted"))
+                    result.statistics.gaps_per_s.map(|rate| format!("{rate:.1} gaps a second wanted"))
                         .unwrap_or_default()))
-                (figure("time in gaps", facts::percent(saved.statistics.gap_share),
+                (figure("time in gaps", facts::percent(result.statistics.gap_share),
                     short("of the time wanted")))
-                (figure("fairness", jain("groups").map_or_else(|| "–".into(), |jain| format!("{jain:.3}")),
+                (figure("fairness", result.fairness.groups.jain.map_or_else(|| "–".into(), |jain| format!("{jain:.3}")),
                     short("Jain's index of groups")))
                 (figure("host's part", facts::percent(host.map_or(no_host, |class| class.share)),
                     "of the time in gaps".into()))
@@ -140,18 +141,18 @@ fn head(saved: &Saved, verdict: &Verdict) -> Markup {
 }
 
 /// What there is in place of a longest gap: only a load has none.
-fn none(saved: &Saved) -> String {
-    if saved.setup.is_some() { "none" } else { "–" }.to_owned()
+fn none(result: &RunResult) -> String {
+    if result.setup.is_some() { "none" } else { "–" }.to_owned()
 }
 
 /// What ended after the gap over the threshold, and is in no figure.
-fn after_hit(saved: &Saved) -> String {
-    let Some(after) = &saved.after_hit else { return String::new() };
+fn after_hit(result: &RunResult) -> String {
+    let Some(after) = &result.after_hit else { return String::new() };
     format!("; after the hit: {}, longest {}", after.gaps, show_ns(after.longest_ns))
 }
 
 /// Where a gap was.
-fn place(saved: &Saved, gap: &Gap) -> String {
+fn place(result: &RunResult, gap: &LocatedGap) -> String {
     let tid = gap.tid.map(|tid| format!(" (tid {tid})")).unwrap_or_default();
     let cpu = if gap.cpu_begin == gap.cpu_end {
         format!("CPU {}", gap.cpu_begin)
@@ -160,23 +161,23 @@ fn place(saved: &Saved, gap: &Gap) -> String {
     };
     format!(
         "{}{tid}, {cpu}, {} after the start, {}",
-        gap.who.name(saved.kind()),
+        gap.who.name(result.kind()),
         show_ns(gap.begin_ns),
-        gap.class
+        gap.class.name()
     )
 }
 
-fn notes(saved: &Saved) -> Markup {
+fn notes(result: &RunResult) -> Markup {
     html! {
-        @if !saved.notes.is_empty() {
-            section.notes aria-label="Notes" { ul { @for note in &saved.notes { li { (note) } } } }
+        @if !result.notes.is_empty() {
+            section.notes aria-label="Notes" { ul { @for note in &result.notes { li { (note) } } } }
         }
     }
 }
 
 /// The longest gap and why it was.
-fn why_section(saved: &Saved, why: &Result<Why, String>) -> Markup {
-    let title = if saved.threshold_hit.is_some() {
+fn why_section(result: &RunResult, why: &Result<Why, String>) -> Markup {
+    let title = if result.threshold_hit.is_some() {
         "The gap over the threshold"
     } else {
         "The longest gap"
@@ -189,13 +190,13 @@ fn why_section(saved: &Saved, why: &Result<Why, String>) -> Markup {
                     p.lead { (why.explained.paragraph) }
                     @if let Some(torn) = &why.torn { p.small { "The trace is not all there: " (torn) "." } }
                     @if let Some(remark) = &why.remark { p.small { (remark) } }
-                    @if why.explained.is_forced_idle() { (facts::no_measurement(saved)) }
+                    @if why.explained.is_forced_idle() { (facts::no_measurement(result)) }
                     (timeline::picture(why))
                     (facts::causes(why))
                 }
                 Err(reason) => p {
-                    @if let Some(gap) = saved.gap() {
-                        (show_ns(gap.length_ns)) ": " (place(saved, gap)) ". "
+                    @if let Some(gap) = result.gap() {
+                        (show_ns(gap.length_ns)) ": " (place(result, gap)) ". "
                     }
                     "Not explained: " (reason) "."
                 }
@@ -204,19 +205,19 @@ fn why_section(saved: &Saved, why: &Result<Why, String>) -> Markup {
     }
 }
 
-fn gaps(saved: &Saved) -> Markup {
-    let source = match saved.statistics.source {
-        Source::Histogram => {
+fn gaps(result: &RunResult) -> Markup {
+    let source = match result.statistics.source {
+        FigureSource::Histogram => {
             "Records overflowed: figures come from the histogram and are up to 1.6 % high."
         }
-        Source::Partial => "The run ended early: some gaps are missing.",
-        Source::Records => "",
+        FigureSource::Partial => "The run ended early: some gaps are missing.",
+        FigureSource::Records => "",
     };
     html! {
-        @match distribution::picture(saved) {
+        @match distribution::picture(result) {
             Some(picture) => (picture),
-            None if saved.setup.is_none() => p { "Nothing was measured." },
-            None => p { "There was no gap of at least " (show_ns(saved.job.load.floor_ns)) "." },
+            None if result.setup.is_none() => p { "Nothing was measured." },
+            None => p { "There was no gap of at least " (show_ns(as_ns(result.job.load.floor))) "." },
         }
         @if !source.is_empty() { p.small { (source) } }
     }
@@ -224,46 +225,48 @@ fn gaps(saved: &Saved) -> Markup {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::time::Duration;
 
-    use super::super::saved::{Cosched, Meter, Setup, Vm};
+    use protocol::message::{CoschedInterface, Hello, KnobReport, Setup, VmStatus};
+    use protocol::scheduler::SchedulerFacts;
+    use results::model::VmResult;
+
     use super::*;
+    use crate::testing;
 
     const HOSTILE: &str = "</style><script>alert('x')</script><img src=x onerror=\"y\">&";
 
     /// Words of the guest in every place that takes words.
-    fn hostile() -> Saved {
+    fn hostile() -> RunResult {
         let word = || HOSTILE.to_owned();
-        let gap = Gap { class: word(), length_ns: 7, ..Gap::default() };
-        Saved {
-            version: word(),
-            verdict: word(),
-            reason: word(),
-            notes: vec![word()],
-            command_line: vec![word()],
-            longest_gap: Some(gap),
-            vms: vec![Vm {
-                phase: word(),
-                fault: Some(word()),
-                console_tail: Some(word()),
-                meter: Some(Meter { kind: word() }),
-                ..Vm::default()
-            }],
-            cosched: Cosched {
-                requested: word(),
-                mechanism: Some(word()),
-                note: Some(word()),
-                missing: None,
-                cookies: vec![],
-            },
-            setup: Some(Setup { scheduler: json!({ HOSTILE: HOSTILE }), ..Setup::default() }),
-            kernel: json!({ "release": HOSTILE, "version": HOSTILE, "cmdline": HOSTILE }),
-            machine: json!({ "summary": HOSTILE }),
-            host: json!({ HOSTILE: [HOSTILE] }),
-            phases_ms: [(word(), 1)].into(),
-            fairness: [(word(), crate::summary::Fairness::default())].into(),
-            ..Saved::default()
-        }
+        let mut result = testing::result();
+        result.version = word();
+        result.reason = word();
+        result.notes = vec![word()];
+        result.command_line = vec![word()];
+        result.started_utc = word();
+        result.longest_gap = Some(LocatedGap { length_ns: 7, ..LocatedGap::default() });
+        result.too_short = Some(word());
+        result.expected.note = word();
+        let status = VmStatus { fault: Some(word()), state: Some(word()), ..VmStatus::default() };
+        result.vms = vec![VmResult { status, console_tail: Some(word()), ..VmResult::default() }];
+        result.cosched.note = Some(word());
+        let scheduler = SchedulerFacts { slice_note: Some(word()), ..SchedulerFacts::default() };
+        let knob = KnobReport { request: word(), note: Some(word()), ..KnobReport::default() };
+        let knobs = vec![knob];
+        result.setup = Some(Setup { scheduler, knobs, ..Setup::default() });
+        let (release, version) = (word(), word());
+        let (cmdline, clocksource) = (word(), word());
+        let hello = Hello { release, version, cmdline, clocksource, ..Hello::default() };
+        result.kernel.hello = Some(hello);
+        result.kernel.path = word();
+        result.machine.summary = word();
+        result.job.load.name = Some(word());
+        result.core_figures.measured = false;
+        result.core_figures.reason = Some(word());
+        result.host.cpu = Some(word());
+        result.host.mitigations = [(word(), word())].into();
+        result
     }
 
     #[test]
@@ -271,48 +274,57 @@ mod tests {
         let page = render(&hostile(), &Err(HOSTILE.to_owned())).into_string();
         assert!(!page.contains("<script") && !page.contains("<img"), "{page}");
         assert_eq!(page.matches("</style>").count(), 1);
-        assert!(page.matches("&lt;script&gt;").count() >= 12);
+        let found = page.matches("&lt;script&gt;").count();
+        assert!(found >= 20, "{found}");
+    }
+
+    /// A run with this answer, and `--cosched auto`.
+    fn answered(verdict: Answer, threshold: Option<u64>) -> RunResult {
+        let mut result = testing::result();
+        result.verdict = verdict;
+        result.job.load.threshold = threshold.map(Duration::from_nanos);
+        result
     }
 
     #[test]
     fn a_verdict_says_what_was_not_tried() {
-        let word = |verdict: &str, threshold_ns, mechanism: &str| {
-            let mut saved = Saved { verdict: verdict.into(), ..Saved::default() };
-            saved.job.load.threshold_ns = threshold_ns;
-            saved.cosched.requested = "auto".into();
-            saved.cosched.mechanism = Some(mechanism.into());
-            super::verdict(&saved).word
+        let word = |verdict, threshold, missing| {
+            let mut result = answered(verdict, threshold);
+            result.cosched.missing = missing;
+            super::verdict(&result).word
         };
-        assert_eq!(word("pass", Some(1), "prctl"), "PASS");
-        assert_eq!(word("pass", Some(1), "none"), "PASS, without cookies");
-        assert_eq!(word("over-threshold", Some(1), "none"), "OVER THRESHOLD, without cookies");
-        assert_eq!(word("interrupted", Some(1), "none"), "INTERRUPTED, without cookies");
-        assert_eq!(word("measured", None, "prctl"), "MEASURED");
+        assert_eq!(word(Answer::Pass, Some(1), false), "PASS");
+        assert_eq!(word(Answer::Pass, Some(1), true), "PASS, without cookies");
+        assert_eq!(word(Answer::OverThreshold, Some(1), true), "OVER THRESHOLD, without cookies");
+        assert_eq!(word(Answer::Interrupted, Some(1), true), "INTERRUPTED, without cookies");
+        assert_eq!(word(Answer::Measured, None, false), "MEASURED");
         // A result of an older version.
-        assert_eq!(word("pass", None, "prctl"), "MEASURED");
-        for answer in ["untestable", "usage-error", "host-error", "internal-error"] {
-            assert_eq!(word(answer, None, "prctl"), answer.replace('-', " ").to_uppercase());
+        assert_eq!(word(Answer::Pass, None, false), "MEASURED");
+        for answer in
+            [Answer::Untestable, Answer::UsageError, Answer::HostError, Answer::InternalError]
+        {
+            let expected = answer.name().replace('-', " ").to_uppercase();
+            assert_eq!(word(answer, None, false), expected);
         }
     }
 
     #[test]
     fn cookies_that_no_group_wants_are_not_missing() {
-        let mut saved = Saved { verdict: "pass".into(), ..Saved::default() };
-        saved.job.load.threshold_ns = Some(1);
-        (saved.cosched.requested, saved.cosched.mechanism) = ("auto".into(), Some("none".into()));
-        saved.cosched.missing = Some(false);
-        assert_eq!(verdict(&saved).word, "PASS");
-        saved.cosched.missing = Some(true);
-        assert_eq!(verdict(&saved).word, "PASS, without cookies");
+        let mut result = answered(Answer::Pass, Some(1));
+        result.cosched.mechanism = Some(CoschedInterface::None);
+        assert_eq!(verdict(&result).word, "PASS");
+        result.cosched.missing = true;
+        assert_eq!(verdict(&result).word, "PASS, without cookies");
     }
 
     #[test]
     fn what_never_began_has_not_had_no_gap() {
-        let never = render(&Saved::default(), &Err("nothing was measured".into())).into_string();
+        let mut result = testing::result();
+        let never = render(&result, &Err("nothing was measured".into())).into_string();
         assert!(never.contains("Nothing was measured.") && !never.contains("no gap"), "{never}");
         assert!(!never.contains("<strong>none<") && !never.contains("0.0 %"), "{never}");
-        let saved = Saved { setup: Some(Setup::default()), ..Saved::default() };
-        let none = render(&saved, &Err("there was no gap".into())).into_string();
+        result.setup = Some(Setup::default());
+        let none = render(&result, &Err("there was no gap".into())).into_string();
         assert!(none.contains("There was no gap of at least") && none.contains(">none<"), "{none}");
     }
 
@@ -328,8 +340,8 @@ mod tests {
 
     #[test]
     fn a_result_that_knows_nothing_gives_a_page() {
-        let page = render(&Saved::default(), &Err("there was no gap".into())).into_string();
-        assert!(page.contains("UNKNOWN") && page.contains("there was no gap"), "{page}");
+        let page = render(&testing::result(), &Err("there was no gap".into())).into_string();
+        assert!(page.contains("INTERNAL ERROR") && page.contains("there was no gap"), "{page}");
         assert!(page.ends_with("</html>"));
     }
 }

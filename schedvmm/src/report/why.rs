@@ -3,16 +3,16 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::path::Path;
 
 use ftrace::attribution::{Context, Explanation, Topology, Units, explain};
 use ftrace::{Lanes, lanes};
 
-use super::saved::{Gap, Saved};
-use crate::explain::{Explained, Question};
+use results::model::{Explained, LocatedGap, RunResult};
+use results::saved::Saved;
+
+use crate::explain::Question;
 use crate::progress::Progress;
 use crate::status::Failure;
-use crate::stored::{Stored, StoredGap};
 
 /// Pieces of a thread's time, or of a CPU's, that are kept.
 const MAX_PIECES: usize = 100_000;
@@ -49,18 +49,11 @@ pub struct Why {
 ///
 /// # Errors
 /// Why there is nothing to show, for a reader.
-pub fn read(saved: &Saved, gap: &Gap, stored: &Stored, folder: &Path) -> Result<Why, Failure> {
-    let question = Question::new(stored, &stored.trace_path(folder)?, &Progress::new())?;
-    let asked = StoredGap {
-        who: gap.who,
-        begin_ns: gap.begin_ns,
-        length_ns: gap.length_ns,
-        tsc_begin: gap.tsc_begin,
-        tsc_end: gap.tsc_end,
-    };
-    let (explained, found) = question.explain(&asked)?;
+pub fn read(saved: &Saved, gap: &LocatedGap) -> Result<Why, Failure> {
+    let question = Question::new(&saved.result, &saved.trace_path()?, &Progress::new())?;
+    let (explained, found) = question.explain(gap)?;
     let context = question.context();
-    let cpus = cpus(saved, gap, &context.topology);
+    let cpus = cpus(&saved.result, gap, &context.topology);
     let margin = gap.tsc_end.saturating_sub(gap.tsc_begin) / MARGIN;
     let wide = gap.tsc_begin.saturating_sub(margin)..gap.tsc_end.saturating_add(margin);
     let lanes = question.reading("picture", |trace| lanes(trace, wide.clone(), &cpus, MAX_PIECES));
@@ -80,8 +73,8 @@ pub fn read(saved: &Saved, gap: &Gap, stored: &Stored, folder: &Path) -> Result<
 }
 
 /// The load's CPUs, those of the gap, and their siblings.
-fn cpus(saved: &Saved, gap: &Gap, topology: &Topology) -> Vec<u32> {
-    let own = saved.job.load.cpus.iter().copied().chain([gap.cpu_begin, gap.cpu_end]);
+fn cpus(result: &RunResult, gap: &LocatedGap, topology: &Topology) -> Vec<u32> {
+    let own = result.job.load.cpus.iter().copied().chain([gap.cpu_begin, gap.cpu_end]);
     let with_siblings = own.flat_map(|cpu| topology.siblings(cpu).iter().copied().chain([cpu]));
     let cpus: BTreeSet<u32> = with_siblings.collect();
     cpus.into_iter().take(MAX_CPUS).collect()

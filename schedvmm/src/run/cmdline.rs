@@ -2,7 +2,6 @@
 //! The command line that the kernel runs with, against the one that it was given.
 
 use guest::cmdline::Drift;
-use serde_json::json;
 
 use super::Attempt;
 use crate::cli::Idle;
@@ -14,8 +13,10 @@ impl Attempt {
         let drift = Drift::between(&self.kernel.cmdline_given, &hello.cmdline);
         // What is said of the machine is what it does, and not what was asked for.
         let idle = Idle::of(&hello.cmdline);
-        self.machine["idle"] = json!(idle.name());
-        self.machine["summary"] = json!(self.plan.summary(idle, self.transport));
+        self.machine.summary = self.plan.summary(idle, self.transport);
+        if let Some(vm) = &mut self.machine.vm {
+            vm.idle = idle.into();
+        }
         self.cmdline_fault = drift.fault();
         if self.cmdline_fault.is_none() {
             drift.note().into_iter().for_each(|note| self.note_once(note));

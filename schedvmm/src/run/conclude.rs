@@ -6,16 +6,18 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use protocol::names::TRACE_PORT;
-use serde_json::json;
+use results::model::{
+    self, ConsoleStats, ExitCounts, MachineEnd, Phase, RunResult, Target, Trace, TraceVia, VmResult,
+};
 use vmm::vcpu::VcpuEnd;
 
 use super::{Attempt, millis};
+use crate::analysis::threads;
 use crate::caller::Meanwhile;
-use crate::compose::{self, Account, Target};
+use crate::compose::{self, Account};
 use crate::deliver::Delivery;
 use crate::footprint;
-use crate::pins::{self, Pins};
-use crate::result::{self, RunResult, Trace, VmResult};
+use crate::pins::{self, PinCheck};
 use crate::status::ExitStatus;
 use crate::trace_file::Arrival;
 use crate::verdict::{End, Verdict, judge};
@@ -33,8 +35,9 @@ impl Attempt {
     fn judge_others(&mut self) {
         let (meanwhile, vcpus) = self.meanwhile.take().unwrap_or_default();
         let nested = self.plan.args.nested.nested;
-        self.pins = Pins::check(&self.session, &self.plan.job.load, nested, vcpus);
-        let Meanwhile { notes, faults } = meanwhile.and(self.pins.judge());
+        let check = PinCheck::new(&self.session, &self.plan.job.load, nested, vcpus);
+        let Meanwhile { notes, faults } = meanwhile.and(check.judge());
+        self.pins = check.found;
         notes.into_iter().for_each(|note| self.note(note));
         self.session.invalid.extend(faults);
     }
@@ -53,19 +56,19 @@ impl Attempt {
         let trace = self.trace();
         footprint::give_back();
         self.describe_ends(&ends);
-        let mut phases = result::phases_ms(&self.session, self.built_ms, decided);
+        let mut phases = threads::phases_ms(&self.session, self.built_ms, decided);
         phases.extend(self.session.vm_phases_ms());
-        phases.insert("total", millis(begin.elapsed()));
+        phases.insert(Phase::Total, millis(begin.elapsed()));
         let mut result = Account { trace, ..self.account(&verdict, phases) }.result();
         let of = (result.groups.as_slice(), result.threads.as_slice());
-        result.vms = result::vms(&self.session, of, |vm| self.folder.vm_log_tail(vm));
+        result.vms = threads::vms(&self.session, of, |vm| self.folder.vm_log_tail(vm));
         Delivery { folder: &mut self.folder, session: &self.session, show: &self.show }
             .deliver(&mut result);
         // What others did to the run the guest cannot tell.
         if verdict.answer.is_failure() && self.session.invalid.is_empty() {
             self.explain(&ends, &result.vms);
         }
-        verdict.answer.status()
+        verdict.status()
     }
 
     /// The result as it would be if the run ended now.
@@ -74,11 +77,7 @@ impl Attempt {
         Account { ended: false, ..self.account(&verdict, phases_ms) }.result()
     }
 
-    fn account<'a>(
-        &'a self,
-        verdict: &'a Verdict,
-        phases_ms: BTreeMap<&'static str, u64>,
-    ) -> Account<'a> {
+    fn account<'a>(&'a self, verdict: &'a Verdict, phases_ms: BTreeMap<Phase, u64>) -> Account<'a> {
         Account {
             target: if self.plan.args.nested.nested { Target::Nested } else { Target::User },
             started_utc: self.plan.started_utc.clone(),
@@ -86,7 +85,7 @@ impl Attempt {
             job: &self.plan.job,
             kernel: self.kernel.clone(),
             machine: self.machine.clone(),
-            caller: json!(self.caller),
+            caller: Some(self.caller.facts().clone()),
             pins: self.pins.clone(),
             notes: self.notes.clone(),
             trace: Trace::default(),
@@ -101,7 +100,7 @@ impl Attempt {
     /// The trace, as far as it arrived or is there.
     fn trace(&self) -> Trace {
         let mut arrival = Arrival {
-            via: "bulk-port",
+            via: TraceVia::BulkPort,
             bytes: self.trace_written.load(Ordering::Acquire),
             sent: self.session.trace_bytes,
             gaps: &self.session.gaps,
@@ -128,32 +127,24 @@ impl Attempt {
     }
 
     fn describe_ends(&mut self, ends: &[VcpuEnd]) {
-        let vcpu = |end: &VcpuEnd| {
-            json!({
-                "cpu": end.cpu,
-                "end": end.reason.to_string(),
-                "exits": {
-                    "port_in": end.exits.port_in,
-                    "port_out": end.exits.port_out,
-                    "mmio_read": end.exits.mmio_read,
-                    "mmio_write": end.exits.mmio_write,
-                    "other": end.exits.other,
-                },
-                "host_run_ns": end.host_sched.map(|sched| sched.run_ns),
-                "host_wait_ns": end.host_sched.map(|sched| sched.wait_ns),
-                "state": end.state,
-            })
-        };
-        let exits: u64 = ends.iter().map(|end| end.exits.total()).sum();
+        let exits_to_user_space = ends.iter().map(|end| end.exits.total()).sum();
         let mut vcpus: Vec<_> = ends.iter().collect();
         vcpus.sort_by_key(|end| end.cpu);
-        self.machine["vcpus"] = vcpus.into_iter().map(vcpu).collect();
-        self.machine["host_evidence"] = self.host_evidence.describe();
-        self.machine["exits_to_user_space"] = json!(exits);
-        self.machine["resident_beyond_ram_kib"] = json!(self.running.resident_beyond_ram_kib());
         let stats = self.running.console().stats();
-        self.machine["console"] =
-            json!({ "guest_errors": stats.guest_errors, "dropped_bytes": stats.dropped_bytes });
+        let end = MachineEnd {
+            stop_us: self.stopped_in.and_then(|time| u64::try_from(time.as_micros()).ok()),
+            resident_beyond_ram_kib: self.running.resident_beyond_ram_kib(),
+            exits_to_user_space,
+            host_evidence: self.host_evidence.describe(),
+            console: ConsoleStats {
+                guest_errors: stats.guest_errors,
+                dropped_bytes: stats.dropped_bytes,
+            },
+            vcpus: vcpus.into_iter().map(vcpu_end).collect(),
+        };
+        if let Some(vm) = &mut self.machine.vm {
+            vm.end = Some(end);
+        }
     }
 
     /// What helps to find out why there is no answer.
@@ -183,5 +174,23 @@ impl Attempt {
         } else {
             self.show.remark(&format!("end of the guest's console:\n{}", tail.trim_end()));
         }
+    }
+}
+
+/// How a vCPU ended, as result.json has it.
+fn vcpu_end(end: &VcpuEnd) -> model::VcpuEnd {
+    model::VcpuEnd {
+        cpu: end.cpu,
+        end: end.reason.to_string(),
+        exits: ExitCounts {
+            port_in: end.exits.port_in,
+            port_out: end.exits.port_out,
+            mmio_read: end.exits.mmio_read,
+            mmio_write: end.exits.mmio_write,
+            other: end.exits.other,
+        },
+        host_run_ns: end.host_sched.map(|sched| sched.run_ns),
+        host_wait_ns: end.host_sched.map(|sched| sched.wait_ns),
+        state: end.state.clone(),
     }
 }

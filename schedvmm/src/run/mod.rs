@@ -18,7 +18,9 @@ use protocol::error::Owner;
 use protocol::frame::encode_command;
 use protocol::message::Command;
 use protocol::names::{CONTROL_PORT, TRACE_PORT};
-use serde_json::json;
+use results::clock::Clock;
+use results::folder::Folder;
+use results::model::{KernelFacts, LostPin, Machine, Pins, Stage};
 use vmm::config::Transport;
 use vmm::kvm::Hypervisor;
 use vmm::vcpu::{ExitReason, VcpuEnd, sched};
@@ -28,18 +30,16 @@ use vmm::x86_64::lint::{Lint, Wanted};
 
 use self::plan::Plan;
 use crate::absence::HostEvidence;
+use crate::analysis::parted::clock_of;
 use crate::caller::{Caller, Meanwhile};
 use crate::cli::RunArgs;
-use crate::clock::Clock;
 use crate::deliver::Checkpoints;
-use crate::folder::Folder;
 use crate::machine::{self, SecondLevel};
 use crate::mapped_trace::TraceMemory;
 use crate::modules::Drivers;
 use crate::pins::{Lost, Pins};
 use crate::probe::{self, ProbeError};
-use crate::result::KernelFacts;
-use crate::session::{Event, GRACE, Notice, Session, Stage};
+use crate::session::{Event, GRACE, Notice, Session};
 use crate::show::Show;
 use crate::sinks::{ConsoleRing, ControlSink, Tail, TraceSink, WholeLines};
 use crate::status::{ExitStatus, Failure, OrFail};
@@ -79,7 +79,7 @@ struct Attempt {
     caller: Caller,
     pins: Pins,
     /// What others did while the load ran, once it has ended.
-    meanwhile: Option<(Meanwhile, Vec<Lost>)>,
+    meanwhile: Option<(Meanwhile, Vec<LostPin>)>,
     show: Show,
     folder: Folder,
     console: ConsoleRing,
@@ -97,7 +97,9 @@ struct Attempt {
     host_evidence: HostEvidence,
     transport: Transport,
     kernel: KernelFacts,
-    machine: serde_json::Value,
+    machine: Machine,
+    /// How long the machine took to stop, once it has.
+    stopped_in: Option<Duration>,
     notes: Vec<String>,
     built_ms: u64,
     console_lost: bool,
@@ -147,7 +149,7 @@ impl Attempt {
         let Drivers { transport: l2_transport, modules: l2_modules } =
             plan.l2_drivers(second_kernel)?;
         if let Some(nested) = &mut plan.job.nested {
-            nested.transport = l2_transport.map(|transport| transport.name().to_owned());
+            nested.transport = l2_transport.map(machine::transport);
         }
         plan.size_l2(&second_kernel.image, &l2_modules)?;
         plan.until_consoles_come(&mut config, &modules, &l2_modules);
@@ -201,7 +203,7 @@ impl Attempt {
             build_id: known.build_id,
             config: known.config.and_then(|config| folder.write_config(config.options).ok()),
             config_source,
-            entered: format!("{:?}", vm.kernel().entered).to_lowercase(),
+            entered: machine::entered(vm.kernel().entered),
             cmdline_given: vm.cmdline().to_owned(),
             hello: None,
         };
@@ -242,6 +244,7 @@ impl Attempt {
             transport: found.transport,
             kernel: facts,
             machine,
+            stopped_in: None,
             notes,
             built_ms: 0,
             console_lost: false,
@@ -301,7 +304,7 @@ impl Attempt {
             Ok(stopped) => stopped.map_err(|error| error.to_string()),
             Err(_) => Err("stopping the machine panicked: this is a defect, report it".into()),
         };
-        self.machine["stop_us"] = json!(stopped.as_ref().ok().map(Duration::as_micros));
+        self.stopped_in = stopped.as_ref().ok().copied();
         stopped.err().into_iter().for_each(|error| self.note(error));
         ends
     }
@@ -407,14 +410,14 @@ impl Attempt {
         let begin = Instant::now();
         self.host_evidence.judge(&mut self.session.gaps);
         let result = self.checkpoints.result_is_due().then(|| self.result_so_far());
-        let clock = Clock::of(&self.session, &self.plan.job.load);
+        let clock = clock_of(&self.session, &self.plan.job.load);
         let gaps = (self.session.gaps.as_slice(), clock);
         let lost = self.checkpoints.keep(&mut self.folder, gaps, result.as_ref(), begin);
         lost.into_iter().for_each(|note| self.note(note));
     }
 
     fn clock(&self) -> Clock<'_> {
-        Clock::of(&self.session, &self.plan.job.load)
+        clock_of(&self.session, &self.plan.job.load)
     }
 
     fn drain_console(&mut self) {

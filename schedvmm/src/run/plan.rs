@@ -8,7 +8,9 @@ use gaps::record::GapRecord;
 use protocol::error::Owner;
 use protocol::index::Kind;
 use protocol::job::{CoschedRequest, Job, LoadSpec, MeterKind, MeterSpec, TuneRequest};
-use serde_json::json;
+use results::folder;
+use results::host_cpus::HostCpus;
+use results::model::{Machine, MicroVm};
 use vmm::config::{Config, Topology, Transport};
 use vmm::vm::{Facts, Running, Vm};
 use vmm::x86_64::image::KernelImage;
@@ -17,8 +19,8 @@ use super::nested;
 use crate::absence::HostEvidence;
 use crate::caller::{Demand, Heirs};
 use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, TraceArgs};
-use crate::core_figures::HostCpus;
 use crate::kernel::Kernel;
+use crate::machine;
 use crate::mapped_trace::TraceMemory;
 use crate::modules::{Drivers, Modules, Tree};
 use crate::placement::{self, Placement};
@@ -27,7 +29,6 @@ use crate::shape::Shape;
 use crate::show::Style;
 use crate::status::{Failure, OrFail};
 use crate::trace_file::TraceFile;
-use crate::{folder, machine};
 
 /// A run before it begins.
 pub struct Plan {
@@ -250,26 +251,27 @@ impl Plan {
     }
 
     /// The machine as result.json describes it.
-    pub fn describe(&self, vm: &Vm, modules: &Modules) -> serde_json::Value {
+    pub fn describe(&self, vm: &Vm, modules: &Modules) -> Machine {
         let args = &self.args.machine;
         let idle = Idle::of(vm.cmdline());
         let notes = &self.placement.notes;
-        json!({
-            "summary": self.summary(idle, vm.facts().transport),
-            "cpus": args.cpus,
-            "threads_per_core": args.threads_per_core,
-            "memory_mib": args.memory,
-            "idle": idle.name(),
-            "pv": args.pv.name(),
-            "transport": vm.facts().transport.name(),
-            "modules": modules.names(),
-            "modules_bytes": modules.bytes(),
-            "modules_from": modules.from(),
-            "pins": self.placement.pins,
-            "pin_note": (!notes.is_empty()).then(|| notes.join("; ")),
-            "tsc_khz": vm.facts().tsc_khz,
-            "tsc_equals_host": vm.facts().tsc_shared,
-        })
+        let microvm = MicroVm {
+            cpus: args.cpus,
+            threads_per_core: args.threads_per_core,
+            memory_mib: args.memory,
+            idle: idle.into(),
+            pv: machine::pv(args.pv),
+            transport: machine::transport(vm.facts().transport),
+            modules: modules.names().into_iter().map(str::to_owned).collect(),
+            modules_bytes: modules.bytes() as u64,
+            modules_from: modules.from().map(str::to_owned),
+            pins: self.placement.pins.clone(),
+            pin_note: (!notes.is_empty()).then(|| notes.join("; ")),
+            tsc_khz: vm.facts().tsc_khz,
+            tsc_equals_host: vm.facts().tsc_shared,
+            end: None,
+        };
+        Machine { summary: self.summary(idle, vm.facts().transport), vm: Some(microvm) }
     }
 
     /// The machine in a line, with a guest that idles so and reaches its devices so.

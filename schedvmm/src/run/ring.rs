@@ -5,9 +5,10 @@
 use std::{fs, io};
 
 use protocol::message::{Command, TraceRing};
+use results::model::TraceVia;
 
 use super::Attempt;
-use crate::mapped_trace::{self, GuestRings};
+use crate::mapped_trace::GuestRings;
 use crate::status::chain;
 use crate::trace_file::Arrival;
 
@@ -30,7 +31,7 @@ impl Attempt {
     /// Takes the pages out of guest memory, as after a run that ships its trace, and after one that
     /// did not come to its end.
     pub(super) fn take_ring(&self, ring: TraceRing, arrival: &mut Arrival<'_>) {
-        arrival.via = mapped_trace::VIA;
+        arrival.via = TraceVia::MappedRing;
         let dump = self.plan.job.trace.as_ref().map(|trace| trace.dump);
         let hit = self.session.hit.is_some();
         let died = self.session.report.is_none();

@@ -13,6 +13,8 @@ use std::path::Path;
 use gaps::tsc::{Sources, has_rdtscp};
 use protocol::error::Owner;
 use protocol::noise::NoiseFloor;
+use results::json;
+use results::model::CallerFacts;
 use serde::Serialize;
 use vmm::kvm::Hypervisor;
 use workload::noise_floor;
@@ -54,11 +56,11 @@ struct Report {
     /// What was found there before.
     noise: NoiseFloor,
     /// What schedvmm itself was given to run with.
-    caller: Caller,
+    caller: CallerFacts,
 }
 
 impl Report {
-    fn of(cases: Vec<Case>, (cpu, noise): (u32, NoiseFloor), caller: Caller) -> Self {
+    fn of(cases: Vec<Case>, (cpu, noise): (u32, NoiseFloor), caller: CallerFacts) -> Self {
         let count = |status| cases.iter().filter(|case| case.status == status).count();
         let (failed, not_judged) = (count(Status::Failed), count(Status::NotJudged));
         let verdict = match (failed, not_judged, count(Status::Passed)) {
@@ -180,9 +182,9 @@ pub fn run(kernel: Option<&Path>, allow_quota: bool, json: bool) -> Result<ExitS
     if !faults.is_empty() {
         return Err(Failure::kernel(faults.join("; ")));
     }
-    let report = Report::of(cases, (cpu, noise), caller);
+    let report = Report::of(cases, (cpu, noise), caller.facts().clone());
     let text =
-        if json { terminal::json(&report).or_fail(Owner::Internal)? } else { report.to_string() };
+        if json { json::pretty(&report).or_fail(Owner::Internal)? } else { report.to_string() };
     terminal::out(&text);
     Ok(if report.passed { ExitStatus::Pass } else { ExitStatus::Host })
 }
@@ -208,7 +210,7 @@ mod tests {
             case
         };
         let cases = statuses.iter().copied().map(case).collect();
-        Report::of(cases, (3, NoiseFloor::default()), Caller::default())
+        Report::of(cases, (3, NoiseFloor::default()), CallerFacts::default())
     }
 
     #[test]
@@ -231,7 +233,7 @@ mod tests {
         // A kernel that does not boot is no fault of the meter.
         let mut broken = report(&[Passed]).cases;
         broken.push(Case::broken("y", "no machine".into()));
-        let of = |cases| Report::of(cases, (3, NoiseFloor::default()), Caller::default());
+        let of = |cases| Report::of(cases, (3, NoiseFloor::default()), CallerFacts::default());
         let text = of(broken).summary();
         assert_eq!(text, "FAILED: nothing could be measured in y; 1 of 2 cases are right");
         let mut both = report(&[Failed]).cases;

@@ -7,10 +7,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use gaps::evidence::Class;
 use gaps::record::GapRecord;
+use results::model::LocatedGap;
+use results::saved::Saved;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 
 use super::inject::{self, Stop};
 use super::measure::Measured;
@@ -79,14 +79,15 @@ impl Machine {
         Ok(Self { child, folder, _on_leave })
     }
 
-    fn result(&self) -> Option<Value> {
-        serde_json::from_slice(&fs::read(self.folder.join("result.json")).ok()?).ok()
+    /// What it has written so far; `None` before there is anything.
+    fn saved(&self) -> Option<Saved> {
+        Saved::open(&self.folder).ok()
     }
 
     /// Until the load runs, which its first result tells. The thread of its vCPU.
     fn wait_for_load(&mut self) -> Result<u32, String> {
         let end = Instant::now() + STARTED;
-        while self.result().is_none_or(|result| result["setup"].is_null()) {
+        while self.saved().is_none_or(|saved| saved.result.setup.is_none()) {
             if let Some(status) = self.status()? {
                 return Err(self.why(status));
             }
@@ -118,14 +119,12 @@ impl Machine {
                 None => thread::sleep(LOOK),
             }
         };
-        let Some(result) = self.result() else { return Err(self.why(status)) };
-        if result["machine"]["tsc_equals_host"] != true {
+        let Some(saved) = self.saved() else { return Err(self.why(status)) };
+        if !saved.result.machine.vm.as_ref().is_some_and(|vm| vm.tsc_equals_host) {
             return Err("the guest's TSC is not the host's: gaps cannot be told apart".into());
         }
-        let path = self.folder.join("gaps.csv");
-        let text = fs::read_to_string(&path)
-            .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-        Ok(text.lines().skip(1).filter_map(gap).collect())
+        let gaps = saved.gaps().map_err(|error| error.to_string())?;
+        Ok(gaps.into_iter().map(LocatedGap::record).collect())
     }
 
     fn status(&mut self) -> Result<Option<ExitStatus>, String> {
@@ -139,7 +138,7 @@ impl Machine {
             // What cannot be read is missing in the message.
             let _ = stderr.read_to_string(&mut words);
         }
-        let reason = self.result().and_then(|result| Some(result["reason"].as_str()?.to_owned()));
+        let reason = self.saved().map(|saved| saved.result.reason);
         let words = reason.filter(|reason| !reason.is_empty()).unwrap_or(words);
         format!("the machine ended with {status}: {}", words.trim_end())
     }
@@ -162,34 +161,9 @@ fn named_thread(pid: u32, name: &str) -> Option<u32> {
     named.next()?.file_name().to_str()?.parse().ok()
 }
 
-/// A line of gaps.csv.
-fn gap(line: &str) -> Option<GapRecord> {
-    let fields: Vec<&str> = line.split(',').collect();
-    let number = |n: usize| fields.get(n)?.parse::<u64>().ok();
-    let cpu = |n: usize| u32::try_from(number(n)?).ok();
-    Some(GapRecord {
-        tsc_begin: number(4)?,
-        tsc_end: number(5)?,
-        cpu_begin: cpu(6)?,
-        cpu_end: cpu(7)?,
-        class: Class::ALL.into_iter().find(|class| Some(&class.name()) == fields.get(8))?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_of_gaps_come_back() {
-        let found = gap("0,0,5,20,10,30,2,3,host").expect("a gap");
-        let expected =
-            GapRecord { tsc_begin: 10, tsc_end: 30, cpu_begin: 2, cpu_end: 3, class: Class::Host };
-        assert_eq!(found, expected);
-        for bad in ["", "0,0,5,20,10,30,2,3", "0,0,5,20,x,30,2,3,host", "0,0,5,20,1,3,2,3,what"] {
-            assert_eq!(gap(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn the_options_are_options() {

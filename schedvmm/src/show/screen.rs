@@ -6,15 +6,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use protocol::job::{CoschedRequest, LoadSpec};
-use protocol::message::MeterFacts;
+use protocol::message::{CoschedInterface, MeterFacts};
 use protocol::noise::NoiseFloor;
+use results::model::{
+    Answer, ClassShare, CoRun, FigureSource, Group, RunResult, Statistics, VmResult,
+};
 
-use crate::co_run::CoRun;
-use crate::result::{Group, RunResult, VmResult};
-use crate::summary::{ClassShare, Source, Statistics};
+use crate::analysis::expected;
 use crate::terminal::one_line;
 use crate::units::show_ns;
-use crate::verdict::Answer;
 
 /// The wait whose probability is on the screen.
 const SHOWN_WAIT_NS: u64 = 10_000_000;
@@ -31,7 +31,7 @@ fn write_screen(text: &mut String, result: &RunResult, folder: &Path) -> std::fm
     writeln!(text)?;
     line(text, "kernel", &kernel_line(result))?;
     line(text, "cookies", &cookie_line(result))?;
-    line(text, "machine", result.machine["summary"].as_str().unwrap_or_default())?;
+    line(text, "machine", &result.machine.summary)?;
     match result.setup.as_ref().and_then(|setup| setup.meter.as_ref()) {
         Some(meter) => line(text, "meter", &meter_line(meter, result))?,
         None => line(text, "load", &load_line(&result.job.load))?,
@@ -59,7 +59,7 @@ fn write_screen(text: &mut String, result: &RunResult, folder: &Path) -> std::fm
         // Of machines nothing is expected, and no books are kept of forced idle time.
         let threads = result.job.nested.is_none();
         if threads {
-            line(text, "expected", &result.expected.line())?;
+            line(text, "expected", &expected::line(&result.expected))?;
         }
         line(text, "gaps", &gaps_line(&result.statistics))?;
         line(text, "fairness", &fairness_line(result))?;
@@ -99,11 +99,13 @@ fn list(cpus: &[u32]) -> String {
 /// What measured, and what it left untold.
 fn meter_line(meter: &MeterFacts, result: &RunResult) -> String {
     let load = &result.job.load;
-    let mut line = format!("{} on CPUs {}, {:?}", meter.kind, list(&load.cpus), load.duration);
+    let mut line =
+        format!("{} on CPUs {}, {:?}", meter.kind.name(), list(&load.cpus), load.duration);
     if let (Some(mode), Some(window_us), Some(width_us)) =
         (&meter.mode, meter.window_us, meter.width_us)
     {
         let us = |us: u64| Duration::from_micros(us);
+        let mode = mode.name();
         let _ = write!(line, ", {mode}, {:?} of every {:?}", us(width_us), us(window_us));
     }
     if let Some(note) = &meter.note {
@@ -145,11 +147,14 @@ fn load_line(load: &LoadSpec) -> String {
 }
 
 fn cookie_line(result: &RunResult) -> String {
-    let mechanism = result.cosched.mechanism.as_deref().unwrap_or("not set up");
+    let found = result.cosched.mechanism;
+    let mechanism = found.map_or("not set up", CoschedInterface::name);
     let by_name = result.job.cosched == CoschedRequest::None && result.job.meter.is_none();
     match &result.cosched.note {
         Some(note) => format!("{mechanism} ({note})"),
-        None if mechanism == "none" && by_name => format!("{mechanism} (as asked)"),
+        None if found == Some(CoschedInterface::None) && by_name => {
+            format!("{mechanism} (as asked)")
+        }
         None => mechanism.to_owned(),
     }
 }
@@ -178,9 +183,11 @@ fn gaps_line(found: &Statistics) -> String {
         let _ = write!(line, ", over {wait} with {probability}");
     }
     match found.source {
-        Source::Records => {}
-        Source::Histogram => line.push_str("; records overflowed: figures are up to 1.6 % high"),
-        Source::Partial => line.push_str("; the run ended early: some gaps are missing"),
+        FigureSource::Records => {}
+        FigureSource::Histogram => {
+            line.push_str("; records overflowed: figures are up to 1.6 % high")
+        }
+        FigureSource::Partial => line.push_str("; the run ended early: some gaps are missing"),
     }
     line
 }
@@ -209,7 +216,7 @@ fn fairness_line(result: &RunResult) -> String {
 
 /// CPU time lost to cookies; nothing is said where there are none.
 fn forced_idle_line(result: &RunResult) -> Option<String> {
-    result.cosched.mechanism.as_ref().filter(|mechanism| *mechanism != "none")?;
+    result.has_cookies().then_some(())?;
     let found = &result.forced_idle;
     Some(match (found.ns, &found.note) {
         (Some(ns), _) => match found.share {
@@ -338,7 +345,7 @@ fn longest_line(result: &RunResult) -> String {
         "{} ({}): {}{tid}, {} after the start, CPU {} to {}{after}",
         show_ns(gap.length_ns),
         gap.class.name(),
-        gap.member,
+        gap.who.name(result.kind()),
         show_ns(gap.begin_ns),
         gap.cpu_begin,
         gap.cpu_end
@@ -354,7 +361,7 @@ pub(super) fn verdict_line(result: &RunResult, threshold: Option<Duration>) -> S
         Answer::Measured => format!("MEASURED{without}: no threshold was set"),
         Answer::OverThreshold => format!("OVER THRESHOLD{without}: a gap over {threshold:?}"),
         Answer::Untestable => "UNTESTABLE".to_owned(),
-        Answer::Interrupted(_) => format!("INTERRUPTED{without}"),
+        Answer::Interrupted => format!("INTERRUPTED{without}"),
         Answer::UsageError => "USAGE ERROR".to_owned(),
         Answer::HostError => "HOST ERROR".to_owned(),
         Answer::InternalError => "INTERNAL ERROR".to_owned(),
@@ -366,12 +373,11 @@ pub(super) fn verdict_line(result: &RunResult, threshold: Option<Duration>) -> S
 mod tests {
     use ftrace::attribution::{Cause, Part, Task};
     use protocol::index::GroupIndex;
+    use results::host_cpus::HostCpus;
+    use results::model::{Explained, ExplainedPart, Numbers};
 
     use super::*;
     use crate::compose::figures::ended_by_a_hit;
-    use crate::core_figures::{CoreFigures, HostCpus};
-    use crate::explain::{Explained, ExplainedPart};
-    use crate::stored::Numbers;
 
     fn line(result: &RunResult, name: &str) -> String {
         let text = screen(result, Path::new("r"));
@@ -381,7 +387,7 @@ mod tests {
 
     #[test]
     fn what_ended_after_the_hit_is_told_apart() {
-        let mut result = ended_by_a_hit("none");
+        let mut result = ended_by_a_hit(CoschedInterface::None);
         let longest = line(&result, "longest ");
         assert!(longest.starts_with("longest  120.0 ms (scheduled-out): group 1 "), "{longest}");
         assert!(longest.ends_with("; after the hit: 2, longest 329.0 ms"), "{longest}");
@@ -391,7 +397,7 @@ mod tests {
 
     #[test]
     fn what_never_began_has_not_had_no_gap() {
-        let mut result = ended_by_a_hit("none");
+        let mut result = ended_by_a_hit(CoschedInterface::None);
         result.longest_gap = None;
         assert_eq!(line(&result, "longest "), "longest  no gap");
         result.setup = None;
@@ -400,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_run_that_was_too_short_says_so() {
-        let mut result = ended_by_a_hit("none");
+        let mut result = ended_by_a_hit(CoschedInterface::None);
         assert!(line(&result, "fairness ").starts_with("fairness Jain 1.000 of threads"));
         result.too_short = Some("it lasted 458.0 ms, less than a second".into());
         let fairness = line(&result, "fairness ");
@@ -411,7 +417,7 @@ mod tests {
 
     #[test]
     fn figures_of_cores_that_are_none_say_so() {
-        let mut result = ended_by_a_hit("prctl");
+        let mut result = ended_by_a_hit(CoschedInterface::Prctl);
         result.forced_idle.ns = Some(33_000_000);
         result.co_run = Some(CoRun { stranger: 0.875, mate: 0.125, ..CoRun::default() });
         result.explanation = Some(explained(Cause::ForcedIdle { cpu: 3, sibling: 2, by: task() }));
@@ -419,7 +425,7 @@ mod tests {
         assert!(line(&result, "co-run ").ends_with("nobody 0.0 %"));
         assert_eq!(line(&result, "why "), "why      It waited.");
         let emulated = HostCpus { emulated: true, vcpus: None };
-        result.core_figures = CoreFigures::of(&emulated, &result.steal);
+        result.core_figures = emulated.core_figures(&result.steal);
         for name in ["idle ", "co-run "] {
             let line = line(&result, name);
             assert!(line.contains("; no measurement: this host's CPUs are emulated"), "{line}");

@@ -198,11 +198,12 @@ impl Boot {
         let retries = || self.retries.lock().unwrap_or_else(PoisonError::into_inner);
         retries().cases += 1;
         let outcome = Outcome::read(&folders.path.join(&case.name), case.limit)?;
-        let told = outcome.reason();
-        let accident = Accident::find(&told).filter(|(is, _)| Some(*is) != case.expects);
+        let result = outcome.saved();
+        let accident = result.as_ref().and_then(Accident::of);
+        let accident = accident.filter(|is| Some(*is) != case.expects).zip(result);
         let failed = accident.is_none();
         let why = match (accident, case.judge(&outcome)) {
-            (Some((_, line)), _) => format!("an accident of the emulation: {line}"),
+            (Some((_, result)), _) => format!("an accident of the emulation: {}", result.reason),
             (None, Err(failed)) => failed.message().unwrap_or("no reason").to_owned(),
             (None, judged) => return judged,
         };

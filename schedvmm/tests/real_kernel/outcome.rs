@@ -8,14 +8,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use results::model::RunResult;
+use results::saved::Saved;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 /// Top-level keys of every `result.json`.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 13] = [
     "schema",
     "target",
     "verdict",
+    "reason_code",
+    "reason_stage",
     "longest_gap_ns",
     "threads",
     "groups",
@@ -114,13 +118,9 @@ impl Outcome {
         )
     }
 
-    /// Why the run in `r` ended as it did. Where there is no result, which may be because of
-    /// how it ended, all that was printed: one of the two outputs has the reason.
-    pub fn reason(&self) -> String {
-        let result = self.file("r/result.json");
-        let result = result.and_then(|text| serde_json::from_str::<Value>(&text).ok());
-        let reason = result.as_ref().and_then(|result| result["reason"].as_str());
-        reason.map_or_else(|| format!("{}\n{}", self.stdout, self.stderr), str::to_owned)
+    /// The result of the run in `r`, if it left one.
+    pub fn saved(&self) -> Option<RunResult> {
+        Some(Saved::open(&self.folder.join("r")).ok()?.result)
     }
 
     /// Where a file is that the case wrote.

@@ -78,21 +78,9 @@ fn nested_folder() -> Result<TempDir, Failed> {
     Ok(dir)
 }
 
-/// A result folder with a trace: the same figures, and threads, gaps and a trace of another run.
+/// A result folder with a trace.
 fn traced_folder() -> Result<TempDir, Failed> {
-    let dir = traced::folder();
-    let file = dir.path().join("result.json");
-    let traced: Value = serde_json::from_slice(&fs::read(&file)?)?;
-    let mut result: Value = serde_json::from_slice(&unpack(RESULT))?;
-    for (key, value) in traced.as_object().ok_or("a result is an object")? {
-        match key.as_str() {
-            // What was measured stays the other's.
-            "job" => result["job"]["trace"] = value["trace"].clone(),
-            _ => result[key] = value.clone(),
-        }
-    }
-    fs::write(&file, result.to_string())?;
-    Ok(dir)
+    Ok(traced::folder())
 }
 
 fn report(words: &[&Path]) -> Output {
@@ -165,7 +153,8 @@ fn what_is_no_figure_is_not_called_one() -> Result<(), Failed> {
     let dir = traced_folder()?;
     change(dir.path(), |result| {
         result["cosched"]["mechanism"] = "prctl".into();
-        result["forced_idle"] = json!({ "ns": 428_400_000, "share": 0.23 });
+        result["forced_idle"] =
+            json!({ "ns": 428_400_000, "share": 0.23, "source": "cgroup", "note": null });
         result["co_run"] = json!({ "running_ns": 1_000_000_000, "mate": 0.1, "stranger": 0.875,
             "idle": 0.025, "unknown": 0.0 });
     })?;

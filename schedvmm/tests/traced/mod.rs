@@ -27,6 +27,13 @@ fn data() -> (Vec<u8>, String) {
     (bytes, fs::read_to_string(folder.join("linux-6.12.csv")).expect("its gaps"))
 }
 
+/// A result with all that one has, of another run.
+fn result() -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../results/tests/data/user.json.xz");
+    let packed = fs::read(path).expect("the result");
+    serde_json::from_reader(liblzma::read::XzDecoder::new(&packed[..])).expect("JSON")
+}
+
 /// The same trace under an identity.
 pub fn with_id(trace: Vec<u8>, id: Option<TraceId>) -> Vec<u8> {
     let trace = Trace::from_trace_dat_bytes(trace).expect("readable");
@@ -58,37 +65,43 @@ pub fn folder() -> TempDir {
             _ => panic!("{line}"),
         }
     }
-    let mut text = "group,thread,begin_ns,length_ns,tsc_begin,tsc_end\n".to_owned();
+    let mut text =
+        "group,thread,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class\n".to_owned();
     let mut longest = (0, Value::Null);
     for (tid, begin, end) in &gaps {
         let (group, thread) = &threads[tid];
         let length_ns = (end - begin) * 1_000_000 / TSC_KHZ;
-        writeln!(text, "{group},{thread},0,{length_ns},{begin},{end}").expect("a String");
+        writeln!(text, "{group},{thread},0,{length_ns},{begin},{end},2,3,scheduled-out")
+            .expect("a String");
         if length_ns > longest.0 {
-            let gap = json!({ "group": group, "thread": thread, "begin_ns": 0, "length_ns": length_ns,
-                "tsc_begin": begin, "tsc_end": end });
+            let gap = json!({ "group": group, "thread": thread, "tid": null, "begin_ns": 0,
+                "length_ns": length_ns, "length_ticks": end - begin, "tsc_begin": begin,
+                "tsc_end": end, "cpu_begin": 2, "cpu_end": 3, "class": "scheduled-out" });
             longest = (length_ns, gap);
         }
     }
-    let threads: Vec<Value> = threads
-        .iter()
-        .map(|(tid, (group, thread))| {
-            let tid = tid.parse::<u32>().expect("a number");
-            json!({ "group": group, "thread": thread, "tid": tid })
-        })
-        .collect();
-    let result = json!({
-        "schema": "schedvmm-result/2",
-        "target": "user",
-        "longest_gap": longest.1,
-        "threshold_hit": null,
-        "kernel": { "siblings": ["0-1", "0-1", "2,3", "2,3"] },
-        "cosched": { "mechanism": "prctl" },
-        "tsc": { "khz": TSC_KHZ },
-        "job": { "trace": { "id": ID } },
-        "threads": threads,
-        "trace": { "file": "elsewhere/trace.dat", "complete": true },
-    });
+    let mut result = result();
+    // One thread of that run stands for all of this one.
+    let other = result["threads"][0].clone();
+    let thread = |(tid, (group, thread)): (&String, &(u64, usize))| {
+        let mut one = other.clone();
+        one["group"] = json!(group);
+        one["thread"] = json!(thread);
+        one["tid"] = json!(tid.parse::<u32>().expect("a number"));
+        one
+    };
+    result["threads"] = threads.iter().map(thread).collect();
+    result["longest_gap"] = longest.1;
+    for key in ["threshold_hit", "after_hit", "measured_ns", "setup", "explanation", "co_run"] {
+        result[key] = Value::Null;
+    }
+    result["core_figures"] = json!({ "measured": true, "reason": null });
+    result["notes"] = json!([]);
+    result["kernel"]["siblings"] = json!(["0-1", "0-1", "2,3", "2,3"]);
+    result["cosched"]["cookies"] = json!([]);
+    result["tsc"]["khz"] = json!(TSC_KHZ);
+    result["job"]["trace"]["id"] = json!(ID);
+    result["trace"]["file"] = json!("elsewhere/trace.dat");
     fs::write(folder.path().join("result.json"), result.to_string()).expect("written");
     fs::write(folder.path().join("gaps.csv"), text).expect("written");
     fs::write(folder.path().join("trace.dat"), trace).expect("written");

@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::kernel::cgroup::{Cgroups, Version};
 use crate::kernel::files;
+use protocol::message::CoschedInterface;
 
 /// How the groups get their cookies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,13 +42,13 @@ pub enum TagFile {
 
 impl Mechanism {
     /// As in the result.
-    pub fn name(self) -> &'static str {
+    pub fn interface(self) -> CoschedInterface {
         match self {
-            Self::None => "none",
-            Self::Prctl => "prctl",
-            Self::File(TagFile::CoreTag) => "core_tag",
-            Self::File(TagFile::Tag) => "tag",
-            Self::File(TagFile::Scheduled) => "scheduled",
+            Self::None => CoschedInterface::None,
+            Self::Prctl => CoschedInterface::Prctl,
+            Self::File(TagFile::CoreTag) => CoschedInterface::CoreTag,
+            Self::File(TagFile::Tag) => CoschedInterface::Tag,
+            Self::File(TagFile::Scheduled) => CoschedInterface::Scheduled,
         }
     }
 }
@@ -300,14 +301,14 @@ mod tests {
     fn auto_takes_the_newest_there_is() {
         let auto = CoschedRequest::Auto;
         let (arranged, tags) = arrange_with(&["cpu.tag"], auto, Ok(())).unwrap();
-        assert_eq!(arranged.mechanism.name(), "prctl");
+        assert_eq!(arranged.mechanism.interface().name(), "prctl");
         assert_eq!((arranged.cgroups.version(), tags.len()), (Version::V2, 0));
         let (arranged, tags) =
             arrange_with(&["cpu.tag", "cpu.core_tag"], auto, no_prctl()).unwrap();
-        assert_eq!(arranged.mechanism.name(), "core_tag");
+        assert_eq!(arranged.mechanism.interface().name(), "core_tag");
         assert_eq!(tags, ["0", "1", "0", "1"]);
         let (arranged, tags) = arrange_with(&["cpu.scheduled"], auto, no_prctl()).unwrap();
-        assert_eq!(arranged.mechanism.name(), "scheduled");
+        assert_eq!(arranged.mechanism.interface().name(), "scheduled");
         assert_eq!(tags, ["1", "1"]);
     }
 
@@ -332,7 +333,10 @@ mod tests {
     #[test]
     fn an_explicit_choice_is_kept_or_refused() {
         let (arranged, tags) = arrange_with(&["cpu.tag"], CoschedRequest::Tag, Ok(())).unwrap();
-        assert_eq!((arranged.mechanism.name(), tags), ("tag", vec!["1".into(), "1".into()]));
+        assert_eq!(
+            (arranged.mechanism.interface().name(), tags),
+            ("tag", vec!["1".into(), "1".into()])
+        );
         let error = arrange_with(&[], CoschedRequest::CoreTag, Ok(())).unwrap_err().to_string();
         assert!(error.contains("cpu.core_tag") && !error.contains("everywhere"), "{error}");
         let mut none = |version| Err(io::Error::other(format!("no {}", Version::name(version))));
@@ -344,7 +348,7 @@ mod tests {
         let error = arrange_with(&[], CoschedRequest::Prctl, no_prctl()).unwrap_err();
         assert!(error.to_string().contains("CONFIG_SCHED_CORE"), "{error}");
         let (arranged, tags) = arrange_with(&["cpu.tag"], CoschedRequest::None, Ok(())).unwrap();
-        assert_eq!((arranged.mechanism.name(), tags.len()), ("none", 0));
+        assert_eq!((arranged.mechanism.interface().name(), tags.len()), ("none", 0));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use protocol::scheduler::SchedulerFacts;
+use protocol::scheduler::{Family, SchedulerFacts};
 use rustix::time::ClockId;
 
 use crate::obstacle::Obstacle;
@@ -30,15 +30,14 @@ pub fn facts(root: &Path, release: &str) -> SchedulerFacts {
     let features =
         read("sys/kernel/debug/sched/features").or_else(|| read("sys/kernel/debug/sched_features"));
     let family = match (base_slice, latency_ns) {
-        (Some(_), _) => Some("eevdf"),
-        (None, Some(_)) => Some("cfs"),
-        (None, None) => {
-            version(release).map(|version| if version >= (6, 6) { "eevdf" } else { "cfs" })
-        }
+        (Some(_), _) => Some(Family::Eevdf),
+        (None, Some(_)) => Some(Family::Cfs),
+        (None, None) => version(release)
+            .map(|version| if version >= (6, 6) { Family::Eevdf } else { Family::Cfs }),
     };
     let slice_ns = base_slice.or_else(|| number(&SLICES[1..]));
     SchedulerFacts {
-        family: family.map(str::to_owned),
+        family,
         tick_ns: tick_ns(),
         slice_ns,
         slice_note: slice_ns.is_none().then(|| no_slice(root)),
@@ -129,7 +128,7 @@ mod tests {
             ("proc/sys/kernel/sched_autogroup_enabled", "0\n"),
         ]);
         let found = facts(eevdf.path(), "6.12.117");
-        assert_eq!((found.family.as_deref(), found.slice_ns), (Some("eevdf"), Some(1_875_000)));
+        assert_eq!((found.family, found.slice_ns), (Some(Family::Eevdf), Some(1_875_000)));
         assert_eq!(found.slice_note, None);
         assert_eq!((found.hrtick, found.autogroup), (Some(true), Some(false)));
         let cfs = tree(&[
@@ -138,7 +137,7 @@ mod tests {
             ("sys/kernel/debug/sched/features", "NO_HRTICK\n"),
         ]);
         let found = facts(cfs.path(), "6.1.0");
-        assert_eq!((found.family.as_deref(), found.slice_ns), (Some("cfs"), Some(1_875_000)));
+        assert_eq!((found.family, found.slice_ns), (Some(Family::Cfs), Some(1_875_000)));
         assert_eq!((found.latency_ns, found.hrtick), (Some(30_000_000), Some(false)));
     }
 
@@ -168,8 +167,8 @@ mod tests {
     fn without_files_the_release_tells_the_family_and_nothing_more() {
         let root = tree(&[]);
         let family = |release| facts(root.path(), release).family;
-        assert_eq!(family("6.6.0").as_deref(), Some("eevdf"));
-        assert_eq!(family("6.5.13-cloud").as_deref(), Some("cfs"));
+        assert_eq!(family("6.6.0"), Some(Family::Eevdf));
+        assert_eq!(family("6.5.13-cloud"), Some(Family::Cfs));
         assert_eq!(family("nonsense"), None);
         let found = facts(root.path(), "6.6.0");
         assert_eq!((found.slice_ns, found.hrtick), (None, None));

@@ -50,7 +50,7 @@ impl Meter {
     ) -> Result<Self, MeterError> {
         check(spec)?;
         let our_own = |note| {
-            let kind = MeterKind::Rdtsc.name().into();
+            let kind = MeterKind::Rdtsc;
             Ok(Self::Loop(MeterFacts { kind, note, ..MeterFacts::default() }))
         };
         let (which, root) = match (spec.kind, root) {

@@ -242,7 +242,7 @@ impl Run<'_> {
     fn measured_ticks(&self, elapsed_ticks: u64) -> u64 {
         let facts = &self.tracer.facts;
         let (window, width) = (facts.window_us.unwrap_or(1), facts.width_us.unwrap_or(1));
-        let in_turn = facts.mode.as_deref() == Some(MeterMode::RoundRobin.name());
+        let in_turn = facts.mode == Some(MeterMode::RoundRobin);
         let cpus = if in_turn { self.load.cpus.len() as u64 } else { 1 };
         let product = u128::from(elapsed_ticks) * u128::from(width);
         let ticks = product / (u128::from(window) * u128::from(cpus)).max(1);

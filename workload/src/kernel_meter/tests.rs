@@ -399,17 +399,17 @@ fn a_meter_that_is_missing_names_what_it_needs_and_auto_goes_without() {
         assert_eq!(error.owner(), Owner::Kernel);
     }
     let auto = set_up(&spec(MeterKind::Auto), root.path()).unwrap();
-    assert_eq!(auto.facts().kind, "rdtsc");
+    assert_eq!(auto.facts().kind, MeterKind::Rdtsc);
     assert!(auto.facts().note.as_ref().unwrap().contains("CONFIG_HWLAT_TRACER=y"));
     // No tracefs at all: no kernel is said to lack what nobody could look for.
     let without = |kind| Meter::set_up(&spec(kind), &load(), Err(Obstacle::NeedsRoot));
     let auto = without(MeterKind::Auto).unwrap();
-    assert_eq!(auto.facts().kind, "rdtsc");
+    assert_eq!(auto.facts().kind, MeterKind::Rdtsc);
     assert_eq!(auto.facts().note.as_deref(), Some("hwlat is not there: it needs root"));
     let text = without(MeterKind::Osnoise).unwrap_err().to_string();
     assert!(text.starts_with("the osnoise tracer cannot be looked for: it needs root"), "{text}");
     let rdtsc = set_up(&spec(MeterKind::Rdtsc), root.path()).unwrap();
-    assert_eq!((rdtsc.facts().kind.as_str(), &rdtsc.facts().note), ("rdtsc", &None));
+    assert_eq!((rdtsc.facts().kind, &rdtsc.facts().note), (MeterKind::Rdtsc, &None));
 }
 
 /// tracefs as far as hwlat goes, for want of the kernel: files that keep what is written.

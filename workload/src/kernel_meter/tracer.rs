@@ -31,12 +31,17 @@ pub enum Kernels {
 }
 
 impl Kernels {
+    /// As orders and results have it.
+    pub fn kind(self) -> MeterKind {
+        match self {
+            Self::Hwlat => MeterKind::Hwlat,
+            Self::Osnoise => MeterKind::Osnoise,
+        }
+    }
+
     /// As in `available_tracers`.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Hwlat => MeterKind::Hwlat.name(),
-            Self::Osnoise => MeterKind::Osnoise.name(),
-        }
+        self.kind().name()
     }
 
     /// What a kernel needs to have it.
@@ -86,7 +91,7 @@ impl Tracer {
         if !which.is_in(root) {
             return Err(absent(which, root));
         }
-        let facts = MeterFacts { kind: which.name().into(), ..MeterFacts::default() };
+        let facts = MeterFacts { kind: which.kind(), ..MeterFacts::default() };
         let mut this = Self { root: root.to_owned(), which, facts };
         this.set("tracing_on", "0")?;
         this.set("current_tracer", "nop")?;
@@ -156,7 +161,7 @@ impl Tracer {
                 return Err(MeterError::NoMode { mode: mode.name() });
             }
         }
-        self.facts.mode = Some(mode.name().into());
+        self.facts.mode = Some(mode);
         Ok(())
     }
 

@@ -15,6 +15,8 @@
 
 use std::fmt;
 
+use results::model::{ReasonCode, RunResult, Stage};
+
 /// The share of a suite's cases that may need another run, in percent; one case always may.
 const MOST_PERCENT: usize = 5;
 /// However large the suite is, no more than this.
@@ -49,32 +51,17 @@ pub enum Accident {
 }
 
 impl Accident {
-    /// The accident that `told` is about, with the line that says so. `told` is the reason in
-    /// a result, or all that a run has printed where there is no result.
+    /// The accident that a run met which left this result.
     ///
     /// A guest that hangs before its first process is not among them: that was never seen.
-    pub fn find(told: &str) -> Option<(Self, &str)> {
-        told.lines().find_map(|line| {
-            // The words of schedvmm, for the stages after the boot; a hit comes first or not.
-            let stages = ["the agent", "the load", "the results"];
-            let waits = |before: &str| {
-                let mut after = line.split(before).skip(1);
-                after.any(|after| stages.iter().any(|stage| after.starts_with(stage)))
-            };
-            let accident = if waits("the guest hangs: waited for ")
-                || waits("afterwards the guest did not answer (")
-            {
-                Self::Hang
-            } else if ["before PID 1", "while the load was prepared", "while the load ran"]
-                .iter()
-                .any(|when| line.contains(&format!("ended {when}: triple fault")))
-            {
-                Self::TripleFault
-            } else {
-                return None;
-            };
-            Some((accident, line.trim()))
-        })
+    pub fn of(result: &RunResult) -> Option<Self> {
+        match (result.reason_code?, result.reason_stage?) {
+            (ReasonCode::GuestHangs, Stage::Setup | Stage::Run | Stage::Finish) => Some(Self::Hang),
+            (ReasonCode::TripleFault, Stage::Boot | Stage::Setup | Stage::Run) => {
+                Some(Self::TripleFault)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -124,58 +111,42 @@ impl fmt::Display for Retries {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
-    fn kind(told: &str) -> Option<Accident> {
-        Accident::find(told).map(|(accident, _)| accident)
+    /// What a run met that ended so.
+    fn met(code: ReasonCode, stage: Stage) -> Option<Accident> {
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../results/tests/data");
+        let packed = fs::read(sample.join("host.json.xz")).unwrap();
+        let mut result: RunResult =
+            serde_json::from_reader(liblzma::read::XzDecoder::new(&packed[..])).unwrap();
+        assert_eq!(Accident::of(&result), None, "it ended well");
+        (result.reason_code, result.reason_stage) = (Some(code), Some(stage));
+        Accident::of(&result)
     }
 
     #[test]
     fn a_guest_that_stops_answering_is_an_accident_after_its_boot_only() {
-        for waited_for in [
-            "the agent's sign of life, due every second",
-            "the load to start",
-            "the results or the trace",
-        ] {
-            let reason = format!("the guest hangs: waited for {waited_for}");
-            assert_eq!(kind(&reason), Some(Accident::Hang), "{reason}");
-            let after_hit = format!("afterwards the guest did not answer ({waited_for})");
-            assert_eq!(kind(&after_hit), Some(Accident::Hang), "{after_hit}");
+        for stage in [Stage::Setup, Stage::Run, Stage::Finish] {
+            assert_eq!(met(ReasonCode::GuestHangs, stage), Some(Accident::Hang), "{stage:?}");
         }
-        for other in [
-            "the guest hangs: waited for PID 1 to say that it is alive",
-            "afterwards the guest did not answer (the guest to power off)",
-            "the trace could not be written",
-            "schedvmm: the load failed: threads are not ready after 60s",
-            "",
-        ] {
-            assert_eq!(kind(other), None, "{other}");
+        for stage in [Stage::Boot, Stage::PowerOff] {
+            assert_eq!(met(ReasonCode::GuestHangs, stage), None, "{stage:?}");
         }
     }
 
     #[test]
     fn a_triple_fault_is_an_accident_of_the_boot_or_the_load() {
-        for when in ["before PID 1", "while the load was prepared", "while the load ran"] {
-            let reason = format!("vCPU 0 ended {when}: triple fault");
-            assert_eq!(kind(&reason), Some(Accident::TripleFault), "{reason}");
+        for stage in [Stage::Boot, Stage::Setup, Stage::Run] {
+            let found = met(ReasonCode::TripleFault, stage);
+            assert_eq!(found, Some(Accident::TripleFault), "{stage:?}");
         }
-        for other in [
-            "vCPU 2 ended before the results were complete: triple fault",
-            "the kernel panicked before PID 1: Kernel panic - not syncing: VFS",
-            "vCPU 0 ended before PID 1: KVM internal error: emulation failure",
-            "state of vCPU 0 (triple fault):",
-        ] {
-            assert_eq!(kind(other), None, "{other}");
+        assert_eq!(met(ReasonCode::TripleFault, Stage::Finish), None);
+        for other in [ReasonCode::KernelPanic, ReasonCode::VcpuEnded, ReasonCode::Failed] {
+            assert_eq!(met(other, Stage::Run), None, "{other:?}");
         }
-    }
-
-    #[test]
-    fn the_line_that_says_so_is_found_among_others() {
-        let told = "vCPUs are not pinned\n  verdict  UNTESTABLE: vCPU 1 ended before PID 1: \
-                    triple fault\nresult   r\n";
-        let (accident, line) = Accident::find(told).unwrap();
-        assert_eq!(accident, Accident::TripleFault);
-        assert_eq!(line, "verdict  UNTESTABLE: vCPU 1 ended before PID 1: triple fault");
     }
 
     #[test]

@@ -12,27 +12,7 @@ use protocol::group::{GroupSpec, Quota};
 
 use crate::kernel::files;
 
-/// Which hierarchy the cgroups are in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// The unified hierarchy.
-    V2,
-    /// Separate hierarchies for cpu and cpuset.
-    V1,
-    /// The kernel has no cgroups that serve us.
-    None,
-}
-
-impl Version {
-    /// As in the result.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::V2 => "v2",
-            Self::V1 => "v1",
-            Self::None => "none",
-        }
-    }
-}
+pub use protocol::message::CgroupVersion as Version;
 
 /// The load's cgroups. They stay until they are [removed](Cgroups::remove).
 #[derive(Debug)]

@@ -4,57 +4,11 @@
 //! still in the middle of a thread, and that kernel has the thread running: where this happens more
 //! than now and then, they say nothing about core scheduling.
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
-use crate::facts;
-use crate::summary::Steal;
+use crate::model::{CoreFigures, EMULATION, RunResult, Steal};
 
 /// Why this host's CPUs are no place to measure it.
 const EMULATED: &str =
     "this host's CPUs are emulated, and one that stands still looks as if it ran";
-
-/// The answer, for all such figures of a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct CoreFigures {
-    /// They are measurements, as far as is known.
-    pub measured: bool,
-    /// Why they are not.
-    pub reason: Option<String>,
-}
-
-impl Default for CoreFigures {
-    fn default() -> Self {
-        Self { measured: true, reason: None }
-    }
-}
-
-impl CoreFigures {
-    /// Of a run on such a host that took this much of the time.
-    pub fn of(host: &HostCpus, steal: &Steal) -> Self {
-        let taken = steal
-            .share
-            .filter(|_| steal.contaminated)
-            .map(|share| format!("the host took {:.1} % of the time wanted", 100.0 * share));
-        Self::because(host.doubt().or(taken))
-    }
-
-    fn because(reason: Option<String>) -> Self {
-        Self { measured: reason.is_none(), reason }
-    }
-
-    /// Beside a figure; nothing where it is one.
-    pub fn remark(&self) -> String {
-        self.why_not().map_or_else(String::new, |why| format!("; no measurement: {why}"))
-    }
-
-    /// Why they are none, if so.
-    pub fn why_not(&self) -> Option<&str> {
-        let unsaid = "the result does not say why";
-        (!self.measured).then(|| self.reason.as_deref().unwrap_or(unsaid))
-    }
-}
 
 /// What is known of the CPUs that those of the kernel under test are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,16 +43,23 @@ impl Vcpus {
 }
 
 impl HostCpus {
-    /// As far as a result of an older version tells.
-    pub fn of_result(result: &Value) -> Self {
-        let machine = &result["machine"];
-        let number = |value: &Value| value.as_u64().and_then(|it| usize::try_from(it).ok());
-        let pins = machine["pins"].as_array().map(|pins| pins.iter().filter_map(number).collect());
-        let vcpus = number(&machine["cpus"]).zip(pins);
-        Self {
-            emulated: result["host"]["hypervisor"].as_str() == Some(facts::EMULATION),
-            vcpus: vcpus.map(|(count, pins): (_, Vec<_>)| Vcpus::new(count, &pins, usize::MAX)),
-        }
+    /// As far as a result tells, which does not say how many CPUs the process might use.
+    pub fn of_result(result: &RunResult) -> Self {
+        let vcpus = result.machine.vm.as_ref().map(|vm| {
+            let count = usize::try_from(vm.cpus).unwrap_or(usize::MAX);
+            Vcpus::new(count, &vm.pins, usize::MAX)
+        });
+        Self { emulated: result.host.hypervisor.as_deref() == Some(EMULATION), vcpus }
+    }
+
+    /// Whether figures of cores are measurements, in a run from which the host took this much.
+    pub fn core_figures(&self, steal: &Steal) -> CoreFigures {
+        let taken = steal
+            .share
+            .filter(|_| steal.contaminated)
+            .map(|share| format!("the host took {:.1} % of the time wanted", 100.0 * share));
+        let reason = self.doubt().or(taken);
+        CoreFigures { measured: reason.is_none(), reason }
     }
 
     fn doubt(&self) -> Option<String> {
@@ -116,16 +77,15 @@ impl HostCpus {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::testing;
 
     fn steal(share: f64) -> Steal {
         Steal { share: Some(share), budget: 0.005, contaminated: share > 0.005 }
     }
 
     fn why(emulated: bool, vcpus: Option<Vcpus>, share: f64) -> Option<String> {
-        let found = CoreFigures::of(&HostCpus { emulated, vcpus }, &steal(share));
+        let found = HostCpus { emulated, vcpus }.core_figures(&steal(share));
         assert_eq!(found.measured, found.reason.is_none());
         found.reason
     }
@@ -152,28 +112,34 @@ mod tests {
 
     #[test]
     fn an_older_result_says_where_its_vcpus_were() {
-        let of = |host: &str, machine: Value| {
-            let result = json!({ "host": { "hypervisor": host }, "machine": machine });
-            CoreFigures::of(&HostCpus::of_result(&result), &Steal::default()).reason
+        let mut result = testing::result("user");
+        let mut of = |host: &str, pins: Option<&[usize]>| {
+            result.host.hypervisor = Some(host.into());
+            match pins {
+                Some(pins) => {
+                    let vm = result.machine.vm.as_mut().expect("a microVM");
+                    vm.pins = pins.to_vec();
+                }
+                None => result.machine.vm = None,
+            }
+            HostCpus::of_result(&result).core_figures(&Steal::default()).reason
         };
-        let machine = |pins: &[u64]| json!({ "cpus": 2, "pins": pins });
-        assert_eq!(of("KVMKVMKVM", machine(&[2, 3])), None);
-        assert!(of("KVMKVMKVM", machine(&[])).is_some_and(|why| why.contains("not pinned")));
-        assert!(of("TCGTCGTCGTCG", machine(&[2, 3])).is_some_and(|why| why.contains("emulated")));
-        // On the running kernel there is no machine; and nothing at all is no reason.
-        assert_eq!(of("", json!({ "summary": "this host" })), None);
-        assert_eq!(HostCpus::of_result(&Value::Null), HostCpus::default());
+        assert_eq!(of("KVMKVMKVM", Some(&[2, 3, 6, 7])), None);
+        assert!(of("KVMKVMKVM", Some(&[])).is_some_and(|why| why.contains("not pinned")));
+        let emulated = of(EMULATION, Some(&[2, 3, 6, 7]));
+        assert!(emulated.is_some_and(|why| why.contains("emulated")));
+        // On the running kernel there is no machine.
+        assert_eq!(of("", None), None);
     }
 
     #[test]
     fn the_remark_stands_beside_the_figure() {
         assert_eq!(CoreFigures::default().remark(), "");
         let emulated = HostCpus { emulated: true, vcpus: None };
-        let remark = CoreFigures::of(&emulated, &Steal::default()).remark();
+        let remark = emulated.core_figures(&Steal::default()).remark();
         assert!(remark.starts_with("; no measurement: this host's CPUs are emulated"), "{remark}");
-        // A result of an older version does not say, and one that is made up need not say why.
+        // One that is made up need not say why.
         let read = |text: &str| serde_json::from_str::<CoreFigures>(text).expect("read");
-        assert_eq!(read("{}").why_not(), None);
-        assert!(read(r#"{"measured":false}"#).why_not().is_some());
+        assert!(read(r#"{"measured":false,"reason":null}"#).why_not().is_some());
     }
 }

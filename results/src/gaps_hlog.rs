@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2Serializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
-use crate::result::Thread;
+use crate::model::Thread;
 
 /// So many of one length are more than any run has; what is claimed beyond does not fit the format.
 const MOST_COUNT: u64 = 1 << 40;
@@ -18,22 +18,31 @@ const DIGITS: u8 = 3;
 
 /// Writes two histograms for each thread, in nanoseconds: gaps with the tag `gap-GROUP.THREAD`,
 /// wake-up delays with the tag `wakeup-GROUP.THREAD`. Where gaps ended after the one that ended the
-/// run, they are in a third one, `after-hit-GROUP.THREAD`.
-pub fn write(sink: &mut impl Write, threads: &[Thread]) -> io::Result<()> {
+/// run, they are in a third one, `after-hit-GROUP.THREAD`: `after_hit_ns` are their lengths, by
+/// thread.
+///
+/// # Errors
+/// Those of the sink.
+pub fn write(
+    sink: &mut impl Write,
+    threads: &[Thread],
+    after_hit_ns: &[Vec<u64>],
+) -> io::Result<()> {
     let mut serializer = V2Serializer::new();
     let mut log = IntervalLogWriterBuilder::new()
         .with_start_time(SystemTime::UNIX_EPOCH)
         .with_max_value_divisor(1.0)
         .add_comment("schedvmm: lengths in nanoseconds")
         .begin_log_with(sink, &mut serializer)?;
-    for thread in threads {
+    for (index, thread) in threads.iter().enumerate() {
         let report = &thread.report;
         let length = Duration::from_nanos(thread.statistics.wanted_ns);
-        let later: Vec<_> = thread.after_hit_ns.iter().map(|length_ns| (*length_ns, 1)).collect();
+        let later = after_hit_ns.get(index).into_iter().flatten();
+        let later: Vec<_> = later.map(|length_ns| (*length_ns, 1)).collect();
         let both = [("gap", &report.gap_histogram_ns), ("wakeup", &report.wakeup_histogram_ns)];
         let later = Some(("after-hit", &later)).filter(|(_, later)| !later.is_empty());
         for (name, buckets) in both.into_iter().chain(later) {
-            let name = format!("{name}-{}", thread.member.short());
+            let name = format!("{name}-{}", thread.who);
             let tag = Tag::new(&name).ok_or_else(|| io::Error::other("a tag of a log"))?;
             let histogram = histogram(buckets).map_err(io::Error::other)?;
             log.write_histogram(&histogram, Duration::ZERO, length, Some(tag))
@@ -60,25 +69,23 @@ mod tests {
     use protocol::message::ThreadReport;
 
     use super::*;
+    use crate::model::Numbers;
     use crate::testing;
 
-    fn thread(thread: usize, gaps: &[(u64, u64)]) -> Thread {
+    fn thread(thread: u32, gaps: &[(u64, u64)]) -> Thread {
         let report = ThreadReport {
             gap_histogram_ns: gaps.to_vec(),
             wakeup_histogram_ns: vec![(7, 1)],
             ..ThreadReport::default()
         };
-        Thread {
-            after_hit_ns: gaps.iter().skip(1).map(|gap| gap.0).collect(),
-            ..testing::thread(thread, report)
-        }
+        testing::thread(Numbers { group: 1, thread }, report)
     }
 
     #[test]
     fn what_is_written_is_read_again_and_merges() {
         let mut log = Vec::new();
-        let threads = [thread(0, &[(1_000_000, 3), (50_000_000, 1)]), thread(1, &[(1_000_000, 2)])];
-        write(&mut log, &threads).expect("written");
+        let threads = [thread(1, &[(1_000_000, 3), (50_000_000, 1)]), thread(2, &[(1_000_000, 2)])];
+        write(&mut log, &threads, &[vec![50_000_000], vec![]]).expect("written");
         let (mut tags, mut all) = (Vec::new(), Histogram::<u64>::new(DIGITS).expect("made"));
         for entry in IntervalLogIterator::new(&log) {
             let LogEntry::Interval(entry) = entry.expect("readable") else { continue };

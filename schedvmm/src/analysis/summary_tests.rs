@@ -3,10 +3,10 @@
 use gaps::record::GapRecord;
 use gaps::tally::ClassTotal;
 use protocol::message::ThreadReport;
+use results::clock::Until;
 
 use super::*;
 use crate::testing::{self, load};
-use crate::until::Until;
 
 /// One tick is one nanosecond, and the load begins at 0.
 fn clock(spec: &LoadSpec) -> Clock<'_> {
@@ -54,7 +54,7 @@ fn statistics(of: &[(Thread, Vec<GapRecord>)]) -> Statistics {
 #[test]
 fn a_threads_figures_come_from_its_records() {
     let found = statistics(&[thread(&[200 * MS, 10 * MS, 10 * MS])]);
-    assert_eq!((found.source, found.wanted_ns), (Source::Records, 1000 * MS));
+    assert_eq!((found.source, found.wanted_ns), (FigureSource::Records, 1000 * MS));
     assert_eq!(found.quantiles.map(|q| (q.p50_ns, q.p99_ns)), Some((10 * MS, 200 * MS)));
     assert_eq!((found.gap_share, found.gaps_per_s), (Some(0.22), Some(3.0)));
     let wait = found.wait_exceeds.iter().find(|point| point.wait_ns == 100 * MS);
@@ -76,7 +76,7 @@ fn full_record_memory_changes_the_source_and_hardly_the_figures() {
     // The longest did not fit.
     records.remove(0);
     let rough = statistics(&[(reported, records)]);
-    assert_eq!(rough.source, Source::Histogram);
+    assert_eq!(rough.source, FigureSource::Histogram);
     assert!(rough.largest_lag.is_empty());
     let p99 = |found: &Statistics| found.quantiles.map(|quantiles| quantiles.p99_ns);
     assert_eq!(p99(&rough), p99(&exact));
@@ -89,7 +89,7 @@ fn full_record_memory_changes_the_source_and_hardly_the_figures() {
 fn one_thread_without_all_records_speaks_for_the_whole_run() {
     let (reported, _) = thread(&[5 * MS, 6 * MS]);
     let found = statistics(&[thread(&[MS]), (reported, Vec::new())]);
-    assert_eq!((found.source, found.wanted_ns), (Source::Histogram, 2000 * MS));
+    assert_eq!((found.source, found.wanted_ns), (FigureSource::Histogram, 2000 * MS));
     assert!(found.largest_lag.is_empty());
     assert_eq!(found.gaps_per_s, Some(1.5));
 }
@@ -100,7 +100,7 @@ fn a_thread_that_never_reported_is_partial_and_has_no_shares() {
     early.complete = false;
     early.report.busy_ticks = 0;
     let found = statistics(&[(early, records)]);
-    assert_eq!((found.source, found.gap_share), (Source::Partial, None));
+    assert_eq!((found.source, found.gap_share), (FigureSource::Partial, None));
     assert!(found.wait_exceeds.is_empty() && found.mean_wait_ns.is_none());
     assert_eq!(found.quantiles.map(|quantiles| quantiles.p50_ns), Some(5 * MS));
 }
@@ -108,16 +108,18 @@ fn a_thread_that_never_reported_is_partial_and_has_no_shares() {
 #[test]
 fn fairness_of_shares() {
     let even = Fairness { jain: Some(1.0), max_over_min: Some(1.0) };
-    assert_eq!(Fairness::of(&[7, 7]), even);
-    assert_eq!(Fairness::of(&[0, 0]), Fairness::default());
+    assert_eq!(fairness(&[7, 7]), even);
+    assert_eq!(fairness(&[0, 0]), Fairness::default());
 }
 
 #[test]
 fn too_much_steal_is_told() {
     let found = statistics(&[thread(&[4 * MS])]);
-    let steal = Steal::of(&found, 0.005);
-    assert_eq!((steal.share, steal.contaminated, steal.note()), (Some(0.004), false, None));
-    let steal = Steal::of(&found, 0.003);
-    assert!(steal.contaminated && steal.note().expect("told").contains("0.40 %"));
-    assert!(!Steal::of(&Statistics::default(), 0.0).contaminated);
+    let found_steal = steal(&found, 0.005);
+    let note = steal_note(&found_steal);
+    assert_eq!((found_steal.share, found_steal.contaminated, note), (Some(0.004), false, None));
+    let found_steal = steal(&found, 0.003);
+    let note = steal_note(&found_steal).expect("told");
+    assert!(found_steal.contaminated && note.contains("0.40 %"));
+    assert!(!steal(&Statistics::default(), 0.0).contaminated);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The result folder.
+//! The result folder while a run goes on. Files that a run completes are there whole or not at all.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -9,17 +9,24 @@ use gaps::record::GapRecord;
 use thiserror::Error;
 
 use crate::clock::Clock;
-use crate::gap_file::GapFile;
-use crate::hlog;
-use crate::result::{RunResult, Thread};
-use crate::terminal;
+use crate::gaps_csv::{self, GapFile};
+use crate::gaps_hlog;
+use crate::json;
+use crate::model::{RunResult, Thread};
 
+/// The result itself.
+pub const RESULT: &str = "result.json";
+/// What the kernel under test printed.
+const CONSOLE: &str = "console.log";
+/// What else there is that a run has measured, or said.
+pub const OWN_FILES: [&str; 6] =
+    [RESULT, gaps_csv::NAME, HISTOGRAMS, CONSOLE, "trace.dat", "trace.dat.raw"];
 /// Folder for results without a name.
 const PARENT: &str = "results";
 /// The configuration of the kernel under test.
 const CONFIG: &str = "kernel.config";
-/// The single gaps.
-const GAPS: &str = "gaps.csv";
+/// Distributions.
+const HISTOGRAMS: &str = "gaps.hlog";
 /// A virtual machine in the guest that prints more than this has told enough.
 const MOST_VM_LOG_BYTES: u64 = 4 << 20;
 /// Of its console, so much is repeated where it failed.
@@ -96,7 +103,7 @@ impl Folder {
             Some(path) => named_folder(path)?,
             None => new_folder(Path::new(PARENT), stamp)?,
         };
-        let (log, gaps) = (path.join("console.log"), path.join(GAPS));
+        let (log, gaps) = (path.join(CONSOLE), path.join(gaps_csv::NAME));
         let console = OpenOptions::new()
             .append(true)
             .create_new(true)
@@ -155,15 +162,20 @@ impl Folder {
         clock: Clock<'_>,
     ) -> Result<(), FolderError> {
         let added = self.gaps.append(gaps, clock);
-        added.map_err(|source| FolderError::Write { path: self.path.join(GAPS), source })
+        added.map_err(|source| FolderError::Write { path: self.path.join(gaps_csv::NAME), source })
     }
 
-    /// Writes the distributions of gaps and wake-up delays.
+    /// Writes the distributions of gaps and wake-up delays; `after_hit_ns` are the lengths of gaps
+    /// that ended after the one that ended the run, by thread.
     ///
     /// # Errors
     /// The disk is full, for one.
-    pub fn write_histograms(&self, threads: &[Thread]) -> Result<(), FolderError> {
-        self.write("gaps.hlog", |file| hlog::write(file, threads))
+    pub fn write_histograms(
+        &self,
+        threads: &[Thread],
+        after_hit_ns: &[Vec<u64>],
+    ) -> Result<(), FolderError> {
+        self.write(HISTOGRAMS, |file| gaps_hlog::write(file, threads, after_hit_ns))
     }
 
     /// Writes the configuration of the kernel under test, as `.config` has it. Returns the
@@ -202,8 +214,8 @@ impl Folder {
     /// # Errors
     /// The disk is full, for one.
     pub fn write_result(&self, result: &RunResult) -> Result<(), FolderError> {
-        self.write("result.json", |file| {
-            terminal::write_json(&mut *file, result)?;
+        self.write(RESULT, |file| {
+            json::write(&mut *file, result)?;
             writeln!(file)
         })
     }

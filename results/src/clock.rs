@@ -6,9 +6,36 @@ use gaps::tsc::ticks_to_ns;
 use protocol::index::Member;
 use protocol::job::LoadSpec;
 
-use crate::result::LocatedGap;
-use crate::session::Session;
-use crate::until::Until;
+use crate::model::LocatedGap;
+
+/// The moment at which figures end, as a TSC reading; the load's own end if there is none. After a
+/// gap over the threshold every figure ends where that gap did: what came later came while the load
+/// was being stopped, and is told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Until(Option<u64>);
+
+impl Until {
+    /// This moment; `None` for the load's own end.
+    pub fn new(tsc: Option<u64>) -> Self {
+        Self(tsc)
+    }
+
+    /// The moment, if there is one.
+    pub fn tsc(self) -> Option<u64> {
+        self.0
+    }
+
+    /// Whether a gap had ended by then.
+    pub fn has(self, record: &GapRecord) -> bool {
+        self.0.is_none_or(|tsc| record.tsc_end <= tsc)
+    }
+
+    /// The part before it of a gap that was open then.
+    pub fn open(self, record: &GapRecord) -> Option<GapRecord> {
+        let tsc = self.0.filter(|tsc| (record.tsc_begin..record.tsc_end).contains(tsc))?;
+        Some(GapRecord { tsc_end: tsc, ..*record }).filter(|part| part.ticks() > 0)
+    }
+}
 
 /// The counter of a run, with where its load starts and where its figures end.
 #[derive(Clone, Copy, Debug)]
@@ -28,15 +55,6 @@ impl<'a> Clock<'a> {
     /// The same of a run whose figures end at this moment.
     pub fn ending(self, until: Until) -> Self {
         Self { until, ..self }
-    }
-
-    /// The clock of a run; 0 Hz before the guest has told.
-    pub fn of(session: &Session, load: &'a LoadSpec) -> Self {
-        let khz = session.report.as_ref().map(|report| report.tsc.khz);
-        let setup = session.setup.as_ref();
-        let khz = khz.or(setup.map(|setup| setup.tsc_khz)).unwrap_or(0);
-        let start = setup.map_or(0, |setup| setup.tsc_start);
-        Self::new(khz, start, load).ending(Until::of(session))
     }
 
     /// When the figures of the run end.
@@ -77,7 +95,7 @@ impl<'a> Clock<'a> {
     /// A gap with its place in the run; `None` of a thread that is none of the load's.
     pub fn locate(self, thread: usize, tid: Option<u32>, record: GapRecord) -> Option<LocatedGap> {
         Some(LocatedGap {
-            member: self.member(thread)?,
+            who: self.member(thread)?.into(),
             tid,
             begin_ns: self.since_start_ns(record.tsc_begin),
             length_ns: self.ns(record.ticks()),
@@ -99,11 +117,11 @@ mod tests {
     #[test]
     fn ticks_become_time_since_the_start() {
         let record = GapRecord { tsc_begin: 3_000, tsc_end: 7_000, ..Default::default() };
-        let load = load(3, 2, 1);
+        let load = load(3, 2);
         let clock = Clock::new(2_000_000, 1_000, &load);
         let gap = clock.locate(5, Some(77), record).expect("the last thread");
         assert_eq!((gap.begin_ns, gap.length_ns), (1_000, 2_000));
-        assert_eq!(gap.member.to_string(), "group 3 thread 2");
+        assert_eq!(gap.who.to_string(), "3.2");
         assert_eq!(clock.locate(6, Some(77), record), None);
     }
 }

@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `gaps.csv`, written while the run goes on: whoever is killed leaves what was measured.
+//! `gaps.csv`: written while the run goes on, so that whoever is killed leaves what was measured,
+//! and read by the names of its columns.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
+use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use protocol::index::Member;
 
-use crate::clock::Clock;
-use crate::until::Until;
+use crate::clock::{Clock, Until};
+use crate::error::GapsError;
+use crate::model::{LocatedGap, Numbers};
 
+/// Name of the file in a result folder.
+pub const NAME: &str = "gaps.csv";
 const HEADING: &str =
     "group,thread,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class,after_hit\n";
 /// Lines are handed over in pieces of about this size.
@@ -112,14 +117,147 @@ fn line(piece: &mut Vec<u8>, member: Member, record: &GapRecord, clock: Clock<'_
     piece.extend_from_slice(if clock.until().has(record) { b",0\n" } else { b",1\n" });
 }
 
+/// Where each column that is read stands.
+struct Columns {
+    group: usize,
+    thread: usize,
+    begin_ns: usize,
+    length_ns: usize,
+    tsc_begin: usize,
+    tsc_end: usize,
+    cpu_begin: usize,
+    cpu_end: usize,
+    class: usize,
+}
+
+impl Columns {
+    /// By a heading.
+    fn of(heading: &str) -> Result<Self, GapsError> {
+        let names: Vec<&str> = heading.split(',').collect();
+        let column = |name: &'static str| {
+            let place = names.iter().position(|column| *column == name);
+            place.ok_or(GapsError::Column(name))
+        };
+        Ok(Self {
+            group: column("group")?,
+            thread: column("thread")?,
+            begin_ns: column("begin_ns")?,
+            length_ns: column("length_ns")?,
+            tsc_begin: column("tsc_begin")?,
+            tsc_end: column("tsc_end")?,
+            cpu_begin: column("cpu_begin")?,
+            cpu_end: column("cpu_end")?,
+            class: column("class")?,
+        })
+    }
+
+    /// The gap of a line.
+    fn gap(&self, line: &str, names: &Names<'_>) -> Option<LocatedGap> {
+        let cells: Vec<&str> = line.split(',').collect();
+        let long = |column: usize| cells.get(column)?.parse::<u64>().ok();
+        let short = |column: usize| cells.get(column)?.parse::<u32>().ok();
+        let class = cells.get(self.class)?;
+        let (tsc_begin, tsc_end) = (long(self.tsc_begin)?, long(self.tsc_end)?);
+        Some(LocatedGap {
+            who: names.of(short(self.group)?, short(self.thread)?)?,
+            tid: None,
+            begin_ns: long(self.begin_ns)?,
+            length_ns: long(self.length_ns)?,
+            length_ticks: tsc_end.checked_sub(tsc_begin)?,
+            tsc_begin,
+            tsc_end,
+            cpu_begin: short(self.cpu_begin)?,
+            cpu_end: short(self.cpu_end)?,
+            class: Class::ALL.into_iter().find(|known| known.name() == *class)?,
+        })
+    }
+}
+
+/// Whose gaps the numbers in the file are.
+#[derive(Clone, Copy, Debug)]
+pub enum Names<'a> {
+    /// Group and thread as they are shown.
+    Shown,
+    /// Of the first version: threads are counted over all groups. These are they, in order.
+    Counted(&'a [Numbers]),
+}
+
+impl Names<'_> {
+    fn of(&self, group: u32, thread: u32) -> Option<Numbers> {
+        match self {
+            Self::Shown => Some(Numbers { group, thread }),
+            Self::Counted(threads) => threads.get(thread as usize).copied(),
+        }
+    }
+}
+
+/// Reads the text of a file. A last line without an end was being written when the run was killed,
+/// and is left out.
+///
+/// # Errors
+/// A column is missing, or a line is none of its.
+pub fn read(text: &str, names: Names<'_>) -> Result<Vec<LocatedGap>, GapsError> {
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let mut lines = whole.lines();
+    let columns = Columns::of(lines.next().unwrap_or_default())?;
+    let gap = |(number, line): (usize, &str)| {
+        let none = || GapsError::Line { number: number + 2, line: line.to_owned() };
+        columns.gap(line, &names).ok_or_else(none)
+    };
+    lines.enumerate().map(gap).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use gaps::evidence::Class;
-
     use super::*;
     use crate::testing::load;
+
+    #[test]
+    fn what_is_written_is_read_by_the_names_of_its_columns() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join(NAME);
+        let load = load(2, 1);
+        let clock = Clock::new(1_000_000, 5, &load);
+        let mut file = GapFile::create(&path).expect("made");
+        file.append(&[vec![], vec![record(10), record(50)]], clock).expect("written");
+        let text = fs::read_to_string(&path).expect("read");
+        let found = read(&text, Names::Shown).expect("its own");
+        let written = [record(10), record(50)].map(|it| clock.locate(1, None, it));
+        assert_eq!(found.into_iter().map(Some).collect::<Vec<_>>(), written);
+        // In another order, and with a line that was being written.
+        let heading =
+            "class,thread,new,group,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end";
+        let found = read(&format!("{heading}\nirq,3,x,2,10,20,100,200,4,5\nirq,3"), Names::Shown);
+        let gap = LocatedGap {
+            who: Numbers { group: 2, thread: 3 },
+            tid: None,
+            begin_ns: 10,
+            length_ns: 20,
+            length_ticks: 100,
+            tsc_begin: 100,
+            tsc_end: 200,
+            cpu_begin: 4,
+            cpu_end: 5,
+            class: Class::Irq,
+        };
+        assert_eq!(found, Ok(vec![gap]));
+        let line = "host,1,x,0,1,1,1,2,0,0";
+        let counted = Names::Counted(&[gap.who, Numbers { group: 9, thread: 8 }]);
+        let found = read(&format!("{heading}\n{line}\n"), counted).expect("read");
+        assert_eq!(found[0].who.to_string(), "9.8");
+        for (text, says) in [
+            (String::new(), "no column group"),
+            (heading.replace("class", "x") + "\n", "no column class"),
+            (format!("{heading}\nirq,1,x,1\n"), "line 2"),
+            (format!("{heading}\nirq,1,x,1,1,1,9,8,0,0\n"), "line 2"),
+            (format!("{heading}\nwhat,1,x,1,1,1,8,9,0,0\n"), "line 2"),
+        ] {
+            let error = read(&text, Names::Shown).expect_err("refused").to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
 
     fn record(begin: u64) -> GapRecord {
         GapRecord {
@@ -135,7 +273,7 @@ mod tests {
     fn each_gap_is_written_once_and_as_it_comes() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("gaps.csv");
-        let load = load(2, 1, 1);
+        let load = load(2, 1);
         let clock = Clock::new(1_000_000, 5, &load);
         let mut file = GapFile::create(&path).expect("made");
         let mut gaps = vec![vec![], vec![record(10)]];
@@ -148,10 +286,10 @@ mod tests {
         let lines = ["2,1,5,20,10,30,2,3,host", "1,1,2,20,7,27,2,3,host"];
         assert_eq!(text(), format!("{HEADING}{},0\n{},0\n", lines[0], lines[1]));
         // A hit that does not touch them, and one that is heard of too late.
-        file.append(&gaps, clock.ending(Until::at(30))).expect("written");
+        file.append(&gaps, clock.ending(Until::new(Some(30)))).expect("written");
         assert_eq!(text(), format!("{HEADING}{},0\n{},0\n", lines[0], lines[1]));
         gaps[1].push(record(40));
-        file.append(&gaps, clock.ending(Until::at(28))).expect("written");
+        file.append(&gaps, clock.ending(Until::new(Some(28)))).expect("written");
         let later = "2,1,35,20,40,60,2,3,host";
         assert_eq!(text(), format!("{HEADING}{},0\n{},1\n{later},1\n", lines[1], lines[0]));
         GapFile::create(&path).expect_err("it is there already");
@@ -161,7 +299,7 @@ mod tests {
     fn many_gaps_come_in_pieces_and_none_is_lost() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("gaps.csv");
-        let load = load(1, 1, 1);
+        let load = load(1, 1);
         let mut file = GapFile::create(&path).expect("made");
         let gaps = vec![(0..20_000).map(record).collect::<Vec<_>>()];
         file.append(&gaps, Clock::new(1_000_000, 0, &load)).expect("written");

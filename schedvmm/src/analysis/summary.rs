@@ -7,15 +7,16 @@
 
 use gaps::evidence::Class;
 use gaps::stats::lag::largest_lag_ns;
-use gaps::stats::{Distribution, Quantiles, Starvation, jain, max_over_min, share, share_within};
+use gaps::stats::{Distribution, jain, max_over_min, share, share_within};
 use protocol::group::GroupSpec;
 use protocol::job::LoadSpec;
 use protocol::message::ThreadReport;
-use serde::{Deserialize, Serialize};
+use results::clock::Clock;
+use results::model::{
+    ClassShare, Fairness, FigureSource, Lag, Statistics, Steal, Thread, WaitExceeds,
+};
 
-use crate::clock::Clock;
-use crate::result::Thread;
-use crate::until::Parted;
+use super::parted::Parted;
 
 /// A thread that has not run for longer than this counts as starved: the gap that ended the
 /// original benchmark.
@@ -25,120 +26,28 @@ const WAITS_NS: [u64; 6] = [100_000, 1_000_000, 4_000_000, 10_000_000, 30_000_00
 /// Windows in which the lag is looked for.
 const LAG_WINDOWS_NS: [u64; 3] = [100_000_000, 1_000_000_000, 10_000_000_000];
 
-/// Where figures come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Source {
-    /// Every single gap.
-    #[default]
-    Records,
-    /// The histogram, because the record memory was full: lengths are up to 1.6 % too high.
-    Histogram,
-    /// The records that had arrived when the measurement ended early: gaps are missing.
-    Partial,
+/// How much the host took of a run with these figures.
+pub fn steal(statistics: &Statistics, budget: f64) -> Steal {
+    let host = statistics.classes.iter().filter(|class| class.class == Class::Host);
+    let host_ns = host.map(|class| class.gap_ns).fold(0, u64::saturating_add);
+    let share = share_within(host_ns, statistics.wanted_ns);
+    Steal { share, budget, contaminated: share.is_some_and(|share| share > budget) }
 }
 
-/// What the gaps of some threads come to.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Statistics {
-    pub source: Source,
-    /// Time in which these threads wanted to run; what the shares below are of.
-    pub wanted_ns: u64,
-    /// Time they had waited in gaps that were open when the run was ended by another one: part of
-    /// `gap_share`, of waits and of lags, and of no gap's length.
-    pub open_ns: u64,
-    /// Gaps in a second of that time.
-    pub gaps_per_s: Option<f64>,
-    pub quantiles: Option<Quantiles>,
-    pub gap_share: Option<f64>,
-    pub mean_wait_ns: Option<f64>,
-    /// P(wait > x) for somebody who comes at a random moment.
-    pub wait_exceeds: Vec<WaitExceeds>,
-    pub starvation: Starvation,
-    /// Only where all records are there and all threads are due the same, and of windows that
-    /// fit into the run.
-    pub largest_lag: Vec<Lag>,
-    /// By who took the time; classes without a gap are left out.
-    pub classes: Vec<ClassShare>,
-    pub wakeup: Option<Quantiles>,
+/// What a reader must know, if that is too much.
+pub fn steal_note(steal: &Steal) -> Option<String> {
+    let share = steal.share.filter(|_| steal.contaminated)?;
+    Some(format!(
+        "contaminated: the host took {:.2} % of the time, more than --steal-budget {:.2} %; \
+         repeat the run on a quieter host",
+        100.0 * share,
+        100.0 * steal.budget
+    ))
 }
 
-/// One point of the curve.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct WaitExceeds {
-    pub wait_ns: u64,
-    pub probability: f64,
-}
-
-/// The most that a thread fell behind its fair share in a window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct Lag {
-    pub window_ns: u64,
-    pub lag_ns: u64,
-}
-
-/// Gaps of one class.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct ClassShare {
-    pub class: Class,
-    pub gaps: u64,
-    pub gap_ns: u64,
-    /// Part of the time in all gaps.
-    pub share: Option<f64>,
-}
-
-/// How evenly the CPU was divided.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Fairness {
-    /// Jain's index: 1 is even, 1/n is all to one.
-    pub jain: Option<f64>,
-    pub max_over_min: Option<f64>,
-}
-
-/// How much of the time wanted the host took, as far as gaps of its class tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Steal {
-    pub share: Option<f64>,
-    pub budget: f64,
-    /// More than the budget: not to be compared with other runs.
-    pub contaminated: bool,
-}
-
-impl Steal {
-    /// Of a run with these figures.
-    pub fn of(statistics: &Statistics, budget: f64) -> Self {
-        let host = statistics.classes.iter().filter(|class| class.class == Class::Host);
-        let host_ns = host.map(|class| class.gap_ns).fold(0, u64::saturating_add);
-        let share = share_within(host_ns, statistics.wanted_ns);
-        Self { share, budget, contaminated: share.is_some_and(|share| share > budget) }
-    }
-
-    /// What a reader must know, if it is too much.
-    pub fn note(&self) -> Option<String> {
-        let share = self.share.filter(|_| self.contaminated)?;
-        Some(format!(
-            "contaminated: the host took {:.2} % of the time, more than --steal-budget {:.2} %; \
-             repeat the run on a quieter host",
-            100.0 * share,
-            100.0 * self.budget
-        ))
-    }
-}
-
-impl Fairness {
-    /// Of these shares.
-    pub fn of(shares: &[u64]) -> Self {
-        Self { jain: jain(shares), max_over_min: max_over_min(shares) }
-    }
+/// How evenly these shares are divided.
+pub fn fairness(shares: &[u64]) -> Fairness {
+    Fairness { jain: jain(shares), max_over_min: max_over_min(shares) }
 }
 
 /// One thread's gaps, ready to be counted.
@@ -150,7 +59,7 @@ pub struct ThreadGaps {
     open_ns: u64,
     /// Wake-up delays.
     pub wakeup: Distribution,
-    source: Source,
+    source: FigureSource,
     /// The largest lag in each window that fits into the run.
     lag: Vec<Lag>,
 }
@@ -161,18 +70,18 @@ impl ThreadGaps {
         let report = &thread.report;
         let whole = report.gaps == parted.ended.len() as u64;
         let source = match (thread.complete, whole) {
-            (true, true) => Source::Records,
-            (true, false) => Source::Histogram,
-            (false, _) => Source::Partial,
+            (true, true) => FigureSource::Records,
+            (true, false) => FigureSource::Histogram,
+            (false, _) => FigureSource::Partial,
         };
-        let gaps = if source == Source::Histogram {
+        let gaps = if source == FigureSource::Histogram {
             Distribution::of_buckets_up_to(&report.gap_histogram_ns, thread.longest_gap_ns)
         } else {
             Distribution::of_records(&parted.ended, clock.khz())
         };
         let open = Distribution::of_records(&parted.open, clock.khz());
         let lag = match (source, fair_share(clock.load())) {
-            (Source::Records, Some(fair_share)) => lag(parted, fair_share, run_ns, clock),
+            (FigureSource::Records, Some(fair_share)) => lag(parted, fair_share, run_ns, clock),
             _ => Vec::new(),
         };
         let wakeups = (&report.wakeup_histogram_ns, report.wakeup_longest_ns);
@@ -231,14 +140,6 @@ pub fn of_threads(threads: &[&Thread], gaps: &[&ThreadGaps], clock: Clock<'_>) -
         largest_lag: worst_lag(gaps.iter().map(|gaps| gaps.lag.clone())),
         classes: classes(threads, clock),
         wakeup: wakeup.quantiles(),
-    }
-}
-
-impl Statistics {
-    /// Without what a run that was too short does not have.
-    pub fn forget_shares(&mut self) {
-        (self.gap_share, self.mean_wait_ns) = (None, None);
-        (self.largest_lag, self.wait_exceeds) = (Vec::new(), Vec::new());
     }
 }
 

@@ -4,45 +4,36 @@
 
 use std::borrow::Cow;
 
+use gaps::evidence::Class;
 use gaps::histogram::Histogram;
 use gaps::record::GapRecord;
+use protocol::job::LoadSpec;
 use protocol::message::{ClassTotal, ThreadReport};
+use results::clock::{Clock, Until};
 
-use crate::clock::Clock;
-use crate::result::classes;
 use crate::session::Session;
 
-/// The moment at which figures end, as a TSC reading; the load's own end if there is none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Until(Option<u64>);
+/// The clock of a run; 0 Hz before the guest has told.
+pub fn clock_of<'a>(session: &Session, load: &'a LoadSpec) -> Clock<'a> {
+    let khz = session.report.as_ref().map(|report| report.tsc.khz);
+    let setup = session.setup.as_ref();
+    let khz = khz.or(setup.map(|setup| setup.tsc_khz)).unwrap_or(0);
+    let start = setup.map_or(0, |setup| setup.tsc_start);
+    let until = Until::new(session.hit.map(|hit| hit.gap.record.tsc_end));
+    Clock::new(khz, start, load).ending(until)
+}
 
-impl Until {
-    /// Of a run, as far as it has come.
-    pub fn of(session: &Session) -> Self {
-        Self(session.hit.map(|hit| hit.gap.record.tsc_end))
-    }
+/// Every thread's gaps, parted by the moment at which figures end.
+pub fn parted<'a>(session: &'a Session, clock: Clock<'_>) -> Vec<Parted<'a>> {
+    session.gaps.iter().map(|records| Parted::new(records, clock.until())).collect()
+}
 
-    /// This moment.
-    #[cfg(test)]
-    pub fn at(tsc: u64) -> Self {
-        Self(Some(tsc))
-    }
-
-    /// The moment, if there is one.
-    pub fn tsc(self) -> Option<u64> {
-        self.0
-    }
-
-    /// Whether a gap had ended by then.
-    pub fn has(self, record: &GapRecord) -> bool {
-        self.0.is_none_or(|tsc| record.tsc_end <= tsc)
-    }
-
-    /// The part before it of a gap that was open then.
-    fn open(self, record: &GapRecord) -> Option<GapRecord> {
-        let tsc = self.0.filter(|tsc| (record.tsc_begin..record.tsc_end).contains(tsc))?;
-        Some(GapRecord { tsc_end: tsc, ..*record }).filter(|part| part.ticks() > 0)
-    }
+/// Lengths of gaps that ended after that moment, by thread.
+pub fn after_hit_ns(session: &Session, clock: Clock<'_>) -> Vec<Vec<u64>> {
+    let lengths = |parted: Parted<'_>| {
+        parted.later.iter().map(|gap| clock.ns(gap.ticks())).collect::<Vec<u64>>()
+    };
+    parted(session, clock).into_iter().map(lengths).collect()
 }
 
 /// One thread's gaps, parted by the moment at which figures end.
@@ -59,7 +50,7 @@ pub struct Parted<'a> {
 impl<'a> Parted<'a> {
     /// Parts these records.
     pub fn new(records: &'a [GapRecord], until: Until) -> Self {
-        if until == Until(None) {
+        if until == Until::default() {
             return Self { ended: records.into(), ..Self::default() };
         }
         let later: Vec<_> = records.iter().filter(|record| !until.has(record)).copied().collect();
@@ -92,7 +83,7 @@ impl<'a> Parted<'a> {
     /// to have ended later.
     pub fn cut(&mut self, report: &mut ThreadReport, clock: Clock<'_>) {
         let until = clock.until();
-        if until == Until(None) {
+        if until == Until::default() {
             return;
         }
         let recorded = (self.ended.len() + self.later.len()) as u64;
@@ -112,6 +103,17 @@ impl<'a> Parted<'a> {
         }
         self.later.iter().for_each(|gap| take_out(report, gap, clock));
     }
+}
+
+/// Records by class, in the order of [`Class::ALL`].
+pub fn classes(records: &[GapRecord]) -> Vec<ClassTotal> {
+    let total = |class| {
+        let of_class = records.iter().filter(|record| record.class == class);
+        let (gaps, gap_ticks) = of_class
+            .fold((0, 0u64), |(gaps, sum), record| (gaps + 1, sum.saturating_add(record.ticks())));
+        ClassTotal { class, gaps, gap_ticks }
+    };
+    Class::ALL.into_iter().map(total).filter(|total| total.gaps > 0).collect()
 }
 
 /// Lengths in nanoseconds, as the guest has them.
@@ -141,8 +143,6 @@ fn take_out(report: &mut ThreadReport, gap: &GapRecord, clock: Clock<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use gaps::evidence::Class;
-
     use super::*;
     use crate::testing::load;
 
@@ -161,21 +161,21 @@ mod tests {
     #[test]
     fn a_gap_that_is_open_at_the_hit_is_waited_for_until_then() {
         let records = [record(10, 20), record(30, 50), record(45, 90), record(60, 70)];
-        let parted = Parted::new(&records, Until::at(50));
+        let parted = Parted::new(&records, Until::new(Some(50)));
         assert!(matches!(parted.ended, Cow::Borrowed(all) if all == &records[..2]));
         assert_eq!(parted.open, [record(45, 50)]);
         assert_eq!((parted.open_ticks(), &parted.later[..]), (5, &records[2..]));
         assert_eq!(parted.waits()[..], [record(10, 20), record(30, 50), record(45, 50)]);
         // Whoever sends them in any order is understood all the same.
         let mixed = [record(45, 90), record(10, 20)];
-        let parted = Parted::new(&mixed, Until::at(50));
+        let parted = Parted::new(&mixed, Until::new(Some(50)));
         assert_eq!((&parted.ended[..], &parted.later[..]), (&mixed[1..], &mixed[..1]));
     }
 
     #[test]
     fn a_report_ends_with_its_records() {
         let spec = load(1, 1, 1);
-        let until = Until::at(500);
+        let until = Until::new(Some(500));
         let clock = Clock::new(1_000_000, 0, &spec).ending(until);
         let records = [record(0, 100), record(200, 350), record(400, 9000)];
         let mut report = ThreadReport {

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a run leaves behind, as docs/formats.md describes it: each file is written and read by
+//! the same types.
+//!
+//! - [`model`]: `result.json`. Its types hold what is in the file and nothing else; how figures
+//!   follow from what was measured is no business of theirs.
+//! - [`saved`]: a result folder that is read back, whatever version wrote it; [`upgrade`] is from
+//!   older versions to this one.
+//! - [`folder`]: a result folder that is written while a run goes on.
+//! - [`gaps_csv`], [`gaps_hlog`]: the files with single gaps, and with distributions.
+
+pub mod clock;
+pub mod error;
+pub mod folder;
+pub mod gaps_csv;
+pub mod gaps_hlog;
+pub mod host_cpus;
+pub mod json;
+pub mod model;
+pub mod saved;
+#[cfg(test)]
+mod testing;
+pub mod upgrade;

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Figures of gaps.
+
+use gaps::evidence::Class;
+use gaps::stats::{Quantiles, Starvation};
+use serde::{Deserialize, Serialize};
+
+/// Where figures come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FigureSource {
+    /// Every single gap.
+    #[default]
+    Records,
+    /// The histogram, because the record memory was full: lengths are up to 1.6 % too high.
+    Histogram,
+    /// The records that had arrived when the measurement ended early: gaps are missing.
+    Partial,
+}
+
+/// What the gaps of some threads come to.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Statistics {
+    /// Where they come from.
+    pub source: FigureSource,
+    /// Time in which these threads wanted to run; what the shares below are of.
+    pub wanted_ns: u64,
+    /// Time they had waited in gaps that were open when the run was ended by another one: part of
+    /// `gap_share`, of waits and of lags, and of no gap's length.
+    pub open_ns: u64,
+    /// Gaps in a second of that time.
+    pub gaps_per_s: Option<f64>,
+    /// Of the lengths of gaps; `None` without any.
+    pub quantiles: Option<Quantiles>,
+    /// Part of the time wanted that was spent in gaps.
+    pub gap_share: Option<f64>,
+    /// What somebody who comes at a random moment waits.
+    pub mean_wait_ns: Option<f64>,
+    /// P(wait > x) for the same.
+    pub wait_exceeds: Vec<WaitExceeds>,
+    /// Gaps that are long enough to count as starvation.
+    pub starvation: Starvation,
+    /// Only where all records are there and all threads are due the same, and of windows that
+    /// fit into the run.
+    pub largest_lag: Vec<Lag>,
+    /// By who took the time; classes without a gap are left out.
+    pub classes: Vec<ClassShare>,
+    /// Of wake-up delays; `None` where nobody was woken.
+    pub wakeup: Option<Quantiles>,
+}
+
+/// One point of the curve.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct WaitExceeds {
+    /// x.
+    pub wait_ns: u64,
+    /// P(wait > x).
+    pub probability: f64,
+}
+
+/// The most that a thread fell behind its fair share in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lag {
+    /// Length of the window.
+    pub window_ns: u64,
+    /// How far it fell behind.
+    pub lag_ns: u64,
+}
+
+/// Gaps of one class.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassShare {
+    /// Who took the time.
+    pub class: Class,
+    /// How many.
+    pub gaps: u64,
+    /// Time in them.
+    pub gap_ns: u64,
+    /// Part of the time in all gaps.
+    pub share: Option<f64>,
+}
+
+/// How evenly the CPU was divided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Fairness {
+    /// Jain's index: 1 is even, 1/n is all to one.
+    pub jain: Option<f64>,
+    /// The most that one got over the least.
+    pub max_over_min: Option<f64>,
+}
+
+/// How much of the time wanted the host took, as far as gaps of its class tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Steal {
+    /// Part of the time wanted.
+    pub share: Option<f64>,
+    /// What it may be.
+    pub budget: f64,
+    /// More than the budget: not to be compared with other runs.
+    pub contaminated: bool,
+}
+
+impl Statistics {
+    /// Without what a run that was too short does not have.
+    pub fn forget_shares(&mut self) {
+        (self.gap_share, self.mean_wait_ns) = (None, None);
+        (self.largest_lag, self.wait_exceeds) = (Vec::new(), Vec::new());
+    }
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Results of every version that there is a sample of (data/README.md), read by this one.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use protocol::message::{CoschedInterface, VmPhase};
+use results::json;
+use results::model::{Answer, Entered, Phase, Target, TraceVia};
+use results::saved::Saved;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A file of a crate of this repository.
+fn data(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+fn text(path: &str) -> String {
+    let packed = fs::read(data(path)).expect("a file of ours");
+    let mut text = String::new();
+    liblzma::read::XzDecoder::new(&packed[..]).read_to_string(&mut text).expect("unpacked");
+    text
+}
+
+/// A folder with this sample as its result.
+fn folder(path: &str) -> TempDir {
+    let folder = tempfile::tempdir().expect("tempdir");
+    fs::write(folder.path().join("result.json"), text(path)).expect("written");
+    folder
+}
+
+fn open(path: &str) -> Saved {
+    Saved::open(folder(path).path()).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Nothing of a result of this version is lost, added or spelled otherwise.
+#[test]
+fn what_is_read_is_written_again() {
+    for sample in ["user", "host", "nested"] {
+        let path = format!("results/tests/data/{sample}.json.xz");
+        let found = json::pretty(&open(&path).result).expect("JSON");
+        let [found, there] =
+            [&found, &text(&path)].map(|text| serde_json::from_str::<Value>(text).expect("JSON"));
+        assert_eq!(found, there, "{sample}");
+    }
+}
+
+#[test]
+fn a_result_of_a_microvm_has_all_that_a_run_tells() {
+    let result = open("results/tests/data/user.json.xz").result;
+    assert_eq!((result.target, result.verdict), (Target::User, Answer::OverThreshold));
+    assert_eq!(result.kernel.entered, Entered::Payload);
+    assert_eq!(result.cosched.mechanism, Some(CoschedInterface::Prctl));
+    assert_eq!(result.trace.via, Some(TraceVia::MappedRing));
+    let vm = result.machine.vm.as_ref().expect("a microVM");
+    let end = vm.end.as_ref().expect("it has ended");
+    assert_eq!((vm.cpus, end.vcpus.len()), (4, 4));
+    let explanation = result.explanation.as_ref().expect("explained");
+    let ticks: u64 = explanation.parts.iter().map(|part| part.part.ticks).sum();
+    assert_eq!(ticks, explanation.tsc_end - explanation.tsc_begin);
+    assert_eq!(result.gap().map(|gap| gap.who), Some(explanation.who));
+    assert!(result.kernel.hello.is_some_and(|hello| hello.release.starts_with("6.12.")));
+    assert!(result.phases_ms[&Phase::Boot] > 0 && result.caller.is_some());
+}
+
+#[test]
+fn a_result_of_machines_has_them() {
+    let result = open("results/tests/data/nested.json.xz").result;
+    assert_eq!((result.target, result.vms.len()), (Target::Nested, 2));
+    assert!(result.vms.iter().all(|vm| vm.status.phase == VmPhase::Ended));
+    assert_eq!(result.threads[2].who.to_string(), "2.0");
+    assert!(result.phases_ms.contains_key(&Phase::L2AllRecorded));
+}
+
+/// The first result of schema 2 lacked what came later.
+#[test]
+fn an_early_result_of_this_schema_is_read() {
+    let result = open("results/tests/data/first-2.json.xz").result;
+    assert_eq!((result.target, result.verdict), (Target::Host, Answer::Pass));
+    assert_eq!((result.caller.is_none(), result.measured_ns), (true, None));
+    // That kernel had no cookies, which a reader had to find out.
+    assert!(result.core_figures.measured && result.cosched.missing);
+    assert_eq!((result.threads.len(), result.statistics.open_ns), (2, 0));
+    assert!(result.machine.vm.is_none() && result.kernel.hello.is_some());
+}
+
+#[test]
+fn results_of_the_first_schema_are_read() {
+    let data = |name: &str| format!("schedvmm/tests/report/data/{name}.json.xz");
+    // Before loads had names.
+    let first = open(&data("result")).result;
+    assert_eq!((first.target, first.verdict), (Target::User, Answer::OverThreshold));
+    assert_eq!((first.job.load.groups.len(), first.job.load.threads()), (8, 16));
+    assert_eq!(first.longest_gap.expect("one").who.to_string(), "3.1");
+    assert!(!first.core_figures.measured, "its CPUs were emulated");
+    assert!(first.notes.last().is_some_and(|note| note.contains("an older schedvmm wrote this")));
+    let nested = open(&data("nested")).result;
+    assert_eq!((nested.target, nested.vms.len()), (Target::Nested, 2));
+    assert_eq!((nested.threads[3].who.to_string().as_str(), nested.expected.gap_ns), ("2.1", None));
+    let degraded = open(&data("degraded")).result;
+    assert_eq!(degraded.verdict, Answer::Untestable);
+    assert!(degraded.vms[1].status.fault.is_some() && !degraded.threads[2].complete);
+}
+
+/// What has been made a result of this version is one: it is read without a change.
+#[test]
+fn an_upgraded_result_is_one_of_this_version() {
+    for path in [
+        "results/tests/data/first-2.json.xz",
+        "schedvmm/tests/report/data/result.json.xz",
+        "schedvmm/tests/report/data/nested.json.xz",
+        "schedvmm/tests/report/data/degraded.json.xz",
+    ] {
+        let once = json::pretty(&open(path).result).expect("JSON");
+        let folder = tempfile::tempdir().expect("tempdir");
+        fs::write(folder.path().join("result.json"), &once).expect("written");
+        let again = Saved::open(folder.path()).unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert_eq!(json::pretty(&again.result).expect("JSON"), once, "{path}");
+    }
+}
+
+/// Threads of the first schema were counted over all groups, in gaps.csv, too.
+#[test]
+fn gaps_of_the_first_schema_are_of_the_threads_that_they_were() {
+    let folder = folder("schedvmm/tests/report/data/result.json.xz");
+    let csv = "thread,group,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class\n\
+               4,2,5,20,10,30,2,3,host\n";
+    fs::write(folder.path().join("gaps.csv"), csv).expect("written");
+    let gaps = Saved::open(folder.path()).and_then(|saved| saved.gaps()).expect("read");
+    assert_eq!(gaps[0].who.to_string(), "3.1");
+}
+
+#[test]
+fn a_newer_schema_is_refused_by_name() {
+    let folder = folder("results/tests/data/host.json.xz");
+    let path = folder.path().join("result.json");
+    let newer = fs::read_to_string(&path).expect("read").replace("result/2", "result/3");
+    fs::write(&path, newer).expect("written");
+    let error = Saved::open(&path).expect_err("unknown").to_string();
+    assert!(
+        error.contains("`schedvmm-result/3`") && error.contains("schedvmm-result/2"),
+        "{error}"
+    );
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+//! All figures of a run.
+
+use std::time::Duration;
+
+use protocol::job::Job;
+use results::clock::Clock;
+use results::model::{
+    AfterHit, Expected, ForcedIdle, Group, LocatedGap, RunFairness, Statistics, Steal, Thread,
+};
+
+use super::parted::{Parted, clock_of, parted};
+use super::summary::{self, ThreadGaps, of_threads};
+use super::{expected, forced_idle, threads};
+use crate::session::Session;
+use crate::units::show_ns;
+
+/// What follows from what was measured; docs/formats.md describes each.
+pub struct Figures {
+    /// Of each thread.
+    pub threads: Vec<Thread>,
+    /// Of each group.
+    pub groups: Vec<Group>,
+    /// Of all gaps.
+    pub statistics: Statistics,
+    /// Of threads and groups.
+    pub fairness: RunFairness,
+    /// The longest gap.
+    pub longest: Option<LocatedGap>,
+    /// The gap that ended the run.
+    pub hit: Option<LocatedGap>,
+    /// What ended later.
+    pub after_hit: Option<AfterHit>,
+    /// The length of the run, as far as its figures go; `None` before it has ended.
+    pub measured_ns: Option<u64>,
+    /// Why there are no shares, no fairness and no lag, if the run was too short for them.
+    pub too_short: Option<String>,
+    /// The longest gap by design.
+    pub expected: Expected,
+    /// Time for which cookies kept CPUs idle.
+    pub forced_idle: ForcedIdle,
+    /// What the host took.
+    pub steal: Steal,
+}
+
+impl Figures {
+    /// Of a run as far as it has come, of whose time the host may take this part.
+    pub fn of(session: &Session, job: &Job, steal_budget: f64) -> Self {
+        let clock = clock_of(session, &job.load);
+        let setup = session.setup.as_ref();
+        let cookies = setup.map_or(&[][..], |setup| &setup.cookies);
+        let mut parted = parted(session, clock);
+        let mut threads = threads::threads(session, &mut parted, clock);
+        let mut groups = threads::groups(&threads, cookies);
+        let measured_ns = measured_ns(session, clock);
+        let mut statistics = statistics(&mut threads, &mut groups, &parted, measured_ns, clock);
+        book_throttling(session, &mut groups);
+        let nested = job.nested.is_some();
+        let mut forced_idle = if nested {
+            forced_idle::of_machines()
+        } else {
+            book_forced_idle(session, &mut groups, &threads, clock)
+        };
+        let longest = threads::longest(&threads, session, clock);
+        let hit = session
+            .hit
+            .and_then(|hit| clock.locate(hit.gap.thread as usize, Some(hit.tid), hit.gap.record));
+        let after_hit = hit.map(|_| threads::after_hit(&parted, clock));
+        // What the host takes is what a meter in place of the load is there to find.
+        let meters = job.meter.is_some() || nested;
+        let steal = summary::steal(&statistics, if meters { 1.0 } else { steal_budget });
+        let mut fairness = fairness(&threads, &groups, clock);
+        let too_short = measured_ns.and_then(|ns| too_short(ns, &threads, clock, meters));
+        if too_short.is_some() {
+            (fairness, forced_idle.share) = (RunFairness::default(), None);
+            forget_shares(&mut statistics, &mut threads, &mut groups);
+        }
+        let scheduler = setup.map(|setup| setup.scheduler.clone()).unwrap_or_default();
+        let longest_ns = longest.map(|gap| gap.length_ns);
+        Self {
+            expected: if nested {
+                expected::of_machines()
+            } else {
+                expected::expected(&job.load, &scheduler, longest_ns)
+            },
+            threads,
+            groups,
+            statistics,
+            fairness,
+            longest,
+            hit,
+            after_hit: after_hit.filter(|after| after.gaps > 0),
+            measured_ns,
+            too_short,
+            forced_idle,
+            steal,
+        }
+    }
+}
+
+/// How the kernel's books say that quotas held groups back.
+fn book_throttling(session: &Session, groups: &mut [Group]) {
+    let reports = session.report.iter().flat_map(|report| &report.groups);
+    for (group, report) in groups.iter_mut().zip(reports) {
+        (group.throttles, group.throttled_ns) = (report.throttles, report.throttled_ns);
+    }
+}
+
+/// Forced idle time of groups and the whole run.
+fn book_forced_idle(
+    session: &Session,
+    groups: &mut [Group],
+    threads: &[Thread],
+    clock: Clock<'_>,
+) -> ForcedIdle {
+    let report = session.report.as_ref();
+    // Of the time for which the kernel's books were read.
+    let books_ns = report.map_or(0, |report| clock.since_start_ns(report.tsc_end));
+    let cpu_time_ns = books_ns.saturating_mul(clock.load().cpus.len() as u64);
+    forced_idle::book(groups, threads, report, cpu_time_ns)
+}
+
+/// The length of the run, as far as its figures go; `None` before it has ended.
+fn measured_ns(session: &Session, clock: Clock<'_>) -> Option<u64> {
+    session.setup.as_ref()?;
+    let end = clock.until().tsc().or(session.report.as_ref().map(|report| report.tsc_end))?;
+    Some(clock.since_start_ns(end))
+}
+
+/// What all gaps come to; and those of each group and thread.
+fn statistics(
+    threads: &mut [Thread],
+    groups: &mut [Group],
+    parted: &[Parted<'_>],
+    measured_ns: Option<u64>,
+    clock: Clock<'_>,
+) -> Statistics {
+    let run_ns = measured_ns.unwrap_or(0);
+    let both = threads.iter().zip(parted);
+    let gaps: Vec<_> =
+        both.map(|(thread, parted)| ThreadGaps::of(thread, parted, run_ns, clock)).collect();
+    let of = |wanted: &dyn Fn(&Thread) -> bool| {
+        let both = threads.iter().zip(&gaps).filter(|(thread, _)| wanted(thread));
+        let (threads, gaps): (Vec<_>, Vec<_>) = both.unzip();
+        of_threads(&threads, &gaps, clock)
+    };
+    let statistics = of(&|_| true);
+    for group in groups {
+        group.statistics = of(&|thread| thread.who.group == group.group.number());
+        group.gap_share = group.statistics.gap_share;
+    }
+    let each = threads.iter().zip(&gaps);
+    let each: Vec<_> = each.map(|(thread, gaps)| of_threads(&[thread], &[gaps], clock)).collect();
+    for (thread, statistics) in threads.iter_mut().zip(each) {
+        thread.statistics = statistics;
+    }
+    statistics
+}
+
+/// Why there is no share, no fairness and no lag to tell, if it is so: the run must have lasted a
+/// second, and each thread must have wanted to run for a whole burst, or for a second.
+fn too_short(run_ns: u64, threads: &[Thread], clock: Clock<'_>, meters: bool) -> Option<String> {
+    /// A second, less what two clocks may differ by.
+    const LEAST: Duration = Duration::from_millis(999);
+    let ran = show_ns(run_ns);
+    if Duration::from_nanos(run_ns) < LEAST {
+        return Some(format!("it lasted {ran}, less than a second"));
+    }
+    let had_none = |thread: &&Thread| {
+        let group = thread.who.member(clock.load().kind).ok();
+        let group = group.and_then(|member| clock.load().groups.get(member.group.index()));
+        let burst = group.map_or(Duration::ZERO, |group| group.busy - group.busy / 1000);
+        let wanted = Duration::from_nanos(clock.ns(thread.report.busy_ticks));
+        // A meter has no bursts.
+        !meters && thread.complete && wanted < burst.min(LEAST)
+    };
+    let without: Vec<_> = threads.iter().filter(had_none).collect();
+    let first = without.first()?.who.name(clock.load().kind);
+    Some(match without.len() - 1 {
+        0 => format!("{first} had no whole burst in {ran}"),
+        others => format!("{first} and {others} more had no whole burst in {ran}"),
+    })
+}
+
+/// Takes away what a run that was too short does not have.
+fn forget_shares(all: &mut Statistics, threads: &mut [Thread], groups: &mut [Group]) {
+    all.forget_shares();
+    threads.iter_mut().for_each(|thread| thread.statistics.forget_shares());
+    for group in groups {
+        group.statistics.forget_shares();
+        (group.gap_share, group.cpu_share, group.force_idle_share) = (None, None, None);
+    }
+}
+
+/// `part` of `whole` in millionths; 0 without a whole.
+fn parts_per_million(part: u64, whole: u64) -> u64 {
+    let millionths = u128::from(part) * 1_000_000;
+    let share = millionths.checked_div(u128::from(whole)).unwrap_or(0);
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
+/// Of the parts that threads, and groups, got of the time they wanted: bursts and pauses differ
+/// from thread to thread, and whoever sleeps longer is not treated worse for it.
+fn fairness(threads: &[Thread], groups: &[Group], clock: Clock<'_>) -> RunFairness {
+    // Of whom a thread did not tell, because it died, is no part of it.
+    let got = |wanted: &dyn Fn(&Thread) -> bool| {
+        let mut of_it = threads.iter().filter(|thread| wanted(thread));
+        let (cpu_ns, busy_ns) = of_it.try_fold((0u64, 0u64), |(cpu, busy), thread| {
+            let report = Some(&thread.report).filter(|_| thread.complete)?;
+            Some((
+                cpu.saturating_add(report.cpu_time_ns),
+                busy.saturating_add(clock.ns(report.busy_ticks)),
+            ))
+        })?;
+        Some(parts_per_million(cpu_ns, busy_ns))
+    };
+    let each = threads.iter().filter_map(|one| got(&|thread| thread.who == one.who));
+    let each: Vec<_> = each.collect();
+    let of_group = |group: &Group| got(&|thread| thread.who.group == group.group.number());
+    let groups: Vec<_> = groups.iter().filter_map(of_group).collect();
+    RunFairness { threads: summary::fairness(&each), groups: summary::fairness(&groups) }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::message::ThreadReport;
+    use results::model::Fairness;
+
+    use super::*;
+    use crate::testing::{self, load};
+
+    fn thread(thread: usize, busy_ns: u64, cpu_time_ns: u64) -> Thread {
+        // One tick is one nanosecond.
+        let report = ThreadReport { busy_ticks: busy_ns, cpu_time_ns, ..Default::default() };
+        testing::thread(thread, report)
+    }
+
+    #[test]
+    fn who_sleeps_longer_is_not_treated_worse() {
+        let load = load(2, 2, 1);
+        let clock = Clock::new(1_000_000, 0, &load);
+        let fair = |threads: &[Thread]| {
+            let groups = threads::groups(threads, &[]);
+            fairness(threads, &groups, clock)
+        };
+        let even = fair(&[thread(0, 1000, 500), thread(1, 600, 300)]);
+        assert_eq!(even.threads, Fairness { jain: Some(1.0), max_over_min: Some(1.0) });
+        let starved = fair(&[thread(0, 1000, 500), thread(1, 1000, 500), thread(2, 1000, 0)]);
+        assert_eq!(starved.threads.jain.map(|jain| (jain * 3.0).round()), Some(2.0));
+        assert_eq!((starved.groups.jain, starved.groups.max_over_min), (Some(0.5), None));
+        // Nobody knows whether who died was treated worse.
+        let dead = Thread { complete: false, ..thread(2, 0, 0) };
+        let rest = fair(&[thread(0, 1000, 500), thread(1, 1000, 500), dead]);
+        assert_eq!((rest.threads.jain, rest.groups.jain), (Some(1.0), Some(1.0)));
+    }
+}

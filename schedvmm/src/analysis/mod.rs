@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How the figures of a result follow from what a run has measured: what the guest said goes in,
+//! and types of [`results::model`] come out. docs/method.md has the formulas.
+
+pub mod expected;
+pub mod figures;
+pub mod forced_idle;
+pub mod parted;
+pub mod summary;
+pub mod threads;
