@@ -37,7 +37,6 @@ use crate::deliver::Checkpoints;
 use crate::machine::{self, SecondLevel};
 use crate::mapped_trace::TraceMemory;
 use crate::modules::Drivers;
-use crate::pins::{Lost, Pins};
 use crate::probe::{self, ProbeError};
 use crate::session::{Event, GRACE, Notice, Session};
 use crate::show::Show;

@@ -25,16 +25,8 @@ fn root() -> PathBuf {
 }
 
 fn of_the_source() -> Errors {
-    let crates = [
-        "schedvmm",
-        "results",
-        "guest",
-        "protocol",
-        "workload",
-        "vmm",
-        "ftrace",
-        "initrd-builder",
-    ];
+    let crates =
+        ["schedvmm", "results", "guest", "protocol", "workload", "vmm", "ftrace", "initrd-builder"];
     source::errors(&crates.map(|name| root().join(name).join("src")))
 }
 
