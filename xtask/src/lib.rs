@@ -7,6 +7,7 @@ pub mod bench;
 pub mod demo;
 pub mod host;
 pub mod kernel;
+pub mod kernels;
 mod lock;
 pub mod process;
 pub mod project;
