@@ -189,9 +189,9 @@ struct KernelsOptions {
     /// before.
     #[arg(long)]
     all: bool,
-    /// Only kernels whose names in the table have this text in them.
+    /// Only kernels whose names in the table have this text in them; may be repeated.
     #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
+    only: Vec<String>,
     /// Print one JSON array instead of a table.
     #[arg(long)]
     json: bool,

@@ -24,8 +24,8 @@ pub struct Matrix {
     pub all: bool,
     /// The kernels in these folders instead.
     pub folders: Vec<PathBuf>,
-    /// Only those whose names have this text in them.
-    pub only: Option<String>,
+    /// Only those whose names have one of these texts in them, if there are any.
+    pub only: Vec<String>,
     /// Print one JSON array instead of a table.
     pub json: bool,
     /// How long the main job may take on one of them.
@@ -76,12 +76,15 @@ impl Matrix {
 
     /// Those that are meant.
     fn chosen(&self, mut entries: Vec<Entry>) -> Result<Vec<Entry>> {
-        let Some(only) = &self.only else { return Ok(entries) };
+        if self.only.is_empty() {
+            return Ok(entries);
+        }
         let names: Vec<_> = entries.iter().map(Entry::name).collect();
-        entries.retain(|entry| entry.name().contains(only));
-        if entries.is_empty() {
+        let unknown = |only: &&String| names.iter().all(|name| !name.contains(only.as_str()));
+        if let Some(only) = self.only.iter().find(unknown) {
             bail!("no kernel is called \"{only}\", only: {}", names.join("; "));
         }
+        entries.retain(|entry| self.only.iter().any(|only| entry.name().contains(only.as_str())));
         Ok(entries)
     }
 
@@ -115,17 +118,18 @@ mod tests {
             nested,
         };
         let all = vec![entry(Variant::Defconfig, false), entry(Variant::Fragment, true)];
-        let matrix = |only: Option<&str>| Matrix {
+        let matrix = |only: &[&str]| Matrix {
             all: false,
             folders: Vec::new(),
-            only: only.map(String::from),
+            only: only.iter().map(ToString::to_string).collect(),
             json: false,
             timeout: Duration::from_secs(1),
         };
-        let chosen = |only: Option<&str>| matrix(only).chosen(all.clone());
-        assert_eq!(chosen(None).unwrap(), all);
-        assert_eq!(chosen(Some("nested")).unwrap(), all[1..]);
-        let error = chosen(Some("6.1")).unwrap_err().to_string();
+        let chosen = |only: &[&str]| matrix(only).chosen(all.clone());
+        assert_eq!(chosen(&[]).unwrap(), all);
+        assert_eq!(chosen(&["nested"]).unwrap(), all[1..]);
+        assert_eq!(chosen(&["nested", "newest defconfig"]).unwrap(), all);
+        let error = chosen(&["nested", "6.1"]).unwrap_err().to_string();
         assert!(error.contains("newest defconfig; newest fragment, nested"), "{error}");
     }
 }
