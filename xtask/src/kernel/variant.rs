@@ -105,7 +105,7 @@ impl Recipe {
                     image(variant, IMAGE, fragment.clone()),
                     image(variant, OWN_CMDLINE_IMAGE, OWN_CMDLINE.into()),
                 ];
-                Self::new(variant, "tinyconfig", images, &fragment)
+                Self::new(variant, "tinyconfig", images, &config::bare(&fragment))
             }
             Variant::Defconfig => {
                 let images = vec![image(variant, IMAGE, String::new())];
