@@ -8,6 +8,7 @@ pub mod demo;
 pub mod host;
 pub mod house;
 pub mod kernel;
+pub mod kernels;
 mod lock;
 pub mod process;
 pub mod project;

@@ -14,7 +14,8 @@ use xtask::bench::{analyse, boot, bulk, meter, nested, start, trace, tracing};
 use xtask::demo::Demo;
 use xtask::host::{self, EmulatedHost, init};
 use xtask::house;
-use xtask::kernel::{self, Wanted};
+use xtask::kernel::{self, Variant, Wanted};
+use xtask::kernels::Matrix;
 
 /// What `xtask` itself ends with when it fails; outside the range of what it runs for others.
 const OWN_FAILURE: u8 = 202;
@@ -29,7 +30,7 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Build a test kernel, unless the cache has it, and print where it is.
+    /// Build a kernel, unless the cache has it, and print where it is.
     Kernel {
         /// A series such as 6.12 (EEVDF) or 6.1 (CFS), or the oldest or newest that Debian's
         /// package archives offer.
@@ -38,11 +39,19 @@ enum Verb {
         /// List what the archives offer instead, and which of it is built.
         #[arg(long, conflicts_with = "wanted")]
         list: bool,
+        /// How it is configured.
+        #[arg(long, value_enum, value_name = "VARIANT", default_value_t)]
+        config: Variant,
         /// Debian's own kernel of this flavour (cloud, rt, …) instead: downloaded and unpacked, not
         /// installed. Prints its folder.
-        #[arg(long, value_name = "FLAVOUR", conflicts_with = "list")]
+        #[arg(long, value_name = "FLAVOUR", conflicts_with_all = ["list", "config"])]
         stock: Option<String>,
     },
+    /// Run the main job on many kernels, Debian's own and self-built ones, and print a table.
+    ///
+    /// Without --all: the oldest kernel for clouds, the newest of each flavour, and each way to
+    /// configure one. What was printed and the result folders are kept in results/kernels.
+    Kernels(KernelsOptions),
     /// Run a command in the emulated host; its exit status becomes ours.
     Host(HostOptions),
     /// Measure a test kernel: sets up what is missing, builds, runs the main job.
@@ -65,7 +74,8 @@ enum Verb {
 
 #[derive(Subcommand)]
 enum BenchVerb {
-    /// Start to PID 1 to exit, against QEMU's microvm, in the emulated host.
+    /// Start to PID 1 to exit, against QEMU's microvm, in the emulated host; and what it takes to
+    /// load the console's driver, against a kernel that has it built in.
     Boot {
         /// Timed runs of each.
         #[arg(long, value_name = "N", default_value_t = 5)]
@@ -177,6 +187,27 @@ enum InHostVerb {
 }
 
 #[derive(clap::Args)]
+struct KernelsOptions {
+    /// Folders that kernels' packages were unpacked into, instead of those that Debian offers.
+    #[arg(value_name = "FOLDER", conflicts_with = "all")]
+    folders: Vec<PathBuf>,
+    /// The newest kernel of every series and flavour that Debian's archives offer with all of its
+    /// packages. What is downloaded for that is removed after its run, unless the cache had it
+    /// before.
+    #[arg(long)]
+    all: bool,
+    /// Only kernels whose names in the table have this text in them; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// Print one JSON array instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// How long the main job may take on one kernel.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    timeout: u64,
+}
+
+#[derive(clap::Args)]
 struct HostOptions {
     /// Where the files go that the command leaves in its working directory, /out.
     #[arg(long, value_name = "DIR")]
@@ -237,7 +268,8 @@ fn main() -> ExitCode {
     let result = match Options::parse().verb {
         Verb::Kernel { list: true, .. } => list_kernels(),
         Verb::Kernel { wanted, stock: Some(flavour), .. } => show_stock(wanted, &flavour),
-        Verb::Kernel { wanted, .. } => show_kernel(wanted),
+        Verb::Kernel { wanted, config, .. } => show_kernel(wanted, config),
+        Verb::Kernels(options) => kernels(options),
         Verb::Host(options) => run_in_host(options),
         Verb::Demo(options) => demo(options),
         Verb::Test => test(),
@@ -284,14 +316,21 @@ fn list_kernels() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show_kernel(wanted: Wanted) -> Result<ExitCode> {
-    println!("{}", kernel::ensure(wanted)?.display());
+fn show_kernel(wanted: Wanted, variant: Variant) -> Result<ExitCode> {
+    println!("{}", kernel::ensure_variant(wanted, variant)?.display());
     Ok(ExitCode::SUCCESS)
 }
 
 fn show_stock(wanted: Wanted, flavour: &str) -> Result<ExitCode> {
     println!("{}", kernel::stock(wanted, flavour)?.folder.display());
     Ok(ExitCode::SUCCESS)
+}
+
+fn kernels(options: KernelsOptions) -> Result<ExitCode> {
+    let KernelsOptions { folders, all, only, json, timeout } = options;
+    let timeout = Duration::from_secs(timeout);
+    let all_ran = Matrix { all, folders, only, json, timeout }.run()?;
+    Ok(if all_ran { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn run_in_host(options: HostOptions) -> Result<ExitCode> {

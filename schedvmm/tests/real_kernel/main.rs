@@ -13,6 +13,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `SCHEDVMM_TEST_KERNEL_612`, `SCHEDVMM_TEST_KERNEL_61`, `SCHEDVMM_TEST_KERNEL_NEWEST` | the kernels' bzImages |
+//! | `SCHEDVMM_TEST_KERNEL_REDHAT`, `SCHEDVMM_TEST_KERNEL_PCI` | bzImages of kernels without virtio-mmio, the first with its modules in `lib/modules` beside it |
 //! | `SCHEDVMM_TEST_STOCK_OLDEST`, `SCHEDVMM_TEST_STOCK_NEWEST` | folders of a distribution's unpacked kernels |
 //! | `SCHEDVMM_TEST_EXECUTABLE` | tests this `schedvmm` instead of a fresh release build |
 //! | `SCHEDVMM_TEST_KEEP` | a folder where all that the cases wrote stays |
@@ -41,6 +42,7 @@ mod threshold;
 mod trace;
 mod transport;
 mod user;
+mod variants;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         stall::group(),
         user::group_of_cfs(),
         newest::group(),
+        variants::group(),
         stock::group(),
         nested::group(),
     ];

@@ -11,12 +11,13 @@ use super::boot::peers;
 use crate::host::{EmulatedHost, Ended, Stream};
 use crate::{artifacts, setup};
 
-/// Runs `words` in an emulated host that has both monitors; what they left in `/out` as
+/// Runs `words` in an emulated host that has both monitors and `files`; what they left in `/out` as
 /// `report`.
 pub(super) fn run<T: DeserializeOwned>(
     words: &[&str],
     timeout: Duration,
     report: &str,
+    files: Vec<(String, PathBuf)>,
 ) -> Result<T> {
     setup::ensure_qemu()?;
     let out = tempfile::tempdir().context("cannot make a temporary folder")?;
@@ -29,6 +30,9 @@ pub(super) fn run<T: DeserializeOwned>(
         .forward_signals();
     for firmware in peers::QEMU_FIRMWARE {
         host = host.file(firmware, firmware);
+    }
+    for (there, here) in files {
+        host = host.file(&there, here);
     }
     let mut complaints = Vec::new();
     let run = host.run(words, |stream, bytes| match stream {

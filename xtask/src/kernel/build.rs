@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::offers::Offer;
-use super::{IMAGE, OWN_CMDLINE_IMAGE, config};
+use super::variant::{Image, Recipe};
+use super::{IMAGE, config};
 use crate::process;
 
-/// A build takes about six minutes on two cores; slower machines exist.
+/// A build takes some minutes, a defconfig three times as many; slower machines exist.
 pub(super) const BUILD_DEADLINE: Duration = Duration::from_secs(60 * 60);
 
-/// What makes a kernel run with a command line of its own, whatever its boot loader says.
-const OWN_CMDLINE: &str = "CONFIG_CMDLINE_BOOL=y\nCONFIG_CMDLINE_OVERRIDE=y\n\
-                           CONFIG_CMDLINE=\"console=hvc0 panic=-1\"\n";
+/// Options that are merged into a configuration.
+const FRAGMENT: &str = "schedvmm.config";
 /// Where a build leaves its image.
 const BUILT_IMAGE: &str = "arch/x86/boot/bzImage";
 
@@ -25,8 +25,7 @@ const BUILT_IMAGE: &str = "arch/x86/boot/bzImage";
 pub(super) struct Build<'a> {
     pub(super) offer: &'a Offer,
     pub(super) cache: &'a Path,
-    pub(super) home: &'a Path,
-    pub(super) fragment: &'a str,
+    pub(super) recipe: &'a Recipe,
 }
 
 impl Build<'_> {
@@ -37,8 +36,10 @@ impl Build<'_> {
         let log = self.cache.join(format!("build-{series}.log"));
         // A log that is not there is as good as a removed one.
         let _ = fs::remove_file(&log);
+        let Recipe { variant, base, images, .. } = self.recipe;
         eprintln!(
-            "kernel {version}: building, about six minutes on two cores; log: {}",
+            "kernel {version} ({variant}): building, {} on two cores; log: {}",
+            time_of(base),
             log.display()
         );
         let work = tempfile::Builder::new()
@@ -48,30 +49,37 @@ impl Build<'_> {
         let work = Work { build: self, tree: work.path(), log: &log };
         let kept = work.make_folder("kept")?;
         work.unpack()?;
-        work.make(&["tinyconfig"])?;
-        work.compile(self.fragment)?;
-        for (from, to) in [(BUILT_IMAGE, IMAGE), ("vmlinux", "vmlinux"), (".config", "config")] {
-            work.keep(from, &kept.join(to))?;
+        work.make(&[base])?;
+        for image in images {
+            work.compile(&image.fragment, image.has_modules)?;
+            work.keep_all(image, &kept.join(image.variant.name()))?;
         }
-        fs::copy(kept.join("config"), work.tree.join(".config"))
-            .context("cannot copy the configuration")?;
-        // In the same tree that takes seconds.
-        work.compile(OWN_CMDLINE)?;
-        work.keep(BUILT_IMAGE, &kept.join(OWN_CMDLINE_IMAGE))?;
-        fs::rename(&log, kept.join("build.log")).context("cannot keep the log")?;
-        self.publish(&kept)?;
-        eprintln!("kernel {version}: built in {} s", start.elapsed().as_secs());
+        for variant in self.recipe.variants() {
+            let kept = kept.join(variant.name());
+            fs::copy(&log, kept.join("build.log")).context("cannot keep the log")?;
+            self.publish(&kept, &self.recipe.home_of(variant, self.cache, version))?;
+        }
+        fs::remove_file(&log).context("cannot remove the log")?;
+        eprintln!("kernel {version} ({variant}): built in {} s", start.elapsed().as_secs());
         Ok(())
     }
 
-    /// Moves the results into the cache, all of them at once.
-    fn publish(&self, kept: &Path) -> Result<()> {
-        if self.home.exists() {
-            bail!("`{}` holds no bzImage; remove it", self.home.display());
+    /// Moves the results of a variant into the cache, all of them at once.
+    fn publish(&self, kept: &Path, home: &Path) -> Result<()> {
+        if home.join(IMAGE).exists() {
+            // Made by an earlier build that was for another variant, whose kernel is gone.
+            return Ok(());
         }
-        fs::rename(kept, self.home)
-            .with_context(|| format!("cannot make `{}`", self.home.display()))
+        if home.exists() {
+            bail!("`{}` holds no bzImage; remove it", home.display());
+        }
+        fs::rename(kept, home).with_context(|| format!("cannot make `{}`", home.display()))
     }
+}
+
+/// How long a build takes that begins with this target.
+fn time_of(base: &str) -> &'static str {
+    if base == "defconfig" { "about twenty minutes" } else { "about six minutes" }
 }
 
 /// The tree that is built in, with its log.
@@ -98,19 +106,52 @@ impl Work<'_> {
         fs::remove_dir_all(&package).context("cannot remove the unpacked package")
     }
 
-    /// Adds options to the configuration and builds the image.
-    fn compile(&self, fragment: &str) -> Result<()> {
-        fs::write(self.tree.join("test.config"), fragment)
-            .context("cannot write the configuration")?;
+    /// Adds options to the configuration and builds the image, and its modules.
+    fn compile(&self, fragment: &str, with_modules: bool) -> Result<()> {
+        fs::write(self.tree.join(FRAGMENT), fragment).context("cannot write the configuration")?;
         let mut merge = Command::new("scripts/kconfig/merge_config.sh");
-        merge.args(["-m", ".config", "test.config"]).current_dir(self.tree);
+        merge.args(["-m", ".config", FRAGMENT]).current_dir(self.tree);
         self.run(merge, "merging the configuration")?;
         self.make(&["olddefconfig"])?;
         let config = fs::read_to_string(self.tree.join(".config"))
             .context("cannot read the configuration")?;
         config::verify(self.build.offer.series, fragment, &config)?;
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        self.make(&[&format!("-j{jobs}"), "bzImage"])
+        let targets = if with_modules { &["bzImage", "modules"][..] } else { &["bzImage"] };
+        let jobs = format!("-j{jobs}");
+        self.make(&[&[jobs.as_str()], targets].concat())
+    }
+
+    /// Copies an image to the folder that becomes its variant's home. What lies beside an image is
+    /// of the first one there.
+    fn keep_all(&self, image: &Image, folder: &Path) -> Result<()> {
+        let is_first = !folder.exists();
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make `{}`", folder.display()))?;
+        self.keep(BUILT_IMAGE, &folder.join(image.name))?;
+        if is_first {
+            self.keep("vmlinux", &folder.join("vmlinux"))?;
+            self.keep(".config", &folder.join("config"))?;
+        }
+        if image.has_modules {
+            let root = format!("INSTALL_MOD_PATH={}", folder.display());
+            // As packages have them: no modules.dep, which takes a program of its own.
+            self.make(&["modules_install", "INSTALL_MOD_STRIP=1", "DEPMOD=true", &root])?;
+            self.keep_no_links(&folder.join("lib/modules"))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the links to this tree, which goes away.
+    fn keep_no_links(&self, modules: &Path) -> Result<()> {
+        for release in fs::read_dir(modules).context("the build left no modules")? {
+            let release = release.context("cannot read the modules")?.path();
+            for link in ["build", "source"] {
+                // Which of them there are depends on the version.
+                let _ = fs::remove_file(release.join(link));
+            }
+        }
+        Ok(())
     }
 
     fn make(&self, arguments: &[&str]) -> Result<()> {
@@ -131,7 +172,9 @@ impl Work<'_> {
     }
 
     fn keep(&self, from: &str, to: &Path) -> Result<()> {
-        fs::rename(self.tree.join(from), to).with_context(|| format!("the build left no `{from}`"))
+        fs::copy(self.tree.join(from), to)
+            .map(|_| ())
+            .with_context(|| format!("the build left no `{from}`"))
     }
 }
 

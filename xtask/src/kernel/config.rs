@@ -61,13 +61,32 @@ pub fn known_absent(series: Series, option: &str) -> Option<&'static str> {
     KNOWN_ABSENT.iter().find(absent).map(|known| known.reason)
 }
 
-/// Fails if an option that the fragment switches on is off in `config`.
+/// A fragment without remarks and empty lines.
+pub(super) fn bare(fragment: &str) -> String {
+    let kept = fragment.lines().filter(|line| option(line).is_some());
+    kept.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// The options of `base` with those of `changes` in place of its own.
+pub(super) fn overlay(base: &str, changes: &str) -> String {
+    let changed: HashSet<&str> = changes.lines().filter_map(option).collect();
+    let kept = base.lines().filter(|line| option(line).is_none_or(|name| !changed.contains(name)));
+    kept.chain(changes.lines()).flat_map(|line| [line, "\n"]).collect()
+}
+
+/// The option that a line sets.
+fn option(line: &str) -> Option<&str> {
+    line.split_once('=').map(|(name, _)| name).filter(|name| name.starts_with("CONFIG_"))
+}
+
+/// Fails if an option that the fragment switches on, or makes a module, is not so in `config`.
 pub(super) fn verify(series: Series, fragment: &str, config: &str) -> Result<()> {
     let on: HashSet<&str> = config.lines().collect();
     let missing: Vec<&str> = fragment
         .lines()
-        .filter(|line| line.starts_with("CONFIG_") && line.ends_with("=y") && !on.contains(line))
-        .map(|line| line.trim_end_matches("=y"))
+        .filter(|line| line.ends_with("=y") || line.ends_with("=m"))
+        .filter(|line| !on.contains(line))
+        .filter_map(option)
         .collect();
     let mut unexpected = Vec::new();
     for option in missing {
@@ -78,7 +97,7 @@ pub(super) fn verify(series: Series, fragment: &str, config: &str) -> Result<()>
     }
     if !unexpected.is_empty() {
         bail!(
-            "kernel {series}: these options of xtask/kernel/test.config did not survive \
+            "kernel {series}: these options of its fragment did not survive \
              `make olddefconfig`: {}; add what they depend on, or list them as known to be absent",
             unexpected.join(", ")
         );
@@ -96,8 +115,23 @@ mod tests {
         let host = |fragment| verify(Series::HOST, fragment, config);
         assert!(host("# not so: CONFIG_B=y\nCONFIG_A=y\n").is_ok());
         assert!(host("CONFIG_A=y\nCONFIG_B=n\nCONFIG_C=64\n").is_ok());
-        let error = host("CONFIG_A=y\nCONFIG_B=y\n").unwrap_err();
-        assert!(error.to_string().contains("CONFIG_B"));
+        for lost in ["CONFIG_A=y\nCONFIG_B=y\n", "CONFIG_B=m\n"] {
+            let error = host(lost).unwrap_err();
+            assert!(error.to_string().contains("CONFIG_B"));
+        }
+    }
+
+    #[test]
+    fn remarks_are_no_options() {
+        assert_eq!(bare("# A: CONFIG_A=y\n\nCONFIG_B=64\n"), "CONFIG_B=64\n");
+    }
+
+    #[test]
+    fn changes_take_the_place_of_what_they_change() {
+        let base = "# A remark: CONFIG_B=y\nCONFIG_A=y\nCONFIG_B=y\nCONFIG_BC=y\n";
+        let merged = overlay(base, "CONFIG_B=m\nCONFIG_D=n\n");
+        let expected = "# A remark: CONFIG_B=y\nCONFIG_A=y\nCONFIG_BC=y\nCONFIG_B=m\nCONFIG_D=n\n";
+        assert_eq!(merged, expected);
     }
 
     #[test]

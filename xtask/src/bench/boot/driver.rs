@@ -14,11 +14,11 @@ use anyhow::{Context, Result, bail};
 
 use super::peers::{self, MEMORY_MIB, Peer};
 use super::stats::{Exits, OpenStats};
-use super::{REPORT_FILE, Report, Side, memory};
+use super::{REPORT_FILE, Report, Side, memory, modules};
 use crate::process::KillOnDrop;
 
 /// Version of the report's format.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 
 /// One monitor's whole life; about five seconds on an idle machine.
 const RUN_DEADLINE: Duration = Duration::from_secs(60);
@@ -58,7 +58,8 @@ pub fn run(runs: u32) -> Result<()> {
     let qemu = Side::new(qemu, of_qemu, count(qemu)?)?;
     let ratio = schedvmm.median_seconds / qemu.median_seconds;
     let ratio_pci = schedvmm_pci.median_seconds / qemu.median_seconds;
-    let report = Report { schema: SCHEMA, ratio, ratio_pci, schedvmm, schedvmm_pci, qemu };
+    let modules = modules::compare(runs)?;
+    let report = Report { schema: SCHEMA, ratio, ratio_pci, schedvmm, schedvmm_pci, qemu, modules };
     let text = serde_json::to_vec_pretty(&report)?;
     std::fs::write(Path::new(REPORT_FILE), text).context("cannot write the report")
 }
@@ -110,7 +111,7 @@ impl<'a> Running<'a> {
     }
 
     /// Waits for its exit; calls `look` every now and then.
-    fn wait(&mut self, look: impl FnMut()) -> Result<()> {
+    pub(super) fn wait(&mut self, look: impl FnMut()) -> Result<()> {
         self.wait_within(RUN_DEADLINE, look)
     }
 

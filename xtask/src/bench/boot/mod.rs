@@ -3,11 +3,13 @@
 //! booted to PID 1 in between, ours over virtio-mmio and over virtio-pci against QEMU's microvm.
 //!
 //! They run in turn in one emulated host, with the same kernel and initrd, 4 vCPUs as 2
-//! cores of 2 threads, and as much memory. The times are emulation; their
-//! ratio, the exits and the memory are what counts. Inside the host, [`driver`] does the work.
+//! cores of 2 threads, and as much memory. Then ours boots two more kernels by turns, for what
+//! modules take ([`modules`]). The times are emulation; their ratio, the exits and the memory are
+//! what counts. Inside the host, [`driver`] does the work.
 
 pub mod driver;
 pub(super) mod memory;
+pub(super) mod modules;
 pub(super) mod peers;
 pub(super) mod stats;
 
@@ -43,6 +45,8 @@ pub struct Report {
     pub schedvmm_pci: Side,
     /// The other side.
     pub qemu: Side,
+    /// Our main job with a driver as a module, and with that built in.
+    pub modules: modules::Modules,
 }
 
 /// One monitor.
@@ -71,8 +75,8 @@ pub fn run(runs: u32) -> Result<Report> {
     }
     let runs_word = runs.to_string();
     let words = ["xtask", "in-host", "bench-boot", "--runs", &runs_word];
-    // A warm-up, a counted run and the timed ones, of three monitors.
-    contest::run(&words, RUN_ALLOWANCE * (runs + 2) * 3, REPORT_FILE)
+    // A warm-up, a counted run and the timed ones, of three monitors and two more kernels.
+    contest::run(&words, RUN_ALLOWANCE * (runs + 2) * 5, REPORT_FILE, modules::files()?)
 }
 
 impl fmt::Display for Report {
@@ -97,10 +101,10 @@ impl fmt::Display for Report {
         row("memory beside the guest's, MiB", sides.map(|side| mib(side.memory_kib)))?;
         row("  at its peak, MiB", sides.map(|side| mib(side.memory_peak_kib)))?;
         row("executable, MiB", sides.map(|side| mib(side.executable_kib)))?;
-        let Self { ratio, ratio_pci, schedvmm, .. } = self;
+        let Self { ratio, ratio_pci, schedvmm, modules, .. } = self;
         write!(
             f,
-            "ratio of the medians to QEMU's: {ratio:.3}, over PCI {ratio_pci:.3} ({} runs each, \
+            "{modules}\nratio of the medians to QEMU's: {ratio:.3}, over PCI {ratio_pci:.3} ({} runs each, \
              in emulation)",
             schedvmm.seconds.len()
         )

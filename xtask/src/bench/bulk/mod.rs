@@ -102,7 +102,7 @@ pub fn run(mib: u32, runs: u32) -> Result<Report> {
     let (size, count) = (mib.to_string(), runs.to_string());
     let words = ["xtask", "in-host", "bench-bulk", "--mib", &size, "--runs", &count];
     let each = RUN_ALLOWANCE + Duration::from_secs(u64::from(mib) / LEAST_MIB_PER_SECOND);
-    contest::run(&words, each * (runs + 1) * 2, REPORT_FILE)
+    contest::run(&words, each * (runs + 1) * 2, REPORT_FILE, Vec::new())
 }
 
 impl Side {

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What became of the main job on one kernel: a row of the table.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::entry::Entry;
+use crate::kernel;
+
+/// Exit statuses of a kernel that was measured, with a gap over the threshold or without.
+const RAN: [u8; 2] = [0, 1];
+
+/// One kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Row {
+    /// What it is called here.
+    pub(super) kernel: String,
+    /// What it calls itself.
+    release: Option<String>,
+    transport: Option<String>,
+    /// Those that it was given to load, in order.
+    modules: Vec<String>,
+    /// They as files: as they lie in the package.
+    modules_packed_bytes: u64,
+    /// They as they are loaded.
+    modules_bytes: u64,
+    memory_mib: Option<u64>,
+    /// Start of the machine to PID 1.
+    boot_ms: Option<u64>,
+    verdict: Option<String>,
+    exit_status: Option<u8>,
+    /// Whether it was measured.
+    pub(super) ran: bool,
+    /// Why it was not, or what is to be said of how it was.
+    pub(super) reason: String,
+}
+
+impl Row {
+    /// Names of the columns.
+    pub(super) const HEADER: &str = "kernel                                        transport modules  \
+                                     packed KiB  memory MiB  boot ms  verdict     status";
+
+    /// Of a kernel that was not even started.
+    pub(super) fn failed(entry: &Entry, reason: String) -> Self {
+        Self {
+            kernel: entry.name(),
+            release: None,
+            transport: None,
+            modules: Vec::new(),
+            modules_packed_bytes: 0,
+            modules_bytes: 0,
+            memory_mib: None,
+            boot_ms: None,
+            verdict: None,
+            exit_status: None,
+            ran: false,
+            reason,
+        }
+    }
+
+    /// From the result of a run on the kernel in `folder`, and how that ended with what words.
+    pub(super) fn of(
+        entry: &Entry,
+        folder: &Path,
+        result: &Path,
+        (status, output): (u8, &str),
+    ) -> Result<Self> {
+        let text = fs::read_to_string(result.join("result.json"));
+        let last = output.lines().rev().map(str::trim).find(|line| !line.is_empty());
+        let without = || Self {
+            exit_status: Some(status),
+            ..Self::failed(entry, last.unwrap_or("it said nothing").to_owned())
+        };
+        // A kernel that is refused leaves no result.
+        let Ok(text) = text else { return Ok(without()) };
+        let result: Value = serde_json::from_str(&text).context("result.json is no JSON")?;
+        let word = |value: &Value| value.as_str().map(str::to_owned);
+        let machine = &result["machine"];
+        let modules: Vec<String> =
+            machine["modules"].as_array().into_iter().flatten().filter_map(word).collect();
+        Ok(Self {
+            release: word(&result["kernel"]["release"]),
+            transport: word(&machine["transport"]),
+            modules_packed_bytes: packed_bytes(folder, &modules)?,
+            modules_bytes: machine["modules_bytes"].as_u64().unwrap_or_default(),
+            modules,
+            memory_mib: machine["memory_mib"].as_u64(),
+            boot_ms: result["phases_ms"]["boot"].as_u64(),
+            verdict: word(&result["verdict"]),
+            ran: RAN.contains(&status),
+            reason: word(&result["reason"]).unwrap_or_default(),
+            ..without()
+        })
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let number = |value: Option<u64>| or_none(value.map(|value| value.to_string()));
+        let kernel = match &self.release {
+            Some(release) if !self.kernel.starts_with(release) => {
+                format!("{} ({release})", self.kernel)
+            }
+            _ => self.kernel.clone(),
+        };
+        write!(
+            f,
+            "{kernel:<46}{:<10}{:>7}{:>12}{:>12}{:>9}  {:<12}{:>6}",
+            or_none(self.transport.clone()),
+            self.modules.len(),
+            self.modules_packed_bytes.div_ceil(1024),
+            number(self.memory_mib),
+            number(self.boot_ms),
+            or_none(self.verdict.clone()),
+            number(self.exit_status.map(u64::from)),
+        )?;
+        if !self.ran {
+            write!(f, "\n    did not run: {}", self.reason)?;
+        }
+        Ok(())
+    }
+}
+
+/// Length of these modules' files.
+fn packed_bytes(folder: &Path, modules: &[String]) -> Result<u64> {
+    let mut sum = 0;
+    for (_, file) in kernel::boot_files(folder)? {
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let stem = name.split_once(".ko").map(|(stem, _)| stem.replace('-', "_"));
+        if stem.is_some_and(|stem| modules.contains(&stem)) {
+            let metadata = fs::metadata(&file);
+            sum += metadata.with_context(|| format!("cannot read `{}`", file.display()))?.len();
+        }
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{Variant, Wanted};
+    use crate::kernels::entry::Source;
+
+    fn entry() -> Entry {
+        let source = Source::Built { wanted: Wanted::Newest, variant: Variant::Redhat };
+        Entry { source, nested: false }
+    }
+
+    #[test]
+    fn a_row_has_what_the_result_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let modules = dir.path().join("lib/modules/7.3/kernel");
+        fs::create_dir_all(&modules).unwrap();
+        fs::write(modules.join("virtio-console.ko.xz"), [0; 3000]).unwrap();
+        fs::write(modules.join("other.ko.xz"), [0; 5000]).unwrap();
+        let result = serde_json::json!({
+            "kernel": { "release": "7.3.0" },
+            "machine": { "transport": "pci", "modules": ["virtio_console"], "modules_bytes": 9000,
+                         "memory_mib": 512 },
+            "phases_ms": { "boot": 1234 }, "verdict": "measured", "reason": "", "exit_status": 0,
+        });
+        fs::write(dir.path().join("result.json"), result.to_string()).unwrap();
+        let row = Row::of(&entry(), dir.path(), dir.path(), (0, "words\n")).unwrap();
+        let text = row.to_string();
+        let words: Vec<_> = text.split_whitespace().collect();
+        let expected =
+            ["newest", "redhat", "(7.3.0)", "pci", "1", "3", "512", "1234", "measured", "0"];
+        assert_eq!(words, expected);
+        assert!(row.ran);
+        assert!(!Row::of(&entry(), dir.path(), dir.path(), (125, "")).unwrap().ran);
+    }
+
+    #[test]
+    fn a_kernel_that_is_refused_has_its_last_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = (125, "schedvmm: kernel x: no driver\n\n");
+        let row = Row::of(&entry(), dir.path(), dir.path(), run).unwrap();
+        let text = row.to_string();
+        assert!(text.ends_with("did not run: schedvmm: kernel x: no driver"), "{text}");
+        assert!(text.contains(" 125\n"), "{text}");
+    }
+}
