@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_witnesss_own_work_is_no_gap_and_what_is_longer_is_one() {
+    fn the_witness_own_work_is_no_gap_and_what_is_longer_is_one() {
         let stop = AtomicU32::new(0);
         let (tally, cells) = (Tally::default(), [(); 4].map(|()| RecordCell::default()));
         let recorder = Recorder { tally: &tally, cells: &cells, tsc_khz: 1_000_000 };

@@ -123,6 +123,16 @@ pub enum Transport {
     Pci,
 }
 
+impl Transport {
+    /// As in options and results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mmio => "mmio",
+            Self::Pci => "pci",
+        }
+    }
+}
+
 /// How the vCPU threads of the nested target are confined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -12,8 +12,9 @@ use serde_json::Value;
 
 use crate::host::accident::Retries;
 use crate::kernel::{self, Series, Variant, Wanted};
+use crate::setup::Tool;
 use crate::venue::Venue;
-use crate::{artifacts, process, setup};
+use crate::{artifacts, process, project, setup};
 
 /// The test kernels, and what tests know them by: the one most cases run on, an old one with
 /// CFS, and the newest there is.
@@ -91,6 +92,12 @@ pub fn run() -> Result<Tally> {
         Kind::Check,
         cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     );
+    report.tool(setup::DENY, "licences and sources of dependencies", |deny| {
+        let mut check = Command::new(deny);
+        check.args(["check", "bans", "licenses", "sources"]);
+        check
+    });
+    report.tool(setup::TYPOS, "spelling", |typos| Command::new(typos));
     let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
     report.command("documentation", Kind::Check, doc);
@@ -252,6 +259,18 @@ impl Report {
             }
             Ok(tally)
         });
+    }
+
+    /// A check by a tool of cargo's, which is built first if it is not there.
+    fn tool(&mut self, tool: Tool, name: &str, command: impl FnOnce(&Path) -> Command) {
+        match tool.ensure() {
+            Ok(executable) => {
+                let mut command = command(&executable);
+                command.current_dir(project::root());
+                self.command(name, Kind::Check, command);
+            }
+            Err(error) => self.step(name, || Err(error)),
+        }
     }
 
     fn step(&mut self, name: &str, work: impl FnOnce() -> Result<Tally>) {

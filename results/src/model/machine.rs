@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the kernel under test ran on.
 
-use std::path::PathBuf;
-
 use protocol::job::{Pv, Transport};
 use serde::{Deserialize, Serialize};
 

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use super::entry::Entry;
 use super::row::Row;
-use crate::host::accident::{Accident, HostLost};
+use crate::host::accident::HostLost;
 use crate::host::{EmulatedHost, Ended, Stream};
 use crate::venue::Venue;
 use crate::{kernel, process, project};
@@ -107,7 +107,7 @@ impl Bench {
 fn accident(row: &Result<Row>) -> Option<String> {
     match row {
         Err(error) => error.is::<HostLost>().then(|| format!("{error:#}")),
-        Ok(row) => Accident::find(&row.reason).map(|(_, line)| line.to_owned()),
+        Ok(row) => row.accident.map(|_| row.reason.clone()),
     }
 }
 

@@ -6,10 +6,13 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use results::folder::RESULT;
+use results::model::Phase;
+use results::saved::Saved;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::entry::Entry;
+use crate::host::accident::Accident;
 use crate::kernel;
 
 /// Exit statuses of a kernel that was measured, with a gap over the threshold or without.
@@ -38,6 +41,9 @@ pub(super) struct Row {
     pub(super) ran: bool,
     /// Why it was not, or what is to be said of how it was.
     pub(super) reason: String,
+    /// How the emulation let it down.
+    #[serde(skip)]
+    pub(super) accident: Option<Accident>,
 }
 
 impl Row {
@@ -60,6 +66,7 @@ impl Row {
             exit_status: None,
             ran: false,
             reason,
+            accident: None,
         }
     }
 
@@ -70,31 +77,31 @@ impl Row {
         result: &Path,
         (status, output): (u8, &str),
     ) -> Result<Self> {
-        let text = fs::read_to_string(result.join("result.json"));
         let last = output.lines().rev().map(str::trim).find(|line| !line.is_empty());
-        let without = || Self {
+        let without = Self {
             exit_status: Some(status),
             ..Self::failed(entry, last.unwrap_or("it said nothing").to_owned())
         };
         // A kernel that is refused leaves no result.
-        let Ok(text) = text else { return Ok(without()) };
-        let result: Value = serde_json::from_str(&text).context("result.json is no JSON")?;
-        let word = |value: &Value| value.as_str().map(str::to_owned);
-        let machine = &result["machine"];
-        let modules: Vec<String> =
-            machine["modules"].as_array().into_iter().flatten().filter_map(word).collect();
+        if !result.join(RESULT).exists() {
+            return Ok(without);
+        }
+        let result = Saved::open(result)?.result;
+        let machine = result.machine.vm.as_ref();
+        let modules = machine.map(|machine| machine.modules.clone()).unwrap_or_default();
         Ok(Self {
-            release: word(&result["kernel"]["release"]),
-            transport: word(&machine["transport"]),
+            accident: Accident::of(&result),
+            transport: machine.map(|machine| machine.transport.name().to_owned()),
             modules_packed_bytes: packed_bytes(folder, &modules)?,
-            modules_bytes: machine["modules_bytes"].as_u64().unwrap_or_default(),
+            modules_bytes: machine.map_or(0, |machine| machine.modules_bytes),
             modules,
-            memory_mib: machine["memory_mib"].as_u64(),
-            boot_ms: result["phases_ms"]["boot"].as_u64(),
-            verdict: word(&result["verdict"]),
+            memory_mib: machine.map(|machine| machine.memory_mib),
+            boot_ms: result.phases_ms.get(&Phase::Boot).copied(),
+            verdict: Some(result.verdict.name().to_owned()),
             ran: RAN.contains(&status),
-            reason: word(&result["reason"]).unwrap_or_default(),
-            ..without()
+            release: result.kernel.hello.map(|hello| hello.release),
+            reason: result.reason,
+            ..without
         })
     }
 }
@@ -146,6 +153,9 @@ mod tests {
     use super::*;
     use crate::kernel::{Variant, Wanted};
     use crate::kernels::entry::Source;
+    use crate::project;
+    use protocol::job::Transport;
+    use results::model::{Answer, RunResult};
 
     fn entry() -> Entry {
         let source = Source::Built { wanted: Wanted::Newest, variant: Variant::Redhat };
@@ -159,13 +169,17 @@ mod tests {
         fs::create_dir_all(&modules).unwrap();
         fs::write(modules.join("virtio-console.ko.xz"), [0; 3000]).unwrap();
         fs::write(modules.join("other.ko.xz"), [0; 5000]).unwrap();
-        let result = serde_json::json!({
-            "kernel": { "release": "7.3.0" },
-            "machine": { "transport": "pci", "modules": ["virtio_console"], "modules_bytes": 9000,
-                         "memory_mib": 512 },
-            "phases_ms": { "boot": 1234 }, "verdict": "measured", "reason": "", "exit_status": 0,
-        });
-        fs::write(dir.path().join("result.json"), result.to_string()).unwrap();
+        let packed = fs::read(project::root().join("results/tests/data/user.json.xz")).unwrap();
+        let mut result: RunResult =
+            serde_json::from_reader(liblzma::read::XzDecoder::new(&packed[..])).unwrap();
+        let machine = result.machine.vm.as_mut().unwrap();
+        (machine.transport, machine.memory_mib) = (Transport::Pci, 512);
+        (machine.modules, machine.modules_bytes) = (vec!["virtio_console".into()], 9000);
+        (result.verdict, result.exit_status) = (Answer::Measured, Some(0));
+        result.kernel.hello.as_mut().unwrap().release = "7.3.0".into();
+        result.phases_ms.insert(Phase::Boot, 1234);
+        let result = serde_json::to_string(&result).unwrap();
+        fs::write(dir.path().join(RESULT), result).unwrap();
         let row = Row::of(&entry(), dir.path(), dir.path(), (0, "words\n")).unwrap();
         let text = row.to_string();
         let words: Vec<_> = text.split_whitespace().collect();

@@ -6,11 +6,13 @@ mod backports;
 mod packages;
 mod qemu;
 mod sources;
+mod tools;
 
 pub use archive::{Archive, Offered};
 pub use packages::{ensure, installed_version};
 pub(crate) use qemu::QEMU;
 pub use qemu::ensure_qemu;
+pub use tools::{DENY, TYPOS, Tool};
 
 use std::path::{Path, PathBuf};
 

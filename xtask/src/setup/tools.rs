@@ -3,13 +3,12 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::lock::Lock;
-use crate::{process, project};
+use crate::{artifacts, process, project};
 
 /// A build takes some minutes.
 const BUILD_DEADLINE: Duration = Duration::from_secs(30 * 60);
@@ -29,7 +28,7 @@ pub struct Tool {
 pub const DENY: Tool = Tool { package: "cargo-deny", version: "0.20.2", executable: "cargo-deny" };
 
 /// Spelling, with the exceptions in `.typos.toml`.
-pub const TYPOS: Tool = Tool { package: "typos-cli", version: "1.47.2", executable: "typos" };
+pub const TYPOS: Tool = Tool { package: "typos-cli", version: "1.52.0", executable: "typos" };
 
 impl Tool {
     /// Its executable, built first if the cache has none.
@@ -53,7 +52,9 @@ impl Tool {
                 self.version,
                 log.display()
             );
-            let mut install = Command::new("cargo");
+            // Not in the project, whose configuration is not meant for it either.
+            let mut install = artifacts::cargo();
+            install.current_dir(&cache);
             install.args(["install", self.package, "--version", self.version, "--locked"]);
             install.args(["--no-track", "--root"]).arg(&root);
             // Those of the build that started us are not meant for it.
