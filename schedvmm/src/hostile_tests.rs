@@ -25,8 +25,9 @@ use crate::session::{Limits, Session};
 use crate::show::{Show, Style};
 use crate::status::{ExitStatus, Failure};
 use crate::testing::{Random, load};
+use crate::verbs::report;
 use crate::verdict::{End, judge};
-use crate::{explain, report, terminal};
+use crate::{terminal, verbs};
 
 #[path = "../tests/traced/mod.rs"]
 mod traced;
@@ -325,7 +326,7 @@ fn call(verb: &str, folder: &Path, more: &[&str]) -> Result<ExitStatus, Failure>
     let words = ["schedvmm", verb, path];
     let words = words.iter().chain(more);
     match Cli::try_parse_from(words).expect("options").verb {
-        Some(Verb::Explain(args)) => explain::run(&args),
+        Some(Verb::Explain(args)) => verbs::explain::run(&args),
         Some(Verb::Report { result, output }) => report::run(&result, output.as_deref()),
         verb => panic!("{verb:?}"),
     }

@@ -13,10 +13,10 @@ use vmm::load::Entered;
 use vmm::vm::BuildError;
 
 use crate::cli::{Boot, Idle, MachineArgs};
-use crate::kernel::{KernelFileError, unusable};
+use crate::kernel::{KernelFileError, TELLS_TSC, unusable};
 use crate::mapped_trace::TraceMemory;
 use crate::modules::Modules;
-use crate::owner::Owned;
+use crate::status::Owned;
 use crate::status::{Failure, OrFail};
 
 /// The file of this program, to start it again or to put it into a guest.
@@ -112,9 +112,6 @@ pub fn cmdline(
     }
     words.join(" ")
 }
-
-/// First version that can be told the frequency of its TSC (`tsc_early_khz`, x86/tsc of 5.8).
-pub const TELLS_TSC: (u32, u32) = (5, 8);
 
 /// Refuses a kernel that would not find out how fast time passes in this machine.
 ///

@@ -5,9 +5,7 @@
 mod absence;
 mod analysis;
 mod bench;
-mod boot;
 mod caller;
-mod check;
 mod cli;
 mod compose;
 mod cpu_kinds;
@@ -15,7 +13,6 @@ mod deliver;
 mod explain;
 mod facts;
 mod footprint;
-mod host;
 #[cfg(test)]
 mod hostile_tests;
 mod kernel;
@@ -30,10 +27,6 @@ mod pins;
 mod placement;
 mod probe;
 mod progress;
-mod repeat;
-mod report;
-mod run;
-mod selftest;
 mod session;
 mod shape;
 mod show;
@@ -45,23 +38,18 @@ mod terminal;
 mod testing;
 mod trace_file;
 mod units;
+mod verbs;
 mod verdict;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use serde_json::json;
-use vmm::kvm::Hypervisor;
 
 use crate::cli::{Cli, Verb};
 use crate::status::{ExitStatus, Failure};
-
-/// Somebody who only asks for the probe can wait longer than a run does.
-const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     // PID 1 of a container is no agent: it has no job.
@@ -97,21 +85,18 @@ fn main() -> ExitCode {
     }));
     let ended = std::panic::catch_unwind(|| match cli.verb {
         Some(Verb::BenchAnalyse { records, output }) => bench::analyse(records, &output),
-        Some(Verb::Boot(args)) => boot::run(&args),
-        Some(Verb::Check(args)) => check::run(&args),
-        Some(Verb::Config { nested }) => {
-            terminal::out(needs::fragment(nested).trim_end());
-            Ok(ExitStatus::Pass)
-        }
-        Some(Verb::Explain(args)) => explain::run(&args),
-        Some(Verb::Host(args)) => host::run(&args),
-        Some(Verb::Probe { json }) => probe_verb(json),
-        Some(Verb::Report { result, output }) => report::run(&result, output.as_deref()),
-        Some(Verb::Run { from, output, json }) => repeat::run(&from, output.as_deref(), json),
+        Some(Verb::Boot(args)) => verbs::boot::run(&args),
+        Some(Verb::Check(args)) => verbs::check::run(&args),
+        Some(Verb::Config { nested }) => verbs::config::run(nested),
+        Some(Verb::Explain(args)) => verbs::explain::run(&args),
+        Some(Verb::Host(args)) => verbs::host::run(&args),
+        Some(Verb::Probe { json }) => verbs::probe::run(json),
+        Some(Verb::Report { result, output }) => verbs::report::run(&result, output.as_deref()),
+        Some(Verb::Run { from, output, json }) => verbs::run::run(&from, output.as_deref(), json),
         Some(Verb::Selftest { kernel, allow_quota, json }) => {
-            selftest::run(kernel.as_deref(), allow_quota, json)
+            verbs::selftest::run(kernel.as_deref(), allow_quota, json)
         }
-        None => run::run(&cli.run),
+        None => verbs::measure::run(&cli.run),
     });
     let ended = ended.unwrap_or_else(|_| Err(Failure::internal("this is a defect: report it")));
     let status = ended.unwrap_or_else(|failure| {
@@ -129,25 +114,5 @@ fn say_why(error: &clap::Error) {
         let _ = error.print();
     } else {
         terminal::err(&text);
-    }
-}
-
-/// Whether this host's KVM can run Linux.
-fn probe_verb(json: bool) -> Result<ExitStatus, Failure> {
-    let device = Path::new(vmm::kvm::DEVICE);
-    let verdict = Hypervisor::open(device)
-        .map_err(Failure::from)
-        .and_then(|hypervisor| Ok(probe::run(&hypervisor, PROBE_PATIENCE)?));
-    let reason = verdict.as_ref().err().map(ToString::to_string);
-    if json {
-        let answer = json!({ "usable": reason.is_none(), "reason": reason });
-        terminal::out(&results::json::pretty(&answer).map_err(Failure::internal)?);
-    } else if reason.is_none() {
-        terminal::out(&format!("{}: usable", device.display()));
-    }
-    match verdict {
-        Err(_) if json => Ok(ExitStatus::Host),
-        Err(failure) => Err(failure),
-        Ok(_) => Ok(ExitStatus::Pass),
     }
 }

@@ -31,13 +31,7 @@ use crate::kernel::KernelFileError;
 use crate::modules::ModulesError;
 use crate::package::PackageError;
 use crate::probe::ProbeError;
-use crate::status::Failure;
-
-/// Something that has an owner.
-pub trait Owned {
-    /// Whose limit or fault it is.
-    fn owner(&self) -> Owner;
-}
+use crate::status::{Failure, Owned};
 
 impl Owned for KernelFileError {
     fn owner(&self) -> Owner {

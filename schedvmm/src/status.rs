@@ -9,8 +9,6 @@ use std::fmt;
 
 use protocol::error::Owner;
 
-use crate::owner::Owned;
-
 pub use protocol::error::chain;
 
 /// How the process ends.
@@ -56,6 +54,12 @@ impl From<Owner> for ExitStatus {
             Owner::Internal => Self::Internal,
         }
     }
+}
+
+/// Something that has an owner.
+pub trait Owned {
+    /// Whose limit or fault it is.
+    fn owner(&self) -> Owner;
 }
 
 /// An error that ends the process, and whose it is.

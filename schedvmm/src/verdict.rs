@@ -7,9 +7,9 @@ use results::model::{Answer, ReasonCode, Stage};
 use vmm::vcpu::{ExitReason, VcpuEnd};
 
 use crate::analysis::threads::over_threshold;
-use crate::owner::Owned;
 use crate::session::{Session, waited_for};
 use crate::status::ExitStatus;
+use crate::status::Owned;
 
 /// How a run came to its end.
 #[derive(Debug)]

@@ -2,13 +2,11 @@
 //! Why it happened: gaps of a result, explained from its trace.
 
 mod co_run;
-mod question;
-mod text;
-mod verb;
-mod whole;
+pub mod question;
+pub mod text;
+pub mod whole;
 
 pub use question::Question;
-pub use verb::run;
 
 use std::path::Path;
 

@@ -23,11 +23,13 @@ use vmm::x86_64::wrapped;
 pub use self::config::{Configuration, MAX_CONFIG_BYTES, Source};
 pub use self::name::is_bare_name;
 
-use crate::machine::TELLS_TSC;
 use crate::modules::{Lists, Packed, Tree};
-use crate::owner::Owned;
 use crate::package::{Package, PackageError};
 use crate::status::Failure;
+use crate::status::Owned;
+
+/// First version that can be told the frequency of its TSC (`tsc_early_khz`, x86/tsc of 5.8).
+pub const TELLS_TSC: (u32, u32) = (5, 8);
 
 /// A kernel that cannot be had by that name, or a kernel file that cannot be used.
 #[derive(Debug, thiserror::Error)]

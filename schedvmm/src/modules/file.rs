@@ -9,6 +9,16 @@ use object::{Object, ObjectSection};
 
 use super::{Module, ModulesError};
 
+/// The file of a module.
+pub struct Found {
+    /// Its name, for a reader.
+    pub file: String,
+    /// The folder or the package that it is in.
+    pub place: String,
+    /// What is in it.
+    pub bytes: Vec<u8>,
+}
+
 /// No module is larger: the largest of a distribution has some 10 MiB.
 pub const MAX_MODULE_BYTES: u64 = 128 << 20;
 /// Memory that the xz decoder may use.

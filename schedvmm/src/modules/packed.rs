@@ -9,7 +9,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::tree::Found;
+use super::file::Found;
 use super::{LIKELY, Lists, ModulesError};
 use crate::package::{Contents, Package, PackageError, Release};
 

@@ -4,8 +4,8 @@
 use protocol::error::Owner;
 
 use super::*;
-use crate::owner::Owned;
 use crate::package::Package;
+use crate::status::Owned;
 use crate::testing::made::{self, Pack, module};
 
 const RELEASE: &str = "6.1.0-1-amd64";

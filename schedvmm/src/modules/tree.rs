@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::ModulesError;
+use super::file::Found;
 use super::folder::Folder;
 use super::lists::{Driver, Lists};
 use super::packed::Packed;
@@ -26,16 +27,6 @@ pub struct Tree {
 enum Place {
     Folder(Folder),
     Package(Packed),
-}
-
-/// The file of a module.
-pub struct Found {
-    /// Its name, for a reader.
-    pub file: String,
-    /// The folder or the package that it is in.
-    pub place: String,
-    /// What is in it.
-    pub bytes: Vec<u8>,
 }
 
 impl Tree {

@@ -28,8 +28,8 @@ const MAX_PARAMETERS: usize = 5;
 const WAY: [(&str, &str); 9] = [
     ("schedvmm/src/main.rs", "fn main("),
     ("schedvmm/src/cli/mod.rs", "pub struct RunArgs"),
-    ("schedvmm/src/run/mod.rs", "pub fn run("),
-    ("schedvmm/src/run/plan.rs", "pub fn make("),
+    ("schedvmm/src/verbs/measure/mod.rs", "pub fn run("),
+    ("schedvmm/src/verbs/measure/plan.rs", "pub fn make("),
     ("schedvmm/src/machine.rs", "pub fn initrd("),
     ("vmm/src/vm.rs", "pub fn build("),
     ("vmm/src/load.rs", "pub fn kernel("),

@@ -4,13 +4,13 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::packages;
 use super::sources::{self, Release};
 
 /// Where the added source goes.
 const SOURCES_FILE: &str = "/etc/apt/sources.list.d/schedvmm-backports.sources";
 
-/// Makes backports of this Debian known to apt, and says the suite's name.
+/// Adds backports of this Debian to apt's sources, whose lists are to be fetched then, and says the
+/// suite's name.
 pub(super) fn add() -> Result<String> {
     let (suite, text) = wanted()?;
     if let Some(text) = text {
@@ -18,7 +18,6 @@ pub(super) fn add() -> Result<String> {
         std::fs::write(SOURCES_FILE, text)
             .with_context(|| format!("cannot write `{SOURCES_FILE}`"))?;
     }
-    packages::update()?;
     Ok(suite)
 }
 

@@ -50,6 +50,7 @@ pub fn ensure(packages: &[&str]) -> Result<()> {
     }
     if unknown().is_some() {
         backports::add()?;
+        update()?;
     }
     if let Some(name) = unknown() {
         bail!("apt offers no package `{name}`; it is needed, add a package source that has it");

@@ -31,7 +31,9 @@ pub fn ensure_qemu() -> Result<()> {
     if by_default {
         packages::install(&PACKAGES)?;
     } else {
-        let names = from_suite(&backports::add()?);
+        let suite = backports::add()?;
+        packages::update()?;
+        let names = from_suite(&suite);
         packages::install(&names.each_ref().map(String::as_str))?;
     }
     let version = program_version().with_context(|| format!("`{QEMU}` does not run"))?;

@@ -11,6 +11,7 @@ pub mod driver;
 pub(super) mod memory;
 pub(super) mod modules;
 pub(super) mod peers;
+pub(in crate::bench) mod running;
 pub(super) mod stats;
 
 use std::fmt;

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::driver::Running;
 use super::peers::{Peer, SCHEDVMM_PATH};
+use super::running::Running;
 use crate::bench::median;
 use crate::kernel::{self, Variant, Wanted};
 

@@ -11,9 +11,9 @@ use initrd_builder::Archive;
 
 use super::guest::{self, Cost};
 use super::{Dump, PORT, REPORT_FILE, Report, Side};
-use crate::bench::boot::driver::Running;
 use crate::bench::boot::memory;
 use crate::bench::boot::peers::{KERNEL_PATH, Peer, QEMU_PATH, SCHEDVMM_PATH};
+use crate::bench::boot::running::Running;
 use crate::bench::boot::stats::OpenStats;
 
 /// Version of the report's format.

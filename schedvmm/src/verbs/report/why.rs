@@ -6,7 +6,6 @@ use std::ops::Range;
 
 use ftrace::attribution::{Context, Explanation, Topology, Units, explain};
 use ftrace::{Lanes, lanes};
-
 use results::model::{Explained, LocatedGap, RunResult};
 use results::saved::Saved;
 

@@ -8,9 +8,9 @@ use ftrace::Lane;
 use ftrace::attribution::{Cause, Explanation};
 use maud::{Markup, html};
 
-use super::svg::{Axis, px, real};
-use super::why::Why;
 use crate::units::show_ns;
+use crate::verbs::report::svg::{Axis, px, real};
+use crate::verbs::report::why::Why;
 
 const WIDTH: f64 = 1000.0;
 const LEFT: f64 = 120.0;

@@ -13,7 +13,7 @@ use workload::context::Surroundings;
 use workload::observer::{Observer, Prepared};
 use workload::supervisor;
 
-use super::inject::{self, Policy};
+use crate::verbs::selftest::inject::{self, Policy};
 
 /// What is done to a load that runs: gets the groups' process IDs.
 pub type Action<T> = Box<dyn FnOnce(Vec<u32>) -> T + Send>;

@@ -5,9 +5,9 @@ use maud::{Markup, html};
 use protocol::message::VmThread;
 use results::model::{RunResult, VmResult};
 
-use super::facts::{length, percent};
-use super::timeline::colour;
 use crate::units::show_ns;
+use crate::verbs::report::facts::{length, percent};
+use crate::verbs::report::timeline::colour;
 
 /// Machines in the table, at most.
 const MAX_MACHINES: usize = 256;

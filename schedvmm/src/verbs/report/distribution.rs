@@ -7,10 +7,10 @@ use std::fmt::Write;
 use maud::{Markup, html};
 use results::model::RunResult;
 
-use super::group_name;
-use super::svg::{Axis, px, real};
-use super::timeline::colour;
 use crate::units::{as_ns, show_ns};
+use crate::verbs::report::group_name;
+use crate::verbs::report::svg::{Axis, px, real};
+use crate::verbs::report::timeline::colour;
 
 const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 440.0;

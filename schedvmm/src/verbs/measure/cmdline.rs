@@ -3,8 +3,8 @@
 
 use guest::cmdline::Drift;
 
-use super::Attempt;
 use crate::cli::Idle;
+use crate::verbs::measure::Attempt;
 
 impl Attempt {
     /// Whether the kernel runs with the command line that it was given.

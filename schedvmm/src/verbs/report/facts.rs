@@ -9,11 +9,11 @@ use results::model::{ExplainedPart, Group, RunResult};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::group_name;
-use super::svg::{px, real};
-use super::timeline::{cause_class, colour};
-use super::why::Why;
 use crate::units::{as_ns, show_ns};
+use crate::verbs::report::group_name;
+use crate::verbs::report::svg::{px, real};
+use crate::verbs::report::timeline::{cause_class, colour};
+use crate::verbs::report::why::Why;
 
 /// Causes in the table, at most.
 const MAX_CAUSES: usize = 40;

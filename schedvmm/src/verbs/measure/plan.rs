@@ -15,7 +15,6 @@ use vmm::config::{Config, Topology, Transport};
 use vmm::vm::{Facts, Running, Vm};
 use vmm::x86_64::image::KernelImage;
 
-use super::nested;
 use crate::absence::HostEvidence;
 use crate::caller::{Demand, Heirs};
 use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, TraceArgs};
@@ -29,6 +28,7 @@ use crate::shape::Shape;
 use crate::show::Style;
 use crate::status::{Failure, OrFail};
 use crate::trace_file::TraceFile;
+use crate::verbs::measure::nested;
 
 /// A run before it begins.
 pub struct Plan {

@@ -27,7 +27,6 @@ use workload::observer::{Observer, Outcome, Prepared};
 use workload::tracing::Tracing;
 use workload::{setup, supervisor};
 
-use self::prepare::{Prepare, Ready};
 use crate::analysis::parted::clock_of;
 use crate::analysis::threads;
 use crate::caller::{Caller, Meanwhile};
@@ -36,13 +35,14 @@ use crate::compose::{self, Account};
 use crate::deliver::{Checkpoints, Delivery};
 use crate::facts;
 use crate::pins::PinCheck;
-use crate::run::plan;
 use crate::session::{Event, Limits, Notice, Session};
 use crate::show::Show;
 use crate::signals::{self, OnLeave};
 use crate::sinks::TraceSink;
 use crate::status::{ExitStatus, Failure, OrFail, chain};
 use crate::trace_file::{Arrival, TraceFile};
+use crate::verbs::host::prepare::{Prepare, Ready};
+use crate::verbs::measure::plan;
 use crate::verdict::{End, Verdict, judge};
 
 /// Signals on their way to the load's supervisor.

@@ -28,7 +28,6 @@ use vmm::virtio::console::{PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Loaded, Parts, Running, Vm};
 use vmm::x86_64::lint::{Lint, Wanted};
 
-use self::plan::Plan;
 use crate::absence::HostEvidence;
 use crate::analysis::parted::clock_of;
 use crate::caller::{Caller, Meanwhile};
@@ -43,6 +42,7 @@ use crate::show::Show;
 use crate::sinks::{ConsoleRing, ControlSink, Tail, TraceSink, WholeLines};
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::trace_file::TraceFile;
+use crate::verbs::measure::plan::Plan;
 use crate::verdict::End;
 use crate::{facts, footprint, kernel, needs, signals};
 

@@ -21,9 +21,9 @@ use workload::tracing::Tracing;
 use crate::caller::{Demand, Heirs};
 use crate::cli::HostArgs;
 use crate::placement;
-use crate::run::plan;
 use crate::signals::{self, OnLeave};
 use crate::status::Failure;
+use crate::verbs::measure::plan;
 
 /// A run before it begins.
 pub struct Prepare {

@@ -15,10 +15,10 @@ use workload::context::Surroundings;
 use workload::kernel::scheduler;
 use workload::noise_floor;
 
-use super::case::{Case, Fault, Tried};
-use super::inject::{self, HalfCpu, LOAD_PRIORITY, Policy, Stop};
-use super::measure::{Measured, measure};
-use super::vcpu;
+use crate::verbs::selftest::case::{Case, Fault, Tried};
+use crate::verbs::selftest::inject::{self, HalfCpu, LOAD_PRIORITY, Policy, Stop};
+use crate::verbs::selftest::measure::{Measured, measure};
+use crate::verbs::selftest::vcpu;
 
 /// What a stop's error may be, at the least.
 const LEAST_LIMIT_NS: u64 = 20_000;

@@ -13,12 +13,12 @@ use results::saved::Saved;
 use serde::Serialize;
 use serde_json::json as object;
 
-use super::question::Question;
-use super::text;
-use super::whole::Whole;
 use crate::cli::ExplainArgs;
-use crate::owner::Owned;
+use crate::explain::question::Question;
+use crate::explain::text;
+use crate::explain::whole::Whole;
 use crate::progress::Progress;
+use crate::status::Owned;
 use crate::status::{ExitStatus, Failure};
 use crate::terminal::Plain;
 

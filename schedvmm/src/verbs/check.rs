@@ -13,8 +13,8 @@ use crate::cli::CheckArgs;
 use crate::kernel::{self, Kernel, Known};
 use crate::modules::Drivers;
 use crate::needs::{self, Finding, Fit, State, Weight};
-use crate::run::nested::Vendor;
 use crate::status::{ExitStatus, Failure};
+use crate::verbs::measure::nested::Vendor;
 use crate::{machine, terminal};
 
 /// More than any kernel needs before it manages memory itself; only what it fills is used.

@@ -19,12 +19,12 @@ use serde::Serialize;
 use vmm::kvm::Hypervisor;
 use workload::noise_floor;
 
-use self::case::{Case, Status, try_case};
 use crate::caller::{Caller, Demand, Meanwhile};
 use crate::probe::{self, ProbeError};
 use crate::progress::Progress;
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::units::show_ns;
+use crate::verbs::selftest::case::{Case, Status, try_case};
 use crate::{kernel, placement, signals, terminal};
 
 /// How long the noise floor is measured.

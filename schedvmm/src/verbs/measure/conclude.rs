@@ -11,7 +11,6 @@ use results::model::{
 };
 use vmm::vcpu::VcpuEnd;
 
-use super::{Attempt, millis};
 use crate::analysis::threads;
 use crate::caller::Meanwhile;
 use crate::compose::{self, Account};
@@ -20,6 +19,7 @@ use crate::footprint;
 use crate::pins::{self, PinCheck};
 use crate::status::ExitStatus;
 use crate::trace_file::Arrival;
+use crate::verbs::measure::{Attempt, millis};
 use crate::verdict::{End, Verdict, judge};
 
 impl Attempt {

@@ -16,10 +16,10 @@ use vmm::virtio::console::{self, PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Loaded, Parts, Vm};
 
 use crate::cli::BootArgs;
-use crate::owner::{Owned, file_failure};
+use crate::owner::file_failure;
 use crate::session::Event;
 use crate::sinks::ConsoleRing;
-use crate::status::{ExitStatus, Failure, OrFail};
+use crate::status::{ExitStatus, Failure, OrFail, Owned};
 use crate::terminal::Plain;
 use crate::{kernel, machine, placement, signals};
 

@@ -12,9 +12,9 @@ use results::model::LocatedGap;
 use results::saved::Saved;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::inject::{self, Stop};
-use super::measure::Measured;
 use crate::signals::{self, OnLeave};
+use crate::verbs::selftest::inject::{self, Stop};
+use crate::verbs::selftest::measure::Measured;
 
 /// Guest CPU that the load runs on.
 const LOAD_CPU: u32 = 3;

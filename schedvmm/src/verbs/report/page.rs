@@ -5,9 +5,9 @@ use gaps::evidence::Class;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use results::model::{Answer, FigureSource, LocatedGap, RunResult, Target};
 
-use super::why::Why;
-use super::{distribution, facts, machines, timeline};
 use crate::units::{as_ns, show_ns};
+use crate::verbs::report::why::Why;
+use crate::verbs::report::{distribution, facts, machines, timeline};
 
 const STYLE: &str = include_str!("style.css");
 /// Nothing is loaded and no script runs, whatever stands in the page.

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `schedvmm config`: what to merge into a kernel's configuration.
+
+use crate::status::{ExitStatus, Failure};
+use crate::{needs, terminal};
+
+/// Prints the fragment; with what virtual machines as the load need, too, if `nested`.
+///
+/// # Errors
+/// None; it has the form of all verbs.
+#[expect(clippy::unnecessary_wraps, reason = "the form of all verbs")]
+pub fn run(nested: bool) -> Result<ExitStatus, Failure> {
+    terminal::out(needs::fragment(nested).trim_end());
+    Ok(ExitStatus::Pass)
+}

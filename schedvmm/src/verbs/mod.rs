@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The verbs of `--help`, a module each. Without a verb it is [`measure`].
+
+pub mod boot;
+pub mod check;
+pub mod config;
+pub mod explain;
+pub mod host;
+pub mod measure;
+pub mod probe;
+pub mod report;
+pub mod run;
+pub mod selftest;
