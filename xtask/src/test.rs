@@ -3,7 +3,7 @@
 //! keep the others from running.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -86,51 +86,10 @@ pub fn run() -> Result<Tally> {
     let schedvmm = artifacts::schedvmm()?;
     println!("{}", Venue::detect(&schedvmm)?);
     let mut report = Report::default();
-    report.command("format", Kind::Check, cargo(&["fmt", "--all", "--check"]));
-    report.command(
-        "lints",
-        Kind::Check,
-        cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-    );
-    report.tool(setup::DENY, "licences and sources of dependencies", |deny| {
-        let mut check = Command::new(deny);
-        check.args(["check", "bans", "licenses", "sources"]);
-        check
-    });
-    report.tool(setup::TYPOS, "spelling", |typos| Command::new(typos));
-    let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
-    doc.env("RUSTDOCFLAGS", "-D warnings");
-    report.command("documentation", Kind::Check, doc);
-    report.step("programs for tests", || {
-        setup::ensure(setup::TEST_READERS)?;
-        Ok(Tally { passed: 1, ..Tally::default() })
-    });
-    if let Err(error) = setup::ensure(NUMPY) {
-        println!("statistics will not be compared with NumPy: {error:#}");
-    }
-    if let Err(error) = setup::ensure(BROWSER) {
-        println!("no browser will look at reports: {error:#}");
-    }
+    check_sources(&mut report);
+    set_up(&mut report);
     // Before all tests: some outside the emulated host read these kernels, too.
-    let mut kernels = Vec::new();
-    for (wanted, variable) in KERNELS {
-        report.step(&format!("test kernel {wanted}"), || {
-            kernels.push((variable, kernel::ensure(wanted)?));
-            Ok(Tally { passed: 1, ..Tally::default() })
-        });
-    }
-    for (variant, variable) in VARIANTS {
-        report.step(&format!("test kernel like {variant}"), || {
-            kernels.push((variable, kernel::ensure_variant(Wanted::default(), variant)?));
-            Ok(Tally { passed: 1, ..Tally::default() })
-        });
-    }
-    for (wanted, variable) in STOCK {
-        report.step(&format!("{wanted} {FLAVOUR} kernel of the distribution"), || {
-            kernels.push((variable, kernel::stock(wanted, FLAVOUR)?.folder));
-            Ok(Tally { passed: 1, ..Tally::default() })
-        });
-    }
+    let kernels = kernels(&mut report);
     for (name, mut tests) in workspace_tests()? {
         tests.envs(kernels.iter().cloned());
         // A run fails for what changed in the project, not for the numbers that were drawn.
@@ -153,6 +112,63 @@ pub fn run() -> Result<Tally> {
     report.command("real kernels in the emulated host", Kind::Tests, real);
     report.print();
     Ok(report.sum())
+}
+
+/// What is read, and not run.
+fn check_sources(report: &mut Report) {
+    report.command("format", Kind::Check, cargo(&["fmt", "--all", "--check"]));
+    report.command(
+        "lints",
+        Kind::Check,
+        cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+    );
+    report.tool(setup::DENY, "licences and sources of dependencies", |deny| {
+        let mut check = Command::new(deny);
+        check.args(["check", "bans", "licenses", "sources"]);
+        check
+    });
+    report.tool(setup::TYPOS, "spelling", |typos| Command::new(typos));
+    let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    report.command("documentation", Kind::Check, doc);
+}
+
+/// What tests need of this machine.
+fn set_up(report: &mut Report) {
+    report.step("programs for tests", || {
+        setup::ensure(setup::TEST_READERS)?;
+        Ok(Tally { passed: 1, ..Tally::default() })
+    });
+    if let Err(error) = setup::ensure(NUMPY) {
+        println!("statistics will not be compared with NumPy: {error:#}");
+    }
+    if let Err(error) = setup::ensure(BROWSER) {
+        println!("no browser will look at reports: {error:#}");
+    }
+}
+
+/// Kernels that tests boot, with the variables that tell where they are.
+fn kernels(report: &mut Report) -> Vec<(&'static str, PathBuf)> {
+    let mut kernels = Vec::new();
+    for (wanted, variable) in KERNELS {
+        report.step(&format!("test kernel {wanted}"), || {
+            kernels.push((variable, kernel::ensure(wanted)?));
+            Ok(Tally { passed: 1, ..Tally::default() })
+        });
+    }
+    for (variant, variable) in VARIANTS {
+        report.step(&format!("test kernel like {variant}"), || {
+            kernels.push((variable, kernel::ensure_variant(Wanted::default(), variant)?));
+            Ok(Tally { passed: 1, ..Tally::default() })
+        });
+    }
+    for (wanted, variable) in STOCK {
+        report.step(&format!("{wanted} {FLAVOUR} kernel of the distribution"), || {
+            kernels.push((variable, kernel::stock(wanted, FLAVOUR)?.folder));
+            Ok(Tally { passed: 1, ..Tally::default() })
+        });
+    }
+    kernels
 }
 
 /// Every case of the self-test is a test.

@@ -15,7 +15,7 @@ use vmm::vcpu::{ExitReason, sched};
 use vmm::virtio::console::{self, PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Loaded, Parts, Vm};
 
-use crate::cli::BootArgs;
+use crate::cli::{BootArgs, MachineArgs};
 use crate::owner::file_failure;
 use crate::session::Event;
 use crate::sinks::ConsoleRing;
@@ -39,17 +39,10 @@ fn check_modules(args: &BootArgs) -> Result<(), Failure> {
     ))
 }
 
-/// Boots and shows the console on stdout.
-///
-/// # Errors
-/// The machine could not be made, or ended by accident.
-pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
-    let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
-    signals::forward(events.clone()).or_fail(Owner::Host)?;
-    let machine = &args.machine;
+/// The machine, as far as the options tell.
+fn config(machine: &MachineArgs) -> Config {
     let topology = Topology { cpus: machine.cpus, threads_per_core: machine.threads_per_core };
-    let placement = placement::choose(machine.pin.as_ref(), topology);
-    let mut config = Config {
+    Config {
         topology,
         memory_mib: machine.memory,
         pv: machine.pv,
@@ -58,10 +51,21 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
         transport: machine.transport.asked(),
         cmdline: String::new(),
         boot: machine.boot.into(),
-        pins: placement.pins,
+        pins: placement::choose(machine.pin.as_ref(), topology).pins,
         spread: Vec::new(),
         cookie: false,
-    };
+    }
+}
+
+/// Boots and shows the console on stdout.
+///
+/// # Errors
+/// The machine could not be made, or ended by accident.
+pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
+    let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
+    signals::forward(events.clone()).or_fail(Owner::Host)?;
+    let machine = &args.machine;
+    let mut config = config(machine);
     // The request first, whatever the kernel and the host are like.
     config.validate()?;
     if machine.pin.is_some() {

@@ -11,7 +11,7 @@ use results::json;
 use results::model::{Explained, LocatedGap, RunResult};
 use results::saved::Saved;
 use serde::Serialize;
-use serde_json::json as object;
+use serde_json::{Value, json as object};
 
 use crate::cli::ExplainArgs;
 use crate::explain::question::Question;
@@ -44,7 +44,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
     let printed = if args.run {
         let whole = Whole::read(&question)?;
         if args.json {
-            write_json(&question, result, &path, ("run", &whole), &mut out)
+            write_json(head(&question, result, &path), "run", &whole, &mut out)
         } else {
             let doubt =
                 if whole.forced_idle.is_empty() { String::new() } else { no_measurement(result) };
@@ -54,7 +54,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
         let gap = choose(args, &saved)?;
         let (explained, found) = question.explain(&gap)?;
         if args.json {
-            write_json(&question, result, &path, ("gap", &explained), &mut out)
+            write_json(head(&question, result, &path), "gap", &explained, &mut out)
         } else if args.text {
             text::write_events(&question, &gap, &mut out)
         } else {
@@ -69,21 +69,24 @@ pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
     }
 }
 
-/// One object, with what was found out under its name.
-fn write_json(
-    question: &Question,
-    result: &RunResult,
-    trace: &Path,
-    (name, found): (&str, &impl Serialize),
-    out: &mut impl Write,
-) -> Result<(), FtraceError> {
-    let mut all = object!({
+/// What every answer begins with.
+fn head(question: &Question, result: &RunResult, trace: &Path) -> Value {
+    object!({
         "schema": SCHEMA,
         "trace": trace,
         "torn": question.torn(),
         "remark": question.remark(),
         "core_figures": result.core_figures,
-    });
+    })
+}
+
+/// One object, with what was found out under its name.
+fn write_json(
+    mut all: Value,
+    name: &str,
+    found: &impl Serialize,
+    out: &mut impl Write,
+) -> Result<(), FtraceError> {
     all[name] = object!(found);
     json::write(&mut *out, &all).map_err(io::Error::from)?;
     Ok(writeln!(out)?)

@@ -25,11 +25,12 @@ const MAX_PARAMETERS: usize = 5;
 
 /// The way from the program's first line to the first instruction of a guest: what takes it
 /// there in each file.
-const WAY: [(&str, &str); 9] = [
+const WAY: [(&str, &str); 10] = [
     ("schedvmm/src/main.rs", "fn main("),
     ("schedvmm/src/cli/mod.rs", "pub struct RunArgs"),
     ("schedvmm/src/verbs/measure/mod.rs", "pub fn run("),
     ("schedvmm/src/verbs/measure/plan.rs", "pub fn make("),
+    ("schedvmm/src/verbs/measure/loading.rs", "fn new("),
     ("schedvmm/src/machine.rs", "pub fn initrd("),
     ("vmm/src/vm.rs", "pub fn build("),
     ("vmm/src/load.rs", "pub fn kernel("),
@@ -81,7 +82,7 @@ pub fn figures() -> Result<Figures> {
         files: sources.len(),
         code_lines: sources.iter().map(Source::code_lines).sum(),
         circles: circles::find(&sources),
-        readers_of_result: readers(&sources, &["result::FILE", "RESULT_FILE", "\"result.json\""]),
+        readers_of_result: readers(&sources, &["RunResult::deserialize", "\"result.json\""]),
         readers_of_gaps: readers(&sources, &["GAPS_FILE", "\"gaps.csv\""]),
         way_files,
         way_lines,
@@ -95,12 +96,18 @@ pub fn figures() -> Result<Figures> {
 
 /// Files that name a file of the result and parse something.
 fn readers(sources: &[Source], names: &[&str]) -> Vec<String> {
-    let parses = |source: &&Source| {
+    const PARSERS: [&str; 6] =
+        ["from_slice", "from_str", "from_reader", ".split(',')", "deserialize(", ".lines()"];
+    let mut found = Vec::new();
+    for source in sources {
         let text = source.text_without_tests();
-        let reads = ["from_slice", "from_str", "from_reader", ".split(',')", "fs::read", "lines()"];
-        names.iter().any(|name| text.contains(name)) && reads.iter().any(|it| text.contains(it))
-    };
-    sources.iter().filter(parses).map(|source| source.path.clone()).collect()
+        let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        // This one names them only to count.
+        if has(names) && has(&PARSERS) && !source.path.starts_with("xtask/src/house/") {
+            found.push(source.path.clone());
+        }
+    }
+    found
 }
 
 /// Files and lines from `main` to `KVM_RUN`.
@@ -160,5 +167,22 @@ impl fmt::Display for Figures {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_order_stays_so() {
+        let figures = figures().unwrap();
+        assert_eq!(figures.circles, Vec::<Vec<String>>::new());
+        assert_eq!(figures.unargued, Vec::<String>::new());
+        assert_eq!(figures.wide_functions, Vec::<String>::new());
+        assert!(figures.readers_of_result.len() <= 1, "{:?}", figures.readers_of_result);
+        assert!(figures.readers_of_gaps.len() <= 1, "{:?}", figures.readers_of_gaps);
+        assert!(figures.long_functions.len() <= 2, "{:?}", figures.long_functions);
+        assert!(figures.way_files <= 10 && figures.way_lines <= 3000, "{figures}");
     }
 }

@@ -67,15 +67,7 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     // What is not measuring keeps off the CPUs that are measured, if there are others.
     let measured: Vec<_> = plan.job.load.cpus.iter().map(|cpu| *cpu as usize).collect();
     sched::keep_off(&measured);
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let (config, config_source) = folder.copy_config(release.trim()).unzip();
-    let kernel = KernelFacts {
-        entered: Entered::Running,
-        build_id: fs::read("/sys/kernel/notes").ok().and_then(|all| notes::build_id(&all)),
-        config,
-        config_source,
-        ..KernelFacts::default()
-    };
+    let kernel = running_kernel(&folder);
     let mut run = Run {
         kernel,
         session: Session::new(limits(&plan.job), begin),
@@ -112,6 +104,19 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     Delivery { folder: &mut run.folder, session: &run.session, show: &run.show }
         .deliver(&mut result);
     Ok(verdict.status())
+}
+
+/// What is known of the running kernel; its configuration is copied into the folder.
+fn running_kernel(folder: &Folder) -> KernelFacts {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let (config, config_source) = folder.copy_config(release.trim()).unzip();
+    KernelFacts {
+        entered: Entered::Running,
+        build_id: fs::read("/sys/kernel/notes").ok().and_then(|all| notes::build_id(&all)),
+        config,
+        config_source,
+        ..KernelFacts::default()
+    }
 }
 
 fn limits(job: &Job) -> Limits {

@@ -3,11 +3,11 @@
 
 mod cmdline;
 mod conclude;
+mod loading;
 pub mod nested;
 pub mod plan;
 mod ring;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -22,21 +22,18 @@ use results::clock::Clock;
 use results::folder::Folder;
 use results::model::{KernelFacts, LostPin, Machine, Pins, Stage};
 use vmm::config::Transport;
-use vmm::kvm::Hypervisor;
 use vmm::vcpu::{ExitReason, VcpuEnd, sched};
 use vmm::virtio::console::{PortKind, PortSpec};
-use vmm::vm::{Initrd, Kernel, Loaded, Parts, Running, Vm};
-use vmm::x86_64::lint::{Lint, Wanted};
+use vmm::vm::{Parts, Running, Vm};
 
+use self::loading::{Laid, Opened};
 use crate::absence::HostEvidence;
 use crate::analysis::parted::clock_of;
 use crate::caller::{Caller, Meanwhile};
 use crate::cli::RunArgs;
 use crate::deliver::Checkpoints;
-use crate::machine::{self, SecondLevel};
+use crate::machine;
 use crate::mapped_trace::TraceMemory;
-use crate::modules::Drivers;
-use crate::probe::{self, ProbeError};
 use crate::session::{Event, GRACE, Notice, Session};
 use crate::show::Show;
 use crate::sinks::{ConsoleRing, ControlSink, Tail, TraceSink, WholeLines};
@@ -44,7 +41,7 @@ use crate::status::{ExitStatus, Failure, OrFail};
 use crate::trace_file::TraceFile;
 use crate::verbs::measure::plan::Plan;
 use crate::verdict::End;
-use crate::{facts, footprint, kernel, needs, signals};
+use crate::{facts, footprint, signals};
 
 /// Name of the console port.
 const CONSOLE_PORT: &str = "schedvmm.console";
@@ -108,106 +105,34 @@ struct Attempt {
 impl Attempt {
     /// From the plan to the first guest instruction.
     fn prepare(mut plan: Plan, caller: Caller, events: SyncSender<Event>) -> Result<Self, Failure> {
-        let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).or_else(|error| {
-            // A kernel that is bad, or a module of it, is bad on any host.
-            let kernel = kernel::open(&plan.kernel_path, &plan.args.machine.modules)?;
-            plan.drivers(&kernel, None)?;
-            Err(Failure::from(error))
-        })?;
-        let vendor = plan.args.nested.nested.then(|| nested::vendor_of(&hypervisor)).transpose()?;
-        // The probe runs beside the reading of the kernel: it costs no time of its own.
-        let (probed, kernel) = thread::scope(|scope| {
-            let probe = scope.spawn(|| probe::run(&hypervisor, probe::PATIENCE));
-            let kernel = kernel::open(&plan.kernel_path, &plan.args.machine.modules);
-            (probe.join(), kernel)
-        });
-        let kernel = kernel?;
-        let version = kernel.image.version();
-        machine::check_pv(&kernel.path, plan.args.machine.pv, version)?;
-        let Drivers { transport, modules } = plan.drivers(&kernel, vendor)?;
         let mut notes: Vec<String> = facts::emulation_note().into_iter().collect();
-        match probed {
-            Ok(Ok(facts)) => plan.job.know_tsc(facts.tsc_khz.into()),
-            Ok(Err(undecided @ ProbeError::Undecided(_))) => notes.push(undecided.to_string()),
-            Ok(Err(error)) => return Err(error.into()),
-            Err(_) => return Err(Failure::internal("the KVM probe panicked")),
-        }
-        let console = ConsoleRing::default();
-        let (trace_sink, trace_path, trace_written) = TraceSink::later();
-        let ports = ports(console.clone(), events.clone(), trace_sink);
-        let mut config = plan.config(version);
-        let trace_memory = plan.trace_memory(version);
-        let read_l2 = |path: &Path| -> Result<_, Failure> {
-            let kernel = kernel::open(path, &plan.args.nested.l2_modules)?;
-            machine::check_pv(&kernel.path, plan.args.machine.pv, kernel.image.version())?;
-            Ok(kernel)
-        };
-        let l2_kernel = plan.args.nested.l2_kernel.as_deref().map(read_l2).transpose()?;
-        let second_kernel = l2_kernel.as_ref().unwrap_or(&kernel);
-        config.transport = transport;
-        let Drivers { transport: l2_transport, modules: l2_modules } =
-            plan.l2_drivers(second_kernel)?;
-        if let Some(nested) = &mut plan.job.nested {
-            nested.transport = l2_transport.map(machine::transport);
-        }
-        plan.size_l2(&second_kernel.image, &l2_modules)?;
-        plan.until_consoles_come(&mut config, &modules, &l2_modules);
-        let second = SecondLevel { kernel: second_kernel.image.bytes(), modules: &l2_modules };
-        let initrd = machine::initrd(&plan.job, &modules, vendor.map(|_| second))?;
-        let serial = config.serial.then(|| Box::new(console.clone()) as _);
-        let kernel_path = kernel.path.clone();
-        let unbuilt = |error| machine::build_failure(&kernel_path, error);
-        let loaded = Loaded::new(&config, Kernel::Image(&kernel.image), Initrd::Bytes(&initrd));
-        let loaded = loaded.map_err(unbuilt)?;
-        drop(initrd);
-        let unusable = |error| kernel::unusable(&kernel_path, error);
-        let (cpus, names) = (config.topology.cpus, modules.names());
-        let lint = loaded.lint(Wanted { cpus, modules: &names, transport }).map_err(unusable)?;
-        let known = kernel.known(lint, loaded.build_id(), &names);
-        if let Some(vendor) = vendor {
-            // A packed kernel tells nothing; the agent in it will.
-            let has = |text: &[u8]| loaded.kernel_has(text) != Some(false);
-            nested::check_kernel(known.options(), &modules, has, vendor).map_err(unusable)?;
-        }
-        let mut taken = vec![known.line(&kernel)];
-        if let Some(l2_kernel) = &l2_kernel {
-            taken.push(format!("virtual machines: kernel {}", l2_kernel.place()));
-            notes.extend(l2_kernel.known(Lint::default(), None, &[]).notes);
-        }
-        notes.extend(known.notes.iter().cloned());
-        let findings = needs::assess(plan.args.nested.nested, &known, |text| {
-            loaded.kernel_has(text.as_bytes())
-        });
-        notes.extend(needs::note(&findings));
+        let opened = Opened::new(&mut plan, &mut notes)?;
+        let laid = Laid::new(&mut plan, &opened)?;
+        let known = laid.examine(&plan, &opened, &mut notes)?;
+        let mut taken = vec![known.line(&opened.kernel)];
+        taken.extend(laid.taken());
         // Only now: what can be refused has been.
         let stamp = plan.started_utc.replace(':', "");
         let folder = Folder::create(plan.args.show.output.as_deref(), &stamp)?;
         let trace_file = TraceFile::new(plan.args.trace.trace_file.as_deref(), folder.path());
+        let console = ConsoleRing::default();
+        let (trace_sink, trace_path, trace_written) = TraceSink::later();
         // Nobody else has told it a place.
         let _ = trace_path.set(trace_file.raw().to_owned());
-        let parts = Parts { loaded, ports, serial };
-        let vm = Vm::build(&hypervisor, &config, parts).map_err(unbuilt)?;
+        let ports = ports(console.clone(), events.clone(), trace_sink);
+        let trace_memory = plan.trace_memory(opened.kernel.image.version());
+        let Opened { hypervisor, kernel, modules, .. } = opened;
+        let (config, loaded) = laid.into_parts();
+        let serial = config.serial.then(|| Box::new(console.clone()) as _);
+        let vm = Vm::build(&hypervisor, &config, Parts { loaded, ports, serial })
+            .map_err(|error| machine::build_failure(&kernel.path, error))?;
         notes.extend(plan.placement.notes.iter().cloned());
         notes.extend(vm.kernel().note.clone());
         notes.extend(modules.note());
         notes.extend(caller.notes());
-        let config_source = known.config.as_ref().map(|config| config.source.to_string());
-        let facts = KernelFacts {
-            named: plan.kernel_path.display().to_string(),
-            path: kernel_path.display().to_string(),
-            inside: kernel.inside.clone(),
-            bytes: kernel.image.bytes().len() as u64,
-            banner: known.banner,
-            image_release: known.release,
-            build_id: known.build_id,
-            config: known.config.and_then(|config| folder.write_config(config.options).ok()),
-            config_source,
-            entered: machine::entered(vm.kernel().entered),
-            cmdline_given: vm.cmdline().to_owned(),
-            hello: None,
-        };
+        let facts = loading::kernel_facts(&plan, &kernel, known, &vm, &folder);
         // The file's bytes have served; memory beside guest RAM is kept small.
-        drop((kernel, l2_kernel));
+        drop(kernel);
         let machine = plan.describe(&vm, &modules);
         let found = vm.facts();
         let limits = plan.limits();

@@ -13,7 +13,7 @@ use vmm::config::Topology;
 use vmm::kvm::Hypervisor;
 use vmm::x86_64::lint::LintError;
 
-use crate::cli::{Idle, MachineArgs, Pages, RunArgs};
+use crate::cli::{Idle, MachineArgs, NestedArgs, Pages, RunArgs};
 use crate::machine;
 use crate::modules::Modules;
 use crate::status::Failure;
@@ -43,71 +43,14 @@ const BARRIER: Duration = Duration::from_secs(120);
 /// Options that make no sense.
 pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
     let nested = &args.nested;
-    let usage = |text: String| Err(Failure::request(text));
-    if !(1..=MOST_VMS).contains(&nested.l2_count) {
-        return usage(format!("--l2-count {}: give 1 to {MOST_VMS}", nested.l2_count));
-    }
-    if nested.show_vm.number().is_some_and(|vm| !(1..=nested.l2_count).contains(&vm)) {
-        return usage(format!(
-            "--show-vm: there are only the VMs 1 to {} (--l2-count)",
-            nested.l2_count
-        ));
-    }
-    let words = nested.l2_append.iter().map(|append| append.words.as_str());
-    if let Some(word) = words.into_iter().find_map(leaves_one_cpu) {
-        return usage(format!(
-            "--l2-append: with `{word}` a kernel brings up one CPU of its 2, and both are measured; \
-             leave it out"
-        ));
-    }
-    let strangers = nested.l2_append.iter().filter_map(|words| words.vm);
-    if let Some(vm) = strangers.into_iter().find(|vm| !(1..=nested.l2_count).contains(vm)) {
-        return usage(format!(
-            "--l2-append {vm}:…: there are only the VMs 1 to {} (--l2-count)",
-            nested.l2_count
-        ));
-    }
+    check(nested)?;
     let always = GroupSpec::plain(L2.cpus, job.load.duration, SleepSpec::Fixed(Duration::ZERO));
     job.load.name = None;
     job.load.groups = (0..nested.l2_count).map(|_| always.clone()).collect();
     job.load.kind = Kind::Vcpus;
     job.load.records_per_thread = job.load.records_per_thread.min(MOST_RECORDS);
-    let load = LoadSpec {
-        cpus: (0..L2.cpus).collect(),
-        duration: job.load.duration.saturating_add(OVERTIME),
-        ..job.load.clone()
-    };
-    let theirs = Job {
-        load: load.for_meter(),
-        cosched: CoschedRequest::None,
-        tune: Vec::new(),
-        trace: None,
-        host_tsc_khz: None,
-        noise: Duration::ZERO,
-        meter: Some(args.meter.spec().unwrap_or(MeterSpec {
-            kind: MeterKind::Auto,
-            window: args.meter.meter_window,
-            width: args.meter.meter_width,
-            mode: MeterMode::RoundRobin,
-        })),
-        nested: None,
-        wait_for_go: Some(nested.l2_boot_timeout.saturating_add(BARRIER)),
-        cpu_limit: None,
-    };
-    let cmdlines = (1..=nested.l2_count).map(|vm| {
-        let append = nested.l2_append.iter().filter(|words| words.is_for(vm));
-        let append: Vec<_> = append.map(|words| words.words.as_str()).collect();
-        let machine = MachineArgs {
-            cpus: L2.cpus,
-            threads_per_core: L2.threads_per_core,
-            append: append.join(" "),
-            idle: Idle::Halt,
-            debug_boot: false,
-            ..args.machine.clone()
-        };
-        // Without a version: words for cookies are none of their business.
-        machine::cmdline(&machine, &[], None, None)
-    });
+    let at_once =
+        if nested.boot_confined { nested.l2_count } else { (args.machine.cpus / L2.cpus).max(1) };
     job.nested = Some(Box::new(NestedSpec {
         // Without a word of the user it is their kernel that says.
         memory_mib: nested.l2_memory.unwrap_or(LEAST_MEMORY_MIB),
@@ -116,18 +59,77 @@ pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
         threads_per_core: L2.threads_per_core,
         pv: machine::pv(args.machine.pv),
         transport: args.machine.transport.asked().map(machine::transport),
-        cmdlines: cmdlines.collect(),
+        cmdlines: (1..=nested.l2_count).map(|vm| cmdline(args, vm)).collect(),
         confine: nested.confine.into(),
         boot_confined: nested.boot_confined,
-        boot_at_once: nested.l2_boot_at_once.unwrap_or(if nested.boot_confined {
-            nested.l2_count
-        } else {
-            (args.machine.cpus / L2.cpus).max(1)
-        }),
+        boot_at_once: nested.l2_boot_at_once.unwrap_or(at_once),
         boot_timeout: nested.l2_boot_timeout,
-        job: theirs,
+        job: job_of_each(&job.load, args),
     }));
     Ok(())
+}
+
+/// Whether the options make sense.
+fn check(nested: &NestedArgs) -> Result<(), Failure> {
+    let count = nested.l2_count;
+    let all = 1..=count;
+    if !(1..=MOST_VMS).contains(&count) {
+        return Err(Failure::request(format!("--l2-count {count}: give 1 to {MOST_VMS}")));
+    }
+    if nested.show_vm.number().is_some_and(|vm| !all.contains(&vm)) {
+        let text = format!("--show-vm: there are only the VMs 1 to {count} (--l2-count)");
+        return Err(Failure::request(text));
+    }
+    let words = nested.l2_append.iter().map(|append| append.words.as_str());
+    if let Some(word) = words.into_iter().find_map(leaves_one_cpu) {
+        return Err(Failure::request(format!(
+            "--l2-append: with `{word}` a kernel brings up one CPU of its 2, and both are measured; \
+             leave it out"
+        )));
+    }
+    let mut strangers = nested.l2_append.iter().filter_map(|words| words.vm);
+    match strangers.find(|vm| !all.contains(vm)) {
+        Some(vm) => Err(Failure::request(format!(
+            "--l2-append {vm}:…: there are only the VMs 1 to {count} (--l2-count)"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// What the agent in each of them is to do, for a load of all of them.
+fn job_of_each(load: &LoadSpec, args: &RunArgs) -> Job {
+    let load = LoadSpec {
+        cpus: (0..L2.cpus).collect(),
+        duration: load.duration.saturating_add(OVERTIME),
+        ..load.clone()
+    };
+    let meter = args.meter.spec().unwrap_or(MeterSpec {
+        kind: MeterKind::Auto,
+        window: args.meter.meter_window,
+        width: args.meter.meter_width,
+        mode: MeterMode::RoundRobin,
+    });
+    Job {
+        meter: Some(meter),
+        wait_for_go: Some(args.nested.l2_boot_timeout.saturating_add(BARRIER)),
+        ..Job::new(load.for_meter(), CoschedRequest::None)
+    }
+}
+
+/// The command line of the kernel in one of them, by its number.
+fn cmdline(args: &RunArgs, vm: u32) -> String {
+    let append = args.nested.l2_append.iter().filter(|words| words.is_for(vm));
+    let append: Vec<_> = append.map(|words| words.words.as_str()).collect();
+    let machine = MachineArgs {
+        cpus: L2.cpus,
+        threads_per_core: L2.threads_per_core,
+        append: append.join(" "),
+        idle: Idle::Halt,
+        debug_boot: false,
+        ..args.machine.clone()
+    };
+    // Without a version: words for cookies are none of their business.
+    machine::cmdline(&machine, &[], None, None)
 }
 
 /// Memory in MiB of a second-level guest with a kernel that ends at this address, and an initrd of so

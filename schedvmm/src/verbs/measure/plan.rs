@@ -77,21 +77,7 @@ impl Plan {
         match meter {
             _ if args.nested.nested => nested::nest(&mut job, args)?,
             Some(meter) => {
-                if !matches!(args.load.cosched, Cosched::Auto | Cosched::None) {
-                    return Err(usage(
-                        "--cosched gives cookies to groups of the load, and --meter measures \
-                         without one; leave out one of the two"
-                            .into(),
-                    ));
-                }
-                let is_kernels = matches!(meter.kind, MeterKind::Hwlat | MeterKind::Osnoise);
-                if is_kernels && job.trace.as_ref().is_some_and(|trace| trace.required) {
-                    return Err(usage(format!(
-                        "--meter {} needs the kernel's tracing for itself, and a trace is asked \
-                         for; leave out one of the two",
-                        meter.kind.name()
-                    )));
-                }
+                check_alone(meter, &job, args)?;
                 metered(&mut job, meter);
             }
             None => {}
@@ -309,6 +295,25 @@ pub fn style(show: &ShowArgs) -> Style {
 pub fn started_utc() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     folder::utc(now.as_secs())
+}
+
+/// Whether a meter that takes the load's place can have what else is asked for.
+fn check_alone(meter: MeterSpec, job: &Job, args: &RunArgs) -> Result<(), Failure> {
+    if !matches!(args.load.cosched, Cosched::Auto | Cosched::None) {
+        return Err(Failure::request(
+            "--cosched gives cookies to groups of the load, and --meter measures without one; leave \
+             out one of the two",
+        ));
+    }
+    let is_kernels = matches!(meter.kind, MeterKind::Hwlat | MeterKind::Osnoise);
+    if is_kernels && job.trace.as_ref().is_some_and(|trace| trace.required) {
+        return Err(Failure::request(format!(
+            "--meter {} needs the kernel's tracing for itself, and a trace is asked for; leave out \
+             one of the two",
+            meter.kind.name()
+        )));
+    }
+    Ok(())
 }
 
 /// Refuses a load that the guest could not hold.

@@ -8,8 +8,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use results::model::Phase;
+use results::saved::Saved;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::peers::{Peer, SCHEDVMM_PATH};
 use super::running::Running;
@@ -75,7 +76,7 @@ pub(super) fn compare(runs: u32) -> Result<Modules> {
     for run in 0..=runs {
         for (folder, results) in [MODULE, BUILT_IN].into_iter().zip(&mut results) {
             let result = boot(folder)?;
-            eprintln!("run {run} of {runs}: {folder} {} ms", result["phases_ms"]["boot"]);
+            eprintln!("run {run} of {runs}: {folder} {} ms", result.boot_ms);
             if run > 0 {
                 results.push(result);
             }
@@ -83,13 +84,13 @@ pub(super) fn compare(runs: u32) -> Result<Modules> {
     }
     let [with_modules, without] = results;
     let first = with_modules.first().context("no runs")?;
-    let names = names(first);
-    if names.is_empty() || without.first().is_none_or(|result| !self::names(result).is_empty()) {
+    let (names, bytes) = (first.modules.clone(), first.modules_bytes);
+    if names.is_empty() || without.first().is_none_or(|boot| !boot.modules.is_empty()) {
         bail!("only the first of both kernels has modules to load, and these were {names:?}");
     }
     let (module, built_in) = (Boots::of(&with_modules)?, Boots::of(&without)?);
     Ok(Modules {
-        bytes: first["machine"]["modules_bytes"].as_u64().context("no length of modules")?,
+        bytes,
         packed_bytes: packed_bytes(Path::new(MODULE), &names)?,
         names,
         difference_ms: module.median_boot_ms - built_in.median_boot_ms,
@@ -98,21 +99,32 @@ pub(super) fn compare(runs: u32) -> Result<Modules> {
     })
 }
 
-/// The result of the shortest main job there is.
-fn boot(folder: &str) -> Result<Value> {
+/// What counts of one run.
+struct Boot {
+    release: String,
+    boot_ms: u64,
+    modules: Vec<String>,
+    modules_bytes: u64,
+}
+
+/// The shortest main job there is.
+fn boot(folder: &str) -> Result<Boot> {
     // There is none before the first run.
     let _ = fs::remove_dir_all(RESULT);
     let words = [SCHEDVMM_PATH, "--kernel", folder, "--output", RESULT];
     let short = ["--duration", "100ms", "--threshold", "off", "--trace", "off"];
     let command = words.iter().chain(&short).map(ToString::to_string).collect();
     Running::start(&Peer { name: "schedvmm", command })?.wait(|| {})?;
-    let text = fs::read(Path::new(RESULT).join("result.json")).context("a run left no result")?;
-    serde_json::from_slice(&text).context("result.json is no JSON")
-}
-
-fn names(result: &Value) -> Vec<String> {
-    let names = result["machine"]["modules"].as_array().into_iter().flatten();
-    names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+    let result = Saved::open(Path::new(RESULT))?.result;
+    let machine = result.machine.vm.context("a result without a machine")?;
+    let hello = result.kernel.hello.context("a result without a release")?;
+    let boot_ms = result.phases_ms.get(&Phase::Boot).context("a result without a boot")?;
+    Ok(Boot {
+        release: hello.release,
+        boot_ms: *boot_ms,
+        modules: machine.modules,
+        modules_bytes: machine.modules_bytes,
+    })
 }
 
 /// Length of these modules' files, each packed by itself.
@@ -133,13 +145,11 @@ fn packed_bytes(folder: &Path, names: &[String]) -> Result<u64> {
 }
 
 impl Boots {
-    fn of(results: &[Value]) -> Result<Self> {
-        let boot = |result: &Value| result["phases_ms"]["boot"].as_f64();
-        let boot_ms: Vec<f64> =
-            results.iter().map(boot).collect::<Option<_>>().context("a result without a boot")?;
-        let release = results.first().and_then(|result| result["kernel"]["release"].as_str());
+    fn of(boots: &[Boot]) -> Result<Self> {
+        #[allow(clippy::cast_precision_loss, reason = "milliseconds of a boot")]
+        let boot_ms: Vec<f64> = boots.iter().map(|boot| boot.boot_ms as f64).collect();
         Ok(Self {
-            release: release.context("a result without a release")?.to_owned(),
+            release: boots.first().context("no runs")?.release.clone(),
             median_boot_ms: median(boot_ms.iter().copied()).context("no runs")?,
             boot_ms,
         })
@@ -181,12 +191,13 @@ mod tests {
 
     #[test]
     fn both_sides_are_in_the_line() {
-        let result = |boot: u64| {
-            serde_json::json!({
-                "kernel": { "release": "6.12.9" }, "phases_ms": { "boot": boot },
-            })
+        let boot = |boot_ms| Boot {
+            release: "6.12.9".into(),
+            boot_ms,
+            modules: Vec::new(),
+            modules_bytes: 0,
         };
-        let boots = |all: [u64; 3]| Boots::of(&all.map(result)).unwrap();
+        let boots = |all: [u64; 3]| Boots::of(&all.map(boot)).unwrap();
         let (module, built_in) = (boots([2100, 2050, 2200]), boots([2090, 2080, 2000]));
         let text = Modules {
             names: vec!["virtio_console".into()],

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a machine is made of: host, kernels, modules, initrd; and whether they will do.
+
+use std::path::Path;
+use std::thread;
+
+use results::folder::Folder;
+use results::model::KernelFacts;
+use vmm::config::{Config, Transport};
+use vmm::kvm::Hypervisor;
+use vmm::vm::{Initrd, Kernel as Image, Loaded, Vm};
+use vmm::x86_64::lint::{Lint, Wanted};
+
+use super::nested::{self, Vendor};
+use super::plan::Plan;
+use crate::kernel::{self, Kernel, Known};
+use crate::machine::{self, SecondLevel};
+use crate::modules::{Drivers, Modules};
+use crate::needs;
+use crate::probe::{self, ProbeError};
+use crate::status::Failure;
+
+/// The host's KVM, and the kernel with the drivers that it needs.
+pub(super) struct Opened {
+    pub(super) hypervisor: Hypervisor,
+    /// With virtual machines as the load: whose virtualization the host has.
+    vendor: Option<Vendor>,
+    pub(super) kernel: Kernel,
+    transport: Option<Transport>,
+    pub(super) modules: Modules,
+}
+
+impl Opened {
+    /// Opens both.
+    ///
+    /// # Errors
+    /// This host's KVM will not do, or the kernel, or its modules.
+    pub(super) fn new(plan: &mut Plan, notes: &mut Vec<String>) -> Result<Self, Failure> {
+        let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).or_else(|error| {
+            // A kernel that is bad, or a module of it, is bad on any host.
+            let kernel = kernel::open(&plan.kernel_path, &plan.args.machine.modules)?;
+            plan.drivers(&kernel, None)?;
+            Err(Failure::from(error))
+        })?;
+        let vendor = plan.args.nested.nested.then(|| nested::vendor_of(&hypervisor)).transpose()?;
+        // The probe runs beside the reading of the kernel: it costs no time of its own.
+        let (probed, kernel) = thread::scope(|scope| {
+            let probe = scope.spawn(|| probe::run(&hypervisor, probe::PATIENCE));
+            let kernel = kernel::open(&plan.kernel_path, &plan.args.machine.modules);
+            (probe.join(), kernel)
+        });
+        let kernel = kernel?;
+        machine::check_pv(&kernel.path, plan.args.machine.pv, kernel.image.version())?;
+        let Drivers { transport, modules } = plan.drivers(&kernel, vendor)?;
+        match probed {
+            Ok(Ok(facts)) => plan.job.know_tsc(facts.tsc_khz.into()),
+            Ok(Err(undecided @ ProbeError::Undecided(_))) => notes.push(undecided.to_string()),
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => return Err(Failure::internal("the KVM probe panicked")),
+        }
+        Ok(Self { hypervisor, vendor, kernel, transport, modules })
+    }
+}
+
+/// Kernel and initrd in the machine's memory.
+pub(super) struct Laid {
+    config: Config,
+    loaded: Loaded,
+    /// Of second-level guests, where it is another one.
+    l2_kernel: Option<Kernel>,
+}
+
+impl Laid {
+    /// Puts them there.
+    ///
+    /// # Errors
+    /// The kernel of second-level guests will not do, or memory does not hold all of it.
+    pub(super) fn new(plan: &mut Plan, opened: &Opened) -> Result<Self, Failure> {
+        let Opened { kernel, modules, .. } = opened;
+        let mut config = plan.config(kernel.image.version());
+        config.transport = opened.transport;
+        let l2_kernel = match plan.args.nested.l2_kernel.as_deref() {
+            Some(path) => Some(second_kernel(plan, path)?),
+            None => None,
+        };
+        let second = l2_kernel.as_ref().unwrap_or(kernel);
+        let Drivers { transport, modules: l2_modules } = plan.l2_drivers(second)?;
+        if let Some(nested) = &mut plan.job.nested {
+            nested.transport = transport.map(machine::transport);
+        }
+        plan.size_l2(&second.image, &l2_modules)?;
+        plan.until_consoles_come(&mut config, modules, &l2_modules);
+        let second = SecondLevel { kernel: second.image.bytes(), modules: &l2_modules };
+        let initrd = machine::initrd(&plan.job, modules, opened.vendor.map(|_| second))?;
+        let loaded = Loaded::new(&config, Image::Image(&kernel.image), Initrd::Bytes(&initrd))
+            .map_err(|error| machine::build_failure(&kernel.path, error))?;
+        Ok(Self { config, loaded, l2_kernel })
+    }
+
+    /// What the kernel tells now that it is unpacked.
+    ///
+    /// # Errors
+    /// It lacks what a run cannot do without.
+    pub(super) fn examine(
+        &self,
+        plan: &Plan,
+        opened: &Opened,
+        notes: &mut Vec<String>,
+    ) -> Result<Known, Failure> {
+        let Opened { kernel, modules, .. } = opened;
+        let unusable = |error| kernel::unusable(&kernel.path, error);
+        let (cpus, names) = (self.config.topology.cpus, modules.names());
+        let wanted = Wanted { cpus, modules: &names, transport: opened.transport };
+        let lint = self.loaded.lint(wanted).map_err(unusable)?;
+        let known = kernel.known(lint, self.loaded.build_id(), &names);
+        if let Some(vendor) = opened.vendor {
+            // A packed kernel tells nothing; the agent in it will.
+            let has = |text: &[u8]| self.loaded.kernel_has(text) != Some(false);
+            nested::check_kernel(known.options(), modules, has, vendor).map_err(unusable)?;
+        }
+        if let Some(l2_kernel) = &self.l2_kernel {
+            notes.extend(l2_kernel.known(Lint::default(), None, &[]).notes);
+        }
+        notes.extend(known.notes.iter().cloned());
+        let has = |text: &str| self.loaded.kernel_has(text.as_bytes());
+        let findings = needs::assess(plan.args.nested.nested, &known, has);
+        notes.extend(needs::note(&findings));
+        Ok(known)
+    }
+
+    /// What the machine is built from; the file of the other kernel has served.
+    pub(super) fn into_parts(self) -> (Config, Loaded) {
+        (self.config, self.loaded)
+    }
+
+    /// Which kernel was taken for second-level guests, where it is another one.
+    pub(super) fn taken(&self) -> Option<String> {
+        let kernel = self.l2_kernel.as_ref()?;
+        Some(format!("virtual machines: kernel {}", kernel.place()))
+    }
+}
+
+fn second_kernel(plan: &Plan, path: &Path) -> Result<Kernel, Failure> {
+    let kernel = kernel::open(path, &plan.args.nested.l2_modules)?;
+    machine::check_pv(&kernel.path, plan.args.machine.pv, kernel.image.version())?;
+    Ok(kernel)
+}
+
+/// The kernel as results have it; its configuration is written into the folder.
+pub(super) fn kernel_facts(
+    plan: &Plan,
+    kernel: &Kernel,
+    known: Known,
+    vm: &Vm,
+    folder: &Folder,
+) -> KernelFacts {
+    let config_source = known.config.as_ref().map(|config| config.source.to_string());
+    KernelFacts {
+        named: plan.kernel_path.display().to_string(),
+        path: kernel.path.display().to_string(),
+        inside: kernel.inside.clone(),
+        bytes: kernel.image.bytes().len() as u64,
+        banner: known.banner,
+        image_release: known.release,
+        build_id: known.build_id,
+        config: known.config.and_then(|config| folder.write_config(config.options).ok()),
+        config_source,
+        entered: machine::entered(vm.kernel().entered),
+        cmdline_given: vm.cmdline().to_owned(),
+        hello: None,
+    }
+}
