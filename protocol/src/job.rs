@@ -71,7 +71,7 @@ impl Job {
     }
 }
 
-/// The second-level guests, their kernel in the initrd at [`L2_KERNEL_PATH`].
+/// The second-level guests, their kernel in the initrd at [`crate::names::L2_KERNEL_PATH`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NestedSpec {
     /// RAM of each, in MiB.

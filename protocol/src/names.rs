@@ -2,7 +2,7 @@
 //! What both sides of a virtual machine know by name: paths in the initrd, ports, words in the
 //! kernel log.
 
-/// What begins all that [`say`] says.
+/// What begins all that PID 1 says there.
 pub const SAYING: &str = "schedvmm: ";
 
 /// What begins the words of a panic.
@@ -20,7 +20,7 @@ pub const MODULES_PATH: &str = "/modules";
 /// Modules for second-level guests.
 pub const L2_MODULES_PATH: &str = "/l2/modules";
 
-/// Name of the virtio-console port that carries [`guest::message`] frames both ways.
+/// Name of the virtio-console port that carries [`crate::message`] frames both ways.
 pub const CONTROL_PORT: &str = "schedvmm.control";
 
 /// Name of the tracing instance whose ring buffers the host reads in guest memory, where the kernel

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The supervisor of the load: start, barrier; the rest is [`super::watch`]'s.
+//! The supervisor of the load: start, barrier; the rest is `monitor`'s.
 
 use std::path::{Path, PathBuf};
 use std::process::{self};

@@ -4,7 +4,7 @@
 //!
 //! They run in turn in one emulated host, with the same kernel and initrd, 4 vCPUs as 2
 //! cores of 2 threads, and as much memory. Then ours boots two more kernels by turns, for what
-//! modules take ([`modules`]). The times are emulation; their ratio, the exits and the memory are
+//! modules take (`modules.rs`). The times are emulation; their ratio, the exits and the memory are
 //! what counts. Inside the host, [`driver`] does the work.
 
 pub mod driver;
