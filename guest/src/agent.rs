@@ -14,9 +14,10 @@ use protocol::error::chain;
 use protocol::frame::{encode_gaps, encode_message, encode_vm_console};
 use protocol::job::Job;
 use protocol::message::{
-    Command, Failure, Message, MeterLine, Setup, ThresholdHit, Tick, TraceProgress, VmStatus,
+    Command, Failure, Message, MeterLine, Setup, ThresholdHit, Tick, TraceProgress,
 };
 use protocol::names::{CONTROL_PORT, JOB_PATH, MODULES_PATH, TRACE_PORT};
+use protocol::vm::VmStatus;
 use thiserror::Error;
 use workload::context::Surroundings;
 use workload::error::LoadError;

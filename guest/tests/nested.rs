@@ -23,10 +23,9 @@ use protocol::launcher::{
     LAUNCH_COMMAND, LaunchSpec, Order, PREPARE_COMMAND, PrepareSpec, Report, encode_console,
     encode_control, encode_report, next_order,
 };
-use protocol::message::{
-    Gap, Hello, LoadReport, Message, Setup, ThreadReport, ThresholdHit, Tick, VmPhase, VmStatus,
-    VmThread,
-};
+use protocol::message::{Gap, Hello, Message, Setup, ThresholdHit, Tick};
+use protocol::report::{LoadReport, ThreadReport};
+use protocol::vm::{VmPhase, VmStatus, VmThread};
 use workload::context::Surroundings;
 use workload::observer::{Observer, Outcome, Prepared};
 

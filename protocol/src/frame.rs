@@ -208,7 +208,8 @@ fn decode_record(bytes: &[u8; RECORD_BYTES]) -> GapRecord {
 mod tests {
     use super::*;
     use crate::error::Owner;
-    use crate::message::{Failure, LoadReport, Tick, TraceProgress};
+    use crate::message::{Failure, Tick, TraceProgress};
+    use crate::report::LoadReport;
 
     fn samples() -> Vec<Message> {
         vec![

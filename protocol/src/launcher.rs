@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::{Decoder, FrameError, decode_json, encode_json, frame};
 use crate::job::{Pv, Transport};
-use crate::message::VmThread;
+use crate::vm::VmThread;
 
 /// First argument that turns the executable into the one that unpacks the kernel and composes
 /// the initrd for all virtual machines; its second is a [`PrepareSpec`] as JSON.

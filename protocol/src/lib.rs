@@ -16,4 +16,6 @@ pub mod launcher;
 pub mod message;
 pub mod names;
 pub mod noise;
+pub mod report;
 pub mod scheduler;
+pub mod vm;

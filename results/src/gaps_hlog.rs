@@ -66,7 +66,7 @@ fn histogram(
 mod tests {
     use hdrhistogram::serialization::Deserializer;
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
-    use protocol::message::ThreadReport;
+    use protocol::report::ThreadReport;
 
     use super::*;
     use crate::model::Numbers;

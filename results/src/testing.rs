@@ -7,7 +7,7 @@ use std::time::Duration;
 use protocol::group::{GroupSpec, SleepSpec};
 use protocol::index::Kind;
 use protocol::job::LoadSpec;
-use protocol::message::ThreadReport;
+use protocol::report::ThreadReport;
 
 use crate::model::{Numbers, RunResult, Statistics, Thread};
 

@@ -5,7 +5,8 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use protocol::message::{CoschedInterface, VmPhase};
+use protocol::message::CoschedInterface;
+use protocol::vm::VmPhase;
 use results::json;
 use results::model::{Answer, Entered, Phase, Target, TraceVia};
 use results::saved::Saved;

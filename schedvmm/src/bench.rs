@@ -13,7 +13,8 @@ use gaps::tsc::clock_ns;
 use protocol::group::{GroupSpec, SleepSpec};
 use protocol::index::Kind;
 use protocol::job::{CoschedRequest, Job, LoadSpec};
-use protocol::message::{LoadReport, Setup, ThreadReport, TscReport};
+use protocol::message::Setup;
+use protocol::report::{LoadReport, ThreadReport, TscReport};
 use results::folder::Folder;
 use serde_json::json;
 

@@ -8,9 +8,8 @@ use gaps::record::GapRecord;
 use gaps::tally::{ClassTotal, RecordCell, Recorder, Tally};
 use proptest::prelude::*;
 use protocol::job::{CoschedRequest, Job};
-use protocol::message::{
-    Gap, GroupReport, LoadReport, Setup, ThreadReport, ThresholdHit, Tick, TscReport,
-};
+use protocol::message::{Gap, Setup, ThresholdHit, Tick};
+use protocol::report::{GroupReport, LoadReport, ThreadReport, TscReport};
 
 use super::*;
 use crate::session::Limits;

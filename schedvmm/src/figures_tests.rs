@@ -9,9 +9,8 @@ use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use gaps::tally::ClassTotal;
 use protocol::job::{CoschedRequest, Job};
-use protocol::message::{
-    Gap, GroupReport, LoadReport, Setup, ThreadReport, ThresholdHit, TscReport,
-};
+use protocol::message::{Gap, Setup, ThresholdHit};
+use protocol::report::{GroupReport, LoadReport, ThreadReport, TscReport};
 use protocol::scheduler::{Family, SchedulerFacts};
 use serde_json::{Value, json};
 

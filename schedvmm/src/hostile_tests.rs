@@ -11,7 +11,8 @@ use clap::Parser;
 use protocol::frame::{encode_gaps, encode_message};
 use protocol::index::Kind;
 use protocol::job::{CoschedRequest, Job};
-use protocol::message::{Message, VmStatus};
+use protocol::message::Message;
+use protocol::vm::VmStatus;
 use results::folder::Folder;
 use results::model::{RunResult, Stage};
 use serde_json::{Value, json};
@@ -24,10 +25,10 @@ use crate::compose::{Account, so_far};
 use crate::session::{Limits, Session};
 use crate::show::{Show, Style};
 use crate::status::{ExitStatus, Failure};
+use crate::terminal;
 use crate::testing::{Random, load};
-use crate::verbs::report;
+use crate::verbs::{self, report};
 use crate::verdict::{End, judge};
-use crate::{terminal, verbs};
 
 #[path = "../tests/traced/mod.rs"]
 mod traced;

@@ -126,7 +126,8 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use gaps::record::GapRecord;
-    use protocol::message::{Gap, LoadReport, Setup, ThreadReport, ThresholdHit};
+    use protocol::message::{Gap, Setup, ThresholdHit};
+    use protocol::report::{LoadReport, ThreadReport};
 
     use super::*;
     use crate::session::Limits;

@@ -8,9 +8,10 @@ use gaps::record::GapRecord;
 use protocol::frame::{Decoder, FrameError};
 use protocol::index::GroupIndex;
 use protocol::message::{
-    Failure, Frame, Gap, Hello, LoadReport, Message, MeterLine, Setup, ThresholdHit, Tick,
-    TraceProgress, VmStatus, VmTimes,
+    Failure, Frame, Gap, Hello, Message, MeterLine, Setup, ThresholdHit, Tick, TraceProgress,
 };
+use protocol::report::LoadReport;
+use protocol::vm::{VmStatus, VmTimes};
 use results::model::{Phase, Stage};
 use thiserror::Error;
 use vmm::vcpu::VcpuEnd;
@@ -367,7 +368,7 @@ impl Session {
 mod tests {
     use protocol::error::Owner;
     use protocol::frame::{encode_gaps, encode_message};
-    use protocol::message::ThreadReport;
+    use protocol::report::ThreadReport;
 
     use super::*;
 

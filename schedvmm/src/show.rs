@@ -7,7 +7,8 @@ mod screen;
 use std::cell::RefCell;
 use std::time::Duration;
 
-use protocol::message::{ThresholdHit, Tick, VmPhase};
+use protocol::message::{ThresholdHit, Tick};
+use protocol::vm::VmPhase;
 use results::clock::Clock;
 use results::json;
 use results::model::{Answer, RunResult};

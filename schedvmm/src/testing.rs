@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use protocol::group::{GroupSpec, SleepSpec};
 use protocol::index::{GroupIndex, Kind, Member, ThreadIndex};
 use protocol::job::{CoschedRequest, Job, LoadSpec};
-use protocol::message::ThreadReport;
+use protocol::report::ThreadReport;
 use results::model::{RunResult, Statistics, Thread};
 
 use crate::compose::Account;

@@ -8,8 +8,7 @@ use vmm::vcpu::{ExitReason, VcpuEnd};
 
 use crate::analysis::threads::over_threshold;
 use crate::session::{Session, waited_for};
-use crate::status::ExitStatus;
-use crate::status::Owned;
+use crate::status::{ExitStatus, Owned};
 
 /// How a run came to its end.
 #[derive(Debug)]
@@ -227,7 +226,8 @@ mod tests {
     use protocol::frame::encode_message;
     use protocol::job::CoschedRequest;
     use protocol::job::LoadSpec;
-    use protocol::message::{Failure, Hello, LoadReport, Message, Setup, ThresholdHit};
+    use protocol::message::{Failure, Hello, Message, Setup, ThresholdHit};
+    use protocol::report::LoadReport;
     use vmm::vcpu::ExitCounts;
 
     use super::*;

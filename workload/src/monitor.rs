@@ -12,9 +12,8 @@ use gaps::tsc::{self, Anchor, Choice, Sources, bracket, clock_ns, ns_to_ticks};
 use protocol::duration::as_ns;
 use protocol::frame::MAX_RECORDS_PER_FRAME;
 use protocol::job::LoadSpec;
-use protocol::message::{
-    Gap, GroupReport, LoadReport, ThreadReport, ThresholdHit, Tick, TscReport,
-};
+use protocol::message::{Gap, ThresholdHit, Tick};
+use protocol::report::{GroupReport, LoadReport, ThreadReport, TscReport};
 
 use crate::error::LoadError;
 use crate::group_processes::{ENDED, Groups, LOOK, those_not};
@@ -244,15 +243,7 @@ impl<'a> Watch<'a> {
         let sources = Sources { slope_khz: self.slope_khz.or(known.slope_khz), ..known };
         LoadReport {
             tsc_end: self.tsc_end,
-            tsc: TscReport {
-                khz: self.choice.khz,
-                source: self.choice.source,
-                kvm_khz: sources.kvm_khz,
-                cpuid_15_khz: sources.cpuid_15_khz,
-                cpuid_40000010_khz: sources.cpuid_40000010_khz,
-                slope_khz: sources.slope_khz,
-                disagreement_ppm: sources.disagreement_ppm(self.choice.khz),
-            },
+            tsc: TscReport::new(self.choice, &sources),
             threads: (0..)
                 .zip(self.shared.threads())
                 .map(|(index, slot): (usize, _)| {

@@ -5,7 +5,9 @@ use std::io;
 
 use gaps::record::GapRecord;
 use protocol::cpu_list::CpuSet;
-use protocol::message::{LoadReport, MeterLine, ThresholdHit, Tick, VmStatus};
+use protocol::message::{MeterLine, ThresholdHit, Tick};
+use protocol::report::LoadReport;
+use protocol::vm::VmStatus;
 
 use crate::error::LoadError;
 

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use protocol::job::{LoadSpec, NestedSpec};
 use protocol::launcher::Order;
-use protocol::message::{Gap, ThresholdHit, VmPhase};
+use protocol::message::{Gap, ThresholdHit};
+use protocol::vm::VmPhase;
 use workload::context::Surroundings;
 use workload::observer::Observer;
 

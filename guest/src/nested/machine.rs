@@ -16,9 +16,9 @@ use protocol::frame::{Decoder, FrameError};
 use protocol::launcher::{
     Heard, LAUNCH_COMMAND, LaunchSpec, Order, Report, encode_order, is_plausible, next_heard,
 };
-use protocol::message::{
-    Frame, LineGap, LoadReport, Message, MeterLine, ThresholdHit, Tick, TscCheck, VmPhase, VmStatus,
-};
+use protocol::message::{Frame, LineGap, Message, MeterLine, ThresholdHit, Tick};
+use protocol::report::LoadReport;
+use protocol::vm::{TscCheck, VmPhase, VmStatus};
 use workload::kernel::{affinity, files};
 
 use crate::cmdline::Drift;

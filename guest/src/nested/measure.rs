@@ -12,7 +12,9 @@ use protocol::cpu_list::CpuSet;
 use protocol::group_process;
 use protocol::job::{Confine, LoadSpec, NestedSpec};
 use protocol::launcher::Order;
-use protocol::message::{ThresholdHit, Tick, TscReport, VmPhase};
+use protocol::message::{ThresholdHit, Tick};
+use protocol::report::TscReport;
+use protocol::vm::VmPhase;
 use workload::context::Surroundings;
 use workload::error::LoadError;
 use workload::kernel::files;
@@ -59,15 +61,7 @@ pub fn run(
     let measured = fleet.measure(choice, trace.as_ref())?;
     let sources = Sources { slope_khz: begin.slope_khz(&Anchor::now()), ..sources };
     fleet.finish()?;
-    let tsc = TscReport {
-        khz: choice.khz,
-        source: choice.source,
-        kvm_khz: sources.kvm_khz,
-        cpuid_15_khz: sources.cpuid_15_khz,
-        cpuid_40000010_khz: sources.cpuid_40000010_khz,
-        slope_khz: sources.slope_khz,
-        disagreement_ppm: sources.disagreement_ppm(choice.khz),
-    };
+    let tsc = TscReport::new(choice, &sources);
     let report = fleet.report(measured, tsc);
     Ok(Outcome { report, fault: None })
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the machines have measured, as one report.
 
-use protocol::message::{LoadReport, MeterReport, ThreadReport, TscReport};
+use protocol::report::{LoadReport, MeterReport, ThreadReport, TscReport};
 
 use super::fleet::Fleet;
 use super::machine::Machine;

@@ -20,7 +20,8 @@ use std::path::PathBuf;
 use gaps::tsc::ns_to_ticks;
 use protocol::index::Kind;
 use protocol::job::Job;
-use protocol::message::{MeterReport, Setup, TscReport};
+use protocol::message::Setup;
+use protocol::report::{MeterReport, TscReport};
 use serde::{Deserialize, Serialize};
 
 pub use self::caller::{

@@ -2,7 +2,8 @@
 //! Threads, groups and virtual machines of the load.
 
 use protocol::index::GroupIndex;
-use protocol::message::{ThreadReport, VmStatus};
+use protocol::report::ThreadReport;
+use protocol::vm::VmStatus;
 use serde::{Deserialize, Serialize};
 
 use super::cores::CoRun;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use gaps::tally::ClassTotal;
-use protocol::message::ThreadReport;
+use protocol::report::ThreadReport;
 use results::model;
 use vmm::vm::Running;
 

@@ -223,7 +223,7 @@ fn fairness(threads: &[Thread], groups: &[Group], clock: Clock<'_>) -> RunFairne
 
 #[cfg(test)]
 mod tests {
-    use protocol::message::ThreadReport;
+    use protocol::report::ThreadReport;
     use results::model::Fairness;
 
     use super::*;

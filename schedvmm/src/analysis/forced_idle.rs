@@ -4,7 +4,7 @@
 //! causes it (kernel/sched/core_sched.c, `__sched_core_account_forceidle`).
 
 use gaps::stats::share_within;
-use protocol::message::LoadReport;
+use protocol::report::LoadReport;
 use results::model::{ForcedIdle, ForcedIdleSource, Group, Thread};
 
 /// Of machines in place of the load: their launchers keep no such books.
@@ -55,7 +55,7 @@ pub fn book(
 #[cfg(test)]
 mod tests {
     use protocol::index::GroupIndex;
-    use protocol::message::{GroupReport, ThreadReport};
+    use protocol::report::{GroupReport, ThreadReport};
 
     use super::*;
     use crate::testing;

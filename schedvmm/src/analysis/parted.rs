@@ -7,8 +7,9 @@ use std::borrow::Cow;
 use gaps::evidence::Class;
 use gaps::histogram::Histogram;
 use gaps::record::GapRecord;
+use gaps::tally::ClassTotal;
 use protocol::job::LoadSpec;
-use protocol::message::{ClassTotal, ThreadReport};
+use protocol::report::ThreadReport;
 use results::clock::{Clock, Until};
 
 use crate::session::Session;

@@ -10,7 +10,7 @@ use gaps::stats::lag::largest_lag_ns;
 use gaps::stats::{Distribution, jain, max_over_min, share, share_within};
 use protocol::group::GroupSpec;
 use protocol::job::LoadSpec;
-use protocol::message::ThreadReport;
+use protocol::report::ThreadReport;
 use results::clock::Clock;
 use results::model::{
     ClassShare, Fairness, FigureSource, Lag, Statistics, Steal, Thread, WaitExceeds,

@@ -2,7 +2,7 @@
 
 use gaps::record::GapRecord;
 use gaps::tally::ClassTotal;
-use protocol::message::ThreadReport;
+use protocol::report::ThreadReport;
 use results::clock::Until;
 
 use super::*;

@@ -8,7 +8,8 @@ use gaps::record::GapRecord;
 use gaps::stats::share_within;
 use protocol::index::GroupIndex;
 use protocol::job::Job;
-use protocol::message::{ThreadReport, VmStatus};
+use protocol::report::ThreadReport;
+use protocol::vm::VmStatus;
 use results::clock::{Clock, Until};
 use results::folder::Folder;
 use results::model::{AfterHit, Group, LocatedGap, Phase, Stage, Statistics, Thread, VmResult};
@@ -203,7 +204,8 @@ pub fn phases_ms(session: &Session, built: u64, end: Instant) -> BTreeMap<Phase,
 #[cfg(test)]
 mod tests {
     use protocol::job::LoadSpec;
-    use protocol::message::{Hello, LoadReport};
+    use protocol::message::Hello;
+    use protocol::report::LoadReport;
     use results::model::KernelFacts;
 
     use super::*;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use protocol::message::GroupReport;
+use protocol::report::GroupReport;
 use results::model::{self, CallerCgroup, CgroupLimits, CpuQuota};
 use workload::kernel::accounting;
 use workload::kernel::cgroup::Version;

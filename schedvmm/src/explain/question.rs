@@ -273,7 +273,8 @@ fn context(result: &RunResult) -> Context {
 #[cfg(test)]
 mod tests {
     use protocol::index::Member;
-    use protocol::message::{CoschedInterface, Hello, ThreadReport};
+    use protocol::message::{CoschedInterface, Hello};
+    use protocol::report::ThreadReport;
     use results::model::Target;
 
     use super::*;

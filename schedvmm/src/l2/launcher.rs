@@ -18,8 +18,9 @@ use protocol::frame::{Decoder, FrameError, encode_command};
 use protocol::launcher::{
     LaunchSpec, Order, Report, encode_console, encode_control, encode_report, next_order,
 };
-use protocol::message::{Command, VmThread};
+use protocol::message::Command;
 use protocol::names::CONTROL_PORT;
+use protocol::vm::VmThread;
 use vmm::config::{BootMethod, Config, Topology};
 use vmm::kvm::Hypervisor;
 use vmm::shared::{SharedInitrd, SharedKernel};

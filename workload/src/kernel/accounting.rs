@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use protocol::message::GroupReport;
+use protocol::report::GroupReport;
 
 /// Of one thread, in nanoseconds. `None` is what this kernel does not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use std::path::Path;
 use gaps::record::GapRecord;
 use gaps::tally::{Recorder, Tally};
 use protocol::job::LoadSpec;
-use protocol::message::{Gap, MeterReport, ThreadReport, Tick};
+use protocol::message::{Gap, Tick};
+use protocol::report::{MeterReport, ThreadReport};
 
 use crate::kernel_meter::place::Placed;
 use crate::kernel_meter::tracer::Kernels;

@@ -7,7 +7,7 @@
 //! results have the form of the load's: each CPU is a thread of the [`LoadReport`], the
 //! [`Observer`] gets records and ticks.
 //!
-//! [`LoadReport`]: protocol::message::LoadReport
+//! [`LoadReport`]: protocol::report::LoadReport
 
 mod books;
 mod lines;

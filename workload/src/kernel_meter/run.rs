@@ -12,12 +12,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use gaps::tsc::{self, Anchor, Choice, Sources, ns_to_ticks, ticks_to_ns};
+use gaps::tsc::{self, Anchor, ns_to_ticks, ticks_to_ns};
 use protocol::cpu_list::CpuSet;
 use protocol::job::{LoadSpec, MeterMode};
-use protocol::message::{
-    Gap, LineGap, LoadReport, MeterLine, MeterReport, ThresholdHit, TscReport,
-};
+use protocol::message::{Gap, LineGap, MeterLine, ThresholdHit};
+use protocol::report::{LoadReport, MeterReport, TscReport};
 use rustix::event::{self, PollFd, PollFlags, Timespec};
 
 use crate::context::Surroundings;
@@ -82,21 +81,9 @@ pub fn run(
     // What was written until then.
     let drained = run.read(observer, usize::MAX);
     run.report.unread_lines += u64::from(run.lines.is_torn());
-    let report = run.finish(tsc_end, &times, tsc_report(choice, &sources));
+    let report = run.finish(tsc_end, &times, TscReport::new(choice, &sources));
     let fault = ended.and(stopped.map_err(LoadError::from)).and(drained).err();
     Ok(Outcome { report, fault })
-}
-
-fn tsc_report(choice: Choice, sources: &Sources) -> TscReport {
-    TscReport {
-        khz: choice.khz,
-        source: choice.source,
-        kvm_khz: sources.kvm_khz,
-        cpuid_15_khz: sources.cpuid_15_khz,
-        cpuid_40000010_khz: sources.cpuid_40000010_khz,
-        slope_khz: sources.slope_khz,
-        disagreement_ppm: sources.disagreement_ppm(choice.khz),
-    }
 }
 
 struct Run<'a> {

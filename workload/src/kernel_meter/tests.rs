@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use protocol::error::Owner;
 use protocol::index::Kind;
 use protocol::job::{LoadSpec, MeterKind, MeterMode, MeterSpec};
-use protocol::message::MeterReport;
+use protocol::report::MeterReport;
 
 use crate::error::MeterError;
 use crate::kernel_meter::Meter;

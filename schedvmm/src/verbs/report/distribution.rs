@@ -183,7 +183,7 @@ fn steps(lengths: &Lengths, x: &Axis, y: &Axis) -> String {
 
 #[cfg(test)]
 mod tests {
-    use protocol::message::ThreadReport;
+    use protocol::report::ThreadReport;
     use results::model::Thread;
 
     use super::*;

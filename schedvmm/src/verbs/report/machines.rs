@@ -2,7 +2,7 @@
 //! Virtual machines as the load: a table of them, and what became of those that failed.
 
 use maud::{Markup, html};
-use protocol::message::VmThread;
+use protocol::vm::VmThread;
 use results::model::{RunResult, VmResult};
 
 use crate::units::show_ns;

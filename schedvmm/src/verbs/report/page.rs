@@ -227,8 +227,9 @@ fn gaps(result: &RunResult) -> Markup {
 mod tests {
     use std::time::Duration;
 
-    use protocol::message::{CoschedInterface, Hello, KnobReport, Setup, VmStatus};
+    use protocol::message::{CoschedInterface, Hello, KnobReport, Setup};
     use protocol::scheduler::SchedulerFacts;
+    use protocol::vm::VmStatus;
     use results::model::VmResult;
 
     use super::*;
