@@ -169,8 +169,8 @@ pub struct ThreadReport {
     /// (`core_forceidle_sum` of Linux 5.17 and later, with schedstats on).
     #[serde(default)]
     pub force_idle_ns: Option<u64>,
-    /// Affinity read back when it had measured, as a CPU list: [`Setup::affinity`], unless
-    /// somebody moved it.
+    /// Affinity read back when it had measured, as a CPU list: that of
+    /// [`crate::message::Setup`], unless somebody moved it.
     #[serde(default)]
     pub affinity_end: Option<String>,
 }
