@@ -14,6 +14,7 @@ pub mod index;
 pub mod job;
 pub mod launcher;
 pub mod message;
+pub mod meter;
 pub mod names;
 pub mod noise;
 pub mod report;

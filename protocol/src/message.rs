@@ -12,7 +12,7 @@ use gaps::record::GapRecord;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Owner;
-use crate::job::{MeterKind, MeterMode};
+use crate::meter::MeterFacts;
 use crate::noise::NoiseFloor;
 use crate::report::LoadReport;
 use crate::scheduler::SchedulerFacts;
@@ -233,23 +233,6 @@ impl CgroupVersion {
             Self::None => "none",
         }
     }
-}
-
-/// A meter as it was set up, read back from the kernel.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MeterFacts {
-    /// Which one: never [`MeterKind::Auto`].
-    pub kind: MeterKind,
-    /// Why another one was taken than the best that `auto` knows.
-    pub note: Option<String>,
-    /// How it spreads over the CPUs; `None` for rdtsc.
-    pub mode: Option<MeterMode>,
-    /// Length of a window in microseconds; `None` for rdtsc.
-    pub window_us: Option<u64>,
-    /// Part of it in which it measures; `None` for rdtsc.
-    pub width_us: Option<u64>,
-    /// The kernel reports only what is longer than this; `None` for rdtsc.
-    pub floor_us: Option<u64>,
 }
 
 /// A line of the kernel's own meter.

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::job::Transport;
-use crate::message::MeterFacts;
+use crate::meter::MeterFacts;
 
 /// A virtual machine of the nested target, as the agent beside it knows it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

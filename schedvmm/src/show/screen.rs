@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use protocol::job::{CoschedRequest, LoadSpec};
-use protocol::message::{CoschedInterface, MeterFacts};
+use protocol::message::CoschedInterface;
+use protocol::meter::MeterFacts;
 use protocol::noise::NoiseFloor;
 use results::model::{
     Answer, ClassShare, CoRun, FigureSource, Group, RunResult, Statistics, VmResult,

@@ -20,7 +20,7 @@ mod tracer;
 use std::path::PathBuf;
 
 use protocol::job::{LoadSpec, MeterKind, MeterSpec};
-use protocol::message::MeterFacts;
+use protocol::meter::MeterFacts;
 
 use crate::context::Surroundings;
 use crate::error::{LoadError, MeterError};

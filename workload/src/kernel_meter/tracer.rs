@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use protocol::cpu_list::CpuSet;
 use protocol::job::{LoadSpec, MeterKind, MeterMode, MeterSpec};
-use protocol::message::MeterFacts;
+use protocol::meter::MeterFacts;
 
 use crate::error::MeterError;
 use crate::kernel::files::write_file;
