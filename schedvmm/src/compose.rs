@@ -54,6 +54,7 @@ pub struct Account<'a> {
 
 impl<'a> Account<'a> {
     /// Of a run that is over, on this host: its figures, without what it ran on.
+    #[cfg(test)]
     pub fn of_figures(session: &'a Session, job: &'a Job, verdict: &'a Verdict) -> Self {
         Self {
             target: Target::Host,

@@ -4,7 +4,6 @@
 
 mod absence;
 mod analysis;
-mod bench;
 mod caller;
 mod cli;
 mod compose;
@@ -84,7 +83,6 @@ fn main() -> ExitCode {
         terminal::err(&format!("schedvmm: {panic}{}", trace.unwrap_or_default()));
     }));
     let ended = std::panic::catch_unwind(|| match cli.verb {
-        Some(Verb::BenchAnalyse { records, output }) => bench::analyse(records, &output),
         Some(Verb::Boot(args)) => verbs::boot::run(&args),
         Some(Verb::Check(args)) => verbs::check::run(&args),
         Some(Verb::Config { nested }) => verbs::config::run(nested),

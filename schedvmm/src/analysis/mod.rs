@@ -5,6 +5,8 @@
 pub mod expected;
 pub mod figures;
 pub mod forced_idle;
+#[cfg(test)]
+mod many_gaps;
 pub mod parted;
 pub mod summary;
 pub mod threads;
