@@ -12,7 +12,7 @@ use testhost::{artifacts, process};
 /// A release build of the tests from nothing, and ten million gaps.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// Does what a run does at its end; where it measures is no part of the product.
-const TEST: &str = "analysis::many_gaps::a_result_of_many_gaps_has_all_of_them";
+const TEST: &str = "analysis::many_gaps_tests::a_result_of_many_gaps_has_all_of_them";
 /// Gaps of the run that is made up.
 const RECORDS: &str = "10000000";
 

@@ -6,7 +6,7 @@ pub mod expected;
 pub mod figures;
 pub mod forced_idle;
 #[cfg(test)]
-mod many_gaps;
+mod many_gaps_tests;
 pub mod parted;
 pub mod summary;
 pub mod threads;
