@@ -64,7 +64,7 @@ pub struct Figures {
     /// Functions of more than five parameters, a tuple's members counted.
     pub wide_functions: Vec<String>,
     /// Closures with a name.
-    pub named_closures: usize,
+    pub named_closures: Vec<String>,
 }
 
 /// Counts all of it in the project's sources.
@@ -127,7 +127,7 @@ fn way() -> Result<(usize, usize)> {
 impl Figures {
     /// Closures with a name in a thousand lines of code.
     fn closures_per_kloc(&self) -> f64 {
-        1000.0 * self.named_closures as f64 / self.code_lines.max(1) as f64
+        1000.0 * self.named_closures.len() as f64 / self.code_lines.max(1) as f64
     }
 }
 
@@ -159,6 +159,7 @@ impl fmt::Display for Figures {
             ("unargued", &self.unargued),
             ("over 60 lines", &self.long_functions),
             ("over 5 parameters", &self.wide_functions),
+            ("named closures", &self.named_closures),
         ];
         for (name, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
             write!(f, "\n{name}:")?;
