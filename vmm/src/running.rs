@@ -51,14 +51,17 @@ impl Running {
         &self.threads
     }
 
-    /// What tells how long vCPU `cpu` has halted.
+    /// The counter of halts of vCPU `cpu`.
     ///
     /// # Errors
     /// KVM does not count it.
     pub fn halt_clock(&self, cpu: u32) -> io::Result<HaltClock> {
         let statistics = self.statistics.get(cpu as usize).and_then(Option::as_ref);
-        let missing = || io::Error::other("this host's KVM has no statistics (Linux 5.14)");
-        HaltClock::find(statistics.ok_or_else(missing)?)
+        HaltClock::find(
+            statistics.ok_or_else(|| {
+                io::Error::other("this host's KVM has no statistics (Linux 5.14)")
+            })?,
+        )
     }
 
     /// Reads RAM of the guest, which goes on changing it until it was stopped.
