@@ -165,7 +165,7 @@ pub struct Evidence<E> {
     short_ticks: u64,
     telling_ticks: u64,
     longest_irq_ticks: u64,
-    /// Whether the kernel knows of time that its own host steals.
+    /// True if the kernel knows of time that its own host steals.
     steal_known: bool,
     /// Time in short interruptions without a switch, and how much of it the kernel has kept
     /// out of the thread's CPU time.
@@ -190,17 +190,16 @@ impl<E: Eye> Evidence<E> {
         const LOOKS: u64 = 4;
         let own_ticks = cost.look_ticks.saturating_mul(LOOKS);
         let turns = cost.turn_ticks.saturating_mul(TURNS);
-        let ticks = |ns| ns_to_ticks(ns, khz).max(1);
         Self {
             eye,
             last: Sight::default(),
             khz,
             // Above the cost of a look: else each would be an interval that calls for the next.
-            notice_ticks: ticks(NOTICE_NS).max(turns).max(own_ticks),
+            notice_ticks: at_least_one_tick(NOTICE_NS, khz).max(turns).max(own_ticks),
             own_ticks,
-            short_ticks: ticks(SHORT_NS),
-            telling_ticks: ticks(TELLING_NS),
-            longest_irq_ticks: ticks(LONGEST_IRQ_NS),
+            short_ticks: at_least_one_tick(SHORT_NS, khz),
+            telling_ticks: at_least_one_tick(TELLING_NS, khz),
+            longest_irq_ticks: at_least_one_tick(LONGEST_IRQ_NS, khz),
             steal_known,
             short: 0,
             short_kept_out: 0,
@@ -230,6 +229,10 @@ impl<E: Eye> Evidence<E> {
             },
         }
     }
+}
+
+fn at_least_one_tick(ns: u64, khz: u64) -> u64 {
+    ns_to_ticks(ns, khz).max(1)
 }
 
 impl<E: Eye> Witness for Evidence<E> {
@@ -266,7 +269,7 @@ impl<E: Eye> Witness for Evidence<E> {
     }
 }
 
-/// Whether this kernel is told of the time its host takes: KVM's steal time feature (bit 5 of
+/// True if this kernel is told of the time its host takes: KVM's steal time feature (bit 5 of
 /// EAX in leaf 0x40000001, Linux Documentation/virt/kvm/x86/cpuid.rst), or any steal counted so
 /// far on other hypervisors.
 fn steal_is_known() -> bool {
