@@ -107,7 +107,6 @@ fn prepare<'a>(common: &Common<'a>, index: u32) -> io::Result<&'a ThreadSlot> {
     let member = common.member(index);
     let cpus = common.places.get(member.thread.index());
     let cpus = cpus.ok_or_else(|| io::Error::other(format!("{member} has no place")))?;
-    let context = |what: &str, error: io::Error| io::Error::other(format!("{what}: {error}"));
     affinity::confine_this_thread(cpus)
         .map_err(|error| context(&format!("cannot be pinned to CPUs {cpus}"), error))?;
     let effective = affinity::of_this_thread().map_err(|error| context("affinity", error))?;
@@ -130,6 +129,10 @@ fn prepare<'a>(common: &Common<'a>, index: u32) -> io::Result<&'a ThreadSlot> {
     Ok(slot)
 }
 
+fn context(what: &str, error: io::Error) -> io::Error {
+    io::Error::other(format!("{what}: {error}"))
+}
+
 /// A moment on both clocks at which a thread is to wake up.
 #[derive(Clone, Copy)]
 struct Planned {
@@ -141,12 +144,14 @@ struct Planned {
 fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) -> u64 {
     let control = common.shared.control();
     let khz = common.tsc_khz;
-    let ticks = |time: Duration| ns_to_ticks(as_ns(time), khz);
     let (spec, group) = (common.spec, common.group);
     let cells = common.shared.records(index as usize);
     let meter = Meter::new(
         Recorder { tally: &slot.tally, cells, tsc_khz: khz },
-        Limits { floor_ticks: ticks(spec.floor), threshold_ticks: spec.threshold.map(ticks) },
+        Limits {
+            floor_ticks: ticks(spec.floor, khz),
+            threshold_ticks: spec.threshold.map(|time| ticks(time, khz)),
+        },
     );
     let mut evidence = Evidence::of_this_thread(khz, common.turn_ticks);
     let mut pauses = Pauses::new(distribution(group.sleep), spec.seed, index);
@@ -156,11 +161,11 @@ fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) -> u64 {
     };
     let end = Planned {
         ns: start.ns.saturating_add(as_ns(spec.duration)),
-        tsc: start.tsc.wrapping_add(ticks(spec.duration)),
+        tsc: start.tsc.wrapping_add(ticks(spec.duration, khz)),
     };
     let mut wake_ns = start.ns;
     if !group.yielding.is_zero() {
-        yield_until(control, start.ns, start.tsc.wrapping_add(ticks(group.yielding)));
+        yield_until(control, start.ns, start.tsc.wrapping_add(ticks(group.yielding, khz)));
         wake_ns = clock_ns(libc::CLOCK_MONOTONIC);
     }
     let book = Book { slot, cells, control, khz };
@@ -174,7 +179,7 @@ fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) -> u64 {
         let from = meter.resume(&mut Rdtscp, wakeup.awake, evidence.own_ticks());
         // The burst is counted from the plan: waking up late costs busy time, as it would
         // cost a real machine, and the delay is not hidden by starting over.
-        let planned_end = wakeup.planned_tsc.wrapping_add(ticks(group.busy));
+        let planned_end = wakeup.planned_tsc.wrapping_add(ticks(group.busy, khz));
         let until = earlier(planned_end, end.tsc);
         let (why, mut last) = meter.burst(&mut Rdtscp, &mut evidence, from, until, &control.stop.0);
         if let End::Hit(record) = why {
@@ -192,6 +197,10 @@ fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) -> u64 {
     // Asleep across the end: live until then, as the others do.
     futex::wait(&control.stop.0, 0, end.ns);
     0
+}
+
+fn ticks(time: Duration, khz: u64) -> u64 {
+    ns_to_ticks(as_ns(time), khz)
 }
 
 /// From the start on, gives the CPU away again and again; unmetered, for a thread that yields
