@@ -71,12 +71,17 @@ impl<'a> Fleet<'a> {
         let turns = u32::try_from(all.div_ceil(at_once)).unwrap_or(u32::MAX).max(1);
         let patience = self.spec.boot_timeout / turns;
         while self.machines.len() < all {
-            let on_the_way = |machine: &&Machine| {
-                machine.is_well()
-                    && machine.status.phase < VmPhase::Standing
-                    && machine.launched.elapsed() < patience
-            };
-            if self.machines.iter().filter(on_the_way).count() >= at_once {
+            if self
+                .machines
+                .iter()
+                .filter(|machine| {
+                    machine.is_well()
+                        && machine.status.phase < VmPhase::Standing
+                        && machine.launched.elapsed() < patience
+                })
+                .count()
+                >= at_once
+            {
                 return Ok(());
             }
             let vm = u32::try_from(self.machines.len() + 1).unwrap_or(u32::MAX);
@@ -186,10 +191,12 @@ impl<'a> Fleet<'a> {
         what: &str,
     ) -> Result<(), NestedError> {
         let deadline = Instant::now() + ENDED;
-        let ending = |machine: &Machine| machine.lives() && ending(machine);
-        while self.machines.iter().any(ending) {
+        while self.machines.iter().any(|machine| machine.lives() && ending(machine)) {
             if Instant::now() >= deadline {
-                self.machines.iter_mut().filter(|machine| ending(machine)).for_each(Machine::kill);
+                self.machines
+                    .iter_mut()
+                    .filter(|machine| machine.lives() && ending(machine))
+                    .for_each(Machine::kill);
             }
             if self.beat()? {
                 self.observer.waiting(what)?;
