@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How a kernel was configured, by a file beside it.
+//! Configuration of a kernel, by a file beside it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -131,17 +131,18 @@ fn places(root: &Path, kernel: &Path, release: Option<&str>) -> Vec<PathBuf> {
     if suffix.is_none() {
         places.push(folder.join("config"));
     }
-    let installed = |root: &Path, release: &str| {
-        [
-            root.join(format!("boot/config-{release}")),
-            root.join(format!("usr/lib/modules/{release}/config")),
-            root.join(format!("lib/modules/{release}/config")),
-        ]
-    };
     let package = folder::package_root(kernel);
     places.extend(package.iter().flat_map(|(root, release)| installed(root, release)));
     places.extend(release.into_iter().flat_map(|release| installed(root, release)));
     places
+}
+
+fn installed(root: &Path, release: &str) -> [PathBuf; 3] {
+    [
+        root.join(format!("boot/config-{release}")),
+        root.join(format!("usr/lib/modules/{release}/config")),
+        root.join(format!("lib/modules/{release}/config")),
+    ]
 }
 
 fn read(path: &Path) -> Option<String> {
@@ -156,7 +157,6 @@ fn read(path: &Path) -> Option<String> {
 
 /// A .config that was changed after the build may be that of the next one.
 fn newer(config: &Path, kernel: &Path) -> Option<String> {
-    let modified = |path: &Path| fs::metadata(path).and_then(|it| it.modified()).ok();
     let is_tree = config.file_name().is_some_and(|name| name == ".config");
     (is_tree && modified(config)? > modified(kernel)?).then(|| {
         format!(
@@ -165,6 +165,10 @@ fn newer(config: &Path, kernel: &Path) -> Option<String> {
             kernel.display()
         )
     })
+}
+
+fn modified(path: &Path) -> Option<std::time::SystemTime> {
+    fs::metadata(path).and_then(|it| it.modified()).ok()
 }
 
 #[cfg(test)]
