@@ -23,7 +23,7 @@ use crate::status::{ExitStatus, Failure, OrFail, Owned};
 use crate::terminal::Plain;
 use crate::{kernel, machine, placement, signals};
 
-/// How often the console is shown.
+/// Interval at which the console is shown.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Events on their way to the main thread: one a vCPU, and signals.
 const EVENTS_IN_FLIGHT: usize = 1024;
@@ -85,11 +85,11 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     })?;
     let serial = config.serial.then(|| Box::new(console.clone()) as _);
     let kernel_path = kernel.path.clone();
-    let unbuilt = |error| machine::build_failure(&kernel_path, error);
     let loaded = Loaded::new(&config, Kernel::Image(&kernel.image), Initrd::Bytes(&initrd));
-    let loaded = loaded.map_err(unbuilt)?;
+    let loaded = loaded.map_err(|error| unbuilt(error, &kernel_path))?;
     drop((kernel, initrd));
-    let vm = Vm::build(&hypervisor, &config, Parts { loaded, ports, serial }).map_err(unbuilt)?;
+    let vm = Vm::build(&hypervisor, &config, Parts { loaded, ports, serial })
+        .map_err(|error| unbuilt(error, &kernel_path))?;
     let mut running = service::start(vm, events)?;
     let deadline = Instant::now() + machine.boot_timeout;
     let mut screen = Screen { output: Output::new(), console, deadline, args: machine };
@@ -105,6 +105,10 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
         }
     }
     end
+}
+
+fn unbuilt(error: vmm::vm::BuildError, kernel_path: &Path) -> Failure {
+    machine::build_failure(kernel_path, error)
 }
 
 /// The console, and the ports asked for with their files, which `open` opens.

@@ -8,6 +8,7 @@ pub mod nested;
 pub mod plan;
 mod ring;
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -43,7 +44,7 @@ use crate::{facts, footprint, signals};
 
 /// Messages on their way to the main thread; beyond, the guest waits.
 const EVENTS_IN_FLIGHT: usize = 256;
-/// How often the main thread looks at the console and the deadlines.
+/// Interval at which the main thread looks at the console and the deadlines.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Does the main job.
@@ -76,14 +77,14 @@ struct Attempt {
     trace_memory: Option<TraceMemory>,
     /// Why the ring buffers cannot be read in guest memory, once that was asked.
     ring_answer: Option<Result<(), String>>,
-    /// How the kernel's command line is another than the one it was given.
+    /// Difference between the kernel's command line and the one it was given.
     cmdline_fault: Option<String>,
     running: Running,
     host_evidence: HostEvidence,
     transport: Transport,
     /// A signal that the agent has been told of, and until when it may answer.
     signalled: Option<(i32, Instant)>,
-    /// How long the machine took to stop, once it has.
+    /// Time that the machine took to stop, once it has.
     stopped_in: Option<Duration>,
 }
 
@@ -303,15 +304,18 @@ struct Console {
     ring: ConsoleRing,
     tail: Tail,
     lines: WholeLines,
-    /// Whether the log lacks some of it.
+    /// True if the log lacks some of it.
     lost: bool,
 }
 
 fn ports(console: ConsoleRing, events: SyncSender<Event>, trace: TraceSink) -> Vec<PortSpec> {
-    let port = |name: &str, kind, sink| PortSpec { name: name.to_owned(), kind, sink };
     vec![
         port(CONSOLE_PORT, PortKind::Console, Box::new(console)),
         port(CONTROL_PORT, PortKind::Generic, Box::new(ControlSink(events))),
         port(TRACE_PORT, PortKind::Generic, Box::new(trace)),
     ]
+}
+
+fn port(name: &str, kind: PortKind, sink: Box<dyn Write + Send>) -> PortSpec {
+    PortSpec { name: name.to_owned(), kind, sink }
 }

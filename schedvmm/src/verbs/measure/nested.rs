@@ -186,9 +186,10 @@ impl Vendor {
 /// As for [`vendor`].
 pub fn vendor_of(hypervisor: &Hypervisor) -> Result<Vendor, Failure> {
     let supported = hypervisor.supported_cpuid()?;
-    let ecx =
-        |leaf| supported.iter().find(|entry| entry.function == leaf).map_or(0, |entry| entry.ecx);
-    vendor(ecx, Path::new("/sys"))
+    vendor(
+        |leaf| supported.iter().find(|entry| entry.function == leaf).map_or(0, |entry| entry.ecx),
+        Path::new("/sys"),
+    )
 }
 
 /// Whether this host's KVM lets a guest be a host in turn; `supported` tells the ECX of a CPUID
@@ -223,7 +224,7 @@ pub fn vendor(supported: impl Fn(u32) -> u32, sysfs: &Path) -> Result<Vendor, Fa
     ))
 }
 
-/// Whether the first-level kernel can be a host, by its configuration where that is known; `has`
+/// True if the first-level kernel can be a host, by its configuration where that is known; `has`
 /// finds a text in it.
 ///
 /// # Errors
@@ -247,8 +248,7 @@ pub fn check_kernel(
             Err(lacks("it has no KVM built in, which --nested needs (or --modules)", vendor))
         };
     };
-    let value = |name: &str| config.get(name).map(String::as_str);
-    match (value("CONFIG_KVM"), value(option)) {
+    match (config.get("CONFIG_KVM").map(String::as_str), config.get(option).map(String::as_str)) {
         (Some("y"), Some("y")) => Ok(()),
         (Some("m"), _) | (_, Some("m")) => {
             Err(lacks("it has KVM as a module only; give its --modules", vendor))

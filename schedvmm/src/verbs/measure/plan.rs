@@ -57,9 +57,9 @@ impl Plan {
     /// # Errors
     /// Options that contradict each other or make no sense.
     pub fn make(args: &RunArgs) -> Result<Self, Failure> {
-        let usage = |text: String| Failure::request(text);
         // clap requires it for the main job.
-        let kernel_path = args.kernel.clone().ok_or_else(|| usage("--kernel is missing".into()))?;
+        let kernel_path =
+            args.kernel.clone().ok_or_else(|| Failure::request("--kernel is missing".into()))?;
         let machine = &args.machine;
         let topology = Topology { cpus: machine.cpus, threads_per_core: machine.threads_per_core };
         let load_cpus = match &args.load.load_cpus {
@@ -67,7 +67,7 @@ impl Plan {
             Some(list) => list.0.iter().filter_map(|cpu| u32::try_from(*cpu).ok()).collect(),
         };
         if let Some(cpu) = load_cpus.iter().find(|cpu| **cpu >= machine.cpus) {
-            return Err(usage(format!(
+            return Err(Failure::request(format!(
                 "--load-cpus names CPU {cpu}, the guest has 0 to {}",
                 machine.cpus.saturating_sub(1)
             )));
@@ -185,13 +185,12 @@ impl Plan {
         modules: &Modules,
         l2_modules: &Modules,
     ) {
-        let voice = |cmdline: &str| format!("{} {cmdline}", machine::SERIAL_CONSOLE);
         if modules.bring_console() {
             config.serial = true;
-            config.cmdline = voice(&config.cmdline);
+            config.cmdline = with_serial_console(&config.cmdline);
         }
         if let Some(nested) = self.job.nested.as_mut().filter(|_| l2_modules.bring_console()) {
-            nested.cmdlines.iter_mut().for_each(|cmdline| *cmdline = voice(cmdline));
+            nested.cmdlines.iter_mut().for_each(|cmdline| *cmdline = with_serial_console(cmdline));
         }
     }
 
@@ -202,7 +201,7 @@ impl Plan {
         TraceMemory::choose(version?, trace.buffer_kib, machine.cpus, machine.memory)
     }
 
-    /// What the machine asks of this host's CPUs.
+    /// Demand of the machine on this host's CPUs.
     pub fn demand(&self) -> Demand {
         Demand {
             cpus: self.args.machine.cpus as usize,
@@ -318,6 +317,10 @@ impl Plan {
             args.pv
         )
     }
+}
+
+fn with_serial_console(cmdline: &str) -> String {
+    format!("{} {cmdline}", machine::SERIAL_CONSOLE)
 }
 
 /// Which lines go to stdout.
