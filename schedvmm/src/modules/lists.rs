@@ -44,20 +44,27 @@ pub enum Driver {
 impl Lists {
     /// From the texts of these files, where there are any.
     pub fn new(place: String, builtin: Option<&str>, loadable: Option<&str>) -> Self {
-        let path = |line| path(line).map(|path| (name(path), path.to_owned()));
         Self {
             place,
             builtin: builtin.map(|text| text.lines().filter_map(self::path).map(name).collect()),
-            loadable: loadable.map(|text| text.lines().filter_map(path).collect()),
+            loadable: loadable.map(|text| {
+                text.lines()
+                    .filter_map(|line| path(line).map(|path| (name(path), path.to_owned())))
+                    .collect()
+            }),
         }
     }
 
     /// Those in a folder.
     pub fn read(folder: &Path) -> Self {
-        let text = |name: &str| fs::read_to_string(folder.join(name)).ok();
-        let loadable: Vec<_> = [ORDER, DEP].into_iter().filter_map(text).collect();
+        let loadable: Vec<_> =
+            [ORDER, DEP].into_iter().filter_map(|name| list_text(name, folder)).collect();
         let loadable = (!loadable.is_empty()).then(|| loadable.join("\n"));
-        Self::new(folder.display().to_string(), text(BUILTIN).as_deref(), loadable.as_deref())
+        Self::new(
+            folder.display().to_string(),
+            list_text(BUILTIN, folder).as_deref(),
+            loadable.as_deref(),
+        )
     }
 
     /// These, and where one of them is missing that of `other`.
@@ -70,12 +77,12 @@ impl Lists {
         }
     }
 
-    /// Whether there is no list at all.
+    /// True if there is no list at all.
     pub fn is_empty(&self) -> bool {
         self.builtin.is_none() && self.loadable.is_none()
     }
 
-    /// Whether what is built in is listed.
+    /// True if what is built in is listed.
     pub fn tell_builtin(&self) -> bool {
         self.builtin.is_some()
     }
@@ -98,10 +105,14 @@ impl Lists {
         self.loadable.as_ref()?.get(module).map(String::as_str)
     }
 
-    /// Whether modules are listed, and this one is not among them.
+    /// True if modules are listed, and this one is not among them.
     pub fn deny(&self, module: &str) -> bool {
         self.loadable.as_ref().is_some_and(|loadable| !loadable.contains_key(module))
     }
+}
+
+fn list_text(name: &str, folder: &Path) -> Option<String> {
+    fs::read_to_string(folder.join(name)).ok()
 }
 
 /// The path in a line such as `kernel/arch/x86/kvm/kvm-intel.ko.xz: …`, or

@@ -82,13 +82,9 @@ impl Package {
     /// # Errors
     /// The package is damaged, or `visitor` has had enough of it.
     pub fn visit(&self, visitor: &mut Visitor<'_>) -> Result<(), PackageError> {
-        let mut visitor = |path: &str, file: &mut dyn Read| {
-            // Tools differ in how paths begin.
-            visitor(path.trim_start_matches("./").trim_start_matches('/'), file)
-        };
         let read = File::open(&self.path).map(BufReader::new).and_then(|file| match self.kind {
-            Kind::Deb => deb(file, &mut visitor),
-            Kind::Rpm => rpm::files(file, &mut visitor),
+            Kind::Deb => deb(file, &mut |path, file| visitor(relative(path), file)),
+            Kind::Rpm => rpm::files(file, &mut |path, file| visitor(relative(path), file)),
         });
         read.map_err(|error| self.damaged(error.to_string()))
     }
@@ -107,6 +103,11 @@ impl Package {
     fn damaged(&self, reason: String) -> PackageError {
         PackageError { path: self.path.clone(), reason }
     }
+}
+
+/// The path below the root: tools differ in how paths begin.
+fn relative(path: &str) -> &str {
+    path.trim_start_matches("./").trim_start_matches('/')
 }
 
 fn invalid(text: impl Into<String>) -> io::Error {
