@@ -69,8 +69,10 @@ fn listen(set: &SigSet, events: &SyncSender<Event>) {
                 // In a thread of its own: the inbox may be full, and the second signal is not to
                 // wait for it.
                 let events = events.clone();
-                let tell = move || drop(events.send(Event::Signal(signal as i32)));
-                if thread::Builder::new().spawn(tell).is_err() {
+                if thread::Builder::new()
+                    .spawn(move || drop(events.send(Event::Signal(signal as i32))))
+                    .is_err()
+                {
                     leave(signal, SECOND);
                 }
             }
@@ -149,25 +151,26 @@ fn put_back(acts: &mut Vec<(u64, Act)>) -> Vec<String> {
 /// long. Our children are killed by the kernel when we are gone.
 fn leave(signal: Signal, why: &'static str) -> ! {
     let (done, is_done) = mpsc::channel();
-    let work = move || {
-        let mut acts = ACTS.lock().unwrap_or_else(PoisonError::into_inner);
-        let lost = put_back(&mut acts.1);
-        // It stays locked: whoever comes to drop an `OnLeave` has seen its load killed, and waits
-        // for the end of the process rather than call that a result.
-        mem::forget(acts);
-        // First the words that count; a reader that takes none is not waited for.
-        for text in lost {
-            terminal::err(&format!("schedvmm: {text}"));
-        }
-        terminal::err(&format!("schedvmm: {why}"));
-        let _ = done.send(());
-    };
-    if thread::Builder::new().spawn(work).is_ok() {
+    if thread::Builder::new().spawn(move || put_back_and_tell(why, done)).is_ok() {
         let _ = is_done.recv_timeout(LEAVE);
     }
     let code = ExitStatus::of_signal(signal as i32).code();
     // SAFETY: ends the process; no handlers of exit(3), which could wait for other threads.
     unsafe { libc::_exit(code.into()) }
+}
+
+fn put_back_and_tell(why: &str, done: mpsc::Sender<()>) {
+    let mut acts = ACTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let lost = put_back(&mut acts.1);
+    // It stays locked: whoever comes to drop an `OnLeave` has seen its load killed, and waits
+    // for the end of the process rather than call that a result.
+    mem::forget(acts);
+    // First the words that count; a reader that takes none is not waited for.
+    for text in lost {
+        terminal::err(&format!("schedvmm: {text}"));
+    }
+    terminal::err(&format!("schedvmm: {why}"));
+    let _ = done.send(());
 }
 
 #[cfg(test)]

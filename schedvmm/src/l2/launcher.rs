@@ -33,7 +33,7 @@ use crate::machine::{self, SERIAL_CONSOLE};
 use crate::service::{self, Attendant, Event};
 use crate::sinks::{ConsoleRing, ControlSink};
 
-/// How often the console is looked at.
+/// Interval at which the console is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Pieces of the control port on their way to the main thread; beyond, the guest waits.
 const EVENTS_IN_FLIGHT: usize = 64;
@@ -92,7 +92,6 @@ fn build(
     console: Option<ConsoleRing>,
 ) -> Result<Vm, String> {
     let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).map_err(chain)?;
-    let open = |path: &str| File::open(path).map_err(|error| format!("{path}: {error}"));
     let kernel = SharedKernel::open(open(&spec.kernel_image)?).map_err(chain)?;
     let initrd = SharedInitrd::open(open(&spec.initrd)?).map_err(chain)?;
     let config = Config {
@@ -117,17 +116,24 @@ fn build(
     Vm::build(&hypervisor, &config, Parts { loaded, ports, serial }).map_err(chain)
 }
 
+fn open(path: &str) -> Result<File, String> {
+    File::open(path).map_err(|error| format!("{path}: {error}"))
+}
+
 fn numbers(cpus: &[u32]) -> Vec<usize> {
     cpus.iter().filter_map(|cpu| usize::try_from(*cpu).ok()).collect()
 }
 
 fn threads(running: &Running) -> Vec<VmThread> {
-    let thread = |thread: &sched::VcpuThread| VmThread {
-        tid: u32::try_from(thread.tid).unwrap_or(0),
-        cookie: thread.cookie,
-        ..VmThread::default()
-    };
-    running.threads().iter().map(thread).collect()
+    running
+        .threads()
+        .iter()
+        .map(|thread| VmThread {
+            tid: u32::try_from(thread.tid).unwrap_or(0),
+            cookie: thread.cookie,
+            ..VmThread::default()
+        })
+        .collect()
 }
 
 /// The way to the agent; any thread may use it.
@@ -158,26 +164,27 @@ impl Agent {
 /// Listens for orders in a thread of its own; an agent that is gone wants the end.
 fn listen(agent: &Agent, running: &Running, end: Arc<AtomicBool>) -> Result<(), String> {
     let socket = agent.0.lock().unwrap_or_else(PoisonError::into_inner).try_clone();
-    let mut socket = socket.map_err(|error| error.to_string())?;
+    let socket = socket.map_err(|error| error.to_string())?;
     let servant = Servant {
         agent: agent.clone(),
         console: running.console().clone(),
         tids: running.threads().iter().map(|thread| thread.tid).collect(),
         end,
     };
-    let ear = move || {
-        let mut decoder = Decoder::default();
-        let mut bytes = [0; PIECE_BYTES];
-        while let Ok(length @ 1..) = socket.read(&mut bytes) {
-            decoder.push(&bytes[..length]);
-            while let Ok(Some(order)) = next_order(&mut decoder) {
-                servant.obey(&order);
-            }
-        }
-        servant.end.store(true, Ordering::Relaxed);
-    };
     let builder = thread::Builder::new().name("l2-ear".into());
-    builder.spawn(ear).map(drop).map_err(|error| error.to_string())
+    builder.spawn(move || hear(socket, servant)).map(drop).map_err(|error| error.to_string())
+}
+
+fn hear(mut socket: UnixStream, servant: Servant) {
+    let mut decoder = Decoder::default();
+    let mut bytes = [0; PIECE_BYTES];
+    while let Ok(length @ 1..) = socket.read(&mut bytes) {
+        decoder.push(&bytes[..length]);
+        while let Ok(Some(order)) = next_order(&mut decoder) {
+            servant.obey(&order);
+        }
+    }
+    servant.end.store(true, Ordering::Relaxed);
 }
 
 struct Servant {
@@ -284,9 +291,10 @@ fn registers(end: &VcpuEnd) -> Option<String> {
 /// Resident memory of this process, and that with shared pages divided, in KiB.
 fn memory() -> (Option<u64>, Option<u64>) {
     let Ok(text) = fs::read_to_string("/proc/self/smaps_rollup") else { return (None, None) };
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse().ok()
-    };
-    (field("Rss:"), field("Pss:"))
+    (smaps_field("Rss:", &text), smaps_field("Pss:", &text))
+}
+
+fn smaps_field(name: &str, text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
 }
