@@ -14,7 +14,7 @@ use super::{LONG_LINES, MAX_PARAMETERS};
 /// A SAFETY argument ends so many lines before its block at most: a statement may begin above it.
 const ARGUMENT_LINES: usize = 8;
 
-/// What was counted.
+/// The counts.
 #[derive(Default)]
 pub(super) struct Functions {
     pub unsafe_blocks: usize,

@@ -38,7 +38,7 @@ const WAY: [(&str, &str); 10] = [
     ("vmm/src/vcpu/run.rs", "vcpu.run()"),
 ];
 
-/// What was counted.
+/// The counts.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figures {
     /// Files, without tests.
@@ -101,13 +101,19 @@ fn readers(sources: &[Source], names: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for source in sources {
         let text = source.text_without_tests();
-        let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
         // This one names them only to count.
-        if has(names) && has(&PARSERS) && !source.path.starts_with("xtask/src/house/") {
+        if contains_any(names, &text)
+            && contains_any(&PARSERS, &text)
+            && !source.path.starts_with("xtask/src/house/")
+        {
             found.push(source.path.clone());
         }
     }
     found
+}
+
+fn contains_any(words: &[&str], text: &str) -> bool {
+    words.iter().any(|word| text.contains(word))
 }
 
 /// Files and lines from `main` to `KVM_RUN`.
@@ -184,6 +190,7 @@ mod tests {
         assert!(figures.readers_of_result.len() <= 1, "{:?}", figures.readers_of_result);
         assert!(figures.readers_of_gaps.len() <= 1, "{:?}", figures.readers_of_gaps);
         assert!(figures.long_functions.len() <= 2, "{:?}", figures.long_functions);
+        assert!(figures.named_closures.len() <= 4, "{:?}", figures.named_closures);
         assert!(figures.way_files <= 10 && figures.way_lines <= 3000, "{figures}");
     }
 }

@@ -93,7 +93,6 @@ impl Source {
 
     /// Lines that are no comments, not empty and no tests.
     pub(super) fn code_lines(&self) -> usize {
-        let is_code = |line: &str| !line.is_empty() && !line.starts_with("//");
         self.product_lines().filter(|line| is_code(line.trim())).count()
     }
 
@@ -103,12 +102,17 @@ impl Source {
     }
 
     fn product_lines(&self) -> impl Iterator<Item = &str> {
-        let of_tests = |number: usize| {
-            self.tests.iter().any(|(first, last)| (*first..=*last).contains(&number))
-        };
         let numbered = self.lines.iter().enumerate();
-        numbered.filter(move |(index, _)| !of_tests(index + 1)).map(|(_, line)| line.as_str())
+        numbered
+            .filter(move |(index, _)| !{
+                self.tests.iter().any(|(first, last)| (*first..=*last).contains(&index + 1))
+            })
+            .map(|(_, line)| line.as_str())
     }
+}
+
+fn is_code(line: &str) -> bool {
+    !line.is_empty() && !line.starts_with("//")
 }
 
 fn lines_of(item: &Item) -> (usize, usize) {
