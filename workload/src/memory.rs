@@ -170,7 +170,7 @@ impl fmt::Display for Mib {
 /// What of the program's own memory a process uses, out of `/proc/self/maps`: all that can be read,
 /// but for what the kernel keeps itself, and the mapping whose parts have been chosen already.
 fn regions_of_program(maps: &str, chosen: &Range<usize>) -> Vec<Region> {
-    maps.lines().filter_map(|line| readable_region(line, &chosen)).collect()
+    maps.lines().filter_map(|line| readable_region(line, chosen)).collect()
 }
 
 fn readable_region(line: &str, chosen: &Range<usize>) -> Option<Region> {

@@ -2,7 +2,7 @@
 //! Kernel and initrd of all virtual machines: prepared once, shared by all of them.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{self, Command, Stdio};

@@ -52,8 +52,7 @@ impl Question {
         if clock.is_empty() {
             return Err(Failure::request(
                 "this trace does not say which clock its times are of, so that gaps cannot be \
-                 found in it"
-                    .into(),
+                 found in it",
             ));
         }
         if clock != CLOCK {
@@ -65,8 +64,7 @@ impl Question {
         if result.tsc_khz() == 0 {
             return Err(Failure::request(
                 "this result does not say how fast the TSC runs: the run ended before \
-                          its load began"
-                    .into(),
+                 its load began",
             ));
         }
         let bar = progress.clone();

@@ -84,7 +84,7 @@ impl Packed {
         let there: Vec<_> =
             index.modules.iter().filter(|(name, _)| wanted.contains(*name)).collect();
         let mut read = BTreeMap::new();
-        if !there.iter().all(|(name, _)| index.kept.contains_key(name)) {
+        if !there.iter().all(|(name, _)| index.kept.contains_key(*name)) {
             let contents = self
                 .package
                 .contents(|name| wanted.contains(name) && !index.kept.contains_key(name))?;

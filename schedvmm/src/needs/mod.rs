@@ -101,7 +101,7 @@ impl Fit {
 /// can be looked into.
 pub fn assess(nested: bool, known: &Known, has: impl Fn(&str) -> Option<bool>) -> Vec<Finding> {
     let needed = NEEDS.iter().filter(|need| weight(need, nested) != Weight::No);
-    needed.map(|need| finding(need, &has, nested, &known)).collect()
+    needed.map(|need| finding(need, &has, nested, known)).collect()
 }
 
 fn weight(need: &Need, nested: bool) -> Weight {

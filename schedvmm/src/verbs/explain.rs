@@ -121,8 +121,7 @@ fn choose(args: &ExplainArgs, saved: &Saved) -> Result<LocatedGap, Failure> {
             .ok_or_else(|| Failure::request(format!("--thread {who}: {}", saved.why_no_gap(who))));
     }
     let hit = saved.result.threshold_hit.filter(|_| !args.longest);
-    hit.or(saved.result.longest_gap)
-        .ok_or_else(|| Failure::request("this result has no gap".into()))
+    hit.or(saved.result.longest_gap).ok_or_else(|| Failure::request("this result has no gap"))
 }
 
 /// Paragraph and table.

@@ -178,7 +178,7 @@ impl Recipe {
     }
 }
 
-fn image(variant: Variant, name: &str, fragment: String) -> Image {
+fn image(variant: Variant, name: &'static str, fragment: String) -> Image {
     Image { variant, name, fragment, has_modules: false }
 }
 

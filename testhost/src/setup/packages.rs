@@ -57,7 +57,7 @@ pub fn ensure(packages: &[&str]) -> Result<()> {
     install(&missing)
 }
 
-fn first_unknown(missing: &[&str]) -> Option<&str> {
+fn first_unknown<'a>(missing: &[&'a str]) -> Option<&'a str> {
     missing.iter().copied().find(|name| candidate_version(name).is_none())
 }
 

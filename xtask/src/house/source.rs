@@ -101,13 +101,13 @@ impl Source {
         self.product_lines().collect::<Vec<_>>().join("\n")
     }
 
+    fn is_of_tests(&self, number: usize) -> bool {
+        self.tests.iter().any(|(first, last)| (*first..=*last).contains(&number))
+    }
+
     fn product_lines(&self) -> impl Iterator<Item = &str> {
         let numbered = self.lines.iter().enumerate();
-        numbered
-            .filter(move |(index, _)| !{
-                self.tests.iter().any(|(first, last)| (*first..=*last).contains(&index + 1))
-            })
-            .map(|(_, line)| line.as_str())
+        numbered.filter(|(index, _)| !self.is_of_tests(index + 1)).map(|(_, line)| line.as_str())
     }
 }
 

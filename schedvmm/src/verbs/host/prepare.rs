@@ -73,15 +73,13 @@ impl Prepare {
         ) {
             return Err(Failure::request(
                 "--cosched here is auto, none or prctl: cgroup files would change the cgroups of \
-                 this machine; the microVM has them all"
-                    .into(),
+                 this machine; the microVM has them all",
             ));
         }
         if job.load.groups.iter().any(|group| group.quota.is_some()) {
             return Err(Failure::request(
                 "a quota needs a cgroup, and this machine's are left as they are; the microVM \
-                 has its own (--kernel)"
-                    .into(),
+                 has its own (--kernel)",
             ));
         }
         for (index, group) in job.load.groups.iter().enumerate() {

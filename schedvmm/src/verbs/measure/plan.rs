@@ -59,7 +59,7 @@ impl Plan {
     pub fn make(args: &RunArgs) -> Result<Self, Failure> {
         // clap requires it for the main job.
         let kernel_path =
-            args.kernel.clone().ok_or_else(|| Failure::request("--kernel is missing".into()))?;
+            args.kernel.clone().ok_or_else(|| Failure::request("--kernel is missing"))?;
         let machine = &args.machine;
         let topology = Topology { cpus: machine.cpus, threads_per_core: machine.threads_per_core };
         let load_cpus = match &args.load.load_cpus {
