@@ -14,9 +14,12 @@ use std::path::{Path, PathBuf};
 
 use super::lists::{BUILTIN, Lists};
 use super::{ModulesError, SUFFIXES, name_of};
+use crate::plain_file;
 
 /// Most files and folders that are looked at: a build tree has about 200,000 of them.
 const MOST_ENTRIES: usize = 1_000_000;
+/// No name of a release is longer.
+const MAX_RELEASE_BYTES: u64 = 4096;
 /// Where modules are installed, below a root or in a package.
 const ROOTS: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 
@@ -60,8 +63,10 @@ impl Folder {
     /// installed, in its build tree, or beside their lists; or else that of `root` for its release.
     pub fn beside(root: &Path, kernel: &Path, release: Option<&str>) -> Option<Self> {
         let kernel = kernel.canonicalize().ok()?;
-        let built =
-            |folder: &Path| fs::read_to_string(folder.join("include/config/kernel.release"));
+        let built = |folder: &Path| {
+            let release = folder.join("include/config/kernel.release");
+            plain_file::read_text(&release, MAX_RELEASE_BYTES)
+        };
         let of_release = |folder: &Path| {
             let release = release?;
             let installed = ROOTS.map(|modules| folder.join(modules).join(release));
