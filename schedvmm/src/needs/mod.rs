@@ -112,6 +112,8 @@ pub fn assess(nested: bool, known: &Known, has: impl Fn(&str) -> Option<bool>) -
         });
         // Of ways that are as good, the first.
         let best = ways.reduce(|best, way| if way.0 > best.0 { way } else { best });
+        // Wherever its configuration was found, it is known.
+        let best = best.filter(|_| need.name != table::CONFIGURATION || known.config.is_none());
         let (state, lacking) = best.unwrap_or((State::There, Vec::new()));
         Finding { need, weight: weight(need), state, lacking }
     };
@@ -159,12 +161,14 @@ fn state(opt: &Opt, known: &Known, has: impl Fn(&str) -> Option<bool>) -> State 
     }
 }
 
-/// What a run is done without, for its result; nothing where all is there that can be told.
+/// What a run is done without that its figures depend on, for its result; nothing where all of that
+/// is there that can be told.
 pub fn note(findings: &[Finding]) -> Option<String> {
     let is_off = |finding: &&Finding| {
         let is_off = matches!(finding.state, State::Missing | State::Module);
         // The run is on one vendor's host, and needs no other.
-        is_off && finding.need.name != table::ON_INTEL && finding.need.name != table::ON_AMD
+        let is_of_a_vendor = [table::ON_INTEL, table::ON_AMD].contains(&finding.need.name);
+        is_off && !is_of_a_vendor && !table::ON_REQUEST.contains(&finding.need.name)
     };
     let missing: Vec<_> = findings.iter().filter(is_off).map(|finding| finding.need.name).collect();
     (!missing.is_empty()).then(|| {
