@@ -111,6 +111,10 @@ fn serve(uptime_ns: u64) -> Result<(), AgentError> {
         (Err(_), Err(_)) => return loaded.map(|_| ()).map_err(AgentError::from),
         (Err(error), Ok(_)) => return Err(error.into()),
     };
+    if !matches!(loaded.as_deref(), Ok([])) {
+        // The kernel may have started this process when it had no console.
+        pid1::take_console();
+    }
     let mut host = Host { port };
     host.send(&Message::Hello(info::hello(uptime_ns)))?;
     let done = loaded.map_err(AgentError::from).and_then(|_| work(&mut host));

@@ -86,6 +86,19 @@ pub fn say(text: &str) {
     }
 }
 
+/// Makes the console that there is now this process's standard streams. Best effort: what is said
+/// there has other ways, too.
+pub fn take_console() {
+    let console = OpenOptions::new().read(true).write(true).open("/dev/console");
+    let Ok(console) = console else { return };
+    let taken = rustix::stdio::dup2_stdin(&console)
+        .and_then(|()| rustix::stdio::dup2_stdout(&console))
+        .and_then(|()| rustix::stdio::dup2_stderr(&console));
+    if let Err(error) = taken {
+        say(&format!("the console cannot be taken: {error}"));
+    }
+}
+
 /// Whatever goes wrong in PID 1 must end the machine with the reason in its log: a PID 1
 /// that just exits makes the kernel panic, and one that hangs costs the host a deadline.
 pub fn power_off_on_panic() {

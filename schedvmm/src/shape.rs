@@ -3,7 +3,6 @@
 //! are files too, so that everybody can begin with one of them.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use serde::Deserialize;
 use workload::supervisor::MAX_THREADS;
 
 use crate::cli::LoadArgs;
+use crate::plain_file;
 use crate::status::Failure;
 use crate::units;
 
@@ -99,11 +99,10 @@ fn plain(args: &LoadArgs) -> Result<Shape, String> {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let metadata = fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?;
-    if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
-        return Err("is no file of at most 1 MiB".into());
-    }
-    fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))
+    let bytes = plain_file::read(path, MAX_FILE_BYTES);
+    bytes
+        .and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other))
+        .map_err(|error| format!("cannot be read: {error}"))
 }
 
 /// A load as a file has it.

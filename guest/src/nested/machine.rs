@@ -21,6 +21,7 @@ use protocol::report::LoadReport;
 use protocol::vm::{TscCheck, VmPhase, VmStatus};
 use workload::kernel::{affinity, files};
 
+use super::progress::Progress;
 use crate::cmdline::Drift;
 
 /// Longest time for a launcher to read an order; it has nothing else to do.
@@ -57,8 +58,8 @@ pub struct Machine {
     pub status: VmStatus,
     /// Its measurements.
     pub report: Option<LoadReport>,
-    /// When its launcher was started.
-    pub launched: Instant,
+    /// How far it has come.
+    pub progress: Progress,
     vcpus: u32,
     cmdline: String,
     began: Instant,
@@ -108,7 +109,7 @@ impl Machine {
         Ok(Self {
             status: VmStatus { vm: spec.vm, pid: child.id(), ..VmStatus::default() },
             report: None,
-            launched: Instant::now(),
+            progress: Progress::new(),
             vcpus: spec.cpus,
             cmdline: spec.cmdline.clone(),
             began,
@@ -244,6 +245,7 @@ impl Machine {
             return;
         }
         self.status.phase = phase;
+        self.progress.advance();
         let now = self.now_ns();
         let times = &mut self.status.times;
         match phase {

@@ -100,39 +100,57 @@ impl TraceFiles {
     }
 }
 
+fn is_standing(machine: &Machine) -> bool {
+    machine.status.phase >= VmPhase::Standing
+}
+
 impl Fleet<'_> {
+    /// Until each machine stands ready or is given up.
     fn until_standing(&mut self, maker: &Maker) -> Result<(), NestedError> {
-        let deadline = Instant::now() + self.spec.boot_timeout;
+        let deadline = self.spec.boot_timeout.map(|patience| (Instant::now() + patience, patience));
         loop {
             self.launch_due(maker)?;
             let to_come = self.load.groups.len() > self.machines.len();
             let waiting =
-                self.machines.iter().filter(|machine| machine.is_well() && !stands(machine));
+                self.machines.iter().filter(|machine| machine.is_well() && !is_standing(machine));
             let names: Vec<_> = waiting.map(|machine| machine.status.vm.to_string()).collect();
-            if !to_come {
-                self.check_any()?;
-                if names.is_empty() {
-                    return Ok(());
-                }
+            if !to_come && names.is_empty() {
+                self.let_go(|machine| !machine.is_well(), "machines that were given up to end")?;
+                return self.check_any();
             }
             if self.observer.stop_requested() {
                 return Err(NestedError::NoneUp("told to stop before all stood ready".into()));
             }
-            if Instant::now() >= deadline {
-                let patience = self.spec.boot_timeout;
-                if to_come {
-                    let text = format!("not all could be started within {patience:?}");
-                    return Err(NestedError::NoneUp(text));
+            match deadline {
+                Some((deadline, patience)) if Instant::now() >= deadline => {
+                    if to_come {
+                        let text = format!("not all could be started within {patience:?}");
+                        return Err(NestedError::NoneUp(text));
+                    }
+                    let text =
+                        format!("did not stand ready within {patience:?} (--l2-boot-timeout)");
+                    self.give_up(|machine| !is_standing(machine), &text)?;
                 }
-                let text = format!("did not stand ready within {patience:?} (--l2-boot-timeout)");
-                self.give_up(|machine| !stands(machine), &text)?;
-                self.let_go(|machine| !machine.is_well(), "machines that were given up to end")?;
-                return self.check_any();
+                Some(_) => {}
+                None => self.give_up_stalled()?,
             }
             if self.beat()? {
+                self.look_after();
                 self.observer.waiting(&format!("VM {} to stand ready", names.join(", ")))?;
             }
         }
+    }
+
+    /// Gives up on machines that boot no further.
+    fn give_up_stalled(&mut self) -> Result<(), NestedError> {
+        let patience = self.spec.boot_stall;
+        let stalled =
+            |machine: &Machine| !is_standing(machine) && machine.progress.stalled_for() >= patience;
+        let text = format!(
+            "has come no further for {patience:?}: it reached no other phase, and took no more \
+             memory (--l2-boot-timeout gives all a fixed time instead)"
+        );
+        self.give_up(stalled, &text)
     }
 
     /// The CPUs of each vCPU's thread while it is measured, machine by machine.
@@ -320,10 +338,6 @@ impl Fleet<'_> {
         }
         Ok(())
     }
-}
-
-fn stands(machine: &Machine) -> bool {
-    machine.status.phase >= VmPhase::Standing
 }
 
 fn is_loose(machine: &Machine) -> bool {

@@ -3,14 +3,15 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use vmm::x86_64::lint;
 
 use super::folder;
 use crate::modules::Tree;
+use crate::plain_file;
 
 /// No .config is larger; a bound for what is none.
 pub const MAX_CONFIG_BYTES: u64 = 4 << 20;
@@ -107,7 +108,17 @@ fn beside(
 ) -> (Option<Configuration>, Vec<String>) {
     let mut notes = Vec::new();
     for path in places(root, kernel, release) {
-        let Some(text) = read(&path) else { continue };
+        if path.is_dir() {
+            continue;
+        }
+        let text = match plain_file::read_text(&path, MAX_CONFIG_BYTES) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                notes.push(format!("{} is left out: {error}", path.display()));
+                continue;
+            }
+        };
         match Configuration::parse(&text, Source::File(path.clone()), release) {
             Ok(config) => {
                 notes.extend(newer(&path, kernel));
@@ -143,16 +154,6 @@ fn installed(root: &Path, release: &str) -> [PathBuf; 3] {
         root.join(format!("usr/lib/modules/{release}/config")),
         root.join(format!("lib/modules/{release}/config")),
     ]
-}
-
-fn read(path: &Path) -> Option<String> {
-    let mut text = String::new();
-    let file = File::open(path).ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    file.take(MAX_CONFIG_BYTES).read_to_string(&mut text).ok()?;
-    Some(text)
 }
 
 /// A .config that was changed after the build may be that of the next one.
@@ -237,7 +238,7 @@ mod tests {
         let image = here.path().join("arch/x86/boot/bzImage");
         let notes = || beside(Path::new("/none"), &image, None).1;
         let hour = std::time::Duration::from_secs(3600);
-        let file = File::options().write(true).open(&image).expect("opened");
+        let file = fs::File::options().write(true).open(&image).expect("opened");
         file.set_modified(std::time::SystemTime::now() - hour).expect("set");
         assert!(notes()[0].contains("may be of a build to come"), "{:?}", notes());
         file.set_modified(std::time::SystemTime::now() + hour).expect("set");

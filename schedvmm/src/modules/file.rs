@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One module's file: unpacked, and what it says of itself.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use object::{Object, ObjectSection};
 
 use super::{Module, ModulesError};
+use crate::plain_file;
 
 /// The file of a module.
 pub struct Found {
@@ -44,7 +44,7 @@ pub fn packed(path: &Path) -> Result<Vec<u8>, ModulesError> {
     let mut packed = Vec::new();
     // One byte more than a module has shows one that is too large.
     let mut file =
-        File::open(path).map_err(|source| unread(source, path))?.take(MAX_MODULE_BYTES + 1);
+        plain_file::open(path).map_err(|source| unread(source, path))?.take(MAX_MODULE_BYTES + 1);
     file.read_to_end(&mut packed).map_err(|source| unread(source, path))?;
     Ok(packed)
 }
@@ -122,6 +122,9 @@ fn read_limited(reader: &mut dyn std::io::Read) -> Result<Vec<u8>, String> {
 
 /// The texts of `.modinfo`.
 fn info(bytes: &[u8]) -> Result<Vec<&str>, String> {
+    if bytes.is_empty() {
+        return Err("it is empty".into());
+    }
     let file = object::File::parse(bytes).map_err(|error| format!("it is no ELF file: {error}"))?;
     let machine = file.architecture();
     if machine != object::Architecture::X86_64 {

@@ -14,9 +14,12 @@ use std::path::{Path, PathBuf};
 
 use super::lists::{BUILTIN, Lists};
 use super::{ModulesError, SUFFIXES, name_of};
+use crate::plain_file;
 
 /// Most files and folders that are looked at: a build tree has about 200,000 of them.
 const MOST_ENTRIES: usize = 1_000_000;
+/// No name of a release is longer.
+const MAX_RELEASE_BYTES: u64 = 4096;
 /// Where modules are installed, below a root or in a package.
 const ROOTS: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 
@@ -112,7 +115,7 @@ fn unread(source: std::io::Error, path: &Path) -> ModulesError {
 }
 
 fn built_release(folder: &Path) -> Result<String, std::io::Error> {
-    fs::read_to_string(folder.join("include/config/kernel.release"))
+    plain_file::read_text(&folder.join("include/config/kernel.release"), MAX_RELEASE_BYTES)
 }
 
 fn of_release(folder: &Path, release: Option<&str>) -> Option<PathBuf> {

@@ -4,10 +4,10 @@
 //! Source: Linux Documentation/kbuild/kbuild.rst, "modules.order", "modules.builtin".
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
 
 use super::file::module_name;
+use crate::plain_file;
 
 /// Drivers that are built in.
 pub const BUILTIN: &str = "modules.builtin";
@@ -15,6 +15,8 @@ pub const BUILTIN: &str = "modules.builtin";
 pub const ORDER: &str = "modules.order";
 /// The same, as depmod lists them, with what each depends on.
 const DEP: &str = "modules.dep";
+/// No list is larger: those of distributions have some hundred kilobytes.
+const MAX_LIST_BYTES: u64 = 16 << 20;
 
 /// What is told of a kernel's modules. Where there is no list, that part is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,7 +114,7 @@ impl Lists {
 }
 
 fn list_text(name: &str, folder: &Path) -> Option<String> {
-    fs::read_to_string(folder.join(name)).ok()
+    plain_file::read_text(&folder.join(name), MAX_LIST_BYTES).ok()
 }
 
 /// The path in a line such as `kernel/arch/x86/kvm/kvm-intel.ko.xz: …`, or

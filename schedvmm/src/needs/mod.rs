@@ -65,6 +65,14 @@ impl Finding {
         self.weight == Weight::Must && matches!(self.state, State::Missing | State::Module)
     }
 
+    /// True if a figure of a run depends on it, and it is not there.
+    fn is_told(&self) -> bool {
+        let is_off = matches!(self.state, State::Missing | State::Module);
+        // The run is on one vendor's host, and needs no other.
+        let is_of_a_vendor = [table::ON_INTEL, table::ON_AMD].contains(&self.need.name);
+        is_off && !is_of_a_vendor && !table::ON_REQUEST.contains(&self.need.name)
+    }
+
     /// The version that a kernel must have for it, where this one is older.
     pub fn needs_version(&self, version: Option<Version>) -> Option<Version> {
         let newer = self.lacking.iter().filter_map(|opt| opt.from);
@@ -123,6 +131,8 @@ fn finding(
     });
     // Of ways that are as good, the first.
     let best = ways.reduce(|best, way| if way.0 > best.0 { way } else { best });
+    // Wherever its configuration was found, it is known.
+    let best = best.filter(|_| need.name != table::CONFIGURATION || known.config.is_none());
     let (state, lacking) = best.unwrap_or((State::There, Vec::new()));
     Finding { need, weight: weight(need, nested), state, lacking }
 }
@@ -169,17 +179,11 @@ fn is_since(from: Option<Version>, version: Option<Version>) -> bool {
     from.is_some_and(|from| version.is_some_and(|version| version >= from))
 }
 
-/// What a run is done without, for its result; nothing where all is there that can be told.
+/// What a run is done without that its figures depend on, for its result; nothing where all of that
+/// is there that can be told.
 pub fn note(findings: &[Finding]) -> Option<String> {
-    let missing: Vec<_> = findings
-        .iter()
-        .filter(|finding| {
-            let is_off = matches!(finding.state, State::Missing | State::Module);
-            // The run is on one vendor's host, and needs no other.
-            is_off && finding.need.name != table::ON_INTEL && finding.need.name != table::ON_AMD
-        })
-        .map(|finding| finding.need.name)
-        .collect();
+    let missing: Vec<_> =
+        findings.iter().filter(|it| it.is_told()).map(|it| it.need.name).collect();
     (!missing.is_empty()).then(|| {
         format!(
             "this kernel is measured without: {} (`schedvmm check` says what that means)",

@@ -89,7 +89,7 @@ impl Laid {
             nested.transport = transport.map(machine::transport);
         }
         plan.size_l2(&second.image, &l2_modules)?;
-        plan.until_consoles_come(&mut config, modules, &l2_modules);
+        plan.until_consoles_come(&mut config, (kernel, modules), (second, &l2_modules));
         let second = SecondLevel { kernel: second.image.bytes(), modules: &l2_modules };
         let initrd = machine::initrd(&plan.job, modules, opened.vendor.map(|_| second))?;
         let loaded = Loaded::new(&config, Image::Image(&kernel.image), Initrd::Bytes(&initrd))

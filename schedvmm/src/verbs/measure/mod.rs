@@ -35,7 +35,7 @@ use crate::mapped_trace::TraceMemory;
 use crate::measurement::{Measurement, Span, millis};
 use crate::service::{self, Attendant, Event};
 use crate::session::{GRACE, Notice};
-use crate::sinks::{ConsoleRing, ControlSink, Tail, TraceSink, WholeLines};
+use crate::sinks::{ConsoleRing, ControlSink, Drawn, Tail, TraceSink, WholeLines};
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::trace_file::TraceFile;
 use crate::verbs::measure::plan::Plan;
@@ -155,6 +155,9 @@ impl Attempt {
         // Only a guest that does not answer has something to tell by its registers.
         let mut ends = self.stop(inbox, decided, matches!(end, End::Late(_)));
         self.drain_console();
+        // A kernel that has died before its console has drawn why.
+        let drawn = self.console.drawn.take(&self.running);
+        self.log(&drawn);
         if let Some(rest) = self.console.lines.rest() {
             self.measurement.show.remark(&rest);
         }
@@ -237,17 +240,22 @@ impl Attempt {
     }
 
     fn drain_console(&mut self) {
-        let bytes = self.console.ring.take();
+        let bytes = self.console.drawn.before(self.console.ring.take(), &self.running);
+        self.log(&bytes);
+    }
+
+    /// Keeps what the kernel has said.
+    fn log(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
-        self.console.tail.push(&bytes);
+        self.console.tail.push(bytes);
         if self.plan.args.machine.debug_boot
-            && let Some(lines) = self.console.lines.push(&bytes)
+            && let Some(lines) = self.console.lines.push(bytes)
         {
             self.measurement.show.remark(lines.trim_end());
         }
-        if let Err(error) = self.measurement.folder.log(&bytes)
+        if let Err(error) = self.measurement.folder.log(bytes)
             && !std::mem::replace(&mut self.console.lost, true)
         {
             self.measurement.note(format!("console.log is incomplete: {error}"));
@@ -302,6 +310,8 @@ impl Attendant for Attempt {
 #[derive(Default)]
 struct Console {
     ring: ConsoleRing,
+    /// What came before.
+    drawn: Drawn,
     tail: Tail,
     lines: WholeLines,
     /// True if the log lacks some of it.

@@ -36,6 +36,11 @@ const MOST_RECORDS: u32 = 8192;
 const OVERTIME: Duration = Duration::from_secs(120);
 /// From the first guest that stands ready to the order to start, beyond the time to boot.
 const BARRIER: Duration = Duration::from_secs(120);
+/// How long a second-level guest may not come further while it boots.
+const BOOT_STALL: Duration = Duration::from_secs(300);
+/// A second-level guest that stands ready waits for the others, who may boot as long as they come
+/// further. Its launcher ends it before, if nobody is there any more to tell it to start.
+const MOST_BOOT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Turns a job for the load into one for virtual machines.
 ///
@@ -64,6 +69,7 @@ pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
         boot_confined: nested.boot_confined,
         boot_at_once: nested.l2_boot_at_once.unwrap_or(at_once),
         boot_timeout: nested.l2_boot_timeout,
+        boot_stall: BOOT_STALL,
         job: job_of_each(&job.load, args),
     }));
     Ok(())
@@ -111,7 +117,7 @@ fn job_of_each(load: &LoadSpec, args: &RunArgs) -> Job {
     });
     Job {
         meter: Some(meter),
-        wait_for_go: Some(args.nested.l2_boot_timeout.saturating_add(BARRIER)),
+        wait_for_go: Some(args.nested.l2_boot_timeout.unwrap_or(MOST_BOOT).saturating_add(BARRIER)),
         ..Job::new(load.for_meter(), CoschedRequest::None)
     }
 }

@@ -21,7 +21,7 @@ use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, TraceArgs};
 use crate::compose::Origin;
 use crate::deliver::Checkpoints;
 use crate::kernel::Kernel;
-use crate::machine;
+use crate::machine::{self, EarlyVoice};
 use crate::mapped_trace::TraceMemory;
 use crate::measurement::Measurement;
 use crate::modules::{Drivers, Modules, Tree};
@@ -177,20 +177,26 @@ impl Plan {
         Ok(())
     }
 
-    /// A kernel that has to load its console has no voice until it has: it gets a 16550, which
-    /// every distribution's kernel has a driver for built in.
+    /// A kernel that has to load its console has no voice until it has: it gets one. Of second-level
+    /// guests, too.
     pub fn until_consoles_come(
         &mut self,
         config: &mut Config,
-        modules: &Modules,
-        l2_modules: &Modules,
+        first: (&Kernel, &Modules),
+        second: (&Kernel, &Modules),
     ) {
-        if modules.bring_console() {
-            config.serial = true;
-            config.cmdline = with_serial_console(&config.cmdline);
+        if let (kernel, true) = (first.0, first.1.bring_console()) {
+            let voice = EarlyVoice::choose(kernel.can_draw(), &config.cmdline);
+            match voice {
+                EarlyVoice::Screen => config.screen = true,
+                EarlyVoice::Serial => config.serial = true,
+            }
+            config.cmdline = voice.before(&config.cmdline);
         }
-        if let Some(nested) = self.job.nested.as_mut().filter(|_| l2_modules.bring_console()) {
-            nested.cmdlines.iter_mut().for_each(|cmdline| *cmdline = with_serial_console(cmdline));
+        if let Some(nested) = self.job.nested.as_mut().filter(|_| second.1.bring_console()) {
+            for cmdline in &mut nested.cmdlines {
+                *cmdline = EarlyVoice::choose(second.0.can_draw(), cmdline).before(cmdline);
+            }
         }
     }
 
@@ -317,10 +323,6 @@ impl Plan {
             args.pv
         )
     }
-}
-
-fn with_serial_console(cmdline: &str) -> String {
-    format!("{} {cmdline}", machine::SERIAL_CONSOLE)
 }
 
 /// Which lines go to stdout.
