@@ -76,8 +76,8 @@ impl<'a> Meter<'a> {
     /// `from` is the last reading before the burst: the first interval begins there. Returns
     /// the last reading together with the reason.
     ///
-    /// `witness` has seen the burst begin, and is asked about every interval that stands out:
-    /// the gaps, and shorter ones that it wants to know of.
+    /// `witness` has seen the burst begin, is asked about every gap, and told of shorter intervals
+    /// that it wants to know of.
     pub fn burst<C: Clock, W: Witness>(
         &self,
         clock: &mut C,
@@ -152,10 +152,11 @@ impl<'a> Meter<'a> {
         now: Reading,
         witness: &mut W,
     ) -> Option<GapRecord> {
-        let class = witness.judge(last.tsc, now.tsc);
         if now.tsc.wrapping_sub(last.tsc) < self.floor {
+            witness.notice(last.tsc, now.tsc);
             return None;
         }
+        let class = witness.judge(last.tsc, now.tsc);
         let record = GapRecord {
             tsc_begin: last.tsc,
             tsc_end: now.tsc,
@@ -258,6 +259,10 @@ mod tests {
         }
 
         fn begin(&mut self) {}
+
+        fn notice(&mut self, begin: u64, end: u64) {
+            self.0.push((begin, end));
+        }
 
         fn judge(&mut self, begin: u64, end: u64) -> Class {
             self.0.push((begin, end));

@@ -8,6 +8,7 @@ use std::num::NonZeroU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::time::Duration;
 
+use gaps::books::Facts;
 use gaps::evidence::{Evidence, Witness};
 use gaps::meter::{End, Limits, Meter, Rdtscp};
 use gaps::pauses::{Distribution, Pauses};
@@ -21,6 +22,7 @@ use protocol::index::{GroupIndex, Member, ThreadIndex};
 use protocol::job::LoadSpec;
 
 use crate::book::{Book, Wakeup};
+use crate::eye::{self, KernelEye};
 use crate::kernel::accounting::ThreadAccount;
 use crate::kernel::{affinity, core_sched, futex};
 use crate::shared_memory::Shared;
@@ -50,6 +52,8 @@ pub struct Common<'a> {
     pub tsc_khz: u64,
     /// Cost of one turn of the meter's loop.
     pub turn_ticks: u64,
+    /// What its kernel's books are like.
+    pub facts: Facts,
     /// The trace to stop at a hit.
     pub trace: Option<TraceFiles>,
     /// The threads' stacks can be locked.
@@ -75,6 +79,9 @@ pub struct TraceFiles {
 /// Measures until the load ends. Errors are those of the preparation.
 pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
     let slot = prepare(common, index)?;
+    let mut eye = KernelEye::of_this_thread(common.tsc_khz);
+    let cost = eye::cost(&mut eye, common.turn_ticks);
+    let evidence = Evidence::new(eye, common.tsc_khz, cost, common.facts);
     let gate = &common.shared.control().gate.0;
     slot.set_state(State::Waiting);
     common.shared.control().announce();
@@ -86,7 +93,7 @@ pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
     slot.account_before.store(account_before);
     let cpu_before = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
     slot.set_state(State::Running);
-    let ran_after_ns = measure(common, slot, index);
+    let ran_after_ns = measure(common, slot, index, evidence);
     let cpu_time = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID).saturating_sub(cpu_before);
     slot.cpu_time_ns.store(cpu_time.saturating_sub(ran_after_ns), Relaxed);
     let account = ThreadAccount::of_this_thread().since(account_before);
@@ -138,7 +145,12 @@ struct Planned {
 }
 
 /// Returns for how long it ran after the gap that ended the load, in nanoseconds.
-fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) -> u64 {
+fn measure(
+    common: &Common<'_>,
+    slot: &ThreadSlot,
+    index: u32,
+    mut evidence: Evidence<KernelEye>,
+) -> u64 {
     let control = common.shared.control();
     let khz = common.tsc_khz;
     let ticks = |time: Duration| ns_to_ticks(as_ns(time), khz);
@@ -148,7 +160,6 @@ fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) -> u64 {
         Recorder { tally: &slot.tally, cells, tsc_khz: khz },
         Limits { floor_ticks: ticks(spec.floor), threshold_ticks: spec.threshold.map(ticks) },
     );
-    let mut evidence = Evidence::of_this_thread(khz, common.turn_ticks);
     let mut pauses = Pauses::new(distribution(group.sleep), spec.seed, index);
     let start = Planned {
         ns: control.gate.0.start_ns.load(Acquire),
