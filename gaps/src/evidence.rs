@@ -287,6 +287,27 @@ impl<E: Eye> Evidence<E> {
         }
     }
 
+    /// The thread is about to sleep.
+    pub fn pause(&mut self) {
+        self.look_again();
+    }
+
+    /// It runs again, and its sleep was to end at one of these moments and ended at the other: a
+    /// burst begins. The class of what it waited for.
+    pub fn wake(&mut self, planned: u64, awake: u64) -> Class {
+        let asleep = self.base;
+        self.begin();
+        let Some((asleep, now)) = asleep.zip(self.base) else { return Class::Unknown };
+        // While it slept nobody counted; the kernel does from the moment it is woken.
+        let waited_ns = now.sight.waited_ns.saturating_sub(asleep.sight.waited_ns);
+        let waited = Bounds::exactly(ns_to_ticks(waited_ns, self.khz));
+        match waited.is_half_of(Bounds::exactly(awake.saturating_sub(planned))) {
+            Some(true) => Class::ScheduledOut,
+            // It was woken late: by a timer, a CPU that had halted, whoever had stopped it.
+            _ => Class::Unknown,
+        }
+    }
+
     /// Goes on from this look.
     fn look_again(&mut self) {
         let booked_tsc = self.base.map_or(0, |base| base.booked_tsc);

@@ -252,6 +252,27 @@ fn a_gap_that_began_within_a_look_is_judged_by_the_one_before() {
     }
 }
 
+#[test]
+fn a_wake_up_that_waits_for_a_cpu_is_the_schedulers() {
+    for recorded in [false, true] {
+        let mut thread = Thread::new(true, Some(false), recorded);
+        let mut sleep = |asleep, queued| {
+            thread.0.pause();
+            thread.eye().off(asleep, false);
+            thread.eye().sight.waited_ns += queued;
+            let planned = thread.eye().sight.tsc;
+            thread.eye().pass(queued + 1000);
+            thread.0.wake(planned, planned + queued + 1000)
+        };
+        assert_eq!(sleep(40 * MS, 5 * MS), Class::ScheduledOut);
+        // Late, but not for want of a CPU.
+        assert_eq!(sleep(40 * MS, 0), Class::Unknown);
+        // And what was waited for once is not waited for again.
+        assert_eq!(sleep(40 * MS, 400), Class::Unknown);
+        assert_eq!(thread.gap(&[Lost(9 * MS)]), Class::Host, "recorded: {recorded}");
+    }
+}
+
 /// A look is a system call: only at gaps, and at most one in so much time of interruptions.
 #[test]
 fn interruptions_that_are_no_gaps_cost_no_look() {

@@ -163,7 +163,18 @@ impl<'a> Meter<'a> {
             cpu_begin: last.cpu,
             cpu_end: now.cpu,
             class,
+            ..GapRecord::default()
         };
+        self.recorder.gap(record);
+        (record.ticks() > self.threshold).then_some(record)
+    }
+
+    /// Takes down what the thread waited for before it could read the counter, if that is a gap;
+    /// returns it if it passed the threshold.
+    pub fn waited(&self, record: GapRecord) -> Option<GapRecord> {
+        if record.ticks() < self.floor {
+            return None;
+        }
         self.recorder.gap(record);
         (record.ticks() > self.threshold).then_some(record)
     }
@@ -179,6 +190,7 @@ fn signed_difference(later: u64, earlier: u64) -> i64 {
 mod tests {
     use super::*;
     use crate::evidence::Class;
+    use crate::record::GapKind;
     use crate::tally::{RecordCell, Tally};
 
     /// Gives the readings of a list, then sets the stop flag.
@@ -240,6 +252,20 @@ mod tests {
         assert_eq!(outcome.records, [record(0, 1000), record(1001, 2002)]);
         assert_eq!(outcome.end, End::Hit(record(1001, 2002)));
         assert_eq!(outcome.last.tsc, 2002);
+    }
+
+    #[test]
+    fn what_was_waited_for_before_a_burst_is_a_gap_like_others() {
+        let (tally, cells) = (Tally::default(), [(); 4].map(|()| RecordCell::default()));
+        let recorder = Recorder { tally: &tally, cells: &cells, tsc_khz: 1_000_000 };
+        let limits = Limits { floor_ticks: FLOOR, threshold_ticks: Some(THRESHOLD) };
+        let meter = Meter::new(recorder, limits);
+        let late = |by| GapRecord { kind: GapKind::WakeUp, ..record(500, 500 + by) };
+        assert_eq!((meter.waited(late(99)), meter.waited(late(100))), (None, None));
+        assert_eq!(meter.waited(late(1000)), None);
+        assert_eq!(meter.waited(late(1001)), Some(late(1001)));
+        let recorded: Vec<_> = tally.records(&cells, 0).collect();
+        assert_eq!(recorded, [late(100), late(1000), late(1001)]);
     }
 
     /// What the judge's own work takes: more than a gap.

@@ -13,7 +13,7 @@ use results::model::{
 };
 
 use crate::analysis::figures::Figures;
-use crate::analysis::{summary, threads};
+use crate::analysis::{books, summary, threads};
 use crate::facts;
 use crate::session::Session;
 use crate::verdict::{End, Verdict, judge};
@@ -142,6 +142,7 @@ impl<'a> Account<'a> {
                 "without cookies, for --cosched auto found none: {note}; --cosched prctl insists"
             )
         }));
+        notes.extend(books::note(&figures.threads, self.job.load.kind, session.hit.is_some()));
         notes.extend(goes_on(&figures.threads, session));
         notes.extend(hardly_fits(self.job, self.verdict.answer));
         notes

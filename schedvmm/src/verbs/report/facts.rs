@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tables of the report.
 
+use gaps::record::GapKind;
 use gaps::stats::Quantiles;
 use maud::{Markup, html};
 use protocol::job::LoadSpec;
@@ -108,7 +109,9 @@ pub fn statistics(result: &RunResult) -> Markup {
             div.scroll { table {
                 caption { "Quantiles" }
                 thead { tr { th scope="col" {} @for name in ["p50", "p90", "p99", "p99.9"] { th.n scope="col" { (name) } } } }
-                tbody { (row("gaps", found.quantiles)) (row("wake-up delays", found.wakeup)) }
+                tbody { (row("gaps", found.quantiles))
+                    @for kind in &found.kinds { (row(of_kind(kind.kind), kind.quantiles)) }
+                    (row("wake-up delays", found.wakeup)) }
             } }
             @if !found.wait_exceeds.is_empty() {
                 div.scroll { table {
@@ -127,6 +130,13 @@ pub fn statistics(result: &RunResult) -> Markup {
                 } }
             } }
         }
+    }
+}
+
+fn of_kind(kind: GapKind) -> &'static str {
+    match kind {
+        GapKind::Preemption => "of threads that ran",
+        GapKind::WakeUp => "after wake-ups",
     }
 }
 
