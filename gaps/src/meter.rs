@@ -260,7 +260,7 @@ mod tests {
         let recorder = Recorder { tally: &tally, cells: &cells, tsc_khz: 1_000_000 };
         let limits = Limits { floor_ticks: FLOOR, threshold_ticks: Some(THRESHOLD) };
         let meter = Meter::new(recorder, limits);
-        let late = |by| GapRecord { kind: GapKind::WakeUp, ..record(500, 500 + by) };
+        let late = |by: u64| GapRecord { kind: GapKind::WakeUp, ..record(500, 500 + by) };
         assert_eq!((meter.waited(late(99)), meter.waited(late(100))), (None, None));
         assert_eq!(meter.waited(late(1000)), None);
         assert_eq!(meter.waited(late(1001)), Some(late(1001)));

@@ -284,8 +284,8 @@ mod tests {
             cpu_begin: 2,
             cpu_end: 3,
             class: Class::Host,
-            kind: if begin % 20 == 0 { GapKind::WakeUp } else { GapKind::Preemption },
-            unfinished: begin % 40 == 0,
+            kind: if begin.is_multiple_of(20) { GapKind::WakeUp } else { GapKind::Preemption },
+            unfinished: begin.is_multiple_of(40),
         }
     }
 

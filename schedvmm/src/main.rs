@@ -4,7 +4,6 @@
 
 mod absence;
 mod analysis;
-mod bench;
 mod caller;
 mod cli;
 mod compose;
@@ -19,6 +18,7 @@ mod kernel;
 mod l2;
 mod machine;
 mod mapped_trace;
+mod measurement;
 mod modules;
 mod needs;
 mod owner;
@@ -27,6 +27,7 @@ mod pins;
 mod placement;
 mod probe;
 mod progress;
+mod service;
 mod session;
 mod shape;
 mod show;
@@ -84,7 +85,6 @@ fn main() -> ExitCode {
         terminal::err(&format!("schedvmm: {panic}{}", trace.unwrap_or_default()));
     }));
     let ended = std::panic::catch_unwind(|| match cli.verb {
-        Some(Verb::BenchAnalyse { records, output }) => bench::analyse(records, &output),
         Some(Verb::Boot(args)) => verbs::boot::run(&args),
         Some(Verb::Check(args)) => verbs::check::run(&args),
         Some(Verb::Config { nested }) => verbs::config::run(nested),

@@ -16,7 +16,7 @@ use std::{fs, io, mem, ptr, thread};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::session::Event;
+use crate::service::Event;
 use crate::status::ExitStatus;
 use crate::terminal;
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::host::accident::HostLost;
-use crate::host::{EmulatedHost, Ended};
-use crate::kernel::{self, Wanted};
-use crate::venue::Venue;
-use crate::{artifacts, host, process, project};
+use testhost::host::accident::HostLost;
+use testhost::host::{EmulatedHost, Ended};
+use testhost::kernel::{self, Wanted};
+use testhost::venue::Venue;
+use testhost::{artifacts, host, process, project};
 
 /// Where the kernel under test lies in the emulated host. The host's own is always 6.12.
 const GUEST_KERNEL: &str = "/target-kernel";

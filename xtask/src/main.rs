@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask`: everything around the product, one verb each.
 
+mod demo;
+mod house;
+mod kernels;
+mod test;
+
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -10,12 +15,14 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
-use xtask::bench::{analyse, boot, bulk, meter, nested, start, trace, tracing};
-use xtask::demo::Demo;
-use xtask::host::{self, EmulatedHost, init};
-use xtask::house;
-use xtask::kernel::{self, Variant, Wanted};
-use xtask::kernels::Matrix;
+
+use crate::demo::Demo;
+use crate::kernels::Matrix;
+use benches::{analyse, boot, bulk, meter, nested, start, trace, tracing};
+
+use testhost::host::{self, EmulatedHost, init};
+
+use testhost::kernel::{self, Variant, Wanted};
 
 /// What `xtask` itself ends with when it fails; outside the range of what it runs for others.
 const OWN_FAILURE: u8 = 202;
@@ -373,7 +380,7 @@ fn demo(options: DemoOptions) -> Result<ExitCode> {
 }
 
 fn test() -> Result<ExitCode> {
-    let tally = xtask::test::run()?;
+    let tally = test::run()?;
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::host::accident::Retries;
-use crate::kernel::{self, Series, Variant, Wanted};
-use crate::setup::Tool;
-use crate::venue::Venue;
-use crate::{artifacts, process, project, setup};
+use testhost::host::accident::Retries;
+use testhost::kernel::{self, Series, Variant, Wanted};
+use testhost::setup::Tool;
+use testhost::venue::Venue;
+use testhost::{artifacts, process, project, setup};
 
 /// The test kernels, and what tests know them by: the one most cases run on, an old one with
 /// CFS, and the newest there is.
@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn no_test_program_is_forgotten() {
         let programs = test_programs().expect("cargo metadata");
-        let folder = crate::project::root().join("schedvmm/tests");
+        let folder = testhost::project::root().join("schedvmm/tests");
         for entry in std::fs::read_dir(folder).expect("the folder of tests") {
             let path = entry.expect("an entry").path();
             // A folder with a main of its own, or a file, is a program.

@@ -6,6 +6,8 @@ pub mod books;
 pub mod expected;
 pub mod figures;
 pub mod forced_idle;
+#[cfg(test)]
+mod many_gaps_tests;
 pub mod parted;
 pub mod summary;
 pub mod threads;

@@ -53,16 +53,6 @@ impl Cli {
 /// Everything but the main job.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Makes up a run of many gaps and times what becomes of them: for benchmarks.
-    #[command(hide = true)]
-    BenchAnalyse {
-        /// How many gaps.
-        #[arg(long)]
-        records: usize,
-        /// Result folder.
-        #[arg(long, value_parser = crate::units::named())]
-        output: PathBuf,
-    },
     /// Boots a kernel with an initrd of your own and shows its console; measures nothing.
     Boot(Box<BootArgs>),
     /// Says what a kernel has of what measurements need, and what it means where something is

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::*;
 use crate::kernel::{Configuration, Source};
 use crate::modules::Lists;
-use xtask::kernel::{Series, known_absent};
+use testhost::kernel::{Series, known_absent};
 
 fn options() -> impl Iterator<Item = &'static Opt> {
     NEEDS.iter().flat_map(|need| need.ways.iter().copied().flatten())
@@ -50,13 +50,13 @@ fn names_are_unique_and_options_consistent() {
 /// Test kernels have all of the table, and both know the same of versions.
 #[test]
 fn the_table_and_the_test_kernels_agree() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/kernel/test.config");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testhost/kernel/test.config");
     let text = fs::read_to_string(path).expect("the fragment of test kernels");
     let test_kernel: BTreeSet<&str> = text.lines().collect();
     let fragment = fragment(true);
     let lines = fragment.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     let unknown: Vec<_> = lines.filter(|line| !test_kernel.contains(line)).collect();
-    assert!(unknown.is_empty(), "xtask/kernel/test.config lacks {unknown:?}");
+    assert!(unknown.is_empty(), "testhost/kernel/test.config lacks {unknown:?}");
     let oldest = Series::new(5, 4);
     for opt in options() {
         let name = format!("CONFIG_{}", opt.name);

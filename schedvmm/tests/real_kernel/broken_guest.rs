@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use xtask::host::accident::Accident;
+use testhost::host::accident::Accident;
 
 use crate::case::Case;
 use crate::kernels::{self, CRASH, HANG, Place, RETURN};

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use libtest_mimic::{Completion, Failed};
-use xtask::host::accident::Accident;
+use testhost::host::accident::Accident;
 
 use crate::outcome::Outcome;
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tempfile::TempDir;
-use xtask::host::EmulatedHost;
-use xtask::host::accident::{Accident, HostLost, Retries};
+use testhost::host::EmulatedHost;
+use testhost::host::accident::{Accident, HostLost, Retries};
 
 use crate::case::Case;
 use crate::outcome::Outcome;

@@ -2,7 +2,7 @@
 //! Other machines than the default one, and other ways into the kernel.
 
 use serde_json::Value;
-use xtask::artifacts;
+use testhost::artifacts;
 
 use crate::case::Case;
 use crate::kernels;

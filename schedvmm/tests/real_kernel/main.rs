@@ -5,7 +5,7 @@
 //! there are printed, not judged, unless they count events. A boot of that host takes several
 //! seconds, so that cases come in groups that share one ([`lab::Group`]); what a case left
 //! behind is judged here, case by case, after its group has run. What becomes of a case whose
-//! guest the emulation let down is told in [`xtask::host::accident`].
+//! guest the emulation let down is told in [`testhost::host::accident`].
 //!
 //! The test kernels are named by environment variables (`cargo xtask test` sets them);
 //! without them the cases are skipped, and say so. Their `vmlinux` is expected beside them.
@@ -48,7 +48,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use libtest_mimic::Arguments;
-use xtask::host::accident::Retries;
+use testhost::host::accident::Retries;
 
 use crate::lab::Group;
 

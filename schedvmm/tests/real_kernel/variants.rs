@@ -6,7 +6,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use xtask::kernel::boot_files;
+use testhost::kernel::boot_files;
 
 use crate::case::Case;
 use crate::lab::{Group, Preparation, TestKernel};

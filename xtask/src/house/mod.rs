@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use self::functions::Functions;
 use self::source::Source;
-use crate::project;
+use testhost::project;
 
 /// Functions longer than this are counted.
 const LONG_LINES: usize = 60;

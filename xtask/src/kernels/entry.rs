@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::kernel::{self, Series, StockOffer, Variant, Wanted};
+use testhost::kernel::{self, Series, StockOffer, Variant, Wanted};
 
 /// Kernels that are built here.
 const BUILT: [(Wanted, Variant); 7] = [

@@ -11,10 +11,10 @@ use anyhow::{Context, Result};
 
 use super::entry::Entry;
 use super::row::Row;
-use crate::host::accident::HostLost;
-use crate::host::{EmulatedHost, Ended, Stream};
-use crate::venue::Venue;
-use crate::{kernel, process, project};
+use testhost::host::accident::HostLost;
+use testhost::host::{EmulatedHost, Ended, Stream};
+use testhost::venue::Venue;
+use testhost::{kernel, process, project};
 
 /// Where a kernel's folder lies in the emulated host.
 const GUEST_FOLDER: &str = "/kernel";

@@ -14,8 +14,9 @@ use anyhow::{Result, bail};
 use self::entry::{Entry, Source};
 use self::job::Bench;
 use self::row::Row;
-use crate::kernel::Stock;
-use crate::{artifacts, venue::Venue};
+use testhost::artifacts;
+use testhost::kernel::Stock;
+use testhost::venue::Venue;
 
 /// Which kernels, and how what was found is shown.
 #[derive(Clone, Debug)]
@@ -109,7 +110,7 @@ impl Matrix {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{Variant, Wanted};
+    use testhost::kernel::{Variant, Wanted};
 
     #[test]
     fn a_text_chooses_and_one_that_fits_none_names_all() {

@@ -12,8 +12,8 @@ use results::saved::Saved;
 use serde::Serialize;
 
 use super::entry::Entry;
-use crate::host::accident::Accident;
-use crate::kernel;
+use testhost::host::accident::Accident;
+use testhost::kernel;
 
 /// Exit statuses of a kernel that was measured, with a gap over the threshold or without.
 const RAN: [u8; 2] = [0, 1];
@@ -151,11 +151,11 @@ fn packed_bytes(folder: &Path, modules: &[String]) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{Variant, Wanted};
     use crate::kernels::entry::Source;
-    use crate::project;
     use protocol::job::Transport;
     use results::model::{Answer, RunResult};
+    use testhost::kernel::{Variant, Wanted};
+    use testhost::project;
 
     fn entry() -> Entry {
         let source = Source::Built { wanted: Wanted::Newest, variant: Variant::Redhat };
