@@ -31,7 +31,7 @@ pub struct Report {
     pub record_ns: f64,
     /// See there.
     pub record_limit_ns: f64,
-    /// Asking the kernel who took a gap's time: two system calls, before the record.
+    /// Asking the kernel who took a gap's time: a system call, before the record.
     pub evidence_ns: f64,
 }
 

@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who took the time of a gap: what the kernel knows of the thread, read at the gap itself.
+//! Who took the time of a gap: what the kernel knows of the thread, taken at the gap itself.
 //!
-//! Two figures, both the kernel's own: how often the thread was switched out (getrusage) and
-//! how much CPU time it has been given (its CPU clock). They are compared with those of the
-//! last look, and the last look is never far away: every interval that stands out ends with a
-//! new one, whether it is long enough to be a gap or not. So a short interruption before a gap
-//! is not taken for its cause. docs/method.md derives the rules.
-
-use std::arch::x86_64::__cpuid;
+//! When the thread was off its CPU is told by records that the kernel writes at each switch (the
+//! eye's, if it has them), and by the books that it keeps in any case. The books are behind, and
+//! they are not read at every interruption, so what follows from them is known between two bounds;
+//! a class is given only where both bounds give the same. docs/method.md derives the rules.
 
 use serde::{Deserialize, Serialize};
 
-use crate::tsc::{self, clock_ns, ns_to_ticks};
+use crate::books::{Facts, Sight};
+use crate::tsc::{self, ns_to_ticks};
 
 /// Who took the time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -51,14 +49,16 @@ impl Class {
 
 /// Says whose doing an interval was.
 pub trait Witness {
-    /// Intervals from this length on are worth a look, in ticks.
+    /// Intervals from this length on are worth knowing of, in ticks.
     fn notice_ticks(&self) -> u64;
     /// What its own work takes at most, as a rule, in ticks. So much after a question is the
     /// question's, and no interruption.
     fn own_ticks(&self) -> u64;
     /// A burst begins: whatever happened before is no part of it.
     fn begin(&mut self);
-    /// The interval between these two readings stood out.
+    /// The interval between these two readings stood out, and is no gap.
+    fn notice(&mut self, begin: u64, end: u64);
+    /// The interval between these two readings is a gap.
     fn judge(&mut self, begin: u64, end: u64) -> Class;
 }
 
@@ -74,56 +74,39 @@ impl Witness for () {
 
     fn begin(&mut self) {}
 
+    fn notice(&mut self, _begin: u64, _end: u64) {}
+
     fn judge(&mut self, _begin: u64, _end: u64) -> Class {
         Class::Unknown
     }
 }
 
-/// What the kernel knows of the calling thread.
+/// What the kernel's records of switches say of an interval, in ticks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sight {
-    /// How often it was switched out, for whatever reason.
-    pub switches: u64,
-    /// CPU time it was given, in nanoseconds.
-    pub cpu_ns: u64,
-    /// TSC when this was read.
-    pub tsc: u64,
+pub struct Recorded {
+    /// So much of it the thread was off the CPU.
+    pub off_ticks: u64,
+    /// TSC when it was last switched in.
+    pub arrived_tsc: u64,
 }
 
-/// Where sights come from: the kernel, or a test.
+/// Where evidence comes from: the kernel, or a test.
 pub trait Eye {
-    /// The calling thread, now.
-    fn look(&mut self) -> Sight;
+    /// Takes in the records of switches up to now, and says what they tell of this interval.
+    /// `None` where there are none of it. Later calls ask of later intervals. No system call that
+    /// the kernel's scheduler would notice.
+    fn switches(&mut self, begin: u64, end: u64) -> Option<Recorded>;
+    /// The kernel's books of the calling thread, now. One or two system calls that the kernel's
+    /// scheduler does not notice.
+    fn look(&mut self) -> Option<Sight>;
 }
 
-/// The kernel's own account.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct KernelEye;
-
-impl Eye for KernelEye {
-    fn look(&mut self) -> Sight {
-        // SAFETY: rusage is plain data, for which all bits zero is a value.
-        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        // SAFETY: the pointer is to a local that the call fills; it cannot fail with these
-        // arguments, and zeros would only make the class unknown.
-        unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
-        let cpu_ns = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
-        let switches = usage.ru_nvcsw.saturating_add(usage.ru_nivcsw);
-        Sight { switches: u64::try_from(switches).unwrap_or(0), cpu_ns, tsc: tsc::read().tsc }
-    }
-}
-
-/// Shorter intervals are not looked at: two system calls would cost as much as they explain.
-/// Being switched out and in again takes longer than this on any machine.
+/// Shorter intervals are not noticed. Being switched out and in again takes longer than this on any
+/// machine.
 const NOTICE_NS: u64 = 2_000;
 
-/// An interval without a switch and shorter than this is an interrupt, as a rule: these tell
-/// whether the kernel counts interrupts as CPU time of the thread they interrupt.
-const SHORT_NS: u64 = 50_000;
-
-/// So much time must have gone to short interruptions before they tell anything: the clocks
-/// that are compared differ by some microseconds in a second.
-const TELLING_NS: u64 = 200_000;
+/// Half of the usual floor: a look is no dearer than a few interruptions.
+const UNSURE_NS: u64 = 50_000;
 
 /// Interrupts take no longer than this in one piece: softirqs are handed to a thread, which is
 /// a switch, after 2 ms or a jiffy (kernel/softirq.c, MAX_SOFTIRQ_TIME), at most 10 ms at 100 Hz.
@@ -138,52 +121,73 @@ pub struct Cost {
     pub look_ticks: u64,
 }
 
-/// What a look of [`KernelEye`] costs: two system calls, which an emulated CPU, or one that
-/// has to flush at each, takes some microseconds for. The lower quartile: the first ones find
-/// cold caches (in emulation, untranslated code), and some are interrupted.
-fn look_ticks() -> u64 {
+/// What a look costs: system calls, which an emulated CPU, or one that has to flush at each, takes
+/// some microseconds for. The lower quartile: the first ones find cold caches (in emulation,
+/// untranslated code), and some are interrupted.
+pub fn look_ticks(eye: &mut impl Eye) -> u64 {
     /// Some 70 µs in all on a real CPU.
     const LOOKS: usize = 64;
-    let mut eye = KernelEye;
     let mut costs = [0; LOOKS];
     for cost in &mut costs {
         let before = tsc::read().tsc;
-        *cost = eye.look().tsc.saturating_sub(before);
+        eye.look();
+        *cost = tsc::read().tsc.saturating_sub(before);
     }
     costs.sort_unstable();
     costs[LOOKS / 4]
 }
 
-/// Compares what the kernel says now with what it said at the last look.
-#[derive(Clone, Debug)]
-pub struct Evidence<E> {
-    eye: E,
-    last: Sight,
-    khz: u64,
-    notice_ticks: u64,
-    own_ticks: u64,
-    short_ticks: u64,
-    telling_ticks: u64,
-    longest_irq_ticks: u64,
-    /// True if the kernel knows of time that its own host steals.
-    steal_known: bool,
-    /// Time in short interruptions without a switch, and how much of it the kernel has kept
-    /// out of the thread's CPU time.
-    short: u64,
-    short_kept_out: u64,
+/// What is known of a length of time: it lies between these two, in ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bounds {
+    least: u64,
+    most: u64,
 }
 
-impl Evidence<KernelEye> {
-    /// For the calling thread. `turn_ticks` is the cost of one turn of the meter's loop, which
-    /// is no interruption however long it takes (an emulated CPU is slow).
-    pub fn of_this_thread(khz: u64, turn_ticks: u64) -> Self {
-        Self::new(KernelEye, khz, Cost { turn_ticks, look_ticks: look_ticks() }, steal_is_known())
+impl Bounds {
+    fn exactly(ticks: u64) -> Self {
+        Self { least: ticks, most: ticks }
+    }
+
+    /// Whether it is half of `whole` or more; `None` if that cannot be told.
+    fn is_half_of(self, whole: Self) -> Option<bool> {
+        if self.least >= whole.most.div_ceil(2) {
+            Some(true)
+        } else {
+            (self.most < whole.least.div_ceil(2)).then_some(false)
+        }
     }
 }
 
+/// The last look, and what happened since that it cannot have seen.
+#[derive(Clone, Copy, Debug)]
+struct Base {
+    sight: Sight,
+    /// At this moment the books were up to date.
+    booked_tsc: u64,
+    /// Time in intervals that were noticed since, and in gaps whose own look was interrupted: the
+    /// thread may have run in them or not.
+    unsure_ticks: u64,
+}
+
+/// Compares what the kernel says now with what it said at the last look.
+#[derive(Debug)]
+pub struct Evidence<E> {
+    eye: E,
+    facts: Facts,
+    khz: u64,
+    notice_ticks: u64,
+    own_ticks: u64,
+    /// Without records of switches, a new look is taken after so much time that is unsure.
+    unsure_ticks: u64,
+    tick_ticks: u64,
+    longest_irq_ticks: u64,
+    base: Option<Base>,
+}
+
 impl<E: Eye> Evidence<E> {
-    /// With sights from `eye`.
-    pub fn new(eye: E, khz: u64, cost: Cost, steal_known: bool) -> Self {
+    /// Of the thread that `eye` is of.
+    pub fn new(eye: E, khz: u64, cost: Cost, facts: Facts) -> Self {
         /// A turn takes longer than its median now and then, for reasons of the CPU's own.
         const TURNS: u64 = 16;
         /// So does a look.
@@ -192,43 +196,127 @@ impl<E: Eye> Evidence<E> {
         let turns = cost.turn_ticks.saturating_mul(TURNS);
         Self {
             eye,
-            last: Sight::default(),
+            facts,
             khz,
-            // Above the cost of a look: else each would be an interval that calls for the next.
-            notice_ticks: at_least_one_tick(NOTICE_NS, khz).max(turns).max(own_ticks),
+            // Above the cost of a look: what a look leaves behind (cold caches) is no interruption.
+            notice_ticks: ticks(NOTICE_NS).max(turns).max(own_ticks),
             own_ticks,
-            short_ticks: at_least_one_tick(SHORT_NS, khz),
-            telling_ticks: at_least_one_tick(TELLING_NS, khz),
-            longest_irq_ticks: at_least_one_tick(LONGEST_IRQ_NS, khz),
-            steal_known,
-            short: 0,
-            short_kept_out: 0,
+            unsure_ticks: ticks(UNSURE_NS),
+            tick_ticks: facts.tick_ns.map_or(u64::MAX, ticks),
+            longest_irq_ticks: ticks(LONGEST_IRQ_NS),
+            base: None,
         }
     }
 
-    /// Whether the kernel keeps interrupts out of a thread's CPU time; `None` while too few of
-    /// them have been seen.
-    fn irq_known(&self) -> Option<bool> {
-        (self.short >= self.telling_ticks).then_some(self.short_kept_out >= self.short / 2)
+    /// How long the thread was off the CPU in a gap of this length, by the books.
+    fn off_by_books(&self, base: &Base, now: &Sight, length: u64) -> Bounds {
+        let waited = ns_to_ticks(now.waited_ns.saturating_sub(base.sight.waited_ns), self.khz);
+        let least = waited.saturating_sub(base.unsure_ticks).min(length);
+        let most = if now.arrivals == base.sight.arrivals {
+            0
+        } else if now.blocked == base.sight.blocked {
+            waited.min(length)
+        } else {
+            // While it was blocked nobody counted.
+            length
+        };
+        Bounds { least: least.min(most), most }
     }
 
-    fn class(&self, switched: bool, ran: u64, length: u64) -> Class {
-        let away = ran < length / 2;
-        match (switched, away) {
-            (true, true) => Class::ScheduledOut,
-            // The kernel believes that the thread ran: it does not know what took the time.
-            (_, false) if self.irq_known() == Some(true) => Class::Host,
-            (_, false) if length >= self.longest_irq_ticks => Class::Host,
-            // Interrupts would look the same.
-            (_, false) => Class::Unknown,
-            // Never switched out, and yet the kernel gave it no CPU time.
-            (false, true) => match (self.irq_known(), self.steal_known) {
-                (Some(true), false) => Class::Irq,
-                (Some(false), true) => Class::Host,
-                _ => Class::Unknown,
-            },
+    /// How long the kernel believes that the thread ran in a gap, by the books.
+    fn ran_by_books(&self, base: &Base, now: &Sight, booked_tsc: u64, length: u64) -> Bounds {
+        let booked = ns_to_ticks(now.ran_ns.saturating_sub(base.sight.ran_ns), self.khz);
+        let elapsed = now.tsc.saturating_sub(base.sight.tsc);
+        let outside = elapsed.saturating_sub(length);
+        let behind = |tsc: u64, booked: u64| tsc.saturating_sub(booked).min(self.tick_ticks);
+        // The two clocks run at the same speed to one part in 16 384.
+        let slack = elapsed >> 14;
+        let late = slack.saturating_add(behind(base.sight.tsc, base.booked_tsc));
+        let ahead = slack.saturating_add(behind(now.tsc, booked_tsc));
+        let least = booked.saturating_sub(outside.saturating_add(late));
+        let not_outside = outside.saturating_sub(base.unsure_ticks);
+        let most = booked.saturating_add(ahead).saturating_sub(not_outside);
+        Bounds { least: least.min(length), most: most.min(length) }
+    }
+
+    /// Up to when the books tell at the end of this gap what the thread has run.
+    fn booked_tsc(
+        &self,
+        base: &Base,
+        recorded: Option<Recorded>,
+        off: Bounds,
+        (begin, end): (u64, u64),
+    ) -> u64 {
+        let arrived_tsc = recorded.map_or_else(
+            // It arrived after it had been off, at the earliest.
+            || if off.least > 0 { begin.saturating_add(off.least) } else { 0 },
+            |recorded| recorded.arrived_tsc,
+        );
+        // A tick that was due within came before the thread went on.
+        let ticked = off.most == 0 && end.saturating_sub(begin) >= self.tick_ticks;
+        if ticked { end } else { base.booked_tsc.max(arrived_tsc).min(end) }
+    }
+
+    /// The class of what was not the scheduler's, of which the kernel believes that the thread ran
+    /// half or more.
+    fn class_of_rest(&self, rest: Bounds, ran: bool) -> Class {
+        let Facts { irq_kept_out, steal_known, .. } = self.facts;
+        match (ran, irq_kept_out, steal_known) {
+            // It does not know what took the time.
+            (true, Some(true), _) => Class::Host,
+            // No interrupt takes that long.
+            (true, ..) if rest.least >= self.longest_irq_ticks => Class::Host,
+            // It does not give the time to the thread.
+            (false, Some(true), false) => Class::Irq,
+            (false, Some(false), true) => Class::Host,
+            _ => Class::Unknown,
         }
     }
+
+    fn class(&self, off: Bounds, ran: Bounds, length: u64) -> Class {
+        let rest = Bounds { least: length - off.most, most: length - off.least };
+        let rest_class = match ran.is_half_of(rest) {
+            Some(ran) => self.class_of_rest(rest, ran),
+            None => agreed(self.class_of_rest(rest, true), self.class_of_rest(rest, false)),
+        };
+        match off.is_half_of(Bounds::exactly(length)) {
+            Some(true) => Class::ScheduledOut,
+            Some(false) => rest_class,
+            None => agreed(Class::ScheduledOut, rest_class),
+        }
+    }
+
+    /// The thread is about to sleep.
+    pub fn pause(&mut self) {
+        self.look_again();
+    }
+
+    /// It runs again, and its sleep was to end at one of these moments and ended at the other: a
+    /// burst begins. The class of what it waited for.
+    pub fn wake(&mut self, planned: u64, awake: u64) -> Class {
+        let asleep = self.base;
+        self.begin();
+        let Some((asleep, now)) = asleep.zip(self.base) else { return Class::Unknown };
+        // While it slept nobody counted; the kernel does from the moment it is woken.
+        let waited_ns = now.sight.waited_ns.saturating_sub(asleep.sight.waited_ns);
+        let waited = Bounds::exactly(ns_to_ticks(waited_ns, self.khz));
+        match waited.is_half_of(Bounds::exactly(awake.saturating_sub(planned))) {
+            Some(true) => Class::ScheduledOut,
+            // It was woken late: by a timer, a CPU that had halted, whoever had stopped it.
+            _ => Class::Unknown,
+        }
+    }
+
+    /// Goes on from this look.
+    fn look_again(&mut self) {
+        let booked_tsc = self.base.map_or(0, |base| base.booked_tsc);
+        self.base = self.eye.look().map(|sight| Base { sight, booked_tsc, unsure_ticks: 0 });
+    }
+}
+
+/// What both say.
+fn agreed(one: Class, other: Class) -> Class {
+    if one == other { one } else { Class::Unknown }
 }
 
 fn at_least_one_tick(ns: u64, khz: u64) -> u64 {
@@ -245,51 +333,65 @@ impl<E: Eye> Witness for Evidence<E> {
     }
 
     fn begin(&mut self) {
-        self.last = self.eye.look();
+        let now = tsc::read().tsc;
+        // The books are up to date whenever the thread is switched in.
+        let arrived_tsc = self.eye.switches(now, now).map_or(0, |recorded| recorded.arrived_tsc);
+        self.look_again();
+        if let Some(base) = &mut self.base {
+            base.booked_tsc = arrived_tsc;
+        }
+    }
+
+    fn notice(&mut self, begin: u64, end: u64) {
+        let recorded = self.eye.switches(begin, end);
+        let Some(base) = &mut self.base else { return };
+        base.unsure_ticks = base.unsure_ticks.saturating_add(end.saturating_sub(begin));
+        // With records only what it ran is unsure, and that is so by a tick in any case.
+        let bearable = recorded.map_or(self.unsure_ticks, |_| self.tick_ticks);
+        if base.unsure_ticks > bearable {
+            self.look_again();
+        }
     }
 
     fn judge(&mut self, begin: u64, end: u64) -> Class {
         let length = end.saturating_sub(begin);
         if length < self.notice_ticks {
+            self.notice(begin, end);
             return Class::Unknown;
         }
-        let (before, now) = (self.last, self.eye.look());
-        self.last = now;
-        let elapsed = now.tsc.saturating_sub(before.tsc);
-        let cpu = ns_to_ticks(now.cpu_ns.saturating_sub(before.cpu_ns), self.khz);
-        let switched = now.switches != before.switches;
-        // Outside the interval the thread ran; what else it was given, it got inside.
-        let ran = cpu.saturating_sub(elapsed.saturating_sub(length));
-        if !switched && length < self.short_ticks {
-            self.short = self.short.saturating_add(length);
-            self.short_kept_out =
-                self.short_kept_out.saturating_add(elapsed.saturating_sub(cpu).min(length));
+        let sight = self.eye.look();
+        let recorded = self.eye.switches(begin, end);
+        let recorded_off = recorded.map(|it| Bounds::exactly(it.off_ticks.min(length)));
+        let Some((base, now)) = self.base.zip(sight) else {
+            self.look_again();
+            let anything = Bounds { least: 0, most: length };
+            return self.class(recorded_off.unwrap_or(anything), anything, length);
+        };
+        // A look that took too long was interrupted, perhaps for long, and who knows whether before
+        // or after the kernel answered. The meter makes a gap of it, which is then judged by the
+        // look before.
+        let since_end = now.tsc.saturating_sub(end);
+        let interrupted = since_end > self.own_ticks;
+        let more = if interrupted { since_end } else { 0 };
+        let unsure_ticks = base.unsure_ticks;
+        let base = Base { unsure_ticks: unsure_ticks.saturating_add(more), ..base };
+        let off = recorded_off.unwrap_or_else(|| self.off_by_books(&base, &now, length));
+        let booked_tsc = self.booked_tsc(&base, recorded, off, (begin, end));
+        let ran = self.ran_by_books(&base, &now, booked_tsc, length);
+        let off = match recorded {
+            // Time that it was not given while it was blocked counts as the scheduler's.
+            None if now.blocked != base.sight.blocked => {
+                Bounds { least: off.least.max(off.most.saturating_sub(ran.least)), ..off }
+            }
+            _ => off,
+        };
+        if interrupted {
+            self.base = Some(Base { unsure_ticks: unsure_ticks.saturating_add(length), ..base });
+        } else {
+            self.base = Some(Base { sight: now, booked_tsc, unsure_ticks: 0 });
         }
-        self.class(switched, ran, length)
+        self.class(off, ran, length)
     }
-}
-
-/// True if this kernel is told of the time its host takes: KVM's steal time feature (bit 5 of
-/// EAX in leaf 0x40000001, Linux Documentation/virt/kvm/x86/cpuid.rst), or any steal counted so
-/// far on other hypervisors.
-fn steal_is_known() -> bool {
-    const HYPERVISOR_PRESENT: u32 = 1 << 31;
-    const KVM: [u32; 3] = [0x4b4d_564b, 0x564b_4d56, 0x0000_004d];
-    const STEAL_TIME: u32 = 1 << 5;
-    if __cpuid(1).ecx & HYPERVISOR_PRESENT == 0 {
-        return false;
-    }
-    let leaf = __cpuid(0x4000_0000);
-    if [leaf.ebx, leaf.ecx, leaf.edx] == KVM {
-        return __cpuid(0x4000_0001).eax & STEAL_TIME != 0;
-    }
-    std::fs::read_to_string("/proc/stat").is_ok_and(|text| steal_in(&text) > 0)
-}
-
-/// Steal is the eighth figure of the first line (proc_stat(5)).
-fn steal_in(stat: &str) -> u64 {
-    let steal = stat.lines().next().and_then(|line| line.split_ascii_whitespace().nth(8));
-    steal.and_then(|steal| steal.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -7,125 +7,300 @@ const KHZ: u64 = 1_000_000;
 const MS: u64 = 1_000_000;
 const COST: Cost = Cost { turn_ticks: 20, look_ticks: 100 };
 
-/// A kernel as the tests want it: the thread's switches and CPU time are set from outside.
+/// A kernel as the tests want it. It books what the thread ran when it is switched out, and at a
+/// tick each 4 ms.
 #[derive(Clone, Copy, Default)]
-struct Script(Sight);
+struct Script {
+    sight: Sight,
+    /// What the thread has run, booked or not.
+    ran: u64,
+    next_tick: u64,
+    /// Absences of the last interval; `None` for a kernel that records none.
+    records: Option<Recorded>,
+    looks: usize,
+}
+
+const TICK_NS: u64 = 4 * MS;
+
+impl Script {
+    fn pass(&mut self, ns: u64) {
+        self.sight.tsc += ns;
+    }
+
+    fn run(&mut self, ns: u64) {
+        self.pass(ns);
+        self.ran += ns;
+        self.tick();
+    }
+
+    fn tick(&mut self) {
+        if self.sight.tsc >= self.next_tick {
+            self.next_tick = self.sight.tsc / TICK_NS * TICK_NS + TICK_NS;
+            self.sight.ran_ns = self.ran;
+        }
+    }
+
+    fn off(&mut self, ns: u64, waits: bool) {
+        self.pass(ns);
+        self.sight.ran_ns = self.ran;
+        self.sight.arrivals += 1;
+        if waits {
+            self.sight.waited_ns += ns;
+        } else {
+            self.sight.blocked += 1;
+        }
+        if let Some(records) = &mut self.records {
+            records.off_ticks += ns;
+            records.arrived_tsc = self.sight.tsc;
+        }
+    }
+}
 
 impl Eye for Script {
-    fn look(&mut self) -> Sight {
-        self.0
+    fn switches(&mut self, _begin: u64, _end: u64) -> Option<Recorded> {
+        let told = self.records;
+        if let Some(records) = &mut self.records {
+            records.off_ticks = 0;
+        }
+        told
+    }
+
+    fn look(&mut self) -> Option<Sight> {
+        self.looks += 1;
+        Some(self.sight)
     }
 }
 
-fn evidence(steal_known: bool) -> Evidence<Script> {
-    let mut evidence = Evidence::new(Script::default(), KHZ, COST, steal_known);
-    evidence.begin();
-    evidence
+#[derive(Clone, Copy)]
+enum Piece {
+    /// The thread runs, by the kernel's books.
+    Ran(u64),
+    /// Neither it nor any other thread does: interrupts that are kept out, or steal that is told.
+    Lost(u64),
+    /// Another thread does.
+    Off(u64),
+    /// It is stopped.
+    Stopped(u64),
 }
+use Piece::{Lost, Off, Ran, Stopped};
 
-/// The thread runs 1 ms, then there is an interval of which the kernel gave it `cpu`, with so
-/// many switches.
-fn interval(evidence: &mut Evidence<Script>, length: u64, cpu: u64, switches: u64) -> Class {
-    let begin = evidence.eye.0.tsc + MS;
-    let sight = &mut evidence.eye.0;
-    sight.tsc += MS + length;
-    sight.cpu_ns += MS + cpu;
-    sight.switches += switches;
-    evidence.judge(begin, begin + length)
-}
+struct Thread(Evidence<Script>);
 
-/// Interrupts of 10 µs, of which the kernel counts `cpu` as the thread's.
-fn ticks(evidence: &mut Evidence<Script>, cpu: u64) {
-    for _ in 0..30 {
-        interval(evidence, 10_000, cpu, 0);
+impl Thread {
+    fn new(steal_known: bool, irq_kept_out: Option<bool>, recorded: bool) -> Self {
+        let facts = Facts { steal_known, irq_kept_out, tick_ns: Some(TICK_NS) };
+        let records = recorded.then(Recorded::default);
+        let sight = Sight { tsc: 100 * MS + 1, ..Sight::default() };
+        let script = Script { sight, records, next_tick: 104 * MS, ..Script::default() };
+        let mut this = Self(Evidence::new(script, KHZ, COST, facts));
+        // It has just woken up.
+        this.eye().off(1, true);
+        this.0.begin();
+        this
     }
+
+    fn eye(&mut self) -> &mut Script {
+        &mut self.0.eye
+    }
+
+    /// Runs 1 ms, then there is an interval of these pieces. Returns its ends.
+    fn interval(&mut self, pieces: &[Piece]) -> (u64, u64) {
+        self.eye().run(MS);
+        let begin = self.eye().sight.tsc;
+        for &piece in pieces {
+            match piece {
+                Ran(ns) => self.eye().run(ns),
+                Lost(ns) => {
+                    self.eye().pass(ns);
+                    self.eye().tick();
+                }
+                Off(ns) => self.eye().off(ns, true),
+                Stopped(ns) => self.eye().off(ns, false),
+            }
+        }
+        (begin, self.eye().sight.tsc)
+    }
+
+    fn gap(&mut self, pieces: &[Piece]) -> Class {
+        let (begin, end) = self.interval(pieces);
+        self.eye().pass(COST.look_ticks);
+        self.0.judge(begin, end)
+    }
+
+    fn short(&mut self, pieces: &[Piece]) {
+        let (begin, end) = self.interval(pieces);
+        self.0.notice(begin, end);
+    }
+}
+
+/// All kernels: whether it is told of steal, keeps interrupts out, records switches.
+fn kernels() -> impl Iterator<Item = (bool, Option<bool>, bool)> {
+    [false, true].into_iter().flat_map(|steal| {
+        [None, Some(false), Some(true)]
+            .into_iter()
+            .flat_map(move |irq| [false, true].map(|recorded| (steal, irq, recorded)))
+    })
 }
 
 #[test]
 fn a_switch_and_no_cpu_time_is_the_scheduler() {
-    for steal_known in [false, true] {
-        let mut evidence = evidence(steal_known);
-        assert_eq!(interval(&mut evidence, 50 * MS, 0, 1), Class::ScheduledOut);
-        assert_eq!(interval(&mut evidence, 50 * MS, 10 * MS, 7), Class::ScheduledOut);
+    for (steal, irq, recorded) in kernels() {
+        let mut thread = Thread::new(steal, irq, recorded);
+        for pieces in [
+            &[Off(50 * MS)][..],
+            &[Off(MS / 10)],
+            &[Ran(10_000), Off(30 * MS), Ran(10 * MS), Off(10 * MS)],
+            &[Stopped(50 * MS)],
+            &[Stopped(MS)],
+            &[Stopped(MS), Off(MS)],
+        ] {
+            assert_eq!(thread.gap(pieces), Class::ScheduledOut, "{steal} {irq:?} {recorded}");
+        }
     }
 }
 
 #[test]
 fn without_a_switch_it_is_never_the_scheduler() {
-    for steal_known in [false, true] {
-        for cpu in [0, 10_000] {
-            let mut evidence = evidence(steal_known);
-            ticks(&mut evidence, cpu);
-            for given in [0, 3 * MS, 5 * MS] {
-                assert_ne!(interval(&mut evidence, 5 * MS, given, 0), Class::ScheduledOut);
-            }
+    for (steal, irq, recorded) in kernels() {
+        for lost in [0, MS, 2 * MS, 5 * MS, 50 * MS] {
+            let mut thread = Thread::new(steal, irq, recorded);
+            let class = thread.gap(&[Lost(lost), Ran(5 * MS)]);
+            assert_ne!(class, Class::ScheduledOut, "{steal} {irq:?} {recorded} {lost}");
         }
     }
 }
 
 #[test]
 fn time_that_the_kernel_does_not_miss_is_the_hosts() {
-    let mut evidence = evidence(false);
-    ticks(&mut evidence, 0);
-    assert_eq!(evidence.irq_known(), Some(true));
-    assert_eq!(interval(&mut evidence, 5 * MS, 5 * MS, 0), Class::Host);
-    // Nor does a short switch beside it make it the scheduler's.
-    assert_eq!(interval(&mut evidence, 5 * MS, 5 * MS - 5_000, 2), Class::Host);
-}
-
-#[test]
-fn a_kernel_that_counts_interrupts_as_the_threads_cannot_tell_them_from_the_host() {
-    let mut evidence = evidence(false);
-    ticks(&mut evidence, 10_000);
-    assert_eq!(evidence.irq_known(), Some(false));
-    assert_eq!(interval(&mut evidence, 5 * MS, 5 * MS, 0), Class::Unknown);
-    // But no interrupt takes that long.
-    assert_eq!(interval(&mut evidence, 30 * MS, 29 * MS, 3), Class::Host);
+    for recorded in [false, true] {
+        let mut thread = Thread::new(false, Some(true), recorded);
+        assert_eq!(thread.gap(&[Ran(9 * MS)]), Class::Host);
+        // Nor does a short switch beside it make it the scheduler's.
+        assert_eq!(thread.gap(&[Off(5_000), Ran(9 * MS)]), Class::Host);
+        // Where interrupts count as the thread's time, they would look the same.
+        let mut thread = Thread::new(false, Some(false), recorded);
+        assert_eq!(thread.gap(&[Ran(9 * MS)]), Class::Unknown);
+        // But none takes that long.
+        assert_eq!(thread.gap(&[Off(5_000), Ran(30 * MS)]), Class::Host);
+    }
 }
 
 #[test]
 fn interrupts_are_known_where_steal_cannot_be_meant() {
-    let mut plain = evidence(false);
-    ticks(&mut plain, 0);
-    assert_eq!(interval(&mut plain, MS, 0, 0), Class::Irq);
-    let mut told_of_steal = evidence(true);
-    ticks(&mut told_of_steal, 0);
-    assert_eq!(interval(&mut told_of_steal, MS, 0, 0), Class::Unknown);
-    let mut only_steal = evidence(true);
-    ticks(&mut only_steal, 10_000);
-    assert_eq!(interval(&mut only_steal, MS, 0, 0), Class::Host);
+    for recorded in [false, true] {
+        let gap = |steal, irq| Thread::new(steal, irq, recorded).gap(&[Lost(9 * MS)]);
+        assert_eq!(gap(false, Some(true)), Class::Irq);
+        assert_eq!(gap(true, Some(false)), Class::Host);
+        for (steal, irq) in [(true, Some(true)), (false, Some(false)), (true, None), (false, None)]
+        {
+            assert_eq!(gap(steal, irq), Class::Unknown, "{steal} {irq:?}");
+        }
+    }
 }
 
+/// What the thread ran since the last tick is in no book, so of less than a tick nobody can say
+/// whether the kernel gave it to the thread: it may be no class but that of both.
 #[test]
-fn too_few_interrupts_tell_nothing() {
-    let mut evidence = evidence(false);
-    interval(&mut evidence, 10_000, 0, 0);
-    assert_eq!(evidence.irq_known(), None);
-    assert_eq!(interval(&mut evidence, 5 * MS, 5 * MS, 0), Class::Unknown);
+fn what_the_books_cannot_tell_is_unknown() {
+    for recorded in [false, true] {
+        for pieces in [[Ran(2 * MS)], [Lost(2 * MS)]] {
+            let mut thread = Thread::new(true, Some(false), recorded);
+            // It has not been switched out for long.
+            for _ in 0..20 {
+                thread.short(&[Lost(3_000)]);
+            }
+            assert_eq!(thread.gap(&pieces), Class::Unknown);
+        }
+        // A kernel without ticks books nothing at all meanwhile.
+        let mut thread = Thread::new(true, Some(false), recorded);
+        thread.0.tick_ticks = u64::MAX;
+        assert_eq!(thread.gap(&[Lost(9 * MS)]), Class::Unknown);
+    }
 }
 
 #[test]
 fn a_short_switch_before_a_gap_is_not_its_cause() {
-    let mut evidence = evidence(false);
-    ticks(&mut evidence, 0);
-    // 30 µs of another thread, shorter than any floor, then 5 ms of the host.
-    interval(&mut evidence, 30_000, 0, 1);
-    assert_eq!(interval(&mut evidence, 5 * MS, 5 * MS, 0), Class::Host);
+    for recorded in [false, true] {
+        let mut thread = Thread::new(true, Some(false), recorded);
+        // Each is shorter than any floor; then 9 ms of the host.
+        for _ in 0..400 {
+            thread.short(&[Off(30_000)]);
+        }
+        assert_eq!(thread.gap(&[Lost(9 * MS)]), Class::Host, "recorded: {recorded}");
+    }
 }
 
 #[test]
-fn what_is_too_short_is_not_looked_at() {
-    let mut evidence = evidence(false);
-    let begin = evidence.eye.0;
-    evidence.eye.0.switches += 1;
-    assert_eq!(evidence.judge(100, 101), Class::Unknown);
-    assert_eq!(evidence.last, begin);
+fn a_gap_that_began_within_a_look_is_judged_by_the_one_before() {
+    for recorded in [false, true] {
+        let mut thread = Thread::new(true, Some(false), recorded);
+        let (begin, end) = thread.interval(&[Off(200_000)]);
+        // Switched out before the kernel answers: the books have it already.
+        thread.eye().sight.waited_ns += 5 * MS;
+        thread.eye().sight.arrivals += 1;
+        thread.eye().pass(5 * MS);
+        let class = thread.0.judge(begin, end);
+        assert!(!recorded || class == Class::ScheduledOut, "{class:?}");
+        let again = thread.eye().sight.tsc;
+        thread.eye().pass(COST.look_ticks);
+        if let Some(records) = &mut thread.eye().records {
+            *records = Recorded { off_ticks: 5 * MS, arrived_tsc: again };
+        }
+        assert_eq!(thread.0.judge(end, again), Class::ScheduledOut, "recorded: {recorded}");
+        // And what comes after it is judged by its own.
+        assert_eq!(thread.gap(&[Lost(9 * MS)]), Class::Host, "recorded: {recorded}");
+    }
+}
+
+#[test]
+fn a_wake_up_that_waits_for_a_cpu_is_the_schedulers() {
+    for recorded in [false, true] {
+        let mut thread = Thread::new(true, Some(false), recorded);
+        let mut sleep = |asleep, queued| {
+            thread.0.pause();
+            thread.eye().off(asleep, false);
+            thread.eye().sight.waited_ns += queued;
+            let planned = thread.eye().sight.tsc;
+            thread.eye().pass(queued + 1000);
+            thread.0.wake(planned, planned + queued + 1000)
+        };
+        assert_eq!(sleep(40 * MS, 5 * MS), Class::ScheduledOut);
+        // Late, but not for want of a CPU.
+        assert_eq!(sleep(40 * MS, 0), Class::Unknown);
+        // And what was waited for once is not waited for again.
+        assert_eq!(sleep(40 * MS, 400), Class::Unknown);
+        assert_eq!(thread.gap(&[Lost(9 * MS)]), Class::Host, "recorded: {recorded}");
+    }
+}
+
+/// A look is a system call: only at gaps, and at most one in so much time of interruptions.
+#[test]
+fn interruptions_that_are_no_gaps_cost_no_look() {
+    for (recorded, most) in [(true, 1), (false, 1 + 1000 * 3 / 50)] {
+        let mut thread = Thread::new(false, None, recorded);
+        thread.eye().looks = 0;
+        for _ in 0..1000 {
+            thread.short(&[Ran(3_000)]);
+        }
+        assert!(thread.eye().looks <= most, "{} looks", thread.eye().looks);
+        thread.gap(&[Off(MS)]);
+        assert!(thread.eye().looks <= most + 1);
+    }
+}
+
+#[test]
+fn what_is_too_short_is_not_judged() {
+    let mut thread = Thread::new(false, None, false);
+    thread.eye().looks = 0;
+    assert_eq!(thread.0.judge(100, 101), Class::Unknown);
+    assert_eq!(thread.eye().looks, 0);
     // A slow machine: a turn of 1 µs is no interruption, nor are a few of them.
     let slow = |turn_ticks, look_ticks| {
-        Evidence::new(Script::default(), KHZ, Cost { turn_ticks, look_ticks }, false)
+        let cost = Cost { turn_ticks, look_ticks };
+        Evidence::new(Script::default(), KHZ, cost, Facts::default())
     };
     assert_eq!(slow(1_000, 0).notice_ticks(), 16_000);
-    // A look of 5 µs is no interruption either, or it would call for the next one.
+    // A look of 5 µs is no interruption either.
     assert_eq!((slow(30, 5_000).notice_ticks(), slow(30, 5_000).own_ticks()), (20_000, 20_000));
 }
 
@@ -149,19 +324,22 @@ fn serde_name(class: Class) -> String {
     names.into_iter().find(|name| from(name) == Ok(class)).unwrap_or_default().to_owned()
 }
 
+/// No books at all, but records.
 #[test]
-fn steal_is_the_eighth_figure() {
-    assert_eq!(steal_in("cpu  1 2 3 4 5 6 7 88 9 10\ncpu0 1"), 88);
-    assert_eq!(steal_in("cpu 1 2"), 0);
-    assert_eq!(steal_in(""), 0);
-}
-
-#[test]
-fn this_kernel_counts_the_switches_of_a_sleep() {
-    let before = KernelEye.look();
-    std::thread::sleep(std::time::Duration::from_millis(5));
-    let after = KernelEye.look();
-    assert!(after.switches > before.switches, "{before:?} {after:?}");
-    assert!(after.cpu_ns >= before.cpu_ns && after.cpu_ns - before.cpu_ns < 5 * MS);
-    assert!(after.tsc > before.tsc);
+fn records_alone_tell_the_schedulers_part() {
+    struct Blind(u64);
+    impl Eye for Blind {
+        fn switches(&mut self, _begin: u64, end: u64) -> Option<Recorded> {
+            Some(Recorded { off_ticks: self.0, arrived_tsc: end })
+        }
+        fn look(&mut self) -> Option<Sight> {
+            None
+        }
+    }
+    let judge = |off| {
+        let mut evidence = Evidence::new(Blind(off), KHZ, COST, Facts::default());
+        evidence.begin();
+        evidence.judge(0, 10 * MS)
+    };
+    assert_eq!((judge(10 * MS), judge(MS)), (Class::ScheduledOut, Class::Unknown));
 }

@@ -7,6 +7,7 @@
 //! writes, and no part of the meter needs `unsafe`.
 
 pub mod bench;
+pub mod books;
 pub mod evidence;
 pub mod histogram;
 pub mod meter;

@@ -76,8 +76,8 @@ impl<'a> Meter<'a> {
     /// `from` is the last reading before the burst: the first interval begins there. Returns
     /// the last reading together with the reason.
     ///
-    /// `witness` has seen the burst begin, and is asked about every interval that stands out:
-    /// the gaps, and shorter ones that it wants to know of.
+    /// `witness` has seen the burst begin, is asked about every gap, and told of shorter intervals
+    /// that it wants to know of.
     pub fn burst<C: Clock, W: Witness>(
         &self,
         clock: &mut C,
@@ -152,17 +152,29 @@ impl<'a> Meter<'a> {
         now: Reading,
         witness: &mut W,
     ) -> Option<GapRecord> {
-        let class = witness.judge(last.tsc, now.tsc);
         if now.tsc.wrapping_sub(last.tsc) < self.floor {
+            witness.notice(last.tsc, now.tsc);
             return None;
         }
+        let class = witness.judge(last.tsc, now.tsc);
         let record = GapRecord {
             tsc_begin: last.tsc,
             tsc_end: now.tsc,
             cpu_begin: last.cpu,
             cpu_end: now.cpu,
             class,
+            ..GapRecord::default()
         };
+        self.recorder.gap(record);
+        (record.ticks() > self.threshold).then_some(record)
+    }
+
+    /// Takes down what the thread waited for before it could read the counter, if that is a gap;
+    /// returns it if it passed the threshold.
+    pub fn waited(&self, record: GapRecord) -> Option<GapRecord> {
+        if record.ticks() < self.floor {
+            return None;
+        }
         self.recorder.gap(record);
         (record.ticks() > self.threshold).then_some(record)
     }
@@ -178,6 +190,7 @@ fn signed_difference(later: u64, earlier: u64) -> i64 {
 mod tests {
     use super::*;
     use crate::evidence::Class;
+    use crate::record::GapKind;
     use crate::tally::{RecordCell, Tally};
 
     /// Gives the readings of a list, then sets the stop flag.
@@ -241,6 +254,20 @@ mod tests {
         assert_eq!(outcome.last.tsc, 2002);
     }
 
+    #[test]
+    fn what_was_waited_for_before_a_burst_is_a_gap_like_others() {
+        let (tally, cells) = (Tally::default(), [(); 4].map(|()| RecordCell::default()));
+        let recorder = Recorder { tally: &tally, cells: &cells, tsc_khz: 1_000_000 };
+        let limits = Limits { floor_ticks: FLOOR, threshold_ticks: Some(THRESHOLD) };
+        let meter = Meter::new(recorder, limits);
+        let late = |by: u64| GapRecord { kind: GapKind::WakeUp, ..record(500, 500 + by) };
+        assert_eq!((meter.waited(late(99)), meter.waited(late(100))), (None, None));
+        assert_eq!(meter.waited(late(1000)), None);
+        assert_eq!(meter.waited(late(1001)), Some(late(1001)));
+        let recorded: Vec<_> = tally.records(&cells, 0).collect();
+        assert_eq!(recorded, [late(100), late(1000), late(1001)]);
+    }
+
     /// What the judge's own work takes: more than a gap.
     const OWN: u64 = 150;
 
@@ -258,6 +285,10 @@ mod tests {
         }
 
         fn begin(&mut self) {}
+
+        fn notice(&mut self, begin: u64, end: u64) {
+            self.0.push((begin, end));
+        }
 
         fn judge(&mut self, begin: u64, end: u64) -> Class {
             self.0.push((begin, end));

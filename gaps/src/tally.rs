@@ -25,7 +25,7 @@ pub struct RecordCell {
     tsc_end: AtomicU64,
     cpu_begin: AtomicU32,
     cpu_end: AtomicU32,
-    class: AtomicU32,
+    marks: AtomicU32,
 }
 
 impl RecordCell {
@@ -35,18 +35,19 @@ impl RecordCell {
         self.tsc_end.store(record.tsc_end, Relaxed);
         self.cpu_begin.store(record.cpu_begin, Relaxed);
         self.cpu_end.store(record.cpu_end, Relaxed);
-        self.class.store(record.class as u32, Relaxed);
+        self.marks.store(record.marks(), Relaxed);
     }
 
     /// The record, once the writer has published it in some way.
     pub fn load(&self) -> GapRecord {
-        GapRecord {
+        let record = GapRecord {
             tsc_begin: self.tsc_begin.load(Relaxed),
             tsc_end: self.tsc_end.load(Relaxed),
             cpu_begin: self.cpu_begin.load(Relaxed),
             cpu_end: self.cpu_end.load(Relaxed),
-            class: Class::from_number(self.class.load(Relaxed)),
-        }
+            ..GapRecord::default()
+        };
+        record.with_marks(self.marks.load(Relaxed))
     }
 }
 
@@ -262,6 +263,7 @@ mod tests {
             cpu_begin: 1,
             cpu_end: 2,
             class: Class::Host,
+            ..GapRecord::default()
         }
     }
 

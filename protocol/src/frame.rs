@@ -4,7 +4,6 @@
 //! The decoder trusts nothing: a length is checked before anything is stored for it, so a
 //! broken or hostile peer costs at most one payload of memory.
 
-use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -84,7 +83,7 @@ pub fn encode_gaps(thread: u32, records: &[GapRecord]) -> Result<Vec<u8>, FrameE
         payload.extend(record.tsc_end.to_le_bytes());
         payload.extend(record.cpu_begin.to_le_bytes());
         payload.extend(record.cpu_end.to_le_bytes());
-        payload.extend((record.class as u32).to_le_bytes());
+        payload.extend(record.marks().to_le_bytes());
     }
     frame(KIND_GAPS, &payload)
 }
@@ -193,13 +192,14 @@ fn decode_gaps(payload: &[u8]) -> Result<Frame, FrameError> {
 
 fn decode_record(bytes: &[u8; RECORD_BYTES]) -> GapRecord {
     let (words, _) = bytes.as_chunks::<4>();
-    GapRecord {
+    let record = GapRecord {
         tsc_begin: long(0, words),
         tsc_end: long(2, words),
         cpu_begin: word(4, words),
         cpu_end: word(5, words),
-        class: Class::from_number(word(6, words)),
-    }
+        ..GapRecord::default()
+    };
+    record.with_marks(word(6, words))
 }
 
 fn word(index: usize, words: &[[u8; 4]]) -> u32 {
@@ -216,6 +216,8 @@ mod tests {
     use crate::error::Owner;
     use crate::message::{Failure, Tick, TraceProgress};
     use crate::report::LoadReport;
+    use gaps::evidence::Class;
+    use gaps::record::GapKind;
 
     fn samples() -> Vec<Message> {
         vec![
@@ -241,6 +243,8 @@ mod tests {
                 cpu_begin: 2,
                 cpu_end: u32::MAX,
                 class: Class::from_number(u32::try_from(n % 4).unwrap()),
+                kind: GapKind::ALL[usize::try_from(n % 2).unwrap()],
+                unfinished: n % 3 == 0,
             })
             .collect()
     }

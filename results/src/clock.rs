@@ -105,6 +105,8 @@ impl<'a> Clock<'a> {
             cpu_begin: record.cpu_begin,
             cpu_end: record.cpu_end,
             class: record.class,
+            kind: record.kind,
+            unfinished: record.unfinished,
         })
     }
 }

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use gaps::evidence::Class;
-use gaps::record::GapRecord;
+use gaps::record::{GapKind, GapRecord};
 use protocol::index::Member;
 
 use crate::clock::{Clock, Until};
@@ -16,8 +16,8 @@ use crate::model::{LocatedGap, Numbers};
 
 /// Name of the file in a result folder.
 pub const NAME: &str = "gaps.csv";
-const HEADING: &str =
-    "group,thread,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class,after_hit\n";
+const HEADING: &str = "group,thread,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class,after_hit,kind,\
+     unfinished\n";
 /// Lines are handed over in pieces of about this size.
 const PIECE_BYTES: usize = 256 << 10;
 /// Longer than any line.
@@ -114,7 +114,9 @@ fn line(piece: &mut Vec<u8>, member: Member, record: &GapRecord, clock: Clock<'_
         piece.push(b',');
     }
     piece.extend_from_slice(record.class.name().as_bytes());
-    piece.extend_from_slice(if clock.until().has(record) { b",0\n" } else { b",1\n" });
+    piece.extend_from_slice(if clock.until().has(record) { b",0," } else { b",1," });
+    piece.extend_from_slice(record.kind.name().as_bytes());
+    piece.extend_from_slice(if record.unfinished { b",1\n" } else { b",0\n" });
 }
 
 /// Where each column that is read stands.
@@ -128,6 +130,9 @@ struct Columns {
     cpu_begin: usize,
     cpu_end: usize,
     class: usize,
+    /// Older files have gaps of one kind only.
+    kind: Option<usize>,
+    unfinished: Option<usize>,
 }
 
 impl Columns {
@@ -144,6 +149,8 @@ impl Columns {
             cpu_begin: column("cpu_begin", &names)?,
             cpu_end: column("cpu_end", &names)?,
             class: column("class", &names)?,
+            kind: place("kind", &names),
+            unfinished: place("unfinished", &names),
         })
     }
 
@@ -152,6 +159,13 @@ impl Columns {
         let cells: Vec<&str> = line.split(',').collect();
         let class = cells.get(self.class)?;
         let (tsc_begin, tsc_end) = (u64_at(self.tsc_begin, &cells)?, u64_at(self.tsc_end, &cells)?);
+        let kind = match self.kind {
+            Some(column) => {
+                let name = cells.get(column)?;
+                GapKind::ALL.into_iter().find(|known| known.name() == *name)?
+            }
+            None => GapKind::default(),
+        };
         Some(LocatedGap {
             who: names.of(u32_at(self.group, &cells)?, u32_at(self.thread, &cells)?)?,
             tid: None,
@@ -163,14 +177,23 @@ impl Columns {
             cpu_begin: u32_at(self.cpu_begin, &cells)?,
             cpu_end: u32_at(self.cpu_end, &cells)?,
             class: Class::ALL.into_iter().find(|known| known.name() == *class)?,
+            kind,
+            unfinished: match self.unfinished {
+                Some(column) => u32_at(column, &cells)? != 0,
+                None => false,
+            },
         })
     }
 }
 
-/// The place of a column in the head line.
+/// The place of a column that has to be in the head line.
 fn column(name: &'static str, names: &[&str]) -> Result<usize, GapsError> {
-    let place = names.iter().position(|column| *column == name);
-    place.ok_or(GapsError::Column(name))
+    place(name, names).ok_or(GapsError::Column(name))
+}
+
+/// The place of a column in the head line; older files lack some.
+fn place(name: &str, names: &[&str]) -> Option<usize> {
+    names.iter().position(|column| *column == name)
 }
 
 fn u64_at(column: usize, cells: &[&str]) -> Option<u64> {
@@ -252,6 +275,7 @@ mod tests {
             cpu_begin: 4,
             cpu_end: 5,
             class: Class::Irq,
+            ..LocatedGap::default()
         };
         assert_eq!(found, Ok(vec![gap]));
         let line = "host,1,x,0,1,1,1,2,0,0";
@@ -277,6 +301,8 @@ mod tests {
             cpu_begin: 2,
             cpu_end: 3,
             class: Class::Host,
+            kind: if begin.is_multiple_of(20) { GapKind::WakeUp } else { GapKind::Preemption },
+            unfinished: begin.is_multiple_of(40),
         }
     }
 
@@ -294,15 +320,17 @@ mod tests {
         gaps[0].push(record(7));
         file.append(&gaps, clock).expect("written");
         let text = || fs::read_to_string(&path).expect("read");
+        let end = ",preemption,0\n";
         let lines = ["2,1,5,20,10,30,2,3,host", "1,1,2,20,7,27,2,3,host"];
-        assert_eq!(text(), format!("{HEADING}{},0\n{},0\n", lines[0], lines[1]));
+        assert_eq!(text(), format!("{HEADING}{},0{end}{},0{end}", lines[0], lines[1]));
         // A hit that does not touch them, and one that is heard of too late.
         file.append(&gaps, clock.ending(Until::new(Some(30)))).expect("written");
-        assert_eq!(text(), format!("{HEADING}{},0\n{},0\n", lines[0], lines[1]));
+        assert_eq!(text(), format!("{HEADING}{},0{end}{},0{end}", lines[0], lines[1]));
         gaps[1].push(record(40));
         file.append(&gaps, clock.ending(Until::new(Some(28)))).expect("written");
-        let later = "2,1,35,20,40,60,2,3,host";
-        assert_eq!(text(), format!("{HEADING}{},0\n{},1\n{later},1\n", lines[1], lines[0]));
+        let later = "2,1,35,20,40,60,2,3,host,1,wake-up,1";
+        let two = format!("{},0{end}{},1{end}", lines[1], lines[0]);
+        assert_eq!(text(), format!("{HEADING}{two}{later}\n"));
         GapFile::create(&path).expect_err("it is there already");
     }
 

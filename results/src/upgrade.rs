@@ -122,7 +122,18 @@ type Later = (&'static str, fn() -> Value);
 
 /// What came later than the first result of some version, and what stands for it in older ones.
 /// `[]` is each item of a list. Where the object that has it is not there, or null, nothing is.
-const LATER: [Later; 40] = [
+const LATER: [Later; 51] = [
+    ("longest_gap.kind", || json!("preemption")),
+    ("longest_gap.unfinished", || json!(false)),
+    ("threshold_hit.kind", || json!("preemption")),
+    ("threshold_hit.unfinished", || json!(false)),
+    ("after_hit.longest.kind", || json!("preemption")),
+    ("after_hit.longest.unfinished", || json!(false)),
+    ("threads[].longest.kind", || json!("preemption")),
+    ("threads[].longest.unfinished", || json!(false)),
+    ("statistics.kinds", || json!([])),
+    ("groups[].statistics.kinds", || json!([])),
+    ("threads[].statistics.kinds", || json!([])),
     ("reason_code", || Value::Null),
     ("reason_stage", || Value::Null),
     ("after_hit", || Value::Null),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use gaps::tsc::DISAGREEMENT_LIMIT_PPM;
 use protocol::job::{CoschedRequest, Job};
 use protocol::message::{CoschedInterface, Setup};
 use results::host_cpus::HostCpus;
@@ -12,7 +13,7 @@ use results::model::{
 };
 
 use crate::analysis::figures::Figures;
-use crate::analysis::summary;
+use crate::analysis::{books, summary};
 use crate::facts;
 use crate::session::Session;
 use crate::verdict::Verdict;
@@ -159,6 +160,9 @@ impl<'a> Account<'a> {
                 "without cookies, for --cosched auto found none: {note}; --cosched prctl insists"
             )
         }));
+        notes.extend(books::note(&figures.threads, self.job.load.kind, session.hit.is_some()));
+        notes.extend(clocks(session, self.origin.target));
+        notes.extend(figures.hit.map(|_| STOPPED.to_owned()));
         notes.extend(goes_on(&figures.threads, session));
         notes.extend(hardly_fits(self.job, self.verdict.answer));
         notes
@@ -181,6 +185,41 @@ fn cookies_are_missing(job: &Job, setup: Option<&Setup>) -> bool {
     job.cosched == CoschedRequest::Auto
         && job.load.groups.iter().any(|group| group.cookie)
         && setup.is_some_and(|setup| setup.cosched == CoschedInterface::None)
+}
+
+/// Of a run that a gap ended.
+const STOPPED: &str = "the run ended at its gap over the threshold: figures of a run that is stopped at an \
+                       extreme are not to be compared with those of runs that went on";
+
+/// What is to be said of clocks that should agree, and go forward.
+fn clocks(session: &Session, target: Target) -> Vec<String> {
+    let mut notes = Vec::new();
+    let Some(report) = &session.report else { return notes };
+    let ppm = report.tsc.disagreement_ppm;
+    if ppm > DISAGREEMENT_LIMIT_PPM {
+        notes.push(format!(
+            "the TSC's frequency is taken for {} kHz, and another source of it is {ppm:.0} ppm off \
+             (`tsc`): all lengths may be wrong by as much",
+            report.tsc.khz,
+        ));
+    }
+    let backwards = report.threads.iter().map(|thread| thread.backwards).sum::<u64>();
+    if backwards > 0 {
+        notes.push(format!(
+            "the TSC went backwards {backwards} times: it is not the same on all CPUs, and gaps \
+             across them have wrong lengths"
+        ));
+    }
+    // Clocks that are made of the TSC.
+    let known = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page", ""];
+    let clock = session.hello.as_ref().map_or("", |hello| &hello.clocksource);
+    if target == Target::Host && !known.contains(&clock) {
+        notes.push(format!(
+            "this kernel's clock source is {clock} and not the TSC, which it may have found to be \
+             unsteady: dmesg may say why"
+        ));
+    }
+    notes
 }
 
 /// What is to be said of threads whose figures cannot be told to end at the hit.
@@ -220,10 +259,44 @@ pub mod figures;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
+
+    use protocol::message::Hello;
+    use protocol::report::{LoadReport, ThreadReport, TscReport};
 
     use super::*;
     use crate::testing::load;
+
+    #[test]
+    fn clocks_that_cannot_be_right_are_told() {
+        let told = |khz, backwards, clocksource: &str, target| {
+            let limits = crate::session::Limits {
+                threads: 1,
+                records_per_thread: 1,
+                boot: Duration::ZERO,
+                vms: 0,
+                allow_degraded: false,
+            };
+            let mut session = Session::new(limits, Instant::now());
+            let thread = ThreadReport { backwards, ..ThreadReport::default() };
+            let tsc = TscReport { khz: 1_000_000, disagreement_ppm: khz, ..TscReport::default() };
+            let hello = Hello { clocksource: clocksource.into(), ..Hello::default() };
+            session.hello = Some(hello);
+            session.report =
+                Some(LoadReport { tsc, threads: vec![thread], ..LoadReport::default() });
+            clocks(&session, target)
+        };
+        assert_eq!(told(499.0, 0, "tsc", Target::Host), Vec::<String>::new());
+        assert_eq!(told(0.0, 0, "hpet", Target::User), Vec::<String>::new());
+        for (found, says) in [
+            (told(501.0, 0, "tsc", Target::Host), "501 ppm"),
+            (told(0.0, 7, "tsc", Target::User), "backwards 7 times"),
+            (told(0.0, 0, "hpet", Target::Host), "hpet"),
+        ] {
+            let [note] = &found[..] else { panic!("{found:?}") };
+            assert!(note.contains(says), "{note}");
+        }
+    }
 
     #[test]
     fn a_pass_of_a_run_shorter_than_a_gap_says_so() {

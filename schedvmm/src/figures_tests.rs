@@ -56,7 +56,14 @@ const NO_FIGURES: [&str; 26] = [
 
 fn gap(begin_ms: u64, end_ms: u64, class: Class) -> GapRecord {
     let tsc = |ms: u64| START + 2 * MS * ms;
-    GapRecord { tsc_begin: tsc(begin_ms), tsc_end: tsc(end_ms), cpu_begin: 2, cpu_end: 3, class }
+    GapRecord {
+        tsc_begin: tsc(begin_ms),
+        tsc_end: tsc(end_ms),
+        cpu_begin: 2,
+        cpu_end: 3,
+        class,
+        ..GapRecord::default()
+    }
 }
 
 /// Gaps of a thread, milliseconds in bursts and on a CPU, wake-ups.

@@ -4,7 +4,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use gaps::evidence::Class;
 use gaps::meter::End;
+use gaps::record::{GapKind, GapRecord};
 use gaps::tally::RecordCell;
 use gaps::tsc::{self, Reading, bracket, earlier, ns_to_ticks, ticks_to_ns};
 
@@ -31,6 +33,21 @@ impl Wakeup {
         let delay_ns = now_ns.saturating_sub(since_awake_ns).saturating_sub(planned_ns);
         let planned_tsc = awake.tsc.wrapping_sub(ns_to_ticks(delay_ns, khz));
         Self { awake, planned_tsc, delay_ns }
+    }
+}
+
+impl Wakeup {
+    /// What the thread waited for since the planned moment, up to this reading.
+    pub fn gap_until(&self, tsc_end: u64, class: Class) -> GapRecord {
+        GapRecord {
+            tsc_begin: earlier(self.planned_tsc, tsc_end),
+            tsc_end,
+            cpu_begin: self.awake.cpu,
+            cpu_end: self.awake.cpu,
+            class,
+            kind: GapKind::WakeUp,
+            unfinished: false,
+        }
     }
 }
 
@@ -71,13 +88,19 @@ impl Book<'_> {
     }
 
     /// Books a wake-up that had not come when the load was stopped, at this reading of the TSC, if
-    /// it was due by then.
-    pub fn due(&self, wakeup: &Wakeup, end_tsc: u64) {
-        if wakeup.delay_ns > 0 {
-            let stopped = earlier(wakeup.awake.tsc, end_tsc);
-            let until = self.control.hit_tsc().map_or(stopped, |hit_tsc| earlier(hit_tsc, stopped));
-            self.due_since(wakeup.planned_tsc, until);
+    /// it was due by then. Returns the wait, which would have been longer.
+    ///
+    /// After a hit it goes on to when the thread was let go, as every gap that is open then: whoever
+    /// counts cuts it.
+    pub fn due(&self, wakeup: &Wakeup, end_tsc: u64, class: Class) -> Option<GapRecord> {
+        if wakeup.delay_ns == 0 {
+            return None;
         }
+        let stopped = earlier(wakeup.awake.tsc, end_tsc);
+        let until = self.control.hit_tsc().map_or(stopped, |hit_tsc| earlier(hit_tsc, stopped));
+        self.due_since(wakeup.planned_tsc, until);
+        let tsc_end = if until == stopped { stopped } else { wakeup.awake.tsc };
+        Some(GapRecord { unfinished: true, ..wakeup.gap_until(tsc_end, class) })
     }
 
     fn due_since(&self, planned_tsc: u64, until: u64) {
@@ -114,7 +137,7 @@ impl Book<'_> {
 mod tests {
     use std::sync::atomic::Ordering::Release;
 
-    use gaps::{record::GapRecord, tally::Recorder};
+    use gaps::tally::Recorder;
 
     use super::*;
 
@@ -200,15 +223,20 @@ mod tests {
     fn a_wake_up_that_never_came_was_due_all_the_same() {
         // Looked at 5000 after it was planned; the load was stopped 100 earlier.
         let thread = Thread::new(&[]);
-        thread.book().due(&woken(1000, 6000), 5900);
+        let due = |book: Book<'_>, wakeup: &Wakeup, end| {
+            let gap = book.due(wakeup, end, Class::Host)?;
+            assert!(gap.unfinished && gap.kind == GapKind::WakeUp && gap.class == Class::Host);
+            Some((gap.tsc_begin, gap.tsc_end))
+        };
+        assert_eq!(due(thread.book(), &woken(1000, 6000), 5900), Some((1000, 5900)));
         assert_eq!(thread.figures(), (4900, 0, 0, 4900));
         // After a hit it counts up to that.
         let thread = Thread::new(&[]).hit_at(3000);
-        thread.book().due(&woken(1000, 6000), 5900);
+        assert_eq!(due(thread.book(), &woken(1000, 6000), 5900), Some((1000, 6000)));
         assert_eq!(thread.figures(), (2000, 0, 0, 2000));
         // And one that lies ahead is not due.
         let thread = Thread::new(&[]);
-        thread.book().due(&woken(1000, 1000), 900);
+        assert_eq!(due(thread.book(), &woken(1000, 1000), 900), None);
         assert_eq!(thread.figures(), (0, 0, 0, 0));
     }
 

@@ -15,7 +15,7 @@ use crate::kernel::{core_sched, files};
 use crate::shared_memory::Shared;
 use crate::slots::GroupSlot;
 use crate::thread::{Common, TraceFiles, run};
-use crate::{memory, sched_policy};
+use crate::{eye, memory, sched_policy};
 
 /// Enough for the measuring loop, and little to lock into memory.
 const STACK_BYTES: usize = 256 << 10;
@@ -105,6 +105,7 @@ fn prepare<'a>(
         shared,
         tsc_khz,
         turn_ticks,
+        facts: eye::facts(),
         trace,
         stacks_locked,
     })

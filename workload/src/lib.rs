@@ -12,6 +12,7 @@
 mod book;
 pub mod context;
 pub mod error;
+pub mod eye;
 pub mod ground;
 pub mod group_process;
 mod group_processes;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use std::{io, thread};
 
 use gaps::bench;
-use gaps::evidence::{Evidence, KernelEye, Witness};
+use gaps::evidence::{Evidence, Witness};
 use gaps::meter::{Limits, Meter, Rdtscp};
 use gaps::stats::{Distribution, share_within};
 use gaps::tally::{Recorder, Tally};
@@ -19,6 +19,7 @@ use gaps::tsc::{self, ns_to_ticks, ticks_to_ns};
 use protocol::cpu_list::CpuSet;
 use protocol::noise::{CpuNoise, NoiseFloor};
 
+use crate::eye::{self, KernelEye};
 use crate::kernel::affinity;
 
 /// Measures on these CPUs, all at the same time. `khz` is the TSC frequency.
@@ -27,17 +28,20 @@ use crate::kernel::affinity;
 /// A thread cannot be started, or not be pinned to its CPU.
 pub fn measure(cpus: &[u32], duration: Duration, khz: u64) -> io::Result<NoiseFloor> {
     let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-    let evidence = Evidence::of_this_thread(khz, bench::turn_ticks());
+    let facts = eye::facts();
+    let mut eye = KernelEye::of_this_thread(khz);
+    let cost = eye::cost(&mut eye, bench::turn_ticks());
     // Everything that the evidence can be asked about.
-    let floor_ticks = evidence.notice_ticks();
+    let floor_ticks = Evidence::new(eye, khz, cost, facts).notice_ticks();
     let barrier = Barrier::new(cpus.len());
     let found: io::Result<Vec<_>> = thread::scope(|scope| {
         // All are started before the first one is waited for.
         let threads: Vec<_> = cpus
             .iter()
             .map(|&cpu| {
-                let (barrier, evidence) = (&barrier, evidence.clone());
+                let barrier = &barrier;
                 scope.spawn(move || {
+                    let evidence = Evidence::new(KernelEye::of_this_thread(khz), khz, cost, facts);
                     let pinned = affinity::confine_this_thread(&CpuSet::from_iter([cpu]));
                     // Whoever fails must not keep the others waiting.
                     barrier.wait();

@@ -8,6 +8,7 @@ use std::num::NonZeroU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::time::Duration;
 
+use gaps::books::Facts;
 use gaps::evidence::{Evidence, Witness};
 use gaps::meter::{End, Limits, Meter, Rdtscp};
 use gaps::pauses::{Distribution, Pauses};
@@ -21,6 +22,7 @@ use protocol::index::{GroupIndex, Member, ThreadIndex};
 use protocol::job::LoadSpec;
 
 use crate::book::{Book, Wakeup};
+use crate::eye::{self, KernelEye};
 use crate::kernel::accounting::ThreadAccount;
 use crate::kernel::{affinity, core_sched, futex};
 use crate::shared_memory::Shared;
@@ -50,6 +52,8 @@ pub struct Common<'a> {
     pub tsc_khz: u64,
     /// Cost of one turn of the meter's loop.
     pub turn_ticks: u64,
+    /// What its kernel's books are like.
+    pub facts: Facts,
     /// The trace to stop at a hit.
     pub trace: Option<TraceFiles>,
     /// The threads' stacks can be locked.
@@ -75,6 +79,9 @@ pub struct TraceFiles {
 /// Measures until the load ends. Errors are those of the preparation.
 pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
     let slot = prepare(common, index)?;
+    let mut eye = KernelEye::of_this_thread(common.tsc_khz);
+    let cost = eye::cost(&mut eye, common.turn_ticks);
+    let evidence = Evidence::new(eye, common.tsc_khz, cost, common.facts);
     let gate = &common.shared.control().gate.0;
     slot.set_state(State::Waiting);
     common.shared.control().announce();
@@ -86,11 +93,16 @@ pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
     slot.account_before.store(account_before);
     let cpu_before = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
     slot.set_state(State::Running);
-    let ran_after_ns = measure(common, slot, index);
+    let Ended { ran_after_ns, asleep_until_ns } = measure(common, slot, index, evidence);
     let cpu_time = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID).saturating_sub(cpu_before);
     slot.cpu_time_ns.store(cpu_time.saturating_sub(ran_after_ns), Relaxed);
     let account = ThreadAccount::of_this_thread().since(account_before);
     slot.account.store(account.without_run_ns(ran_after_ns));
+    if let Some(end_ns) = asleep_until_ns {
+        // Asleep across the end: live until then, as the others do. The books were read before,
+        // for all of them wake up at once now, and wait for each other.
+        futex::wait(&common.shared.control().stop.0, 0, end_ns);
+    }
     // Others may have moved it meanwhile: tools, a cpuset, a CPU that went offline.
     if let Ok(cpus) = affinity::of_this_thread() {
         slot.affinity_end.store(&cpus);
@@ -140,8 +152,27 @@ struct Planned {
     tsc: u64,
 }
 
-/// Returns for how long it ran after the gap that ended the load, in nanoseconds.
-fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) -> u64 {
+/// How a thread came to the end of the load.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ended {
+    /// For how long it ran after the gap that ended the load.
+    ran_after_ns: u64,
+    /// It sleeps until the load's end.
+    asleep_until_ns: Option<u64>,
+}
+
+impl Ended {
+    fn after(ran_after_ns: u64) -> Self {
+        Self { ran_after_ns, asleep_until_ns: None }
+    }
+}
+
+fn measure(
+    common: &Common<'_>,
+    slot: &ThreadSlot,
+    index: u32,
+    mut evidence: Evidence<KernelEye>,
+) -> Ended {
     let control = common.shared.control();
     let khz = common.tsc_khz;
     let (spec, group) = (common.spec, common.group);
@@ -153,16 +184,8 @@ fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) -> u64 {
             threshold_ticks: spec.threshold.map(|time| ticks(time, khz)),
         },
     );
-    let mut evidence = Evidence::of_this_thread(khz, common.turn_ticks);
     let mut pauses = Pauses::new(distribution(group.sleep), spec.seed, index);
-    let start = Planned {
-        ns: control.gate.0.start_ns.load(Acquire),
-        tsc: control.gate.0.start_tsc.load(Acquire),
-    };
-    let end = Planned {
-        ns: start.ns.saturating_add(as_ns(spec.duration)),
-        tsc: start.tsc.wrapping_add(ticks(spec.duration, khz)),
-    };
+    let (start, end) = span(common);
     let mut wake_ns = start.ns;
     if !group.yielding.is_zero() {
         yield_until(control, start.ns, start.tsc.wrapping_add(ticks(group.yielding, khz)));
@@ -170,12 +193,21 @@ fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) -> u64 {
     }
     let book = Book { slot, cells, control, khz };
     while wake_ns < end.ns {
-        if futex::wait(&control.stop.0, 0, wake_ns) {
-            book.due(&Wakeup::now(wake_ns, khz), end.tsc);
-            return 0;
-        }
+        evidence.pause();
+        let stopped = futex::wait(&control.stop.0, 0, wake_ns);
         let wakeup = Wakeup::now(wake_ns, khz);
-        evidence.begin();
+        let class = evidence.wake(wakeup.planned_tsc, wakeup.awake.tsc);
+        if stopped {
+            // Over the threshold or not: the load has ended.
+            if let Some(due) = book.due(&wakeup, end.tsc, class) {
+                meter.waited(due);
+            }
+            return Ended::default();
+        }
+        if let Some(record) = meter.waited(wakeup.gap_until(wakeup.awake.tsc, class)) {
+            hit(common, index, record);
+            return Ended::after(book.burst(&wakeup, tsc::read().tsc, End::Hit(record)));
+        }
         let from = meter.resume(&mut Rdtscp, wakeup.awake, evidence.own_ticks());
         // The burst is counted from the plan: waking up late costs busy time, as it would
         // cost a real machine, and the delay is not hidden by starting over.
@@ -188,15 +220,25 @@ fn measure(common: &Common<'_>, slot: &ThreadSlot, index: u32) -> u64 {
         }
         let ran_after_ns = book.burst(&wakeup, last.tsc, why);
         match why {
-            End::Hit(_) | End::Stopped => return ran_after_ns,
-            End::Deadline if until == end.tsc => return ran_after_ns,
+            End::Hit(_) | End::Stopped => return Ended::after(ran_after_ns),
+            End::Deadline if until == end.tsc => return Ended::after(ran_after_ns),
             End::Deadline => {}
         }
         wake_ns = clock_ns(libc::CLOCK_MONOTONIC).saturating_add(pauses.next_ns());
     }
-    // Asleep across the end: live until then, as the others do.
-    futex::wait(&control.stop.0, 0, end.ns);
-    0
+    Ended { ran_after_ns: 0, asleep_until_ns: Some(end.ns) }
+}
+
+/// When the load begins, and when it ends.
+fn span(common: &Common<'_>) -> (Planned, Planned) {
+    let gate = &common.shared.control().gate.0;
+    let start = Planned { ns: gate.start_ns.load(Acquire), tsc: gate.start_tsc.load(Acquire) };
+    let duration_ns = as_ns(common.spec.duration);
+    let end = Planned {
+        ns: start.ns.saturating_add(duration_ns),
+        tsc: start.tsc.wrapping_add(ns_to_ticks(duration_ns, common.tsc_khz)),
+    };
+    (start, end)
 }
 
 fn ticks(time: Duration, khz: u64) -> u64 {

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use gaps::evidence::Class;
-use gaps::record::GapRecord;
+use gaps::record::{GapKind, GapRecord};
 use protocol::index::{Kind, Member};
 use serde::{Deserialize, Serialize};
 
@@ -87,13 +87,17 @@ pub struct LocatedGap {
     pub cpu_end: u32,
     /// Who took the time.
     pub class: Class,
+    /// What the thread waited after.
+    pub kind: GapKind,
+    /// It was not over when the load ended.
+    pub unfinished: bool,
 }
 
 impl LocatedGap {
     /// As it was measured.
     pub fn record(self) -> GapRecord {
-        let Self { tsc_begin, tsc_end, cpu_begin, cpu_end, class, .. } = self;
-        GapRecord { tsc_begin, tsc_end, cpu_begin, cpu_end, class }
+        let Self { tsc_begin, tsc_end, cpu_begin, cpu_end, class, kind, unfinished, .. } = self;
+        GapRecord { tsc_begin, tsc_end, cpu_begin, cpu_end, class, kind, unfinished }
     }
 }
 

@@ -38,7 +38,7 @@ pub use self::run::{
     Answer, Cosched, Entered, KernelFacts, Phase, ReasonCode, RunFairness, Schema, Stage, Target,
 };
 pub use self::statistics::{
-    ClassShare, Fairness, FigureSource, Lag, Statistics, Steal, WaitExceeds,
+    ClassShare, Fairness, FigureSource, KindShare, Lag, Statistics, Steal, WaitExceeds,
 };
 pub use self::thread::{Group, Thread, VmResult};
 pub use self::trace::{Trace, TraceForm, TraceVia};

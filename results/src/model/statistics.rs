@@ -2,6 +2,7 @@
 //! Figures of gaps.
 
 use gaps::evidence::Class;
+use gaps::record::GapKind;
 use gaps::stats::{Quantiles, Starvation};
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,9 @@ pub struct Statistics {
     pub largest_lag: Vec<Lag>,
     /// By who took the time; classes without a gap are left out.
     pub classes: Vec<ClassShare>,
+    /// By what the threads had done before; kinds without a gap are left out, and all where not
+    /// every gap has a record.
+    pub kinds: Vec<KindShare>,
     /// Of wake-up delays; `None` where nobody was woken.
     pub wakeup: Option<Quantiles>,
 }
@@ -78,6 +82,21 @@ pub struct ClassShare {
     pub gap_ns: u64,
     /// Part of the time in all gaps.
     pub share: Option<f64>,
+}
+
+/// Gaps of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KindShare {
+    /// What the threads had done before.
+    pub kind: GapKind,
+    /// How many.
+    pub gaps: u64,
+    /// Time in them.
+    pub gap_ns: u64,
+    /// Part of the time in all gaps.
+    pub share: Option<f64>,
+    /// Of their lengths.
+    pub quantiles: Option<Quantiles>,
 }
 
 /// How evenly the CPU was divided.

@@ -1,28 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The host kernel's records of a thread's context switches: PERF_RECORD_SWITCH of
-//! perf_event_open(2), since Linux 4.3; that it was preempted, since 4.17. The kernel writes them
-//! into memory of ours: a look takes no system call but one read of each of the host's accounts.
+//! What the host's kernel tells of a vCPU's thread: records of its context switches, which it writes
+//! into memory of ours, and its accounts, one read each.
 
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 
 use gaps::tsc::{self, Anchor};
-use perf_event::events::Software;
-use perf_event::{Builder, Clock, SampleFlag, Sampler};
 use vmm::vcpu::halts::HaltClock;
-use workload::obstacle::is_root;
+use workload::kernel::switches::{Change, Switches};
 
 use super::book::{Account, Book};
 
 /// A power of two: 1300 switches, which are taken each 50 ms.
 const RING_BYTES: usize = 32 << 10;
-
-/// include/uapi/linux/perf_event.h.
-const PERF_RECORD_LOST: u32 = 2;
-const PERF_RECORD_SWITCH: u32 = 14;
-const PERF_RECORD_MISC_SWITCH_OUT: u16 = 1 << 13;
-const PERF_RECORD_MISC_SWITCH_OUT_PREEMPT: u16 = 1 << 14;
 
 /// A moment.
 pub fn now() -> u64 {
@@ -30,17 +20,12 @@ pub fn now() -> u64 {
 }
 
 /// A thread that is watched.
+#[derive(Debug)]
 pub struct Watch {
-    sampler: Sampler,
+    switches: Switches,
     schedstat: Option<File>,
     halts: Option<HaltClock>,
     start: Anchor,
-}
-
-impl std::fmt::Debug for Watch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watch").field("start", &self.start).finish_non_exhaustive()
-    }
 }
 
 impl Watch {
@@ -50,28 +35,23 @@ impl Watch {
     /// Why the kernel does not tell, and what helps.
     pub fn start(tid: i32, halts: Option<HaltClock>) -> Result<Self, String> {
         let start = Anchor::now();
-        let sampler = open(tid).map_err(|error| why(&error, is_root()))?;
+        let switches =
+            Switches::of(Some(tid), RING_BYTES).map_err(|why| format!("the host's {why}"))?;
         // Without it a vCPU that is woken late cannot be told from one that halts longer.
         let schedstat = File::open(format!("/proc/self/task/{tid}/schedstat")).ok();
-        Ok(Self { sampler, schedstat, halts, start })
+        Ok(Self { switches, schedstat, halts, start })
     }
 
     /// Takes what was recorded since the last time.
     pub fn take(&mut self, book: &mut Book) {
         let now = Anchor::now();
         let Some(ruler) = self.start.ruler(&now) else { return };
-        while let Some(record) = self.sampler.next_record() {
-            let bytes = record.to_contiguous();
-            // With sample_id_all the time is the end of every record.
-            let Some(&time) = bytes.last_chunk::<8>() else { continue };
-            let at = ruler.tsc(u64::from_le_bytes(time));
-            match (record.ty(), record.misc()) {
-                (PERF_RECORD_SWITCH, misc) if misc & PERF_RECORD_MISC_SWITCH_OUT != 0 => {
-                    book.leaves(at, misc & PERF_RECORD_MISC_SWITCH_OUT_PREEMPT != 0);
-                }
-                (PERF_RECORD_SWITCH, _) => book.returns(at),
-                (PERF_RECORD_LOST, _) => book.lost(at),
-                _ => {}
+        while let Some((change, at_ns)) = self.switches.next_change() {
+            let at = ruler.tsc(at_ns);
+            match change {
+                Change::Out { preempted } => book.leaves(at, preempted),
+                Change::In => book.returns(at),
+                Change::Lost => book.lost(at),
             }
         }
         if let Some(ns) = self.schedstat.as_ref().and_then(waited_ns) {
@@ -82,35 +62,11 @@ impl Watch {
     }
 }
 
-fn open(tid: i32) -> io::Result<Sampler> {
-    let mut event = Builder::new(Software::DUMMY);
-    event.observe_pid(tid).any_cpu().exclude_kernel(true).exclude_hv(true);
-    event.context_switch(true).sample_id_all(true).sample(SampleFlag::TIME);
-    event.clockid(Clock::MONOTONIC_RAW);
-    let mut sampler = event.build()?.sampled(RING_BYTES)?;
-    sampler.enable()?;
-    Ok(sampler)
-}
-
 /// The second field of schedstat (Linux Documentation/scheduler/sched-stats.rst), in nanoseconds.
 fn waited_ns(schedstat: &File) -> Option<u64> {
     let mut bytes = [0; 96];
     let read = schedstat.read_at(&mut bytes, 0).ok()?;
     std::str::from_utf8(&bytes[..read]).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
-}
-
-fn why(error: &io::Error, is_root: bool) -> String {
-    let help = match error.raw_os_error() {
-        Some(libc::EACCES | libc::EPERM) if is_root => {
-            ", although this is root: a container or a security module forbids it"
-        }
-        Some(libc::EACCES | libc::EPERM) => {
-            ": run as root, or `sysctl kernel.perf_event_paranoid=2`"
-        }
-        Some(libc::ENOSYS) => ": this host's kernel has no CONFIG_PERF_EVENTS",
-        _ => "",
-    };
-    format!("the host's context switches cannot be seen: perf_event_open: {error}{help}")
 }
 
 #[cfg(test)]
@@ -170,12 +126,8 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_what_helps() {
-        let told = |errno| why(&io::Error::from_raw_os_error(errno), false);
-        assert!(told(libc::EACCES).contains("perf_event_paranoid=2"));
-        let root = why(&io::Error::from_raw_os_error(libc::EPERM), true);
-        assert!(root.contains("although this is root") && !root.contains("paranoid"), "{root}");
-        assert!(told(libc::ENOSYS).contains("CONFIG_PERF_EVENTS"));
-        assert!(Watch::start(i32::MAX, None).is_err_and(|why| why.contains("perf_event_open")));
+    fn a_thread_that_is_not_there_is_an_error() {
+        let error = Watch::start(i32::MAX, None).expect_err("no such thread");
+        assert!(error.contains("the host's context switches") && error.contains("perf_event_open"));
     }
 }

@@ -2,6 +2,7 @@
 //! How the figures of a result follow from what a run has measured: what the guest said goes in,
 //! and types of [`results::model`] come out. docs/method.md has the formulas.
 
+pub mod books;
 pub mod expected;
 pub mod figures;
 pub mod forced_idle;

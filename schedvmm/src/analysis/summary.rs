@@ -6,6 +6,7 @@
 //! `source` says which. Nothing is ever computed from a part of the gaps as if it were all.
 
 use gaps::evidence::Class;
+use gaps::record::{GapKind, GapRecord};
 use gaps::stats::lag::largest_lag_ns;
 use gaps::stats::{Distribution, jain, max_over_min, share, share_within};
 use protocol::group::GroupSpec;
@@ -13,7 +14,7 @@ use protocol::job::LoadSpec;
 use protocol::report::ThreadReport;
 use results::clock::Clock;
 use results::model::{
-    ClassShare, Fairness, FigureSource, Lag, Statistics, Steal, Thread, WaitExceeds,
+    ClassShare, Fairness, FigureSource, KindShare, Lag, Statistics, Steal, Thread, WaitExceeds,
 };
 
 use super::parted::Parted;
@@ -59,6 +60,8 @@ pub struct ThreadGaps {
     open_ns: u64,
     /// Wake-up delays.
     pub wakeup: Distribution,
+    /// Single gaps by kind, where every gap has a record.
+    kinds: Vec<(GapKind, Distribution)>,
     source: FigureSource,
     /// The largest lag in each window that fits into the run.
     lag: Vec<Lag>,
@@ -90,6 +93,11 @@ impl ThreadGaps {
             gaps,
             open_ns: clock.ns(parted.open_ticks()),
             wakeup: Distribution::of_buckets_up_to(wakeups.0, wakeups.1),
+            kinds: if source == FigureSource::Histogram {
+                Vec::new()
+            } else {
+                by_kind(&parted.ended, clock.khz())
+            },
             source,
             lag,
         }
@@ -147,6 +155,7 @@ pub fn of_threads(threads: &[&Thread], gaps: &[&ThreadGaps], clock: Clock<'_>) -
         starvation: starved.starvation(STARVED_NS),
         largest_lag: worst_lag(gaps.iter().map(|gaps| gaps.lag.clone())),
         classes: classes(threads, clock),
+        kinds: kinds(gaps),
         wakeup: wakeup.quantiles(),
     }
 }
@@ -154,6 +163,38 @@ pub fn of_threads(threads: &[&Thread], gaps: &[&ThreadGaps], clock: Clock<'_>) -
 /// A figure of each thread's report, summed.
 fn sum(timed: &[(&Thread, &ThreadGaps)], of: fn(&ThreadReport) -> u64) -> u64 {
     timed.iter().map(|(thread, _)| of(&thread.report)).fold(0, u64::saturating_add)
+}
+
+/// Lengths of gaps of each kind.
+fn by_kind(records: &[GapRecord], khz: u64) -> Vec<(GapKind, Distribution)> {
+    let of_kind = |kind| {
+        let found: Vec<_> = records.iter().filter(|gap| gap.kind == kind).copied().collect();
+        (kind, Distribution::of_records(&found, khz))
+    };
+    GapKind::ALL.map(of_kind).into()
+}
+
+/// All gaps of these threads by kind; none where the records of one are not all there.
+fn kinds(threads: &[&ThreadGaps]) -> Vec<KindShare> {
+    if threads.iter().any(|thread| thread.kinds.is_empty()) {
+        return Vec::new();
+    }
+    let ns = |gaps: &Distribution| u64::try_from(gaps.total_ns()).unwrap_or(u64::MAX);
+    let of_kind = |kind| {
+        let each = threads.iter().flat_map(|thread| &thread.kinds);
+        let gaps = Distribution::merged(each.filter(|(one, _)| *one == kind).map(|(_, gaps)| gaps));
+        (kind, gaps)
+    };
+    let found = GapKind::ALL.map(of_kind);
+    let all_ns = found.iter().map(|(_, gaps)| ns(gaps)).fold(0, u64::saturating_add);
+    let share = |(kind, gaps): &(GapKind, Distribution)| KindShare {
+        kind: *kind,
+        gaps: gaps.count(),
+        gap_ns: ns(gaps),
+        share: share(ns(gaps), all_ns),
+        quantiles: gaps.quantiles(),
+    };
+    found.iter().map(share).filter(|kind| kind.gaps > 0).collect()
 }
 
 /// What a thread is due if all of them want to run; `None` where they are not due the same.

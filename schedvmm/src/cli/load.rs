@@ -48,9 +48,9 @@ pub struct LoadArgs {
     /// Pause between bursts: uniform:MIN-MAX, fixed:TIME or exponential:MEAN.
     #[arg(long, default_value = "uniform:0s-1s", value_parser = units::sleep, value_name = "PAUSE")]
     pub sleep: SleepSpec,
-    /// Seed of the pauses.
-    #[arg(long, default_value_t = 5, value_name = "N")]
-    pub seed: u64,
+    /// Seed of the pauses [default: another one for each run].
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
     /// Room for gap records of one thread; what does not fit is still counted.
     #[arg(long, default_value_t = 65_536, value_name = "N")]
     pub records: u32,

@@ -236,7 +236,7 @@ mod tests {
         let cli = Cli::try_parse_from(["schedvmm", "--kernel", "bzImage"]).expect("parses");
         let (machine, load) = (cli.run.machine, cli.run.load);
         assert_eq!((machine.cpus, machine.threads_per_core, machine.memory), (4, 2, 4096));
-        assert_eq!((load.groups, load.threads, load.seed), (8, 2, 5));
+        assert_eq!((load.groups, load.threads, load.seed), (8, 2, None));
         assert_eq!(load.threshold, Threshold(Some(Duration::from_millis(100))));
         assert_eq!((load.duration, load.busy), (Duration::from_secs(30), Duration::from_secs(1)));
     }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use gaps::record::GapKind;
 use protocol::job::{CoschedRequest, LoadSpec};
 use protocol::message::CoschedInterface;
 use protocol::meter::MeterFacts;
@@ -261,7 +262,12 @@ fn cause_line(found: &Statistics) -> String {
     if classes.is_empty() {
         "-".to_owned()
     } else {
-        format!("{} of the time in gaps", classes.join(", "))
+        let waking = found.kinds.iter().find(|kind| kind.kind == GapKind::WakeUp);
+        let waking = waking.filter(|kind| kind.share.is_some_and(|share| share >= 5e-4));
+        let waking = waking.map_or_else(String::new, |kind| {
+            format!("; {} of it after wake-ups", percent(kind.share))
+        });
+        format!("{} of the time in gaps{waking}", classes.join(", "))
     }
 }
 
@@ -349,8 +355,13 @@ fn longest_line(result: &RunResult) -> String {
     let after = result.after_hit.as_ref().map_or_else(String::new, |after| {
         format!("; after the hit: {}, longest {}", after.gaps, show_ns(after.longest_ns))
     });
+    let kind = match gap.kind {
+        GapKind::Preemption => "",
+        GapKind::WakeUp => ", of a wake-up",
+    };
     format!(
-        "{} ({}): {}{tid}, {} after the start, CPU {} to {}{after}",
+        "{}{} ({}{kind}): {}{tid}, {} after the start, CPU {} to {}{after}",
+        if gap.unfinished { "> " } else { "" },
         show_ns(gap.length_ns),
         gap.class.name(),
         gap.who.name(result.kind()),

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A run once more, as an earlier result says it was called. Its command line is what is repeated,
 //! not the job that it came to: a default of ours, a kernel or a file that has changed since takes
-//! effect, and the new result says how it was called in its turn.
+//! effect, and the new result says how it was called in its turn. The seed of the pauses is the
+//! earlier one's, also where nobody had asked for it.
 
 use std::any::TypeId;
 use std::ffi::OsString;
@@ -11,7 +12,7 @@ use std::process::Command;
 
 use clap::CommandFactory;
 use protocol::error::Owner;
-use results::model::RunResult;
+use results::model::{RunResult, Target};
 use results::saved::Saved;
 
 use crate::cli::Cli;
@@ -46,6 +47,7 @@ const VERBS: [&str; 1] = ["host"];
 pub fn run(from: &Path, output: Option<&Path>, json: bool) -> Result<ExitStatus, Failure> {
     let saved = Saved::open(from)?;
     let mut words = words(&Earlier::of(&saved.result)).map_err(|why| saved.none(why))?;
+    words.extend(seed(&saved.result, &words));
     if let Some(path) = output {
         words.extend(["--output".into(), path.into()]);
     }
@@ -55,6 +57,14 @@ pub fn run(from: &Path, output: Option<&Path>, json: bool) -> Result<ExitStatus,
     let executable = machine::own_executable()?;
     // Only an error returns from here.
     Err(Command::new(executable).args(words).exec()).or_fail(Owner::Host)
+}
+
+/// The seed of the earlier run, where it was not asked for by name.
+fn seed(result: &RunResult, words: &[OsString]) -> Option<OsString> {
+    let has_pauses = result.target != Target::Nested && result.job.meter.is_none();
+    let named =
+        words.iter().any(|word| word.to_str().is_some_and(|word| word.starts_with("--seed")));
+    (has_pauses && !named).then(|| format!("--seed={}", result.job.load.seed).into())
 }
 
 /// In place of whatever the earlier run printed.

@@ -8,6 +8,7 @@ mod in_force;
 mod memory;
 mod place;
 mod signals;
+mod waking;
 
 use std::process::ExitCode;
 
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
     for missing in place.missing() {
         println!("skipped: {missing}");
     }
-    let trials = [signals::trials, in_force::trials, memory::trials];
+    let trials = [signals::trials, in_force::trials, memory::trials, waking::trials];
     let trials = trials.into_iter().flat_map(|of| of(&place)).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

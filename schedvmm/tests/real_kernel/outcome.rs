@@ -169,8 +169,8 @@ impl Outcome {
     pub fn gaps(&self) -> Vec<GapLine> {
         let text = self.file("r/gaps.csv").expect("gaps.csv");
         let mut lines = text.lines();
-        let columns =
-            "group,thread,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class,after_hit";
+        let columns = "group,thread,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class,\
+                       after_hit,kind,unfinished";
         assert_eq!(lines.next(), Some(columns));
         lines.map(gap_line).collect()
     }
@@ -244,17 +244,19 @@ impl<'de> Visitor<'de> for UniqueKeys {
 
 #[track_caller]
 fn gap_line(line: &str) -> GapLine {
-    let (line, after_hit) = line.rsplit_once(',').expect("columns");
-    assert!(["0", "1"].contains(&after_hit), "{line}");
-    let (numbers, class) = line.rsplit_once(',').expect("columns");
-    assert!(["unknown", "scheduled-out", "host", "irq"].contains(&class), "{line}");
-    let fields: Vec<u64> =
-        numbers.split(',').map(|field| field.parse().expect("a number")).collect();
+    let cells: Vec<&str> = line.split(',').collect();
+    let [numbers @ .., class, after_hit, kind, unfinished] = &cells[..] else {
+        panic!("gaps.csv has the line {line}")
+    };
+    assert!(["unknown", "scheduled-out", "host", "irq"].contains(class), "{line}");
+    assert!(["preemption", "wake-up"].contains(kind), "{line}");
+    assert!(["0", "1"].contains(after_hit) && ["0", "1"].contains(unfinished), "{line}");
+    let fields: Vec<u64> = numbers.iter().map(|field| field.parse().expect("a number")).collect();
     let [group, thread, _begin, length_ns, tsc_begin, tsc_end, _, _] = fields[..] else {
         panic!("gaps.csv has the line {line}")
     };
     assert!(tsc_end > tsc_begin, "{line}");
-    GapLine { who: (group, thread), length_ns, tsc_end, after_hit: after_hit == "1" }
+    GapLine { who: (group, thread), length_ns, tsc_end, after_hit: *after_hit == "1" }
 }
 
 /// The list at `key`.

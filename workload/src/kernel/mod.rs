@@ -13,4 +13,5 @@ pub mod hierarchy;
 pub mod info;
 pub mod scheduler;
 pub mod signals;
+pub mod switches;
 pub mod tunables;

@@ -118,7 +118,14 @@ impl Placing {
         class: Class,
     ) -> Option<Placed> {
         let tsc_begin = latest.checked_sub(ticks).filter(|&begin| begin >= self.tsc_start)?;
-        let record = GapRecord { tsc_begin, tsc_end: latest, cpu_begin: cpu, cpu_end: cpu, class };
+        let record = GapRecord {
+            tsc_begin,
+            tsc_end: latest,
+            cpu_begin: cpu,
+            cpu_end: cpu,
+            class,
+            ..GapRecord::default()
+        };
         // Not before the meter began.
         let room = tsc_begin - self.tsc_start;
         Some(Placed { record, earlier_ticks: (latest - earliest).min(room), more: 0 })

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the options come to, before anything is made.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -423,7 +424,7 @@ pub fn job(
             groups: shape.groups,
             kind: Kind::Threads,
             cpus,
-            seed: load.seed,
+            seed: load.seed.unwrap_or_else(any_seed),
             duration: load.duration,
             floor: load.floor,
             threshold: load.threshold.0,
@@ -448,6 +449,14 @@ pub fn metered(job: &mut Job, meter: MeterSpec) {
     job.load = job.load.clone().for_meter();
     job.cosched = CoschedRequest::None;
     job.noise = Duration::ZERO;
+}
+
+/// A seed that nobody asked for: runs that are to differ by chance alone must not have the same
+/// pauses. Short enough to be typed.
+fn any_seed() -> u64 {
+    const SEEDS: u64 = 1_000_000;
+    // Keys of the standard library's hash maps are random.
+    RandomState::new().build_hasher().finish() % SEEDS
 }
 
 #[cfg(test)]

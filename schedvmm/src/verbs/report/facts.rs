@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tables of the report.
 
+use gaps::record::GapKind;
 use gaps::stats::Quantiles;
 use maud::{Markup, html};
 use protocol::job::LoadSpec;
@@ -108,7 +109,9 @@ pub fn statistics(result: &RunResult) -> Markup {
             div.scroll { table {
                 caption { "Quantiles" }
                 thead { tr { th scope="col" {} @for name in ["p50", "p90", "p99", "p99.9"] { th.n scope="col" { (name) } } } }
-                tbody { (quantiles_row("gaps", found.quantiles)) (quantiles_row("wake-up delays", found.wakeup)) }
+                tbody { (quantiles_row("gaps", found.quantiles))
+                    @for kind in &found.kinds { (quantiles_row(of_kind(kind.kind), kind.quantiles)) }
+                    (quantiles_row("wake-up delays", found.wakeup)) }
             } }
             @if !found.wait_exceeds.is_empty() {
                 div.scroll { table {
@@ -134,6 +137,13 @@ fn quantiles_row(name: &str, of: Option<Quantiles>) -> Markup {
     let of = of.map(|q| [q.p50_ns, q.p90_ns, q.p99_ns, q.p999_ns].map(show_ns));
     html! { tr { th scope="row" { (name) }
     @for value in of.unwrap_or_default() { td.n { (value) } } } }
+}
+
+fn of_kind(kind: GapKind) -> &'static str {
+    match kind {
+        GapKind::Preemption => "of threads that ran",
+        GapKind::WakeUp => "after wake-ups",
+    }
 }
 
 /// What cores did with cookies: forced idle, and who ran beside whom. Nothing without both.

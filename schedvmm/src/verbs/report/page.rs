@@ -2,6 +2,7 @@
 //! The document.
 
 use gaps::evidence::Class;
+use gaps::record::GapKind;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use results::model::{Answer, FigureSource, LocatedGap, RunResult, Target};
 
@@ -166,10 +167,11 @@ fn place(result: &RunResult, gap: &LocatedGap) -> String {
         format!("CPU {} to {}", gap.cpu_begin, gap.cpu_end)
     };
     format!(
-        "{}{tid}, {cpu}, {} after the start, {}",
+        "{}{tid}, {cpu}, {} after the start, {}{}",
         gap.who.name(result.kind()),
         show_ns(gap.begin_ns),
-        gap.class.name()
+        gap.class.name(),
+        if gap.kind == GapKind::WakeUp { ", of a wake-up" } else { "" }
     )
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use gaps::record::GapRecord;
+use gaps::record::{GapKind, GapRecord};
 use protocol::job::LoadSpec;
 use protocol::message::{ThresholdHit, Tick};
 use workload::context::Surroundings;
@@ -95,7 +95,8 @@ impl<T: Send + 'static> Observer for Watcher<T> {
 
     fn gaps(&mut self, thread: u32, records: &[GapRecord]) -> io::Result<()> {
         if let Some(gaps) = self.gaps.get_mut(thread as usize) {
-            gaps.extend_from_slice(records);
+            // What is made here is made of threads that run.
+            gaps.extend(records.iter().filter(|gap| gap.kind == GapKind::Preemption));
         }
         Ok(())
     }

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Gaps beside the kernel's own books: what a thread waited for, by two that do not know of each
+//! other.
+
+use gaps::evidence::Class;
+use protocol::index::Kind;
+use results::model::Thread;
+
+/// The two may differ by so much of the larger one.
+const MAX_DIFFERENCE: f64 = 0.02;
+/// And by so much of the time wanted: waits that are shorter than the floor are no gaps.
+const MAX_UNSEEN: f64 = 0.001;
+
+/// What is to be said of the thread whose gaps and books differ most, if that is too much. Of a run
+/// that a hit ended nothing: gaps that are open then are in no book yet.
+pub fn note(threads: &[Thread], kind: Kind, was_hit: bool) -> Option<String> {
+    if was_hit || kind == Kind::Vcpus {
+        return None;
+    }
+    let told = threads.iter().filter(|thread| thread.complete && thread.report.iterations > 0);
+    let each = told.filter_map(|thread| Some((thread, differs(thread)?)));
+    let (thread, by_ns) = each.max_by_key(|(_, by_ns)| *by_ns)?;
+    let ms = |ns: u64| format!("{}.{:03} ms", ns / 1_000_000, ns / 1000 % 1000);
+    Some(format!(
+        "{} waited {} by the kernel's own books (run delay), and its gaps come to {}: {} are \
+         missing on one side; waits below --floor, and threads that somebody stopped, do that",
+        thread.who.name(kind),
+        ms(thread.report.run_delay_ns.unwrap_or(0)),
+        ms(thread.gap_ns),
+        ms(by_ns),
+    ))
+}
+
+/// By how much the books are outside what the gaps leave open: time off the CPU is waited for, time
+/// of others may be. `None` where that is little enough.
+fn differs(thread: &Thread) -> Option<u64> {
+    let books_ns = thread.report.run_delay_ns?;
+    let off = thread.statistics.classes.iter().filter(|class| class.class == Class::ScheduledOut);
+    let least_ns = off.map(|class| class.gap_ns).sum::<u64>();
+    let by_ns = least_ns.saturating_sub(books_ns).max(books_ns.saturating_sub(thread.gap_ns));
+    let larger_ns = books_ns.max(least_ns);
+    let part = |ns: u64, limit: f64| gaps::stats::share(by_ns, ns).is_none_or(|is| is > limit);
+    let much = by_ns > 0 && part(larger_ns, MAX_DIFFERENCE);
+    (much && part(thread.statistics.wanted_ns, MAX_UNSEEN)).then_some(by_ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::report::ThreadReport;
+    use results::model::{ClassShare, Statistics};
+
+    const MS: u64 = 1_000_000;
+
+    /// A thread that wanted to run for 10 s.
+    fn thread(off_ms: u64, host_ms: u64, run_delay_ms: Option<u64>) -> Thread {
+        let report = ThreadReport {
+            iterations: 1,
+            run_delay_ns: run_delay_ms.map(|ms| ms * MS),
+            ..ThreadReport::default()
+        };
+        let class = |class, ms| ClassShare { class, gaps: 1, gap_ns: ms * MS, share: None };
+        let statistics = Statistics {
+            wanted_ns: 10_000 * MS,
+            classes: vec![class(Class::ScheduledOut, off_ms), class(Class::Host, host_ms)],
+            ..Statistics::default()
+        };
+        let gap_ns = (off_ms + host_ms) * MS;
+        Thread { gap_ns, statistics, ..crate::testing::thread(0, report) }
+    }
+
+    #[test]
+    fn a_difference_of_more_than_two_per_cent_is_told() {
+        let told = |thread| note(&[thread], Kind::Threads, false);
+        for fine in [
+            thread(5000, 0, Some(5000)),
+            thread(5000, 0, Some(5100)),
+            thread(5000, 0, Some(4901)),
+            // Whoever took the host's part, the thread may have waited meanwhile.
+            thread(5000, 1000, Some(6000)),
+            // Little, if much of little.
+            thread(0, 0, Some(10)),
+            thread(5000, 0, None),
+        ] {
+            assert_eq!(told(fine), None);
+        }
+        for (wrong, ms) in [
+            (thread(5000, 0, Some(5103)), "103.000 ms are missing"),
+            (thread(5000, 0, Some(4899)), "101.000 ms are missing"),
+            (thread(3, 0, Some(1345)), "1342.000 ms are missing"),
+        ] {
+            let text = told(wrong).expect("told");
+            assert!(text.starts_with("group 1 thread 1 waited") && text.contains(ms), "{text}");
+        }
+        let wrong = || thread(3, 0, Some(1345));
+        assert_eq!(note(&[wrong()], Kind::Threads, true), None);
+        assert_eq!(note(&[wrong()], Kind::Vcpus, false), None);
+    }
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the kernel tells the measuring thread of itself: records of its switches, and its books.
+
+use gaps::books::{Books, Facts, Sight};
+use gaps::evidence::{Cost, Eye, Recorded, look_ticks};
+use gaps::tsc::{self, bracket, ns_to_ticks};
+
+use crate::kernel::scheduler;
+use crate::kernel::switches::{Change, Switches};
+
+/// 256 absences, which are taken at each interruption.
+const RING_BYTES: usize = 8 << 10;
+
+/// So many absences are kept that ended after the interval they are asked about.
+const MAX_KEPT: usize = 64;
+
+/// The kernel, as one thread sees it.
+#[derive(Debug)]
+pub struct KernelEye {
+    records: Option<Records>,
+    books: Books,
+}
+
+impl KernelEye {
+    /// Of the calling thread. Switches are recorded where the kernel lets us.
+    pub fn of_this_thread(khz: u64) -> Self {
+        let records =
+            Switches::of(None, RING_BYTES).ok().map(|switches| Records::new(switches, khz));
+        let books = Books::of_this_thread(records.is_none());
+        Self { records, books }
+    }
+
+    /// The same without records of switches, as where the kernel does not let us have them.
+    pub fn with_books_only() -> Self {
+        Self { records: None, books: Books::of_this_thread(true) }
+    }
+}
+
+impl Eye for KernelEye {
+    fn switches(&mut self, begin: u64, end: u64) -> Option<Recorded> {
+        self.records.as_mut()?.between(begin, end)
+    }
+
+    fn look(&mut self) -> Option<Sight> {
+        self.books.read()
+    }
+}
+
+/// What evidence needs to know of this kernel.
+pub fn facts() -> Facts {
+    Facts::of_this_kernel(scheduler::tick_ns())
+}
+
+/// What the meter's work costs here. A turn of its loop takes `turn_ticks`, which is no interruption
+/// however long it takes (an emulated CPU is slow).
+pub fn cost(eye: &mut KernelEye, turn_ticks: u64) -> Cost {
+    Cost { turn_ticks, look_ticks: look_ticks(eye) }
+}
+
+/// Absences of the calling thread from its records. Times are TSC readings.
+#[derive(Debug)]
+struct Records {
+    switches: Switches,
+    khz: u64,
+    absences: Absences,
+}
+
+impl Records {
+    fn new(switches: Switches, khz: u64) -> Self {
+        Self { switches, khz, absences: Absences::since(tsc::read().tsc) }
+    }
+
+    fn between(&mut self, begin: u64, end: u64) -> Option<Recorded> {
+        // Both clocks at one moment, once something has been recorded.
+        let mut now = None;
+        while let Some((change, at_ns)) = self.switches.next_change() {
+            let (tsc, now_ns) = *now.get_or_insert_with(|| bracket(libc::CLOCK_MONOTONIC_RAW));
+            let ago_ticks = ns_to_ticks(now_ns.saturating_sub(at_ns), self.khz);
+            self.absences.note(change, tsc.saturating_sub(ago_ticks));
+        }
+        self.absences.between(begin, end)
+    }
+}
+
+/// The absences that nobody has asked about.
+#[derive(Debug)]
+struct Absences {
+    /// Rising, with an end each.
+    kept: Vec<(u64, u64)>,
+    left: Option<u64>,
+    /// The last end of those that are forgotten.
+    arrived_tsc: u64,
+    /// Of the time before it something may be missing.
+    whole_since: u64,
+}
+
+impl Absences {
+    /// Of a thread that is watched from now on. Nothing is allocated later.
+    fn since(tsc: u64) -> Self {
+        Self { kept: Vec::with_capacity(MAX_KEPT), left: None, arrived_tsc: 0, whole_since: tsc }
+    }
+
+    fn note(&mut self, change: Change, at: u64) {
+        match (change, self.left.take()) {
+            (Change::Out { .. }, _) => self.left = Some(at),
+            (Change::In, Some(left)) => {
+                if self.kept.len() == MAX_KEPT {
+                    let (_, end) = self.kept.remove(0);
+                    self.whole_since = end;
+                }
+                self.kept.push((left, at));
+            }
+            (Change::In | Change::Lost, _) => self.whole_since = at,
+        }
+    }
+
+    /// What was recorded of an interval. Absences that ended by then are forgotten.
+    fn between(&mut self, begin: u64, end: u64) -> Option<Recorded> {
+        let mut off_ticks = 0;
+        for &(left, arrived) in &self.kept {
+            off_ticks += arrived.min(end).saturating_sub(left.max(begin));
+            if arrived <= end {
+                self.arrived_tsc = arrived;
+            }
+        }
+        self.kept.retain(|&(_, arrived)| arrived > end);
+        let arrived_tsc = self.arrived_tsc;
+        (begin >= self.whole_since).then_some(Recorded { off_ticks, arrived_tsc })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUT: Change = Change::Out { preempted: true };
+
+    fn recorded(off_ticks: u64, arrived_tsc: u64) -> Option<Recorded> {
+        Some(Recorded { off_ticks, arrived_tsc })
+    }
+
+    #[test]
+    fn absences_count_where_they_are() {
+        let mut absences = Absences::since(100);
+        for (left, arrived) in [(200, 300), (400, 500), (600, 900)] {
+            absences.note(OUT, left);
+            absences.note(Change::In, arrived);
+        }
+        // The last one ends after this interval: it is of the next one.
+        assert_eq!(absences.between(190, 650), recorded(250, 500));
+        assert_eq!(absences.between(650, 910), recorded(250, 900));
+        assert_eq!(absences.between(910, 990), recorded(0, 900));
+    }
+
+    #[test]
+    fn what_was_lost_is_not_known() {
+        let mut absences = Absences::since(100);
+        assert_eq!(absences.between(99, 110), None);
+        absences.note(OUT, 200);
+        absences.note(Change::Lost, 300);
+        absences.note(Change::In, 400);
+        assert_eq!(absences.between(390, 500), None);
+        assert_eq!(absences.between(500, 600), recorded(0, 0));
+        for n in 0..100 {
+            absences.note(OUT, 1000 + 10 * n);
+            absences.note(Change::In, 1005 + 10 * n);
+        }
+        assert_eq!(absences.between(1000, 1990), None);
+        assert_eq!(absences.between(1990, 2000), recorded(5, 1995));
+        assert_eq!(absences.kept.capacity(), MAX_KEPT);
+    }
+
+    /// The kernel's own records say the same as its books, and as the clock.
+    #[test]
+    fn a_sleep_is_recorded_with_its_length() {
+        let khz = crate::supervisor::tsc_frequency(&mut gaps::tsc::Sources::known(None));
+        let khz = khz.expect("known").khz;
+        let mut eye = KernelEye::of_this_thread(khz);
+        if eye.records.is_none() {
+            println!("SKIPPED: {:?}", Switches::of(None, RING_BYTES).map(drop));
+            return;
+        }
+        let begin = tsc::read().tsc;
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        let end = tsc::read().tsc;
+        let recorded = eye.switches(begin, end).expect("watched");
+        let length = end - begin;
+        assert!(
+            recorded.off_ticks <= length && recorded.off_ticks > length / 10 * 9,
+            "{recorded:?}"
+        );
+        assert!(recorded.arrived_tsc > begin && recorded.arrived_tsc <= end, "{recorded:?}");
+        let nothing = eye.switches(end, end);
+        assert_eq!(nothing.map(|it| it.off_ticks), Some(0));
+        assert_eq!(KernelEye::with_books_only().switches(begin, end), None);
+    }
+}
