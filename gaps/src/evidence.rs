@@ -199,11 +199,11 @@ impl<E: Eye> Evidence<E> {
             facts,
             khz,
             // Above the cost of a look: what a look leaves behind (cold caches) is no interruption.
-            notice_ticks: ticks(NOTICE_NS).max(turns).max(own_ticks),
+            notice_ticks: at_least_one_tick(NOTICE_NS, khz).max(turns).max(own_ticks),
             own_ticks,
-            unsure_ticks: ticks(UNSURE_NS),
-            tick_ticks: facts.tick_ns.map_or(u64::MAX, ticks),
-            longest_irq_ticks: ticks(LONGEST_IRQ_NS),
+            unsure_ticks: at_least_one_tick(UNSURE_NS, khz),
+            tick_ticks: facts.tick_ns.map_or(u64::MAX, |ns| at_least_one_tick(ns, khz)),
+            longest_irq_ticks: at_least_one_tick(LONGEST_IRQ_NS, khz),
             base: None,
         }
     }

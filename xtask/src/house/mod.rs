@@ -190,7 +190,7 @@ mod tests {
         assert!(figures.readers_of_result.len() <= 1, "{:?}", figures.readers_of_result);
         assert!(figures.readers_of_gaps.len() <= 1, "{:?}", figures.readers_of_gaps);
         assert!(figures.long_functions.len() <= 2, "{:?}", figures.long_functions);
-        assert!(figures.named_closures.len() <= 4, "{:?}", figures.named_closures);
+        assert!(figures.closures_per_kloc() <= 1.0, "{:?}", figures.named_closures);
         assert!(figures.way_files <= 10 && figures.way_lines <= 3000, "{figures}");
     }
 }
