@@ -19,7 +19,7 @@ pub struct Report {
     pub schema: &'static str,
     /// The meter's loop over the bare one.
     pub ratio: f64,
-    /// What the ratio must not exceed.
+    /// Limit of the ratio.
     pub limit: f64,
     /// A loop of bare RDTSCP.
     pub bare_ticks: f64,
@@ -45,7 +45,6 @@ pub fn run() -> Result<Report> {
     let MeterCost { bare, meter, record, evidence } = gaps::bench::meter(BATCHES);
     let slope_khz = begin.slope_khz(&Anchor::now());
     let khz = slope_khz.context("CLOCK_MONOTONIC_RAW does not advance; nothing can be timed")?;
-    let ns = |ticks: f64| ticks / khz * 1e6;
     Ok(Report {
         schema: "schedvmm-bench-meter/1",
         ratio: meter.median_ticks / bare.median_ticks,
@@ -53,10 +52,14 @@ pub fn run() -> Result<Report> {
         bare_ticks: bare.median_ticks,
         meter_ticks: meter.median_ticks,
         record_ticks: record.median_ticks,
-        record_ns: ns(record.median_ticks),
+        record_ns: to_ns(record.median_ticks, khz),
         record_limit_ns: 200.0,
-        evidence_ns: ns(evidence.median_ticks),
+        evidence_ns: to_ns(evidence.median_ticks, khz),
     })
+}
+
+fn to_ns(ticks: f64, khz: f64) -> f64 {
+    ticks / khz * 1e6
 }
 
 impl fmt::Display for Report {

@@ -21,7 +21,7 @@ const MEASURED: &str = "5s";
 /// Threads that never pause, so that gaps are the turns of the others and nothing else.
 const LOAD: [&str; 4] = ["--preset", "busy", "--threshold", "off"];
 
-/// What was found, and what it must not exceed.
+/// Finding and its limit.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// The format of this object.
@@ -38,7 +38,7 @@ pub struct Report {
     pub change_percent: f64,
     /// How far the middle half of the runs without tracing lie apart: below that, nothing is told.
     pub spread_percent: f64,
-    /// What the change must not exceed, up or down.
+    /// Limit of the change, up or down.
     pub limit_percent: f64,
 }
 
@@ -58,7 +58,6 @@ pub fn run(pairs: u32) -> Result<Report> {
             if traced { &mut on_ns } else { &mut off_ns }.push(ns);
         }
     }
-    let middle = |runs: &[f64]| median(runs.iter().copied()).context("no runs");
     let (off_median_ns, on_median_ns) = (middle(&off_ns)?, middle(&on_ns)?);
     Ok(Report {
         schema: "schedvmm-bench-tracing/1",
@@ -70,6 +69,10 @@ pub fn run(pairs: u32) -> Result<Report> {
         off_median_ns,
         on_median_ns,
     })
+}
+
+fn middle(runs: &[f64]) -> Result<f64> {
+    median(runs.iter().copied()).context("no runs")
 }
 
 /// One run; the median of all its gaps.
@@ -99,17 +102,19 @@ fn median_gap_ns(schedvmm: &Path, traced: bool) -> Result<f64> {
 fn middle_half(runs: &[f64]) -> f64 {
     let mut sorted = runs.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let at = |rank: usize| sorted.get(rank).copied().unwrap_or_default();
-    at((3 * sorted.len()).div_ceil(4).saturating_sub(1))
-        - at(sorted.len().div_ceil(4).saturating_sub(1))
+    at_rank((3 * sorted.len()).div_ceil(4).saturating_sub(1), &sorted)
+        - at_rank(sorted.len().div_ceil(4).saturating_sub(1), &sorted)
+}
+
+fn at_rank(rank: usize, sorted: &[f64]) -> f64 {
+    sorted.get(rank).copied().unwrap_or_default()
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = |ns: f64| ns / 1e6;
         let count = self.off_ns.len();
-        writeln!(f, "median gap, tracing off {:>9.4} ms ({count} runs)", ms(self.off_median_ns))?;
-        writeln!(f, "median gap, tracing on  {:>9.4} ms ({count} runs)", ms(self.on_median_ns))?;
+        writeln!(f, "median gap, tracing off {:>9.4} ms ({count} runs)", self.off_median_ns / 1e6)?;
+        writeln!(f, "median gap, tracing on  {:>9.4} ms ({count} runs)", self.on_median_ns / 1e6)?;
         writeln!(f, "spread of runs without  {:>9.2} %", self.spread_percent)?;
         write!(
             f,

@@ -44,7 +44,7 @@ impl CoRun {
     }
 }
 
-/// What is on a CPU.
+/// State of a CPU.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cpu {
     /// The thread that runs, 0 for idle; `None` if the trace does not tell.
@@ -156,14 +156,18 @@ impl Cores<'_> {
         // An index of `cpus` is a CPU's number.
         let siblings =
             u32::try_from(index).map_or(&[][..], |cpu| self.context.topology.siblings(cpu));
-        let beside =
-            |sibling: &u32| match self.cpus.get(*sibling as usize).and_then(|cpu| cpu.current) {
+        let Some(beside) = siblings
+            .iter()
+            .map(|sibling| match self.cpus.get(*sibling as usize).and_then(|cpu| cpu.current) {
                 None => Beside::Unknown,
                 Some(0) => Beside::Idle,
                 Some(other) if self.context.groups.get(&other) == Some(&group) => Beside::Mate,
                 Some(_) => Beside::Stranger,
-            };
-        let Some(beside) = siblings.iter().map(beside).max() else { return };
+            })
+            .max()
+        else {
+            return;
+        };
         let found = self.found.entry(tid).or_default();
         let sum = match beside {
             Beside::Idle => &mut found.idle,

@@ -76,7 +76,7 @@ impl<'a> MappedRings<'a> {
         Ok(found)
     }
 
-    /// How many CPUs there are.
+    /// Number of CPUs.
     pub fn cpus(&self) -> u32 {
         // Each has at least a page of the memory, of which there are less than 2^32.
         u32::try_from(self.cpus.len()).unwrap_or(u32::MAX)
@@ -97,52 +97,59 @@ fn ring(
     bytes: u64,
     first: bool,
 ) -> Result<Option<(Ring, u64)>, FtraceError> {
-    let wrong = |reason: String| FtraceError::Mapped { offset: at, reason };
     let mut meta = [0; META_BYTES];
     if bytes.saturating_sub(at) < META_BYTES as u64 {
-        return if first { Err(wrong("there is no room for one".into())) } else { Ok(None) };
+        return if first { Err(wrong("there is no room for one".into(), at)) } else { Ok(None) };
     }
-    let failed = |error: io::Error| wrong(format!("memory cannot be read: {error}"));
-    memory(at, &mut meta).map_err(failed)?;
+    memory(at, &mut meta).map_err(|error| unreadable(error, at))?;
     let [magic, struct_bytes] = [0, 4].map(|at| word(&meta, at));
     if magic != MAGIC && !first {
         return Ok(None);
     }
     if magic != MAGIC || struct_bytes as usize != META_BYTES {
-        return Err(wrong(format!("it begins with {magic:#x}, {struct_bytes} bytes long")));
+        return Err(wrong(format!("it begins with {magic:#x}, {struct_bytes} bytes long"), at));
     }
     let [first_buffer, head_buffer] = [24, 32].map(|at| long(&meta, at));
     let [subbuf_bytes, count] = [48, 52].map(|at| word(&meta, at));
     let is_size = (MIN_SUBBUF_BYTES..=MAX_SUBBUF_BYTES).contains(&subbuf_bytes);
     if !is_size || !subbuf_bytes.is_power_of_two() {
-        return Err(wrong(format!("a sub-buffer of {subbuf_bytes} bytes")));
+        return Err(wrong(format!("a sub-buffer of {subbuf_bytes} bytes"), at));
     }
     let each = u64::from(subbuf_bytes);
     let subbufs = (at + META_BYTES as u64 + 4 * u64::from(count)).next_multiple_of(each);
     let end = subbufs + each * u64::from(count);
     if count < 2 || end > bytes {
-        return Err(wrong(format!("{count} sub-buffers do not fit")));
+        return Err(wrong(format!("{count} sub-buffers do not fit"), at));
     }
     let mut numbers = vec![0; 4 * count as usize];
-    memory(at + META_BYTES as u64, &mut numbers).map_err(failed)?;
+    memory(at + META_BYTES as u64, &mut numbers).map_err(|error| unreadable(error, at))?;
     let mut order: Vec<u32> = numbers.chunks_exact(4).map(|bytes| word(bytes, 0)).skip(1).collect();
     let head = head_buffer.wrapping_sub(first_buffer) / each;
     let Some(oldest) = order.iter().position(|&number| u64::from(number) == head) else {
-        return Err(wrong(format!("sub-buffer {head}, the oldest, is not among its {count}")));
+        return Err(wrong(format!("sub-buffer {head}, the oldest, is not among its {count}"), at));
     };
     if order.iter().any(|&number| number >= count) {
-        return Err(wrong(format!("a sub-buffer beyond its {count}")));
+        return Err(wrong(format!("a sub-buffer beyond its {count}"), at));
     }
     order.rotate_left(oldest);
     let ring = Ring { subbufs, subbuf_bytes, order };
     for &number in &ring.order {
         let mut head = [0; HEADER_BYTES];
-        memory(ring.place(number), &mut head).map_err(failed)?;
+        memory(ring.place(number), &mut head).map_err(|error| unreadable(error, at))?;
         if ring.used(&head).is_none() {
-            return Err(wrong(format!("sub-buffer {number} has more than fits")));
+            return Err(wrong(format!("sub-buffer {number} has more than fits"), at));
         }
     }
     Ok(Some((ring, end)))
+}
+
+fn unreadable(error: io::Error, at: u64) -> FtraceError {
+    wrong(format!("memory cannot be read: {error}"), at)
+}
+
+/// The error of a ring at that place in memory.
+fn wrong(reason: String, at: u64) -> FtraceError {
+    FtraceError::Mapped { offset: at, reason }
 }
 
 impl Ring {
@@ -151,7 +158,7 @@ impl Ring {
         self.subbufs + u64::from(number) * u64::from(self.subbuf_bytes)
     }
 
-    /// How many bytes of records are in the sub-buffer that begins so, if that many fit.
+    /// Number of bytes of records in the sub-buffer that begins so, if that many fit.
     fn used(&self, subbuf: &[u8]) -> Option<u64> {
         let used = long(subbuf, 8) & LENGTH_MASK;
         (used + HEADER_BYTES as u64 <= u64::from(self.subbuf_bytes)).then_some(used)

@@ -47,22 +47,28 @@ fn marker_address(kallsyms: Region) -> u64 {
 /// The data of a marker, by the idle thread, which is in nobody's way.
 fn record(format: &EventFormat, address: u64, text: &str) -> Vec<u8> {
     let text = &text.as_bytes()[..text.len().min(MAX_TEXT_BYTES)];
-    let place = |name: &str| format.field(name).map(|field| (field.offset, field.size));
-    let (at, _) = place("buf").unwrap_or((16, 0));
+    let (at, _) = field_place("buf", format).unwrap_or((16, 0));
     let mut data = vec![0; at];
-    let mut put = |name: &str, value: &[u8]| {
-        if let Some((offset, size)) = place(name)
-            && let Some(room) = data.get_mut(offset..offset + size.min(value.len()))
-        {
-            room.copy_from_slice(&value[..room.len()]);
-        }
-    };
-    put("common_type", &format.id.to_le_bytes());
-    put("ip", &address.to_le_bytes());
+    put_field("common_type", &format.id.to_le_bytes(), &mut data, format);
+    put_field("ip", &address.to_le_bytes(), &mut data, format);
     data.extend(text);
     data.extend(b"\n\0");
     data.resize(data.len().next_multiple_of(WORD), 0);
     data
+}
+
+/// Offset and size of a field in the record.
+fn field_place(name: &str, format: &EventFormat) -> Option<(usize, usize)> {
+    format.field(name).map(|field| (field.offset, field.size))
+}
+
+/// Writes as much of the value as the field holds.
+fn put_field(name: &str, value: &[u8], data: &mut [u8], format: &EventFormat) {
+    if let Some((offset, size)) = field_place(name, format)
+        && let Some(room) = data.get_mut(offset..offset + size.min(value.len()))
+    {
+        room.copy_from_slice(&value[..room.len()]);
+    }
 }
 
 /// Ring-buffer pages in the making.
@@ -94,16 +100,18 @@ impl Pages {
         let bits = 32 - self.entries.type_bits;
         let delta = time - self.time;
         let (low, high) = (delta & ((1 << bits) - 1), delta >> bits);
-        let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-        let head = |kind: u32, delta: u64| small(delta) << self.entries.type_bits | kind;
         let mut words = Vec::new();
         if high == 0 {
-            words.push(head(0, low));
+            words.push(event_head(0, low, self.entries.type_bits));
         } else {
-            words.extend([head(self.entries.time_extend, low), small(high), head(0, 0)]);
+            words.extend([
+                event_head(self.entries.time_extend, low, self.entries.type_bits),
+                saturated(high),
+                event_head(0, 0, self.entries.type_bits),
+            ]);
         }
         // The length has itself in it.
-        words.push(small((data.len() + WORD) as u64));
+        words.push(saturated((data.len() + WORD) as u64));
         self.page.extend(words.iter().flat_map(|word| word.to_le_bytes()));
         self.page.extend(data);
         self.time = time;
@@ -125,4 +133,13 @@ impl Pages {
         self.close();
         self.done
     }
+}
+
+/// The word that begins an event of the ring buffer.
+fn event_head(kind: u32, delta: u64, type_bits: u32) -> u32 {
+    saturated(delta) << type_bits | kind
+}
+
+fn saturated(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
 }

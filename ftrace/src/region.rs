@@ -41,12 +41,7 @@ impl Region {
     /// # Errors
     /// [`FtraceError::ReadFile`].
     pub fn open(path: &Path) -> Result<Self, FtraceError> {
-        let open = || {
-            let file = File::open(path)?;
-            let len = file.metadata()?.len();
-            Ok(Self::file(Arc::new(file), 0, len))
-        };
-        open().map_err(FtraceError::read_file(path))
+        open_whole(path).map_err(FtraceError::read_file(path))
     }
 
     /// Bytes in memory.
@@ -58,12 +53,14 @@ impl Region {
     /// The bytes at these places of it (position and length each), one after the other.
     pub(crate) fn scattered(&self, places: Vec<(u64, u64)>) -> Self {
         let mut len: u64 = 0;
-        let mut part = |(at, bytes): (u64, u64)| {
-            let begin = len;
-            len = len.saturating_add(bytes);
-            Part { begin, at }
-        };
-        let parts: Vec<Part> = places.into_iter().map(&mut part).collect();
+        let parts: Vec<Part> = places
+            .into_iter()
+            .map(|(at, bytes)| {
+                let begin = len;
+                len = len.saturating_add(bytes);
+                Part { begin, at }
+            })
+            .collect();
         let (whole, parts) = (Arc::new(self.clone()), parts.into());
         Self(Source::Scattered { whole, parts, offset: 0, len })
     }
@@ -76,11 +73,11 @@ impl Region {
             Source::File { file, offset, .. } => {
                 Source::File { file: file.clone(), offset: offset.saturating_add(skip), len }
             }
-            Source::Bytes { bytes, offset, .. } => {
-                // Both fit: they are within a buffer in memory.
-                let fit = |n| usize::try_from(n).unwrap_or(usize::MAX);
-                Source::Bytes { bytes: bytes.clone(), offset: offset + fit(skip), len: fit(len) }
-            }
+            Source::Bytes { bytes, offset, .. } => Source::Bytes {
+                bytes: bytes.clone(),
+                offset: offset + to_usize(skip),
+                len: to_usize(len),
+            },
             Source::Scattered { whole, parts, offset, .. } => {
                 let (whole, parts) = (whole.clone(), parts.clone());
                 Source::Scattered { whole, parts, offset: offset + skip, len }
@@ -96,7 +93,7 @@ impl Region {
         }
     }
 
-    /// Whether there is nothing in it.
+    /// True if there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -139,6 +136,17 @@ impl Region {
     pub fn reader(&self) -> RegionReader<'_> {
         RegionReader { region: self, position: 0 }
     }
+}
+
+fn open_whole(path: &Path) -> io::Result<Region> {
+    let file = File::open(path)?;
+    let len = file.metadata()?.len();
+    Ok(Region::file(Arc::new(file), 0, len))
+}
+
+/// A number within a buffer in memory, which fits.
+fn to_usize(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
 }
 
 /// Fills `buffer` from the parts from `position` on.

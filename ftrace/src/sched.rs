@@ -68,7 +68,7 @@ pub(crate) struct Migrate<'a> {
     pub dest_cpu: u32,
 }
 
-/// What interrupts a thread.
+/// Source of an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum IrqSource {
     /// A device's interrupt, by the kernel's number.
@@ -159,43 +159,32 @@ impl Decoder {
     }
 
     fn kind(&mut self, event: &EventFormat) -> Option<Kind> {
-        let int = |name: &str| event.int(name);
-        let text = |name: &str| event.field(name).cloned();
-        let wake = |how| {
-            Some(Kind::Wake {
-                how,
-                comm: text("comm")?,
-                pid: int("pid")?,
-                prio: int("prio")?,
-                target_cpu: int("target_cpu")?,
-            })
-        };
         match (event.system.as_str(), event.name.as_str()) {
             ("sched", "sched_switch") => Some(Kind::Switch {
-                prev_comm: text("prev_comm")?,
-                prev_pid: int("prev_pid")?,
-                prev_prio: int("prev_prio")?,
-                prev_state: int("prev_state")?,
-                next_comm: text("next_comm")?,
-                next_pid: int("next_pid")?,
-                next_prio: int("next_prio")?,
+                prev_comm: text_field("prev_comm", event)?,
+                prev_pid: event.int("prev_pid")?,
+                prev_prio: event.int("prev_prio")?,
+                prev_state: event.int("prev_state")?,
+                next_comm: text_field("next_comm", event)?,
+                next_pid: event.int("next_pid")?,
+                next_prio: event.int("next_prio")?,
             }),
-            ("sched", "sched_waking") => wake(How::Waking),
-            ("sched", "sched_wakeup") => wake(How::Wakeup),
-            ("sched", "sched_wakeup_new") => wake(How::New),
+            ("sched", "sched_waking") => wake(How::Waking, event),
+            ("sched", "sched_wakeup") => wake(How::Wakeup, event),
+            ("sched", "sched_wakeup_new") => wake(How::New, event),
             ("sched", "sched_migrate_task") => Some(Kind::Migrate {
-                comm: text("comm")?,
-                pid: int("pid")?,
-                prio: int("prio")?,
-                orig_cpu: int("orig_cpu")?,
-                dest_cpu: int("dest_cpu")?,
+                comm: text_field("comm", event)?,
+                pid: event.int("pid")?,
+                prio: event.int("prio")?,
+                orig_cpu: event.int("orig_cpu")?,
+                dest_cpu: event.int("dest_cpu")?,
             }),
             ("irq", "irq_handler_entry") => {
-                Some(Kind::LineEntry { irq: int("irq")?, name: text("name") })
+                Some(Kind::LineEntry { irq: event.int("irq")?, name: text_field("name", event) })
             }
-            ("irq", "irq_handler_exit") => Some(Kind::LineExit { irq: int("irq")? }),
-            ("irq", "softirq_entry") => Some(Kind::SoftEntry { vec: int("vec")? }),
-            ("irq", "softirq_exit") => Some(Kind::SoftExit { vec: int("vec")? }),
+            ("irq", "irq_handler_exit") => Some(Kind::LineExit { irq: event.int("irq")? }),
+            ("irq", "softirq_entry") => Some(Kind::SoftEntry { vec: event.int("vec")? }),
+            ("irq", "softirq_exit") => Some(Kind::SoftExit { vec: event.int("vec")? }),
             ("irq_vectors", name) => {
                 if let Some(vector) = name.strip_suffix("_entry") {
                     return Some(Kind::VectorEntry(self.vector(vector)?));
@@ -248,12 +237,23 @@ impl Decoder {
     }
 }
 
+fn text_field(name: &str, event: &EventFormat) -> Option<Field> {
+    event.field(name).cloned()
+}
+
+fn wake(how: How, event: &EventFormat) -> Option<Kind> {
+    Some(Kind::Wake {
+        how,
+        comm: text_field("comm", event)?,
+        pid: event.int("pid")?,
+        prio: event.int("prio")?,
+        target_cpu: event.int("target_cpu")?,
+    })
+}
+
 impl Kind {
     #[inline]
     fn decode<'a>(&self, record: &'a [u8]) -> Option<Event<'a>> {
-        // Tables are as long as the largest number of a CPU that was in an event.
-        let cpu =
-            |field: &IntField| u32::try_from(field.get(record)?).ok().filter(|cpu| *cpu < MAX_CPUS);
         Some(match self {
             Self::Switch {
                 prev_comm,
@@ -277,7 +277,7 @@ impl Kind {
                     comm: comm.bytes(record)?,
                     pid: pid.get_i32(record)?,
                     prio: prio.get_i32(record)?,
-                    target_cpu: cpu(target_cpu)?,
+                    target_cpu: cpu_number(target_cpu, record)?,
                 };
                 match how {
                     How::Waking => Event::Waking(wake),
@@ -289,8 +289,8 @@ impl Kind {
                 comm: comm.bytes(record)?,
                 pid: pid.get_i32(record)?,
                 prio: prio.get_i32(record)?,
-                orig_cpu: cpu(orig_cpu)?,
-                dest_cpu: cpu(dest_cpu)?,
+                orig_cpu: cpu_number(orig_cpu, record)?,
+                dest_cpu: cpu_number(dest_cpu, record)?,
             }),
             Self::LineEntry { irq, name } => Event::IrqEntry {
                 source: IrqSource::Line(irq.get_i32(record)?),
@@ -307,4 +307,9 @@ impl Kind {
             Self::VectorExit(index) => Event::IrqExit(IrqSource::Vector(*index)),
         })
     }
+}
+
+/// Tables are as long as the largest number of a CPU that was in an event.
+fn cpu_number(field: &IntField, record: &[u8]) -> Option<u32> {
+    u32::try_from(field.get(record)?).ok().filter(|cpu| *cpu < MAX_CPUS)
 }

@@ -81,7 +81,6 @@ impl Trace {
     /// # Errors
     /// [`FtraceError::ReadFile`], and those of [`Self::new`].
     pub fn from_directory(root: &Path) -> Result<Self, FtraceError> {
-        let optional = |name: &str| read_if_there(&root.join(name), MAX_SMALL_BYTES);
         let events = root.join("events");
         let metadata = Metadata {
             header_page: read(&events.join("header_page"), MAX_SMALL_BYTES)?,
@@ -90,8 +89,8 @@ impl Trace {
             comms: read_if_there(&root.join("saved_cmdlines"), MAX_COMMS_BYTES)?,
             kallsyms: region_if_there(&root.join("kallsyms"))?,
             printk_formats: region_if_there(&root.join("printk_formats"))?,
-            clock: clock_in_use(&String::from_utf8_lossy(&optional("trace_clock")?)),
-            uname: String::from_utf8_lossy(&optional("uname")?).trim().to_owned(),
+            clock: clock_in_use(&String::from_utf8_lossy(&optional_file("trace_clock", root)?)),
+            uname: String::from_utf8_lossy(&optional_file("uname", root)?).trim().to_owned(),
             id: None,
         };
         Self::new(metadata, per_cpu_pages(&root.join("per_cpu"))?)
@@ -124,7 +123,7 @@ impl Trace {
         &self.page_layout
     }
 
-    /// How the word before each record is divided.
+    /// Layout of the word before each record.
     pub(crate) fn entry_layout(&self) -> EntryLayout {
         self.entry_layout
     }
@@ -161,6 +160,10 @@ impl Trace {
     pub fn events(&self) -> Result<Events, FtraceError> {
         Events::new(&self.pages, self.page_layout, self.entry_layout, &self.watch)
     }
+}
+
+fn optional_file(name: &str, root: &Path) -> Result<Vec<u8>, FtraceError> {
+    read_if_there(&root.join(name), MAX_SMALL_BYTES)
 }
 
 /// `local [global] counter …`: the one in brackets; else a lone word.

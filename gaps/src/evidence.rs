@@ -194,7 +194,6 @@ impl<E: Eye> Evidence<E> {
         const LOOKS: u64 = 4;
         let own_ticks = cost.look_ticks.saturating_mul(LOOKS);
         let turns = cost.turn_ticks.saturating_mul(TURNS);
-        let ticks = |ns| ns_to_ticks(ns, khz).max(1);
         Self {
             eye,
             facts,
@@ -318,6 +317,10 @@ impl<E: Eye> Evidence<E> {
 /// What both say.
 fn agreed(one: Class, other: Class) -> Class {
     if one == other { one } else { Class::Unknown }
+}
+
+fn at_least_one_tick(ns: u64, khz: u64) -> u64 {
+    ns_to_ticks(ns, khz).max(1)
 }
 
 impl<E: Eye> Witness for Evidence<E> {

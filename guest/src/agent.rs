@@ -37,7 +37,7 @@ use crate::nested::{self, NestedError};
 use crate::pid1::{self, MountError};
 use crate::port::{Port, PortError};
 
-/// How long the host may take to look at ring buffers in our memory. It takes milliseconds.
+/// Longest time for the host to read ring buffers in our memory. It takes milliseconds.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why the agent cannot go on.
@@ -111,6 +111,10 @@ fn serve(uptime_ns: u64) -> Result<(), AgentError> {
         (Err(_), Err(_)) => return loaded.map(|_| ()).map_err(AgentError::from),
         (Err(error), Ok(_)) => return Err(error.into()),
     };
+    if !matches!(loaded.as_deref(), Ok([])) {
+        // The kernel may have started this process when it had no console.
+        pid1::take_console();
+    }
     let mut host = Host { port };
     host.send(&Message::Hello(info::hello(uptime_ns)))?;
     let done = loaded.map_err(AgentError::from).and_then(|_| work(&mut host));
@@ -182,9 +186,10 @@ fn prepare(
         None => job.load.cpus.iter().copied().collect(),
     };
     let knobs = tunables::apply_all(Path::new("/"), &job.tune)?;
-    let mut make = |version| Cgroups::mount(version, &job.load.groups, &cpus);
     let Arranged { mechanism, note, mut cgroups } =
-        core_sched::arrange(job.cosched, core_sched::probe_prctl(), &mut make)?;
+        core_sched::arrange(job.cosched, core_sched::probe_prctl(), &mut |version| {
+            Cgroups::mount(version, &job.load.groups, &cpus)
+        })?;
     cgroups.limit(&job.load.groups).map_err(AgentError::NotInForce)?;
     let mut setup = Setup {
         cosched: mechanism.interface(),

@@ -22,7 +22,7 @@ const CONVENIENCES: [&str; 8] = [
     "random.trust_cpu",
 ];
 
-/// How a kernel's command line differs from the one that it was given.
+/// Difference between a kernel's command line and the one that it was given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drift {
     /// Given, and not there.
@@ -58,7 +58,6 @@ impl Drift {
 
     /// What of it makes the run another than the one that was asked for.
     pub fn fault(&self) -> Option<String> {
-        let matters = |word: &&String| !CONVENIENCES.contains(&name(word));
         let missing: Vec<_> = self.missing.iter().filter(matters).map(String::as_str).collect();
         let mut faults = Vec::new();
         if !missing.is_empty() {
@@ -83,7 +82,7 @@ impl Drift {
             .then(|| format!("the kernel ignores what it was told on its command line: {faults}"))
     }
 
-    /// What else there is to tell.
+    /// Further remarks.
     pub fn note(&self) -> Option<String> {
         let mut parts = Vec::new();
         if !self.added.is_empty() {
@@ -97,7 +96,11 @@ impl Drift {
     }
 }
 
-/// What a word sets: its part before the `=`.
+fn matters(word: &&String) -> bool {
+    !CONVENIENCES.contains(&name(word))
+}
+
+/// Name that a word sets: its part before the `=`.
 fn name(word: &str) -> &str {
     word.split_once('=').map_or(word, |(name, _)| name)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the host wants of a running agent.
+//! The host's commands to a running agent.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use protocol::frame::Decoder;
 use protocol::message::Command;
 
-/// How often one who waits for an order looks by itself.
+/// Interval at which one who waits for an order checks by itself.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The commands that have come so far.
@@ -28,28 +28,17 @@ impl Orders {
     ///
     /// # Errors
     /// There can be no more threads.
-    pub fn listen(mut port: impl Read + Send + 'static) -> io::Result<Arc<Self>> {
+    pub fn listen(port: impl Read + Send + 'static) -> io::Result<Arc<Self>> {
         let orders = Arc::new(Self::default());
         let heard = Arc::clone(&orders);
         let waiting = thread::current();
-        let ear = move || {
-            let mut decoder = Decoder::default();
-            let mut bytes = [0; 4096];
-            // Ends when the host has closed the port, or talks nonsense: the load goes on, and
-            // the results are sent if the host still takes them.
-            while let Ok(length @ 1..) = port.read(&mut bytes) {
-                decoder.push(&bytes[..length]);
-                while let Ok(Some(command)) = decoder.next_command() {
-                    heard.flag(command).store(true, Relaxed);
-                    waiting.unpark();
-                }
-            }
-        };
-        thread::Builder::new().name("agent-ear".into()).spawn(ear)?;
+        thread::Builder::new()
+            .name("agent-ear".into())
+            .spawn(move || hear(port, heard, waiting))?;
         Ok(orders)
     }
 
-    /// Whether a command has come.
+    /// True if a command has come.
     pub fn has(&self, command: Command) -> bool {
         self.flag(command).load(Relaxed)
     }
@@ -75,6 +64,20 @@ impl Orders {
             Command::Stop => &self.stop,
             Command::KeepTrace => &self.keep_trace,
             Command::ShipTrace => &self.ship_trace,
+        }
+    }
+}
+
+fn hear(mut port: impl Read + Send + 'static, heard: Arc<Orders>, waiting: thread::Thread) {
+    let mut decoder = Decoder::default();
+    let mut bytes = [0; 4096];
+    // Ends when the host has closed the port, or talks nonsense: the load goes on, and
+    // the results are sent if the host still takes them.
+    while let Ok(length @ 1..) = port.read(&mut bytes) {
+        decoder.push(&bytes[..length]);
+        while let Ok(Some(command)) = decoder.next_command() {
+            heard.flag(command).store(true, Relaxed);
+            waiting.unpark();
         }
     }
 }

@@ -50,7 +50,7 @@ fn in_its_words(log: &[String]) -> String {
     if words.is_empty() { words } else { format!(" (the kernel: {words})") }
 }
 
-/// What a module's file is called, so that the order of names is the one to load them in.
+/// Name of a module's file, so that the order of names is the one to load them in.
 pub fn file_name(place: usize, name: &str) -> String {
     format!("{place:04}-{name}.ko")
 }
@@ -78,10 +78,9 @@ pub fn files(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
 /// # Errors
 /// The first that the kernel does not take.
 pub fn load_all(folder: &Path) -> Result<Vec<String>, ModuleError> {
-    let unread = |source| ModuleError::Read { folder: folder.to_owned(), source };
     let mut loaded = Vec::new();
-    for (name, path) in files(folder).map_err(unread)? {
-        let file = File::open(&path).map_err(unread)?;
+    for (name, path) in files(folder).map_err(|source| unread(source, folder))? {
+        let file = File::open(&path).map_err(|source| unread(source, folder))?;
         match load(&file) {
             Ok(()) => {}
             // Built in, or loaded by the kernel itself meanwhile.
@@ -94,6 +93,10 @@ pub fn load_all(folder: &Path) -> Result<Vec<String>, ModuleError> {
         loaded.push(name);
     }
     Ok(loaded)
+}
+
+fn unread(source: io::Error, folder: &Path) -> ModuleError {
+    ModuleError::Read { folder: folder.to_owned(), source }
 }
 
 /// finit_module(2), without parameters.
@@ -115,11 +118,12 @@ fn kernel_log() -> String {
 
 /// Lines of the log that begin with a module's name, without their level and time.
 fn said_of(name: &str, log: &str) -> Vec<String> {
-    let of_it = |line: &str| {
-        let text = line.rsplit_once("] ").map_or(line, |(_, text)| text);
-        text.starts_with(&format!("{name}: ")).then(|| text.to_owned())
-    };
-    log.lines().filter_map(of_it).collect()
+    log.lines()
+        .filter_map(|line| {
+            let text = line.rsplit_once("] ").map_or(line, |(_, text)| text);
+            text.starts_with(&format!("{name}: ")).then(|| text.to_owned())
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::panic;
 use std::path::Path;
 
+use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use protocol::names::{PANIC_MARK, SAYING};
 use rustix::system::RebootCommand;
 use thiserror::Error;
@@ -85,6 +86,19 @@ pub fn say(text: &str) {
     }
 }
 
+/// Makes the console that there is now this process's standard streams. Best effort: what is said
+/// there has other ways, too.
+pub fn take_console() {
+    let console = OpenOptions::new().read(true).write(true).open("/dev/console");
+    let Ok(console) = console else { return };
+    let taken = rustix::stdio::dup2_stdin(&console)
+        .and_then(|()| rustix::stdio::dup2_stdout(&console))
+        .and_then(|()| rustix::stdio::dup2_stderr(&console));
+    if let Err(error) = taken {
+        say(&format!("the console cannot be taken: {error}"));
+    }
+}
+
 /// Whatever goes wrong in PID 1 must end the machine with the reason in its log: a PID 1
 /// that just exits makes the kernel panic, and one that hangs costs the host a deadline.
 pub fn power_off_on_panic() {
@@ -117,22 +131,16 @@ pub fn power_off() -> ! {
 pub fn reap_strangers(ours: &[u32]) {
     /// Bound for one call; the next one goes on.
     const AT_ONCE: usize = 64;
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     for _ in 0..AT_ONCE {
-        // SAFETY: siginfo_t is plain data, for which all bits zero is a value.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-        // SAFETY: the pointer is to a local that the call fills.
-        let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) };
-        // SAFETY: waitid has filled the fields of a child's signal, or left them zero.
-        let pid = unsafe { info.si_pid() };
-        let Some(stranger) = u32::try_from(pid).ok().filter(|pid| *pid != 0 && result == 0) else {
+        let Some(stranger) = waitid(Id::All, look).ok().and_then(|status| status.pid()) else {
             return;
         };
-        if ours.contains(&stranger) {
+        if u32::try_from(stranger.as_raw()).is_ok_and(|pid| ours.contains(&pid)) {
             return;
         }
-        // SAFETY: no pointer but null; the child has exited, so this does not block.
-        unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
+        // It has exited, so this does not block.
+        let _ = waitpid(stranger, Some(WaitPidFlag::WNOHANG));
     }
 }
 

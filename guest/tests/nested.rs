@@ -36,6 +36,10 @@ const TESTS: &[(&str, fn())] = &[
         "they_boot_by_turns_and_one_that_hangs_holds_up_nobody",
         they_boot_by_turns_and_one_that_hangs_holds_up_nobody,
     ),
+    (
+        "those_that_come_further_have_time_and_one_that_hangs_has_not",
+        those_that_come_further_have_time_and_one_that_hangs_has_not,
+    ),
     ("a_hit_names_the_machine_and_its_vcpu", a_hit_names_the_machine_and_its_vcpu),
     ("cookies_are_read_back_past_the_launchers", cookies_are_read_back_past_the_launchers),
     ("a_thread_elsewhere_fails_the_run", a_thread_elsewhere_fails_the_run),
@@ -110,6 +114,24 @@ fn launcher(spec: &LaunchSpec) -> ! {
         }
         "talks-nonsense" => tell(vec![0xff; 64]),
         "hangs" => {}
+        "talks-on" => {
+            let mut say = agent.try_clone().unwrap();
+            let words = encode_console(b"a kernel that complains for ever\n").unwrap();
+            thread::spawn(move || {
+                while say.write_all(&words).is_ok() {
+                    thread::sleep(Duration::from_millis(100));
+                }
+            });
+        }
+        "grows" => {
+            // Half a second is less than the time in which it has to come further, all of it more.
+            let mut memory = Vec::new();
+            for _ in 0..12 {
+                thread::sleep(Duration::from_millis(500));
+                memory.push(vec![1u8; 1 << 20]);
+            }
+            tell(guest(Message::Standing));
+        }
         _ => tell(guest(Message::Standing)),
     }
     let mut decoder = Decoder::default();
@@ -245,6 +267,17 @@ fn run_with(
     duration: Duration,
     cookie_of: fn(u32) -> io::Result<u64>,
 ) -> (Result<Outcome, NestedError>, Taken) {
+    let boot_timeout = Some(Duration::from_secs(2));
+    run_within(boot_timeout, at_once, words, (duration, cookie_of))
+}
+
+/// The same in so much time, or as long as they come further.
+fn run_within(
+    boot_timeout: Option<Duration>,
+    at_once: u32,
+    words: &[&str],
+    (duration, cookie_of): (Duration, fn(u32) -> io::Result<u64>),
+) -> (Result<Outcome, NestedError>, Taken) {
     let load = LoadSpec {
         name: None,
         groups: vec![
@@ -271,7 +304,8 @@ fn run_with(
         confine: Confine::Core,
         boot_confined: false,
         boot_at_once: at_once,
-        boot_timeout: Duration::from_secs(2),
+        boot_timeout,
+        boot_stall: Duration::from_secs(4),
         job,
     };
     let plain = Surroundings::plain(Some(2_000_000));
@@ -343,6 +377,23 @@ fn they_boot_by_turns_and_one_that_hangs_holds_up_nobody() {
     // The one that hangs has had its fifth of the two seconds.
     let last = taken.vms[4].times.booting_ns.unwrap();
     assert!((400_000_000..2_000_000_000).contains(&last), "{last}");
+}
+
+fn those_that_come_further_have_time_and_one_that_hangs_has_not() {
+    let begin = Instant::now();
+    let words = ["well", "grows", "talks-on", "well"];
+    let (outcome, taken) = run_within(None, 1, &words, (Duration::from_millis(500), |_| Ok(0)));
+    outcome.unwrap();
+    let fault = |n: usize| taken.vms[n].fault.clone().unwrap_or_default();
+    assert_eq!([fault(0), fault(1), fault(3)], [""; 3]);
+    // Longer than one may stand still.
+    let grown = taken.vms[1].times.standing_ns.unwrap();
+    assert!(grown >= 6_000_000_000, "{grown}");
+    assert!(fault(2).contains("has come no further for 4s"), "{}", fault(2));
+    assert_eq!(taken.vms[2].state.as_deref(), Some("rip 1"));
+    let [hangs, last] = [2, 3].map(|n: usize| taken.vms[n].times.booting_ns.unwrap());
+    assert!(last - hangs < 4_000_000_000, "{last} {hangs}: it holds up nobody for all that time");
+    assert!(begin.elapsed() < Duration::from_secs(30));
 }
 
 fn a_hit_names_the_machine_and_its_vcpu() {

@@ -276,22 +276,25 @@ impl Archive {
 
 /// A path as the archive stores it: relative, without empty, `.` or `..` components.
 fn clean(path: &str) -> Result<String, InitrdError> {
-    let error = |reason| Err(InitrdError::BadPath { path: path.into(), reason });
     let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
     if parts.contains(&"..") {
-        return error("`..` could leave the archive; write the path without it");
+        return bad_path("`..` could leave the archive; write the path without it", path);
     }
     if path.contains('\0') {
-        return error("contains a NUL byte");
+        return bad_path("contains a NUL byte", path);
     }
     let name = parts.join("/");
     if name.len() >= NAME_MAX_LEN {
-        return error("longer than the 4095 bytes the kernel unpacks");
+        return bad_path("longer than the 4095 bytes the kernel unpacks", path);
     }
     if name.is_empty() || name == TRAILER {
-        return error("cannot be the name of an entry");
+        return bad_path("cannot be the name of an entry", path);
     }
     Ok(name)
+}
+
+fn bad_path(reason: &'static str, path: &str) -> Result<String, InitrdError> {
+    Err(InitrdError::BadPath { path: path.into(), reason })
 }
 
 /// The size of an entry, if its field can hold it.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the dynamic loader reads from an executable or library.
+//! The dynamic section of an executable or library, as the dynamic loader reads it.
 
 use std::path::{Path, PathBuf};
 
@@ -69,9 +69,9 @@ fn strings(
     data: &[u8],
 ) -> Result<Vec<(u32, String)>, String> {
     let endian = LittleEndian;
-    let value =
-        |tag| entries.iter().find(|e| e.tag32(endian) == Some(tag)).map(|e| e.d_val(endian));
-    let (Some(address), Some(size)) = (value(DT_STRTAB), value(DT_STRSZ)) else {
+    let (Some(address), Some(size)) =
+        (dynamic_value(DT_STRTAB, &endian, entries), dynamic_value(DT_STRSZ, &endian, entries))
+    else {
         return Ok(Vec::new());
     };
     // The table is named by its address in memory; a segment says where that is in the file.
@@ -87,6 +87,14 @@ fn strings(
         found.push((tag, text(string)?));
     }
     Ok(found)
+}
+
+fn dynamic_value(
+    tag: u32,
+    endian: &LittleEndian,
+    entries: &[object::elf::Dyn64<LittleEndian>],
+) -> Option<u64> {
+    entries.iter().find(|e| e.tag32(*endian) == Some(tag)).map(|e| e.d_val(*endian))
 }
 
 fn split(path: &str) -> Vec<String> {

@@ -27,12 +27,12 @@ impl CpuSet {
         self.0.iter().copied()
     }
 
-    /// Whether there is no CPU in the set.
+    /// True if there is no CPU in the set.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether the CPU is in the set.
+    /// True if the CPU is in the set.
     pub fn contains(&self, cpu: u32) -> bool {
         self.0.contains(&cpu)
     }
@@ -68,19 +68,22 @@ impl FromStr for CpuSet {
     type Err = CpuListError;
 
     fn from_str(text: &str) -> Result<Self, CpuListError> {
-        let error = || CpuListError { text: text.trim().to_owned() };
         let mut cpus = BTreeSet::new();
         for part in text.trim().split(',').filter(|part| !part.is_empty()) {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let first: u32 = first.trim().parse().map_err(|_| error())?;
-            let last: u32 = last.trim().parse().map_err(|_| error())?;
+            let first: u32 = first.trim().parse().map_err(|_| not_a_list(text))?;
+            let last: u32 = last.trim().parse().map_err(|_| not_a_list(text))?;
             if last < first || last >= MAX_CPUS {
-                return Err(error());
+                return Err(not_a_list(text));
             }
             cpus.extend(first..=last);
         }
         Ok(Self(cpus))
     }
+}
+
+fn not_a_list(text: &str) -> CpuListError {
+    CpuListError { text: text.trim().to_owned() }
 }
 
 impl fmt::Display for CpuSet {

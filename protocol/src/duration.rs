@@ -52,7 +52,6 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     let mut sum_ns = 0u64;
     let mut shortest_ns = u64::MAX;
     while !rest.is_empty() || shortest_ns == u64::MAX {
-        let is_of_number = |letter: char| letter.is_ascii_digit() || letter == '.';
         let unit_at = rest.find(|letter| !is_of_number(letter)).ok_or(DurationError::NoUnit)?;
         let (number, after) = rest.split_at(unit_at);
         let (name, after) = after.split_at(after.find(is_of_number).unwrap_or(after.len()));
@@ -66,6 +65,10 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
         (shortest_ns, rest) = (unit_ns, after);
     }
     Ok(Duration::from_nanos(sum_ns))
+}
+
+fn is_of_number(letter: char) -> bool {
+    letter.is_ascii_digit() || letter == '.'
 }
 
 /// `number` times `unit_ns`; the number is decimal, with or without a fraction.

@@ -192,16 +192,22 @@ fn decode_gaps(payload: &[u8]) -> Result<Frame, FrameError> {
 
 fn decode_record(bytes: &[u8; RECORD_BYTES]) -> GapRecord {
     let (words, _) = bytes.as_chunks::<4>();
-    let word = |index: usize| u32::from_le_bytes(words[index]);
-    let long = |index| u64::from(word(index + 1)) << 32 | u64::from(word(index));
     let record = GapRecord {
-        tsc_begin: long(0),
-        tsc_end: long(2),
-        cpu_begin: word(4),
-        cpu_end: word(5),
+        tsc_begin: long(0, words),
+        tsc_end: long(2, words),
+        cpu_begin: word(4, words),
+        cpu_end: word(5, words),
         ..GapRecord::default()
     };
-    record.with_marks(word(6))
+    record.with_marks(word(6, words))
+}
+
+fn word(index: usize, words: &[[u8; 4]]) -> u32 {
+    u32::from_le_bytes(words[index])
+}
+
+fn long(index: usize, words: &[[u8; 4]]) -> u64 {
+    u64::from(word(index + 1, words)) << 32 | u64::from(word(index, words))
 }
 
 #[cfg(test)]

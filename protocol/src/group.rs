@@ -22,9 +22,9 @@ pub struct GroupSpec {
     /// with the others.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub spread: bool,
-    /// Whether it gets a core-scheduling cookie of its own, where cookies are given at all.
+    /// True if it gets a core-scheduling cookie of its own, where cookies are given at all.
     pub cookie: bool,
-    /// What the scheduler is told.
+    /// Scheduling attributes.
     #[serde(flatten)]
     pub policy: Policy,
     /// CPU time that its cgroup may use of each period.
@@ -62,7 +62,7 @@ impl GroupSpec {
         }
     }
 
-    /// Whether the scheduler has a reason to give it more or less than others.
+    /// True if the scheduler has a reason to give it more or less than others.
     pub fn is_ordinary(&self) -> bool {
         self.cpus.is_empty()
             && self.policy == Policy::default()
@@ -111,7 +111,7 @@ impl Class {
     /// Priorities that the real-time classes have.
     pub const PRIORITIES: std::ops::RangeInclusive<u32> = 1..=99;
 
-    /// Whether threads of this class have a nice value and a slice (`fair_policy` of
+    /// True if threads of this class have a nice value and a slice (`fair_policy` of
     /// kernel/sched/sched.h).
     pub fn is_fair(self) -> bool {
         matches!(self, Self::Other | Self::Batch)
@@ -166,18 +166,15 @@ pub const SLICES: std::ops::RangeInclusive<Duration> =
 pub fn fault(group: &GroupSpec) -> Option<String> {
     let Policy { class, nice, slice } = group.policy;
     let fair = class.is_none_or(Class::is_fair);
-    let bad_priority = |class: &Class| {
-        class.priority().is_some_and(|priority| !Class::PRIORITIES.contains(&priority))
-    };
-    let bad_quota =
-        |quota: &Quota| quota.time < Quota::LEAST || !Quota::PERIODS.contains(&quota.period);
     if group.threads == 0 {
         return Some("a group needs at least 1 thread".into());
     }
     if group.busy.is_zero() {
         return Some("bursts must last longer than 0".into());
     }
-    if let Some(class) = class.filter(bad_priority) {
+    if let Some(class) = class.filter(|class| {
+        class.priority().is_some_and(|priority| !Class::PRIORITIES.contains(&priority))
+    }) {
         return Some(format!("policy {class}: a priority is between 1 and 99"));
     }
     if let Some(nice) = nice.filter(|nice| !(-20..=19).contains(nice)) {
@@ -189,7 +186,10 @@ pub fn fault(group: &GroupSpec) -> Option<String> {
     if !fair && (nice.is_some() || slice.is_some()) {
         return Some("only other and batch have a nice value and a slice".into());
     }
-    if let Some(Quota { time, period }) = group.quota.filter(bad_quota) {
+    if let Some(Quota { time, period }) = group
+        .quota
+        .filter(|quota| quota.time < Quota::LEAST || !Quota::PERIODS.contains(&quota.period))
+    {
         return Some(format!(
             "quota {time:?} of {period:?}: the period must be between 1ms and 1s, and the time \
              at least 1ms"

@@ -94,9 +94,12 @@ pub struct NestedSpec {
     pub boot_confined: bool,
     /// How many are on their way at the same time until they stand ready.
     pub boot_at_once: u32,
-    /// From its start until a guest stands ready.
-    #[serde(rename = "boot_timeout_ns", with = "nanoseconds")]
-    pub boot_timeout: Duration,
+    /// From their start until all stand ready; `None` waits as long as they come further.
+    #[serde(rename = "boot_timeout_ns", with = "optional_nanoseconds")]
+    pub boot_timeout: Option<Duration>,
+    /// Without it: how long one may not have come further.
+    #[serde(rename = "boot_stall_ns", with = "nanoseconds")]
+    pub boot_stall: Duration,
     /// The orders of the agent in each.
     pub job: Job,
 }

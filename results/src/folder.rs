@@ -16,7 +16,7 @@ use crate::model::{RunResult, Thread};
 
 /// The result itself.
 pub const RESULT: &str = "result.json";
-/// What the kernel under test printed.
+/// Console output of the kernel under test.
 const CONSOLE: &str = "console.log";
 /// What else there is that a run has measured, or said.
 pub const OWN_FILES: [&str; 6] =
@@ -61,7 +61,7 @@ pub enum FolderError {
 }
 
 impl FolderError {
-    /// Whether it is the disk that has no room left.
+    /// True if it is the disk that has no room left.
     pub fn is_full(&self) -> bool {
         match self {
             Self::Write { source, .. } => {
@@ -78,8 +78,7 @@ impl FolderError {
 /// # Errors
 /// There is something in it.
 pub fn check(named: Option<&Path>) -> Result<(), FolderError> {
-    let is_empty = |path: &Path| fs::read_dir(path).map_or(true, |mut all| all.next().is_none());
-    match named.filter(|path| !is_empty(path)) {
+    match named.filter(|path| !fs::read_dir(path).map_or(true, |mut all| all.next().is_none())) {
         Some(path) => Err(FolderError::NotEmpty(path.to_owned())),
         None => Ok(()),
     }
@@ -256,27 +255,29 @@ impl Folder {
 }
 
 fn named_folder(path: &Path) -> Result<PathBuf, FolderError> {
-    let fault = |source| FolderError::Create { path: path.to_owned(), source };
-    fs::create_dir_all(path).map_err(fault)?;
-    if fs::read_dir(path).map_err(fault)?.next().is_some() {
+    fs::create_dir_all(path).map_err(|source| cannot_create(path, source))?;
+    if fs::read_dir(path).map_err(|source| cannot_create(path, source))?.next().is_some() {
         return Err(FolderError::NotEmpty(path.to_owned()));
     }
     Ok(path.to_owned())
 }
 
 fn new_folder(parent: &Path, stamp: &str) -> Result<PathBuf, FolderError> {
-    let fault = |path: &Path, source| FolderError::Create { path: path.to_owned(), source };
-    fs::create_dir_all(parent).map_err(|source| fault(parent, source))?;
+    fs::create_dir_all(parent).map_err(|source| cannot_create(parent, source))?;
     let mut path = parent.join(stamp);
     for n in 2..MOST_PER_SECOND {
         match fs::create_dir(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 path = parent.join(format!("{stamp}-{n}"));
             }
-            result => return result.map_err(|source| fault(&path, source)).map(|()| path),
+            result => return result.map_err(|source| cannot_create(&path, source)).map(|()| path),
         }
     }
-    Err(fault(&path, io::ErrorKind::AlreadyExists.into()))
+    Err(cannot_create(&path, io::ErrorKind::AlreadyExists.into()))
+}
+
+fn cannot_create(path: &Path, source: io::Error) -> FolderError {
+    FolderError::Create { path: path.to_owned(), source }
 }
 
 /// A moment as `2026-11-22T20:15:00Z`, from seconds since the epoch.

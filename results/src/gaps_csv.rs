@@ -139,30 +139,26 @@ impl Columns {
     /// By a heading.
     fn of(heading: &str) -> Result<Self, GapsError> {
         let names: Vec<&str> = heading.split(',').collect();
-        let place = |name: &str| names.iter().position(|column| *column == name);
-        let column = |name: &'static str| place(name).ok_or(GapsError::Column(name));
         Ok(Self {
-            group: column("group")?,
-            thread: column("thread")?,
-            begin_ns: column("begin_ns")?,
-            length_ns: column("length_ns")?,
-            tsc_begin: column("tsc_begin")?,
-            tsc_end: column("tsc_end")?,
-            cpu_begin: column("cpu_begin")?,
-            cpu_end: column("cpu_end")?,
-            class: column("class")?,
-            kind: place("kind"),
-            unfinished: place("unfinished"),
+            group: column("group", &names)?,
+            thread: column("thread", &names)?,
+            begin_ns: column("begin_ns", &names)?,
+            length_ns: column("length_ns", &names)?,
+            tsc_begin: column("tsc_begin", &names)?,
+            tsc_end: column("tsc_end", &names)?,
+            cpu_begin: column("cpu_begin", &names)?,
+            cpu_end: column("cpu_end", &names)?,
+            class: column("class", &names)?,
+            kind: place("kind", &names),
+            unfinished: place("unfinished", &names),
         })
     }
 
     /// The gap of a line.
     fn gap(&self, line: &str, names: &Names<'_>) -> Option<LocatedGap> {
         let cells: Vec<&str> = line.split(',').collect();
-        let long = |column: usize| cells.get(column)?.parse::<u64>().ok();
-        let short = |column: usize| cells.get(column)?.parse::<u32>().ok();
         let class = cells.get(self.class)?;
-        let (tsc_begin, tsc_end) = (long(self.tsc_begin)?, long(self.tsc_end)?);
+        let (tsc_begin, tsc_end) = (u64_at(self.tsc_begin, &cells)?, u64_at(self.tsc_end, &cells)?);
         let kind = match self.kind {
             Some(column) => {
                 let name = cells.get(column)?;
@@ -171,23 +167,41 @@ impl Columns {
             None => GapKind::default(),
         };
         Some(LocatedGap {
-            who: names.of(short(self.group)?, short(self.thread)?)?,
+            who: names.of(u32_at(self.group, &cells)?, u32_at(self.thread, &cells)?)?,
             tid: None,
-            begin_ns: long(self.begin_ns)?,
-            length_ns: long(self.length_ns)?,
+            begin_ns: u64_at(self.begin_ns, &cells)?,
+            length_ns: u64_at(self.length_ns, &cells)?,
             length_ticks: tsc_end.checked_sub(tsc_begin)?,
             tsc_begin,
             tsc_end,
-            cpu_begin: short(self.cpu_begin)?,
-            cpu_end: short(self.cpu_end)?,
+            cpu_begin: u32_at(self.cpu_begin, &cells)?,
+            cpu_end: u32_at(self.cpu_end, &cells)?,
             class: Class::ALL.into_iter().find(|known| known.name() == *class)?,
             kind,
             unfinished: match self.unfinished {
-                Some(column) => short(column)? != 0,
+                Some(column) => u32_at(column, &cells)? != 0,
                 None => false,
             },
         })
     }
+}
+
+/// The place of a column that has to be in the head line.
+fn column(name: &'static str, names: &[&str]) -> Result<usize, GapsError> {
+    place(name, names).ok_or(GapsError::Column(name))
+}
+
+/// The place of a column in the head line; older files lack some.
+fn place(name: &str, names: &[&str]) -> Option<usize> {
+    names.iter().position(|column| *column == name)
+}
+
+fn u64_at(column: usize, cells: &[&str]) -> Option<u64> {
+    cells.get(column)?.parse::<u64>().ok()
+}
+
+fn u32_at(column: usize, cells: &[&str]) -> Option<u32> {
+    cells.get(column)?.parse::<u32>().ok()
 }
 
 /// Whose gaps the numbers in the file are.
@@ -217,11 +231,14 @@ pub fn read(text: &str, names: Names<'_>) -> Result<Vec<LocatedGap>, GapsError> 
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let mut lines = whole.lines();
     let columns = Columns::of(lines.next().unwrap_or_default())?;
-    let gap = |(number, line): (usize, &str)| {
-        let none = || GapsError::Line { number: number + 2, line: line.to_owned() };
-        columns.gap(line, &names).ok_or_else(none)
-    };
-    lines.enumerate().map(gap).collect()
+    lines
+        .enumerate()
+        .map(|(number, line)| {
+            columns
+                .gap(line, &names)
+                .ok_or_else(|| GapsError::Line { number: number + 2, line: line.to_owned() })
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use ftrace::TraceId;
-use protocol::job::TraceSpec;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -23,7 +22,7 @@ const LEFT: [&str; 2] = ["trace.dat", "trace.dat.raw"];
 /// A result that has been read, in the form of this version.
 #[derive(Debug)]
 pub struct Saved {
-    /// What is in `result.json`.
+    /// Contents of `result.json`.
     pub result: RunResult,
     /// The folder it lies in, with its other files.
     pub folder: PathBuf,
@@ -40,24 +39,26 @@ impl Saved {
     /// It is not there, or no result of a schema that is known here.
     pub fn open(path: &Path) -> Result<Self, ResultError> {
         let path = if path.is_dir() { path.join(RESULT) } else { path.to_owned() };
-        let none = |why: String| ResultError::NoResult { path: path.clone(), why };
         let text = read_file(&path).map_err(|why| ResultError::Read { path: path.clone(), why })?;
         let mut value: Value =
-            serde_json::from_str(&text).map_err(|error| none(error.to_string()))?;
+            serde_json::from_str(&text).map_err(|error| no_result(error.to_string(), &path))?;
         let schema = value["schema"].as_str().unwrap_or_default().to_owned();
         let older = match schema.as_str() {
-            FIRST_SCHEMA => Some(upgrade::from_first(&mut value).map_err(none)?),
+            FIRST_SCHEMA => {
+                Some(upgrade::from_first(&mut value).map_err(|why| no_result(why, &path))?)
+            }
             Schema::NAME => None,
             _ => return Err(ResultError::Schema { path, schema }),
         };
         upgrade::fill_in(&mut value);
-        let mut result = RunResult::deserialize(&value).map_err(|error| none(error.to_string()))?;
-        check(&result).map_err(none)?;
+        let mut result =
+            RunResult::deserialize(&value).map_err(|error| no_result(error.to_string(), &path))?;
+        check(&result).map_err(|why| no_result(why, &path))?;
         if older.is_some() {
             // The first version did not say it.
             result.core_figures = HostCpus::of_result(&result).core_figures(&Steal::default());
         } else if let Some(key) = upgrade::lacking(&value, &result) {
-            return Err(none(format!("missing field `{key}`")));
+            return Err(no_result(format!("missing field `{key}`"), &path));
         }
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         Ok(Self { result, folder, path, older })
@@ -88,11 +89,15 @@ impl Saved {
         if threads.iter().any(|thread| thread.who == who) {
             return format!("{} had no gap that was recorded", who.name(self.result.kind()));
         }
-        let all = || threads.iter().map(|thread| thread.who);
-        let known = all().min().zip(all().max()).map_or_else(
-            || "the result knows no thread".into(),
-            |(first, last)| format!("the run's are {first} to {last}"),
-        );
+        let known = threads
+            .iter()
+            .map(|thread| thread.who)
+            .min()
+            .zip(threads.iter().map(|thread| thread.who).max())
+            .map_or_else(
+                || "the result knows no thread".into(),
+                |(first, last)| format!("the run's are {first} to {last}"),
+            );
         format!("there is no such thread; {known}")
     }
 
@@ -133,6 +138,10 @@ impl Saved {
     }
 }
 
+fn no_result(why: String, path: &Path) -> ResultError {
+    ResultError::NoResult { path: path.to_owned(), why }
+}
+
 /// Whether a trace with this identity is the one of a result. `Ok` with a remark where nobody can
 /// tell.
 ///
@@ -144,7 +153,6 @@ pub fn check_identity(
     found: Option<TraceId>,
 ) -> Result<Option<String>, ResultError> {
     let wanted = result.job.trace.as_ref().and_then(|trace| trace.id);
-    let name = |id: Option<TraceId>| id.map_or_else(|| "none".into(), |id| id.to_string());
     match (wanted, found) {
         (None, None) => Ok(Some(format!(
             "Neither this result nor {} has an identity: that they belong together is taken for \
@@ -154,10 +162,14 @@ pub fn check_identity(
         _ if wanted == found => Ok(None),
         _ => Err(ResultError::OtherTrace {
             path: trace.to_owned(),
-            found: name(found),
-            wanted: name(wanted),
+            found: id_or_none(found),
+            wanted: id_or_none(wanted),
         }),
     }
+}
+
+fn id_or_none(id: Option<TraceId>) -> String {
+    id.map_or_else(|| "none".into(), |id| id.to_string())
 }
 
 /// What types alone do not say.
@@ -177,7 +189,6 @@ fn why_no_trace(result: &RunResult) -> &str {
     let events = result.setup.as_ref().map(|setup| setup.trace_events.as_slice());
     // What is noted of a trace that was there may be about a part of it.
     let was_there = events.is_some_and(|events| !events.is_empty());
-    let wanted = |spec: &TraceSpec| spec.dump.wanted(result.threshold_hit.is_some());
     match (&result.job.trace, result.trace.note.as_deref()) {
         (None, _) => "none was wanted (--trace off)",
         (Some(_), Some(note)) if !was_there => note,
@@ -187,7 +198,7 @@ fn why_no_trace(result: &RunResult) -> &str {
         (Some(_), _) if result.exit_status.is_none() => {
             "the run was killed, and a trace comes out at the end"
         }
-        (Some(spec), _) if !wanted(spec) => {
+        (Some(spec), _) if !spec.dump.wanted(result.threshold_hit.is_some()) => {
             "no gap passed the threshold, and the trace of such a run is only kept with \
              --trace-dump always"
         }

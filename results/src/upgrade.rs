@@ -75,13 +75,15 @@ fn numbers(threads: &Value, kind: Kind) -> Result<Vec<Numbers>, String> {
         Kind::Vcpus => 0,
     };
     let mut next = BTreeMap::new();
-    let number = |old: OldThread| {
-        let thread = next.entry(old.group).or_insert(first);
-        let who = Numbers { group: old.group.saturating_add(1), thread: *thread };
-        *thread += 1;
-        who
-    };
-    Ok(threads.into_iter().map(number).collect())
+    Ok(threads
+        .into_iter()
+        .map(|old| {
+            let thread = next.entry(old.group).or_insert(first);
+            let who = Numbers { group: old.group.saturating_add(1), thread: *thread };
+            *thread += 1;
+            who
+        })
+        .collect())
 }
 
 /// A list may have been read as a thread; whoever wants one of the result refuses it.
@@ -102,14 +104,17 @@ fn shape(load: &mut Map<String, Value>) {
     let Some(groups) = load.get("groups").and_then(Value::as_u64) else { return };
     // As many as a load can have, and more.
     let groups = usize::try_from(groups).unwrap_or(usize::MAX).min(1 << 16);
-    let of = |key: &str| load.get(key).cloned().unwrap_or_default();
     let group = json!({
-        "threads": of("threads_per_group"),
+        "threads": of_load("threads_per_group", load),
         "cookie": true,
-        "busy_ns": of("busy_ns"),
-        "sleep": of("sleep"),
+        "busy_ns": of_load("busy_ns", load),
+        "sleep": of_load("sleep", load),
     });
     load.insert("shape".into(), json!(vec![group; groups]));
+}
+
+fn of_load(key: &str, load: &Map<String, Value>) -> Value {
+    load.get(key).cloned().unwrap_or_default()
 }
 
 /// The path of a key, and what stands for it where it is missing.

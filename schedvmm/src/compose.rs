@@ -31,11 +31,11 @@ pub struct Origin {
     pub machine: Machine,
     /// What its CPUs are.
     pub host_cpus: HostCpus,
-    /// How much of the time the host may take, as a part of 1.
+    /// Greatest share of the time that the host may take, of 1.
     pub steal_budget: f64,
     /// Whether threads stayed where they were put.
     pub pins: Pins,
-    /// What a reader must know.
+    /// Remark for the reader.
     pub notes: Vec<String>,
 }
 
@@ -59,7 +59,7 @@ impl Origin {
 pub struct Account<'a> {
     /// What it is of.
     pub origin: Origin,
-    /// What the threads reported.
+    /// Reports of the threads.
     pub session: &'a Session,
     /// What they had been told to do.
     pub job: &'a Job,
@@ -180,7 +180,7 @@ fn cosched(job: &Job, setup: Option<&Setup>) -> Cosched {
     }
 }
 
-/// Whether the load wants cookies and runs without: nothing is told of core scheduling then.
+/// True if the load wants cookies and runs without: nothing is told of core scheduling then.
 fn cookies_are_missing(job: &Job, setup: Option<&Setup>) -> bool {
     job.cosched == CoschedRequest::Auto
         && job.load.groups.iter().any(|group| group.cookie)
@@ -225,8 +225,10 @@ fn clocks(session: &Session, target: Target) -> Vec<String> {
 /// What is to be said of threads whose figures cannot be told to end at the hit.
 fn goes_on(threads: &[Thread], session: &Session) -> Option<String> {
     session.hit?;
-    let overflowed = |thread: &&Thread| thread.complete && thread.report.gaps_unrecorded > 0;
-    let count = threads.iter().filter(overflowed).count();
+    let count = threads
+        .iter()
+        .filter(|thread| thread.complete && thread.report.gaps_unrecorded > 0)
+        .count();
     (count > 0).then(|| {
         format!(
             "record memory was full for {count} threads: gaps that ended after the one over the \

@@ -59,25 +59,31 @@ impl Kinds {
                 _ => kinds.push((capacity, vec![cpu])),
             }
         }
-        let kind = |(capacity, cpus): (u64, Vec<u32>)| Kind {
-            name: format!("cores of capacity {capacity}"),
-            cpus: cpus.into_iter().collect(),
-        };
-        Self(kinds.into_iter().map(kind).collect())
+        Self(
+            kinds
+                .into_iter()
+                .map(|(capacity, cpus)| Kind {
+                    name: format!("cores of capacity {capacity}"),
+                    cpus: cpus.into_iter().collect(),
+                })
+                .collect(),
+        )
     }
 
     /// As result.json has them.
     pub fn facts(&self) -> Vec<CpuKind> {
-        let kind = |kind: &Kind| CpuKind { name: kind.name.clone(), cpus: kind.cpus.to_string() };
-        self.0.iter().map(kind).collect()
+        self.0
+            .iter()
+            .map(|kind| CpuKind { name: kind.name.clone(), cpus: kind.cpus.to_string() })
+            .collect()
     }
 
-    /// Whether there is more than one.
+    /// True if there is more than one.
     pub fn are_mixed(&self) -> bool {
         self.0.len() > 1
     }
 
-    /// How slow the kind of this CPU is: 0 for the fastest, and for all where they are alike.
+    /// Rank of this CPU's kind by speed: 0 for the fastest, and for all where they are alike.
     pub fn rank(&self, cpu: usize) -> usize {
         let cpu = u32::try_from(cpu).unwrap_or(u32::MAX);
         self.0.iter().position(|kind| kind.cpus.contains(cpu)).unwrap_or(0)
@@ -89,12 +95,15 @@ impl Kinds {
         if !self.are_mixed() {
             return None;
         }
-        let on = |kind: &Kind| {
-            let of_kind = cpus.iter().filter_map(|cpu| u32::try_from(*cpu).ok());
-            let found: CpuSet = of_kind.filter(|cpu| kind.cpus.contains(*cpu)).collect();
-            (!found.is_empty()).then(|| format!("{found} ({})", kind.name))
-        };
-        let on: Vec<_> = self.0.iter().filter_map(on).collect();
+        let on: Vec<_> = self
+            .0
+            .iter()
+            .filter_map(|kind| {
+                let of_kind = cpus.iter().filter_map(|cpu| u32::try_from(*cpu).ok());
+                let found: CpuSet = of_kind.filter(|cpu| kind.cpus.contains(*cpu)).collect();
+                (!found.is_empty()).then(|| format!("{found} ({})", kind.name))
+            })
+            .collect();
         let slow = cpus.iter().any(|cpu| self.rank(*cpu) > 0);
         match on.as_slice() {
             [] => None,

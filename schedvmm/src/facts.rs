@@ -45,24 +45,28 @@ pub fn host() -> HostFacts {
 /// Parameters of KVM's modules.
 fn parameters() -> BTreeMap<String, BTreeMap<String, String>> {
     let modules = ["kvm", "kvm_intel", "kvm_amd"];
-    let of = |module: &str| {
-        let path = Path::new("/sys/module").join(module).join("parameters");
-        (module.to_owned(), directory(&path))
-    };
-    modules.into_iter().map(of).filter(|(_, found)| !found.is_empty()).collect()
+    modules
+        .into_iter()
+        .map(|module| {
+            let path = Path::new("/sys/module").join(module).join("parameters");
+            (module.to_owned(), directory(&path))
+        })
+        .filter(|(_, found)| !found.is_empty())
+        .collect()
 }
 
 /// Every readable file of a directory, by name.
 fn directory(path: &Path) -> BTreeMap<String, String> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    let file = |entry: fs::DirEntry| {
-        let text = fs::read_to_string(entry.path()).ok()?;
-        Some((entry.file_name().to_string_lossy().into_owned(), text.trim_end().to_owned()))
-    };
-    entries.filter_map(file).collect()
+    entries
+        .filter_map(|entry| {
+            let text = fs::read_to_string(entry.path()).ok()?;
+            Some((entry.file_name().to_string_lossy().into_owned(), text.trim_end().to_owned()))
+        })
+        .collect()
 }
 
-/// Whether this host's CPUs are software.
+/// True if this host's CPUs are software.
 pub fn emulated() -> bool {
     hypervisor().as_deref() == Some(EMULATION)
 }

@@ -63,7 +63,46 @@ pub fn initrd(
 }
 
 /// Has the kernel talk by its 16550; later consoles on the command line talk, too.
-pub const SERIAL_CONSOLE: &str = "console=ttyS0";
+const SERIAL_CONSOLE: &str = "console=ttyS0";
+/// Has it draw what it says on a screen in memory, until there is a console.
+const DRAWN_CONSOLE: &str = "earlyprintk=vga";
+
+/// How a kernel talks until it has loaded its console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EarlyVoice {
+    /// On a screen in memory, which costs no exit.
+    Screen,
+    /// By a 16550, for which every distribution's kernel has a driver built in.
+    Serial,
+}
+
+impl EarlyVoice {
+    /// For a kernel that can draw, or may not be able to, and would have this command line: a kernel
+    /// has one early console, and the user's own is it.
+    pub fn choose(draws: bool, cmdline: &str) -> Self {
+        let is_taken = cmdline.split(' ').any(|word| word.starts_with("earlyprintk"));
+        if draws && !is_taken { Self::Screen } else { Self::Serial }
+    }
+
+    /// The one that a command line speaks of.
+    pub fn of(cmdline: &str) -> Option<Self> {
+        let says = |wanted: &str| cmdline.split(' ').any(|word| word == wanted);
+        match (says(DRAWN_CONSOLE), says(SERIAL_CONSOLE)) {
+            (true, _) => Some(Self::Screen),
+            (false, true) => Some(Self::Serial),
+            (false, false) => None,
+        }
+    }
+
+    /// The command line that has the kernel talk so.
+    pub fn before(self, cmdline: &str) -> String {
+        let word = match self {
+            Self::Screen => DRAWN_CONSOLE,
+            Self::Serial => SERIAL_CONSOLE,
+        };
+        format!("{word} {cmdline}")
+    }
+}
 
 /// The kernel command line, without what the machine itself puts before it ([`vmm::vm::Vm`]). The
 /// user's words come last: for a word given twice the kernel takes the later one.
@@ -221,6 +260,21 @@ mod tests {
         assert!(line(Some((5, 13))).contains("cosched_max_level=1"));
         assert!(!line(Some((5, 14))).contains("cosched"));
         assert!(!line(None).contains("cosched"));
+    }
+
+    #[test]
+    fn a_kernel_draws_if_it_can_and_may() {
+        for (draws, line, voice) in [
+            (true, "console=hvc0 quiet", EarlyVoice::Screen),
+            (false, "console=hvc0 quiet", EarlyVoice::Serial),
+            (true, "console=hvc0 earlyprintk=ttyS0", EarlyVoice::Serial),
+        ] {
+            assert_eq!(EarlyVoice::of(line), None);
+            assert_eq!(EarlyVoice::choose(draws, line), voice, "{line}");
+            let line = voice.before(line);
+            assert_eq!(EarlyVoice::of(&line), Some(voice), "{line}");
+            assert!(line.ends_with(" quiet") || line.ends_with("=ttyS0"), "{line}");
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod owner;
 mod package;
 mod pins;
 mod placement;
+mod plain_file;
 mod probe;
 mod progress;
 mod service;

@@ -101,11 +101,17 @@ impl GuestRings<'_> {
         &self,
         then: impl FnOnce(MappedRings<'_>) -> Result<T, FtraceError>,
     ) -> Result<T, FtraceError> {
-        let memory = |offset: u64, buffer: &mut [u8]| {
-            let address = self.ring.address.checked_add(offset);
-            (self.read_ram)(address.ok_or_else(|| io::Error::other("beyond all memory"))?, buffer)
-        };
-        then(MappedRings::find(&memory, self.ring.bytes.min(self.most_bytes), self.cpus)?)
+        then(MappedRings::find(
+            &|offset: u64, buffer: &mut [u8]| {
+                let address = self.ring.address.checked_add(offset);
+                (self.read_ram)(
+                    address.ok_or_else(|| io::Error::other("beyond all memory"))?,
+                    buffer,
+                )
+            },
+            self.ring.bytes.min(self.most_bytes),
+            self.cpus,
+        )?)
     }
 }
 

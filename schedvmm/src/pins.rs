@@ -17,7 +17,7 @@ const MOST_ELSEWHERE_PERCENT: u64 = 1;
 /// So many are named; the others are counted.
 const MOST_NAMED: usize = 4;
 
-/// What was found.
+/// Findings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PinCheck {
     /// As in result.json.
@@ -29,17 +29,18 @@ pub struct PinCheck {
 
 /// vCPU threads of ours that are not on their host CPUs any more.
 pub fn lost_vcpus(threads: &[VcpuThread], pins: &[usize]) -> Vec<LostPin> {
-    let lost = |(thread, pin): (&VcpuThread, &usize)| {
-        let bound_to: CpuSet = [u32::try_from(*pin).ok()?].into_iter().collect();
-        // One that has ended is nowhere.
-        let found = affinity::of_thread(thread.tid.cast_unsigned()).ok()?;
-        (found != bound_to).then(|| LostPin {
-            who: format!("the thread of vCPU {}", thread.cpu),
-            bound_to: bound_to.to_string(),
-            found_on: found.to_string(),
-        })
-    };
-    threads.iter().zip(pins).filter_map(lost).collect()
+    threads.iter().zip(pins).filter_map(lost_pin).collect()
+}
+
+fn lost_pin((thread, pin): (&VcpuThread, &usize)) -> Option<LostPin> {
+    let bound_to: CpuSet = [u32::try_from(*pin).ok()?].into_iter().collect();
+    // One that has ended is nowhere.
+    let found = affinity::of_thread(thread.tid.cast_unsigned()).ok()?;
+    (found != bound_to).then(|| LostPin {
+        who: format!("the thread of vCPU {}", thread.cpu),
+        bound_to: bound_to.to_string(),
+        found_on: found.to_string(),
+    })
 }
 
 impl PinCheck {
@@ -64,16 +65,12 @@ impl PinCheck {
             // The records are of CPUs of machines, which nobody binds their threads to.
             return pins;
         }
-        let elsewhere = |thread: usize, cpus: [u32; 2]| {
-            let bound = bound.get(thread).filter(|bound| !bound.is_empty());
-            cpus.into_iter().filter(move |cpu| bound.is_some_and(|bound| !bound.contains(*cpu)))
-        };
         let mut cpus = Vec::new();
         for (thread, records) in session.gaps.iter().enumerate() {
             pins.gaps += records.len() as u64;
             for record in records {
                 let before = cpus.len();
-                cpus.extend(elsewhere(thread, [record.cpu_begin, record.cpu_end]));
+                cpus.extend(elsewhere(thread, [record.cpu_begin, record.cpu_end], &bound));
                 pins.found.gaps_elsewhere += u64::from(cpus.len() > before);
             }
             // As many as there are CPUs, however many records there are.
@@ -83,7 +80,9 @@ impl PinCheck {
         pins.found.cpus_elsewhere = cpus.into_iter().collect::<CpuSet>().to_string();
         pins.hit_elsewhere = session.hit.is_some_and(|hit| {
             let record = hit.gap.record;
-            elsewhere(hit.gap.thread as usize, [record.cpu_begin, record.cpu_end]).next().is_some()
+            elsewhere(hit.gap.thread as usize, [record.cpu_begin, record.cpu_end], &bound)
+                .next()
+                .is_some()
         });
         pins
     }
@@ -119,6 +118,11 @@ impl PinCheck {
             Meanwhile { notes: told, faults: Vec::new() }
         }
     }
+}
+
+fn elsewhere(thread: usize, cpus: [u32; 2], bound: &[CpuSet]) -> impl Iterator<Item = u32> {
+    let bound = bound.get(thread).filter(|bound| !bound.is_empty());
+    cpus.into_iter().filter(move |cpu| bound.is_some_and(|bound| !bound.contains(*cpu)))
 }
 
 #[cfg(test)]

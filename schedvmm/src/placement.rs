@@ -73,11 +73,7 @@ pub fn check(option: &str, cpus: &[usize]) -> Result<(), Failure> {
 }
 
 fn check_in(sysfs: &Path, option: &str, cpus: &[usize]) -> Result<(), Failure> {
-    // Where /sys does not tell, the attempt has to do.
-    let list = |name: &str| fs::read_to_string(sysfs.join(name)).ok()?.parse::<CpuSet>().ok();
-    let (present, online) = (list("present"), list("online"));
-    let number = |cpu: usize| u32::try_from(cpu).ok().filter(|cpu| *cpu < MAX_CPUS);
-    let lacks = |set: &CpuSet, cpu| number(cpu).is_none_or(|cpu| !set.contains(cpu));
+    let (present, online) = (cpu_list("present", sysfs), cpu_list("online", sysfs));
     // The request first, whatever the host makes of the other CPUs.
     if let Some(present) = present
         && let Some(cpu) = cpus.iter().find(|cpu| lacks(&present, **cpu))
@@ -93,7 +89,7 @@ fn check_in(sysfs: &Path, option: &str, cpus: &[usize]) -> Result<(), Failure> {
                 sysfs.display()
             )));
         }
-        if let Err(error) = try_cpu(number(cpu)) {
+        if let Err(error) = try_cpu(cpu_number(cpu)) {
             return Err(Failure::host(format!(
                 "{option} names host CPU {cpu}, which this process may not use ({error}); its \
                  cpuset leaves it out: name others, or start it in another cgroup"
@@ -103,11 +99,24 @@ fn check_in(sysfs: &Path, option: &str, cpus: &[usize]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Where /sys does not tell, the attempt has to do.
+fn cpu_list(name: &str, sysfs: &Path) -> Option<CpuSet> {
+    fs::read_to_string(sysfs.join(name)).ok()?.parse::<CpuSet>().ok()
+}
+
+fn cpu_number(cpu: usize) -> Option<u32> {
+    u32::try_from(cpu).ok().filter(|cpu| *cpu < MAX_CPUS)
+}
+
+fn lacks(set: &CpuSet, cpu: usize) -> bool {
+    cpu_number(cpu).is_none_or(|cpu| !set.contains(cpu))
+}
+
 /// In a thread of its own, whose affinity ends with it.
 fn try_cpu(cpu: Option<u32>) -> io::Result<()> {
     let cpu = cpu.ok_or(io::ErrorKind::InvalidInput)?;
-    let confine = move || affinity::confine_this_thread(&CpuSet::from_iter([cpu]));
-    let thread = thread::Builder::new().spawn(confine)?;
+    let thread = thread::Builder::new()
+        .spawn(move || affinity::confine_this_thread(&CpuSet::from_iter([cpu])))?;
     thread.join().unwrap_or_else(|_| Err(io::Error::other("the attempt panicked")))
 }
 
@@ -162,8 +171,12 @@ impl Host {
     /// Whole cores beside core 0; or why that cannot be.
     fn by_cores(&self, topology: Topology) -> Result<Placement, String> {
         let (needed, threads) = (topology.cores() as usize, topology.threads_per_core as usize);
-        let fits = |core: &&Vec<usize>| core.len() >= threads && self.is_usable(core);
-        let mut usable: Vec<_> = self.cores.iter().skip(1).filter(fits).collect();
+        let mut usable: Vec<_> = self
+            .cores
+            .iter()
+            .skip(1)
+            .filter(|core| core.len() >= threads && self.is_usable(core))
+            .collect();
         if usable.len() < needed {
             return Err(format!(
                 "vCPUs are not pinned: {needed} cores of {threads} threads beside core 0 are \
@@ -172,9 +185,13 @@ impl Host {
             ));
         }
         // The fastest kind that has enough; else of all, the fastest first.
-        let of_kind = |rank| usable.iter().filter(move |core| self.rank(core) == rank).count();
         let ranks = usable.iter().map(|core| self.rank(core));
-        if let Some(rank) = ranks.filter(|rank| of_kind(*rank) >= needed).min() {
+        if let Some(rank) = ranks
+            .filter(|rank| {
+                usable.iter().filter(move |core| self.rank(core) == *rank).count() >= needed
+            })
+            .min()
+        {
             usable.retain(|core| self.rank(core) == rank);
         }
         usable.sort_by_key(|core| self.rank(core));

@@ -11,10 +11,10 @@ use vmm::vm::{Running, StartError, Vm};
 
 use crate::status::Failure;
 
-/// How often it looks whether the machine has stopped.
+/// Interval of checks whether the machine has stopped.
 const STOP_INTERVAL: Duration = Duration::from_millis(1);
 
-/// What reaches the main thread.
+/// Events of the main thread.
 #[derive(Debug)]
 pub enum Event {
     /// Bytes from the control port.
@@ -86,21 +86,16 @@ pub fn stop(
     mut take_control: impl FnMut(&[u8]),
 ) -> Stopped {
     let mut ends = Vec::new();
-    let mut take = |event| match event {
-        Event::Vcpu(end) => ends.push(end),
-        Event::Control(bytes) => take_control(&bytes),
-        Event::Signal(_) => {}
-    };
     let stopped = thread::scope(|scope| {
         let stop = scope.spawn(|| running.stop(dump));
         while !stop.is_finished() {
             if let Ok(event) = inbox.recv_timeout(STOP_INTERVAL) {
-                take(event);
+                take(event, &mut ends, &mut take_control);
             }
         }
         stop.join()
     });
-    inbox.try_iter().for_each(take);
+    inbox.try_iter().for_each(|event| take(event, &mut ends, &mut take_control));
     let took = match stopped {
         Ok(stopped) => stopped.map_err(Failure::from),
         Err(_) => {
@@ -108,6 +103,14 @@ pub fn stop(
         }
     };
     Stopped { ends, took }
+}
+
+fn take(event: Event, ends: &mut Vec<VcpuEnd>, take_control: &mut impl FnMut(&[u8])) {
+    match event {
+        Event::Vcpu(end) => ends.push(end),
+        Event::Control(bytes) => take_control(&bytes),
+        Event::Signal(_) => {}
+    }
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ pub struct Limits {
     pub boot: Duration,
     /// Virtual machines of the nested target.
     pub vms: u32,
-    /// Whether one of them may fail.
+    /// True if one of them may fail.
     pub allow_degraded: bool,
 }
 
@@ -127,7 +127,7 @@ pub struct Session {
     pub trace_bytes: Option<u64>,
     /// Virtual machines of the nested target, as far as they are known.
     pub vms: Vec<VmStatus>,
-    /// Whether the agent had its last word.
+    /// True if the agent had its last word.
     pub bye: bool,
     /// Why what was measured says nothing of the kernel.
     pub invalid: Vec<String>,
@@ -203,22 +203,19 @@ impl Session {
 
     /// Whether what is said can be: everything else here takes it for granted.
     fn check(&self, frame: &Frame) -> Result<(), SessionError> {
-        let of_thread = |thread: usize, records: &[GapRecord]| {
-            let threads = self.limits.threads;
-            if thread >= threads {
-                return Err(SessionError::Thread { number: thread as u64 + 1, threads });
-            }
-            let wrong = records.iter().find(|record| !record.is_possible());
-            wrong.map_or(Ok(()), |record| Err(SessionError::Backwards(record.tsc_begin)))
-        };
-        let of_gap = |gap: &Gap| of_thread(gap.thread as usize, &[gap.record]);
         match frame {
-            Frame::Gaps { thread, records } => of_thread(*thread as usize, records),
-            Frame::Message(Message::Tick(tick)) => tick.longest.iter().try_for_each(of_gap),
-            Frame::Message(Message::ThresholdHit(hit)) => of_gap(&hit.gap),
+            Frame::Gaps { thread, records } => {
+                check_records(*thread as usize, records, self.limits.threads)
+            }
+            Frame::Message(Message::Tick(tick)) => {
+                tick.longest.iter().try_for_each(|gap| check_gap(gap, self.limits.threads))
+            }
+            Frame::Message(Message::ThresholdHit(hit)) => check_gap(&hit.gap, self.limits.threads),
             Frame::Message(Message::Finished(report)) => {
                 let mut threads = report.threads.iter().enumerate();
-                threads.try_for_each(|(n, thread)| of_thread(n, thread.longest.as_slice()))
+                threads.try_for_each(|(n, thread)| {
+                    check_records(n, thread.longest.as_slice(), self.limits.threads)
+                })
             }
             Frame::Message(_) | Frame::VmConsole { .. } => Ok(()),
         }
@@ -307,23 +304,18 @@ impl Session {
     /// machines: `l2_first_up` and `l2_all_up` (PID 1), `l2_standing`, `l2_confined`,
     /// `l2_first_record` and `l2_all_recorded`; what never came is left out.
     pub fn vm_phases_ms(&self) -> Vec<(Phase, u64)> {
-        let well = || self.vms.iter().filter(|vm| vm.fault.is_none()).map(|vm| vm.times);
-        let first = |of: fn(VmTimes) -> Option<u64>| well().filter_map(of).min();
-        let all = |of: fn(VmTimes) -> Option<u64>| {
-            well().map(of).collect::<Option<Vec<_>>>()?.into_iter().max()
-        };
         let phases = [
-            (Phase::L2FirstUp, first(|times| times.up_ns)),
-            (Phase::L2AllUp, all(|times| times.up_ns)),
-            (Phase::L2Standing, all(|times| times.standing_ns)),
-            (Phase::L2Confined, all(|times| times.confined_ns)),
-            (Phase::L2FirstRecord, first(|times| times.first_record_ns)),
-            (Phase::L2AllRecorded, all(|times| times.first_record_ns)),
+            (Phase::L2FirstUp, earliest(&self.vms, |times| times.up_ns)),
+            (Phase::L2AllUp, latest(&self.vms, |times| times.up_ns)),
+            (Phase::L2Standing, latest(&self.vms, |times| times.standing_ns)),
+            (Phase::L2Confined, latest(&self.vms, |times| times.confined_ns)),
+            (Phase::L2FirstRecord, earliest(&self.vms, |times| times.first_record_ns)),
+            (Phase::L2AllRecorded, latest(&self.vms, |times| times.first_record_ns)),
         ];
         phases.into_iter().filter_map(|(phase, ns)| Some((phase, ns? / 1_000_000))).collect()
     }
 
-    /// Whether a group, of which the report tells, has itself told what it says.
+    /// True if a group, of which the report tells, has itself told what it says.
     pub fn has_reported(&self, group: GroupIndex) -> bool {
         self.vms.get(group.index()).is_none_or(|vm| vm.fault.is_none())
     }
@@ -350,6 +342,33 @@ impl Session {
             self.entered.push((stage, now));
         }
     }
+}
+
+/// Times of the machines without a fault.
+fn times(vms: &[VmStatus]) -> impl Iterator<Item = VmTimes> {
+    vms.iter().filter(|vm| vm.fault.is_none()).map(|vm| vm.times)
+}
+
+/// When the first machine came that far.
+fn earliest(vms: &[VmStatus], of: fn(VmTimes) -> Option<u64>) -> Option<u64> {
+    times(vms).filter_map(of).min()
+}
+
+/// When the last machine came that far, if all did.
+fn latest(vms: &[VmStatus], of: fn(VmTimes) -> Option<u64>) -> Option<u64> {
+    times(vms).map(of).collect::<Option<Vec<_>>>()?.into_iter().max()
+}
+
+fn check_records(thread: usize, records: &[GapRecord], threads: usize) -> Result<(), SessionError> {
+    if thread >= threads {
+        return Err(SessionError::Thread { number: thread as u64 + 1, threads });
+    }
+    let wrong = records.iter().find(|record| !record.is_possible());
+    wrong.map_or(Ok(()), |record| Err(SessionError::Backwards(record.tsc_begin)))
+}
+
+fn check_gap(gap: &Gap, threads: usize) -> Result<(), SessionError> {
+    check_records(gap.thread as usize, &[gap.record], threads)
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! are files too, so that everybody can begin with one of them.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use serde::Deserialize;
 use workload::supervisor::MAX_THREADS;
 
 use crate::cli::LoadArgs;
+use crate::plain_file;
 use crate::status::Failure;
 use crate::units;
 
@@ -59,12 +59,13 @@ impl Shape {
                 .map(|groups| Self { name: Some(path.display().to_string()), groups }),
             (None, None) => plain(args),
         };
-        let named = |text: String| match (&args.preset, &args.load) {
-            (Some(name), _) => format!("--preset {name}: {text}"),
-            (None, Some(path)) => format!("--load {}: {text}", path.display()),
-            (None, None) => text,
-        };
-        shape.map_err(|text| Failure::request(named(text)))
+        shape.map_err(|text| {
+            Failure::request(match (&args.preset, &args.load) {
+                (Some(name), _) => format!("--preset {name}: {text}"),
+                (None, Some(path)) => format!("--load {}: {text}", path.display()),
+                (None, None) => text,
+            })
+        })
     }
 }
 
@@ -98,11 +99,10 @@ fn plain(args: &LoadArgs) -> Result<Shape, String> {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let metadata = fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?;
-    if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
-        return Err("is no file of at most 1 MiB".into());
-    }
-    fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))
+    let bytes = plain_file::read(path, MAX_FILE_BYTES);
+    bytes
+        .and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other))
+        .map_err(|error| format!("cannot be read: {error}"))
 }
 
 /// A load as a file has it.
@@ -163,13 +163,6 @@ fn parse(text: &str, cpus: &[u32]) -> Result<Vec<GroupSpec>, String> {
 
 impl Entry {
     fn group(&self, cpus: &[u32]) -> Result<GroupSpec, String> {
-        let time = |key: &str, value: &Option<String>| match value {
-            None => Ok(None),
-            Some(text) => match units::duration(text) {
-                Ok(time) => Ok(Some(time)),
-                Err(error) => Err(format!("{key} = \"{text}\": {error}")),
-            },
-        };
         let sleep = self
             .sleep
             .as_ref()
@@ -202,21 +195,33 @@ impl Entry {
     }
 }
 
+fn time(key: &str, value: &Option<String>) -> Result<Option<Duration>, String> {
+    match value {
+        None => Ok(None),
+        Some(text) => match units::duration(text) {
+            Ok(time) => Ok(Some(time)),
+            Err(error) => Err(format!("{key} = \"{text}\": {error}")),
+        },
+    }
+}
+
 /// CPUs by their places in the load's list.
 fn on(places: &[usize], cpus: &[u32]) -> Result<Vec<u32>, String> {
-    let cpu = |place: &usize| {
-        cpus.get(*place).copied().ok_or_else(|| {
-            format!(
-                "cpus = {places:?}: the load has {} CPUs, counted from 0; name more with \
-                 --load-cpus",
-                cpus.len()
-            )
-        })
-    };
     if places.is_empty() {
         return Err("cpus = []: name one, or leave it out".into());
     }
-    places.iter().map(cpu).collect()
+    places
+        .iter()
+        .map(|place| {
+            cpus.get(*place).copied().ok_or_else(|| {
+                format!(
+                    "cpus = {places:?}: the load has {} CPUs, counted from 0; name more with \
+                 --load-cpus",
+                    cpus.len()
+                )
+            })
+        })
+        .collect()
 }
 
 fn class(text: &str) -> Result<Class, String> {
@@ -238,12 +243,15 @@ fn class(text: &str) -> Result<Class, String> {
 
 /// `50ms/100ms`.
 fn quota(text: &str) -> Result<Quota, String> {
-    let bad = |why: &str| format!("quota = \"{text}\": {why}");
     let (time, period) =
-        text.split_once('/').ok_or_else(|| bad("it needs the form TIME/PERIOD"))?;
-    let time = units::duration(time).map_err(|error| bad(&error))?;
-    let period = units::duration(period).map_err(|error| bad(&error))?;
+        text.split_once('/').ok_or_else(|| bad_quota("it needs the form TIME/PERIOD", text))?;
+    let time = units::duration(time).map_err(|error| bad_quota(&error, text))?;
+    let period = units::duration(period).map_err(|error| bad_quota(&error, text))?;
     Ok(Quota { time, period })
+}
+
+fn bad_quota(why: &str, text: &str) -> String {
+    format!("quota = \"{text}\": {why}")
 }
 
 #[cfg(test)]

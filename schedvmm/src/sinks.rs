@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use vmm::vm::Running;
+
 use crate::service::Event;
 
 /// Console bytes kept between two visits of the main thread. A guest prints some hundred
@@ -54,6 +56,27 @@ impl Write for ConsoleRing {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// What a kernel drew on its screen before it had a console. Once it has one, it draws no more.
+#[derive(Default)]
+pub struct Drawn {
+    was_taken: bool,
+}
+
+impl Drawn {
+    /// These bytes of its console, and before the first of them what was drawn.
+    pub fn before(&mut self, bytes: Vec<u8>, running: &Running) -> Vec<u8> {
+        if bytes.is_empty() { bytes } else { [self.take(running), bytes].concat() }
+    }
+
+    /// What was drawn, once.
+    pub fn take(&mut self, running: &Running) -> Vec<u8> {
+        if std::mem::replace(&mut self.was_taken, true) {
+            return Vec::new();
+        }
+        running.screen().into_bytes()
     }
 }
 

@@ -22,8 +22,7 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
 }
 
 fn escaped(text: &str, stays: fn(char) -> bool) -> Cow<'_, str> {
-    let is_shown = |letter: char| commands(letter) && !stays(letter);
-    if !text.contains(is_shown) {
+    if !text.contains(|letter: char| is_shown_escaped(letter, stays)) {
         return text.into();
     }
     let mut plain = String::with_capacity(text.len() + 16);
@@ -33,12 +32,20 @@ fn escaped(text: &str, stays: fn(char) -> bool) -> Cow<'_, str> {
         let _ = match letter {
             // The end of a line, as consoles have it.
             '\r' if stays('\n') && letters.peek() == Some(&'\n') => Ok(()),
-            '\0'..='\u{ff}' if is_shown(letter) => write!(plain, "\\x{:02x}", u32::from(letter)),
-            _ if is_shown(letter) => write!(plain, "\\u{{{:x}}}", u32::from(letter)),
+            '\0'..='\u{ff}' if is_shown_escaped(letter, stays) => {
+                write!(plain, "\\x{:02x}", u32::from(letter))
+            }
+            _ if is_shown_escaped(letter, stays) => {
+                write!(plain, "\\u{{{:x}}}", u32::from(letter))
+            }
             _ => plain.write_char(letter),
         };
     }
     plain.into()
+}
+
+fn is_shown_escaped(letter: char, stays: fn(char) -> bool) -> bool {
+    commands(letter) && !stays(letter)
 }
 
 /// A line on stdout. A closed one takes the text: files and the status tell all the same.

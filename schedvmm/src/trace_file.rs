@@ -18,7 +18,7 @@ use crate::units::show_ns;
 
 /// Its name in the result folder.
 const NAME: &str = "trace.dat";
-/// What the stream's file has after the trace's name.
+/// Suffix of the stream's file after the trace's name.
 const RAW_SUFFIX: &str = ".raw";
 /// What an unfinished trace.dat has after its name.
 const PART_SUFFIX: &str = ".part";
@@ -38,7 +38,7 @@ pub struct Arrival<'a> {
     pub via: TraceVia,
     /// How much was written.
     pub bytes: u64,
-    /// How much was sent, where the sender came to its end.
+    /// Amount sent, where the sender came to its end.
     pub sent: Option<u64>,
     /// What went wrong on the way.
     pub error: Option<String>,
@@ -68,22 +68,7 @@ impl TraceFile {
     /// It cannot be written beside, or is none that can be replaced.
     pub fn check(named: Option<&Path>) -> Result<(), Failure> {
         let Some(path) = named else { return Ok(()) };
-        let check = || {
-            if path.exists() && !path.is_file() {
-                let text = "it is there, and no regular file; name another with --trace-file";
-                return Err(io::Error::other(text));
-            }
-            let raw = with_suffix(path, RAW_SUFFIX);
-            for path in [path, &raw] {
-                let is_new = !path.exists();
-                OpenOptions::new().append(true).create(true).open(path)?;
-                if is_new {
-                    fs::remove_file(path)?;
-                }
-            }
-            Ok(())
-        };
-        check().map_err(|error| file_failure(&error, "write", path))
+        check_writable(path).map_err(|error| file_failure(&error, "write", path))
     }
 
     /// Verifies what came, and makes a trace.dat of it, with markers where gaps begin and end.
@@ -160,6 +145,22 @@ impl TraceFile {
     }
 }
 
+fn check_writable(path: &Path) -> Result<(), io::Error> {
+    if path.exists() && !path.is_file() {
+        let text = "it is there, and no regular file; name another with --trace-file";
+        return Err(io::Error::other(text));
+    }
+    let raw = with_suffix(path, RAW_SUFFIX);
+    for path in [path, &raw] {
+        let is_new = !path.exists();
+        OpenOptions::new().append(true).create(true).open(path)?;
+        if is_new {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 /// The trace with two markers for each gap that began in it; of very many gaps, for the
 /// longest ones.
 fn with_gaps(
@@ -175,14 +176,20 @@ fn with_gaps(
     let mut seen: Vec<_> = all.filter(|(_, gap)| gap.tsc_begin >= begin).collect();
     seen.sort_by_key(|(_, gap)| std::cmp::Reverse(gap.ticks()));
     seen.truncate(MOST_MARKED_GAPS);
-    let marker = |(thread, gap): (usize, &GapRecord)| {
-        let length = show_ns(clock.ns(gap.ticks()));
-        let text =
-            |what: &str| format!("gap of {} in {} {what}", length.trim(), clock.name_of(thread));
-        [(gap.tsc_begin, text("begins")), (gap.tsc_end, text("has ended"))]
-    };
-    let markers: Vec<_> = seen.into_iter().flat_map(marker).collect();
+    let markers: Vec<_> = seen.into_iter().flat_map(|item| gap_markers(item, &clock)).collect();
     trace.with_markers(&markers)
+}
+
+fn gap_markers((thread, gap): (usize, &GapRecord), clock: &Clock<'_>) -> [(u64, String); 2] {
+    let length = show_ns(clock.ns(gap.ticks()));
+    [
+        (gap.tsc_begin, marker_text("begins", &length, thread, clock)),
+        (gap.tsc_end, marker_text("has ended", &length, thread, clock)),
+    ]
+}
+
+fn marker_text(what: &str, length: &str, thread: usize, clock: &Clock<'_>) -> String {
+    format!("gap of {} in {} {what}", length.trim(), clock.name_of(thread))
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

@@ -164,15 +164,14 @@ pub fn pins(text: &str) -> Result<CpuList, String> {
     })
 }
 
+/// No host has more CPUs (`NR_CPUS`).
+const MAX_HOST_CPUS: usize = 8192;
+
 fn each_once(text: &str, twice: impl Fn(usize) -> String) -> Result<CpuList, String> {
-    const MOST: usize = 8192;
-    let number = |text: &str| {
-        text.parse::<usize>().ok().filter(|cpu| *cpu < MOST).ok_or(format!("\"{text}\" is no CPU"))
-    };
     let (mut cpus, mut seen) = (Vec::new(), BTreeSet::new());
     for part in text.trim().split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (number(first)?, number(last)?);
+        let (first, last) = (cpu_number(first)?, cpu_number(last)?);
         if first > last {
             return Err(format!("{part} runs backwards"));
         }
@@ -184,6 +183,13 @@ fn each_once(text: &str, twice: impl Fn(usize) -> String) -> Result<CpuList, Str
         }
     }
     Ok(CpuList(cpus))
+}
+
+fn cpu_number(text: &str) -> Result<usize, String> {
+    text.parse::<usize>()
+        .ok()
+        .filter(|cpu| *cpu < MAX_HOST_CPUS)
+        .ok_or(format!("\"{text}\" is no CPU"))
 }
 
 /// CPUs in the order written.

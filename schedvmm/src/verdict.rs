@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a run says about the kernel: one pure function of how it ended.
+//! The verdict of a run about the kernel: one pure function of how it ended.
 
 use protocol::job::Job;
 use protocol::names::{PANIC_MARK, SAYING};
@@ -10,7 +10,7 @@ use crate::analysis::threads::over_threshold;
 use crate::session::{Session, waited_for};
 use crate::status::{ExitStatus, Owned};
 
-/// How a run came to its end.
+/// End of a run.
 #[derive(Debug)]
 pub enum End {
     /// A vCPU ended by itself.
@@ -60,7 +60,7 @@ impl Verdict {
         Self { signal: Some(signal), ..Self::new(Answer::Interrupted, code, reason) }
     }
 
-    /// How the process ends. The answer alone decides, so that the two never disagree.
+    /// Exit status of the process. The answer alone decides, so that the two never disagree.
     pub fn status(&self) -> ExitStatus {
         match self.answer {
             Answer::Pass | Answer::Measured => ExitStatus::Pass,
@@ -118,7 +118,6 @@ pub fn judge(session: &Session, job: &Job, end: &End, console: &str) -> Verdict 
 
 /// Of a run that ended, not by a vCPU, before a report or a failure had come.
 fn unreported(end: &End) -> Verdict {
-    let untestable = |code, reason| Verdict::new(Answer::Untestable, code, reason);
     match end {
         End::Late(stage) => {
             let reason = format!("the guest hangs: waited for {}", waited_for(*stage));
@@ -138,6 +137,10 @@ fn unreported(end: &End) -> Verdict {
             Verdict::new(Answer::InternalError, ReasonCode::NoReport, reason)
         }
     }
+}
+
+fn untestable(code: ReasonCode, reason: String) -> Verdict {
+    Verdict::new(Answer::Untestable, code, reason)
 }
 
 /// Of a run with a gap over the threshold, with a remark on what went wrong after it was found.
@@ -194,18 +197,17 @@ fn unplanned(session: &Session, end: &VcpuEnd, console: &str) -> Verdict {
         Stage::Run => "while the load ran",
         Stage::Finish | Stage::PowerOff => "before the results were complete",
     };
-    let line = |words| console.lines().rev().find(|line| line.contains(words)).map(str::trim);
     let orderly = matches!(end.reason, ExitReason::Reset | ExitReason::PowerOff);
     let answer = end.reason.owner().into();
-    if let Some(line) = line(PANIC_MARK) {
+    if let Some(line) = last_line_with(PANIC_MARK, console) {
         let reason = format!("the agent panicked {when}: {line}");
         return Verdict::new(Answer::InternalError, ReasonCode::AgentPanic, reason);
     }
-    if let Some(line) = line("Kernel panic") {
+    if let Some(line) = last_line_with("Kernel panic", console) {
         let reason = format!("the kernel panicked {when}: {line}");
         return Verdict::new(answer, ReasonCode::KernelPanic, reason);
     }
-    let (code, reason) = match line(SAYING) {
+    let (code, reason) = match last_line_with(SAYING, console) {
         Some(line) if orderly => {
             (ReasonCode::AgentGaveUp, format!("the agent gave up {when}: {line}"))
         }
@@ -216,6 +218,10 @@ fn unplanned(session: &Session, end: &VcpuEnd, console: &str) -> Verdict {
         _ => (code_of(&end.reason), format!("vCPU {} ended {when}: {}", end.cpu, end.reason)),
     };
     Verdict::new(answer, code, reason)
+}
+
+fn last_line_with<'a>(words: &str, console: &'a str) -> Option<&'a str> {
+    console.lines().rev().find(|line| line.contains(words)).map(str::trim)
 }
 
 #[cfg(test)]

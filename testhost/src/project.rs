@@ -13,13 +13,14 @@ pub fn root() -> &'static Path {
 
 /// `schedvmm` in the user's cache folder (`XDG_CACHE_HOME`, or `~/.cache`); made if missing.
 pub fn cache_dir() -> Result<PathBuf> {
-    let absolute = |name: &str| {
-        std::env::var_os(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute())
-    };
-    let base = absolute("XDG_CACHE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+    let base = absolute_path("XDG_CACHE_HOME")
+        .or_else(|| absolute_path("HOME").map(|home| home.join(".cache")))
         .context("no place for the cache: set HOME or XDG_CACHE_HOME to an absolute path")?;
     let dir = base.join("schedvmm");
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make `{}`", dir.display()))?;
     Ok(dir)
+}
+
+fn absolute_path(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }

@@ -32,6 +32,9 @@ pub struct Config {
     pub nested: bool,
     /// Give the guest a 16550 for its early console.
     pub serial: bool,
+    /// Give the guest a text screen in memory, for what it says before its console
+    /// ([`Running::screen`](crate::vm::Running::screen)).
+    pub screen: bool,
     /// How virtio devices are reached; `None` takes what the kernel has a driver for.
     pub transport: Option<Transport>,
     /// Kernel command line.
@@ -57,6 +60,7 @@ impl Config {
             pv: PvProfile::Clock,
             nested: false,
             serial: false,
+            screen: false,
             transport: None,
             cmdline: String::new(),
             boot: BootMethod::Payload,

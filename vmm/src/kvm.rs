@@ -120,17 +120,18 @@ impl Hypervisor {
     /// # Errors
     /// The reason this host cannot run a virtual machine.
     pub fn open(device: &Path) -> Result<Self, KvmError> {
-        let path = || device.to_owned();
         let name = CString::new(device.as_os_str().as_encoded_bytes())
-            .map_err(|_| KvmError::Missing(path()))?;
+            .map_err(|_| KvmError::Missing(device.to_owned()))?;
         let kvm = Kvm::new_with_path(name).map_err(|source| match source.errno() {
-            libc::ENOENT | libc::ENXIO | libc::ENODEV => KvmError::Missing(path()),
-            errno => KvmError::refused(path(), errno, rustix::process::geteuid().is_root())
-                .unwrap_or(KvmError::Open { path: path(), source }),
+            libc::ENOENT | libc::ENXIO | libc::ENODEV => KvmError::Missing(device.to_owned()),
+            errno => {
+                KvmError::refused(device.to_owned(), errno, rustix::process::geteuid().is_root())
+                    .unwrap_or(KvmError::Open { path: device.to_owned(), source })
+            }
         })?;
         let version = kvm.get_api_version();
         if version != KVM_API_VERSION.cast_signed() {
-            return Err(KvmError::ApiVersion { path: path(), version });
+            return Err(KvmError::ApiVersion { path: device.to_owned(), version });
         }
         let lacks: Vec<_> = REQUIRED
             .into_iter()

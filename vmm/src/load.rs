@@ -54,7 +54,7 @@ pub enum LoadError {
     Write(#[from] vm_memory::GuestMemoryError),
 }
 
-/// How the kernel is entered in the end.
+/// Entry of the kernel in the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entered {
     /// ELF entry of an unpacked bzImage.
@@ -76,7 +76,7 @@ pub struct LoadedKernel {
     pub header: Option<setup_header>,
     /// First guest physical address and bytes of its ELF notes, where they are known.
     pub notes: Option<(u64, u64)>,
-    /// How it is entered.
+    /// Entry of the kernel.
     pub entered: Entered,
     /// Why another way than the one asked for was taken.
     pub note: Option<String>,
@@ -96,8 +96,7 @@ impl LoadedKernel {
     /// The transport for it: the one that is asked for, or the first that it has a driver for. A
     /// kernel that tells of none, as one that is entered packed, gets the default.
     pub fn transport(&self, ram: &BootRam, asked: Option<Transport>) -> Transport {
-        let of_kernel = || self.memory(ram).and_then(lint::choose);
-        asked.or_else(of_kernel).unwrap_or_default()
+        asked.or_else(|| self.memory(ram).and_then(lint::choose)).unwrap_or_default()
     }
 
     /// The same of a kernel that need not run; nothing for a stub.
@@ -121,9 +120,14 @@ impl LoadedKernel {
     /// The kernel's memory; `None` for a stub, whose kernel is still packed.
     fn memory<'a>(&self, ram: &'a BootRam) -> Option<&'a [u8]> {
         let low = ram.low();
-        let clamp = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(low.len());
-        (self.entered != Entered::Stub).then(|| &low[clamp(self.range.0)..clamp(self.range.1)])
+        (self.entered != Entered::Stub)
+            .then(|| &low[clamp(self.range.0, low)..clamp(self.range.1, low)])
     }
+}
+
+/// A guest address as a place in low memory.
+fn clamp(at: u64, low: &[u8]) -> usize {
+    usize::try_from(at).unwrap_or(usize::MAX).min(low.len())
 }
 
 /// Puts `image` into `ram`.
@@ -267,9 +271,12 @@ pub fn place_initrd(
         let needed = (kernel.range.1 + len + PAGE).div_ceil(1 << 20);
         return Err(too_small(ram, needed));
     }
-    // Below the MMIO gap, which lies below 4 GiB.
-    let to_u32 = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     Ok(InitrdPlace { start: to_u32(start), len: to_u32(len) })
+}
+
+/// An address below the MMIO gap, and thus below 4 GiB.
+fn to_u32(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
 }
 
 /// Puts the command line in place and returns its length.

@@ -12,7 +12,7 @@ use crate::x86_64::layout;
 /// the mapping. It comes out of a [`BootRam`](crate::boot_ram::BootRam).
 pub type GuestRam = GuestMemoryMmap<()>;
 
-/// What can go wrong with guest memory.
+/// Errors of guest memory.
 #[derive(Debug, Error)]
 pub enum MemoryError {
     /// Anonymous memory could not be reserved.
@@ -51,20 +51,24 @@ pub fn ranges(size: u64) -> Vec<(GuestAddress, u64)> {
 
 /// Reserves guest RAM, see [`BootRam::allocate`](crate::boot_ram::BootRam::allocate).
 pub(crate) fn allocate(mib: u64) -> Result<GuestRam, MemoryError> {
-    let fault = |source| MemoryError::Map { mib, source };
     let ranges = ranges(mib << 20)
         .into_iter()
         .map(|(start, len)| {
-            let len = usize::try_from(len)
-                .map_err(|_| fault(vm_memory::mmap::FromRangesError::InvalidGuestRegion))?;
+            let len = usize::try_from(len).map_err(|_| {
+                map_error(vm_memory::mmap::FromRangesError::InvalidGuestRegion, mib)
+            })?;
             Ok((start, len))
         })
         .collect::<Result<Vec<_>, MemoryError>>()?;
-    let ram = GuestRam::from_ranges(&ranges).map_err(fault)?;
+    let ram = GuestRam::from_ranges(&ranges).map_err(|source| map_error(source, mib))?;
     for region in ram.iter() {
         advise(region.as_ptr(), region.len());
     }
     Ok(ram)
+}
+
+fn map_error(source: vm_memory::mmap::FromRangesError, mib: u64) -> MemoryError {
+    MemoryError::Map { mib, source }
 }
 
 /// Asks for transparent huge pages (fewer nested page faults, each of which would look like

@@ -18,6 +18,7 @@ use crate::vcpu::halts::HaltClock;
 use crate::vcpu::sched::VcpuThread;
 use crate::vcpu::{Machine, kick};
 use crate::virtio::console::ConsoleControl;
+use crate::x86_64::{layout, screen};
 
 /// A stop takes microseconds, on a host that starves us some hundred milliseconds; this is
 /// the time after which it has failed.
@@ -51,14 +52,17 @@ impl Running {
         &self.threads
     }
 
-    /// What tells how long vCPU `cpu` has halted.
+    /// The counter of halts of vCPU `cpu`.
     ///
     /// # Errors
     /// KVM does not count it.
     pub fn halt_clock(&self, cpu: u32) -> io::Result<HaltClock> {
         let statistics = self.statistics.get(cpu as usize).and_then(Option::as_ref);
-        let missing = || io::Error::other("this host's KVM has no statistics (Linux 5.14)");
-        HaltClock::find(statistics.ok_or_else(missing)?)
+        HaltClock::find(
+            statistics.ok_or_else(|| {
+                io::Error::other("this host's KVM has no statistics (Linux 5.14)")
+            })?,
+        )
     }
 
     /// Reads RAM of the guest, which goes on changing it until it was stopped.
@@ -68,6 +72,16 @@ impl Running {
     pub fn read_ram(&self, address: u64, buffer: &mut [u8]) -> io::Result<()> {
         let read = self.machine.ram.read_slice(buffer, GuestAddress(address));
         read.map_err(io::Error::other)
+    }
+
+    /// What the guest has drawn on its text screen so far, in lines; nothing where it has none.
+    pub fn screen(&self) -> String {
+        let mut cells = vec![0; screen::SCREEN_BYTES];
+        // A machine has more RAM than this takes.
+        match self.read_ram(layout::SCREEN.0, &mut cells) {
+            Ok(()) => screen::text(&cells),
+            Err(_) => String::new(),
+        }
     }
 
     /// Host memory this process has in use beside guest RAM, in KiB; `None` where the host

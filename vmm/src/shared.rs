@@ -74,22 +74,22 @@ impl SharedKernel {
         kernel.lint(&ram, wanted)?;
         let transport = kernel.transport(&ram, wanted.transport);
         let start = kernel.range.0 & !(PAGE - 1);
-        let wrote = |source| SharedError::File("written", source);
         let low = ram.low();
         let memory = &low[clamp(start, low.len())..clamp(kernel.range.1, low.len())];
         // What is zero at the end is so in every machine's own memory, too.
         let used = memory.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         let len = (used as u64).next_multiple_of(PAGE).min(memory.len() as u64);
-        file.write_all_at(&memory[..clamp(len, memory.len())], MEMORY_OFFSET).map_err(wrote)?;
+        file.write_all_at(&memory[..clamp(len, memory.len())], MEMORY_OFFSET)
+            .map_err(cannot_write)?;
         let mut page = boot_params::default();
         let has_header = kernel.header.map(|header| page.hdr = header).is_some();
-        file.write_all_at(page.as_slice(), PAGE).map_err(wrote)?;
+        file.write_all_at(page.as_slice(), PAGE).map_err(cannot_write)?;
         let kind = u64::from(transport == Transport::Pci) << 2
             | u64::from(kernel.entered == Entered::Stub) << 1
             | u64::from(has_header);
         let facts = [MAGIC, kernel.entry, kernel.range.0, kernel.range.1, len, kind];
         let words: Vec<u8> = facts.iter().flat_map(|word| word.to_le_bytes()).collect();
-        file.write_all_at(&words, 0).map_err(wrote)?;
+        file.write_all_at(&words, 0).map_err(cannot_write)?;
         seal(file)
     }
 
@@ -151,6 +151,10 @@ impl SharedKernel {
         };
         Ok((kernel, start & !(PAGE - 1), len))
     }
+}
+
+fn cannot_write(source: io::Error) -> SharedError {
+    SharedError::File("written", source)
 }
 
 /// An initrd in a file.

@@ -130,7 +130,13 @@ impl Vm {
         let tables =
             acpi::tables(layout::narrow(layout::ACPI.0), config.topology, devices, config.serial);
         let memory_bytes = config.memory_mib << 20;
-        let page = zero_page::build(kernel.header.as_ref(), cmdline_len, initrd, memory_bytes);
+        let page = zero_page::build(
+            kernel.header.as_ref(),
+            cmdline_len,
+            initrd,
+            memory_bytes,
+            config.screen,
+        );
         let descriptors: Vec<u8> = gdt::TABLE.iter().flat_map(|word| word.to_le_bytes()).collect();
         ram.write_slice(&tables, layout::ACPI)?;
         ram.write_slice(&page, layout::ZERO_PAGE)?;

@@ -23,6 +23,7 @@ type Test = fn() -> Result<Completion, Failed>;
 
 const TESTS: &[(&str, Test)] = &[
     ("port_writes_reach_the_serial_line", machine::port_writes_reach_the_serial_line),
+    ("what_is_drawn_on_the_screen_is_read", machine::what_is_drawn_on_the_screen_is_read),
     ("power_port_and_i8042_end_the_machine", ends::power_port_and_i8042_end_the_machine),
     ("virtio_mmio_registers_read_and_write", machine::virtio_mmio_registers_read_and_write),
     ("a_pci_function_is_found_and_set_up", machine::a_pci_function_is_found_and_set_up),

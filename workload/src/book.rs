@@ -124,9 +124,8 @@ impl Book<'_> {
             // Whether gaps lie between the two, nobody knows.
             return 0;
         }
-        let after = |gap: &GapRecord| earlier(from, gap.tsc_end) == from;
         let records = self.slot.tally.latest(self.cells);
-        let lost = records.take_while(after).map(|gap| {
+        let lost = records.take_while(|gap| earlier(from, gap.tsc_end) == from).map(|gap| {
             let begin = if earlier(gap.tsc_begin, from) == from { gap.tsc_begin } else { from };
             gap.tsc_end.wrapping_sub(begin)
         });

@@ -64,20 +64,22 @@ fn prepare<'a>(
     slot: &GroupSlot,
 ) -> Result<Common<'a>, (Owner, String)> {
     let owner = plan.owner;
-    let blame = |text| (owner, text);
-    die_with(plan.parent).map_err(failed("the supervisor cannot be followed")).map_err(blame)?;
+    die_with(plan.parent)
+        .map_err(failed("the supervisor cannot be followed"))
+        .map_err(|text| blame(text, owner))?;
     for procs in &plan.cgroups {
         // "0" is the process that writes.
         let entered = files::write_file(procs, "0");
         let text = format!("{} cannot be entered", procs.display());
-        entered.map_err(failed(text)).map_err(blame)?;
+        entered.map_err(failed(text)).map_err(|text| blame(text, owner))?;
     }
     if plan.cookie {
         // Whoever has no right to one cannot have been shown one by the probe.
         let made = core_sched::create_cookie().map_err(failed("no cookie could be made"));
         made.map_err(|text| (Owner::Kernel, text))?;
     }
-    let trace = plan.trace.as_ref().map(open_trace).transpose().map_err(blame)?;
+    let trace =
+        plan.trace.as_ref().map(open_trace).transpose().map_err(|text| blame(text, owner))?;
     let group = plan
         .spec
         .groups
@@ -89,8 +91,7 @@ fn prepare<'a>(
         slot.note.set(note);
     }
     let places: Result<_, _> = plan.places.iter().map(|cpus| cpus.parse()).collect();
-    let unreadable = |error: CpuListError| (Owner::Internal, error.to_string());
-    let places = places.map_err(unreadable)?;
+    let places = places.map_err(|error: CpuListError| (Owner::Internal, error.to_string()))?;
     // Its threads inherit this. Last of all: a real-time thread must not wait for the disk.
     sched_policy::apply(group.policy).map_err(|error| (error.owner, error.to_string()))?;
     let &GroupPlan { ref spec, group: index, first_thread, tsc_khz, turn_ticks, .. } = plan;
@@ -110,20 +111,23 @@ fn prepare<'a>(
     })
 }
 
+fn blame(text: String, owner: Owner) -> (Owner, String) {
+    (owner, text)
+}
+
 /// Starts the threads and waits for their end; the process's first thread measures nothing.
 fn run_threads(common: &Common<'_>, slot: &GroupSlot, plan: &GroupPlan) {
     thread::scope(|scope| {
         for index in (plan.first_thread..).take(common.group.threads as usize) {
             let member = common.member(index);
-            let body = move || {
+            // What the trace shows as the task's name; at most 15 bytes.
+            let builder = thread::Builder::new().name(format!("load-{}", member.short()));
+            let started = builder.stack_size(STACK_BYTES).spawn_scoped(scope, move || {
                 let result = run(common, index);
                 result.unwrap_or_else(|error| {
                     give_up(slot, plan.owner, &format!("{} {error}", member.thread))
                 });
-            };
-            // What the trace shows as the task's name; at most 15 bytes.
-            let builder = thread::Builder::new().name(format!("load-{}", member.short()));
-            let started = builder.stack_size(STACK_BYTES).spawn_scoped(scope, body);
+            });
             if let Err(error) = started {
                 let text = format!("{} cannot be started: {error}", member.thread);
                 give_up(slot, plan.owner, &text);
@@ -138,11 +142,12 @@ fn failed(what: impl fmt::Display) -> impl FnOnce(io::Error) -> String {
 }
 
 fn open_trace(stop: &TraceStop) -> Result<TraceFiles, String> {
-    let open = |path: &Path| -> Result<File, String> {
-        let file = files::open_for_writing(path);
-        file.map_err(failed(format_args!("{} cannot be opened", path.display())))
-    };
-    Ok(TraceFiles { marker: open(&stop.marker)?, switch: open(&stop.switch)? })
+    Ok(TraceFiles { marker: open_file(&stop.marker)?, switch: open_file(&stop.switch)? })
+}
+
+fn open_file(path: &Path) -> Result<File, String> {
+    let file = files::open_for_writing(path);
+    file.map_err(failed(format_args!("{} cannot be opened", path.display())))
 }
 
 /// Asks to be killed when the supervisor dies, which may have happened already.

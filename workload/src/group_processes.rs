@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The groups' processes, as their supervisor has them.
 
+use std::io;
 use std::path::Path;
 use std::process::{self, Child, Command, Stdio};
 use std::thread;
@@ -65,16 +66,16 @@ impl Groups {
                 owner: surroundings.ground.owner(),
             };
             let executable = &surroundings.executable;
-            let failed = |source| LoadError::Spawn {
-                group,
-                executable: executable.clone(),
-                owner: surroundings.ground.owner(),
-                source,
-            };
-            let plan = serde_json::to_string(&plan).map_err(|error| failed(error.into()))?;
+            let plan = serde_json::to_string(&plan).map_err(|error| {
+                cannot_spawn(error.into(), group, executable, &surroundings.ground)
+            })?;
             let mut command = Command::new(executable);
             command.arg(GROUP_COMMAND).arg(plan).stdin(Stdio::null());
-            groups.processes.push(command.spawn().map_err(failed)?);
+            groups.processes.push(
+                command.spawn().map_err(|source| {
+                    cannot_spawn(source, group, executable, &surroundings.ground)
+                })?,
+            );
         }
         Ok(groups)
     }
@@ -85,12 +86,9 @@ impl Groups {
 
     /// Those that have ended, for whatever reason.
     pub fn gone(&mut self) -> Vec<GroupIndex> {
-        let ended = |child: &mut Child| matches!(child.try_wait(), Ok(Some(_)));
-        let gone = self
-            .processes
-            .iter_mut()
-            .enumerate()
-            .filter_map(|(index, child)| ended(child).then(|| GroupIndex::new(index)));
+        let gone = self.processes.iter_mut().enumerate().filter_map(|(index, child)| {
+            matches!(child.try_wait(), Ok(Some(_))).then(|| GroupIndex::new(index))
+        });
         gone.collect()
     }
 
@@ -111,6 +109,15 @@ impl Groups {
         }
         Ok(())
     }
+}
+
+fn cannot_spawn(
+    source: io::Error,
+    group: GroupIndex,
+    executable: &Path,
+    ground: &Ground,
+) -> LoadError {
+    LoadError::Spawn { group, executable: executable.to_owned(), owner: ground.owner(), source }
 }
 
 impl Drop for Groups {

@@ -66,8 +66,8 @@ pub fn lock(shared: &Shared, threads: Range<usize>) -> Locked {
     let count = threads.len();
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let used = shared.used_by(threads);
-    let mapped = |pages: Range<usize>| Region { what: RECORDS, pages, private_data: false };
-    let mut regions: Vec<Region> = used.map(mapped).into();
+    let mut regions: Vec<Region> =
+        used.map(|pages| Region { what: RECORDS, pages, private_data: false }).into();
     let (data, code): (Vec<_>, Vec<_>) = regions_of_program(&maps, &shared.mapping())
         .into_iter()
         .partition(|region| region.what == DATA);
@@ -170,22 +170,26 @@ impl fmt::Display for Mib {
 /// What of the program's own memory a process uses, out of `/proc/self/maps`: all that can be read,
 /// but for what the kernel keeps itself, and the mapping whose parts have been chosen already.
 fn regions_of_program(maps: &str, chosen: &Range<usize>) -> Vec<Region> {
-    let region = |line: &str| {
-        let mut words = line.split_ascii_whitespace();
-        let (begin, end) = words.next()?.split_once('-')?;
-        let hex = |digits| usize::from_str_radix(digits, 16).ok();
-        let pages = hex(begin)?..hex(end)?;
-        let rights = words.next()?;
-        let name = words.nth(3).unwrap_or_default();
-        let kernels = ["[vvar", "[vdso", "[vsyscall"].iter().any(|own| name.starts_with(own));
-        if kernels || !rights.starts_with('r') || chosen.contains(&pages.start) {
-            return None;
-        }
-        let written = rights.as_bytes().get(1) == Some(&b'w');
-        let private_data = written && rights.ends_with('p');
-        Some(Region { what: if written { DATA } else { CODE }, pages, private_data })
-    };
-    maps.lines().filter_map(region).collect()
+    maps.lines().filter_map(|line| readable_region(line, chosen)).collect()
+}
+
+fn readable_region(line: &str, chosen: &Range<usize>) -> Option<Region> {
+    let mut words = line.split_ascii_whitespace();
+    let (begin, end) = words.next()?.split_once('-')?;
+    let pages = from_hex(begin)?..from_hex(end)?;
+    let rights = words.next()?;
+    let name = words.nth(3).unwrap_or_default();
+    let kernels = ["[vvar", "[vdso", "[vsyscall"].iter().any(|own| name.starts_with(own));
+    if kernels || !rights.starts_with('r') || chosen.contains(&pages.start) {
+        return None;
+    }
+    let written = rights.as_bytes().get(1) == Some(&b'w');
+    let private_data = written && rights.ends_with('p');
+    Some(Region { what: if written { DATA } else { CODE }, pages, private_data })
+}
+
+fn from_hex(digits: &str) -> Option<usize> {
+    usize::from_str_radix(digits, 16).ok()
 }
 
 fn lock_pages(pages: &Range<usize>) -> io::Result<()> {

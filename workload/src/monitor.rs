@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::{Duration, Instant};
 
-use gaps::histogram::Histogram;
 use gaps::record::GapRecord;
 use gaps::tsc::{self, Anchor, Choice, Sources, bracket, clock_ns, ns_to_ticks};
 use protocol::duration::as_ns;
@@ -68,11 +67,13 @@ impl<'a> Accounts<'a> {
     }
 
     fn read(&self) -> Vec<GroupReport> {
-        let one = |procs: &Vec<PathBuf>| match procs.first().and_then(|procs| procs.parent()) {
-            Some(directory) => accounting::cpu_stat(directory, self.schedstats),
-            None => GroupReport::default(),
-        };
-        self.cgroups.iter().map(one).collect()
+        self.cgroups
+            .iter()
+            .map(|procs| match procs.first().and_then(|procs| procs.parent()) {
+                Some(directory) => accounting::cpu_stat(directory, self.schedstats),
+                None => GroupReport::default(),
+            })
+            .collect()
     }
 
     fn close(&mut self) {
@@ -184,10 +185,14 @@ impl<'a> Watch<'a> {
         self.tsc_end = tsc::read().tsc;
         self.accounts.close();
         if self.shared.control().hit_tsc().is_some() {
-            let since = |slot: &ThreadSlot| {
-                ThreadAccount::of(slot.tid.load(Relaxed)).since(slot.account_before.load())
-            };
-            self.at_hit = self.shared.threads().iter().map(since).collect();
+            self.at_hit = self
+                .shared
+                .threads()
+                .iter()
+                .map(|slot| {
+                    ThreadAccount::of(slot.tid.load(Relaxed)).since(slot.account_before.load())
+                })
+                .collect();
         }
     }
 
@@ -208,8 +213,10 @@ impl<'a> Watch<'a> {
         self.second += 1;
         let threads = self.shared.threads();
         // One that has just ended with the last second was there in it.
-        let alive = |thread: &&ThreadSlot| matches!(thread.state(), State::Running | State::Done);
-        let online = threads.iter().filter(alive).count();
+        let online = threads
+            .iter()
+            .filter(|thread| matches!(thread.state(), State::Running | State::Done))
+            .count();
         let longest = (0..)
             .zip(threads)
             .filter_map(|(thread, slot)| Some(Gap { thread, record: slot.tally.close_window()? }))
@@ -257,7 +264,6 @@ impl<'a> Watch<'a> {
 }
 
 fn report_thread(slot: &ThreadSlot, at_hit: ThreadAccount) -> ThreadReport {
-    let buckets = |histogram: &Histogram| histogram.buckets().collect();
     let account = slot.account.load().with_waits_of(at_hit);
     let affinity_end = slot.affinity_end.load();
     ThreadReport {
@@ -268,12 +274,12 @@ fn report_thread(slot: &ThreadSlot, at_hit: ThreadAccount) -> ThreadReport {
         gap_ticks: slot.tally.gap_ticks(),
         longest: slot.tally.longest(),
         classes: slot.tally.classes(),
-        gap_histogram_ns: buckets(slot.tally.histogram_ns()),
+        gap_histogram_ns: slot.tally.histogram_ns().buckets().collect(),
         iterations: slot.tally.iterations(),
         busy_ticks: slot.busy_ticks.load(Relaxed),
         bursts: slot.bursts.load(Relaxed),
         backwards: slot.tally.backwards(),
-        wakeup_histogram_ns: buckets(&slot.wakeup_ns),
+        wakeup_histogram_ns: slot.wakeup_ns.buckets().collect(),
         wakeup_longest_ns: slot.wakeup_longest_ns.load(Relaxed),
         wakeup_due_ns: slot.wakeup_due_ns.load(Relaxed),
         cpu_time_ns: slot.cpu_time_ns.load(Relaxed),

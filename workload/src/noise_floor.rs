@@ -35,23 +35,26 @@ pub fn measure(cpus: &[u32], duration: Duration, khz: u64) -> io::Result<NoiseFl
     let floor_ticks = Evidence::new(eye, khz, cost, facts).notice_ticks();
     let barrier = Barrier::new(cpus.len());
     let found: io::Result<Vec<_>> = thread::scope(|scope| {
-        let one = |&cpu: &u32| {
-            let barrier = &barrier;
-            let body = move || {
-                let evidence = Evidence::new(KernelEye::of_this_thread(khz), khz, cost, facts);
-                let pinned = affinity::confine_this_thread(&CpuSet::from_iter([cpu]));
-                // Whoever fails must not keep the others waiting.
-                barrier.wait();
-                pinned.map(|()| watch(cpu, ns_to_ticks(duration_ns, khz), khz, evidence))
-            };
-            scope.spawn(body)
-        };
         // All are started before the first one is waited for.
-        let threads: Vec<_> = cpus.iter().map(one).collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
-            thread.join().unwrap_or_else(|_| Err(io::Error::other("the noise meter panicked")))
-        };
-        threads.into_iter().map(join).collect()
+        let threads: Vec<_> = cpus
+            .iter()
+            .map(|&cpu| {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    let evidence = Evidence::new(KernelEye::of_this_thread(khz), khz, cost, facts);
+                    let pinned = affinity::confine_this_thread(&CpuSet::from_iter([cpu]));
+                    // Whoever fails must not keep the others waiting.
+                    barrier.wait();
+                    pinned.map(|()| watch(cpu, ns_to_ticks(duration_ns, khz), khz, evidence))
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread.join().unwrap_or_else(|_| Err(io::Error::other("the noise meter panicked")))
+            })
+            .collect()
     });
     let cpus = found?;
     Ok(floor_of(cpus, duration_ns, ticks_to_ns(floor_ticks, khz)))
@@ -59,14 +62,18 @@ pub fn measure(cpus: &[u32], duration: Duration, khz: u64) -> io::Result<NoiseFl
 
 /// What the CPUs come to.
 fn floor_of(cpus: Vec<CpuNoise>, duration_ns: u64, floor_ns: u64) -> NoiseFloor {
-    let sum = |of: fn(&CpuNoise) -> u64| cpus.iter().map(of).fold(0, u64::saturating_add);
     NoiseFloor {
         duration_ns,
         floor_ns,
         longest_ns: cpus.iter().map(|cpu| cpu.longest_ns).max().unwrap_or(0),
-        gap_share: share_within(sum(|cpu| cpu.gap_ns), sum(|cpu| cpu.watched_ns)).unwrap_or(0.0),
+        gap_share: share_within(sum(|cpu| cpu.gap_ns, &cpus), sum(|cpu| cpu.watched_ns, &cpus))
+            .unwrap_or(0.0),
         cpus,
     }
+}
+
+fn sum(of: fn(&CpuNoise) -> u64, cpus: &[CpuNoise]) -> u64 {
+    cpus.iter().map(of).fold(0, u64::saturating_add)
 }
 
 fn watch(cpu: u32, ticks: u64, khz: u64, mut evidence: Evidence<KernelEye>) -> CpuNoise {

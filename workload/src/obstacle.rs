@@ -101,7 +101,7 @@ impl Obstacle {
         Self::judge(root, file, error, is_root())
     }
 
-    /// Whether the kernel lacks what was wanted, rather than this user or this machine.
+    /// True if the kernel lacks what was wanted, rather than this user or this machine.
     pub fn is_absence(&self) -> bool {
         matches!(self, Self::NoFileSystem { .. } | Self::NoFile(_))
     }
@@ -116,33 +116,42 @@ impl Obstacle {
 
     fn judge(root: &Path, file: &Path, error: &io::Error, is_root: bool) -> Self {
         let place = FILE_SYSTEMS.iter().find(|place| file.starts_with(place.at));
-        let locked = || {
-            let place = place?;
-            let (least, mode) = (place.locked_by?, lockdown(root));
-            let locks = mode.as_ref().is_none_or(|(mode, _)| *mode >= Some(least));
-            locks.then(|| Self::LockedDown { mode: mode.map(|(_, name)| name), kind: place.kind })
-        };
-        let forbidden = || Self::Forbidden(error.to_string());
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => {
-                let absent = || Self::NoFile(Path::new("/").join(file));
-                let Some(place) = place else { return absent() };
+                let Some(place) = place else { return absent(file) };
                 match place.is_mounted(root) {
                     Some(false) => place.unmounted(root),
                     // A kernel that is locked down so far has an empty one.
-                    _ if is_confidential(root) => locked().unwrap_or_else(absent),
-                    _ => absent(),
+                    _ if is_confidential(root) => {
+                        locked_down(Some(place), root).unwrap_or_else(|| absent(file))
+                    }
+                    _ => absent(file),
                 }
             }
             Some(libc::EACCES | libc::EPERM) if !is_root => Self::NeedsRoot,
-            Some(libc::EPERM) => locked().unwrap_or_else(forbidden),
-            Some(libc::EACCES) => forbidden(),
+            Some(libc::EPERM) => locked_down(place, root).unwrap_or_else(|| forbidden(error)),
+            Some(libc::EACCES) => forbidden(error),
             Some(libc::EROFS) => {
                 Self::ReadOnly(Path::new("/").join(place.map_or(file, |place| Path::new(place.at))))
             }
             _ => Self::Refused(error.to_string()),
         }
     }
+}
+
+fn locked_down(place: Option<&FileSystem>, root: &Path) -> Option<Obstacle> {
+    let place = place?;
+    let (least, mode) = (place.locked_by?, lockdown(root));
+    let locks = mode.as_ref().is_none_or(|(mode, _)| *mode >= Some(least));
+    locks.then(|| Obstacle::LockedDown { mode: mode.map(|(_, name)| name), kind: place.kind })
+}
+
+fn forbidden(error: &io::Error) -> Obstacle {
+    Obstacle::Forbidden(error.to_string())
+}
+
+fn absent(file: &Path) -> Obstacle {
+    Obstacle::NoFile(Path::new("/").join(file))
 }
 
 impl FileSystem {
@@ -189,7 +198,7 @@ fn is_confidential(root: &Path) -> bool {
     lockdown(root).is_some_and(|(mode, _)| mode == Some(Mode::Confidentiality))
 }
 
-/// Whether this process is root's.
+/// True if this process is root's.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

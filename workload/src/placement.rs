@@ -76,10 +76,11 @@ impl<'a> Turns<'a> {
     /// CPUs for one more thread that may use all of these: those that load is balanced between.
     pub fn deal(&mut self, cpus: &[u32]) -> CpuSet {
         let all: CpuSet = cpus.iter().copied().collect();
-        let of = |cpu: u32| cpus.iter().position(|listed| *listed == cpu);
         let usable = self.dealt.iter_mut().filter(|(cpu, _)| all.contains(*cpu));
         // The first in the list of those with the fewest.
-        let Some((cpu, threads)) = usable.min_by_key(|(cpu, threads)| (*threads, of(*cpu))) else {
+        let Some((cpu, threads)) = usable.min_by_key(|(cpu, threads)| {
+            (*threads, cpus.iter().position(|listed| *listed == *cpu))
+        }) else {
             return all;
         };
         *threads += 1;

@@ -81,9 +81,8 @@ pub fn check(policy: Policy) -> Result<(), PolicyError> {
     }
     let effective = SchedAttr::of_this_thread().map_err(|error| refused(policy, &error))?;
     let wanted = attributes(policy, effective);
-    let told = |attr: &SchedAttr| (attr.policy, attr.priority);
     let nice_differs = policy.nice.is_some_and(|nice| nice != effective.nice);
-    if told(&effective) != told(&wanted) || nice_differs {
+    if policy_and_priority(&effective) != policy_and_priority(&wanted) || nice_differs {
         return Err(not_in_force(format!("{} became {}", words(&wanted), words(&effective))));
     }
     let Some(slice) = policy.slice else { return Ok(()) };
@@ -96,6 +95,10 @@ pub fn check(policy: Policy) -> Result<(), PolicyError> {
             "slice {slice:?} is not in force: the kernel made {other:?} of it"
         ))),
     }
+}
+
+fn policy_and_priority(attr: &SchedAttr) -> (u32, u32) {
+    (attr.policy, attr.priority)
 }
 
 /// For people, in the numbers of sched(7).
@@ -117,13 +120,12 @@ fn attributes(policy: Policy, now: SchedAttr) -> SchedAttr {
         // A thread that is to have a nice value or a slice must be a fair one.
         (None, _) => libc::SCHED_OTHER,
     };
-    let ns = |slice: Duration| u64::try_from(slice.as_nanos()).unwrap_or(u64::MAX);
     SchedAttr {
         size: SIZE,
         policy: number.cast_unsigned(),
         nice: if class.is_none_or(Class::is_fair) { nice.unwrap_or(now.nice) } else { 0 },
         priority: class.and_then(Class::priority).unwrap_or(0),
-        runtime: slice.map_or(0, ns),
+        runtime: slice.map_or(0, |slice| u64::try_from(slice.as_nanos()).unwrap_or(u64::MAX)),
         ..SchedAttr::default()
     }
 }

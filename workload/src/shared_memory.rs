@@ -153,12 +153,10 @@ impl Shared {
         let base = unsafe {
             libc::mmap(std::ptr::null_mut(), layout.bytes, protection, flags, file.as_raw_fd(), 0)
         };
-        let failed =
-            || SharedError::Map { bytes: layout.bytes, source: io::Error::last_os_error() };
         if base == libc::MAP_FAILED {
-            return Err(failed());
+            return Err(map_error(layout.bytes));
         }
-        let base = NonNull::new(base.cast()).ok_or_else(failed)?;
+        let base = NonNull::new(base.cast()).ok_or_else(|| map_error(layout.bytes))?;
         Ok(Self { base, layout, owns: PhantomData })
     }
 
@@ -215,6 +213,10 @@ impl Shared {
         // and processes may change meanwhile.
         unsafe { slice::from_raw_parts(self.base.add(offset).cast::<T>().as_ptr(), count) }
     }
+}
+
+fn map_error(bytes: usize) -> SharedError {
+    SharedError::Map { bytes, source: io::Error::last_os_error() }
 }
 
 impl Drop for Shared {

@@ -244,11 +244,12 @@ impl CpuCells {
 
     /// What was stored.
     pub fn load(&self) -> CpuSet {
-        let is_set = |&cpu: &u32| {
-            let word = self.0.get(cpu as usize / 64);
-            word.is_some_and(|word| word.load(Relaxed) & (1 << (cpu % 64)) != 0)
-        };
-        (0..MAX_CPUS).filter(is_set).collect()
+        (0..MAX_CPUS)
+            .filter(|&cpu| {
+                let word = self.0.get(cpu as usize / 64);
+                word.is_some_and(|word| word.load(Relaxed) & (1 << (cpu % 64)) != 0)
+            })
+            .collect()
     }
 }
 

@@ -75,34 +75,42 @@ pub fn run(
 }
 
 fn validate(spec: &LoadSpec) -> Result<(), LoadError> {
-    let fail = |text: String| Err(LoadError::Spec(text));
     let threads = spec.threads();
     if !(1..=MAX_THREADS).contains(&threads) {
         let groups = spec.groups.len();
-        return fail(format!(
+        return Err(LoadError::Spec(format!(
             "{threads} threads in {groups} groups: there must be between 1 and {MAX_THREADS} \
              threads"
-        ));
+        )));
     }
     if spec.cpus.is_empty() {
-        return fail("no CPUs for the load; name at least one".into());
+        return Err(LoadError::Spec("no CPUs for the load; name at least one".into()));
     }
     if let Some(cpu) = spec.cpus.iter().find(|cpu| **cpu >= MAX_CPUS) {
-        return fail(format!("CPU {cpu}: there are CPUs 0 to {} at most", MAX_CPUS - 1));
+        return Err(LoadError::Spec(format!(
+            "CPU {cpu}: there are CPUs 0 to {} at most",
+            MAX_CPUS - 1
+        )));
     }
     if spec.duration.is_zero() {
-        return fail("the load must last longer than 0".into());
+        return Err(LoadError::Spec("the load must last longer than 0".into()));
     }
-    let name = |number| spec.kind.group_name(GroupIndex::new(number));
     for (number, group) in spec.groups.iter().enumerate() {
         if let Some(text) = group::fault(group) {
-            return fail(format!("{}: {text}", name(number)));
+            return Err(LoadError::Spec(format!("{}: {text}", group_name(number, spec.kind))));
         }
         if let Some(cpu) = group.cpus.iter().find(|cpu| !spec.cpus.contains(cpu)) {
-            return fail(format!("{}: CPU {cpu} is none of the load's", name(number)));
+            return Err(LoadError::Spec(format!(
+                "{}: CPU {cpu} is none of the load's",
+                group_name(number, spec.kind)
+            )));
         }
     }
     Ok(())
+}
+
+fn group_name(number: usize, kind: protocol::index::Kind) -> String {
+    kind.group_name(GroupIndex::new(number))
 }
 
 /// The frequency from what is known, or else measured; that is a known source then.
@@ -168,10 +176,17 @@ fn prepared(
     cost: Cost,
 ) -> Result<Prepared, LoadError> {
     let all: Vec<_> = shared.threads().iter().map(|thread| thread.cookie.load(Relaxed)).collect();
-    let cookies = || spec.members().map(|members| all.get(members).unwrap_or_default());
-    let of_groups: Vec<u64> = cookies().filter_map(|group| group.first().copied()).collect();
+    let of_groups: Vec<u64> = spec
+        .members()
+        .map(|members| all.get(members).unwrap_or_default())
+        .filter_map(|group| group.first().copied())
+        .collect();
     if surroundings.cookie {
-        check_cookies(spec, cookies(), &of_groups)?;
+        check_cookies(
+            spec,
+            spec.members().map(|members| all.get(members).unwrap_or_default()),
+            &of_groups,
+        )?;
     }
     let cookies = of_groups;
     let mut notes: Vec<_> = shared.groups().iter().filter_map(|group| group.note.get()).collect();

@@ -119,7 +119,6 @@ fn prepare<'a>(common: &Common<'a>, index: u32) -> io::Result<&'a ThreadSlot> {
     let member = common.member(index);
     let cpus = common.places.get(member.thread.index());
     let cpus = cpus.ok_or_else(|| io::Error::other(format!("{member} has no place")))?;
-    let context = |what: &str, error: io::Error| io::Error::other(format!("{what}: {error}"));
     affinity::confine_this_thread(cpus)
         .map_err(|error| context(&format!("cannot be pinned to CPUs {cpus}"), error))?;
     let effective = affinity::of_this_thread().map_err(|error| context("affinity", error))?;
@@ -140,6 +139,10 @@ fn prepare<'a>(common: &Common<'a>, index: u32) -> io::Result<&'a ThreadSlot> {
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))
         .map_err(|error| context("its timer slack cannot be set", error.into()))?;
     Ok(slot)
+}
+
+fn context(what: &str, error: io::Error) -> io::Error {
+    io::Error::other(format!("{what}: {error}"))
 }
 
 /// A moment on both clocks at which a thread is to wake up.
@@ -172,18 +175,20 @@ fn measure(
 ) -> Ended {
     let control = common.shared.control();
     let khz = common.tsc_khz;
-    let ticks = |time: Duration| ns_to_ticks(as_ns(time), khz);
     let (spec, group) = (common.spec, common.group);
     let cells = common.shared.records(index as usize);
     let meter = Meter::new(
         Recorder { tally: &slot.tally, cells, tsc_khz: khz },
-        Limits { floor_ticks: ticks(spec.floor), threshold_ticks: spec.threshold.map(ticks) },
+        Limits {
+            floor_ticks: ticks(spec.floor, khz),
+            threshold_ticks: spec.threshold.map(|time| ticks(time, khz)),
+        },
     );
     let mut pauses = Pauses::new(distribution(group.sleep), spec.seed, index);
     let (start, end) = span(common);
     let mut wake_ns = start.ns;
     if !group.yielding.is_zero() {
-        yield_until(control, start.ns, start.tsc.wrapping_add(ticks(group.yielding)));
+        yield_until(control, start.ns, start.tsc.wrapping_add(ticks(group.yielding, khz)));
         wake_ns = clock_ns(libc::CLOCK_MONOTONIC);
     }
     let book = Book { slot, cells, control, khz };
@@ -206,7 +211,7 @@ fn measure(
         let from = meter.resume(&mut Rdtscp, wakeup.awake, evidence.own_ticks());
         // The burst is counted from the plan: waking up late costs busy time, as it would
         // cost a real machine, and the delay is not hidden by starting over.
-        let planned_end = wakeup.planned_tsc.wrapping_add(ticks(group.busy));
+        let planned_end = wakeup.planned_tsc.wrapping_add(ticks(group.busy, khz));
         let until = earlier(planned_end, end.tsc);
         let (why, mut last) = meter.burst(&mut Rdtscp, &mut evidence, from, until, &control.stop.0);
         if let End::Hit(record) = why {
@@ -234,6 +239,10 @@ fn span(common: &Common<'_>) -> (Planned, Planned) {
         tsc: start.tsc.wrapping_add(ns_to_ticks(duration_ns, common.tsc_khz)),
     };
     (start, end)
+}
+
+fn ticks(time: Duration, khz: u64) -> u64 {
+    ns_to_ticks(as_ns(time), khz)
 }
 
 /// From the start on, gives the CPU away again and again; unmetered, for a thread that yields

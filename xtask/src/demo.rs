@@ -30,7 +30,7 @@ pub struct Demo {
     pub output: Option<PathBuf>,
     /// Print the result as JSON.
     pub json: bool,
-    /// How long the main job may take in the emulated host.
+    /// Longest time for the main job in the emulated host.
     pub timeout: Duration,
     /// Further options of `schedvmm`.
     pub options: Vec<OsString>,
@@ -102,8 +102,9 @@ impl Demo {
     /// Adds what machines in an emulated machine need, unless the user has decided on it.
     fn be_patient(&self, command: &mut Vec<OsString>) {
         let timeout = format!("{}s", self.timeout.as_secs());
-        let decided = |word: &OsString| word.to_string_lossy().starts_with(L2_BOOT_TIMEOUT);
-        if self.nested && !command.iter().any(decided) {
+        if self.nested
+            && !command.iter().any(|word| word.to_string_lossy().starts_with(L2_BOOT_TIMEOUT))
+        {
             command.extend([L2_BOOT_TIMEOUT.into(), timeout.into()]);
         }
     }
@@ -114,18 +115,21 @@ impl Demo {
             Some(dir) => std::path::absolute(dir).context("no current folder")?,
             None => project::root().join("results/demo"),
         };
-        let full = || std::fs::read_dir(&output).is_ok_and(|mut entries| entries.next().is_some());
-        if full() && self.output.is_none() {
+        if is_full(&output) && self.output.is_none() {
             std::fs::remove_dir_all(&output)
                 .with_context(|| format!("cannot remove the old `{}`", output.display()))?;
         }
-        if full() {
+        if is_full(&output) {
             bail!("`{}` is not empty; name a new folder with --output", output.display());
         }
         std::fs::create_dir_all(&output)
             .with_context(|| format!("cannot make `{}`", output.display()))?;
         Ok(output)
     }
+}
+
+fn is_full(output: &Path) -> bool {
+    std::fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ enum Kind {
     Tests,
 }
 
-/// What passed, failed, and could not be tried.
+/// Numbers of passed, failed and skipped cases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Checks and tests that passed.
@@ -192,20 +192,23 @@ const NOT_JUDGED: &str = "not-judged";
 /// Counts the cases of a self-test's report.
 fn tally_of(report: &Value) -> Result<Tally> {
     let cases = report["cases"].as_array().context("the self-test has no cases")?;
-    let count = |wanted: &str| cases.iter().filter(|case| case["status"] == wanted).count() as u64;
     // A machine that is too busy to tell fails nothing, and is no pass either.
     for case in cases.iter().filter(|case| case["status"] == NOT_JUDGED) {
         println!("skipped: {} was not judged: {}", case["name"], case["reason"]);
     }
     let tally = Tally {
-        passed: count("passed"),
-        failed: count("failed"),
-        skipped: count("skipped") + count(NOT_JUDGED),
+        passed: with_status("passed", cases),
+        failed: with_status("failed", cases),
+        skipped: with_status("skipped", cases) + with_status(NOT_JUDGED, cases),
         ..Tally::default()
     };
     let counted = tally.passed + tally.failed + tally.skipped;
     ensure!(counted == cases.len() as u64, "a case of the self-test has no known status: {report}");
     Ok(tally)
+}
+
+fn with_status(wanted: &str, cases: &[Value]) -> u64 {
+    cases.iter().filter(|case| case["status"] == wanted).count() as u64
 }
 
 fn cargo(arguments: &[&str]) -> Command {

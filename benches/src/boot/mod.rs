@@ -31,7 +31,7 @@ const FEWEST_RUNS: u32 = 5;
 /// One run of one monitor takes about five seconds on an idle machine.
 const RUN_ALLOWANCE: Duration = Duration::from_secs(60);
 
-/// What was found.
+/// Findings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Version of this format.
@@ -83,25 +83,17 @@ pub fn run(runs: u32) -> Result<Report> {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sides = [&self.schedvmm, &self.schedvmm_pci, &self.qemu];
-        let mut row = |name: &str, cells: [String; 3]| {
-            let [ours, pci, qemu] = cells;
-            writeln!(f, "{name:<34}{ours:>12}{pci:>12}{qemu:>12}")
-        };
-        let seconds = |value: f64| format!("{value:.2}");
-        let fastest = |side: &Side| side.seconds.iter().copied().fold(f64::INFINITY, f64::min);
-        let slowest = |side: &Side| side.seconds.iter().copied().fold(0.0, f64::max);
-        let mib = |kib: u64| format!("{}.{}", kib / 1024, kib % 1024 * 10 / 1024);
-        row("", ["schedvmm", "over PCI", "QEMU"].map(String::from))?;
-        row("start to exit, median, s", sides.map(|side| seconds(side.median_seconds)))?;
-        row("  fastest, s", sides.map(|side| seconds(fastest(side))))?;
-        row("  slowest, s", sides.map(|side| seconds(slowest(side))))?;
+        row("", ["schedvmm", "over PCI", "QEMU"].map(String::from), f)?;
+        row("start to exit, median, s", sides.map(|side| seconds(side.median_seconds)), f)?;
+        row("  fastest, s", sides.map(|side| seconds(fastest(side))), f)?;
+        row("  slowest, s", sides.map(|side| seconds(slowest(side))), f)?;
         let [ours, pci, qemu] = sides.map(|side| side.exits);
         for ((name, ours, qemu), (_, pci, _)) in ours.rows(&qemu).into_iter().zip(pci.rows(&qemu)) {
-            row(name, [ours, pci, qemu].map(|exits| exits.to_string()))?;
+            row(name, [ours, pci, qemu].map(|exits| exits.to_string()), f)?;
         }
-        row("memory beside the guest's, MiB", sides.map(|side| mib(side.memory_kib)))?;
-        row("  at its peak, MiB", sides.map(|side| mib(side.memory_peak_kib)))?;
-        row("executable, MiB", sides.map(|side| mib(side.executable_kib)))?;
+        row("memory beside the guest's, MiB", sides.map(|side| mib(side.memory_kib)), f)?;
+        row("  at its peak, MiB", sides.map(|side| mib(side.memory_peak_kib)), f)?;
+        row("executable, MiB", sides.map(|side| mib(side.executable_kib)), f)?;
         let Self { ratio, ratio_pci, schedvmm, modules, .. } = self;
         write!(
             f,
@@ -110,6 +102,27 @@ impl fmt::Display for Report {
             schedvmm.seconds.len()
         )
     }
+}
+
+fn row(name: &str, cells: [String; 3], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let [ours, pci, qemu] = cells;
+    writeln!(f, "{name:<34}{ours:>12}{pci:>12}{qemu:>12}")
+}
+
+fn seconds(value: f64) -> String {
+    format!("{value:.2}")
+}
+
+fn fastest(side: &Side) -> f64 {
+    side.seconds.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+fn slowest(side: &Side) -> f64 {
+    side.seconds.iter().copied().fold(0.0, f64::max)
+}
+
+fn mib(kib: u64) -> String {
+    format!("{}.{}", kib / 1024, kib % 1024 * 10 / 1024)
 }
 
 impl Side {

@@ -22,13 +22,13 @@ const MODULE: &str = "/kernel-with-module";
 const BUILT_IN: &str = "/kernel-built-in";
 /// Where a run leaves its result.
 const RESULT: &str = "/tmp/bench-modules";
-/// What Debian packs modules with.
+/// Debian's compression of modules.
 const XZ_LEVEL: u32 = 6;
 
 /// Both kernels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Modules {
-    /// What the one loads, in order.
+    /// Modules that the one loads, in order.
     pub names: Vec<String>,
     /// Their length as they are loaded.
     pub bytes: u64,
@@ -38,7 +38,7 @@ pub struct Modules {
     pub module: Boots,
     /// With all of it built in.
     pub built_in: Boots,
-    /// How much longer the median boot of the first is.
+    /// Difference of the median boot times, first less second.
     pub difference_ms: f64,
 }
 
@@ -99,7 +99,7 @@ pub(super) fn compare(runs: u32) -> Result<Modules> {
     })
 }
 
-/// What counts of one run.
+/// Figures of one run.
 struct Boot {
     release: String,
     boot_ms: u64,
@@ -159,14 +159,13 @@ impl Boots {
 impl fmt::Display for Modules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { names, bytes, packed_bytes, module, built_in, difference_ms } = self;
-        let kib = |bytes: u64| bytes.div_ceil(1024);
         write!(
             f,
             "{} as a module, {} KiB, {} KiB packed: {:.0} ms to PID 1, built in {:.0} ms, \
              {difference_ms:+.0} ms (Linux {}, medians of {} runs each)",
             names.join(", "),
-            kib(*bytes),
-            kib(*packed_bytes),
+            bytes.div_ceil(1024),
+            packed_bytes.div_ceil(1024),
             module.median_boot_ms,
             built_in.median_boot_ms,
             module.release,

@@ -67,15 +67,16 @@ pub(crate) fn qemu() -> Peer {
 /// Makes the initrd of all: busybox, whose `reboot` is PID 1, and a file that makes it as
 /// large as the one of `schedvmm`'s main job, which has its own executable in it.
 pub(crate) fn make_initrd() -> Result<()> {
-    let size = |path: &str| {
-        let metadata = std::fs::metadata(path).with_context(|| format!("cannot read `{path}`"))?;
-        usize::try_from(metadata.len()).context("an executable too large to be true")
-    };
-    let filling = size(SCHEDVMM_PATH)?.saturating_sub(size("/bin/busybox")?);
+    let filling = file_size(SCHEDVMM_PATH)?.saturating_sub(file_size("/bin/busybox")?);
     let mut archive = Archive::new();
     archive.standard_nodes()?;
     archive.add_executable("/bin/reboot", Path::new("/bin/busybox"))?;
     archive.file("/filling", 0o644, vec![0; filling])?;
     std::fs::write(INITRD_PATH, archive.finish())
         .with_context(|| format!("cannot write `{INITRD_PATH}`"))
+}
+
+fn file_size(path: &str) -> Result<usize> {
+    let metadata = std::fs::metadata(path).with_context(|| format!("cannot read `{path}`"))?;
+    usize::try_from(metadata.len()).context("an executable too large to be true")
 }

@@ -31,7 +31,7 @@ pub struct Exits {
 }
 
 impl Exits {
-    /// What has come since `before`.
+    /// Increase since `before`.
     pub(crate) fn since(self, before: Self) -> Self {
         Self {
             all: self.all.saturating_sub(before.all),
@@ -87,34 +87,36 @@ impl OpenStats {
     }
 
     fn open(folder: &Path) -> Result<Self> {
-        let open = |name: &str| {
-            let path = folder.join(name);
-            File::open(&path).with_context(|| format!("cannot open `{}`", path.display()))
-        };
         Ok(Self {
-            all: open("exits")?,
-            io: open("io_exits")?,
-            mmio: open("mmio_exits")?,
-            halt: open("halt_exits")?,
-            irq: open("irq_exits")?,
+            all: open_figure("exits", folder)?,
+            io: open_figure("io_exits", folder)?,
+            mmio: open_figure("mmio_exits", folder)?,
+            halt: open_figure("halt_exits", folder)?,
+            irq: open_figure("irq_exits", folder)?,
         })
     }
 
     /// What they say now. Each file is read once in its life: it answers only then.
     pub(crate) fn read(self) -> Result<Exits> {
-        let number = |mut file: File| {
-            let mut text = String::new();
-            file.read_to_string(&mut text).context("cannot read KVM's statistics")?;
-            text.trim().parse().with_context(|| format!("KVM's statistics say `{text}`"))
-        };
         Ok(Exits {
-            all: number(self.all)?,
-            io: number(self.io)?,
-            mmio: number(self.mmio)?,
-            halt: number(self.halt)?,
-            irq: number(self.irq)?,
+            all: read_figure(self.all)?,
+            io: read_figure(self.io)?,
+            mmio: read_figure(self.mmio)?,
+            halt: read_figure(self.halt)?,
+            irq: read_figure(self.irq)?,
         })
     }
+}
+
+fn open_figure(name: &str, folder: &Path) -> Result<File> {
+    let path = folder.join(name);
+    File::open(&path).with_context(|| format!("cannot open `{}`", path.display()))
+}
+
+fn read_figure(mut file: File) -> Result<u64> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).context("cannot read KVM's statistics")?;
+    text.trim().parse().with_context(|| format!("KVM's statistics say `{text}`"))
 }
 
 fn find(folder: &Path, pid: u32) -> Option<PathBuf> {

@@ -40,11 +40,10 @@ pub fn run(mib: u32, runs: u32) -> Result<()> {
     let mut fastest_sink = 0.0;
     // The first dump of each is a warm-up: the emulation translates all that code anew.
     for run in 0..=runs {
-        let mut after_sink = |peer| {
-            fastest_sink = sink_alone(mib)?.max(fastest_sink);
-            dump(peer, mib)
-        };
-        let pair = (after_sink(&ours)?, after_sink(&qemu)?);
+        let pair = (
+            after_sink(&ours, mib, &mut fastest_sink)?,
+            after_sink(&qemu, mib, &mut fastest_sink)?,
+        );
         eprintln!(
             "dump {run} of {runs}: {:.1} MiB/s, QEMU {:.1} MiB/s",
             pair.0.mib_per_wall_second, pair.1.mib_per_wall_second
@@ -70,6 +69,12 @@ pub fn run(mib: u32, runs: u32) -> Result<()> {
     std::fs::write(Path::new(REPORT_FILE), text).context("cannot write the report")
 }
 
+/// A dump right behind one that throws its bytes away, for the fastest rate there is.
+fn after_sink(peer: &Peer, mib: u32, fastest_sink: &mut f64) -> Result<Dump> {
+    *fastest_sink = sink_alone(mib)?.max(*fastest_sink);
+    dump(peer, mib)
+}
+
 /// A file of the last dump would be overwritten, which is faster than a new one.
 fn remove_sink() -> Result<()> {
     match std::fs::remove_file(SINK) {
@@ -80,7 +85,7 @@ fn remove_sink() -> Result<()> {
     }
 }
 
-/// How many MiB a second the host writes into the sink, from memory and with nothing beside: no
+/// MiB a second that the host writes into the sink, from memory and with nothing beside: no
 /// monitor can be faster.
 fn sink_alone(mib: u32) -> Result<f64> {
     remove_sink()?;
@@ -99,8 +104,10 @@ fn dump(peer: &Peer, mib: u32) -> Result<Dump> {
     let bytes = u64::from(mib) << 20;
     let mut running = Running::start(peer)?;
     let pid = running.process.0.id();
-    let stats = || OpenStats::of_process(pid).with_context(|| format!("watching {}", peer.name));
-    let (before, after) = (stats()?, stats()?);
+    let (before, after) = (
+        OpenStats::of_process(pid).with_context(|| format!("watching {}", peer.name))?,
+        OpenStats::of_process(pid).with_context(|| format!("watching {}", peer.name))?,
+    );
     let (mut before, mut booted) = (Some(before), None);
     let (mut begin, mut end, mut memory_kib) = (None, None, 0);
     let patience =
@@ -136,7 +143,7 @@ fn dump(peer: &Peer, mib: u32) -> Result<Dump> {
     })
 }
 
-/// What the guest wrote behind the dump.
+/// Bytes from the guest behind the dump.
 fn read_cost(bytes: u64) -> Result<Cost> {
     let mut file = File::open(SINK).context("there is no dump")?;
     file.seek(SeekFrom::Start(bytes))?;

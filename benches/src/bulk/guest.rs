@@ -24,7 +24,7 @@ pub(super) const PIECES_PER_MIB: u32 = 32;
 /// What still waits in the ring when the last write returns takes no longer.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// What a dump cost the guest.
+/// Cost of a dump in the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Cost {
     /// Time that its CPUs were not idle, in seconds, interrupts included.
@@ -98,13 +98,13 @@ fn busy_seconds() -> Result<f64> {
     Ok(f64::from(cpus) * uptime - idle_ticks as f64 / per_second as f64)
 }
 
-/// How many CPUs there are, and how long they were idle together, waiting for disks included.
+/// Number of CPUs, and their idle time together, waiting for disks included.
 fn idle(stat: &str) -> Option<(u32, u64)> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let times: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
     let [_user, _nice, _system, idle, iowait, ..] = times[..] else { return None };
-    let is_cpu = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
-    let cpus = stat.lines().filter(is_cpu).count();
+    let cpus =
+        stat.lines().filter(|line| line.starts_with("cpu") && !line.starts_with("cpu ")).count();
     Some((u32::try_from(cpus).ok().filter(|cpus| *cpus > 0)?, idle + iowait))
 }
 

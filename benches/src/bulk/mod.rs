@@ -23,7 +23,7 @@ use super::{contest, median};
 const REPORT_FILE: &str = "bench-bulk.json";
 /// The port's name in both guests.
 const PORT: &str = "bulk";
-/// How many times as much as QEMU we are to move.
+/// Target rate as a multiple of QEMU's.
 const TARGET_RATIO: f64 = 3.0;
 /// Memory beside the guest's that a dump may take, in KiB.
 const MEMORY_LIMIT_KIB: u64 = 8 << 10;
@@ -34,7 +34,7 @@ const LEAST_MIB_PER_SECOND: u64 = 4;
 /// Smaller ones are over before the guest's clock has ticked.
 const LEAST_MIB: u32 = 16;
 
-/// What was found.
+/// Findings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Version of this format.
@@ -45,7 +45,7 @@ pub struct Report {
     pub cpu_ratio: f64,
     /// Ours over QEMU's, by wall time.
     pub wall_ratio: f64,
-    /// What both are to reach.
+    /// Target for both.
     pub target_ratio: f64,
     /// MiB that the host writes into the sink in a second, from memory and with nothing beside, in
     /// the fastest of all tries: no monitor can be faster.
@@ -107,12 +107,11 @@ pub fn run(mib: u32, runs: u32) -> Result<Report> {
 
 impl Side {
     fn new(peer: &Peer, dumps: Vec<Dump>) -> Result<Self> {
-        let middle = |value: fn(&Dump) -> f64| median(dumps.iter().map(value)).context("no dumps");
         Ok(Self {
             command: peer.command.clone(),
-            mib_per_cpu_second: middle(|dump| dump.mib_per_cpu_second)?,
-            mib_per_wall_second: middle(|dump| dump.mib_per_wall_second)?,
-            mib_per_copy_second: middle(|dump| dump.mib_per_copy_second)?,
+            mib_per_cpu_second: middle(|dump| dump.mib_per_cpu_second, &dumps)?,
+            mib_per_wall_second: middle(|dump| dump.mib_per_wall_second, &dumps)?,
+            mib_per_copy_second: middle(|dump| dump.mib_per_copy_second, &dumps)?,
             memory_kib: dumps.iter().map(|dump| dump.memory_kib).max().unwrap_or(0),
             exits: dumps
                 .iter()
@@ -124,10 +123,13 @@ impl Side {
     }
 }
 
+fn middle(value: fn(&Dump) -> f64, dumps: &[Dump]) -> Result<f64> {
+    median(dumps.iter().map(value)).context("no dumps")
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { schedvmm: ours, qemu, .. } = self;
-        let mib = |kib: u64| format!("{}.{}", kib / 1024, kib % 1024 * 10 / 1024);
         writeln!(f, "{:<34}{:>12}{:>12}{:>8}", "", "schedvmm", "QEMU", "ratio")?;
         for (name, ours, theirs, ratio) in [
             (
@@ -164,7 +166,6 @@ impl fmt::Display for Report {
         )?;
         let memory = "memory beside the guest's, MiB";
         writeln!(f, "{memory:<34}{:>12}{:>12}", mib(ours.memory_kib), mib(qemu.memory_kib))?;
-        let reached = |holds: bool| if holds { "reached" } else { "NOT REACHED" };
         writeln!(
             f,
             "target ratio {:.1}: CPU time {}, wall time {}",
@@ -181,4 +182,12 @@ impl fmt::Display for Report {
             self.mib
         )
     }
+}
+
+fn mib(kib: u64) -> String {
+    format!("{}.{}", kib / 1024, kib % 1024 * 10 / 1024)
+}
+
+fn reached(holds: bool) -> &'static str {
+    if holds { "reached" } else { "NOT REACHED" }
 }

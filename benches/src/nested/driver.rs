@@ -17,7 +17,7 @@ use super::{
 };
 use testhost::process;
 
-/// How long each run measures. Any of the machines has a gap within that.
+/// Length of each run's measurement. Any of the machines has a gap within that.
 const DURATION: &str = "5s";
 /// What the kernel frees later than the process that had it.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -84,57 +84,56 @@ fn measure(words: &[&OsStr], vms: u32) -> Result<Run> {
 
 impl Run {
     fn of(result: &Value) -> Result<Self> {
-        let phase = |name: &str| {
-            let value = result["phases_ms"][name].as_u64();
-            value.with_context(|| format!("the result has no phases_ms.{name}"))
-        };
-        let (build, boot, setup) = (phase("build")?, phase("boot")?, phase("setup")?);
+        let (build, boot, setup) =
+            (phase_ms("build", result)?, phase_ms("boot", result)?, phase_ms("setup", result)?);
         let confined_ms = build + boot + setup;
         // These count from when the agent began with its machines; setup ends when all are
         // confined.
-        let began = confined_ms.saturating_sub(phase("l2_confined")?);
-        let since_start = |name: &str| phase(name).map(|ms| began + ms);
-        let memory = |key: &str| {
-            let vms = result["vms"].as_array().into_iter().flatten();
-            vms.filter_map(|vm| vm[key].as_u64()).collect()
-        };
+        let began = confined_ms.saturating_sub(phase_ms("l2_confined", result)?);
         Ok(Self {
             up_ms: build + boot,
-            first_vm_up_ms: since_start("l2_first_up")?,
-            all_up_ms: since_start("l2_all_up")?,
+            first_vm_up_ms: since_start("l2_first_up", began, result)?,
+            all_up_ms: since_start("l2_all_up", began, result)?,
             vm_boot_ms: boots_ms(result),
-            standing_ms: since_start("l2_standing")?,
+            standing_ms: since_start("l2_standing", began, result)?,
             confined_ms,
-            recorded_ms: since_start("l2_all_recorded").ok(),
-            total_ms: phase("total")?,
-            rss_kib: memory("rss_kib"),
-            pss_kib: memory("pss_kib"),
+            recorded_ms: since_start("l2_all_recorded", began, result).ok(),
+            total_ms: phase_ms("total", result)?,
+            rss_kib: of_vms("rss_kib", result),
+            pss_kib: of_vms("pss_kib", result),
         })
     }
 }
 
-/// How long each machine took to boot, of those that did.
+fn phase_ms(name: &str, result: &Value) -> Result<u64> {
+    let value = result["phases_ms"][name].as_u64();
+    value.with_context(|| format!("the result has no phases_ms.{name}"))
+}
+
+fn since_start(name: &str, began: u64, result: &Value) -> Result<u64> {
+    phase_ms(name, result).map(|ms| began + ms)
+}
+
+fn of_vms(key: &str, result: &Value) -> Vec<u64> {
+    let vms = result["vms"].as_array().into_iter().flatten();
+    vms.filter_map(|vm| vm[key].as_u64()).collect()
+}
+
+/// Boot time of each machine, of those that did.
 fn boots_ms(result: &Value) -> Vec<u64> {
     let vms = result["vms"].as_array().into_iter().flatten();
     vms.filter_map(|vm| {
-        let time = |name: &str| vm["times"][name].as_u64();
-        Some(time("up_ns")?.checked_sub(time("booting_ns")?)? / 1_000_000)
+        Some(
+            vm["times"]["up_ns"].as_u64()?.checked_sub(vm["times"]["booting_ns"].as_u64()?)?
+                / 1_000_000,
+        )
     })
     .collect()
 }
 
 impl Footprint {
     fn now() -> Result<Self> {
-        let read =
-            |path: &str| fs::read_to_string(path).with_context(|| format!("cannot read `{path}`"));
-        let number = |text: Option<&str>, what: &str| -> Result<u64> {
-            text.and_then(|text| text.parse().ok()).with_context(|| format!("no {what}"))
-        };
         let meminfo = read("/proc/meminfo")?;
-        let field = |name: &str| {
-            let line = meminfo.lines().find_map(|line| line.strip_prefix(name));
-            number(line.and_then(|line| line.split_whitespace().next()), name)
-        };
         let (mut processes, mut descriptors) = (0, 0);
         for entry in fs::read_dir("/proc").context("cannot read /proc")? {
             let entry = entry?;
@@ -153,9 +152,23 @@ impl Footprint {
         Ok(Self {
             processes,
             descriptors,
-            memory_kib: field("MemTotal:")?.saturating_sub(field("MemAvailable:")?),
+            memory_kib: meminfo_kib("MemTotal:", &meminfo)?
+                .saturating_sub(meminfo_kib("MemAvailable:", &meminfo)?),
         })
     }
+}
+
+fn read(path: &str) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read `{path}`"))
+}
+
+fn number(text: Option<&str>, what: &str) -> Result<u64> {
+    text.and_then(|text| text.parse().ok()).with_context(|| format!("no {what}"))
+}
+
+fn meminfo_kib(name: &str, meminfo: &str) -> Result<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name));
+    number(line.and_then(|line| line.split_whitespace().next()), name)
 }
 
 #[cfg(test)]

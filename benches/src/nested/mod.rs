@@ -31,7 +31,7 @@ const GOAL_MEMORY_KIB: u64 = 64 << 10;
 const RUN_ALLOWANCE: Duration = Duration::from_secs(180);
 const VM_ALLOWANCE: Duration = Duration::from_secs(120);
 
-/// What was found. Times are of emulation where the venue is the emulated host.
+/// Findings. Times are of emulation where the venue is the emulated host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Version of this format.
@@ -73,7 +73,7 @@ pub struct Run {
     pub pss_kib: Vec<u64>,
 }
 
-/// What a host has of things that leak.
+/// Resources of a host that can leak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Footprint {
     /// Processes, threads of the kernel not among them.
@@ -128,41 +128,37 @@ fn run_emulated(schedvmm: &Path, (vms, runs): (u32, u32), out: &Path) -> Result<
     Ok(())
 }
 
-/// How long one run may take.
+/// Longest time for one run.
 fn allowance(vms: u32) -> Duration {
     RUN_ALLOWANCE + VM_ALLOWANCE * vms
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let line = |name: &str, times_ms: Vec<u64>| {
-            #[allow(clippy::cast_precision_loss, reason = "milliseconds of a run")]
-            let middle = median(times_ms.into_iter().map(|ms| ms as f64 / 1000.0));
-            let shown = middle.map_or("never".into(), |seconds| format!("{seconds:.1} s"));
-            format!("{name:<34}{shown:>12}")
-        };
-        let phase = |name: &str, value: fn(&Run) -> Option<u64>| {
-            line(name, self.runs.iter().filter_map(value).collect())
-        };
         let boots = self.runs.iter().flat_map(|run| &run.vm_boot_ms).copied();
-        writeln!(f, "{}", phase("machine around up", |run| Some(run.up_ms)))?;
-        writeln!(f, "{}", phase("first of its machines up", |run| Some(run.first_vm_up_ms)))?;
+        writeln!(f, "{}", phase_line("machine around up", |run| Some(run.up_ms), &self.runs))?;
+        writeln!(
+            f,
+            "{}",
+            phase_line("first of its machines up", |run| Some(run.first_vm_up_ms), &self.runs)
+        )?;
         writeln!(f, "{}", line("  boot of one, beside others", boots.collect()))?;
-        writeln!(f, "{}", phase("all up", |run| Some(run.all_up_ms)))?;
-        writeln!(f, "{}", phase("all ready", |run| Some(run.standing_ms)))?;
-        writeln!(f, "{}", phase("confined", |run| Some(run.confined_ms)))?;
+        writeln!(f, "{}", phase_line("all up", |run| Some(run.all_up_ms), &self.runs))?;
+        writeln!(f, "{}", phase_line("all ready", |run| Some(run.standing_ms), &self.runs))?;
+        writeln!(f, "{}", phase_line("confined", |run| Some(run.confined_ms), &self.runs))?;
         let goal = self.goal_recorded_ms / 1000;
-        let recorded = phase("all have recorded a gap", |run| run.recorded_ms);
+        let recorded = phase_line("all have recorded a gap", |run| run.recorded_ms, &self.runs);
         writeln!(f, "{recorded}  (goal with 8: {goal} s)")?;
-        writeln!(f, "{}", phase("end", |run| Some(run.total_ms)))?;
-        let most = |of: fn(&Run) -> &Vec<u64>| self.runs.iter().flat_map(of).max().copied();
-        let mib = |kib: Option<u64>| {
-            kib.map_or("?".into(), |kib| format!("{}.{} MiB", kib >> 10, kib % 1024 * 10 / 1024))
-        };
+        writeln!(f, "{}", phase_line("end", |run| Some(run.total_ms), &self.runs))?;
         let goal = self.goal_memory_kib >> 10;
-        let resident = mib(most(|run| &run.rss_kib));
+        let resident = mib(most(|run| &run.rss_kib, &self.runs));
         writeln!(f, "{:<34}{resident:>12}  (goal: {goal} MiB)", "resident of a machine, at most")?;
-        writeln!(f, "{:<34}{:>12}", "shared pages divided", mib(most(|run| &run.pss_kib)))?;
+        writeln!(
+            f,
+            "{:<34}{:>12}",
+            "shared pages divided",
+            mib(most(|run| &run.pss_kib, &self.runs))
+        )?;
         let [first, last] = &self.host;
         writeln!(f, "{:<34}{:>12}{:>12}", "left in the host after run", 1, self.runs.len())?;
         for (name, from, to) in [
@@ -174,4 +170,23 @@ impl fmt::Display for Report {
         }
         write!(f, "medians of {} runs with {} machines each", self.runs.len(), self.vms)
     }
+}
+
+fn phase_line(name: &str, value: fn(&Run) -> Option<u64>, runs: &[Run]) -> String {
+    line(name, runs.iter().filter_map(value).collect())
+}
+
+fn most(of: fn(&Run) -> &Vec<u64>, runs: &[Run]) -> Option<u64> {
+    runs.iter().flat_map(of).max().copied()
+}
+
+fn line(name: &str, times_ms: Vec<u64>) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "milliseconds of a run")]
+    let middle = median(times_ms.into_iter().map(|ms| ms as f64 / 1000.0));
+    let shown = middle.map_or("never".into(), |seconds| format!("{seconds:.1} s"));
+    format!("{name:<34}{shown:>12}")
+}
+
+fn mib(kib: Option<u64>) -> String {
+    kib.map_or("?".into(), |kib| format!("{}.{} MiB", kib >> 10, kib % 1024 * 10 / 1024))
 }

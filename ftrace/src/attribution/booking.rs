@@ -65,8 +65,12 @@ impl Attributor<'_> {
         {
             state.first_open += 1;
         }
-        let open = |&&gap: &&usize| self.ledgers[gap].gap.begin < until;
-        if since >= until || state.gaps[state.first_open..].first().filter(open).is_none() {
+        if since >= until
+            || state.gaps[state.first_open..]
+                .first()
+                .filter(|&&gap| self.ledgers[gap].gap.begin < until)
+                .is_none()
+        {
             return;
         }
         let (why, comm) = self.why(thread);

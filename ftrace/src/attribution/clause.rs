@@ -38,7 +38,7 @@ pub struct Culprit {
     pub name: String,
     /// The group; `None` for tasks of no group.
     pub group: Option<u32>,
-    /// Whether it is no part of the load, and has no business here.
+    /// True if it is no part of the load, and has no business here.
     pub foreign: bool,
     /// One of its threads; -1 stands for many that were too many to list.
     pub tid: i32,
@@ -74,32 +74,34 @@ impl Explanation {
 
 impl Clause {
     fn of(cause: &Cause, ticks: u64, context: &Context) -> Self {
-        let new = |what: &str, note: Option<&str>| Self {
-            what: what.into(),
-            note: note.map(str::to_owned),
-            by: None,
-            ticks,
-            culprits: Vec::new(),
-        };
-        let by = |task: &Task| vec![Culprit::of(task, ticks, context)];
         match cause {
-            Cause::Queued { behind, .. } => {
-                Self { by: Some("behind".into()), culprits: by(behind), ..new("queued", None) }
-            }
+            Cause::Queued { behind, .. } => Self {
+                by: Some("behind".into()),
+                culprits: only_culprit(behind, ticks, context),
+                ..without_culprits("queued", None, ticks)
+            },
             Cause::ForcedIdle { cpu, sibling, by: task } => {
                 let what = format!("{} forced idle", place(*cpu));
                 let beside = Some(format!("{} ran", place(*sibling)));
-                Self { by: beside, culprits: by(task), ..new(&what, None) }
+                Self {
+                    by: beside,
+                    culprits: only_culprit(task, ticks, context),
+                    ..without_culprits(&what, None, ticks)
+                }
             }
-            Cause::Throttled { .. } => new("throttled", None),
-            Cause::Idle { .. } => new("runnable on an idle CPU", None),
-            Cause::Waking { .. } => new("being woken", None),
-            Cause::Migrating { .. } => new("migrating", None),
-            Cause::Sleeping { .. } => new("asleep", None),
-            Cause::Irq { .. } => new("in interrupts", None),
-            Cause::Softirq { .. } => new("in softirqs", None),
-            Cause::Running { .. } => new("running by the trace", Some(context.taker())),
-            Cause::Unknown { reason } => new("unknown", Some(reason.describe())),
+            Cause::Throttled { .. } => without_culprits("throttled", None, ticks),
+            Cause::Idle { .. } => without_culprits("runnable on an idle CPU", None, ticks),
+            Cause::Waking { .. } => without_culprits("being woken", None, ticks),
+            Cause::Migrating { .. } => without_culprits("migrating", None, ticks),
+            Cause::Sleeping { .. } => without_culprits("asleep", None, ticks),
+            Cause::Irq { .. } => without_culprits("in interrupts", None, ticks),
+            Cause::Softirq { .. } => without_culprits("in softirqs", None, ticks),
+            Cause::Running { .. } => {
+                without_culprits("running by the trace", Some(context.taker()), ticks)
+            }
+            Cause::Unknown { reason } => {
+                without_culprits("unknown", Some(reason.describe()), ticks)
+            }
         }
     }
 
@@ -132,11 +134,8 @@ impl Clause {
     /// Those who took the most are named, foreign ones first, and so is the foreign one who took
     /// the most of these; the rest is summed.
     fn named(&self) -> Named<'_> {
-        let counts = |culprit: &Culprit| {
-            culprit.tid != OTHERS && culprit.ticks.saturating_mul(LEAST_NAMED) >= self.ticks
-        };
         let mut by_time: Vec<usize> = (0..self.culprits.len()).collect();
-        by_time.retain(|&index| counts(&self.culprits[index]));
+        by_time.retain(|&index| is_large_part(&self.culprits[index], self.ticks));
         // Stable: of equals, the foreign one comes first.
         by_time.sort_by_key(|&index| std::cmp::Reverse(self.culprits[index].ticks));
         let foreign = by_time.iter().position(|&index| self.culprits[index].foreign);
@@ -152,12 +151,36 @@ impl Clause {
         {
             by_time.push(single);
         }
-        let is_named = |(index, culprit)| (by_time.contains(&index), culprit);
-        let (names, others): (Vec<_>, Vec<_>) =
-            self.culprits.iter().enumerate().map(is_named).partition(|(named, _)| *named);
-        let only = |all: Vec<(bool, _)>| all.into_iter().map(|(_, culprit)| culprit).collect();
-        Named { names: only(names), others: only(others) }
+        let (names, others): (Vec<_>, Vec<_>) = self
+            .culprits
+            .iter()
+            .enumerate()
+            .map(|(index, culprit)| (by_time.contains(&index), culprit))
+            .partition(|(named, _)| *named);
+        Named { names: without_flags(names), others: without_flags(others) }
     }
+}
+
+fn without_culprits(what: &str, note: Option<&str>, ticks: u64) -> Clause {
+    Clause {
+        what: what.into(),
+        note: note.map(str::to_owned),
+        by: None,
+        ticks,
+        culprits: Vec::new(),
+    }
+}
+
+fn only_culprit(task: &Task, ticks: u64, context: &Context) -> Vec<Culprit> {
+    vec![Culprit::of(task, ticks, context)]
+}
+
+fn is_large_part(culprit: &Culprit, ticks: u64) -> bool {
+    culprit.tid != OTHERS && culprit.ticks.saturating_mul(LEAST_NAMED) >= ticks
+}
+
+fn without_flags(all: Vec<(bool, &Culprit)>) -> Vec<&Culprit> {
+    all.into_iter().map(|(_, culprit)| culprit).collect()
 }
 
 impl Culprit {
@@ -199,14 +222,8 @@ impl Named<'_> {
         if let ([single], []) = (&self.names[..], &self.others[..]) {
             return single.name.clone();
         }
-        let name = |culprit: &&Culprit| {
-            let mut text = format!("{} {}", culprit.name, units.show(culprit.ticks));
-            if culprit.ticks.saturating_mul(LEAST_SHARED) >= whole {
-                text += &format!(" ({} %)", culprit.percent(whole));
-            }
-            text
-        };
-        let mut texts: Vec<String> = self.names.iter().map(name).collect();
+        let mut texts: Vec<String> =
+            self.names.iter().map(|culprit| name_and_time(culprit, units, whole)).collect();
         let ticks = units.show(self.others.iter().map(|culprit| culprit.ticks).sum());
         match self.others.len() {
             0 => {}
@@ -217,6 +234,15 @@ impl Named<'_> {
         }
         texts.join(", ")
     }
+}
+
+/// A culprit's name, its time and, if that is large, its percentage.
+fn name_and_time(culprit: &Culprit, units: Units, whole: u64) -> String {
+    let mut text = format!("{} {}", culprit.name, units.show(culprit.ticks));
+    if culprit.ticks.saturating_mul(LEAST_SHARED) >= whole {
+        text += &format!(" ({} %)", culprit.percent(whole));
+    }
+    text
 }
 
 #[cfg(test)]

@@ -30,16 +30,18 @@ impl Explanation {
             segment.part = rank[segment.part];
         }
         let names = Names { context, comms };
-        let part = |&index: &usize| {
-            let entry: &Entry = &entries[index];
-            let cause = names.cause(entry, &irq_name);
-            Part { cause, ticks: entry.ticks, pieces: entry.pieces, longest: entry.longest }
-        };
         Self {
             gap,
             name: names.of(gap.tid, &[0; 16]),
             group: context.groups.get(&gap.tid).copied(),
-            parts: order.iter().map(part).collect(),
+            parts: order
+                .iter()
+                .map(|&index| {
+                    let entry: &Entry = &entries[index];
+                    let cause = names.cause(entry, &irq_name);
+                    Part { cause, ticks: entry.ticks, pieces: entry.pieces, longest: entry.longest }
+                })
+                .collect(),
             segments,
             segments_left_out,
             migrations,

@@ -49,7 +49,7 @@ impl Thread {
 /// A CPU.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cpu {
-    /// Whether `current` is known.
+    /// True if `current` is known.
     pub(super) known: bool,
     pub(super) current: i32,
     pub(super) comm: Comm,
@@ -75,7 +75,7 @@ impl Cpu {
     }
 }
 
-/// What is known about a thread of any kind.
+/// Facts about a thread of any kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Known {
     group: Option<u32>,
@@ -174,7 +174,7 @@ impl<'a> Attributor<'a> {
         }
     }
 
-    /// Whether all gaps are over: later records change nothing.
+    /// True if all gaps are over: later records change nothing.
     pub fn is_done(&self) -> bool {
         self.now >= self.last_end
     }
@@ -234,16 +234,14 @@ impl<'a> Attributor<'a> {
             self.threads[thread].place = Place::Unknown(UnknownReason::AfterTrace);
             self.settle(thread, u64::MAX);
         }
-        let irq_name = |source| {
-            let device = match source {
-                IrqSource::Line(irq) => self.irq_names.get(&irq).map(String::as_str),
-                IrqSource::Vector(_) | IrqSource::Soft(_) => None,
-            };
-            self.decoder.irq_name(source, device)
-        };
-        let explain =
-            |ledger: Ledger| Explanation::from_ledger(ledger, self.context, comms, begin, irq_name);
-        self.ledgers.into_iter().map(explain).collect()
+        self.ledgers
+            .into_iter()
+            .map(|ledger| {
+                Explanation::from_ledger(ledger, self.context, comms, begin, |source| {
+                    irq_name(source, &self.irq_names, &self.decoder)
+                })
+            })
+            .collect()
     }
 
     pub(super) fn cpu(&mut self, cpu: u32) -> &mut Cpu {
@@ -353,8 +351,9 @@ impl<'a> Attributor<'a> {
         if let (IrqSource::Line(irq), Some(name)) = (source, name)
             && self.irq_names.len() < MAX_IRQ_NAMES
         {
-            let name = || String::from_utf8_lossy(&name[..name.len().min(64)]).into_owned();
-            self.irq_names.entry(irq).or_insert_with(name);
+            self.irq_names.entry(irq).or_insert_with(|| {
+                String::from_utf8_lossy(&name[..name.len().min(64)]).into_owned()
+            });
         }
         let cpu = self.cpu(on);
         if matches!(source, IrqSource::Soft(_)) {
@@ -377,4 +376,13 @@ impl<'a> Attributor<'a> {
             }
         }
     }
+}
+
+/// An interrupt's name, by the device that its line is known to serve.
+fn irq_name(source: IrqSource, irq_names: &FxHashMap<i32, String>, decoder: &Decoder) -> String {
+    let device = match source {
+        IrqSource::Line(irq) => irq_names.get(&irq).map(String::as_str),
+        IrqSource::Vector(_) | IrqSource::Soft(_) => None,
+    };
+    decoder.irq_name(source, device)
 }

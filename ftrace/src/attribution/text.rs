@@ -7,7 +7,7 @@ use super::cause::{Cause, Explanation, Task, UnknownReason};
 use super::context::Context;
 use super::ledger::{MANY_CPUS, OTHERS};
 
-/// How long a tick of the trace clock is.
+/// Length of a tick of the trace clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Units {
     /// Ticks in a millisecond: a TSC's kHz, or 1 000 000 for a clock of nanoseconds.
@@ -94,19 +94,17 @@ impl Explanation {
 impl Cause {
     /// In words, with thread and CPU.
     pub fn describe(&self, context: &Context) -> String {
-        let task = |task: &Task| match task.group {
-            Some(group) => {
-                format!("{}, {} (tid {})", context.group_name(group), task.name, task.tid)
-            }
-            None if task.tid == OTHERS => "many others".into(),
-            None => format!("{} (tid {})", task.name, task.tid),
-        };
         match self {
             Self::Queued { cpu, behind } => {
-                format!("queued on {} behind {}", place(*cpu), task(behind))
+                format!("queued on {} behind {}", place(*cpu), task_name(behind, context))
             }
             Self::ForcedIdle { cpu, sibling, by } => {
-                format!("{} forced idle: {} ran {}", place(*cpu), place(*sibling), task(by))
+                format!(
+                    "{} forced idle: {} ran {}",
+                    place(*cpu),
+                    place(*sibling),
+                    task_name(by, context)
+                )
             }
             Self::Throttled { cpu } => format!("throttled on {}", place(*cpu)),
             Self::Idle { cpu } => format!("runnable on {}, which was idle", place(*cpu)),
@@ -120,6 +118,17 @@ impl Cause {
             }
             Self::Unknown { reason } => format!("unknown: {}", reason.describe()),
         }
+    }
+}
+
+/// A task with its group or thread ID.
+fn task_name(task: &Task, context: &Context) -> String {
+    match task.group {
+        Some(group) => {
+            format!("{}, {} (tid {})", context.group_name(group), task.name, task.tid)
+        }
+        None if task.tid == OTHERS => "many others".into(),
+        None => format!("{} (tid {})", task.name, task.tid),
     }
 }
 

@@ -19,7 +19,7 @@ const MAX_FRAMES: u64 = 1 << 20;
 /// Bytes read at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// What a CPU's ring buffer says of itself.
+/// Statistics of a CPU's ring buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CpuStats {
     /// The CPU.
@@ -96,7 +96,7 @@ impl Dump {
     }
 }
 
-/// What the frames have brought.
+/// Contents of the frames.
 #[derive(Default)]
 struct Found {
     metadata: Metadata,
@@ -147,10 +147,10 @@ impl Reader {
             if self.fill(&mut header)? < HEADER_BYTES {
                 return Ok(Some(format!("it ends after {} bytes", self.whole.len())));
             }
-            let word = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
-            let (kind, number) = (u32::from_le_bytes(word(0)), u32::from_le_bytes(word(4)));
-            let length = u64::from(u32::from_le_bytes(word(8)));
-            if word(12) != [0; 4] || length > MAX_FRAME_BYTES {
+            let (kind, number) =
+                (u32::from_le_bytes(word_at(0, &header)), u32::from_le_bytes(word_at(4, &header)));
+            let length = u64::from(u32::from_le_bytes(word_at(8, &header)));
+            if word_at(12, &header) != [0; 4] || length > MAX_FRAME_BYTES {
                 return Ok(Some(format!("it is damaged at byte {begin}")));
             }
             if kind == KIND_END {
@@ -226,57 +226,73 @@ impl Reader {
         if got < length {
             return Ok(got);
         }
-        let small = |contents: Vec<u8>, limit| {
-            FtraceError::check_size("section in bytes", contents.len() as u64, limit)?;
-            Ok::<_, FtraceError>(contents)
-        };
-        let text = |contents: &[u8]| String::from_utf8_lossy(contents).trim().to_owned();
         let metadata = &mut found.metadata;
-        let is = |section: Section<'_>| section.code().0 == kind;
-        if is(Section::HeaderPage) {
-            metadata.header_page = small(contents, MAX_SMALL_BYTES)?;
+        if is_kind(Section::HeaderPage, kind) {
+            metadata.header_page = within_limit(contents, MAX_SMALL_BYTES)?;
             found.page_bytes = None;
-        } else if is(Section::HeaderEvent) {
-            metadata.header_event = small(contents, MAX_SMALL_BYTES)?;
-        } else if is(Section::Format { system: "" }) {
+        } else if is_kind(Section::HeaderEvent, kind) {
+            metadata.header_event = within_limit(contents, MAX_SMALL_BYTES)?;
+        } else if is_kind(Section::Format { system: "" }, kind) {
             found.formats_bytes += length;
             FtraceError::check_size("formats in bytes", found.formats_bytes, MAX_FORMATS_BYTES)?;
             let end = contents.iter().position(|&byte| byte == 0).unwrap_or(contents.len());
             let format = contents.split_off((end + 1).min(contents.len()));
-            metadata.formats.push(FormatFile { system: text(&contents[..end]), text: format });
-        } else if is(Section::Comms) {
-            metadata.comms = small(contents, MAX_COMMS_BYTES)?;
-        } else if is(Section::Kallsyms) {
+            metadata
+                .formats
+                .push(FormatFile { system: trimmed_text(&contents[..end]), text: format });
+        } else if is_kind(Section::Comms, kind) {
+            metadata.comms = within_limit(contents, MAX_COMMS_BYTES)?;
+        } else if is_kind(Section::Kallsyms, kind) {
             metadata.kallsyms = Region::bytes(contents);
-        } else if is(Section::PrintkFormats) {
+        } else if is_kind(Section::PrintkFormats, kind) {
             metadata.printk_formats = Region::bytes(contents);
-        } else if is(Section::Clock) {
-            metadata.clock = text(&small(contents, MAX_SMALL_BYTES)?);
-        } else if is(Section::Uname) {
-            metadata.uname = text(&small(contents, MAX_SMALL_BYTES)?);
-        } else if is(Section::Id) {
+        } else if is_kind(Section::Clock, kind) {
+            metadata.clock = trimmed_text(&within_limit(contents, MAX_SMALL_BYTES)?);
+        } else if is_kind(Section::Uname, kind) {
+            metadata.uname = trimmed_text(&within_limit(contents, MAX_SMALL_BYTES)?);
+        } else if is_kind(Section::Id, kind) {
             let number = contents.as_slice().try_into().map(u64::from_le_bytes);
             metadata.id = number.ok().and_then(TraceId::of);
-        } else if is(Section::Stats { cpu: 0 }) && number < MAX_CPUS {
-            found.stats.insert(number, CpuStats::parse(number, &text(&contents)));
+        } else if is_kind(Section::Stats { cpu: 0 }, kind) && number < MAX_CPUS {
+            found.stats.insert(number, CpuStats::parse(number, &trimmed_text(&contents)));
         }
         // Kinds that a later version adds are passed over.
         Ok(got)
     }
 }
 
+fn word_at(at: usize, header: &[u8; 16]) -> [u8; 4] {
+    [header[at], header[at + 1], header[at + 2], header[at + 3]]
+}
+
+/// The contents, or an error if they are longer than the limit in bytes.
+fn within_limit(contents: Vec<u8>, limit: u64) -> Result<Vec<u8>, FtraceError> {
+    FtraceError::check_size("section in bytes", contents.len() as u64, limit)?;
+    Ok(contents)
+}
+
+fn trimmed_text(contents: &[u8]) -> String {
+    String::from_utf8_lossy(contents).trim().to_owned()
+}
+
+fn is_kind(section: Section<'_>, kind: u32) -> bool {
+    section.code().0 == kind
+}
+
 impl CpuStats {
     /// Reads `per_cpu/cpuN/stats`.
     fn parse(cpu: u32, text: &str) -> Self {
-        let value = |name: &str| {
-            let mut lines = text.lines().filter_map(|line| line.strip_prefix(name));
-            lines.next().and_then(|value| value.trim().parse().ok()).unwrap_or(0)
-        };
         Self {
             cpu,
-            events: value("entries:"),
-            overwritten: value("overrun:"),
-            dropped: value("dropped events:"),
+            events: number_after("entries:", text),
+            overwritten: number_after("overrun:", text),
+            dropped: number_after("dropped events:", text),
         }
     }
+}
+
+/// The number behind a name at the start of a line, or 0.
+fn number_after(name: &str, text: &str) -> u64 {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(name));
+    lines.next().and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }

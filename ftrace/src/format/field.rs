@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-/// How a field's bytes are to be found.
+/// Place and size of a field's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FieldKind {
@@ -37,9 +37,9 @@ pub struct Field {
     /// Its length in bytes; of a dynamic array's descriptor where it is one; 0 for
     /// [`FieldKind::Rest`].
     pub size: usize,
-    /// Whether numbers in it have a sign.
+    /// True if numbers in it have a sign.
     pub signed: bool,
-    /// How to find its bytes.
+    /// Place of its bytes.
     pub kind: FieldKind,
 }
 
@@ -67,9 +67,8 @@ impl Field {
                 _ => {}
             }
         }
-        let describe = |what| format!("field `{}` has no usable {what}", field.name);
-        field.offset = offset.ok_or_else(|| describe("offset"))?;
-        field.size = size.ok_or_else(|| describe("size"))?;
+        field.offset = offset.ok_or_else(|| unusable("offset", &field.name))?;
+        field.size = size.ok_or_else(|| unusable("size", &field.name))?;
         if field.offset > MAX_RECORD_BYTES || field.size > MAX_RECORD_BYTES {
             return Err(format!("field `{}` lies outside any record", field.name));
         }
@@ -88,8 +87,8 @@ impl Field {
             Some(open) => (open.rsplit_once('[').ok_or("`]` without `[`")?.0.trim_end(), true),
             None => (text, false),
         };
-        let is_name = |c: char| c.is_alphanumeric() || c == '_';
-        let name_at = before_brackets.trim_end_matches(is_name).len();
+        let name_at =
+            before_brackets.trim_end_matches(|c: char| c.is_alphanumeric() || c == '_').len();
         let (type_name, name) = before_brackets.split_at(name_at);
         if name.is_empty() || type_name.trim().is_empty() {
             return Err(format!("`{text}` is not a type and a name"));
@@ -104,7 +103,7 @@ impl Field {
         Ok(Self { name, type_name, offset: 0, size: 0, signed: false, kind })
     }
 
-    /// Whether its bytes are text that ends at the first NUL.
+    /// True if its bytes are text that ends at the first NUL.
     pub fn is_text(&self) -> bool {
         let of_char = self.type_name.split([' ', '[']).any(|word| word == "char")
             && !self.type_name.contains('*');
@@ -150,6 +149,10 @@ impl Field {
         };
         Some(IntField { offset: self.offset, width, signed: self.signed })
     }
+}
+
+fn unusable(what: &str, field: &str) -> String {
+    format!("field `{field}` has no usable {what}")
 }
 
 /// No record is longer than the largest sub-buffer a kernel makes (`RB_WRITE_MASK` in

@@ -49,10 +49,6 @@ impl EventFormat {
     pub fn parse(file: &FormatFile) -> Result<Self, FtraceError> {
         let text = String::from_utf8_lossy(&file.text);
         let (mut name, mut id, mut fields) = (None, None, Vec::new());
-        let broken = |name: Option<&str>, reason: String| {
-            let event = format!("{}:{}", file.system, name.unwrap_or("?"));
-            FtraceError::Format { event, reason }
-        };
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("name:") {
                 name = Some(rest.trim());
@@ -61,14 +57,17 @@ impl EventFormat {
             } else if line.starts_with("print fmt:") {
                 break;
             } else if let Some(field) = Field::parse(line) {
-                fields.push(field.map_err(|reason| broken(name, reason))?);
+                fields.push(field.map_err(|reason| broken_format(name, reason, &file.system))?);
                 if fields.len() > MAX_FIELDS {
-                    return Err(broken(name, "it has too many fields".into()));
+                    return Err(broken_format(name, "it has too many fields".into(), &file.system));
                 }
             }
         }
-        let id = id.ok_or_else(|| broken(name, "it has no ID below 65536".into()))?;
-        let Some(name) = name else { return Err(broken(None, "it has no name".into())) };
+        let id =
+            id.ok_or_else(|| broken_format(name, "it has no ID below 65536".into(), &file.system))?;
+        let Some(name) = name else {
+            return Err(broken_format(None, "it has no name".into(), &file.system));
+        };
         Ok(Self { system: file.system.clone(), name: name.to_owned(), id, fields })
     }
 
@@ -81,6 +80,11 @@ impl EventFormat {
     pub fn int(&self, name: &str) -> Option<IntField> {
         self.field(name)?.int()
     }
+}
+
+fn broken_format(name: Option<&str>, reason: String, system: &str) -> FtraceError {
+    let event = format!("{system}:{}", name.unwrap_or("?"));
+    FtraceError::Format { event, reason }
 }
 
 /// The formats of all events of a trace.
@@ -129,13 +133,9 @@ impl Formats {
     }
 
     fn add(&mut self, event: EventFormat) -> Result<(), FtraceError> {
-        let broken = |event: &EventFormat, reason: String| FtraceError::Format {
-            event: format!("{}:{}", event.system, event.name),
-            reason,
-        };
         if common_fields(&event)? != (self.common_type, self.common_pid) {
             let reason = "its common fields lie elsewhere than in the other events".into();
-            return Err(broken(&event, reason));
+            return Err(broken_event(&event, reason));
         }
         if let Some(&other) = self.by_id.get(&event.id) {
             let other = &self.events[other];
@@ -145,7 +145,7 @@ impl Formats {
             }
             let reason =
                 format!("its ID {} is also that of {}:{}", event.id, other.system, other.name);
-            return Err(broken(&event, reason));
+            return Err(broken_event(&event, reason));
         }
         self.by_id.insert(event.id, self.events.len());
         self.events.push(event);
@@ -190,15 +190,20 @@ impl Formats {
     }
 }
 
+fn broken_event(event: &EventFormat, reason: String) -> FtraceError {
+    FtraceError::Format { event: format!("{}:{}", event.system, event.name), reason }
+}
+
 /// Where `common_type` and `common_pid` are.
 fn common_fields(event: &EventFormat) -> Result<(IntField, IntField), FtraceError> {
-    let find = |name: &str| {
-        event.int(name).ok_or_else(|| FtraceError::Format {
-            event: format!("{}:{}", event.system, event.name),
-            reason: format!("it has no number `{name}`"),
-        })
-    };
-    Ok((find("common_type")?, find("common_pid")?))
+    Ok((number_field("common_type", event)?, number_field("common_pid", event)?))
+}
+
+fn number_field(name: &str, event: &EventFormat) -> Result<IntField, FtraceError> {
+    event.int(name).ok_or_else(|| FtraceError::Format {
+        event: format!("{}:{}", event.system, event.name),
+        reason: format!("it has no number `{name}`"),
+    })
 }
 
 #[cfg(test)]

@@ -147,10 +147,9 @@ impl<'a> Lanes<'a> {
         if self.made.insert(lane) {
             packets.track(lane.uuid(), parent.uuid(), &format!("on CPU {}", record.cpu))?;
         }
-        let kernel_name = || String::from_utf8_lossy(switch.next_comm);
         let name = match self.context.thread_names.get(&switch.next_pid) {
             Some(name) => name.into(),
-            None => kernel_name(),
+            None => String::from_utf8_lossy(switch.next_comm),
         };
         packets.begin(lane.uuid(), record.time, name.trim_end_matches('\0'))?;
         let index = record.cpu as usize;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How a kernel lays out its ring-buffer pages, as `events/header_page` and
+//! Layout of a kernel's ring-buffer pages, as `events/header_page` and
 //! `events/header_event` say.
 //!
 //! Sources: `ring_buffer_print_page_header` and `ring_buffer_print_entry_header` in the
@@ -32,32 +32,30 @@ impl PageLayout {
     /// # Errors
     /// [`FtraceError::Header`] where a field is missing or contradicts another.
     pub fn parse(text: &[u8]) -> Result<Self, FtraceError> {
-        let broken =
-            |reason: &str| FtraceError::Header { file: "header_page", reason: reason.to_owned() };
         let text = String::from_utf8_lossy(text);
         let mut fields = Vec::new();
         // There are four; `overwrite` is for the kernel's own use.
         for field in text.lines().filter_map(Field::parse).take(16) {
-            fields.push(field.map_err(|reason| broken(&reason))?);
+            fields.push(field.map_err(|reason| broken_page_header(&reason))?);
         }
-        let find = |name: &str| {
-            let field = fields.iter().find(|field| field.name == name);
-            field.ok_or_else(|| broken(&format!("it has no field `{name}`")))
-        };
-        let (timestamp, commit, data) = (find("timestamp")?, find("commit")?, find("data")?);
+        let (timestamp, commit, data) = (
+            page_field("timestamp", &fields)?,
+            page_field("commit", &fields)?,
+            page_field("data", &fields)?,
+        );
         if timestamp.size != 8 {
-            return Err(broken("the time stamp has not 64 bits"));
+            return Err(broken_page_header("the time stamp has not 64 bits"));
         }
         if ![4, 8].contains(&commit.size) {
-            return Err(broken("the commit word has neither 32 nor 64 bits"));
+            return Err(broken_page_header("the commit word has neither 32 nor 64 bits"));
         }
         let header_end = (timestamp.offset + 8).max(commit.offset + commit.size);
         if data.offset < header_end {
-            return Err(broken("the data overlaps the header"));
+            return Err(broken_page_header("the data overlaps the header"));
         }
         let page_size = data.offset + data.size;
         if !(MIN_PAGE_SIZE..=MAX_RECORD_BYTES).contains(&page_size) {
-            return Err(broken(&format!("pages of {page_size} bytes do not exist")));
+            return Err(broken_page_header(&format!("pages of {page_size} bytes do not exist")));
         }
         Ok(Self {
             timestamp_offset: timestamp.offset,
@@ -69,7 +67,16 @@ impl PageLayout {
     }
 }
 
-/// How the 32-bit word before each entry is divided, and what its types mean.
+fn broken_page_header(reason: &str) -> FtraceError {
+    FtraceError::Header { file: "header_page", reason: reason.to_owned() }
+}
+
+fn page_field<'a>(name: &str, fields: &'a [Field]) -> Result<&'a Field, FtraceError> {
+    let field = fields.iter().find(|field| field.name == name);
+    field.ok_or_else(|| broken_page_header(&format!("it has no field `{name}`")))
+}
+
+/// Layout of the 32-bit word before each entry, and its types.
 ///
 /// The word's low `type_bits` bits are the type, the others the time since the entry before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,36 +100,42 @@ impl EntryLayout {
     /// # Errors
     /// [`FtraceError::Header`] where something is missing or contradicts something else.
     pub fn parse(text: &[u8]) -> Result<Self, FtraceError> {
-        let broken =
-            |reason: &str| FtraceError::Header { file: "header_event", reason: reason.to_owned() };
         let text = String::from_utf8_lossy(text);
-        let number = |name: &str, before: &str| {
-            let rest = text.lines().find_map(|line| line.trim().strip_prefix(name))?;
-            let rest = rest.trim_start().strip_prefix(before)?.trim_start();
-            rest.split_whitespace().next()?.parse::<u32>().ok()
-        };
-        let need = |name: &str, before: &str| {
-            number(name, before).ok_or_else(|| broken(&format!("it does not say `{name}`")))
-        };
         let this = Self {
-            type_bits: need("type_len", ":")?,
-            padding: need("padding", ": type ==")?,
-            time_extend: need("time_extend", ": type ==")?,
-            time_stamp: number("time_stamp", ": type =="),
-            max_data: need("data max type_len", "==")?,
+            type_bits: needed_number("type_len", ":", &text)?,
+            padding: needed_number("padding", ": type ==", &text)?,
+            time_extend: needed_number("time_extend", ": type ==", &text)?,
+            time_stamp: number_after("time_stamp", ": type ==", &text),
+            max_data: needed_number("data max type_len", "==", &text)?,
         };
-        let time_bits = need("time_delta", ":")?;
+        let time_bits = needed_number("time_delta", ":", &text)?;
         if this.type_bits.checked_add(time_bits) != Some(32) || !(1..32).contains(&this.type_bits) {
-            return Err(broken("type and time do not fill 32 bits"));
+            return Err(broken_event_header("type and time do not fill 32 bits"));
         }
         let mut types = vec![this.padding, this.time_extend];
         types.extend(this.time_stamp);
         let distinct = types.iter().enumerate().all(|(i, kind)| !types[..i].contains(kind));
         if !distinct || types.iter().any(|kind| *kind <= this.max_data) {
-            return Err(broken("its types overlap"));
+            return Err(broken_event_header("its types overlap"));
         }
         Ok(this)
     }
+}
+
+fn broken_event_header(reason: &str) -> FtraceError {
+    FtraceError::Header { file: "header_event", reason: reason.to_owned() }
+}
+
+/// The number behind a name and a separator in one of the lines.
+fn number_after(name: &str, before: &str, text: &str) -> Option<u32> {
+    let rest = text.lines().find_map(|line| line.trim().strip_prefix(name))?;
+    let rest = rest.trim_start().strip_prefix(before)?.trim_start();
+    rest.split_whitespace().next()?.parse::<u32>().ok()
+}
+
+fn needed_number(name: &str, before: &str, text: &str) -> Result<u32, FtraceError> {
+    number_after(name, before, text)
+        .ok_or_else(|| broken_event_header(&format!("it does not say `{name}`")))
 }
 
 #[cfg(test)]

@@ -74,16 +74,13 @@ impl Trace {
 }
 
 fn write_formats<W: Write>(out: &mut Counting<W>, files: &[FormatFile]) -> Result<(), FtraceError> {
-    let of_system = |system: &str| -> Vec<&FormatFile> {
-        files.iter().filter(|file| file.system == system).collect()
-    };
     let mut systems: Vec<&str> = Vec::new();
     for file in files {
         if file.system != FTRACE_SYSTEM && !systems.contains(&file.system.as_str()) {
             systems.push(&file.system);
         }
     }
-    let ftrace = of_system(FTRACE_SYSTEM);
+    let ftrace = of_system(FTRACE_SYSTEM, files);
     out.u32("number of formats", ftrace.len())?;
     for file in ftrace {
         out.sized_u64(&file.text)?;
@@ -93,7 +90,7 @@ fn write_formats<W: Write>(out: &mut Counting<W>, files: &[FormatFile]) -> Resul
         // The name ends at the first NUL, so it must have none of its own.
         out.write_all(system.replace('\0', "?").as_bytes())?;
         out.write_all(&[0])?;
-        let files = of_system(system);
+        let files = of_system(system, files);
         out.u32("number of formats", files.len())?;
         for file in files {
             out.sized_u64(&file.text)?;
@@ -102,23 +99,26 @@ fn write_formats<W: Write>(out: &mut Counting<W>, files: &[FormatFile]) -> Resul
     Ok(())
 }
 
+fn of_system<'a>(system: &str, files: &'a [FormatFile]) -> Vec<&'a FormatFile> {
+    files.iter().filter(|file| file.system == system).collect()
+}
+
 fn write_options<W: Write>(
     out: &mut Counting<W>,
     metadata: &Metadata,
     cpus: usize,
 ) -> Result<(), FtraceError> {
-    let text = |text: &str| [text.as_bytes(), &[0]].concat();
     let mut options = Vec::new();
     if !metadata.clock.is_empty() {
         // Readers look for the brackets of the file `trace_clock`.
-        options.push((option::TRACECLOCK, text(&format!("[{}]", metadata.clock))));
+        options.push((option::TRACECLOCK, c_string(&format!("[{}]", metadata.clock))));
     }
     if !metadata.uname.is_empty() {
-        options.push((option::UNAME, text(&metadata.uname)));
+        options.push((option::UNAME, c_string(&metadata.uname)));
     }
     let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
     options.push((option::CPUCOUNT, cpus.to_le_bytes().to_vec()));
-    options.push((option::VERSION, text(concat!("ftrace ", env!("CARGO_PKG_VERSION")))));
+    options.push((option::VERSION, c_string(concat!("ftrace ", env!("CARGO_PKG_VERSION")))));
     if let Some(id) = metadata.id {
         options.push((option::TRACEID, id.number().to_le_bytes().to_vec()));
     }
@@ -129,6 +129,11 @@ fn write_options<W: Write>(
     }
     out.write_all(&option::DONE.to_le_bytes())?;
     Ok(())
+}
+
+/// The text with a NUL at its end.
+fn c_string(text: &str) -> Vec<u8> {
+    [text.as_bytes(), &[0]].concat()
 }
 
 /// A writer that knows how far it is.

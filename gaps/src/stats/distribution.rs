@@ -116,11 +116,15 @@ impl Distribution {
             Some(*sum)
         });
         let up_to = up_to.collect();
-        let total = |&(length, count): &(u64, u64)| u128::from(length) * u128::from(count);
-        let square = |&(length, count): &(u64, u64)| real(length) * real(length) * real(count);
         Self::of_part(Part {
-            total_ns: sorted.iter().map(total).fold(0, u128::saturating_add),
-            squares: sorted.iter().map(square).sum(),
+            total_ns: sorted
+                .iter()
+                .map(|&(length, count)| u128::from(length) * u128::from(count))
+                .fold(0, u128::saturating_add),
+            squares: sorted
+                .iter()
+                .map(|&(length, count)| real(length) * real(length) * real(count))
+                .sum(),
             lengths: sorted.into_iter().map(|(length, _)| length).collect(),
             up_to,
         })
@@ -129,8 +133,12 @@ impl Distribution {
     /// The same where the longest is known: a bucket's upper bound lies above what is in it, and
     /// nothing is longer than that.
     pub fn of_buckets_up_to(buckets: &[(u64, u64)], longest_ns: u64) -> Self {
-        let bounded = |&(bound, count): &(u64, u64)| (bound.min(longest_ns), count);
-        Self::of_buckets(&buckets.iter().map(bounded).collect::<Vec<_>>())
+        Self::of_buckets(
+            &buckets
+                .iter()
+                .map(|&(bound, count)| (bound.min(longest_ns), count))
+                .collect::<Vec<_>>(),
+        )
     }
 
     fn of_part(part: Part) -> Self {

@@ -10,7 +10,6 @@ use crate::tsc::{ns_to_ticks, ticks_to_ns};
 /// The sum over a window that slides is largest where the window begins with a gap or ends
 /// with one, so only these windows are looked at: linear in the number of gaps.
 pub fn most_in_window(gaps: &[GapRecord], window_ticks: u64) -> u64 {
-    let interval = |gap: &GapRecord| (gap.tsc_begin, gap.tsc_end.max(gap.tsc_begin));
     let beginning = sweep(gaps.iter().map(interval), window_ticks);
     // A window that ends with a gap is one that begins with it on a clock that runs backwards.
     let mirrored = gaps.iter().rev().map(|gap| {
@@ -18,6 +17,10 @@ pub fn most_in_window(gaps: &[GapRecord], window_ticks: u64) -> u64 {
         (u64::MAX - end, u64::MAX - begin)
     });
     beginning.max(sweep(mirrored, window_ticks))
+}
+
+fn interval(gap: &GapRecord) -> (u64, u64) {
+    (gap.tsc_begin, gap.tsc_end.max(gap.tsc_begin))
 }
 
 /// The largest sum over windows that begin with a gap.

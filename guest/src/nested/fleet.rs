@@ -22,6 +22,8 @@ const BEAT: Duration = Duration::from_millis(50);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 /// From the order to end to a launcher's end.
 const ENDED: Duration = Duration::from_secs(15);
+/// A machine that comes no further is given up after a time; it holds up others for a fifth of it.
+const STALLS_PER_TURN: u32 = 5;
 /// Pieces on their way to the main thread; beyond, launchers wait.
 const EVENTS_IN_FLIGHT: usize = 64;
 
@@ -63,20 +65,28 @@ impl<'a> Fleet<'a> {
         Ok((fleet, Maker { surroundings, images, spread, events, began }))
     }
 
-    /// Starts machines as long as fewer than so many are on their way. One that takes longer
-    /// than its part of the time does not hold up the others.
+    /// Starts machines as long as fewer than so many are on their way. One that has not come further
+    /// for its part of the time does not hold up the others.
     pub(super) fn launch_due(&mut self, maker: &Maker) -> Result<(), NestedError> {
         let all = self.load.groups.len();
         let at_once = (self.spec.boot_at_once as usize).clamp(1, all.max(1));
         let turns = u32::try_from(all.div_ceil(at_once)).unwrap_or(u32::MAX).max(1);
-        let patience = self.spec.boot_timeout / turns;
+        let patience = match self.spec.boot_timeout {
+            Some(all) => all / turns,
+            None => self.spec.boot_stall / STALLS_PER_TURN,
+        };
         while self.machines.len() < all {
-            let on_the_way = |machine: &&Machine| {
-                machine.is_well()
-                    && machine.status.phase < VmPhase::Standing
-                    && machine.launched.elapsed() < patience
-            };
-            if self.machines.iter().filter(on_the_way).count() >= at_once {
+            if self
+                .machines
+                .iter()
+                .filter(|machine| {
+                    machine.is_well()
+                        && machine.status.phase < VmPhase::Standing
+                        && machine.progress.stalled_for() < patience
+                })
+                .count()
+                >= at_once
+            {
                 return Ok(());
             }
             let vm = u32::try_from(self.machines.len() + 1).unwrap_or(u32::MAX);
@@ -85,6 +95,15 @@ impl<'a> Fleet<'a> {
             self.observer.processes(&pids);
         }
         Ok(())
+    }
+
+    /// Looks how far those have come that do not stand ready yet.
+    pub(super) fn look_after(&mut self) {
+        for machine in self.machines.iter_mut().filter(|machine| machine.is_well()) {
+            if machine.status.phase < VmPhase::Standing {
+                machine.progress.look(machine.status.pid);
+            }
+        }
     }
 
     /// Takes what the machines say for one beat, or less. True if a second has passed.
@@ -186,10 +205,12 @@ impl<'a> Fleet<'a> {
         what: &str,
     ) -> Result<(), NestedError> {
         let deadline = Instant::now() + ENDED;
-        let ending = |machine: &Machine| machine.lives() && ending(machine);
-        while self.machines.iter().any(ending) {
+        while self.machines.iter().any(|machine| machine.lives() && ending(machine)) {
             if Instant::now() >= deadline {
-                self.machines.iter_mut().filter(|machine| ending(machine)).for_each(Machine::kill);
+                self.machines
+                    .iter_mut()
+                    .filter(|machine| machine.lives() && ending(machine))
+                    .for_each(Machine::kill);
             }
             if self.beat()? {
                 self.observer.waiting(what)?;

@@ -2,7 +2,7 @@
 //! Kernel and initrd of all virtual machines: prepared once, shared by all of them.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{self, Command, Stdio};
@@ -33,7 +33,6 @@ impl Images {
     /// Has another process of the running program fill them: it knows kernels.
     pub fn prepare(executable: &Path, spec: &NestedSpec) -> Result<Self, NestedError> {
         let this = Self { kernel: memory_file("l2-kernel")?, initrd: memory_file("l2-initrd")? };
-        let text = |error: serde_json::Error| NestedError::Prepare(error.to_string());
         let orders = PrepareSpec {
             kernel: L2_KERNEL_PATH.into(),
             kernel_image: this.kernel(),
@@ -41,16 +40,15 @@ impl Images {
             memory_mib: spec.memory_mib,
             cpus: spec.vcpus,
             transport: spec.transport,
-            job: serde_json::to_string(&spec.job).map_err(text)?,
+            job: serde_json::to_string(&spec.job).map_err(cannot_prepare)?,
         };
-        let orders = serde_json::to_string(&orders).map_err(text)?;
+        let orders = serde_json::to_string(&orders).map_err(cannot_prepare)?;
         let mut command = Command::new(executable);
         command.arg(PREPARE_COMMAND).arg(orders).stdin(Stdio::null()).stderr(Stdio::piped());
-        let failed = |error: io::Error| NestedError::Prepare(error.to_string());
-        let mut child = command.spawn().map_err(failed)?;
+        let mut child = command.spawn().map_err(cannot_prepare)?;
         let deadline = Instant::now() + PREPARED;
         let status = loop {
-            if let Some(status) = child.try_wait().map_err(failed)? {
+            if let Some(status) = child.try_wait().map_err(cannot_prepare)? {
                 break status;
             }
             if Instant::now() >= deadline {
@@ -82,6 +80,10 @@ impl Images {
     pub fn initrd(&self) -> String {
         path(&self.initrd)
     }
+}
+
+fn cannot_prepare(error: impl std::fmt::Display) -> NestedError {
+    NestedError::Prepare(error.to_string())
 }
 
 fn path(file: &File) -> String {

@@ -21,16 +21,17 @@ use protocol::report::LoadReport;
 use protocol::vm::{TscCheck, VmPhase, VmStatus};
 use workload::kernel::{affinity, files};
 
+use super::progress::Progress;
 use crate::cmdline::Drift;
 
-/// How long a launcher may take to read an order; it has nothing else to do.
+/// Longest time for a launcher to read an order; it has nothing else to do.
 const ORDER: Duration = Duration::from_secs(5);
 /// Bytes taken from a launcher at once.
 const PIECE_BYTES: usize = 64 << 10;
 /// Longest text of a fault, or of a dump of registers, that is kept.
 const MOST_TEXT_BYTES: usize = 16 << 10;
 
-/// What reaches the agent's main thread: bytes of a machine by its index, or its end.
+/// Events of the agent's main thread: bytes of a machine by its index, or its end.
 pub type Event = (usize, Option<Vec<u8>>);
 
 /// What a machine has said that is not its own status.
@@ -53,12 +54,12 @@ pub enum Said {
 /// A machine.
 #[derive(Debug)]
 pub struct Machine {
-    /// What is known of it.
+    /// Facts about it.
     pub status: VmStatus,
-    /// What it has measured.
+    /// Its measurements.
     pub report: Option<LoadReport>,
-    /// When its launcher was started.
-    pub launched: Instant,
+    /// How far it has come.
+    pub progress: Progress,
     vcpus: u32,
     cmdline: String,
     began: Instant,
@@ -108,7 +109,7 @@ impl Machine {
         Ok(Self {
             status: VmStatus { vm: spec.vm, pid: child.id(), ..VmStatus::default() },
             report: None,
-            launched: Instant::now(),
+            progress: Progress::new(),
             vcpus: spec.cpus,
             cmdline: spec.cmdline.clone(),
             began,
@@ -130,12 +131,12 @@ impl Machine {
         let _ = sent.and_then(|frame| self.link.write_all(&frame));
     }
 
-    /// Whether it can still say something.
+    /// True if it can still say something.
     pub fn lives(&self) -> bool {
         self.status.phase < VmPhase::Ended
     }
 
-    /// Whether it is in the race: it lives, and nothing is wrong with it.
+    /// True if it is in the race: it lives, and nothing is wrong with it.
     pub fn is_well(&self) -> bool {
         self.lives() && self.status.fault.is_none()
     }
@@ -191,19 +192,16 @@ impl Machine {
 
     /// Host scheduling of the vCPUs' threads so far: time on a CPU, time waiting for one.
     pub fn schedstats(&self) -> Vec<Option<(u64, u64)>> {
-        let of = |tid: u32| {
-            let path = format!("/proc/{}/task/{tid}/schedstat", self.status.pid);
-            let text = fs::read_to_string(path).ok()?;
-            let mut fields = text.split_ascii_whitespace().map(str::parse);
-            Some((fields.next()?.ok()?, fields.next()?.ok()?))
-        };
-        self.status.threads.iter().map(|thread| of(thread.tid)).collect()
+        self.status.threads.iter().map(|thread| schedstat_of(thread.tid, self.status.pid)).collect()
     }
 
     /// Affinity of the vCPUs' threads as it is now.
     pub fn affinities(&self) -> Vec<Option<String>> {
-        let of = |tid: u32| affinity::of_thread(tid).ok().map(|cpus| cpus.to_string());
-        self.status.threads.iter().map(|thread| of(thread.tid)).collect()
+        self.status
+            .threads
+            .iter()
+            .map(|thread| affinity::of_thread(thread.tid).ok().map(|cpus| cpus.to_string()))
+            .collect()
     }
 
     /// The cookies of all threads of the launcher's, with their numbers and names. A thread that has
@@ -247,6 +245,7 @@ impl Machine {
             return;
         }
         self.status.phase = phase;
+        self.progress.advance();
         let now = self.now_ns();
         let times = &mut self.status.times;
         match phase {
@@ -332,7 +331,6 @@ impl Machine {
     }
 
     fn message(&mut self, message: Message) -> Option<Said> {
-        let is_ours = |thread: u32, record: &GapRecord| thread < self.vcpus && is_plausible(record);
         match message {
             Message::Hello(hello) => {
                 if let Some(text) = Drift::between(&self.cmdline, &hello.cmdline).fault() {
@@ -353,10 +351,12 @@ impl Machine {
             }
             Message::Tick(tick) => return Some(Said::Tick(tick)),
             Message::Line(mut line) => {
-                line.gap = line.gap.filter(|LineGap { gap, .. }| is_ours(gap.thread, &gap.record));
+                line.gap = line
+                    .gap
+                    .filter(|LineGap { gap, .. }| is_ours(gap.thread, &gap.record, self.vcpus));
                 return Some(Said::Line(line));
             }
-            Message::ThresholdHit(hit) if is_ours(hit.gap.thread, &hit.gap.record) => {
+            Message::ThresholdHit(hit) if is_ours(hit.gap.thread, &hit.gap.record, self.vcpus) => {
                 return Some(Said::Hit(hit));
             }
             Message::Finished(report) => {
@@ -373,6 +373,18 @@ impl Machine {
         }
         Some(Said::Changed)
     }
+}
+
+/// Nanoseconds on a CPU and nanoseconds waiting for one, of a thread.
+fn schedstat_of(tid: u32, pid: u32) -> Option<(u64, u64)> {
+    let path = format!("/proc/{pid}/task/{tid}/schedstat");
+    let text = fs::read_to_string(path).ok()?;
+    let mut fields = text.split_ascii_whitespace().map(str::parse);
+    Some((fields.next()?.ok()?, fields.next()?.ok()?))
+}
+
+fn is_ours(thread: u32, record: &GapRecord, vcpus: u32) -> bool {
+    thread < vcpus && is_plausible(record)
 }
 
 impl Drop for Machine {

@@ -100,40 +100,57 @@ impl TraceFiles {
     }
 }
 
+fn is_standing(machine: &Machine) -> bool {
+    machine.status.phase >= VmPhase::Standing
+}
+
 impl Fleet<'_> {
+    /// Until each machine stands ready or is given up.
     fn until_standing(&mut self, maker: &Maker) -> Result<(), NestedError> {
-        let deadline = Instant::now() + self.spec.boot_timeout;
+        let deadline = self.spec.boot_timeout.map(|patience| (Instant::now() + patience, patience));
         loop {
             self.launch_due(maker)?;
             let to_come = self.load.groups.len() > self.machines.len();
-            let standing = |machine: &Machine| machine.status.phase >= VmPhase::Standing;
             let waiting =
-                self.machines.iter().filter(|machine| machine.is_well() && !standing(machine));
+                self.machines.iter().filter(|machine| machine.is_well() && !is_standing(machine));
             let names: Vec<_> = waiting.map(|machine| machine.status.vm.to_string()).collect();
-            if !to_come {
-                self.check_any()?;
-                if names.is_empty() {
-                    return Ok(());
-                }
+            if !to_come && names.is_empty() {
+                self.let_go(|machine| !machine.is_well(), "machines that were given up to end")?;
+                return self.check_any();
             }
             if self.observer.stop_requested() {
                 return Err(NestedError::NoneUp("told to stop before all stood ready".into()));
             }
-            if Instant::now() >= deadline {
-                let patience = self.spec.boot_timeout;
-                if to_come {
-                    let text = format!("not all could be started within {patience:?}");
-                    return Err(NestedError::NoneUp(text));
+            match deadline {
+                Some((deadline, patience)) if Instant::now() >= deadline => {
+                    if to_come {
+                        let text = format!("not all could be started within {patience:?}");
+                        return Err(NestedError::NoneUp(text));
+                    }
+                    let text =
+                        format!("did not stand ready within {patience:?} (--l2-boot-timeout)");
+                    self.give_up(|machine| !is_standing(machine), &text)?;
                 }
-                let text = format!("did not stand ready within {patience:?} (--l2-boot-timeout)");
-                self.give_up(|machine| !standing(machine), &text)?;
-                self.let_go(|machine| !machine.is_well(), "machines that were given up to end")?;
-                return self.check_any();
+                Some(_) => {}
+                None => self.give_up_stalled()?,
             }
             if self.beat()? {
+                self.look_after();
                 self.observer.waiting(&format!("VM {} to stand ready", names.join(", ")))?;
             }
         }
+    }
+
+    /// Gives up on machines that boot no further.
+    fn give_up_stalled(&mut self) -> Result<(), NestedError> {
+        let patience = self.spec.boot_stall;
+        let stalled =
+            |machine: &Machine| !is_standing(machine) && machine.progress.stalled_for() >= patience;
+        let text = format!(
+            "has come no further for {patience:?}: it reached no other phase, and took no more \
+             memory (--l2-boot-timeout gives all a fixed time instead)"
+        );
+        self.give_up(stalled, &text)
     }
 
     /// The CPUs of each vCPU's thread while it is measured, machine by machine.
@@ -160,14 +177,12 @@ impl Fleet<'_> {
             }
         }
         let deadline = Instant::now() + CONFINED;
-        let loose =
-            |machine: &Machine| machine.is_well() && machine.status.times.confined_ns.is_none();
-        while self.machines.iter().any(loose) && Instant::now() < deadline {
+        while self.machines.iter().any(is_loose) && Instant::now() < deadline {
             if self.beat()? {
                 self.observer.waiting("vCPU threads to be confined")?;
             }
         }
-        self.give_up(loose, &format!("was not confined within {CONFINED:?}"))?;
+        self.give_up(is_loose, &format!("was not confined within {CONFINED:?}"))?;
         self.check_any()?;
         for (machine, cpus) in self.machines.iter().zip(places) {
             if !machine.is_well() {
@@ -193,34 +208,46 @@ impl Fleet<'_> {
         surroundings: &Surroundings,
         places: Places,
     ) -> Result<Prepared, NestedError> {
-        let well = || self.machines.iter().filter(|machine| machine.is_well());
         let mut notes: Vec<_> = places.note.into_iter().collect();
         if surroundings.cookie {
-            let each: Vec<Vec<u64>> = well()
+            let each: Vec<Vec<u64>> = self
+                .machines
+                .iter()
+                .filter(|machine| machine.is_well())
                 .map(|machine| machine.status.threads.iter().map(|thread| thread.cookie).collect())
                 .collect();
             let firsts: Vec<_> =
                 each.iter().map(|cookies| cookies.first().copied().unwrap_or(0)).collect();
             supervisor::check_cookies(self.load, each.iter().map(Vec::as_slice), &firsts)?;
-            for machine in well() {
+            for machine in self.machines.iter().filter(|machine| machine.is_well()) {
                 notes.extend(others_with_cookies(machine, surroundings.cookie_of)?);
             }
         }
-        if well().any(|machine| !machine.status.tsc_shared) {
+        if self
+            .machines
+            .iter()
+            .filter(|machine| machine.is_well())
+            .any(|machine| !machine.status.tsc_shared)
+        {
             notes.push(
                 "the guests' TSC is not this machine's (KVM before Linux 5.16): gaps cannot be \
                  laid on its trace"
                     .into(),
             );
         }
-        let first_cookie =
-            |machine: &Machine| machine.status.threads.first().map_or(0, |thread| thread.cookie);
-        let tids = |machine: &Machine| {
-            machine.status.threads.iter().map(|thread| thread.tid).collect::<Vec<_>>()
-        };
         Ok(Prepared {
-            cookies: self.machines.iter().map(first_cookie).collect(),
-            tids: self.machines.iter().flat_map(tids).collect(),
+            cookies: self
+                .machines
+                .iter()
+                .map(|machine| machine.status.threads.first().map_or(0, |thread| thread.cookie))
+                .collect(),
+            tids: self
+                .machines
+                .iter()
+                .flat_map(|machine| {
+                    machine.status.threads.iter().map(|thread| thread.tid).collect::<Vec<_>>()
+                })
+                .collect(),
             affinity: places.threads,
             notes,
             tsc_khz: choice.khz,
@@ -278,9 +305,11 @@ impl Fleet<'_> {
     }
 
     fn tick(&mut self, second: u32) -> Result<(), NestedError> {
-        let measuring =
-            |machine: &&Machine| machine.is_well() && machine.status.phase == VmPhase::Measuring;
-        let machines = self.machines.iter().filter(measuring).count();
+        let machines = self
+            .machines
+            .iter()
+            .filter(|machine| machine.is_well() && machine.status.phase == VmPhase::Measuring)
+            .count();
         let online = u32::try_from(machines).unwrap_or(u32::MAX) * self.spec.vcpus;
         Ok(self.observer.tick(Tick { second, online, longest: self.longest.take() })?)
     }
@@ -311,6 +340,10 @@ impl Fleet<'_> {
     }
 }
 
+fn is_loose(machine: &Machine) -> bool {
+    machine.is_well() && machine.status.times.confined_ns.is_none()
+}
+
 /// Reads back, past the launcher, who of its threads has a cookie: a note about those that have one
 /// beside the vCPUs'.
 ///
@@ -334,8 +367,9 @@ fn others_with_cookies(
             .into());
         }
     }
-    let of_vcpu = |tid: u32| machine.status.threads.iter().any(|thread| thread.tid == tid);
-    let others = actual.iter().filter(|(tid, _, cookie)| *cookie != 0 && !of_vcpu(*tid));
+    let others = actual.iter().filter(|(tid, _, cookie)| {
+        *cookie != 0 && !machine.status.threads.iter().any(|thread| thread.tid == *tid)
+    });
     let names: Vec<_> = others.map(|(_, name, _)| name.as_str()).collect();
     let names = (!names.is_empty()).then(|| names.join(", "));
     Ok(names.map(|names| {

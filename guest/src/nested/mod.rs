@@ -16,6 +16,7 @@ mod image;
 mod machine;
 mod maker;
 mod measure;
+mod progress;
 mod report;
 
 use std::io;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the machines have measured, as one report.
+//! Results of all machines, as one report.
 
 use protocol::report::{LoadReport, MeterReport, ThreadReport, TscReport};
 
@@ -33,14 +33,14 @@ impl Fleet<'_> {
         let mut meter: Option<MeterReport> = None;
         let hit_tsc = self.hit.map(|hit| hit.gap.record.tsc_end);
         for (index, machine) in self.machines.iter_mut().enumerate() {
-            let stats = |at: &Schedstats, n: usize| *at.get(index)?.get(n)?;
             let mut report = machine.take_report(hit_tsc);
             report.threads.resize_with(each, ThreadReport::default);
             if let Some(theirs) = report.meter.take() {
                 add_meter(meter.get_or_insert_default(), theirs, (index * each, each));
             }
             for (n, mut thread) in report.threads.into_iter().enumerate() {
-                let ran = stats(&measured.before, n).zip(stats(&measured.after, n));
+                let ran =
+                    stats_at(&measured.before, n, index).zip(stats_at(&measured.after, n, index));
                 let ran = ran
                     .map(|(from, to)| (to.0.saturating_sub(from.0), to.1.saturating_sub(from.1)));
                 if let Some(known) = machine.status.threads.get_mut(n) {
@@ -61,6 +61,10 @@ impl Fleet<'_> {
         }
         LoadReport { tsc_end: measured.tsc_end, tsc, threads, groups: Vec::new(), meter }
     }
+}
+
+fn stats_at(at: &Schedstats, n: usize, index: usize) -> Option<(u64, u64)> {
+    *at.get(index)?.get(n)?
 }
 
 /// Adds what a machine's meter left untold; its threads begin at `first`, and are so many.

@@ -30,9 +30,7 @@ impl Numbers {
         let Some((group, thread)) = text.split_once('.') else {
             return Err(format!("that does not say in which group; {wanted}"));
         };
-        let number =
-            |text: &str| text.parse().map_err(|_| format!("\"{text}\" is no number; {wanted}"));
-        Ok(Self { group: number(group)?, thread: number(thread)? })
+        Ok(Self { group: number(group, wanted)?, thread: number(thread, wanted)? })
     }
 
     /// The thread, where the load's groups are this.
@@ -43,10 +41,14 @@ impl Numbers {
         Member::of_numbers(kind, self.group, self.thread)
     }
 
-    /// What it is called.
+    /// Its name.
     pub fn name(self, kind: Kind) -> String {
         self.member(kind).map_or_else(|_| format!("thread {self}"), |member| member.to_string())
     }
+}
+
+fn number(text: &str, wanted: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("\"{text}\" is no number; {wanted}"))
 }
 
 impl From<Member> for Numbers {
@@ -71,7 +73,7 @@ pub struct LocatedGap {
     pub tid: Option<u32>,
     /// From the start of the load.
     pub begin_ns: u64,
-    /// How long it was.
+    /// Its length.
     pub length_ns: u64,
     /// The same in ticks of the TSC.
     pub length_ticks: u64,
@@ -102,7 +104,7 @@ impl LocatedGap {
 /// Gaps that ended after the one that ended the run: it was being stopped by then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AfterHit {
-    /// How many.
+    /// How many there are.
     pub gaps: u64,
     /// Length of the longest.
     pub longest_ns: u64,

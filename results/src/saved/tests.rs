@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use protocol::job::TraceDump;
+use protocol::job::{TraceDump, TraceSpec};
 use serde_json::json;
 
 use super::*;
@@ -42,9 +42,9 @@ struct Told {
     ended: bool,
     hit: bool,
     wanted: bool,
-    /// Whether the load began.
+    /// True if the load began.
     began: bool,
-    /// Whether events were traced.
+    /// True if events were traced.
     traced: bool,
     note: Option<&'static str>,
 }

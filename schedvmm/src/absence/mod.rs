@@ -23,7 +23,7 @@ use crate::session::Session;
 /// So many vCPUs are watched at most: each takes locked memory, of which a user without rights
 /// has little (`kernel.perf_event_mlock_kb`).
 const MOST_VCPUS: usize = 16;
-/// How often the kernel's records are taken while the run goes on.
+/// Interval at which the kernel's records are taken while the run goes on.
 const PERIOD: Duration = Duration::from_millis(50);
 /// Gaps from this length on are compared with the host's accounts of waiting and halting, which are
 /// read once a period: in less time they cannot tell one wait from all the others.
@@ -92,7 +92,7 @@ impl HostEvidence {
         Self { watched, note, long_ticks, ..Self::none(None) }
     }
 
-    /// What a reader of the result must know.
+    /// Remark for the reader of the result.
     pub fn note(&self) -> Option<String> {
         let why = self.note.as_ref()?;
         Some(format!("a gap that the host made may be called the guest's: {why}"))
@@ -133,8 +133,11 @@ impl HostEvidence {
 
     fn count(&mut self, thread: usize, record: &GapRecord, to: Class) {
         let from = record.class;
-        let same = |moved: &&mut Moved| (moved.thread, moved.from, moved.to) == (thread, from, to);
-        if let Some(moved) = self.moved.iter_mut().find(same) {
+        if let Some(moved) = self
+            .moved
+            .iter_mut()
+            .find(|moved| (moved.thread, moved.from, moved.to) == (thread, from, to))
+        {
             moved.gaps += 1;
             moved.gap_ticks = moved.gap_ticks.saturating_add(record.ticks());
             return;
@@ -170,22 +173,18 @@ impl HostEvidence {
     pub fn settle(&mut self, session: &mut Session) {
         self.judge(&mut session.gaps);
         let gaps = &session.gaps;
-        let judged = |thread: usize, record: &mut GapRecord| {
-            let same = |kept: &&GapRecord| kept.tsc_begin == record.tsc_begin;
-            if let Some(kept) = gaps.get(thread).and_then(|gaps| gaps.iter().find(same)) {
-                record.class = kept.class;
-            }
-        };
         if let Some(hit) = &mut session.hit {
-            judged(hit.gap.thread as usize, &mut hit.gap.record);
+            take_judgement(hit.gap.thread as usize, &mut hit.gap.record, gaps);
         }
         let reports = session.report.iter_mut().flat_map(|report| &mut report.threads);
         for (thread, report) in reports.enumerate() {
             if let Some(longest) = &mut report.longest {
-                judged(thread, longest);
+                take_judgement(thread, longest, gaps);
             }
-            let of_it = |moved: &&Moved| moved.thread == thread;
-            self.moved.iter().filter(of_it).for_each(|moved| apply(moved, report));
+            self.moved
+                .iter()
+                .filter(|moved| moved.thread == thread)
+                .for_each(|moved| apply(moved, report));
         }
     }
 
@@ -204,44 +203,69 @@ impl HostEvidence {
     }
 }
 
+/// Gives the record the class that the same gap has among those already judged.
+fn take_judgement(thread: usize, record: &mut GapRecord, gaps: &[Vec<GapRecord>]) {
+    if let Some(kept) = gaps
+        .get(thread)
+        .and_then(|gaps| gaps.iter().find(|kept| kept.tsc_begin == record.tsc_begin))
+    {
+        record.class = kept.class;
+    }
+}
+
 /// Takes gaps from one class of a report to another. The guest's counts are as the guest says.
 fn apply(moved: &Moved, report: &mut ThreadReport) {
     let classes = &mut report.classes;
-    let mut book = |class, with: fn(u64, u64) -> u64| {
-        let at = classes.iter().position(|total| total.class == class).unwrap_or_else(|| {
-            classes.push(ClassTotal { class, gaps: 0, gap_ticks: 0 });
-            classes.len() - 1
-        });
-        let total = &mut classes[at];
-        total.gaps = with(total.gaps, moved.gaps);
-        total.gap_ticks = with(total.gap_ticks, moved.gap_ticks);
-    };
-    book(moved.from, u64::saturating_sub);
-    book(moved.to, u64::saturating_add);
+    book(moved.from, u64::saturating_sub, classes, moved.gaps, moved.gap_ticks);
+    book(moved.to, u64::saturating_add, classes, moved.gaps, moved.gap_ticks);
     classes.retain(|total| total.gaps > 0);
     classes.sort_by_key(|total| total.class as u32);
 }
 
+fn book(
+    class: Class,
+    with: fn(u64, u64) -> u64,
+    classes: &mut Vec<ClassTotal>,
+    moved_gaps: u64,
+    moved_gap_ticks: u64,
+) {
+    let at = classes.iter().position(|total| total.class == class).unwrap_or_else(|| {
+        classes.push(ClassTotal { class, gaps: 0, gap_ticks: 0 });
+        classes.len() - 1
+    });
+    let total = &mut classes[at];
+    total.gaps = with(total.gaps, moved_gaps);
+    total.gap_ticks = with(total.gap_ticks, moved_gap_ticks);
+}
+
 /// The class of a gap of `length` ticks that the guest's evidence gave this class.
 fn class(guest: Class, length: u64, taken: Taken) -> Class {
-    let most = |ticks: u64| ticks >= length / 2 && ticks > 0;
     // The account is of more time than the gap's, and who waits to run is absent.
     let late = taken.late.min(taken.absent.saturating_sub(taken.preempted));
     match guest {
         // It was ready to run the guest, and the host ran something else.
-        _ if most(taken.preempted) => Class::Host,
+        _ if is_most(taken.preempted, length) => Class::Host,
         // It cannot have halted for that long.
-        _ if taken.halted.is_some_and(|halted| most(taken.absent.saturating_sub(halted))) => {
+        _ if taken
+            .halted
+            .is_some_and(|halted| is_most(taken.absent.saturating_sub(halted), length)) =>
+        {
             Class::Host
         }
         // It halts for the guest's reasons, and is late for the host's: some of each.
-        Class::ScheduledOut if most(taken.preempted.saturating_add(late)) => Class::Unknown,
+        Class::ScheduledOut if is_most(taken.preempted.saturating_add(late), length) => {
+            Class::Unknown
+        }
         Class::ScheduledOut => Class::ScheduledOut,
         // The guest never switched the thread out, so it had no reason to halt: the vCPU was
         // stopped, or waited for its memory.
-        _ if most(taken.absent) => Class::Host,
+        _ if is_most(taken.absent, length) => Class::Host,
         other => other,
     }
+}
+
+fn is_most(ticks: u64, length: u64) -> bool {
+    ticks >= length / 2 && ticks > 0
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! (n - 1) turns. docs/method.md derives the length of a turn, and says when this is not what
 //! to expect.
 
-use protocol::group::{GroupSpec, Policy};
+use protocol::group::Policy;
 use protocol::job::LoadSpec;
 use protocol::scheduler::{Family, SchedulerFacts};
 use results::model::Expected;
@@ -61,15 +61,14 @@ pub fn line(expected: &Expected) -> String {
 
 /// Why turns are not alike, if they are not.
 fn not_alike(spec: &LoadSpec) -> Option<String> {
-    let any = |is: fn(&GroupSpec) -> bool| spec.groups.iter().any(is);
     let cookies = spec.groups.first().map(|group| group.cookie);
-    let why = if any(|group| group.policy != Policy::default()) {
+    let why = if spec.groups.iter().any(|group| group.policy != Policy::default()) {
         "have a policy, nice value or slice of their own"
-    } else if any(|group| group.quota.is_some()) {
+    } else if spec.groups.iter().any(|group| group.quota.is_some()) {
         "have a quota"
-    } else if any(|group| !group.cpus.is_empty()) {
+    } else if spec.groups.iter().any(|group| !group.cpus.is_empty()) {
         "have CPUs of their own"
-    } else if any(|group| !group.yielding.is_zero()) {
+    } else if spec.groups.iter().any(|group| !group.yielding.is_zero()) {
         "yield"
     } else if spec.groups.iter().any(|group| Some(group.cookie) != cookies) {
         "have no cookie where others have one"
@@ -79,7 +78,7 @@ fn not_alike(spec: &LoadSpec) -> Option<String> {
     Some(format!("does not apply: groups {why}"))
 }
 
-/// How long one of n threads runs at a time, and where that is from.
+/// Time for which one of n threads runs at a stretch, and its source.
 fn turn(n: u32, facts: &SchedulerFacts) -> Result<(u64, String), String> {
     let family = facts.family.ok_or("the kernel's release does not tell its scheduler")?;
     let slice = match (family, facts.slice_ns, facts.latency_ns) {
@@ -91,15 +90,21 @@ fn turn(n: u32, facts: &SchedulerFacts) -> Result<(u64, String), String> {
             return Err(format!("the scheduler's slice cannot be read: {why}"));
         }
     };
-    let about = |rest: &str| format!("{}, slice {}, {rest}", family.name(), show_ns(slice));
     match (facts.hrtick, facts.tick_ns.filter(|tick| *tick > 0)) {
-        (Some(true), _) => Ok((slice, about("HRTICK"))),
+        (Some(true), _) => Ok((slice, about("HRTICK", &family, slice))),
         (_, Some(tick)) => {
             let ticks = slice.div_ceil(tick).max(1);
-            Ok((ticks.saturating_mul(tick), about(&format!("tick {}", show_ns(tick)))))
+            Ok((
+                ticks.saturating_mul(tick),
+                about(&format!("tick {}", show_ns(tick)), &family, slice),
+            ))
         }
         (_, None) => Err("the kernel's tick cannot be found".into()),
     }
+}
+
+fn about(rest: &str, family: &Family, slice: u64) -> String {
+    format!("{}, slice {}, {rest}", family.name(), show_ns(slice))
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub struct Figures {
     pub expected: Expected,
     /// Time for which cookies kept CPUs idle.
     pub forced_idle: ForcedIdle,
-    /// What the host took.
+    /// Time that the host took.
     pub steal: Steal,
 }
 
@@ -98,7 +98,7 @@ impl Figures {
     }
 }
 
-/// How the kernel's books say that quotas held groups back.
+/// Throttling of groups by quotas, by the kernel's accounting.
 fn book_throttling(session: &Session, groups: &mut [Group]) {
     let reports = session.report.iter().flat_map(|report| &report.groups);
     for (group, report) in groups.iter_mut().zip(reports) {
@@ -127,7 +127,7 @@ fn measured_ns(session: &Session, clock: Clock<'_>) -> Option<u64> {
     Some(clock.since_start_ns(end))
 }
 
-/// What all gaps come to; and those of each group and thread.
+/// Statistics of all gaps, and of those of each group and thread.
 fn statistics(
     threads: &mut [Thread],
     groups: &mut [Group],
@@ -139,14 +139,10 @@ fn statistics(
     let both = threads.iter().zip(parted);
     let gaps: Vec<_> =
         both.map(|(thread, parted)| ThreadGaps::of(thread, parted, run_ns, clock)).collect();
-    let of = |wanted: &dyn Fn(&Thread) -> bool| {
-        let both = threads.iter().zip(&gaps).filter(|(thread, _)| wanted(thread));
-        let (threads, gaps): (Vec<_>, Vec<_>) = both.unzip();
-        of_threads(&threads, &gaps, clock)
-    };
-    let statistics = of(&|_| true);
+    let statistics = of_selected(&|_| true, &gaps, &clock, threads);
     for group in groups {
-        group.statistics = of(&|thread| thread.who.group == group.group.number());
+        group.statistics =
+            of_selected(&|thread| thread.who.group == group.group.number(), &gaps, &clock, threads);
         group.gap_share = group.statistics.gap_share;
     }
     let each = threads.iter().zip(&gaps);
@@ -157,29 +153,43 @@ fn statistics(
     statistics
 }
 
+fn of_selected(
+    wanted: &dyn Fn(&Thread) -> bool,
+    gaps: &[ThreadGaps],
+    clock: &Clock<'_>,
+    threads: &[Thread],
+) -> Statistics {
+    let both = threads.iter().zip(gaps).filter(|(thread, _)| wanted(thread));
+    let (threads, gaps): (Vec<_>, Vec<_>) = both.unzip();
+    of_threads(&threads, &gaps, *clock)
+}
+
+/// A second, less what two clocks may differ by.
+const MIN_RUN: Duration = Duration::from_millis(999);
+
 /// Why there is no share, no fairness and no lag to tell, if it is so: the run must have lasted a
 /// second, and each thread must have wanted to run for a whole burst, or for a second.
 fn too_short(run_ns: u64, threads: &[Thread], clock: Clock<'_>, meters: bool) -> Option<String> {
-    /// A second, less what two clocks may differ by.
-    const LEAST: Duration = Duration::from_millis(999);
     let ran = show_ns(run_ns);
-    if Duration::from_nanos(run_ns) < LEAST {
+    if Duration::from_nanos(run_ns) < MIN_RUN {
         return Some(format!("it lasted {ran}, less than a second"));
     }
-    let had_none = |thread: &&Thread| {
-        let group = thread.who.member(clock.load().kind).ok();
-        let group = group.and_then(|member| clock.load().groups.get(member.group.index()));
-        let burst = group.map_or(Duration::ZERO, |group| group.busy - group.busy / 1000);
-        let wanted = Duration::from_nanos(clock.ns(thread.report.busy_ticks));
-        // A meter has no bursts.
-        !meters && thread.complete && wanted < burst.min(LEAST)
-    };
-    let without: Vec<_> = threads.iter().filter(had_none).collect();
+    let without: Vec<_> =
+        threads.iter().filter(|thread| had_no_burst(thread, &clock, meters)).collect();
     let first = without.first()?.who.name(clock.load().kind);
     Some(match without.len() - 1 {
         0 => format!("{first} had no whole burst in {ran}"),
         others => format!("{first} and {others} more had no whole burst in {ran}"),
     })
+}
+
+fn had_no_burst(thread: &&Thread, clock: &Clock<'_>, meters: bool) -> bool {
+    let group = thread.who.member(clock.load().kind).ok();
+    let group = group.and_then(|member| clock.load().groups.get(member.group.index()));
+    let burst = group.map_or(Duration::ZERO, |group| group.busy - group.busy / 1000);
+    let wanted = Duration::from_nanos(clock.ns(thread.report.busy_ticks));
+    // A meter has no bursts.
+    !meters && thread.complete && wanted < burst.min(MIN_RUN)
 }
 
 /// Takes away what a run that was too short does not have.
@@ -202,23 +212,34 @@ fn parts_per_million(part: u64, whole: u64) -> u64 {
 /// Of the parts that threads, and groups, got of the time they wanted: bursts and pauses differ
 /// from thread to thread, and whoever sleeps longer is not treated worse for it.
 fn fairness(threads: &[Thread], groups: &[Group], clock: Clock<'_>) -> RunFairness {
-    // Of whom a thread did not tell, because it died, is no part of it.
-    let got = |wanted: &dyn Fn(&Thread) -> bool| {
-        let mut of_it = threads.iter().filter(|thread| wanted(thread));
-        let (cpu_ns, busy_ns) = of_it.try_fold((0u64, 0u64), |(cpu, busy), thread| {
-            let report = Some(&thread.report).filter(|_| thread.complete)?;
-            Some((
-                cpu.saturating_add(report.cpu_time_ns),
-                busy.saturating_add(clock.ns(report.busy_ticks)),
-            ))
-        })?;
-        Some(parts_per_million(cpu_ns, busy_ns))
-    };
-    let each = threads.iter().filter_map(|one| got(&|thread| thread.who == one.who));
+    let each = threads
+        .iter()
+        .filter_map(|one| received_ppm(&|thread| thread.who == one.who, &clock, threads));
     let each: Vec<_> = each.collect();
-    let of_group = |group: &Group| got(&|thread| thread.who.group == group.group.number());
-    let groups: Vec<_> = groups.iter().filter_map(of_group).collect();
+    let groups: Vec<_> = groups
+        .iter()
+        .filter_map(|group| {
+            received_ppm(&|thread| thread.who.group == group.group.number(), &clock, threads)
+        })
+        .collect();
     RunFairness { threads: summary::fairness(&each), groups: summary::fairness(&groups) }
+}
+
+/// Of whom a thread did not tell, because it died, is no part of it.
+fn received_ppm(
+    wanted: &dyn Fn(&Thread) -> bool,
+    clock: &Clock<'_>,
+    threads: &[Thread],
+) -> Option<u64> {
+    let mut of_it = threads.iter().filter(|thread| wanted(thread));
+    let (cpu_ns, busy_ns) = of_it.try_fold((0u64, 0u64), |(cpu, busy), thread| {
+        let report = Some(&thread.report).filter(|_| thread.complete)?;
+        Some((
+            cpu.saturating_add(report.cpu_time_ns),
+            busy.saturating_add(clock.ns(report.busy_ticks)),
+        ))
+    })?;
+    Some(parts_per_million(cpu_ns, busy_ns))
 }
 
 #[cfg(test)]

@@ -21,19 +21,24 @@ pub fn book(
     report: Option<&LoadReport>,
     cpu_time_ns: u64,
 ) -> ForcedIdle {
-    let of_cgroup = |group: &Group| {
-        report?.groups.get(group.group.index()).and_then(|report| report.force_idle_ns)
-    };
-    let of_threads = |group: &Group| {
-        let own = threads.iter().filter(|thread| thread.who.group == group.group.number());
-        own.map(|thread| thread.report.force_idle_ns)
-            .try_fold(0u64, |sum, ns| Some(sum.saturating_add(ns?)))
-    };
-    let all = |of: &dyn Fn(&Group) -> Option<u64>| {
-        groups.iter().map(of).collect::<Option<Vec<u64>>>().filter(|all| !all.is_empty())
-    };
-    let found = all(&of_cgroup).map(|all| (ForcedIdleSource::Cgroup, all));
-    let found = found.or_else(|| all(&of_threads).map(|all| (ForcedIdleSource::Threads, all)));
+    let found = of_all(
+        &|group: &Group| {
+            report?.groups.get(group.group.index()).and_then(|report| report.force_idle_ns)
+        },
+        groups,
+    )
+    .map(|all| (ForcedIdleSource::Cgroup, all));
+    let found = found.or_else(|| {
+        of_all(
+            &|group: &Group| {
+                let own = threads.iter().filter(|thread| thread.who.group == group.group.number());
+                own.map(|thread| thread.report.force_idle_ns)
+                    .try_fold(0u64, |sum, ns| Some(sum.saturating_add(ns?)))
+            },
+            groups,
+        )
+        .map(|all| (ForcedIdleSource::Threads, all))
+    });
     let Some((source, each)) = found else {
         let note = "the kernel does not tell: it needs CONFIG_SCHED_CORE (5.17 or later), \
                     CONFIG_SCHEDSTATS and kernel.sched_schedstats=1 (--tune schedstats=on)";
@@ -50,6 +55,10 @@ pub fn book(
         source: Some(source),
         note: None,
     }
+}
+
+fn of_all(of: &dyn Fn(&Group) -> Option<u64>, groups: &[Group]) -> Option<Vec<u64>> {
+    groups.iter().map(of).collect::<Option<Vec<u64>>>().filter(|all| !all.is_empty())
 }
 
 #[cfg(test)]

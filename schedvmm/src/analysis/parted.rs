@@ -31,10 +31,10 @@ pub fn parted<'a>(session: &'a Session, clock: Clock<'_>) -> Vec<Parted<'a>> {
 
 /// Lengths of gaps that ended after that moment, by thread.
 pub fn after_hit_ns(session: &Session, clock: Clock<'_>) -> Vec<Vec<u64>> {
-    let lengths = |parted: Parted<'_>| {
-        parted.later.iter().map(|gap| clock.ns(gap.ticks())).collect::<Vec<u64>>()
-    };
-    parted(session, clock).into_iter().map(lengths).collect()
+    parted(session, clock)
+        .into_iter()
+        .map(|parted| parted.later.iter().map(|gap| clock.ns(gap.ticks())).collect::<Vec<u64>>())
+        .collect()
 }
 
 /// One thread's gaps, parted by the moment at which figures end.
@@ -108,13 +108,17 @@ impl<'a> Parted<'a> {
 
 /// Records by class, in the order of [`Class::ALL`].
 pub fn classes(records: &[GapRecord]) -> Vec<ClassTotal> {
-    let total = |class| {
-        let of_class = records.iter().filter(|record| record.class == class);
-        let (gaps, gap_ticks) = of_class
-            .fold((0, 0u64), |(gaps, sum), record| (gaps + 1, sum.saturating_add(record.ticks())));
-        ClassTotal { class, gaps, gap_ticks }
-    };
-    Class::ALL.into_iter().map(total).filter(|total| total.gaps > 0).collect()
+    Class::ALL
+        .into_iter()
+        .map(|class| {
+            let of_class = records.iter().filter(|record| record.class == class);
+            let (gaps, gap_ticks) = of_class.fold((0, 0u64), |(gaps, sum), record| {
+                (gaps + 1, sum.saturating_add(record.ticks()))
+            });
+            ClassTotal { class, gaps, gap_ticks }
+        })
+        .filter(|total| total.gaps > 0)
+        .collect()
 }
 
 /// Lengths in nanoseconds, as the guest has them.
@@ -128,8 +132,7 @@ fn histogram(records: &[GapRecord], clock: Clock<'_>) -> Vec<(u64, u64)> {
 fn take_out(report: &mut ThreadReport, gap: &GapRecord, clock: Clock<'_>) {
     report.gaps = report.gaps.saturating_sub(1);
     report.gap_ticks = report.gap_ticks.saturating_sub(gap.ticks());
-    let of_it = |total: &&mut ClassTotal| total.class == gap.class;
-    if let Some(total) = report.classes.iter_mut().find(of_it) {
+    if let Some(total) = report.classes.iter_mut().find(|total| total.class == gap.class) {
         total.gaps = total.gaps.saturating_sub(1);
         total.gap_ticks = total.gap_ticks.saturating_sub(gap.ticks());
     }

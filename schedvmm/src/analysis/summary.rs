@@ -27,7 +27,7 @@ const WAITS_NS: [u64; 6] = [100_000, 1_000_000, 4_000_000, 10_000_000, 30_000_00
 /// Windows in which the lag is looked for.
 const LAG_WINDOWS_NS: [u64; 3] = [100_000_000, 1_000_000_000, 10_000_000_000];
 
-/// How much the host took of a run with these figures.
+/// Share of a run with these figures that the host took.
 pub fn steal(statistics: &Statistics, budget: f64) -> Steal {
     let host = statistics.classes.iter().filter(|class| class.class == Class::Host);
     let host_ns = host.map(|class| class.gap_ns).fold(0, u64::saturating_add);
@@ -46,7 +46,7 @@ pub fn steal_note(steal: &Steal) -> Option<String> {
     ))
 }
 
-/// How evenly these shares are divided.
+/// Evenness of these shares.
 pub fn fairness(shares: &[u64]) -> Fairness {
     Fairness { jain: jain(shares), max_over_min: max_over_min(shares) }
 }
@@ -108,48 +108,61 @@ impl ThreadGaps {
 fn lag(parted: &Parted<'_>, fair_share: f64, run_ns: u64, clock: Clock<'_>) -> Vec<Lag> {
     let windows = LAG_WINDOWS_NS.into_iter().filter(|window| *window <= run_ns);
     let gaps = parted.waits();
-    let lag_ns = |window_ns| largest_lag_ns(&gaps, clock.khz(), window_ns, fair_share);
-    windows.map(|window_ns| Lag { window_ns, lag_ns: lag_ns(window_ns) }).collect()
+    windows
+        .map(|window_ns| Lag {
+            window_ns,
+            lag_ns: largest_lag_ns(&gaps, clock.khz(), window_ns, fair_share),
+        })
+        .collect()
 }
 
-/// What all of `threads` come to, whose gaps are `gaps` in the same order.
+/// Statistics of all of `threads`, whose gaps are `gaps` in the same order.
 pub fn of_threads(threads: &[&Thread], gaps: &[&ThreadGaps], clock: Clock<'_>) -> Statistics {
     let all = Distribution::merged(gaps.iter().map(|gaps| &gaps.gaps));
     let wakeup = Distribution::merged(gaps.iter().map(|gaps| &gaps.wakeup));
     // Of one that did not report nobody knows what it wanted: its gaps are in no share.
-    let timed = || threads.iter().zip(gaps).filter(|(thread, _)| thread.complete);
-    let waits = Distribution::merged(timed().map(|(_, gaps)| &gaps.waits));
-    let sum = |of: &dyn Fn(&ThreadReport) -> u64| {
-        timed().map(|(thread, _)| of(&thread.report)).fold(0, u64::saturating_add)
-    };
-    let wanted_ns = clock.ns(sum(&|report| report.busy_ticks));
+    let timed: Vec<(&Thread, &ThreadGaps)> = threads
+        .iter()
+        .copied()
+        .zip(gaps.iter().copied())
+        .filter(|(thread, _)| thread.complete)
+        .collect();
+    let waits = Distribution::merged(timed.iter().map(|(_, gaps)| &gaps.waits));
+    let wanted_ns = clock.ns(sum(&timed, |report| report.busy_ticks));
     let open_ns = gaps.iter().map(|gaps| gaps.open_ns).fold(0, u64::saturating_add);
-    let timed_open_ns = timed().map(|(_, gaps)| gaps.open_ns).fold(0, u64::saturating_add);
+    let timed_open_ns = timed.iter().map(|(_, gaps)| gaps.open_ns).fold(0, u64::saturating_add);
     // The exact sum, where lengths may come from a histogram. Rounding makes no more of it than
     // there was.
-    let waited_ns = clock.ns(sum(&|report| report.gap_ticks)).saturating_add(timed_open_ns);
+    let waited_ns = clock.ns(sum(&timed, |report| report.gap_ticks)).saturating_add(timed_open_ns);
     let gap_share = share_within(waited_ns.min(wanted_ns), wanted_ns);
-    let wait = |wait_ns| {
-        // Whoever waits meets a gap first, and a histogram's lengths are a little too high.
-        let probability = waits.wait_exceeds(wait_ns, wanted_ns)?.min(gap_share?);
-        Some(WaitExceeds { wait_ns, probability })
-    };
     let starved = Distribution::merged(gaps.iter().map(|gaps| &gaps.waits));
     Statistics {
         source: gaps.iter().map(|gaps| gaps.source).max().unwrap_or_default(),
         wanted_ns,
         open_ns,
-        gaps_per_s: share(sum(&|report| report.gaps), wanted_ns).map(|per_ns| per_ns * 1e9),
+        gaps_per_s: share(sum(&timed, |report| report.gaps), wanted_ns).map(|per_ns| per_ns * 1e9),
         quantiles: all.quantiles(),
         gap_share,
         mean_wait_ns: waits.mean_wait_ns(wanted_ns),
-        wait_exceeds: WAITS_NS.into_iter().filter_map(wait).collect(),
+        wait_exceeds: WAITS_NS
+            .into_iter()
+            .filter_map(|wait_ns| {
+                // Whoever waits meets a gap first, and a histogram's lengths are a little too high.
+                let probability = waits.wait_exceeds(wait_ns, wanted_ns)?.min(gap_share?);
+                Some(WaitExceeds { wait_ns, probability })
+            })
+            .collect(),
         starvation: starved.starvation(STARVED_NS),
         largest_lag: worst_lag(gaps.iter().map(|gaps| gaps.lag.clone())),
         classes: classes(threads, clock),
         kinds: kinds(gaps),
         wakeup: wakeup.quantiles(),
     }
+}
+
+/// A figure of each thread's report, summed.
+fn sum(timed: &[(&Thread, &ThreadGaps)], of: fn(&ThreadReport) -> u64) -> u64 {
+    timed.iter().map(|(thread, _)| of(&thread.report)).fold(0, u64::saturating_add)
 }
 
 /// Lengths of gaps of each kind.
@@ -189,33 +202,46 @@ fn fair_share(spec: &LoadSpec) -> Option<f64> {
     if !spec.groups.iter().all(GroupSpec::is_ordinary) {
         return None;
     }
-    let real = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-    Some((real(spec.cpus.len()) / real(spec.threads()).max(1.0)).min(1.0))
+    Some((to_f64(spec.cpus.len()) / to_f64(spec.threads()).max(1.0)).min(1.0))
+}
+
+fn to_f64(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 /// The worst of all threads in each window; nothing if one of them does not know.
 fn worst_lag(each: impl Iterator<Item = Vec<Lag>>) -> Vec<Lag> {
-    let worse = |one: Vec<Lag>, other: Vec<Lag>| {
+    each.reduce(|one, other| {
         let pairs = one.into_iter().zip(other);
         pairs.map(|(one, other)| if one.lag_ns >= other.lag_ns { one } else { other }).collect()
-    };
-    each.reduce(worse).unwrap_or_default()
+    })
+    .unwrap_or_default()
 }
 
 fn classes(threads: &[&Thread], clock: Clock<'_>) -> Vec<ClassShare> {
-    let totals = || threads.iter().flat_map(|thread| &thread.report.classes);
-    let all = totals().map(|total| total.gap_ticks).fold(0, u64::saturating_add);
-    let class = |class| {
-        let mut found = ClassShare { class, gaps: 0, gap_ns: 0, share: None };
-        let mut ticks = 0u64;
-        for total in totals().filter(|total| total.class == class) {
-            found.gaps = found.gaps.saturating_add(total.gaps);
-            ticks = ticks.saturating_add(total.gap_ticks);
-        }
-        (found.gap_ns, found.share) = (clock.ns(ticks), share(ticks, all));
-        found
-    };
-    Class::ALL.into_iter().map(class).filter(|class| class.gaps > 0).collect()
+    let all = threads
+        .iter()
+        .flat_map(|thread| &thread.report.classes)
+        .map(|total| total.gap_ticks)
+        .fold(0, u64::saturating_add);
+    Class::ALL
+        .into_iter()
+        .map(|class| {
+            let mut found = ClassShare { class, gaps: 0, gap_ns: 0, share: None };
+            let mut ticks = 0u64;
+            for total in threads
+                .iter()
+                .flat_map(|thread| &thread.report.classes)
+                .filter(|total| total.class == class)
+            {
+                found.gaps = found.gaps.saturating_add(total.gaps);
+                ticks = ticks.saturating_add(total.gap_ticks);
+            }
+            (found.gap_ns, found.share) = (clock.ns(ticks), share(ticks, all));
+            found
+        })
+        .filter(|class| class.gaps > 0)
+        .collect()
 }
 
 #[cfg(test)]

@@ -25,7 +25,15 @@ pub fn vms(
     tail: impl Fn(u32) -> String,
 ) -> Vec<VmResult> {
     let both = session.vms.iter().zip(groups);
-    let vm = |(status, group): (&VmStatus, &Group)| VmResult {
+    both.map(|item| vm_result(item, &tail, threads)).collect()
+}
+
+fn vm_result(
+    (status, group): (&VmStatus, &Group),
+    tail: &impl Fn(u32) -> String,
+    threads: &[Thread],
+) -> VmResult {
+    VmResult {
         gaps: group.gaps,
         longest_gap_ns: group.longest_gap_ns,
         longest_gap_by_vcpu_ns: threads
@@ -38,8 +46,7 @@ pub fn vms(
         console: Folder::vm_log_name(status.vm),
         console_tail: status.fault.as_ref().map(|_| tail(status.vm)),
         status: status.clone(),
-    };
-    both.map(vm).collect()
+    }
 }
 
 /// Per-thread figures, up to where they end: from the report, or from the records that arrived.
@@ -160,7 +167,7 @@ pub fn longest(threads: &[Thread], session: &Session, clock: Clock<'_>) -> Optio
     clock.locate(index, tid.or(of_hit.map(|hit| hit.tid)), record)
 }
 
-/// Whether a gap is above the threshold, whoever noticed.
+/// True if a gap is above the threshold, whoever noticed.
 pub fn over_threshold(session: &Session, job: &Job) -> bool {
     let clock = clock_of(session, &job.load);
     let threads = threads(session, &mut parted(session, clock), clock);
@@ -170,17 +177,19 @@ pub fn over_threshold(session: &Session, job: &Job) -> bool {
 
 /// Gaps that ended after the one that ended the run, of these threads.
 pub fn after_hit(parted: &[Parted<'_>], clock: Clock<'_>) -> AfterHit {
-    let later = || {
-        let each = parted.iter().enumerate();
-        each.flat_map(|(thread, parted)| parted.later.iter().map(move |gap| (thread, *gap)))
-    };
-    let longest = later().max_by_key(|(_, record)| record.ticks());
+    let longest = later(parted).max_by_key(|(_, record)| record.ticks());
     let longest = longest.and_then(|(thread, record)| clock.locate(thread, None, record));
     AfterHit {
-        gaps: later().count() as u64,
+        gaps: later(parted).count() as u64,
         longest_ns: longest.as_ref().map_or(0, |gap| gap.length_ns),
         longest,
     }
+}
+
+/// Those gaps, each with its thread.
+fn later(parted: &[Parted<'_>]) -> impl Iterator<Item = (usize, GapRecord)> {
+    let each = parted.iter().enumerate();
+    each.flat_map(|(thread, parted)| parted.later.iter().map(move |gap| (thread, *gap)))
 }
 
 /// Milliseconds in each phase, from when each stage was entered.

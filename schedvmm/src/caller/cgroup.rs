@@ -20,39 +20,34 @@ pub struct Cgroup {
 
 impl Cgroup {
     fn read(hierarchy: &Hierarchy, path: &str, directory: &Path) -> Self {
-        let text = |file: &str| {
-            let text = fs::read_to_string(directory.join(file)).ok()?;
-            Some(text.trim().to_owned())
-        };
-        let number = |file: &str| text(file)?.parse::<u64>().ok();
         let (cpu, cpuset) = (hierarchy.has("cpu"), hierarchy.has("cpuset"));
         let v2 = hierarchy.version == Version::V2;
         let limits = if v2 {
             CgroupLimits {
-                quota: text("cpu.max").and_then(|text| quota_v2(&text)),
-                weight: number("cpu.weight"),
-                cpus: text("cpuset.cpus.effective"),
-                partition: text("cpuset.cpus.partition"),
+                quota: file_text("cpu.max", directory).and_then(|text| quota_v2(&text)),
+                weight: file_number("cpu.weight", directory),
+                cpus: file_text("cpuset.cpus.effective", directory),
+                partition: file_text("cpuset.cpus.partition", directory),
                 ..CgroupLimits::default()
             }
         } else {
-            let of_cpu = |file: &str| number(file).filter(|_| cpu);
-            let quota_us = of_cpu("cpu.cfs_quota_us");
-            let both = quota_us.zip(of_cpu("cpu.cfs_period_us"));
-            let rt_runtime_us = text("cpu.rt_runtime_us").and_then(|text| text.parse().ok());
+            let quota_us = number_of_cpu("cpu.cfs_quota_us", cpu, directory);
+            let both = quota_us.zip(number_of_cpu("cpu.cfs_period_us", cpu, directory));
+            let rt_runtime_us =
+                file_text("cpu.rt_runtime_us", directory).and_then(|text| text.parse().ok());
             CgroupLimits {
                 quota: both.map(|(quota_us, period_us)| CpuQuota { quota_us, period_us }),
-                weight: of_cpu("cpu.shares"),
-                cpus: text("cpuset.effective_cpus").filter(|_| cpuset),
+                weight: number_of_cpu("cpu.shares", cpu, directory),
+                cpus: file_text("cpuset.effective_cpus", directory).filter(|_| cpuset),
                 rt_runtime_us: rt_runtime_us.filter(|_| cpu),
-                rt_period_us: of_cpu("cpu.rt_period_us"),
+                rt_period_us: number_of_cpu("cpu.rt_period_us", cpu, directory),
                 ..CgroupLimits::default()
             }
         };
         let limits = CgroupLimits {
-            idle: number("cpu.idle").map(|idle| idle != 0),
-            uclamp_min: text("cpu.uclamp.min"),
-            uclamp_max: text("cpu.uclamp.max"),
+            idle: file_number("cpu.idle", directory).map(|idle| idle != 0),
+            uclamp_min: file_text("cpu.uclamp.min", directory),
+            uclamp_max: file_text("cpu.uclamp.max", directory),
             ..limits
         };
         let facts = CallerCgroup { hierarchy: hierarchy.version, path: path.to_owned(), limits };
@@ -77,7 +72,7 @@ impl Cgroup {
         }
     }
 
-    /// What is not as it is by default, in words.
+    /// Differences from the default, in words.
     pub fn unusual(&self) -> Vec<String> {
         let CgroupLimits { weight, idle, uclamp_min, uclamp_max, partition, .. } =
             &self.facts.limits;
@@ -103,6 +98,19 @@ impl Cgroup {
     }
 }
 
+fn file_text(file: &str, directory: &Path) -> Option<String> {
+    let text = fs::read_to_string(directory.join(file)).ok()?;
+    Some(text.trim().to_owned())
+}
+
+fn file_number(file: &str, directory: &Path) -> Option<u64> {
+    file_text(file, directory)?.parse::<u64>().ok()
+}
+
+fn number_of_cpu(file: &str, cpu: bool, directory: &Path) -> Option<u64> {
+    file_number(file, directory).filter(|_| cpu)
+}
+
 /// `50000 100000`, or `max 100000` for none.
 fn quota_v2(text: &str) -> Option<CpuQuota> {
     let (quota, period) = text.split_once(' ')?;
@@ -112,21 +120,30 @@ fn quota_v2(text: &str) -> Option<CpuQuota> {
 /// All cgroups of this process, and whether there may be others above them that limit its CPU
 /// time and cannot be seen.
 pub fn read(root: &Path) -> (Vec<Cgroup>, bool) {
-    let matters = |hierarchy: &Hierarchy| hierarchy.has("cpu") || hierarchy.has("cpuset");
-    let hierarchies: Vec<_> = hierarchy::own(root).into_iter().filter(matters).collect();
-    let in_v1 = |one: &Hierarchy| one.version == Version::V1 && one.has("cpu");
-    let v1 = hierarchies.iter().find(|one| in_v1(one));
+    let hierarchies: Vec<_> = hierarchy::own(root)
+        .into_iter()
+        .filter(|hierarchy| hierarchy.has("cpu") || hierarchy.has("cpuset"))
+        .collect();
+    let v1 = hierarchies.iter().find(|one| one.version == Version::V1 && one.has("cpu"));
     // The controller is in one of them; v2 has it where no hierarchy of v1 does.
     let of_cpu = v1.or_else(|| hierarchies.iter().find(|one| one.version == Version::V2));
     let hidden = of_cpu.is_some_and(|hierarchy| hierarchy.hides_more);
-    let of = |hierarchy: &Hierarchy| {
-        let one = |level: &hierarchy::Level| Cgroup::read(hierarchy, &level.path, &level.directory);
-        hierarchy.levels.iter().map(one).collect::<Vec<_>>()
-    };
-    (hierarchies.iter().flat_map(of).collect(), hidden)
+    (
+        hierarchies
+            .iter()
+            .flat_map(|hierarchy| {
+                hierarchy
+                    .levels
+                    .iter()
+                    .map(|level| Cgroup::read(hierarchy, &level.path, &level.directory))
+                    .collect::<Vec<_>>()
+            })
+            .collect(),
+        hidden,
+    )
 }
 
-/// What the kernel's books say about throttling at one moment.
+/// Throttling by the kernel's accounting at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Books {
     /// By the quota of each cgroup.
@@ -138,33 +155,38 @@ pub struct Books {
 impl Books {
     /// As they stand now.
     pub fn read(cgroups: &[Cgroup]) -> Self {
-        let level = |cgroup: &Cgroup| accounting::cpu_stat(&cgroup.directory, false);
         Self {
-            levels: cgroups.iter().map(level).collect(),
+            levels: cgroups
+                .iter()
+                .map(|cgroup| accounting::cpu_stat(&cgroup.directory, false))
+                .collect(),
             // The first one that has it: that of the hierarchy with the controller.
             own_ns: cgroups.iter().find_map(|cgroup| accounting::throttled_ns(&cgroup.directory)),
         }
     }
 
-    /// Whether the kernel tells of throttling by cgroups that cannot be seen.
+    /// True if the kernel tells of throttling by cgroups that cannot be seen.
     pub fn see_hidden(&self) -> bool {
         self.own_ns.is_some()
     }
 
-    /// What was added since `before`, of the same cgroups.
+    /// Increase since `before`, of the same cgroups.
     pub fn since(&self, before: &Self, cgroups: &[Cgroup]) -> Throttled {
         let added = self.levels.iter().zip(&before.levels).map(|(now, before)| now.since(*before));
         let added: Vec<_> = added.zip(cgroups).collect();
         let own_ns = self.own_ns.zip(before.own_ns).map(|(now, before)| now.saturating_sub(before));
-        let times = |report: &GroupReport| report.throttles.unwrap_or(0);
-        let by = added.iter().filter(|(report, _)| times(report) > 0);
+        let by = added.iter().filter(|(report, _)| throttles(report) > 0);
         let facts = model::Throttled {
-            times: added.iter().map(|(report, _)| times(report)).sum(),
+            times: added.iter().map(|(report, _)| throttles(report)).sum(),
             ns: own_ns.or_else(|| added.iter().filter_map(|(report, _)| report.throttled_ns).max()),
             by: by.map(|(_, cgroup)| cgroup.facts.path.clone()).collect(),
         };
         Throttled { facts, own: own_ns.is_some() }
     }
+}
+
+fn throttles(report: &GroupReport) -> u64 {
+    report.throttles.unwrap_or(0)
 }
 
 /// How a quota held back this process's cgroup.
@@ -177,7 +199,7 @@ pub struct Throttled {
 }
 
 impl Throttled {
-    /// Whether tasks of this process's cgroup were held back, or may have been.
+    /// True if tasks of this process's cgroup were held back, or may have been.
     pub fn is_some(&self) -> bool {
         let model::Throttled { times, ns, .. } = &self.facts;
         if self.own { ns.is_some_and(|ns| ns > 0) } else { *times > 0 }

@@ -32,14 +32,14 @@ pub struct Caller {
     demand: Demand,
 }
 
-/// What a run asks of the CPUs.
+/// Demand of a run on the CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
     /// CPUs that it keeps busy.
     pub cpus: usize,
-    /// Whether a quota is no reason not to measure.
+    /// True if a quota is no reason not to measure.
     pub allow_quota: bool,
-    /// Whether threads of real-time classes are among them.
+    /// True if threads of real-time classes are among them.
     pub real_time: bool,
     /// Who inherits from this process.
     pub heirs: Heirs,
@@ -64,10 +64,10 @@ impl Heirs {
     }
 }
 
-/// What happened while the load ran.
+/// Events while the load ran.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meanwhile {
-    /// What a reader must know.
+    /// Remark for the reader.
     pub notes: Vec<String>,
     /// Why what was measured says nothing of the kernel.
     pub faults: Vec<String>,
@@ -85,7 +85,7 @@ impl Meanwhile {
 /// Utilization that is no bound.
 const UTIL_MOST: u32 = 1024;
 
-/// How a thread with these attributes is scheduled.
+/// Scheduling of a thread with these attributes.
 fn policy_of(attr: SchedAttr) -> CallerPolicy {
     const RESET_ON_FORK: u64 = 1;
     // Both 0 is a kernel without CONFIG_UCLAMP_TASK.
@@ -116,7 +116,7 @@ fn is_real_time(policy: &CallerPolicy) -> bool {
     policy.priority > 0
 }
 
-/// What of a policy is not as it is by default, in words.
+/// Differences of a policy from the default, in words.
 fn unusual_policy(policy: &CallerPolicy) -> Vec<String> {
     let mut words = Vec::new();
     match (&policy.class, policy.priority) {
@@ -151,12 +151,8 @@ impl Caller {
 
     /// The same of the system whose files are below `root`, without a judgement.
     fn read(root: &Path, demand: Demand) -> Self {
-        let number = |file: &str| {
-            let text = fs::read_to_string(root.join(file)).ok()?;
-            text.trim().parse::<i64>().ok()
-        };
         // It is in force only where the kernel groups tasks so.
-        let autogroup = number("proc/sys/kernel/sched_autogroup_enabled") == Some(1);
+        let autogroup = number_in("proc/sys/kernel/sched_autogroup_enabled", root) == Some(1);
         let nice = fs::read_to_string(root.join("proc/self/autogroup")).ok();
         let nice = nice.and_then(|text| text.trim().rsplit(' ').next()?.parse().ok());
         let (cgroups, cgroups_hidden) = cgroup::read(root);
@@ -166,8 +162,8 @@ impl Caller {
             affinity: affinity::of_this_thread().ok().map(|cpus| cpus.to_string()),
             policy: SchedAttr::of_this_thread().ok().map(policy_of),
             autogroup_nice: nice.filter(|_| autogroup),
-            rt_runtime_us: number("proc/sys/kernel/sched_rt_runtime_us"),
-            rt_period_us: number("proc/sys/kernel/sched_rt_period_us"),
+            rt_runtime_us: number_in("proc/sys/kernel/sched_rt_runtime_us", root),
+            rt_period_us: number_in("proc/sys/kernel/sched_rt_period_us", root),
             throttled: None,
         };
         Self { before: Books::read(&cgroups), cgroups, facts, root: root.to_owned(), demand }
@@ -180,8 +176,11 @@ impl Caller {
 
     /// Quotas, the smallest first.
     fn quotas(&self) -> Vec<(&Cgroup, CpuQuota)> {
-        let quota = |cgroup| Some((cgroup, Cgroup::quota(cgroup)?));
-        let mut quotas: Vec<_> = self.cgroups.iter().filter_map(quota).collect();
+        let mut quotas: Vec<_> = self
+            .cgroups
+            .iter()
+            .filter_map(|cgroup| Some((cgroup, Cgroup::quota(cgroup)?)))
+            .collect();
         quotas.sort_by_key(|(_, quota)| quota.millionths());
         quotas
     }
@@ -212,7 +211,7 @@ impl Caller {
         ))
     }
 
-    /// What a reader must know before the run.
+    /// Remarks to be read before the run.
     pub fn notes(&self) -> Vec<String> {
         let heirs = self.demand.heirs.name();
         let mut notes = Vec::new();
@@ -302,10 +301,15 @@ impl Caller {
         Meanwhile { notes, faults: faults.collect() }
     }
 
-    /// What must not change while it is measured.
+    /// State that must not change while it is measured.
     fn limits(&self) -> Vec<(&str, Option<CpuQuota>)> {
         self.cgroups.iter().map(|cgroup| (&*cgroup.facts.path, cgroup.quota())).collect()
     }
+}
+
+fn number_in(file: &str, root: &Path) -> Option<i64> {
+    let text = fs::read_to_string(root.join(file)).ok()?;
+    text.trim().parse::<i64>().ok()
 }
 
 fn describe(throttled: &model::Throttled) -> String {

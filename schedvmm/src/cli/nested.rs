@@ -35,9 +35,10 @@ pub struct NestedArgs {
     /// How many.
     #[arg(long, default_value_t = 8, value_name = "N", requires = "nested")]
     pub l2_count: u32,
-    /// Time from their start until all stand ready.
-    #[arg(long, default_value = "300s", value_parser = units::positive_duration, value_name = "TIME", requires = "nested")]
-    pub l2_boot_timeout: Duration,
+    /// Time from their start until all stand ready [default: as long as they come further; one that
+    /// for 300 s has neither reached another phase nor taken more memory is given up].
+    #[arg(long, value_parser = units::positive_duration, value_name = "TIME", requires = "nested")]
+    pub l2_boot_timeout: Option<Duration>,
     /// How many boot at the same time; by default as many as there are CPUs for their vCPUs, and
     /// all with --boot-confined.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N", requires = "nested")]

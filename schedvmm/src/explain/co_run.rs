@@ -9,15 +9,14 @@ use results::model::{CoRun, RunResult};
 use super::question::Question;
 use crate::status::Failure;
 
-/// What was found in a trace, in shares; `None` where nothing ran.
+/// Findings of a trace, in shares; `None` where nothing ran.
 fn shares(found: &ftrace::CoRun, ns: impl Fn(u64) -> u64) -> Option<CoRun> {
-    let of_it = |ticks| share(ticks, found.running());
     Some(CoRun {
         running_ns: ns(found.running()),
-        mate: of_it(found.mate)?,
-        stranger: of_it(found.stranger)?,
-        idle: of_it(found.idle)?,
-        unknown: of_it(found.unknown)?,
+        mate: share(found.mate, found.running())?,
+        stranger: share(found.stranger, found.running())?,
+        idle: share(found.idle, found.running())?,
+        unknown: share(found.unknown, found.running())?,
     })
 }
 
@@ -31,20 +30,20 @@ pub fn book(result: &mut RunResult, question: &Question) -> Result<(), Failure> 
     let found =
         question.reading("co-run", |trace| ftrace::co_run(trace, question.context(), window));
     let found = found?;
-    let ns = |ticks| question.units().ns(ticks);
+    let units = question.units();
     let (mut groups, mut all) = (BTreeMap::new(), ftrace::CoRun::default());
     for thread in &mut result.threads {
         let tid = i32::try_from(thread.report.tid).unwrap_or_default();
         let Some(found) = found.get(&tid) else { continue };
-        thread.co_run = shares(found, ns);
+        thread.co_run = shares(found, |ticks| units.ns(ticks));
         groups.entry(thread.who.group).or_insert_with(ftrace::CoRun::default).add(found);
         all.add(found);
     }
     for group in &mut result.groups {
         let found = groups.get(&group.group.number());
-        group.co_run = found.and_then(|found| shares(found, ns));
+        group.co_run = found.and_then(|found| shares(found, |ticks| units.ns(ticks)));
     }
-    result.co_run = shares(&all, ns);
+    result.co_run = shares(&all, |ticks| units.ns(ticks));
     Ok(())
 }
 

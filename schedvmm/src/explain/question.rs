@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 
-use ftrace::attribution::{
-    Clause, Context, Culprit, Explanation, Gap, Part, Topology, Units, explain,
-};
+use ftrace::attribution::{Clause, Context, Explanation, Gap, Part, Topology, Units, explain};
 use ftrace::dump::Dump;
 use ftrace::{FtraceError, Trace};
 use protocol::index::Kind;
@@ -51,26 +49,23 @@ impl Question {
         let (trace, torn) = open(path)?;
         let remark = check_identity(result, path, trace.metadata().id)?;
         let clock = &trace.metadata().clock;
-        let usage = |text: String| Err(Failure::request(text));
         if clock.is_empty() {
-            return usage(
+            return Err(Failure::request(
                 "this trace does not say which clock its times are of, so that gaps cannot be \
-                 found in it"
-                    .into(),
-            );
-        }
-        if clock != CLOCK {
-            return usage(format!(
-                "the clock of this trace is `{clock}`, and the gaps' is the TSC: they cannot be \
-                 compared; trace with a kernel that has the trace clock {CLOCK}"
+                 found in it",
             ));
         }
+        if clock != CLOCK {
+            return Err(Failure::request(format!(
+                "the clock of this trace is `{clock}`, and the gaps' is the TSC: they cannot be \
+                 compared; trace with a kernel that has the trace clock {CLOCK}"
+            )));
+        }
         if result.tsc_khz() == 0 {
-            return usage(
+            return Err(Failure::request(
                 "this result does not say how fast the TSC runs: the run ended before \
-                          its load began"
-                    .into(),
-            );
+                 its load began",
+            ));
         }
         let bar = progress.clone();
         Ok(Self {
@@ -124,7 +119,7 @@ impl Question {
         &self.window_tsc
     }
 
-    /// How long a tick is.
+    /// Length of a tick.
     pub fn units(&self) -> Units {
         self.units
     }
@@ -196,25 +191,6 @@ fn tid(thread: &Thread) -> i32 {
 fn explained(question: &Question, gap: &LocatedGap, found: &Explanation) -> Explained {
     let (context, units) = (question.context(), question.units());
     let ticks = found.gap.end.saturating_sub(found.gap.begin);
-    let share = |part: u64| gaps::stats::share(part, ticks).unwrap_or(0.0);
-    let part = |part: &Part| ExplainedPart {
-        ns: units.ns(part.ticks),
-        longest_ns: units.ns(part.longest),
-        share: share(part.ticks),
-        text: part.cause.describe(context),
-        part: part.clone(),
-    };
-    let clause = |clause: Clause| {
-        let Clause { what, note, by, ticks, culprits } = clause;
-        let culprit = |culprit: Culprit| ExplainedCulprit {
-            ns: units.ns(culprit.ticks),
-            share: gaps::stats::share(culprit.ticks, ticks).unwrap_or(0.0),
-            culprit,
-        };
-        let culprits = culprits.into_iter().map(culprit).collect();
-        let (ns, share) = (units.ns(ticks), share(ticks));
-        ExplainedClause { what, note, by, ticks, ns, share, culprits }
-    };
     Explained {
         who: gap.who,
         tid: found.gap.tid,
@@ -223,13 +199,56 @@ fn explained(question: &Question, gap: &LocatedGap, found: &Explanation) -> Expl
         tsc_begin: gap.tsc_begin,
         tsc_end: gap.tsc_end,
         paragraph: found.paragraph(context, units),
-        clauses: found.clauses(context).into_iter().map(clause).collect(),
-        parts: found.parts.iter().map(part).collect(),
-        unknown_share: share(found.unknown_ticks()),
+        clauses: found
+            .clauses(context)
+            .into_iter()
+            .map(|clause| explained_clause(clause, ticks, question))
+            .collect(),
+        parts: found.parts.iter().map(|part| explained_part(part, ticks, question)).collect(),
+        unknown_share: share_of(found.unknown_ticks(), ticks),
         migrations: found.migrations,
         trace_late_ns: found
             .trace_begin
             .map(|begin| units.ns(begin.min(found.gap.end).saturating_sub(found.gap.begin))),
+    }
+}
+
+/// A part of a whole in ticks as a share of it; 0 of nothing.
+fn share_of(part: u64, whole: u64) -> f64 {
+    gaps::stats::share(part, whole).unwrap_or(0.0)
+}
+
+/// A part of a gap of that many ticks.
+fn explained_part(part: &Part, gap_ticks: u64, question: &Question) -> ExplainedPart {
+    ExplainedPart {
+        ns: question.units().ns(part.ticks),
+        longest_ns: question.units().ns(part.longest),
+        share: share_of(part.ticks, gap_ticks),
+        text: part.cause.describe(question.context()),
+        part: part.clone(),
+    }
+}
+
+/// A clause about a gap of that many ticks; its culprits have shares of the clause.
+fn explained_clause(clause: Clause, gap_ticks: u64, question: &Question) -> ExplainedClause {
+    let Clause { what, note, by, ticks, culprits } = clause;
+    let units = question.units();
+    let culprits = culprits
+        .into_iter()
+        .map(|culprit| ExplainedCulprit {
+            ns: units.ns(culprit.ticks),
+            share: share_of(culprit.ticks, ticks),
+            culprit,
+        })
+        .collect();
+    ExplainedClause {
+        what,
+        note,
+        by,
+        ticks,
+        ns: units.ns(ticks),
+        share: share_of(ticks, gap_ticks),
+        culprits,
     }
 }
 

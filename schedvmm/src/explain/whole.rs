@@ -32,7 +32,7 @@ pub struct Whole {
     pub kind: Kind,
 }
 
-/// What a thread did, in nanoseconds.
+/// Times of a thread in each state, in nanoseconds.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs)]
 pub struct ThreadTimes {
@@ -71,21 +71,24 @@ impl Whole {
         let tsc_begin = first.max(window.start).min(last);
         let tsc_end = last.min(window.end).max(tsc_begin);
         let threads: Vec<Numbers> = question.threads().collect();
-        let all =
-            |who: &Numbers| LocatedGap { who: *who, tsc_begin, tsc_end, ..LocatedGap::default() };
-        let wholes: Vec<LocatedGap> = threads.iter().map(all).collect();
+        let wholes: Vec<LocatedGap> = threads
+            .iter()
+            .map(|who| LocatedGap { who: *who, tsc_begin, tsc_end, ..LocatedGap::default() })
+            .collect();
         let room = MOST_SEGMENTS / threads.len().max(1);
         let found = question.explanations_with(&wholes, room)?;
-        let ns = |ticks| question.units().ns(ticks);
+        let units = question.units();
         let times = threads.iter().zip(&found);
         Ok(Self {
             tsc_begin,
             tsc_end,
-            length_ns: ns(tsc_end - tsc_begin),
-            threads: times.map(|(who, found)| ThreadTimes::new(*who, found, ns)).collect(),
+            length_ns: units.ns(tsc_end - tsc_begin),
+            threads: times
+                .map(|(who, found)| ThreadTimes::new(*who, found, |ticks| units.ns(ticks)))
+                .collect(),
             forced_idle: forced_idle(&found)
                 .into_iter()
-                .map(|((cpu, by_group), ticks)| ForcedIdle { cpu, by_group, ns: ns(ticks) })
+                .map(|((cpu, by_group), ticks)| ForcedIdle { cpu, by_group, ns: units.ns(ticks) })
                 .collect(),
             pieces_left_out: found.iter().map(|found| found.segments_left_out).sum(),
             kind: question.kind(),
@@ -133,32 +136,63 @@ fn forced_idle(found: &[Explanation]) -> BTreeMap<(u32, Option<u32>), u64> {
 
 impl ThreadTimes {
     fn new(who: Numbers, found: &Explanation, ns: impl Fn(u64) -> u64) -> Self {
-        let of = |select: &dyn Fn(&Cause) -> bool| ns(found.ticks_of(select));
-        let running = |cause: &Cause| matches!(cause, Cause::Running { .. });
-        let queued = |cause: &Cause| matches!(cause, Cause::Queued { .. });
-        let forced = |cause: &Cause| matches!(cause, Cause::ForcedIdle { .. });
-        let asleep = |cause: &Cause| matches!(cause, Cause::Sleeping { .. });
-        let unknown = |cause: &Cause| matches!(cause, Cause::Unknown { .. });
         Self {
             who,
             tid: found.gap.tid,
-            running_ns: of(&running),
-            queued_ns: of(&queued),
-            forced_idle_ns: of(&forced),
-            asleep_ns: of(&asleep),
-            unknown_ns: of(&unknown),
-            other_ns: of(&|cause| {
-                ![running(cause), queued(cause), forced(cause), asleep(cause), unknown(cause)]
+            running_ns: spent_ns(&is_running, &ns, found),
+            queued_ns: spent_ns(&is_queued, &ns, found),
+            forced_idle_ns: spent_ns(&is_forced_idle, &ns, found),
+            asleep_ns: spent_ns(&is_asleep, &ns, found),
+            unknown_ns: spent_ns(&is_unknown, &ns, found),
+            other_ns: spent_ns(
+                &|cause| {
+                    ![
+                        is_running(cause),
+                        is_queued(cause),
+                        is_forced_idle(cause),
+                        is_asleep(cause),
+                        is_unknown(cause),
+                    ]
                     .contains(&true)
-            }),
+                },
+                &ns,
+                found,
+            ),
         }
     }
 }
 
+fn spent_ns(select: &dyn Fn(&Cause) -> bool, ns: &impl Fn(u64) -> u64, found: &Explanation) -> u64 {
+    ns(found.ticks_of(select))
+}
+
+fn is_running(cause: &Cause) -> bool {
+    matches!(cause, Cause::Running { .. })
+}
+
+fn is_queued(cause: &Cause) -> bool {
+    matches!(cause, Cause::Queued { .. })
+}
+
+fn is_forced_idle(cause: &Cause) -> bool {
+    matches!(cause, Cause::ForcedIdle { .. })
+}
+
+fn is_asleep(cause: &Cause) -> bool {
+    matches!(cause, Cause::Sleeping { .. })
+}
+
+fn is_unknown(cause: &Cause) -> bool {
+    matches!(cause, Cause::Unknown { .. })
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a figure for a reader")]
+fn ms(ns: u64) -> f64 {
+    ns as f64 / 1e6
+}
+
 impl fmt::Display for Whole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        #[allow(clippy::cast_precision_loss, reason = "a figure for a reader")]
-        let ms = |ns: u64| ns as f64 / 1e6;
         writeln!(f, "The trace has {:.1} ms. In milliseconds:\n", ms(self.length_ns))?;
         let (group, thread) = match self.kind {
             Kind::Threads => ("group", "thread"),

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How a kernel was configured, by a file beside it.
+//! Configuration of a kernel, by a file beside it.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use vmm::x86_64::lint;
 
 use super::folder;
 use crate::modules::Tree;
+use crate::plain_file;
 
 /// No .config is larger; a bound for what is none.
 pub const MAX_CONFIG_BYTES: u64 = 4 << 20;
@@ -107,7 +108,17 @@ fn beside(
 ) -> (Option<Configuration>, Vec<String>) {
     let mut notes = Vec::new();
     for path in places(root, kernel, release) {
-        let Some(text) = read(&path) else { continue };
+        if path.is_dir() {
+            continue;
+        }
+        let text = match plain_file::read_text(&path, MAX_CONFIG_BYTES) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                notes.push(format!("{} is left out: {error}", path.display()));
+                continue;
+            }
+        };
         match Configuration::parse(&text, Source::File(path.clone()), release) {
             Ok(config) => {
                 notes.extend(newer(&path, kernel));
@@ -131,32 +142,22 @@ fn places(root: &Path, kernel: &Path, release: Option<&str>) -> Vec<PathBuf> {
     if suffix.is_none() {
         places.push(folder.join("config"));
     }
-    let installed = |root: &Path, release: &str| {
-        [
-            root.join(format!("boot/config-{release}")),
-            root.join(format!("usr/lib/modules/{release}/config")),
-            root.join(format!("lib/modules/{release}/config")),
-        ]
-    };
     let package = folder::package_root(kernel);
     places.extend(package.iter().flat_map(|(root, release)| installed(root, release)));
     places.extend(release.into_iter().flat_map(|release| installed(root, release)));
     places
 }
 
-fn read(path: &Path) -> Option<String> {
-    let mut text = String::new();
-    let file = File::open(path).ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    file.take(MAX_CONFIG_BYTES).read_to_string(&mut text).ok()?;
-    Some(text)
+fn installed(root: &Path, release: &str) -> [PathBuf; 3] {
+    [
+        root.join(format!("boot/config-{release}")),
+        root.join(format!("usr/lib/modules/{release}/config")),
+        root.join(format!("lib/modules/{release}/config")),
+    ]
 }
 
 /// A .config that was changed after the build may be that of the next one.
 fn newer(config: &Path, kernel: &Path) -> Option<String> {
-    let modified = |path: &Path| fs::metadata(path).and_then(|it| it.modified()).ok();
     let is_tree = config.file_name().is_some_and(|name| name == ".config");
     (is_tree && modified(config)? > modified(kernel)?).then(|| {
         format!(
@@ -165,6 +166,10 @@ fn newer(config: &Path, kernel: &Path) -> Option<String> {
             kernel.display()
         )
     })
+}
+
+fn modified(path: &Path) -> Option<std::time::SystemTime> {
+    fs::metadata(path).and_then(|it| it.modified()).ok()
 }
 
 #[cfg(test)]
@@ -233,7 +238,7 @@ mod tests {
         let image = here.path().join("arch/x86/boot/bzImage");
         let notes = || beside(Path::new("/none"), &image, None).1;
         let hour = std::time::Duration::from_secs(3600);
-        let file = File::options().write(true).open(&image).expect("opened");
+        let file = fs::File::options().write(true).open(&image).expect("opened");
         file.set_modified(std::time::SystemTime::now() - hour).expect("set");
         assert!(notes()[0].contains("may be of a build to come"), "{:?}", notes());
         file.set_modified(std::time::SystemTime::now() + hour).expect("set");

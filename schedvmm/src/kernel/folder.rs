@@ -20,15 +20,13 @@ const BY_RELEASE: [&str; 4] = ["boot", "usr/lib/modules", "lib/modules", ""];
 /// # Errors
 /// There is none, or there are several.
 pub fn kernel(folder: &Path) -> Result<PathBuf, KernelFileError> {
-    let first =
-        |names: &[&str]| names.iter().map(|name| folder.join(name)).find(|path| path.is_file());
-    if let Some(path) = first(&BUILT) {
+    if let Some(path) = first_file(&BUILT, folder) {
         return Ok(path);
     }
     if is_build_tree(folder) {
         return Err(KernelFileError::NotBuilt(folder.to_owned()));
     }
-    if let Some(path) = first(&PLAIN) {
+    if let Some(path) = first_file(&PLAIN, folder) {
         return Ok(path);
     }
     let mut found = by_release(folder);
@@ -43,10 +41,15 @@ pub fn kernel(folder: &Path) -> Result<PathBuf, KernelFileError> {
     }
 }
 
-/// Whether kernels are built there.
+fn first_file(names: &[&str], folder: &Path) -> Option<PathBuf> {
+    names.iter().map(|name| folder.join(name)).find(|path| path.is_file())
+}
+
+/// True if kernels are built there.
 fn is_build_tree(folder: &Path) -> bool {
-    let has = |name: &str| folder.join(name).exists();
-    has(".config") || has("include/config/auto.conf") || (has("Kconfig") && has("Makefile"))
+    folder.join(".config").exists()
+        || folder.join("include/config/auto.conf").exists()
+        || (folder.join("Kconfig").exists() && folder.join("Makefile").exists())
 }
 
 /// The build tree whose bzImage, or vmlinux, this is.
@@ -64,12 +67,11 @@ pub fn tree_of(kernel: &Path) -> Option<PathBuf> {
 pub fn package_root(kernel: &Path) -> Option<(PathBuf, String)> {
     let folder = kernel.parent()?;
     let name = kernel.file_name()?.to_str()?;
-    let last = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
     if let Some(release) = name.strip_prefix("vmlinuz-") {
-        let root = folder.parent().filter(|_| last(folder).as_deref() == Some("boot"))?;
+        let root = folder.parent().filter(|_| last_name(folder).as_deref() == Some("boot"))?;
         return Some((root.to_owned(), release.to_owned()));
     }
-    let release = last(folder)?;
+    let release = last_name(folder)?;
     let root = folder.ancestors().find_map(|above| {
         let ends = above.ends_with("lib/modules");
         let lib = above.parent().and_then(Path::parent).filter(|_| ends)?;
@@ -78,16 +80,23 @@ pub fn package_root(kernel: &Path) -> Option<(PathBuf, String)> {
     Some((root, release))
 }
 
+fn last_name(path: &Path) -> Option<String> {
+    path.file_name().and_then(|name| name.to_str()).map(str::to_owned)
+}
+
 /// What is wrong with the age of a kernel in a build tree.
 pub fn staleness(kernel: &Path) -> Option<String> {
     let vmlinux = tree_of(kernel)?.join("vmlinux");
-    let modified = |path: &Path| fs::metadata(path).and_then(|it| it.modified()).ok();
     (modified(&vmlinux)? > modified(kernel)?).then(|| {
         format!(
             "{} is older than the tree's vmlinux: `make bzImage` brings it up to date",
             kernel.display()
         )
     })
+}
+
+fn modified(path: &Path) -> Option<std::time::SystemTime> {
+    fs::metadata(path).and_then(|it| it.modified()).ok()
 }
 
 /// Kernels by their releases, each once, however many copies there are.

@@ -174,7 +174,7 @@ struct Found {
     notes: Vec<String>,
 }
 
-/// What is known of a kernel without booting it.
+/// Facts about a kernel without booting it.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
     /// "Linux version …".
@@ -191,7 +191,7 @@ pub struct Known {
     pub modules: Option<Lists>,
     /// Modules that a run loads first.
     pub loaded: Vec<String>,
-    /// What a reader should know of all this.
+    /// Remark for the reader of all this.
     pub notes: Vec<String>,
 }
 
@@ -209,9 +209,9 @@ pub fn open(named: &Path, modules: &[PathBuf]) -> Result<Kernel, Failure> {
 fn open_below(root: &Path, named: &Path, modules: &[PathBuf]) -> Result<Kernel, Failure> {
     let path = name::file(root, named)?;
     let found = read(&path)?;
-    let refused = |error: ImageError| Failure::new(error.owner(), unusable(&found.path, error));
-    let (bytes, wrappings) = wrapped::unwrap(found.bytes).map_err(refused)?;
-    let image = KernelImage::parse(bytes).map_err(refused)?;
+    let (bytes, wrappings) =
+        wrapped::unwrap(found.bytes).map_err(|error| refused(error, &found.path))?;
+    let image = KernelImage::parse(bytes).map_err(|error| refused(error, &found.path))?;
     let release = image.release();
     let beside = match found.package {
         Some((package, release)) => Some(Tree::of_package(package, &release)?),
@@ -243,10 +243,14 @@ fn open_below(root: &Path, named: &Path, modules: &[PathBuf]) -> Result<Kernel, 
     })
 }
 
+fn refused(error: ImageError, path: &Path) -> Failure {
+    Failure::new(error.owner(), unusable(path, error))
+}
+
 /// The bytes of a kernel file, or of the one kernel in a package.
 fn read(path: &Path) -> Result<Found, KernelFileError> {
-    let fault = |source| KernelFileError::Read { path: path.to_owned(), source };
-    let metadata = fs::metadata(path).map_err(fault)?;
+    let metadata = fs::metadata(path)
+        .map_err(|source| KernelFileError::Read { path: path.to_owned(), source })?;
     if !metadata.is_file() {
         return Err(KernelFileError::NotAFile(path.to_owned()));
     }
@@ -304,6 +308,12 @@ impl Kernel {
         }
     }
 
+    /// Whether a file beside it tells that it can draw on a screen in memory before it has a console.
+    pub fn can_draw(&self) -> bool {
+        let options = self.config.as_ref().map(|config| &config.options);
+        options.and_then(|options| options.get("CONFIG_EARLY_PRINTK")).is_some_and(|is| is == "y")
+    }
+
     /// Where it came from: the file, and where in it.
     pub fn place(&self) -> String {
         let path = self.path.display();
@@ -327,7 +337,7 @@ impl Known {
             .map_or_else(|| "not known".to_owned(), |config| config.source.to_string())
     }
 
-    /// What was taken, in a line.
+    /// The choice, in a line.
     pub fn line(&self, kernel: &Kernel) -> String {
         let release = self.release.as_deref().unwrap_or("of a release that it does not tell");
         format!(

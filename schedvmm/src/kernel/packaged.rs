@@ -79,8 +79,8 @@ mod tests {
         let several = "several kernels: boot/vmlinuz-6.1, boot/vmlinuz-6.12";
         let cases: [(Files<'_>, &str); 4] = [
             (&[("boot/vmlinuz-6.1", KERNEL), ("boot/vmlinuz-6.12", KERNEL)], several),
-            (&[("lib/modules/6.1/kernel/lib/b.ko", KERNEL)], "no kernel in it: 1 modules; give"),
-            (&[("usr/share/doc/x", KERNEL)], "1 files, and no module"),
+            (&[("lib/modules/6.1/kernel/lib/b.ko", KERNEL)], "no kernel in it: 1 module; give"),
+            (&[("usr/share/doc/x", KERNEL)], "1 file, and that is no module"),
             (&[], "it is empty"),
         ];
         for (files, told) in cases {

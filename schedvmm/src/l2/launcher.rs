@@ -29,11 +29,11 @@ use vmm::virtio::console::{ConsoleControl, PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Loaded, Parts, Running, Vm};
 
 use super::chain;
-use crate::machine::{self, SERIAL_CONSOLE};
+use crate::machine::{self, EarlyVoice};
 use crate::service::{self, Attendant, Event};
-use crate::sinks::{ConsoleRing, ControlSink};
+use crate::sinks::{ConsoleRing, ControlSink, Drawn};
 
-/// How often the console is looked at.
+/// Interval at which the console is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Pieces of the control port on their way to the main thread; beyond, the guest waits.
 const EVENTS_IN_FLIGHT: usize = 64;
@@ -55,12 +55,11 @@ pub fn run(order: &[u8]) -> Result<(), String> {
         port(CONSOLE_PORT, PortKind::Console, Box::new(console.clone())),
         port(CONTROL_PORT, PortKind::Generic, Box::new(ControlSink(events.clone()))),
     ];
-    let talks_early = spec.cmdline.split(' ').any(|word| word == SERIAL_CONSOLE);
-    let started = build(&spec, ports, talks_early.then(|| console.clone())).and_then(|vm| {
+    let started = build(&spec, ports, &console).and_then(|vm| {
         let facts = vm.facts();
         Ok((service::start(vm, events).map_err(chain)?, facts))
     });
-    let (mut running, facts) = match started {
+    let (running, facts) = match started {
         Ok(started) => started,
         Err(reason) => {
             return agent.report(&Report::Ended { reason, orderly: false, state: None });
@@ -73,31 +72,27 @@ pub fn run(order: &[u8]) -> Result<(), String> {
     })?;
     let end = Arc::new(AtomicBool::new(false));
     listen(&agent, &running, Arc::clone(&end))?;
-    let mut relay = Relay { agent: &agent, console: &console, end: &end };
+    let mut relay = Relay { running, agent, console, drawn: Drawn::default(), end };
     let first = service::serve(&mut relay, &inbox, POLL_INTERVAL)?;
-    let told = agent.report(&finish(&mut running, &inbox, first, &relay));
-    // Not before it has been told: an agent that is gone has ended the machine.
-    drop(running);
-    told
+    let report = relay.finish(&inbox, first);
+    // The machine goes after it has been told: an agent that is gone has ended it.
+    relay.agent.report(&report)
 }
 
 fn port(name: &str, kind: PortKind, sink: Box<dyn Write + Send>) -> PortSpec {
     PortSpec { name: name.into(), kind, sink }
 }
 
-/// `console` for a kernel that has to load the driver of its own.
-fn build(
-    spec: &LaunchSpec,
-    ports: Vec<PortSpec>,
-    console: Option<ConsoleRing>,
-) -> Result<Vm, String> {
+/// A kernel that has to load its console's driver has another way to talk until then.
+fn build(spec: &LaunchSpec, ports: Vec<PortSpec>, console: &ConsoleRing) -> Result<Vm, String> {
+    let voice = EarlyVoice::of(&spec.cmdline);
     let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).map_err(chain)?;
-    let open = |path: &str| File::open(path).map_err(|error| format!("{path}: {error}"));
     let kernel = SharedKernel::open(open(&spec.kernel_image)?).map_err(chain)?;
     let initrd = SharedInitrd::open(open(&spec.initrd)?).map_err(chain)?;
     let config = Config {
         pv: machine::pv_profile(spec.pv),
-        serial: console.is_some(),
+        serial: voice == Some(EarlyVoice::Serial),
+        screen: voice == Some(EarlyVoice::Screen),
         cmdline: spec.cmdline.clone(),
         spread: numbers(&spec.spread),
         cookie: spec.cookie,
@@ -113,8 +108,12 @@ fn build(
         (Kernel::Shared(&kernel), Initrd::Shared(&initrd))
     };
     let loaded = Loaded::new(&config, kernel, initrd).map_err(chain)?;
-    let serial = console.map(|console| Box::new(console) as _);
+    let serial = config.serial.then(|| Box::new(console.clone()) as _);
     Vm::build(&hypervisor, &config, Parts { loaded, ports, serial }).map_err(chain)
+}
+
+fn open(path: &str) -> Result<File, String> {
+    File::open(path).map_err(|error| format!("{path}: {error}"))
 }
 
 fn numbers(cpus: &[u32]) -> Vec<usize> {
@@ -122,12 +121,15 @@ fn numbers(cpus: &[u32]) -> Vec<usize> {
 }
 
 fn threads(running: &Running) -> Vec<VmThread> {
-    let thread = |thread: &sched::VcpuThread| VmThread {
-        tid: u32::try_from(thread.tid).unwrap_or(0),
-        cookie: thread.cookie,
-        ..VmThread::default()
-    };
-    running.threads().iter().map(thread).collect()
+    running
+        .threads()
+        .iter()
+        .map(|thread| VmThread {
+            tid: u32::try_from(thread.tid).unwrap_or(0),
+            cookie: thread.cookie,
+            ..VmThread::default()
+        })
+        .collect()
 }
 
 /// The way to the agent; any thread may use it.
@@ -150,34 +152,35 @@ impl Agent {
         self.send(encode_report(report))
     }
 
-    fn console(&self, console: &ConsoleRing) -> Result<(), String> {
-        console.take().chunks(CONSOLE_PIECE).try_for_each(|piece| self.send(encode_console(piece)))
+    fn console(&self, bytes: &[u8]) -> Result<(), String> {
+        bytes.chunks(CONSOLE_PIECE).try_for_each(|piece| self.send(encode_console(piece)))
     }
 }
 
 /// Listens for orders in a thread of its own; an agent that is gone wants the end.
 fn listen(agent: &Agent, running: &Running, end: Arc<AtomicBool>) -> Result<(), String> {
     let socket = agent.0.lock().unwrap_or_else(PoisonError::into_inner).try_clone();
-    let mut socket = socket.map_err(|error| error.to_string())?;
+    let socket = socket.map_err(|error| error.to_string())?;
     let servant = Servant {
         agent: agent.clone(),
         console: running.console().clone(),
         tids: running.threads().iter().map(|thread| thread.tid).collect(),
         end,
     };
-    let ear = move || {
-        let mut decoder = Decoder::default();
-        let mut bytes = [0; PIECE_BYTES];
-        while let Ok(length @ 1..) = socket.read(&mut bytes) {
-            decoder.push(&bytes[..length]);
-            while let Ok(Some(order)) = next_order(&mut decoder) {
-                servant.obey(&order);
-            }
-        }
-        servant.end.store(true, Ordering::Relaxed);
-    };
     let builder = thread::Builder::new().name("l2-ear".into());
-    builder.spawn(ear).map(drop).map_err(|error| error.to_string())
+    builder.spawn(move || hear(socket, servant)).map(drop).map_err(|error| error.to_string())
+}
+
+fn hear(mut socket: UnixStream, servant: Servant) {
+    let mut decoder = Decoder::default();
+    let mut bytes = [0; PIECE_BYTES];
+    while let Ok(length @ 1..) = socket.read(&mut bytes) {
+        decoder.push(&bytes[..length]);
+        while let Ok(Some(order)) = next_order(&mut decoder) {
+            servant.obey(&order);
+        }
+    }
+    servant.end.store(true, Ordering::Relaxed);
 }
 
 struct Servant {
@@ -221,13 +224,15 @@ impl Servant {
 }
 
 /// Relays until a vCPU ends, or the end is wanted.
-struct Relay<'a> {
-    agent: &'a Agent,
-    console: &'a ConsoleRing,
-    end: &'a AtomicBool,
+struct Relay {
+    running: Running,
+    agent: Agent,
+    console: ConsoleRing,
+    drawn: Drawn,
+    end: Arc<AtomicBool>,
 }
 
-impl Attendant for Relay<'_> {
+impl Attendant for Relay {
     /// The end of the vCPU that ended first, where one did.
     type End = Result<Option<VcpuEnd>, String>;
 
@@ -240,7 +245,7 @@ impl Attendant for Relay<'_> {
     }
 
     fn look(&mut self) -> Option<Self::End> {
-        match self.agent.console(self.console) {
+        match self.talk() {
             Ok(()) => self.end.load(Ordering::Relaxed).then_some(Ok(None)),
             Err(error) => Some(Err(error)),
         }
@@ -251,28 +256,33 @@ impl Attendant for Relay<'_> {
     }
 }
 
-/// Stops the machine, relays the rest, and says how it ended.
-fn finish(
-    running: &mut Running,
-    inbox: &Receiver<Event>,
-    first: Option<VcpuEnd>,
-    relay: &Relay<'_>,
-) -> Report {
-    // A guest that ends by itself has nothing to tell by its registers.
-    let stopped = service::stop(running, inbox, first.is_none(), |bytes| {
-        // An agent that is gone misses nothing.
-        let _ = relay.agent.send(encode_control(bytes));
-    });
-    let _ = relay.agent.console(relay.console);
-    let first_reason = first.as_ref().map(|end| &end.reason);
-    let orderly = matches!(first_reason, Some(ExitReason::PowerOff));
-    let reason = match (first_reason, &stopped.took) {
-        (Some(reason), _) => reason.to_string(),
-        (None, Ok(_)) => "ended by the agent".into(),
-        (None, Err(error)) => error.to_string(),
-    };
-    let state: String = first.iter().chain(&stopped.ends).filter_map(registers).collect();
-    Report::Ended { reason, orderly, state: (!state.is_empty()).then_some(state) }
+impl Relay {
+    /// Hands on what the guest's kernel has said.
+    fn talk(&mut self) -> Result<(), String> {
+        self.agent.console(&self.drawn.before(self.console.take(), &self.running))
+    }
+
+    /// Stops the machine, relays the rest, and says how it ended.
+    fn finish(&mut self, inbox: &Receiver<Event>, first: Option<VcpuEnd>) -> Report {
+        let Self { running, agent, .. } = self;
+        // A guest that ends by itself has nothing to tell by its registers.
+        let stopped = service::stop(running, inbox, first.is_none(), |bytes| {
+            // An agent that is gone misses nothing.
+            let _ = agent.send(encode_control(bytes));
+        });
+        let _ = self.talk();
+        // A kernel that has died before its console has drawn why.
+        let _ = self.agent.console(&self.drawn.take(&self.running));
+        let first_reason = first.as_ref().map(|end| &end.reason);
+        let orderly = matches!(first_reason, Some(ExitReason::PowerOff));
+        let reason = match (first_reason, &stopped.took) {
+            (Some(reason), _) => reason.to_string(),
+            (None, Ok(_)) => "ended by the agent".into(),
+            (None, Err(error)) => error.to_string(),
+        };
+        let state: String = first.iter().chain(&stopped.ends).filter_map(registers).collect();
+        Report::Ended { reason, orderly, state: (!state.is_empty()).then_some(state) }
+    }
 }
 
 /// The registers of a vCPU that was asked for them.
@@ -284,9 +294,10 @@ fn registers(end: &VcpuEnd) -> Option<String> {
 /// Resident memory of this process, and that with shared pages divided, in KiB.
 fn memory() -> (Option<u64>, Option<u64>) {
     let Ok(text) = fs::read_to_string("/proc/self/smaps_rollup") else { return (None, None) };
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse().ok()
-    };
-    (field("Rss:"), field("Pss:"))
+    (smaps_field("Rss:", &text), smaps_field("Pss:", &text))
+}
+
+fn smaps_field(name: &str, text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
 }

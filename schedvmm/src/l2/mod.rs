@@ -42,22 +42,19 @@ pub fn play(word: &OsString, order: Option<&OsString>) {
 /// Unpacks the kernel and composes the initrd, into files that all machines map.
 fn prepare(order: &[u8]) -> Result<(), String> {
     let spec: PrepareSpec = serde_json::from_slice(order).map_err(|error| error.to_string())?;
-    let write = |path: &str| {
-        File::options()
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(|error| format!("{path}: {error}"))
-    };
     let read = fs::read(&spec.kernel).map_err(|error| format!("{}: {error}", spec.kernel))?;
     let kernel = KernelImage::parse(read).map_err(chain)?;
     let modules = Modules::read(Path::new(L2_MODULES_PATH))
         .map_err(|error| format!("{L2_MODULES_PATH}: {error}"))?;
     let transport = spec.transport.map(machine::vmm_transport);
     let wanted = Wanted { cpus: spec.cpus, transport, modules: &modules.names() };
-    SharedKernel::prepare(&kernel, (spec.memory_mib, wanted), &write(&spec.kernel_image)?)
+    SharedKernel::prepare(&kernel, (spec.memory_mib, wanted), &open_writable(&spec.kernel_image)?)
         .map_err(chain)?;
     let job = serde_json::from_str(&spec.job).map_err(|error| error.to_string())?;
     let initrd = machine::initrd(&job, &modules, None).map_err(|failure| failure.to_string())?;
-    SharedInitrd::prepare(&initrd, &write(&spec.initrd)?).map_err(chain)
+    SharedInitrd::prepare(&initrd, &open_writable(&spec.initrd)?).map_err(chain)
+}
+
+fn open_writable(path: &str) -> Result<File, String> {
+    File::options().read(true).write(true).open(path).map_err(|error| format!("{path}: {error}"))
 }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How a kernel reaches its devices, and what it has to load for that.
+//! Transport of a kernel's devices, and the modules that it has to load for them.
 
 use vmm::config::Transport;
 
 use super::{CONSOLE, Modules, ModulesError, Tree};
 
-/// How a kernel reaches its devices.
+/// Transport of a kernel's devices.
 #[derive(Debug, Default)]
 pub struct Drivers {
     /// By which transport; `None` leaves it to what the kernel has built in.
     pub transport: Option<Transport>,
-    /// What it has to load first.
+    /// Modules to be loaded first.
     pub modules: Modules,
 }
 
@@ -29,24 +29,25 @@ impl Drivers {
         let Some(tree) = tree else {
             return Ok(Self { transport: asked, modules: Modules::default() });
         };
-        let closure = |driver: Option<&'static str>| {
-            let wanted = driver.into_iter().chain([CONSOLE]).chain(vendor);
-            tree.closure(wanted, release)
-        };
-        let possible =
-            || Transport::ALL.into_iter().filter(|one| asked.is_none_or(|it| it == *one));
         // None can take fewer than one that is built in: others are not looked for.
-        if let Some(transport) = possible().find(|one| tree.is_builtin(one.module()))
+        if let Some(transport) = Transport::ALL
+            .into_iter()
+            .filter(|one| asked.is_none_or(|it| it == *one))
+            .find(|one| tree.is_builtin(one.module()))
             && tree.is_builtin(CONSOLE)
         {
-            return Ok(Self { transport: Some(transport), modules: closure(None)? });
+            return Ok(Self {
+                transport: Some(transport),
+                modules: closure(None, vendor, release, tree)?,
+            });
         }
         let (mut least, mut refused): (Option<Self>, _) = (None, None);
-        for transport in possible() {
+        for transport in Transport::ALL.into_iter().filter(|one| asked.is_none_or(|it| it == *one))
+        {
             let driver = transport.module();
             // One that cannot be loaded, as of an earlier build, is no matter beside another that
             // is built in.
-            let modules = match closure(Some(driver)) {
+            let modules = match closure(Some(driver), vendor, release, tree) {
                 Ok(modules) => modules,
                 Err(error) => {
                     refused.get_or_insert(error);
@@ -64,13 +65,25 @@ impl Drivers {
             // Without a list of what is built in, what seems to be missing may be; the kernel
             // tells.
             (None, Some(ModulesError::Missing { .. })) if !tree.lists().tell_builtin() => {
-                Ok(Self { transport: asked, modules: closure(None)? })
+                Ok(Self { transport: asked, modules: closure(None, vendor, release, tree)? })
             }
             (None, Some(refused)) => Err(refused),
             // Without a list of what is built in, the kernel itself tells.
-            (None, None) => Ok(Self { transport: asked, modules: closure(None)? }),
+            (None, None) => {
+                Ok(Self { transport: asked, modules: closure(None, vendor, release, tree)? })
+            }
         }
     }
+}
+
+fn closure(
+    driver: Option<&'static str>,
+    vendor: Option<&str>,
+    release: Option<&str>,
+    tree: &Tree,
+) -> Result<Modules, ModulesError> {
+    let wanted = driver.into_iter().chain([CONSOLE]).chain(vendor);
+    tree.closure(wanted, release)
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One module's file: unpacked, and what it says of itself.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use object::{Object, ObjectSection};
 
 use super::{Module, ModulesError};
+use crate::plain_file;
 
 /// The file of a module.
 pub struct Found {
@@ -41,12 +41,16 @@ pub struct Described {
 /// # Errors
 /// It cannot be read, or is no module.
 pub fn packed(path: &Path) -> Result<Vec<u8>, ModulesError> {
-    let unread = |source| ModulesError::Read { path: path.to_owned(), source };
     let mut packed = Vec::new();
     // One byte more than a module has shows one that is too large.
-    let mut file = File::open(path).map_err(unread)?.take(MAX_MODULE_BYTES + 1);
-    file.read_to_end(&mut packed).map_err(unread)?;
+    let mut file =
+        plain_file::open(path).map_err(|source| unread(source, path))?.take(MAX_MODULE_BYTES + 1);
+    file.read_to_end(&mut packed).map_err(|source| unread(source, path))?;
     Ok(packed)
+}
+
+fn unread(source: std::io::Error, path: &Path) -> ModulesError {
+    ModulesError::Read { path: path.to_owned(), source }
 }
 
 /// Unpacks the module `name`, which `place` names for a reader, and reads what it says of itself.
@@ -54,24 +58,29 @@ pub fn packed(path: &Path) -> Result<Vec<u8>, ModulesError> {
 /// # Errors
 /// It cannot be unpacked, or is no module.
 pub fn describe(name: &str, place: &str, packed: Vec<u8>) -> Result<Described, ModulesError> {
-    let damaged = |reason: String| ModulesError::Damaged { module: place.to_owned(), reason };
     let most = MAX_MODULE_BYTES >> 20;
     if packed.len() as u64 > MAX_MODULE_BYTES {
-        return Err(damaged(format!("it has over {most} MiB, more than any module")));
+        return Err(damaged(format!("it has over {most} MiB, more than any module"), place));
     }
-    let bytes = unpack(packed).map_err(|error| damaged(format!("it does not unpack: {error}")))?;
-    let info = info(&bytes).map_err(damaged)?;
-    let value = |key: &str| {
-        let text = info.iter().find_map(|text| text.strip_prefix(key)?.strip_prefix('='));
-        text.unwrap_or_default()
-    };
-    let depends = value("depends").split(',').filter(|name| !name.is_empty());
+    let bytes =
+        unpack(packed).map_err(|error| damaged(format!("it does not unpack: {error}"), place))?;
+    let info = info(&bytes).map_err(|reason| damaged(reason, place))?;
+    let depends = info_value("depends", &info).split(',').filter(|name| !name.is_empty());
     let depends = depends.map(module_name).collect();
-    let release = value("vermagic").split(' ').next().unwrap_or_default().to_owned();
+    let release = info_value("vermagic", &info).split(' ').next().unwrap_or_default().to_owned();
     if release.is_empty() {
-        return Err(damaged("it does not say which kernel it is for (vermagic)".into()));
+        return Err(damaged("it does not say which kernel it is for (vermagic)".into(), place));
     }
     Ok(Described { module: Module { name: name.to_owned(), bytes }, depends, release })
+}
+
+fn damaged(reason: String, place: &str) -> ModulesError {
+    ModulesError::Damaged { module: place.to_owned(), reason }
+}
+
+fn info_value<'a>(key: &str, info: &'a [&'a str]) -> &'a str {
+    let text = info.iter().find_map(|text| text.strip_prefix(key)?.strip_prefix('='));
+    text.unwrap_or_default()
 }
 
 /// Names in files have dashes or underscores, names of loaded modules underscores.
@@ -81,33 +90,41 @@ pub fn module_name(name: &str) -> String {
 
 /// By its first bytes: a name may lie, and MODULE_COMPRESS gives each its own suffix.
 fn unpack(packed: Vec<u8>) -> Result<Vec<u8>, String> {
-    let text = |error: std::io::Error| error.to_string();
-    let limited = |reader: &mut dyn std::io::Read| {
-        let mut bytes = Vec::new();
-        let read = reader.take(MAX_MODULE_BYTES + 1).read_to_end(&mut bytes).map_err(text)?;
-        if read as u64 > MAX_MODULE_BYTES {
-            return Err(format!("it comes to more than {} MiB", MAX_MODULE_BYTES >> 20));
-        }
-        Ok(bytes)
-    };
     match packed.as_slice() {
-        [0x1f, 0x8b, ..] => limited(&mut flate2::bufread::MultiGzDecoder::new(packed.as_slice())),
+        [0x1f, 0x8b, ..] => {
+            read_limited(&mut flate2::bufread::MultiGzDecoder::new(packed.as_slice()))
+        }
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
             let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY_LIMIT, 0)
                 .map_err(|error| error.to_string())?;
-            limited(&mut liblzma::bufread::XzDecoder::new_stream(packed.as_slice(), stream))
+            read_limited(&mut liblzma::bufread::XzDecoder::new_stream(packed.as_slice(), stream))
         }
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(packed.as_slice());
             let decoder = decoder.as_mut().map_err(|error| error.to_string())?;
-            limited(decoder)
+            read_limited(decoder)
         }
         _ => Ok(packed),
     }
 }
 
+fn read_limited(reader: &mut dyn std::io::Read) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = reader
+        .take(MAX_MODULE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
+    if read as u64 > MAX_MODULE_BYTES {
+        return Err(format!("it comes to more than {} MiB", MAX_MODULE_BYTES >> 20));
+    }
+    Ok(bytes)
+}
+
 /// The texts of `.modinfo`.
 fn info(bytes: &[u8]) -> Result<Vec<&str>, String> {
+    if bytes.is_empty() {
+        return Err("it is empty".into());
+    }
     let file = object::File::parse(bytes).map_err(|error| format!("it is no ELF file: {error}"))?;
     let machine = file.architecture();
     if machine != object::Architecture::X86_64 {

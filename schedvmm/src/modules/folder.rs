@@ -14,9 +14,12 @@ use std::path::{Path, PathBuf};
 
 use super::lists::{BUILTIN, Lists};
 use super::{ModulesError, SUFFIXES, name_of};
+use crate::plain_file;
 
 /// Most files and folders that are looked at: a build tree has about 200,000 of them.
 const MOST_ENTRIES: usize = 1_000_000;
+/// No name of a release is longer.
+const MAX_RELEASE_BYTES: u64 = 4096;
 /// Where modules are installed, below a root or in a package.
 const ROOTS: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 
@@ -39,13 +42,14 @@ impl Folder {
     /// # Errors
     /// It cannot be read, or has the modules of several kernels, none of which is `release`.
     pub fn named(path: &Path, release: Option<&str>) -> Result<Self, ModulesError> {
-        let unread = |source| ModulesError::Read { path: path.to_owned(), source };
-        fs::read_dir(path).map_err(unread)?;
+        fs::read_dir(path).map_err(|source| unread(source, path))?;
         let installed = installed(path);
-        let is_meant = |found: &&PathBuf| {
-            release.is_some_and(|release| found.file_name().is_some_and(|name| name == release))
-        };
-        match (installed.iter().find(is_meant), installed.as_slice()) {
+        match (
+            installed.iter().find(|found| {
+                release.is_some_and(|release| found.file_name().is_some_and(|name| name == release))
+            }),
+            installed.as_slice(),
+        ) {
             (Some(one), _) | (None, [one]) => Ok(Self::new(one.clone())),
             (None, []) => Ok(Self::new(path.to_owned())),
             (None, several) => {
@@ -60,22 +64,14 @@ impl Folder {
     /// installed, in its build tree, or beside their lists; or else that of `root` for its release.
     pub fn beside(root: &Path, kernel: &Path, release: Option<&str>) -> Option<Self> {
         let kernel = kernel.canonicalize().ok()?;
-        let built =
-            |folder: &Path| fs::read_to_string(folder.join("include/config/kernel.release"));
-        let of_release = |folder: &Path| {
-            let release = release?;
-            let installed = ROOTS.map(|modules| folder.join(modules).join(release));
-            let found = installed.into_iter().find(|folder| folder.is_dir());
-            let is_built = || built(folder).is_ok_and(|text| text.trim() == release);
-            found.or_else(|| is_built().then(|| folder.to_owned()))
-        };
         // A build tree has those of its last build, which need not be the kernel's.
         let own = kernel
             .parent()
-            .filter(|folder| folder.join(BUILTIN).is_file() && built(folder).is_err());
+            .filter(|folder| folder.join(BUILTIN).is_file() && built_release(folder).is_err());
         let found = own.map(Path::to_owned);
-        let found = found.or_else(|| kernel.ancestors().skip(1).find_map(of_release));
-        found.or_else(|| of_release(root)).map(Self::new)
+        let found = found
+            .or_else(|| kernel.ancestors().skip(1).find_map(|folder| of_release(folder, release)));
+        found.or_else(|| of_release(root, release)).map(Self::new)
     }
 
     /// The file of this module.
@@ -114,6 +110,23 @@ impl Folder {
     }
 }
 
+fn unread(source: std::io::Error, path: &Path) -> ModulesError {
+    ModulesError::Read { path: path.to_owned(), source }
+}
+
+fn built_release(folder: &Path) -> Result<String, std::io::Error> {
+    plain_file::read_text(&folder.join("include/config/kernel.release"), MAX_RELEASE_BYTES)
+}
+
+fn of_release(folder: &Path, release: Option<&str>) -> Option<PathBuf> {
+    let release = release?;
+    let installed = ROOTS.map(|modules| folder.join(modules).join(release));
+    let found = installed.into_iter().find(|folder| folder.is_dir());
+    found.or_else(|| {
+        built_release(folder).is_ok_and(|text| text.trim() == release).then(|| folder.to_owned())
+    })
+}
+
 /// Folders `lib/modules/RELEASE` below a root or a package.
 fn installed(root: &Path) -> Vec<PathBuf> {
     let mut found = BTreeSet::new();
@@ -132,15 +145,14 @@ fn walk(folder: &Path) -> Result<BTreeMap<String, PathBuf>, ModulesError> {
     let (mut files, mut entries_seen) = (BTreeMap::new(), 0);
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
-        let unread = |source| ModulesError::Read { path: next.clone(), source };
-        for entry in fs::read_dir(&next).map_err(unread)? {
-            let entry = entry.map_err(unread)?;
+        for entry in fs::read_dir(&next).map_err(|source| unread(source, &next))? {
+            let entry = entry.map_err(|source| unread(source, &next))?;
             entries_seen += 1;
             if entries_seen > MOST_ENTRIES {
                 let folder = folder.to_owned();
                 return Err(ModulesError::Endless { folder, most: MOST_ENTRIES });
             }
-            let kind = entry.file_type().map_err(unread)?;
+            let kind = entry.file_type().map_err(|source| unread(source, &next))?;
             if kind.is_dir() {
                 folders.push(entry.path());
             } else if let Some(name) = entry.file_name().to_str().and_then(name_of) {

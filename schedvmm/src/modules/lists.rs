@@ -4,10 +4,10 @@
 //! Source: Linux Documentation/kbuild/kbuild.rst, "modules.order", "modules.builtin".
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
 
 use super::file::module_name;
+use crate::plain_file;
 
 /// Drivers that are built in.
 pub const BUILTIN: &str = "modules.builtin";
@@ -15,6 +15,8 @@ pub const BUILTIN: &str = "modules.builtin";
 pub const ORDER: &str = "modules.order";
 /// The same, as depmod lists them, with what each depends on.
 const DEP: &str = "modules.dep";
+/// No list is larger: those of distributions have some hundred kilobytes.
+const MAX_LIST_BYTES: u64 = 16 << 20;
 
 /// What is told of a kernel's modules. Where there is no list, that part is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,20 +46,27 @@ pub enum Driver {
 impl Lists {
     /// From the texts of these files, where there are any.
     pub fn new(place: String, builtin: Option<&str>, loadable: Option<&str>) -> Self {
-        let path = |line| path(line).map(|path| (name(path), path.to_owned()));
         Self {
             place,
             builtin: builtin.map(|text| text.lines().filter_map(self::path).map(name).collect()),
-            loadable: loadable.map(|text| text.lines().filter_map(path).collect()),
+            loadable: loadable.map(|text| {
+                text.lines()
+                    .filter_map(|line| path(line).map(|path| (name(path), path.to_owned())))
+                    .collect()
+            }),
         }
     }
 
     /// Those in a folder.
     pub fn read(folder: &Path) -> Self {
-        let text = |name: &str| fs::read_to_string(folder.join(name)).ok();
-        let loadable: Vec<_> = [ORDER, DEP].into_iter().filter_map(text).collect();
+        let loadable: Vec<_> =
+            [ORDER, DEP].into_iter().filter_map(|name| list_text(name, folder)).collect();
         let loadable = (!loadable.is_empty()).then(|| loadable.join("\n"));
-        Self::new(folder.display().to_string(), text(BUILTIN).as_deref(), loadable.as_deref())
+        Self::new(
+            folder.display().to_string(),
+            list_text(BUILTIN, folder).as_deref(),
+            loadable.as_deref(),
+        )
     }
 
     /// These, and where one of them is missing that of `other`.
@@ -70,12 +79,12 @@ impl Lists {
         }
     }
 
-    /// Whether there is no list at all.
+    /// True if there is no list at all.
     pub fn is_empty(&self) -> bool {
         self.builtin.is_none() && self.loadable.is_none()
     }
 
-    /// Whether what is built in is listed.
+    /// True if what is built in is listed.
     pub fn tell_builtin(&self) -> bool {
         self.builtin.is_some()
     }
@@ -98,10 +107,14 @@ impl Lists {
         self.loadable.as_ref()?.get(module).map(String::as_str)
     }
 
-    /// Whether modules are listed, and this one is not among them.
+    /// True if modules are listed, and this one is not among them.
     pub fn deny(&self, module: &str) -> bool {
         self.loadable.as_ref().is_some_and(|loadable| !loadable.contains_key(module))
     }
+}
+
+fn list_text(name: &str, folder: &Path) -> Option<String> {
+    plain_file::read_text(&folder.join(name), MAX_LIST_BYTES).ok()
 }
 
 /// The path in a line such as `kernel/arch/x86/kvm/kvm-intel.ko.xz: …`, or

@@ -21,11 +21,11 @@ pub struct Packed {
     release: Option<String>,
     /// What it has of that kernel, once it was read.
     index: OnceCell<Release>,
-    /// Whether the user has named it for its modules.
+    /// True if the user has named it for its modules.
     is_named: bool,
 }
 
-/// Whether a machine usually wants this module.
+/// True if a machine usually wants this module.
 pub fn is_likely(module: &str) -> bool {
     LIKELY.contains(&module)
 }
@@ -83,20 +83,21 @@ impl Packed {
         let index = self.index()?;
         let there: Vec<_> =
             index.modules.iter().filter(|(name, _)| wanted.contains(*name)).collect();
-        let kept = |name: &String| index.kept.contains_key(name);
         let mut read = BTreeMap::new();
-        if !there.iter().all(|(name, _)| kept(name)) {
+        if !there.iter().all(|(name, _)| index.kept.contains_key(*name)) {
             let contents = self
                 .package
                 .contents(|name| wanted.contains(name) && !index.kept.contains_key(name))?;
             read = self.pick(contents)?.kept;
         }
-        let file = |(name, member): (&String, &String)| {
-            let bytes = index.kept.get(name).cloned().or_else(|| read.remove(name))?;
-            let place = self.path().display().to_string();
-            Some((name.clone(), Found { file: format!("{place}: {member}"), place, bytes }))
-        };
-        Ok(there.into_iter().filter_map(file).collect())
+        Ok(there
+            .into_iter()
+            .filter_map(|(name, member)| {
+                let bytes = index.kept.get(name).cloned().or_else(|| read.remove(name))?;
+                let place = self.path().display().to_string();
+                Some((name.clone(), Found { file: format!("{place}: {member}"), place, bytes }))
+            })
+            .collect())
     }
 
     fn index(&self) -> Result<&Release, ModulesError> {
@@ -107,15 +108,19 @@ impl Packed {
         Ok(self.index.get_or_init(|| index))
     }
 
-    /// What a package has of the kernel that is meant.
+    /// Files of the kernel that is meant, in a package.
     fn pick(&self, mut contents: Contents) -> Result<Release, ModulesError> {
-        let releases = || contents.releases.iter().filter(|(_, of)| !of.modules.is_empty());
-        let names: Vec<_> = releases().map(|(name, _)| name.as_str()).collect();
-        let package = || self.path().display().to_string();
+        let names: Vec<_> = contents
+            .releases
+            .iter()
+            .filter(|(_, of)| !of.modules.is_empty())
+            .map(|(name, _)| name.as_str())
+            .collect();
         match &self.release {
             Some(ours) if contents.releases.contains_key(ours) => {}
             Some(ours) if self.is_named && !names.is_empty() => {
-                let (module, theirs, ours) = (package(), names.join(", "), ours.clone());
+                let (module, theirs, ours) =
+                    (self.path().display().to_string(), names.join(", "), ours.clone());
                 return Err(ModulesError::Foreign { module, theirs, ours });
             }
             None if names.len() > 1 => {

@@ -17,7 +17,7 @@ use crate::package::{self, Package};
 pub struct Tree {
     places: Vec<Place>,
     lists: Lists,
-    /// Whether the user has named it. Where it was only found, it may as well have none: a kernel
+    /// True if the user has named it. Where it was only found, it may as well have none: a kernel
     /// with all drivers built in needs none.
     pub(super) is_named: bool,
 }
@@ -40,16 +40,8 @@ impl Tree {
         release: Option<&str>,
         beside: Option<&Self>,
     ) -> Result<Self, ModulesError> {
-        let place = |path: &PathBuf| {
-            let unread = |source| ModulesError::Read { path: path.clone(), source };
-            if fs::metadata(path).map_err(unread)?.is_dir() {
-                return Folder::named(path, release).map(Place::Folder);
-            }
-            let package = Package::open(path).map_err(unread)?;
-            let package = package.ok_or_else(|| ModulesError::NeitherOf(path.clone()))?;
-            Ok(Place::Package(Packed::new(package, release, true)))
-        };
-        let places = named.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        let places =
+            named.iter().map(|path| open_place(path, release)).collect::<Result<Vec<_>, _>>()?;
         Self::of(places, beside.map(|tree| &tree.lists), true)
     }
 
@@ -61,8 +53,7 @@ impl Tree {
         let siblings = package::siblings(package.path(), release);
         let mut places = vec![Place::Package(package)];
         for path in siblings {
-            let unread = |source| ModulesError::Read { path: path.clone(), source };
-            if let Some(package) = Package::open(&path).map_err(unread)? {
+            if let Some(package) = Package::open(&path).map_err(|source| unread(source, &path))? {
                 places.push(Place::Package(Packed::new(package, Some(release), false)));
             }
         }
@@ -103,23 +94,26 @@ impl Tree {
         Ok(Self { places, lists, is_named })
     }
 
-    /// What is listed.
+    /// Listed modules.
     pub fn lists(&self) -> &Lists {
         &self.lists
     }
 
-    /// Whether this one is built into the kernel.
+    /// True if this one is built into the kernel.
     pub fn is_builtin(&self, name: &str) -> bool {
         self.lists.driver(name) == Driver::BuiltIn
     }
 
     /// Where all this is, for a reader.
     pub fn place(&self) -> String {
-        let place = |place: &Place| match place {
-            Place::Folder(folder) => folder.path.display().to_string(),
-            Place::Package(package) => package.path().display().to_string(),
-        };
-        self.places.iter().map(place).collect::<Vec<_>>().join(", ")
+        self.places
+            .iter()
+            .map(|place| match place {
+                Place::Folder(folder) => folder.path.display().to_string(),
+                Place::Package(package) => package.path().display().to_string(),
+            })
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     /// Path and text of the configuration in the packages that have been read.
@@ -152,8 +146,8 @@ impl Tree {
         &self,
         wanted: &BTreeSet<String>,
     ) -> Result<BTreeMap<String, Found>, ModulesError> {
-        let is_wanted = |name: &&String| self.places_tell(name);
-        let mut wanted: BTreeSet<_> = wanted.iter().filter(is_wanted).cloned().collect();
+        let mut wanted: BTreeSet<_> =
+            wanted.iter().filter(|name| self.places_tell(name)).cloned().collect();
         let mut found = BTreeMap::new();
         for place in &self.places {
             if wanted.is_empty() {
@@ -177,10 +171,23 @@ impl Tree {
         Ok(found)
     }
 
-    /// Whether it is worth looking for this one: where there are packages, what no list has is not
+    /// True if it is worth looking for this one: where there are packages, what no list has is not
     /// looked for in them.
     fn places_tell(&self, name: &str) -> bool {
-        let is_package = |place: &Place| matches!(place, Place::Package(_));
-        !self.lists.deny(name) || !self.places.iter().any(is_package)
+        !self.lists.deny(name)
+            || !self.places.iter().any(|place| matches!(place, Place::Package(_)))
     }
+}
+
+fn open_place(path: &Path, release: Option<&str>) -> Result<Place, ModulesError> {
+    if fs::metadata(path).map_err(|source| unread(source, path))?.is_dir() {
+        return Folder::named(path, release).map(Place::Folder);
+    }
+    let package = Package::open(path).map_err(|source| unread(source, path))?;
+    let package = package.ok_or_else(|| ModulesError::NeitherOf(path.to_owned()))?;
+    Ok(Place::Package(Packed::new(package, release, true)))
+}
+
+fn unread(source: std::io::Error, path: &Path) -> ModulesError {
+    ModulesError::Read { path: path.to_owned(), source }
 }

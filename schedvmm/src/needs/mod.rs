@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What measurements need of a kernel: one table, by which kernels are checked, and from
+//! Requirements of measurements on a kernel: one table, by which kernels are checked, and from
 //! which the fragment is made that brings all of it.
 
 mod table;
@@ -40,7 +40,7 @@ impl State {
         }
     }
 
-    /// Whether a run has it.
+    /// True if a run has it.
     pub fn is_met(self) -> bool {
         matches!(self, Self::Loaded | Self::There)
     }
@@ -51,7 +51,7 @@ impl State {
 pub struct Finding {
     /// The need.
     pub need: &'static Need,
-    /// How much it is needed.
+    /// Degree of need.
     pub weight: Weight,
     /// Whether it is met.
     pub state: State,
@@ -60,9 +60,17 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// Whether a run is impossible without.
+    /// True if a run is impossible without.
     fn is_fatal(&self) -> bool {
         self.weight == Weight::Must && matches!(self.state, State::Missing | State::Module)
+    }
+
+    /// True if a figure of a run depends on it, and it is not there.
+    fn is_told(&self) -> bool {
+        let is_off = matches!(self.state, State::Missing | State::Module);
+        // The run is on one vendor's host, and needs no other.
+        let is_of_a_vendor = [table::ON_INTEL, table::ON_AMD].contains(&self.need.name);
+        is_off && !is_of_a_vendor && !table::ON_REQUEST.contains(&self.need.name)
     }
 
     /// The version that a kernel must have for it, where this one is older.
@@ -72,7 +80,7 @@ impl Finding {
     }
 }
 
-/// What all findings come to.
+/// Summary of all findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fit {
@@ -100,37 +108,45 @@ impl Fit {
 /// What a kernel has of all that a run needs; `has` tells whether a text is in its image, if it
 /// can be looked into.
 pub fn assess(nested: bool, known: &Known, has: impl Fn(&str) -> Option<bool>) -> Vec<Finding> {
-    let weight = |need: &Need| if nested { need.nested } else { need.main };
-    let needed = NEEDS.iter().filter(|need| weight(need) != Weight::No);
-    let finding = |need: &'static Need| {
-        let ways = need.ways.iter().map(|way| {
-            let states = way.iter().map(|opt| (opt, state(opt, known, &has)));
-            let states: Vec<_> = states.collect();
-            let worst = states.iter().map(|(_, state)| *state).min().unwrap_or(State::There);
-            let lacking = states.into_iter().filter(|(_, state)| !state.is_met());
-            (worst, lacking.map(|(opt, _)| opt).collect::<Vec<_>>())
-        });
-        // Of ways that are as good, the first.
-        let best = ways.reduce(|best, way| if way.0 > best.0 { way } else { best });
-        let (state, lacking) = best.unwrap_or((State::There, Vec::new()));
-        Finding { need, weight: weight(need), state, lacking }
-    };
-    needed.map(finding).collect()
+    let needed = NEEDS.iter().filter(|need| weight(need, nested) != Weight::No);
+    needed.map(|need| finding(need, &has, nested, known)).collect()
+}
+
+fn weight(need: &Need, nested: bool) -> Weight {
+    if nested { need.nested } else { need.main }
+}
+
+fn finding(
+    need: &'static Need,
+    has: &impl Fn(&str) -> Option<bool>,
+    nested: bool,
+    known: &Known,
+) -> Finding {
+    let ways = need.ways.iter().map(|way| {
+        let states = way.iter().map(|opt| (opt, state(opt, known, has)));
+        let states: Vec<_> = states.collect();
+        let worst = states.iter().map(|(_, state)| *state).min().unwrap_or(State::There);
+        let lacking = states.into_iter().filter(|(_, state)| !state.is_met());
+        (worst, lacking.map(|(opt, _)| opt).collect::<Vec<_>>())
+    });
+    // Of ways that are as good, the first.
+    let best = ways.reduce(|best, way| if way.0 > best.0 { way } else { best });
+    // Wherever its configuration was found, it is known.
+    let best = best.filter(|_| need.name != table::CONFIGURATION || known.config.is_none());
+    let (state, lacking) = best.unwrap_or((State::There, Vec::new()));
+    Finding { need, weight: weight(need, nested), state, lacking }
 }
 
 /// Whether an option is on: by the configuration if it is known, else by what lists the modules,
 /// else by texts in the image. Texts that every image has prove nothing, and are not looked for.
 fn state(opt: &Opt, known: &Known, has: impl Fn(&str) -> Option<bool>) -> State {
-    let is = |from: Option<Version>, version: Option<Version>| {
-        from.is_some_and(|from| version.is_some_and(|version| version >= from))
-    };
-    if is(opt.always_from, known.version) {
+    if is_since(opt.always_from, known.version) {
         return State::There;
     }
     if opt.module.is_some_and(|module| known.loaded.iter().any(|loaded| loaded == module)) {
         return State::Loaded;
     }
-    if opt.from.is_some() && known.version.is_some() && !is(opt.from, known.version) {
+    if opt.from.is_some() && known.version.is_some() && !is_since(opt.from, known.version) {
         return State::Missing;
     }
     if let Some(config) = &known.config {
@@ -159,14 +175,15 @@ fn state(opt: &Opt, known: &Known, has: impl Fn(&str) -> Option<bool>) -> State 
     }
 }
 
-/// What a run is done without, for its result; nothing where all is there that can be told.
+fn is_since(from: Option<Version>, version: Option<Version>) -> bool {
+    from.is_some_and(|from| version.is_some_and(|version| version >= from))
+}
+
+/// What a run is done without that its figures depend on, for its result; nothing where all of that
+/// is there that can be told.
 pub fn note(findings: &[Finding]) -> Option<String> {
-    let is_off = |finding: &&Finding| {
-        let is_off = matches!(finding.state, State::Missing | State::Module);
-        // The run is on one vendor's host, and needs no other.
-        is_off && finding.need.name != table::ON_INTEL && finding.need.name != table::ON_AMD
-    };
-    let missing: Vec<_> = findings.iter().filter(is_off).map(|finding| finding.need.name).collect();
+    let missing: Vec<_> =
+        findings.iter().filter(|it| it.is_told()).map(|it| it.need.name).collect();
     (!missing.is_empty()).then(|| {
         format!(
             "this kernel is measured without: {} (`schedvmm check` says what that means)",
@@ -177,8 +194,8 @@ pub fn note(findings: &[Finding]) -> Option<String> {
 
 /// Lines for a .config that would bring what is missing, or only a module; each once.
 pub fn lines(findings: &[Finding], known: &Known) -> Vec<String> {
-    let is_off = |state: State| matches!(state, State::Missing | State::Module);
-    let missing = findings.iter().filter(|finding| is_off(finding.state));
+    let missing =
+        findings.iter().filter(|finding| matches!(finding.state, State::Missing | State::Module));
     let mut lines = Vec::new();
     for opt in missing.flat_map(|finding| &finding.lacking) {
         // No line brings what came later.

@@ -92,6 +92,11 @@ use Weight::{Must, No, Wants};
 /// Needs of which a run has one.
 pub const ON_INTEL: &str = "KVM on Intel";
 pub const ON_AMD: &str = "KVM on AMD";
+/// What a file beside the kernel is as good for.
+pub const CONFIGURATION: &str = "configuration";
+/// Needs of those only who ask for what they bring, and hear of it then: no figure of another run
+/// depends on them.
+pub const ON_REQUEST: [&str; 4] = ["quotas", "hwlat meter", "osnoise meter", "early console"];
 
 const KVM: Opt = opt("KVM").set(&["VIRTUALIZATION", "KVM"]).module("kvm");
 // The prefix of the module's parameters, which only a built-in module has in the image.
@@ -275,9 +280,9 @@ pub const NEEDS: [Need; 22] = [
         ]],
     },
     Need {
-        name: "configuration",
-        without: "the image does not say how it was built: what it lacks is known only from files \
-                  beside it",
+        name: CONFIGURATION,
+        without: "nothing says how it was built, no file beside it and no IKCONFIG in it: what it \
+                  lacks is known in part only",
         main: Wants,
         nested: Wants,
         ways: &[&[opt("IKCONFIG").module("configs").text("IKCFG_ST")]],

@@ -79,8 +79,10 @@ fn all_that_the_fragment_brings_is_complete() {
         let findings = assessed(nested, &known);
         assert_eq!(Fit::of(&findings), Fit::Complete, "{findings:?}");
         assert!(lines(&findings, &known).is_empty());
-        // And nothing less is: each option has a finding of its own.
-        for finding in &findings {
+        // And nothing less is: each option has a finding of its own. A configuration that is known
+        // needs no option.
+        let others = findings.iter().filter(|finding| finding.need.name != table::CONFIGURATION);
+        for finding in others {
             for opt in finding.need.ways[0] {
                 // Nor by another way.
                 let others = finding.need.ways[1..].iter().copied().flatten();
@@ -137,6 +139,31 @@ fn modules_and_gaps_are_told_apart() {
         let text = complete().replace(&format!("{name}=y"), with);
         assert_eq!(Fit::of(&assessed(false, &configured(&text, None))), fit, "{with}");
     }
+}
+
+/// A kernel of a distribution has no IKCONFIG, and its configuration beside it.
+#[test]
+fn what_no_figure_depends_on_is_told_by_check_alone() {
+    let of = |absent: &str| {
+        let text = complete().replace(&format!("CONFIG_{absent}=y\n"), "");
+        assessed(false, &configured(&text, Some((6, 12))))
+    };
+    let findings = of("IKCONFIG");
+    assert_eq!(state_of(&findings, "configuration"), State::There);
+    assert_eq!((Fit::of(&findings), note(&findings)), (Fit::Complete, None));
+    for absent in ["CFS_BANDWIDTH", "HWLAT_TRACER", "OSNOISE_TRACER", "EARLY_PRINTK"] {
+        let findings = of(absent);
+        assert_eq!((Fit::of(&findings), note(&findings)), (Fit::Gaps, None), "{absent}");
+    }
+    // A name that no need has would be of no effect.
+    let names: Vec<_> = NEEDS.iter().map(|need| need.name).collect();
+    let special = [table::ON_INTEL, table::ON_AMD, table::CONFIGURATION];
+    assert!(table::ON_REQUEST.iter().chain(&special).all(|name| names.contains(name)));
+    // Where nothing tells, that is what is missing.
+    let findings = assess(false, &Known::default(), |text| Some(text != "IKCFG_ST"));
+    assert_eq!(state_of(&findings, "configuration"), State::Missing);
+    let told = note(&findings).expect("no configuration");
+    assert!(told.contains("without: configuration ("), "{told}");
 }
 
 #[test]

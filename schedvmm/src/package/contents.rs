@@ -125,8 +125,9 @@ impl Contents {
         is_wanted: impl Fn(&str) -> bool,
     ) -> io::Result<()> {
         let Some(name) = modules::name_of(name) else { return Ok(()) };
-        let mut bytes = Vec::new();
+        let mut kept = None;
         if is_wanted(&name) {
+            let mut bytes = Vec::new();
             // One byte more than a module has shows one that is too large.
             file.take(MAX_MODULE_BYTES + 1).read_to_end(&mut bytes)?;
             self.kept_bytes += bytes.len();
@@ -134,9 +135,11 @@ impl Contents {
                 let most = MAX_KEPT_BYTES >> 20;
                 return Err(invalid(format!("the modules wanted of it have over {most} MiB")));
             }
+            kept = Some(bytes);
         }
         let of = self.of(release);
-        if !bytes.is_empty() {
+        if let Some(bytes) = kept {
+            // One without a byte in it, too: that it is damaged is for its reader to say.
             of.kept.entry(name.clone()).or_insert(bytes);
         }
         of.modules.entry(name).or_insert_with(|| path.to_owned());
@@ -152,7 +155,9 @@ impl Contents {
         let modules: usize = self.releases.values().map(|release| release.modules.len()).sum();
         match (self.files, modules) {
             (0, _) => "it is empty".to_owned(),
+            (1, 0) => "1 file, and that is no module either".to_owned(),
             (files, 0) => format!("{files} files, and no module either"),
+            (_, 1) => "1 module".to_owned(),
             (_, modules) => format!("{modules} modules"),
         }
     }

@@ -12,7 +12,6 @@ mod contents;
 mod rpm;
 mod siblings;
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +19,7 @@ use vmm::x86_64::packed;
 
 pub use self::contents::{Contents, KERNEL, Release};
 pub use self::siblings::siblings;
+use crate::plain_file;
 
 const DEB_MAGIC: &[u8] = b"!<arch>\ndebian-binary";
 /// No package of a kernel unpacks to more; a bound for hostile ones.
@@ -61,7 +61,7 @@ impl Package {
     /// The file cannot be read.
     pub fn open(path: &Path) -> io::Result<Option<Self>> {
         let mut head = Vec::new();
-        File::open(path)?.take(DEB_MAGIC.len() as u64).read_to_end(&mut head)?;
+        plain_file::open(path)?.take(DEB_MAGIC.len() as u64).read_to_end(&mut head)?;
         let kind = if head == DEB_MAGIC {
             Kind::Deb
         } else if head.starts_with(rpm::MAGIC) {
@@ -82,14 +82,11 @@ impl Package {
     /// # Errors
     /// The package is damaged, or `visitor` has had enough of it.
     pub fn visit(&self, visitor: &mut Visitor<'_>) -> Result<(), PackageError> {
-        let mut visitor = |path: &str, file: &mut dyn Read| {
-            // Tools differ in how paths begin.
-            visitor(path.trim_start_matches("./").trim_start_matches('/'), file)
-        };
-        let read = File::open(&self.path).map(BufReader::new).and_then(|file| match self.kind {
-            Kind::Deb => deb(file, &mut visitor),
-            Kind::Rpm => rpm::files(file, &mut visitor),
-        });
+        let read =
+            plain_file::open(&self.path).map(BufReader::new).and_then(|file| match self.kind {
+                Kind::Deb => deb(file, &mut |path, file| visitor(relative(path), file)),
+                Kind::Rpm => rpm::files(file, &mut |path, file| visitor(relative(path), file)),
+            });
         read.map_err(|error| self.damaged(error.to_string()))
     }
 
@@ -107,6 +104,11 @@ impl Package {
     fn damaged(&self, reason: String) -> PackageError {
         PackageError { path: self.path.clone(), reason }
     }
+}
+
+/// The path below the root: tools differ in how paths begin.
+fn relative(path: &str) -> &str {
+    path.trim_start_matches("./").trim_start_matches('/')
 }
 
 fn invalid(text: impl Into<String>) -> io::Error {

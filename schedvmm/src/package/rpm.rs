@@ -10,13 +10,13 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 
 use super::{Visitor, invalid, unpacked};
 
-/// How a package begins.
+/// Magic number of a package.
 pub const MAGIC: &[u8] = b"\xed\xab\xee\xdb";
 /// Of the lead.
 const LEAD_LEN: u64 = 96;
-/// What begins each header, with its version.
+/// Magic number of each header, with its version.
 const HEADER_MAGIC: [u8; 4] = [0x8e, 0xad, 0xe8, 1];
-/// What begins each file of cpio.
+/// Magic number of each file of cpio.
 const CPIO_MAGIC: &[u8; 6] = b"070701";
 /// The same in version 6, before the file's place in eight hexadecimal digits.
 const STRIPPED_MAGIC: &[u8; 6] = b"07070X";
@@ -109,7 +109,7 @@ struct Listed {
     path: String,
     /// Bytes in the archive.
     len: u64,
-    /// Whether it is a file, and here: the last of several hard links has what is in all of them.
+    /// True if it is a file, and here: the last of several hard links has what is in all of them.
     is_regular: bool,
 }
 
@@ -133,15 +133,7 @@ impl Header {
         if entries + store > MAX_HEADER_BYTES {
             return Err(invalid(format!("its header claims {} bytes", entries + store)));
         }
-        let mut read = |len: u64| {
-            let mut bytes = Vec::new();
-            file.by_ref().take(len).read_to_end(&mut bytes)?;
-            if (bytes.len() as u64) < len {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
-            }
-            Ok(bytes)
-        };
-        Ok(Self { entries: read(entries)?, store: read(store)? })
+        Ok(Self { entries: read_exactly(entries, file)?, store: read_exactly(store, file)? })
     }
 
     /// Type, bytes from its offset on, and count of the entry with this tag.
@@ -165,9 +157,11 @@ impl Header {
             5 => 8,
             _ => return Vec::new(),
         };
-        let number =
-            |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
-        bytes.chunks_exact(width).take(count).map(number).collect()
+        bytes
+            .chunks_exact(width)
+            .take(count)
+            .map(|bytes| bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+            .collect()
     }
 
     /// Texts, each with a NUL at its end.
@@ -186,20 +180,36 @@ impl Header {
             sizes = self.numbers(FILE_SIZES);
         }
         let folder_names = self.texts(DIR_NAMES);
-        let is_regular = |mode: u64| mode & MODE_TYPE == MODE_REGULAR;
         let regular =
             modes.iter().zip(&inodes).enumerate().filter(|(_, (mode, _))| is_regular(**mode));
         let last: HashMap<_, _> = regular.map(|(place, (_, inode))| (*inode, place)).collect();
-        let listed = |(place, name): (usize, &String)| {
-            let folder = folder_names.get(usize::try_from(*folders.get(place)?).ok()?)?;
-            let (mode, size) = (*modes.get(place)?, *sizes.get(place)?);
-            let is_here = is_regular(mode) && last.get(inodes.get(place)?) == Some(&place);
-            let len = if is_here || mode & MODE_TYPE == MODE_SYMLINK { size } else { 0 };
-            Some(Listed { path: format!("{folder}{name}"), len, is_regular: is_here })
-        };
-        let files = self.texts(BASE_NAMES).iter().enumerate().map(listed).collect::<Option<_>>();
+        let files = self
+            .texts(BASE_NAMES)
+            .iter()
+            .enumerate()
+            .map(|(place, name)| {
+                let folder = folder_names.get(usize::try_from(*folders.get(place)?).ok()?)?;
+                let (mode, size) = (*modes.get(place)?, *sizes.get(place)?);
+                let is_here = is_regular(mode) && last.get(inodes.get(place)?) == Some(&place);
+                let len = if is_here || mode & MODE_TYPE == MODE_SYMLINK { size } else { 0 };
+                Some(Listed { path: format!("{folder}{name}"), len, is_regular: is_here })
+            })
+            .collect::<Option<_>>();
         files.ok_or_else(|| invalid("its header does not tell of all files"))
     }
+}
+
+fn read_exactly(len: u64, file: &mut impl Read) -> Result<Vec<u8>, io::Error> {
+    let mut bytes = Vec::new();
+    file.by_ref().take(len).read_to_end(&mut bytes)?;
+    if (bytes.len() as u64) < len {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+    }
+    Ok(bytes)
+}
+
+fn is_regular(mode: u64) -> bool {
+    mode & MODE_TYPE == MODE_REGULAR
 }
 
 /// The big-endian number at the beginning of `bytes`; 0 for fewer than four.

@@ -10,9 +10,7 @@ use protocol::job::{CoschedRequest, LoadSpec};
 use protocol::message::CoschedInterface;
 use protocol::meter::MeterFacts;
 use protocol::noise::NoiseFloor;
-use results::model::{
-    Answer, ClassShare, CoRun, FigureSource, Group, RunResult, Statistics, VmResult,
-};
+use results::model::{Answer, CoRun, FigureSource, Group, RunResult, Statistics, VmResult};
 
 use crate::analysis::expected;
 use crate::terminal::one_line;
@@ -106,9 +104,13 @@ fn meter_line(meter: &MeterFacts, result: &RunResult) -> String {
     if let (Some(mode), Some(window_us), Some(width_us)) =
         (&meter.mode, meter.window_us, meter.width_us)
     {
-        let us = |us: u64| Duration::from_micros(us);
         let mode = mode.name();
-        let _ = write!(line, ", {mode}, {:?} of every {:?}", us(width_us), us(window_us));
+        let _ = write!(
+            line,
+            ", {mode}, {:?} of every {:?}",
+            Duration::from_micros(width_us),
+            Duration::from_micros(window_us)
+        );
     }
     if let Some(note) = &meter.note {
         let _ = write!(line, " ({note})");
@@ -165,7 +167,7 @@ fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", 100.0 * share))
 }
 
-/// What all gaps come to.
+/// Statistics of all gaps.
 fn gaps_line(found: &Statistics) -> String {
     let Some(quantiles) = found.quantiles else { return "none".to_owned() };
     let mut line = format!(
@@ -195,18 +197,16 @@ fn gaps_line(found: &Statistics) -> String {
 }
 
 fn fairness_line(result: &RunResult) -> String {
-    let number =
-        |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
     let (threads, groups) = (result.fairness.threads, result.fairness.groups);
     let starvation = result.statistics.starvation;
     let even = match &result.too_short {
         Some(why) => format!("run too short for it, for lag and for shares: {why}"),
         None => format!(
             "Jain {} of threads, {} of groups; most over least {} and {}",
-            number(threads.jain),
-            number(groups.jain),
-            number(threads.max_over_min),
-            number(groups.max_over_min)
+            number_or_dash(threads.jain),
+            number_or_dash(groups.jain),
+            number_or_dash(threads.max_over_min),
+            number_or_dash(groups.max_over_min)
         ),
     };
     format!(
@@ -214,6 +214,10 @@ fn fairness_line(result: &RunResult) -> String {
         show_ns(starvation.longer_than_ns),
         starvation.count
     )
+}
+
+fn number_or_dash(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"))
 }
 
 /// CPU time lost to cookies; nothing is said where there are none.
@@ -251,10 +255,10 @@ fn co_run_line(found: &CoRun) -> String {
 
 /// Who took the time.
 fn cause_line(found: &Statistics) -> String {
-    let class = |class: &ClassShare| format!("{} {}", class.class.name(), percent(class.share));
     // Shares that would be shown as 0.0 % say nothing.
     let shown = found.classes.iter().filter(|class| class.share.is_some_and(|share| share >= 5e-4));
-    let classes: Vec<_> = shown.map(class).collect();
+    let classes: Vec<_> =
+        shown.map(|class| format!("{} {}", class.class.name(), percent(class.share))).collect();
     if classes.is_empty() {
         "-".to_owned()
     } else {
@@ -267,7 +271,7 @@ fn cause_line(found: &Statistics) -> String {
     }
 }
 
-/// What the meter found without a load.
+/// Noise found by the meter without a load.
 fn noise_line(noise: Option<&NoiseFloor>) -> String {
     noise.map_or_else(
         || "not measured".to_owned(),
@@ -318,8 +322,6 @@ fn write_vms(text: &mut String, vms: &[VmResult]) -> std::fmt::Result {
             0 => "-".to_owned(),
             cookie => format!("{cookie:x}"),
         };
-        let vcpu =
-            |n: usize| vm.longest_gap_by_vcpu_ns.get(n).map_or("-".into(), |ns| show_ns(*ns));
         let memory = vm.status.pss_kib.or(vm.status.rss_kib);
         writeln!(
             text,
@@ -327,15 +329,20 @@ fn write_vms(text: &mut String, vms: &[VmResult]) -> std::fmt::Result {
             vm.status.vm,
             vm.gaps,
             show_ns(vm.longest_gap_ns),
-            vcpu(0),
-            vcpu(1),
+            vcpu_gap(0, &vm.longest_gap_by_vcpu_ns),
+            vcpu_gap(1, &vm.longest_gap_by_vcpu_ns),
             percent(vm.gap_share),
             percent(vm.cpu_share),
             memory.map_or_else(|| "-".to_owned(), |kib| format!("{} M", kib >> 10))
         )?;
     }
-    let failed = |vm: &VmResult| Some(format!("VM {} {}", vm.status.vm, vm.status.fault.as_ref()?));
-    vms.iter().filter_map(failed).try_for_each(|what| line(text, "failed", &what))
+    vms.iter()
+        .filter_map(|vm| Some(format!("VM {} {}", vm.status.vm, vm.status.fault.as_ref()?)))
+        .try_for_each(|what| line(text, "failed", &what))
+}
+
+fn vcpu_gap(n: usize, longest_ns: &[u64]) -> String {
+    longest_ns.get(n).map_or("-".into(), |ns| show_ns(*ns))
 }
 
 fn longest_line(result: &RunResult) -> String {

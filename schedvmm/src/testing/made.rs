@@ -69,14 +69,15 @@ pub fn deb(files: &[(&str, &[u8])], pack: Pack) -> Vec<u8> {
     }
     let data = data.into_inner().expect("an archive");
     let mut package = ar::Builder::new(Vec::new());
-    let mut add = |name: &str, bytes: &[u8]| {
-        let header = ar::Header::new(name.into(), bytes.len() as u64);
-        package.append(&header, bytes).expect("a member");
-    };
-    add("debian-binary", b"2.0\n");
-    add("control.tar", &[0; 1024]);
-    add("data.tar", &pack.pack(data));
+    add_member("debian-binary", b"2.0\n", &mut package);
+    add_member("control.tar", &[0; 1024], &mut package);
+    add_member("data.tar", &pack.pack(data), &mut package);
     package.into_inner().expect("a package")
+}
+
+fn add_member(name: &str, bytes: &[u8], package: &mut ar::Builder<Vec<u8>>) {
+    let header = ar::Header::new(name.into(), bytes.len() as u64);
+    package.append(&header, bytes).expect("a member");
 }
 
 /// An RPM package with these files.

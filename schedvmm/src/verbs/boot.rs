@@ -2,7 +2,7 @@
 //! `schedvmm boot`: a kernel and an initrd of the user's own, until the machine ends.
 //! Nothing is measured; it shows whether, and how fast, a kernel comes up in our machine.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, IsTerminal, Stdout, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -21,12 +21,15 @@ use crate::service::{self, Attendant, Event};
 use crate::sinks::ConsoleRing;
 use crate::status::{ExitStatus, Failure, OrFail, Owned};
 use crate::terminal::Plain;
-use crate::{kernel, machine, placement, signals};
+use crate::{kernel, machine, placement, plain_file, signals};
 
-/// How often the console is shown.
+/// Interval at which the console is shown.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Events on their way to the main thread: one a vCPU, and signals.
 const EVENTS_IN_FLIGHT: usize = 1024;
+
+/// An initrd lies below 4 GiB.
+const MAX_INITRD_BYTES: u64 = 4 << 30;
 
 /// Refuses modules, which are for an initrd of ours.
 fn check_modules(args: &BootArgs) -> Result<(), Failure> {
@@ -74,7 +77,8 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     let version = kernel.image.version();
     machine::check_pv(&kernel.path, machine.pv, version)?;
     let initrd = match &args.initrd {
-        Some(path) => fs::read(path).map_err(|error| file_failure(&error, "read initrd", path))?,
+        Some(path) => plain_file::read(path, MAX_INITRD_BYTES)
+            .map_err(|error| file_failure(&error, "read initrd", path))?,
         None => Vec::new(),
     };
     config.cmdline = machine::cmdline(machine, &[], version, None);
@@ -85,11 +89,11 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     })?;
     let serial = config.serial.then(|| Box::new(console.clone()) as _);
     let kernel_path = kernel.path.clone();
-    let unbuilt = |error| machine::build_failure(&kernel_path, error);
     let loaded = Loaded::new(&config, Kernel::Image(&kernel.image), Initrd::Bytes(&initrd));
-    let loaded = loaded.map_err(unbuilt)?;
+    let loaded = loaded.map_err(|error| unbuilt(error, &kernel_path))?;
     drop((kernel, initrd));
-    let vm = Vm::build(&hypervisor, &config, Parts { loaded, ports, serial }).map_err(unbuilt)?;
+    let vm = Vm::build(&hypervisor, &config, Parts { loaded, ports, serial })
+        .map_err(|error| unbuilt(error, &kernel_path))?;
     let mut running = service::start(vm, events)?;
     let deadline = Instant::now() + machine.boot_timeout;
     let mut screen = Screen { output: Output::new(), console, deadline, args: machine };
@@ -105,6 +109,10 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
         }
     }
     end
+}
+
+fn unbuilt(error: vmm::vm::BuildError, kernel_path: &Path) -> Failure {
+    machine::build_failure(kernel_path, error)
 }
 
 /// The console, and the ports asked for with their files, which `open` opens.

@@ -56,16 +56,18 @@ pub fn run(args: &CheckArgs) -> Result<ExitStatus, Failure> {
     Ok(report.status())
 }
 
-/// What a run would load.
+/// Modules that a run would load.
 fn drivers(kernel: &Kernel, nested: bool) -> Result<Vec<Drivers>, Failure> {
     let vendors: &[Option<&str>] = match nested {
         false => &[None],
         true => &[Some(Vendor::Intel.module()), Some(Vendor::Amd.module())],
     };
-    let choose = |vendor: &Option<&str>| {
-        Drivers::choose(kernel.tree.as_ref(), None, *vendor, kernel.release.as_deref())
-    };
-    Ok(vendors.iter().map(choose).collect::<Result<_, _>>()?)
+    Ok(vendors
+        .iter()
+        .map(|vendor| {
+            Drivers::choose(kernel.tree.as_ref(), None, *vendor, kernel.release.as_deref())
+        })
+        .collect::<Result<_, _>>()?)
 }
 
 /// Names of all that these load, each once.
@@ -103,24 +105,19 @@ impl Report {
 
     fn text(&self) -> String {
         let Self { kernel, known, memory_mib, .. } = self;
-        let or_unknown = |text: &Option<String>| text.clone().unwrap_or("not known".into());
         let mut text = String::new();
-        let mut row = |name: &str, value: &str| {
-            // Writing to a String does not fail.
-            let _ = writeln!(text, "{name:<14}{}", terminal::one_line(value));
-        };
-        row("kernel", &kernel.place());
-        row("release", &or_unknown(&known.release));
-        row("build ID", &or_unknown(&known.build_id));
-        row("configuration", &known.config_place());
+        row("kernel", &kernel.place(), &mut text);
+        row("release", &or_unknown(&known.release), &mut text);
+        row("build ID", &or_unknown(&known.build_id), &mut text);
+        row("configuration", &known.config_place(), &mut text);
         if let Some(modules) = known.modules.as_ref().filter(|modules| !modules.is_empty()) {
-            row("modules", &modules.place);
+            row("modules", &modules.place, &mut text);
         }
         if let Some(from) = self.loads_from() {
-            row("loads", &format!("{}, from {from}", known.loaded.join(", ")));
+            row("loads", &format!("{}, from {from}", known.loaded.join(", ")), &mut text);
         }
-        row("memory", &format!("{memory_mib} MiB before it manages its own"));
-        known.notes.iter().for_each(|note| row("note", note));
+        row("memory", &format!("{memory_mib} MiB before it manages its own"), &mut text);
+        known.notes.iter().for_each(|note| row("note", note, &mut text));
         text.push_str("\nneed            state           without it\n");
         for finding in &self.findings {
             let line = format!(
@@ -166,16 +163,6 @@ impl Report {
 
     fn json(&self, named: &Path) -> serde_json::Value {
         let Self { kernel, known, memory_mib, .. } = self;
-        let need = |finding: &Finding| {
-            let options = finding.lacking.iter().map(|opt| format!("CONFIG_{}", opt.name));
-            json!({
-                "name": finding.need.name,
-                "required": finding.weight == Weight::Must,
-                "state": finding.state,
-                "lacking": options.collect::<Vec<_>>(),
-                "without": finding.need.without,
-            })
-        };
         json!({
             "kernel": {
                 "named": named.display().to_string(),
@@ -193,9 +180,29 @@ impl Report {
             "nested": self.nested,
             "verdict": self.fit(),
             "exit_status": self.status().code(),
-            "needs": self.findings.iter().map(need).collect::<Vec<_>>(),
+            "needs": self.findings.iter().map(need_json).collect::<Vec<_>>(),
             "lines": self.lines(),
             "notes": known.notes,
         })
     }
+}
+
+fn or_unknown(text: &Option<String>) -> String {
+    text.clone().unwrap_or("not known".into())
+}
+
+fn row(name: &str, value: &str, text: &mut String) {
+    // Writing to a String does not fail.
+    let _ = writeln!(text, "{name:<14}{}", terminal::one_line(value));
+}
+
+fn need_json(finding: &Finding) -> serde_json::Value {
+    let options = finding.lacking.iter().map(|opt| format!("CONFIG_{}", opt.name));
+    json!({
+        "name": finding.need.name,
+        "required": finding.weight == Weight::Must,
+        "state": finding.state,
+        "lacking": options.collect::<Vec<_>>(),
+        "without": finding.need.without,
+    })
 }

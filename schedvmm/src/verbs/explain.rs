@@ -107,22 +107,21 @@ fn no_measurement(result: &RunResult) -> String {
 
 /// The gap that was asked for.
 fn choose(args: &ExplainArgs, saved: &Saved) -> Result<LocatedGap, Failure> {
-    let usage = |text: String| Failure::request(text);
     if let Some(number) = args.gap {
         let gaps = saved.gaps()?;
         let gap = number.checked_sub(1).and_then(|index| gaps.get(index));
         return gap.copied().ok_or_else(|| {
-            usage(format!("--gap {number}: gaps.csv has gaps 1 to {}", gaps.len()))
+            Failure::request(format!("--gap {number}: gaps.csv has gaps 1 to {}", gaps.len()))
         });
     }
     if let Some(who) = args.thread {
         let gaps = saved.gaps()?.into_iter().filter(|gap| gap.who == who);
         return gaps
             .max_by_key(|gap| (saved.result.counts(gap), gap.length_ns))
-            .ok_or_else(|| usage(format!("--thread {who}: {}", saved.why_no_gap(who))));
+            .ok_or_else(|| Failure::request(format!("--thread {who}: {}", saved.why_no_gap(who))));
     }
     let hit = saved.result.threshold_hit.filter(|_| !args.longest);
-    hit.or(saved.result.longest_gap).ok_or_else(|| usage("this result has no gap".into()))
+    hit.or(saved.result.longest_gap).ok_or_else(|| Failure::request("this result has no gap"))
 }
 
 /// Paragraph and table.
@@ -140,18 +139,20 @@ fn write_screen(
 
 /// Writes a Perfetto file with all gaps that the trace has something about.
 fn write_perfetto(question: &Question, gaps: &[LocatedGap], path: &Path) -> Result<(), Failure> {
-    let fault = |error: FtraceError| {
-        let text = format!("cannot write {}: {error}", path.display());
-        Failure::new(error.owner(), text)
-    };
     let begin = question.trace().begin()?.unwrap_or(u64::MAX);
     let in_trace: Vec<_> = gaps.iter().filter(|gap| gap.tsc_end >= begin).copied().collect();
     let found = question.explanations(&in_trace)?;
-    let file = File::create(path).map_err(FtraceError::from).map_err(fault)?;
+    let file =
+        File::create(path).map_err(FtraceError::from).map_err(|error| cannot_write(error, path))?;
     let mut out = BufWriter::new(file);
     let (context, units) = (question.context(), question.units());
     question
         .reading("perfetto", |trace| trace.write_perfetto(&found, context, units, &mut out))
         .and_then(|()| Ok(out.flush()?))
-        .map_err(fault)
+        .map_err(|error| cannot_write(error, path))
+}
+
+fn cannot_write(error: FtraceError, path: &Path) -> Failure {
+    let text = format!("cannot write {}: {error}", path.display());
+    Failure::new(error.owner(), text)
 }

@@ -199,7 +199,7 @@ fn what_is_no_kernel_is_refused_with_a_reason() {
         ("two", 200, &["several kernels", "two/boot/vmlinuz-6.1,", "two/boot/vmlinuz-6.12"]),
         ("two.deb", 200, &["several kernels: boot/vmlinuz-6.1, boot/vmlinuz-7.3"]),
         ("empty", 200, &["empty is a folder: give the bzImage"]),
-        ("modules.deb", 200, &["modules.deb has no kernel in it: 1 modules", "linux-image-*"]),
+        ("modules.deb", 200, &["modules.deb has no kernel in it: 1 module", "linux-image-*"]),
         ("cut.deb", 125, &["cut.deb cannot be read", "copy it again"]),
         ("text.deb", 200, &["this is a text file"]),
         ("arm", 200, &["arm64"]),

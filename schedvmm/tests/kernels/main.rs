@@ -9,6 +9,7 @@ mod calls;
 #[allow(dead_code, reason = "each test takes what it needs")]
 mod files;
 mod made;
+mod odd;
 mod packages;
 mod real;
 
@@ -18,7 +19,7 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let made = made::CASES.iter().chain(&packages::CASES).map(|(name, case)| {
+    let made = made::CASES.iter().chain(&packages::CASES).chain(&odd::CASES).map(|(name, case)| {
         Trial::test(*name, || {
             case();
             Ok(())

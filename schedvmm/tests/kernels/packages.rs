@@ -177,7 +177,7 @@ fn packages_of_rpmbuild_are_read() {
     }
     for (name, expected, told) in [
         ("two", 200, "has several kernels: lib/modules/6.12.1-made/vmlinuz, lib/modules/6.12.2"),
-        ("doc", 200, "has no kernel in it: 1 files, and no module either"),
+        ("doc", 200, "has no kernel in it: 1 file, and that is no module either"),
     ] {
         let package = data.join(format!("kernel-{name}.rpm"));
         let package = package.to_str().expect("a path of letters");

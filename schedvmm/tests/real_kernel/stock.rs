@@ -48,7 +48,7 @@ pub fn group() -> Group {
         let result = measured(outcome);
         loaded(outcome, &result, &[]);
     });
-    let nested = "--nested --l2-count 2 --duration 3s --l2-boot-timeout 240s";
+    let nested = "--nested --l2-count 2 --duration 3s";
     let nested = Case::new("nested", run("newest", nested), |outcome| {
         outcome.assert_status(0);
         let result = outcome.result_of("nested");
@@ -72,6 +72,30 @@ pub fn group() -> Group {
         let reason = text(&result, "reason");
         assert!(reason.contains("module virtio_ring cannot be loaded: "), "{reason}");
     });
+    // It says so on a screen in memory, or where no file tells that it can draw, by a 16550.
+    let by_serial = "cp -r /stock/oldest bare && rm bare/config || exit 99
+        ";
+    let by_serial = format!(
+        "{BREAK}{by_serial}schedvmm --kernel bare/vmlinuz --modules broken --duration 1s --output r"
+    );
+    let by_serial = Case::new("that_the_kernel_refuses_by_a_16550", by_serial, |outcome| {
+        outcome.assert_status(125);
+        let result = outcome.assert_verdict("untestable");
+        let reason = text(&result, "reason");
+        assert!(reason.contains("module virtio_ring cannot be loaded: "), "{reason}");
+        let given = text(&result["kernel"], "cmdline_given");
+        assert!(given.contains("console=ttyS0 "), "{given}");
+    });
+    let dies = run("oldest", "--append rdinit=/none --duration 1s");
+    let dies = Case::new("that_dies_before_its_console", dies, |outcome| {
+        outcome.assert_status(125);
+        let result = outcome.assert_verdict("untestable");
+        let reason = text(&result, "reason");
+        assert!(reason.contains("the kernel panicked before PID 1"), "{reason}");
+        let given = text(&result["kernel"], "cmdline_given");
+        assert!(given.contains("earlyprintk=vga ") && !given.contains("ttyS0"), "{given}");
+        assert!(outcome.words().contains("Kernel panic - not syncing"), "{}", outcome.words());
+    });
     // A file without its surroundings.
     let alone = "cp /stock/oldest/vmlinuz . && schedvmm --kernel vmlinuz --output r";
     let without = Case::new("without_modules", alone, |outcome| {
@@ -79,7 +103,8 @@ pub fn group() -> Group {
         outcome.assert_says(&["CONFIG_VIRTIO_MMIO"]);
     });
     let nested = nested.within(LIMIT_OF_NESTED);
-    let cases = vec![oldest, newest, nested, foreign, broken, without, from_packages()];
+    let cases =
+        vec![oldest, newest, nested, foreign, broken, by_serial, dies, without, from_packages()];
     Group::new("stock", TestKernel::V612, cases).prepared(|_| {
         let mut files = Vec::new();
         for (variable, name) in KERNELS {
@@ -130,6 +155,8 @@ fn kernel(folder: &Path, name: &str) -> Result<Vec<(String, PathBuf)>, String> {
                 folders.push(path);
             } else if file.starts_with("vmlinuz") {
                 files.push((format!("/stock/{name}/vmlinuz"), path));
+            } else if file.starts_with("config-") {
+                files.push((format!("/stock/{name}/config"), path));
             } else if file == "modules.builtin" || is_needed(&file) {
                 files.push((there, path));
             }
@@ -143,7 +170,7 @@ fn kernel(folder: &Path, name: &str) -> Result<Vec<(String, PathBuf)>, String> {
 fn packages(kernel: &[(String, PathBuf)]) -> Result<Vec<(String, PathBuf)>, String> {
     let mut parts = [Vec::new(), Vec::new()];
     let mut release = None;
-    for (there, path) in kernel {
+    for (there, path) in kernel.iter().filter(|(there, _)| !there.ends_with("/config")) {
         let bytes = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
         let inside = there.split_once("/lib/modules/").map(|(_, inside)| inside);
         let Some(inside) = inside else {

@@ -54,11 +54,13 @@ const KNOWN_ABSENT: [Absent; 5] = [
 
 /// Why a series is known not to take an option.
 pub fn known_absent(series: Series, option: &str) -> Option<&'static str> {
-    let absent = |known: &&Absent| {
-        let before = known.until.is_none_or(|until| series < until);
-        known.option == option && series >= known.from && before
-    };
-    KNOWN_ABSENT.iter().find(absent).map(|known| known.reason)
+    KNOWN_ABSENT
+        .iter()
+        .find(|known| {
+            let before = known.until.is_none_or(|until| series < until);
+            known.option == option && series >= known.from && before
+        })
+        .map(|known| known.reason)
 }
 
 /// A fragment without remarks and empty lines.

@@ -19,10 +19,9 @@ pub fn boot_files(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
-        let unread = || format!("cannot read `{}`", next.display());
-        for entry in fs::read_dir(&next).with_context(unread)? {
-            let entry = entry.with_context(unread)?;
-            let (path, kind) = (entry.path(), entry.file_type().with_context(unread)?);
+        for entry in fs::read_dir(&next).with_context(|| unread(&next))? {
+            let entry = entry.with_context(|| unread(&next))?;
+            let (path, kind) = (entry.path(), entry.file_type().with_context(|| unread(&next))?);
             let name = entry.file_name();
             let is_useless = USELESS.iter().any(|start| name.to_string_lossy().starts_with(start));
             if kind.is_dir() {
@@ -34,6 +33,10 @@ pub fn boot_files(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
     }
     files.sort();
     Ok(files)
+}
+
+fn unread(next: &Path) -> String {
+    format!("cannot read `{}`", next.display())
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ pub fn ensure_variant(wanted: Wanted, variant: Variant) -> Result<PathBuf> {
 /// A series that can be built, and the image of it where it has been.
 #[derive(Clone, Debug)]
 pub struct Listed {
-    /// What is offered.
+    /// Offered versions.
     pub offer: Offer,
     /// Its bzImage, if the cache has one of this version.
     pub built: Option<PathBuf>,
@@ -98,9 +98,12 @@ impl fmt::Display for Listed {
 pub fn list() -> Result<Vec<Listed>> {
     let recipe = Recipe::read(Variant::Test)?;
     let cache = project::cache_dir()?.join("kernels");
-    let listed = |offer: Offer| {
-        let built = Some(recipe.home(&cache, &offer.version).join(IMAGE)).filter(|i| i.exists());
-        Listed { offer, built }
-    };
-    Ok(offers::all()?.into_iter().map(listed).collect())
+    Ok(offers::all()?
+        .into_iter()
+        .map(|offer| {
+            let built =
+                Some(recipe.home(&cache, &offer.version).join(IMAGE)).filter(|i| i.exists());
+            Listed { offer, built }
+        })
+        .collect())
 }

@@ -69,14 +69,10 @@ impl FromStr for Wanted {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let series = || {
-            let (major, minor) = text.split_once('.')?;
-            Some(Series::new(major.parse().ok()?, minor.parse().ok()?))
-        };
         match text {
             "oldest" => Ok(Self::Oldest),
             "newest" => Ok(Self::Newest),
-            _ => series().map(Self::Series).ok_or_else(|| {
+            _ => parse_series(text).map(Self::Series).ok_or_else(|| {
                 format!(
                     "\"{text}\" is none of oldest, newest and a series such as {}; \
                      `cargo xtask kernel --list` shows what there is",
@@ -85,6 +81,11 @@ impl FromStr for Wanted {
             }),
         }
     }
+}
+
+fn parse_series(text: &str) -> Option<Series> {
+    let (major, minor) = text.split_once('.')?;
+    Some(Series::new(major.parse().ok()?, minor.parse().ok()?))
 }
 
 #[cfg(test)]

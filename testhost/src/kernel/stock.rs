@@ -27,7 +27,7 @@ const STAMP: &str = "unpacked";
 /// A distribution's kernel in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stock {
-    /// What `uname -r` says in it.
+    /// Its `uname -r`.
     pub release: String,
     /// The folder into which its packages are unpacked.
     pub folder: PathBuf,
@@ -49,9 +49,9 @@ impl Stock {
 /// A kernel that the archives offer whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StockOffer {
-    /// What `uname -r` says in it.
+    /// Its `uname -r`.
     pub release: String,
-    /// What it is for: `generic`, `cloud`, `rt`.
+    /// Its flavour: `generic`, `cloud`, `rt`.
     pub flavour: String,
     packages: Vec<Offered>,
 }
@@ -69,7 +69,7 @@ impl StockOffer {
         Ok(cache()?.join(name))
     }
 
-    /// Whether the cache has it.
+    /// True if the cache has it.
     pub fn is_cached(&self) -> bool {
         self.folder().is_ok_and(|folder| folder.join(STAMP).exists())
     }
@@ -168,7 +168,6 @@ fn flavour_of(release: &str) -> Option<&str> {
 
 /// Kernels whose packages are all there, oldest first.
 fn whole(offered: &[Offered]) -> Vec<StockOffer> {
-    let find = |name: String| offered.iter().find(|package| package.package == name).cloned();
     let mut offers = Vec::new();
     for package in offered {
         let Some(release) = package.package.strip_prefix(IMAGE) else { continue };
@@ -177,9 +176,9 @@ fn whole(offered: &[Offered]) -> Vec<StockOffer> {
             continue;
         };
         let mut packages = vec![package.clone()];
-        if let Some(binary) = find(format!("{BINARY}{release}")) {
+        if let Some(binary) = find_package(format!("{BINARY}{release}"), offered) {
             packages.push(binary);
-            let parts = PARTS.map(|part| find(format!("{part}{release}")));
+            let parts = PARTS.map(|part| find_package(format!("{part}{release}"), offered));
             let Some(parts) = parts.into_iter().collect::<Option<Vec<_>>>() else { continue };
             packages.extend(parts);
         }
@@ -191,15 +190,22 @@ fn whole(offered: &[Offered]) -> Vec<StockOffer> {
     offers
 }
 
+fn find_package(name: String, offered: &[Offered]) -> Option<Offered> {
+    offered.iter().find(|package| package.package == name).cloned()
+}
+
 /// Of each series and flavour the last one.
 fn newest_of_each(offers: Vec<StockOffer>) -> Vec<StockOffer> {
-    let kind = |offer: &StockOffer| (offer.series(), offer.flavour.clone());
     let mut kept: Vec<StockOffer> = Vec::new();
     for offer in offers {
         kept.retain(|other| kind(other) != kind(&offer));
         kept.push(offer);
     }
     kept
+}
+
+fn kind(offer: &StockOffer) -> (Option<Series>, String) {
+    (offer.series(), offer.flavour.clone())
 }
 
 /// The newest of a series, the newest of the oldest series, or the newest of all.

@@ -30,7 +30,7 @@ const CONSOLE_BUILT_IN: &str = "CONFIG_VIRTIO_CONSOLE=y\n";
 /// `schedvmm config` prints a text that it has in itself.
 const ASK_DEADLINE: Duration = Duration::from_secs(20);
 
-/// How a kernel is configured.
+/// Configuration of a kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Variant {
     /// tinyconfig and testhost/kernel/test.config: all that schedvmm can make use of
@@ -86,7 +86,7 @@ pub(super) struct Image {
     pub(super) name: &'static str,
     /// Lines that are merged into the configuration.
     pub(super) fragment: String,
-    /// Whether its modules are built and installed in `lib/modules`, too.
+    /// True if its modules are built and installed in `lib/modules`, too.
     pub(super) has_modules: bool,
 }
 
@@ -96,8 +96,6 @@ impl Recipe {
     /// # Errors
     /// The fragment that it is made with cannot be had.
     pub(super) fn read(variant: Variant) -> Result<Self> {
-        let image =
-            |variant, name, fragment: String| Image { variant, name, fragment, has_modules: false };
         Ok(match variant {
             Variant::Test => {
                 let fragment = test_fragment()?;
@@ -168,8 +166,8 @@ impl Recipe {
             let name = entry.file_name();
             let version = name.to_str()?.strip_suffix(&key)?.strip_suffix('-')?;
             // Without its word, what is left of another variant has that at its end.
-            let of_another = |other: &Variant| version.ends_with(&format!("-{other}"));
-            if Variant::value_variants().iter().any(of_another) {
+            if Variant::value_variants().iter().any(|other| version.ends_with(&format!("-{other}")))
+            {
                 return None;
             }
             let image = entry.path().join(IMAGE);
@@ -178,6 +176,10 @@ impl Recipe {
         });
         images.max().map(|(_, image)| image)
     }
+}
+
+fn image(variant: Variant, name: &'static str, fragment: String) -> Image {
+    Image { variant, name, fragment, has_modules: false }
 }
 
 /// The options of the test kernel.

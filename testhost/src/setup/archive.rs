@@ -129,9 +129,6 @@ impl Archive {
             self.dir.display(),
             self.sources
         );
-        let write = |path: &Path, text: &str| {
-            fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
-        };
         write(&sources_file, &self.sources)?;
         write(&self.dir.join("apt.conf"), &self.configuration())?;
         let log = self.dir.join("update.log");
@@ -179,14 +176,23 @@ impl Archive {
     }
 }
 
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
+}
+
 /// The sources of our view: those of this machine's archive, and on Debian its newer suites.
 fn view(release: &Release, own: &[Source]) -> Result<String> {
     let codename = release.codename.as_str();
-    let of_release = |suite: &String| {
-        suite.strip_prefix(codename).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-    };
-    let archive: Vec<_> =
-        own.iter().filter(|source| source.suites.iter().any(of_release)).collect();
+    let archive: Vec<_> = own
+        .iter()
+        .filter(|source| {
+            source.suites.iter().any(|suite| {
+                suite
+                    .strip_prefix(codename)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+            })
+        })
+        .collect();
     let Some(base) = archive.iter().find(|source| source.suites.iter().any(|s| s == codename))
     else {
         bail!("no package source of this machine has `{codename}`; add its archive to apt");
@@ -195,8 +201,9 @@ fn view(release: &Release, own: &[Source]) -> Result<String> {
     if release.id == "debian" {
         let backports = format!("{codename}-backports");
         let suites = DEBIAN_SUITES.into_iter().chain([backports.as_str()]);
-        let known = |suite: &&str| archive.iter().any(|s| s.suites.iter().any(|own| own == suite));
-        let new: Vec<&str> = suites.filter(|suite| !known(suite)).collect();
+        let new: Vec<&str> = suites
+            .filter(|suite| !archive.iter().any(|s| s.suites.iter().any(|own| own == suite)))
+            .collect();
         text.push(base.with_suites(&new).render());
     }
     Ok(text.join("\n"))

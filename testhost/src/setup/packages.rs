@@ -44,18 +44,21 @@ pub fn ensure(packages: &[&str]) -> Result<()> {
         return Ok(());
     }
     require_root(&format!("sudo apt-get install --no-install-recommends {}", missing.join(" ")))?;
-    let unknown = || missing.iter().copied().find(|name| candidate_version(name).is_none());
-    if unknown().is_some() {
+    if first_unknown(&missing).is_some() {
         update()?;
     }
-    if unknown().is_some() {
+    if first_unknown(&missing).is_some() {
         backports::add()?;
         update()?;
     }
-    if let Some(name) = unknown() {
+    if let Some(name) = first_unknown(&missing) {
         bail!("apt offers no package `{name}`; it is needed, add a package source that has it");
     }
     install(&missing)
+}
+
+fn first_unknown<'a>(missing: &[&'a str]) -> Option<&'a str> {
+    missing.iter().copied().find(|name| candidate_version(name).is_none())
 }
 
 /// Ends with the exact command for an administrator, unless we are one.
@@ -82,21 +85,22 @@ pub(super) fn update() -> Result<()> {
 
 /// Installs packages that apt knows.
 pub(super) fn install(packages: &[&str]) -> Result<()> {
-    let attempt = || {
-        let mut command = Command::new("apt-get");
-        command.args(["-qq", "-y", "--no-install-recommends", "install"]);
-        command.args(packages).env("DEBIAN_FRONTEND", "noninteractive");
-        // Our own standard output is for results.
-        command.stdout(std::io::stderr());
-        eprintln!("set-up: {}", process::command_line(&command));
-        process::run(&mut command)
-    };
-    if attempt().is_ok() {
+    if attempt(packages).is_ok() {
         return Ok(());
     }
     // Package lists of some age name files that the archive has replaced since.
     update()?;
-    attempt().context("set-up")
+    attempt(packages).context("set-up")
+}
+
+fn attempt(packages: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.args(["-qq", "-y", "--no-install-recommends", "install"]);
+    command.args(packages).env("DEBIAN_FRONTEND", "noninteractive");
+    // Our own standard output is for results.
+    command.stdout(std::io::stderr());
+    eprintln!("set-up: {}", process::command_line(&command));
+    process::run(&mut command)
 }
 
 #[cfg(test)]

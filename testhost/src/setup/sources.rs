@@ -13,7 +13,7 @@ pub(super) struct Source {
     pub(super) signed_by: Option<String>,
 }
 
-/// What `/etc/os-release` says of this machine.
+/// `/etc/os-release` of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Release {
     /// The distribution, such as `debian`.
@@ -30,12 +30,16 @@ impl Release {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let field = |name: &str| {
-            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
-            Some(value.trim_matches('"').to_string())
-        };
-        Some(Self { id: field("ID")?, codename: field("VERSION_CODENAME")? })
+        Some(Self {
+            id: release_field("ID", text)?,
+            codename: release_field("VERSION_CODENAME", text)?,
+        })
     }
+}
+
+fn release_field(name: &str, text: &str) -> Option<String> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+    Some(value.trim_matches('"').to_string())
 }
 
 impl Source {
@@ -75,23 +79,25 @@ fn parse_file(file: &Path) -> Vec<Source> {
 
 /// One paragraph of a deb822 file.
 fn parse_stanza(stanza: &str) -> Option<Source> {
-    let field = |name: &str| {
-        stanza.lines().find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name).then(|| value.trim().to_string())
-        })
-    };
-    let enabled = field("Enabled").is_none_or(|value| !value.eq_ignore_ascii_case("no"));
-    let binary = field("Types")?.split_whitespace().any(|kind| kind == "deb");
+    let enabled =
+        stanza_field("Enabled", stanza).is_none_or(|value| !value.eq_ignore_ascii_case("no"));
+    let binary = stanza_field("Types", stanza)?.split_whitespace().any(|kind| kind == "deb");
     if !enabled || !binary {
         return None;
     }
     Some(Source {
-        uri: field("URIs")?.split_whitespace().next()?.into(),
-        suites: field("Suites")?.split_whitespace().map(String::from).collect(),
+        uri: stanza_field("URIs", stanza)?.split_whitespace().next()?.into(),
+        suites: stanza_field("Suites", stanza)?.split_whitespace().map(String::from).collect(),
         // A key may also stand in the file itself, on further lines; then apt's own keyring
         // has to do.
-        signed_by: field("Signed-By").filter(|key| key.starts_with('/')),
+        signed_by: stanza_field("Signed-By", stanza).filter(|key| key.starts_with('/')),
+    })
+}
+
+fn stanza_field(name: &str, stanza: &str) -> Option<String> {
+    stanza.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        key.eq_ignore_ascii_case(name).then(|| value.trim().to_string())
     })
 }
 

@@ -102,8 +102,12 @@ fn write_state(text: &mut String, vcpu: &VcpuFd, ram: &GuestRam) -> fmt::Result 
         )?;
     }
     if let Ok(lapic) = vcpu.get_lapic() {
-        let vectors = |first| vectors(&lapic.regs, first);
-        writeln!(text, "requested interrupts {:x?}, in service {:x?}", vectors(IRR), vectors(ISR))?;
+        writeln!(
+            text,
+            "requested interrupts {:x?}, in service {:x?}",
+            vectors(&lapic.regs, IRR),
+            vectors(&lapic.regs, ISR)
+        )?;
     }
     if let Ok(mp) = vcpu.get_mp_state() {
         writeln!(text, "mp_state {}", mp.mp_state)?;
@@ -113,11 +117,13 @@ fn write_state(text: &mut String, vcpu: &VcpuFd, ram: &GuestRam) -> fmt::Result 
 
 /// Vectors whose bits are set in the eight 32-bit registers, 16 bytes apart, from `first` on.
 fn vectors(registers: &[i8], first: usize) -> Vec<usize> {
-    let bit = |vector: usize| {
-        let byte = registers.get(first + vector / 32 * 16 + vector % 32 / 8).copied().unwrap_or(0);
-        byte >> (vector % 8) & 1 != 0
-    };
-    (0..256).filter(|vector| bit(*vector)).collect()
+    (0..256).filter(|vector| is_set(*vector, first, registers)).collect()
+}
+
+/// A vector's bit in a register of the local APIC.
+fn is_set(vector: usize, first: usize, registers: &[i8]) -> bool {
+    let byte = registers.get(first + vector / 32 * 16 + vector % 32 / 8).copied().unwrap_or(0);
+    byte >> (vector % 8) & 1 != 0
 }
 
 /// Reads guest linear memory; the range may cross into a page that is not mapped, then

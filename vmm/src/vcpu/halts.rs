@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How long a vCPU has halted: for its guest's reasons, and none of the host's. From KVM's binary
+//! Time that a vCPU has halted: for its guest's reasons, and none of the host's. From KVM's binary
 //! statistics (Linux Documentation/virt/kvm/api.rst, `KVM_GET_STATS_FD`, since 5.14; the figure
 //! itself, `halt_wait_ns` of virt/kvm/kvm_main.c, since 5.15).
 
@@ -49,19 +49,20 @@ impl HaltClock {
         let statistics = statistics.try_clone()?;
         let mut header = [0; HEADER_WORDS * 4];
         statistics.read_exact_at(&mut header, 0)?;
-        let word = |n: usize| u32_at(&header, 4 * n).map_or(0, |word| word as usize);
-        let [name_size, count, descriptors, data] = [1, 2, 4, 5].map(word);
+        let [name_size, count, descriptors, data] =
+            [1, 2, 4, 5].map(|n| u32_at(&header, 4 * n).map_or(0, |word| word as usize));
         let each = DESCRIPTOR_BYTES + name_size;
         let bytes = each.checked_mul(count).filter(|&bytes| bytes <= MOST_BYTES);
         let mut table = vec![0; bytes.ok_or_else(|| io::Error::other("no table of statistics"))?];
         statistics.read_exact_at(&mut table, descriptors as u64)?;
-        let name = |entry: &&[u8]| {
-            let name = &entry[DESCRIPTOR_BYTES..];
-            name.strip_prefix(FIGURE).is_some_and(|rest| rest.first().is_none_or(|&b| b == 0))
-        };
-        let missing = || io::Error::other("this host's KVM does not count halts");
-        let found = table.chunks_exact(each).find(name).ok_or_else(missing)?;
-        let within = u32_at(found, DESCRIPTOR_OFFSET).ok_or_else(missing)?;
+        let found = table
+            .chunks_exact(each)
+            .find(|entry| {
+                let name = &entry[DESCRIPTOR_BYTES..];
+                name.strip_prefix(FIGURE).is_some_and(|rest| rest.first().is_none_or(|&b| b == 0))
+            })
+            .ok_or_else(not_counted)?;
+        let within = u32_at(found, DESCRIPTOR_OFFSET).ok_or_else(not_counted)?;
         Ok(Self { statistics, offset: data as u64 + u64::from(within) })
     }
 
@@ -74,6 +75,10 @@ impl HaltClock {
         self.statistics.read_exact_at(&mut bytes, self.offset)?;
         Ok(u64::from_ne_bytes(bytes))
     }
+}
+
+fn not_counted() -> io::Error {
+    io::Error::other("this host's KVM does not count halts")
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {

@@ -178,11 +178,10 @@ impl Vcpu {
     /// The ioctl that failed.
     pub fn configure(&self, cpuid: &[kvm_cpuid_entry2]) -> Result<(), KvmError> {
         let fd = &self.fd;
-        let invalid = |_| KvmError::Ioctl {
+        let cpuid = CpuId::from_entries(cpuid).map_err(|_| KvmError::Ioctl {
             ioctl: "KVM_SET_CPUID2",
             source: kvm_ioctls::Error::new(libc::E2BIG),
-        };
-        let cpuid = CpuId::from_entries(cpuid).map_err(invalid)?;
+        })?;
         fd.set_cpuid2(&cpuid).map_err(failed("KVM_SET_CPUID2"))?;
         set_msrs(fd, &msrs::required())?;
         // Refused by a KVM that does not know the register: only a warning in the guest.
@@ -274,14 +273,16 @@ impl Vcpu {
 }
 
 fn set_msrs(fd: &VcpuFd, entries: &[kvm_bindings::kvm_msr_entry]) -> Result<(), KvmError> {
-    let error =
-        |errno| KvmError::Ioctl { ioctl: "KVM_SET_MSRS", source: kvm_ioctls::Error::new(errno) };
-    let list = Msrs::from_entries(entries).map_err(|_| error(libc::E2BIG))?;
+    let list = Msrs::from_entries(entries).map_err(|_| set_msrs_error(libc::E2BIG))?;
     let done = fd.set_msrs(&list).map_err(failed("KVM_SET_MSRS"))?;
-    if done == entries.len() { Ok(()) } else { Err(error(libc::EINVAL)) }
+    if done == entries.len() { Ok(()) } else { Err(set_msrs_error(libc::EINVAL)) }
 }
 
-/// What all vCPUs of a machine share.
+fn set_msrs_error(errno: i32) -> KvmError {
+    KvmError::Ioctl { ioctl: "KVM_SET_MSRS", source: kvm_ioctls::Error::new(errno) }
+}
+
+/// State shared by all vCPUs of a machine.
 pub struct Machine {
     /// Devices.
     pub buses: Buses,

@@ -37,7 +37,7 @@ pub enum SchedError {
         thread: String,
         /// Host CPU.
         cpu: usize,
-        /// What was read back.
+        /// Value read back.
         actual: Vec<usize>,
     },
 }
@@ -88,13 +88,16 @@ fn set_affinity_of(tid: Option<Pid>, cpus: &[usize]) -> io::Result<()> {
 /// # Errors
 /// The pin was refused, or did not take.
 pub fn pin(thread: &str, cpu: usize) -> Result<(), SchedError> {
-    let refused = |source| SchedError::Refused { thread: thread.to_owned(), cpu, source };
-    set_affinity(&[cpu]).map_err(refused)?;
-    let actual = affinity().map_err(refused)?;
+    set_affinity(&[cpu]).map_err(|source| refused(source, cpu, thread))?;
+    let actual = affinity().map_err(|source| refused(source, cpu, thread))?;
     if actual != [cpu] {
         return Err(SchedError::Elsewhere { thread: thread.to_owned(), cpu, actual });
     }
     Ok(())
+}
+
+fn refused(source: io::Error, cpu: usize, thread: &str) -> SchedError {
+    SchedError::Refused { thread: thread.to_owned(), cpu, source }
 }
 
 /// Restricts thread `tid` of this process to `cpus` and reads back what it may use.
@@ -139,12 +142,11 @@ impl Seat {
             &[cpu] => pin(&self.name, cpu)?,
             cpus => {
                 let actual = set_affinity(cpus).and_then(|()| affinity());
-                let refused = |source| SchedError::Refused {
+                let actual = actual.map_err(|source| SchedError::Refused {
                     thread: self.name.clone(),
                     cpu: cpus[0],
                     source,
-                };
-                let actual = actual.map_err(refused)?;
+                })?;
                 if actual != cpus {
                     return Err(SchedError::Elsewhere { thread: self.name, cpu: cpus[0], actual });
                 }

@@ -99,13 +99,13 @@ impl Common {
         self.device.io_events()
     }
 
-    /// Whether the driver has set DRIVER_OK and the device works.
+    /// True if the driver has set DRIVER_OK and the device works.
     #[must_use]
     pub fn activated(&self) -> bool {
         self.activated
     }
 
-    /// How many accesses the rules do not allow were ignored.
+    /// Number of ignored accesses that the rules do not allow.
     #[must_use]
     pub fn invalid_accesses(&self) -> u64 {
         self.invalid_accesses
@@ -145,7 +145,7 @@ impl Common {
         true
     }
 
-    /// How many queues the device has.
+    /// Number of queues of the device.
     pub(super) fn queues(&self) -> usize {
         self.queues.len()
     }
@@ -257,15 +257,18 @@ impl Common {
 
     fn rings(&self) -> Result<Vec<Option<Ring>>, ActivationError> {
         let event_idx = self.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
-        let ring = |(index, setup): (usize, &QueueSetup)| {
-            if !setup.ready() {
-                return Ok(None);
-            }
-            let mut queue = setup.build(index, &self.ram)?;
-            queue.set_event_idx(event_idx);
-            Ok(Some(Ring::new(queue, index, Arc::clone(&self.ram), self.interrupt.clone())))
-        };
-        self.queues.iter().enumerate().map(ring).collect()
+        self.queues
+            .iter()
+            .enumerate()
+            .map(|(index, setup)| {
+                if !setup.ready() {
+                    return Ok(None);
+                }
+                let mut queue = setup.build(index, &self.ram)?;
+                queue.set_event_idx(event_idx);
+                Ok(Some(Ring::new(queue, index, Arc::clone(&self.ram), self.interrupt.clone())))
+            })
+            .collect()
     }
 
     /// Back to the state after power-on. At any time and any number of times (2.1.1).

@@ -82,7 +82,7 @@ impl QueueSetup {
         self.max_size
     }
 
-    /// Whether the driver uses it.
+    /// True if the driver uses it.
     pub(super) fn ready(&self) -> bool {
         self.ready
     }
@@ -119,17 +119,7 @@ impl QueueSetup {
 
     /// The queue that was described, if it is one.
     pub(super) fn build(&self, index: usize, ram: &GuestRam) -> Result<Queue, ActivationError> {
-        let described = || {
-            let mut queue = Queue::new(self.max_size)?;
-            // A size that is no u16 is as invalid as 0 is.
-            queue.try_set_size(u16::try_from(self.size).unwrap_or(0))?;
-            queue.try_set_desc_table_address(GuestAddress(self.table))?;
-            queue.try_set_avail_ring_address(GuestAddress(self.driver))?;
-            queue.try_set_used_ring_address(GuestAddress(self.device))?;
-            queue.set_ready(true);
-            Ok(queue)
-        };
-        let queue = described().map_err(|source| ActivationError::Layout { index, source })?;
+        let queue = self.described().map_err(|source| ActivationError::Layout { index, source })?;
         if queue.is_valid(ram) {
             return Ok(queue);
         }
@@ -140,6 +130,18 @@ impl QueueSetup {
             driver: self.driver,
             device: self.device,
         })
+    }
+
+    /// The queue as the driver described it, not yet checked against RAM.
+    fn described(&self) -> Result<Queue, virtio_queue::Error> {
+        let mut queue = Queue::new(self.max_size)?;
+        // A size that is no u16 is as invalid as 0 is.
+        queue.try_set_size(u16::try_from(self.size).unwrap_or(0))?;
+        queue.try_set_desc_table_address(GuestAddress(self.table))?;
+        queue.try_set_avail_ring_address(GuestAddress(self.driver))?;
+        queue.try_set_used_ring_address(GuestAddress(self.device))?;
+        queue.set_ready(true);
+        Ok(queue)
     }
 }
 

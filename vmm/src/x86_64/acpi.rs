@@ -45,7 +45,7 @@ pub struct MmioSlot {
     pub gsi: u32,
 }
 
-/// How the kernel finds its virtio devices.
+/// Transport of the virtio devices.
 #[derive(Clone, Copy, Debug)]
 pub enum Devices<'a> {
     /// One by one.
@@ -64,29 +64,28 @@ pub enum Devices<'a> {
 /// Addresses must lie below 4 GiB, as [`layout::ACPI`] does.
 pub fn tables(base: u32, topology: Topology, devices: Devices<'_>, serial: bool) -> Vec<u8> {
     let mut image = vec![0; Rsdp::len().next_multiple_of(16)];
-    let mut place = |table: &dyn Aml| {
-        let at = image.len();
-        table.to_aml_bytes(&mut image);
-        image.resize(image.len().next_multiple_of(16), 0);
-        u64::from(base) + at as u64
-    };
-    let dsdt = place(&dsdt(devices, serial));
-    let fadt = place(&fadt(dsdt));
-    let madt = place(&madt(topology));
+    let dsdt = place(&dsdt(devices, serial), &mut image, base);
+    let fadt = place(&fadt(dsdt), &mut image, base);
+    let madt = place(&madt(topology), &mut image, base);
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
-    let xsdt = place(&xsdt);
+    let xsdt = place(&xsdt, &mut image, base);
     let mut rsdp = Vec::new();
     Rsdp::new(OEM_ID, xsdt).to_aml_bytes(&mut rsdp);
     image[..rsdp.len()].copy_from_slice(&rsdp);
     image
 }
 
+/// Appends a table to the image; returns its guest address.
+fn place(table: &dyn Aml, image: &mut Vec<u8>, base: u32) -> u64 {
+    let at = image.len();
+    table.to_aml_bytes(image);
+    image.resize(image.len().next_multiple_of(16), 0);
+    u64::from(base) + at as u64
+}
+
 fn fadt(dsdt: u64) -> impl Aml {
-    let port = |address: u16| {
-        GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(address))
-    };
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .dsdt_64(dsdt)
         .flag(Flags::HwReducedAcpi)
@@ -94,11 +93,15 @@ fn fadt(dsdt: u64) -> impl Aml {
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton);
     fadt.iapc_boot_arch = BOOT_ARCH.into();
-    fadt.reset_reg = port(layout::POWER_PORT);
+    fadt.reset_reg = io_port(layout::POWER_PORT);
     fadt.reset_value = RESET_VALUE;
-    fadt.sleep_control_reg = port(layout::POWER_PORT);
-    fadt.sleep_status_reg = port(layout::POWER_PORT);
+    fadt.sleep_control_reg = io_port(layout::POWER_PORT);
+    fadt.sleep_status_reg = io_port(layout::POWER_PORT);
     fadt.finalize()
+}
+
+fn io_port(address: u16) -> GAS {
+    GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(address))
 }
 
 /// Processors in APIC ID order, the boot processor first. Plain local-APIC entries: x2APIC
@@ -107,13 +110,16 @@ fn madt(topology: Topology) -> MADT {
     let local = LocalInterruptController::Address(layout::narrow(layout::LOCAL_APIC.0));
     let mut madt = MADT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION, local);
     for cpu in 0..topology.cpus {
-        // `Config::validate` keeps both below 255.
-        let narrow = |id: u32| u8::try_from(id).unwrap_or(u8::MAX);
         let (uid, id) = (narrow(cpu), narrow(topology.apic_id(cpu)));
         madt.add_structure(ProcessorLocalApic::new(uid, id, EnabledStatus::Enabled));
     }
     madt.add_structure(IoApic::new(0, layout::narrow(layout::IO_APIC.0), 0));
     madt
+}
+
+/// A number that `Config::validate` keeps below 255.
+fn narrow(id: u32) -> u8 {
+    u8::try_from(id).unwrap_or(u8::MAX)
 }
 
 fn dsdt(devices: Devices<'_>, serial: bool) -> Sdt {

@@ -31,7 +31,7 @@ const AMD_TOPOLOGY_V2: u32 = 0x8000_0026;
 /// Local APIC timer rate in kHz that leaf 0x4000_0010 reports: KVM's APIC bus runs at 1 GHz.
 const APIC_KHZ: u32 = 1_000_000;
 
-/// What one vCPU's CPUID depends on.
+/// Inputs of one vCPU's CPUID.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
     /// Number of the vCPU, which is its APIC ID's rank too.
@@ -152,21 +152,24 @@ fn adapt(entry: &mut kvm_cpuid_entry2, id: Identity, amd_topology: bool) {
 
 /// Leaf 0xb or 0x1f: thread level, core level and the closing empty level.
 fn topology_leaves(function: u32, id: Identity) -> [kvm_cpuid_entry2; 3] {
-    let level = |index: u32, shift: u32, count: u32, kind: u32| kvm_cpuid_entry2 {
-        function,
-        index,
-        flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
-        eax: shift,
-        ebx: count,
-        ecx: kind << 8 | index,
-        edx: id.topology.apic_id(id.cpu),
-        ..Default::default()
-    };
     [
         level(0, id.thread_bits(), id.topology.threads_per_core, 1),
         level(1, id.package_bits(), id.topology.cpus, 2),
         level(2, 0, 0, 0),
     ]
+    .map(|entry| kvm_cpuid_entry2 { function, edx: id.topology.apic_id(id.cpu), ..entry })
+}
+
+/// A level of the topology, of no leaf and of no CPU yet.
+fn level(index: u32, shift: u32, count: u32, kind: u32) -> kvm_cpuid_entry2 {
+    kvm_cpuid_entry2 {
+        index,
+        flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+        eax: shift,
+        ebx: count,
+        ecx: kind << 8 | index,
+        ..Default::default()
+    }
 }
 
 /// The paravirtual feature bits that a profile lets through.

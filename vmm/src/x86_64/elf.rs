@@ -38,7 +38,7 @@ impl Segment {
         self.address + self.memory_len
     }
 
-    /// Whether bytes of the file, and not the zeros after them, are at `address`.
+    /// True if bytes of the file, and not the zeros after them, are at `address`.
     fn holds(&self, address: u64) -> bool {
         (self.address..self.address + self.file_len).contains(&address)
     }
@@ -169,25 +169,28 @@ fn check_segment(raw: &[u8], file_len: u64) -> Result<Segment, ImageError> {
 pub fn flat_kernel(address: u32, memory: &[u8]) -> Vec<u8> {
     let headers = ELF_HEADER_LEN + ELF_SEGMENT_LEN;
     let mut file = vec![0; headers];
-    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, ELF_MAGIC);
-    put(4, &[ELF_CLASS_64, ELF_LITTLE_ENDIAN, 1]);
-    put(16, &[2, 0]); // ET_EXEC
-    put(18, &ELF_X86_64.to_le_bytes());
-    put(20, &[1]);
-    put(24, &u64::from(address).to_le_bytes());
-    put(32, &(ELF_HEADER_LEN as u64).to_le_bytes());
-    put(54, &[56, 0, 1]); // one program header of 56 bytes
+    put(0, ELF_MAGIC, &mut file);
+    put(4, &[ELF_CLASS_64, ELF_LITTLE_ENDIAN, 1], &mut file);
+    put(16, &[2, 0], &mut file); // ET_EXEC
+    put(18, &ELF_X86_64.to_le_bytes(), &mut file);
+    put(20, &[1], &mut file);
+    put(24, &u64::from(address).to_le_bytes(), &mut file);
+    put(32, &(ELF_HEADER_LEN as u64).to_le_bytes(), &mut file);
+    put(54, &[56, 0, 1], &mut file); // one program header of 56 bytes
     let len = (memory.len() as u64).to_le_bytes();
     let segment = ELF_HEADER_LEN;
-    put(segment, &ELF_LOAD.to_le_bytes());
-    put(segment + 4, &[7]); // read, write, execute
-    put(segment + 8, &(headers as u64).to_le_bytes());
-    put(segment + 24, &u64::from(address).to_le_bytes());
-    put(segment + 32, &len);
-    put(segment + 40, &len);
+    put(segment, &ELF_LOAD.to_le_bytes(), &mut file);
+    put(segment + 4, &[7], &mut file); // read, write, execute
+    put(segment + 8, &(headers as u64).to_le_bytes(), &mut file);
+    put(segment + 24, &u64::from(address).to_le_bytes(), &mut file);
+    put(segment + 32, &len, &mut file);
+    put(segment + 40, &len, &mut file);
     file.extend_from_slice(memory);
     file
+}
+
+fn put(at: usize, bytes: &[u8], file: &mut [u8]) {
+    file[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {

@@ -17,8 +17,7 @@ pub const DATA_SELECTOR: u16 = 0x18;
 /// The segment register contents that loading `selector` from [`TABLE`] would give.
 pub fn segment(selector: u16) -> kvm_segment {
     let word = TABLE[usize::from(selector >> 3) & 3];
-    let bit = |n: u32| u8::from(word >> n & 1 != 0);
-    let granular = bit(55) != 0;
+    let granular = bit(55, word) != 0;
     let limit = (word & 0xffff | word >> 32 & 0xf_0000) & 0xf_ffff;
     let limit = if granular { limit << 12 | 0xfff } else { limit };
     kvm_segment {
@@ -26,16 +25,20 @@ pub fn segment(selector: u16) -> kvm_segment {
         limit: u32::try_from(limit).unwrap_or(u32::MAX),
         selector,
         type_: (word >> 40 & 0xf) as u8,
-        present: bit(47),
+        present: bit(47, word),
         dpl: (word >> 45 & 3) as u8,
-        db: bit(54),
-        s: bit(44),
-        l: bit(53),
-        g: bit(55),
-        avl: bit(52),
+        db: bit(54, word),
+        s: bit(44, word),
+        l: bit(53, word),
+        g: bit(55, word),
+        avl: bit(52, word),
         unusable: 0,
         padding: 0,
     }
+}
+
+fn bit(n: u32, word: u64) -> u8 {
+    u8::from(word >> n & 1 != 0)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //!   0x9000      page tables: PML4, PDPT, PD (1 GiB identity map)
 //!   0x2_0000    kernel command line
 //! 0x0009_fc00 ┼ reserved ───────────────────────────────────────
+//!   0xb_8000    text screen, 32 KiB, of a machine that has one
 //!   0xe_0000    ACPI tables (RSDP first, found by the BIOS-area scan too)
 //! 0x0010_0000 ┼ RAM: kernel, initrd at the end ──────────────────
 //! 0xc000_0000 ┼ MMIO gap ───────────────────────────────────────
@@ -53,6 +54,8 @@ pub const CMDLINE_CAPACITY: usize = 2048;
 /// is mandatory: the kernel puts the trampoline of the application processors there
 /// (arch/x86/realmode/init.c).
 pub const LOW_RESERVED_START: GuestAddress = GuestAddress(0x9_fc00);
+/// Text screen, where every PC has it: [0xb_8000, 0xc_0000).
+pub const SCREEN: GuestAddress = GuestAddress(0xb_8000);
 /// ACPI tables: [0xe_0000, 0x10_0000).
 pub const ACPI: GuestAddress = GuestAddress(0xe_0000);
 /// Room for all ACPI tables.

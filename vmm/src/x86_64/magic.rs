@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What kernel files begin with.
+//! Magic numbers of kernel files.
 
 /// Of an ELF file.
 pub(super) const ELF_MAGIC: &[u8] = b"\x7fELF";
@@ -10,9 +10,8 @@ pub(super) const HEADER_MAGIC: u32 = 0x5372_6448;
 /// No kernel image is larger; a bound for hostile files.
 pub const MAX_IMAGE_BYTES: u64 = 1 << 30;
 
-/// Whether there is a boot header.
+/// True if there is a boot header.
 pub(super) fn is_bzimage(bytes: &[u8]) -> bool {
-    let magic = |at, len| bytes.get(at..at + len);
-    magic(0x1fe, 2) == Some(&BOOT_FLAG.to_le_bytes())
-        && magic(0x202, 4) == Some(&HEADER_MAGIC.to_le_bytes())
+    bytes.get(0x1fe..0x200) == Some(&BOOT_FLAG.to_le_bytes())
+        && bytes.get(0x202..0x206) == Some(&HEADER_MAGIC.to_le_bytes())
 }

@@ -18,5 +18,6 @@ pub mod packed;
 pub mod page_tables;
 pub mod payload;
 pub mod regs;
+pub mod screen;
 pub mod wrapped;
 pub mod zero_page;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a file is that was given as a kernel and is none: people have kernels in packages, in
+//! Kinds of files that are given as a kernel and are none: people have kernels in packages, in
 //! wrappings and for other machines, and the name of the thing is half of the way out.
 //!
 //! Sources: file(1)'s magic; systemd's documentation of unified kernel images; Linux
@@ -105,19 +105,21 @@ fn text(bytes: &[u8]) -> Option<Other> {
     if text.is_empty() || text.contains(|it: char| it.is_control() && !it.is_ascii_whitespace()) {
         return None;
     }
-    let begins = |word: &str| {
-        let start = text.trim_start().get(..word.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(word))
-    };
     if is_kernel_config(text) {
         other("a kernel's configuration", "give the kernel that is built with it")
-    } else if begins("<!doctype html") || begins("<html") {
+    } else if begins_with("<!doctype html", text) || begins_with("<html", text) {
         other("a web page", "a download went wrong: fetch the kernel again")
-    } else if begins("version https://git-lfs") {
+    } else if begins_with("version https://git-lfs", text) {
         other("a pointer of Git LFS", "fetch what it stands for with `git lfs pull`")
     } else {
         other("a text file", GIVE)
     }
+}
+
+/// ASCII case does not count.
+fn begins_with(word: &str, text: &str) -> bool {
+    let start = text.trim_start().get(..word.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(word))
 }
 
 /// Kinds of ELF files that are no vmlinux.

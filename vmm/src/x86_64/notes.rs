@@ -14,10 +14,8 @@ const MAX_ID_BYTES: usize = 64;
 pub fn build_id(mut notes: &[u8]) -> Option<String> {
     loop {
         let (words, rest) = notes.split_at_checked(12)?;
-        let word = |at: usize| {
-            words[at..].first_chunk::<4>().map_or(0, |bytes| u32::from_le_bytes(*bytes))
-        };
-        let (name_len, len, kind) = (word(0) as usize, word(4) as usize, word(8));
+        let (name_len, len, kind) =
+            (word_at(0, words) as usize, word_at(4, words) as usize, word_at(8, words));
         let (name, rest) = rest.split_at_checked(name_len)?;
         let rest = rest.get(padding(name_len)..)?;
         let (what, rest) = rest.split_at_checked(len)?;
@@ -30,6 +28,10 @@ pub fn build_id(mut notes: &[u8]) -> Option<String> {
         }
         notes = rest.get(padding(len)..)?;
     }
+}
+
+fn word_at(at: usize, words: &[u8]) -> u32 {
+    words[at..].first_chunk::<4>().map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
 /// Bytes after so many up to a whole number of words.

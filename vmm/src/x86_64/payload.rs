@@ -106,41 +106,47 @@ fn claimed_size(payload: &[u8]) -> u32 {
 /// Unpacks into `out`, which has exactly the claimed size. Returns the bytes written.
 fn decode(format: Format, payload: &[u8], out: &mut [u8]) -> Result<usize, PayloadError> {
     let claimed = claimed_size(payload);
-    let damaged = |reason: String| PayloadError::Damaged { format, claimed, reason };
     let stream = &payload[..payload.len().saturating_sub(4)];
     match format {
         Format::Gzip => {
             let mut decoder = flate2::bufread::GzDecoder::new(payload);
             let mut filled = 0;
             while filled < out.len() {
-                match decoder.read(&mut out[filled..]).map_err(|e| damaged(e.to_string()))? {
+                match decoder
+                    .read(&mut out[filled..])
+                    .map_err(|e| damaged(e.to_string(), format, claimed))?
+                {
                     0 => break,
                     n => filled += n,
                 }
             }
             Ok(filled)
         }
-        Format::Zstd => {
-            zstd::bulk::decompress_to_buffer(stream, out).map_err(|e| damaged(e.to_string()))
-        }
+        Format::Zstd => zstd::bulk::decompress_to_buffer(stream, out)
+            .map_err(|e| damaged(e.to_string(), format, claimed)),
         Format::Xz | Format::Lzma => {
             let decoder = if format == Format::Xz {
                 Stream::new_stream_decoder(XZ_MEMORY_LIMIT, 0)
             } else {
                 Stream::new_lzma_decoder(XZ_MEMORY_LIMIT)
             };
-            let mut decoder = decoder.map_err(|e| damaged(e.to_string()))?;
-            let status =
-                decoder.process(stream, out, Action::Finish).map_err(|e| damaged(e.to_string()))?;
+            let mut decoder = decoder.map_err(|e| damaged(e.to_string(), format, claimed))?;
+            let status = decoder
+                .process(stream, out, Action::Finish)
+                .map_err(|e| damaged(e.to_string(), format, claimed))?;
             let written = usize::try_from(decoder.total_out()).unwrap_or(usize::MAX);
             match status {
                 Status::StreamEnd => Ok(written),
                 _ if written == out.len() => Ok(written),
-                other => Err(damaged(format!("ended early ({other:?})"))),
+                other => Err(damaged(format!("ended early ({other:?})"), format, claimed)),
             }
         }
-        Format::Lz4 => decode_lz4(stream, out).map_err(damaged),
+        Format::Lz4 => decode_lz4(stream, out).map_err(|reason| damaged(reason, format, claimed)),
     }
+}
+
+fn damaged(reason: String, format: Format, claimed: u32) -> PayloadError {
+    PayloadError::Damaged { format, claimed, reason }
 }
 
 /// LZ4 legacy frame: magic, then blocks of a little-endian length and data (lib/decompress_unlz4.c).

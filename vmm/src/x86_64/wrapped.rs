@@ -25,7 +25,7 @@ const MAX_LAYERS: usize = 3;
 /// At 4 in a zboot image; the offset of its payload is behind it, then the length.
 pub(super) const ZBOOT_MAGIC: &[u8; 4] = b"zimg";
 
-/// What was around a kernel.
+/// Wrappings of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrapping {
     /// The file was packed.
@@ -83,14 +83,11 @@ pub fn unwrap(mut bytes: Vec<u8>) -> Result<(Vec<u8>, Vec<Wrapping>), ImageError
 
 /// The payload of an EFI zboot image.
 fn zboot(bytes: &[u8]) -> Option<&[u8]> {
-    let word = |at: usize| -> Option<usize> {
-        usize::try_from(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?)).ok()
-    };
-    let start = word(8).filter(|_| bytes.get(4..8) == Some(ZBOOT_MAGIC))?;
-    bytes.get(start..start.checked_add(word(12)?)?)
+    let start = word_at(8, bytes).filter(|_| bytes.get(4..8) == Some(ZBOOT_MAGIC))?;
+    bytes.get(start..start.checked_add(word_at(12, bytes)?)?)
 }
 
-/// Whether a kernel begins in what is packed here.
+/// True if a kernel begins in what is packed here.
 fn is_packed_kernel(packed: &[u8]) -> bool {
     let inside = peek(packed);
     is_bzimage(&inside) || inside.starts_with(ELF_MAGIC)
@@ -131,26 +128,34 @@ pub(super) fn sections(bytes: &[u8]) -> Option<Vec<([u8; 8], Range<usize>)>> {
     if !bytes.starts_with(b"MZ") {
         return None;
     }
-    let word = |at: usize| -> Option<usize> {
-        let bytes = bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
-        usize::try_from(u32::from_le_bytes(bytes)).ok()
-    };
     // e_lfanew, then the signature, the COFF header, the optional header, and the sections: name,
     // bytes in memory, address, bytes in the file, offset in the file.
-    let pe = word(0x3c)?;
+    let pe = word_at(0x3c, bytes)?;
     if bytes.get(pe..pe.checked_add(4)?)? != b"PE\0\0" {
         return None;
     }
-    let count = word(pe + 4)? >> 16;
-    let table = pe + 24 + (word(pe + 20)? & 0xffff);
-    let section = |n: usize| {
-        let at = table + n * SECTION_LEN;
-        let name = *bytes.get(at..)?.first_chunk::<8>()?;
-        // What is in the file is padded to a whole number of file blocks.
-        let (len, start) = (word(at + 8)?.min(word(at + 16)?), word(at + 20)?);
-        Some((name, start..start.checked_add(len)?))
-    };
-    Some((0..count.min(MAX_SECTIONS)).map_while(section).collect())
+    let count = word_at(pe + 4, bytes)? >> 16;
+    let table = pe + 24 + (word_at(pe + 20, bytes)? & 0xffff);
+    Some(
+        (0..count.min(MAX_SECTIONS))
+            .map_while(|n| {
+                let at = table + n * SECTION_LEN;
+                let name = *bytes.get(at..)?.first_chunk::<8>()?;
+                // What is in the file is padded to a whole number of file blocks.
+                let (len, start) = (
+                    word_at(at + 8, bytes)?.min(word_at(at + 16, bytes)?),
+                    word_at(at + 20, bytes)?,
+                );
+                Some((name, start..start.checked_add(len)?))
+            })
+            .collect(),
+    )
+}
+
+/// The little-endian word at an offset.
+fn word_at(at: usize, bytes: &[u8]) -> Option<usize> {
+    let bytes = bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
+    usize::try_from(u32::from_le_bytes(bytes)).ok()
 }
 
 fn section(bytes: &[u8], wanted: &[u8; 8]) -> Option<Range<usize>> {

@@ -7,8 +7,8 @@ use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header
 use vm_memory::ByteValued;
 
 use crate::memory;
-use crate::x86_64::layout;
 use crate::x86_64::magic::{BOOT_FLAG, HEADER_MAGIC};
+use crate::x86_64::{layout, screen};
 
 /// Loader type "undefined": anything but 0, which makes the kernel ignore the initrd.
 const LOADER_TYPE: u8 = 0xff;
@@ -27,12 +27,13 @@ pub struct InitrdPlace {
 }
 
 /// The zero page for a guest with `memory_bytes` of RAM. `header` is the bzImage's own setup
-/// header, where there is one.
+/// header, where there is one; `has_screen` tells of a text screen.
 pub fn build(
     header: Option<&setup_header>,
     cmdline_len: usize,
     initrd: InitrdPlace,
     memory_bytes: u64,
+    has_screen: bool,
 ) -> Vec<u8> {
     let mut params = boot_params::default();
     match header {
@@ -48,6 +49,9 @@ pub fn build(
     params.hdr.cmdline_size = u32::try_from(cmdline_len).unwrap_or(u32::MAX);
     params.hdr.ramdisk_image = initrd.start;
     params.hdr.ramdisk_size = initrd.len;
+    if has_screen {
+        params.screen_info = screen::info();
+    }
     params.acpi_rsdp_addr = layout::ACPI.0;
     for (n, (addr, size, kind)) in (0u8..).zip(e820(memory_bytes)) {
         params.e820_table[usize::from(n)] = boot_e820_entry { addr, size, r#type: kind };
@@ -88,7 +92,7 @@ mod tests {
 
     #[test]
     fn fields_lie_where_boot_rst_says() {
-        let page = build(None, 17, InitrdPlace { start: 0x700_0000, len: 99 }, 64 << 20);
+        let page = build(None, 17, InitrdPlace { start: 0x700_0000, len: 99 }, 64 << 20, false);
         let word = |at: usize| u32::from_le_bytes(page[at..at + 4].try_into().expect("4 bytes"));
         assert_eq!(page.len(), 0x1000);
         assert_eq!(word(0x70), 0xe_0000);
@@ -97,5 +101,9 @@ mod tests {
         assert_eq!(page[0x210], 0xff);
         assert_eq!((word(0x218), word(0x21c)), (0x700_0000, 99));
         assert_eq!((word(0x228), word(0x238)), (0x2_0000, 17));
+        assert!(page[..0x40].iter().all(|byte| *byte == 0), "no screen");
+        let page = build(None, 17, InitrdPlace::default(), 64 << 20, true);
+        // struct screen_info (include/uapi/linux/screen_info.h): mode, columns, rows, kind.
+        assert_eq!([page[1], page[6], page[7], page[0xe], page[0xf]], [0, 0x0d, 128, 128, 1]);
     }
 }

@@ -35,6 +35,18 @@ pub fn port_writes_reach_the_serial_line() -> Result<Completion, Failed> {
     Ok(Completion::Completed)
 }
 
+pub fn what_is_drawn_on_the_screen_is_read() -> Result<Completion, Failed> {
+    let screen = u32::try_from(layout::SCREEN.0)?;
+    // Two cells: "hi", in grey on black. Drawing costs no exit.
+    let parts = [&code::store(screen, 0x0769_0768)[..], code::POWER_OFF];
+    let live = Guest::new(&parts.concat()).start()?;
+    let end = live.next_end()?;
+    same("all exits", end.exits.total(), 1)?;
+    same("screen", live.running.screen(), "hi\n".to_owned())?;
+    live.stop(false)?;
+    Ok(Completion::Completed)
+}
+
 pub fn virtio_mmio_registers_read_and_write() -> Result<Completion, Failed> {
     const STATUS: u32 = 0x70;
     let base = u32::try_from(layout::VIRTIO_MMIO.0)?;

@@ -86,7 +86,7 @@ pub fn throttled_ns(directory: &Path) -> Option<u64> {
     parse_cpu_stat(&stat, false).throttled_ns
 }
 
-/// Whether the kernel counts forced idle time at all: it shows 0 where it does not.
+/// True if the kernel counts forced idle time at all: it shows 0 where it does not.
 pub fn schedstats_on() -> bool {
     fs::read_to_string("/proc/sys/kernel/sched_schedstats").is_ok_and(|text| text.trim() == "1")
 }
@@ -94,16 +94,20 @@ pub fn schedstats_on() -> bool {
 /// v2 counts in microseconds, v1 (`throttled_time`) in nanoseconds. Forced idle is v2's alone
 /// (1fcf54deb767, Linux 6.0).
 fn parse_cpu_stat(stat: &str, schedstats: bool) -> GroupReport {
-    let value = |name: &str| {
-        let line = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.and_then(|value| value.trim().parse::<u64>().ok())
-    };
-    let from_us = |name: &str| value(name).map(|us| us.saturating_mul(1000));
     GroupReport {
-        force_idle_ns: from_us("core_sched.force_idle_usec").filter(|_| schedstats),
-        throttles: value("nr_throttled"),
-        throttled_ns: from_us("throttled_usec").or_else(|| value("throttled_time")),
+        force_idle_ns: from_us("core_sched.force_idle_usec", stat).filter(|_| schedstats),
+        throttles: value_of("nr_throttled", stat),
+        throttled_ns: from_us("throttled_usec", stat).or_else(|| value_of("throttled_time", stat)),
     }
+}
+
+fn value_of(name: &str, stat: &str) -> Option<u64> {
+    let line = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|value| value.trim().parse::<u64>().ok())
+}
+
+fn from_us(name: &str, stat: &str) -> Option<u64> {
+    value_of(name, stat).map(|us| us.saturating_mul(1000))
 }
 
 fn added(before: Option<u64>, after: Option<u64>) -> Option<u64> {

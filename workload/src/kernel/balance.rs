@@ -68,37 +68,48 @@ fn domains(root: &Path) -> Option<BTreeMap<u32, CpuSet>> {
 
 /// The same by what is said to be isolated, and by whom.
 fn by_isolation(root: &Path, cpus: &[u32]) -> BTreeMap<u32, CpuSet> {
-    let list = |path: &Path| fs::read_to_string(path).ok()?.parse::<CpuSet>().ok();
     let mut isolated = list(&root.join("sys/devices/system/cpu/isolated")).unwrap_or_default();
-    let mut add = |set: Option<CpuSet>| {
-        isolated = isolated.iter().chain(set.unwrap_or_default().iter()).collect();
-    };
     for hierarchy in hierarchy::own(root) {
-        let read = |directory: &Path, file: &str| {
-            let text = fs::read_to_string(directory.join(file)).ok()?;
-            Some(text.trim().to_owned())
-        };
         let levels: Vec<_> = hierarchy.levels.iter().map(|level| &*level.directory).collect();
         let Some((own, top)) = levels.first().zip(levels.last()) else { continue };
         if hierarchy.version == Version::V2 {
-            add(list(&top.join("cpuset.cpus.isolated")));
-            let partition = |level: &&&Path| {
-                read(level, "cpuset.cpus.partition").as_deref() == Some("isolated")
-            };
-            let partition = levels.iter().find(partition);
-            add(partition.and_then(|level| list(&level.join("cpuset.cpus.effective"))));
+            add(list(&top.join("cpuset.cpus.isolated")), &mut isolated);
+            let partition = levels
+                .iter()
+                .find(|level| read(level, "cpuset.cpus.partition").as_deref() == Some("isolated"));
+            add(
+                partition.and_then(|level| list(&level.join("cpuset.cpus.effective"))),
+                &mut isolated,
+            );
         } else if hierarchy.has("cpuset") {
             // Any cpuset above that balances does it for all of its CPUs.
-            let off =
-                |level: &&Path| read(level, "cpuset.sched_load_balance").as_deref() == Some("0");
-            if levels.iter().all(off) {
-                add(list(&own.join("cpuset.effective_cpus")));
+            if levels
+                .iter()
+                .all(|level| read(level, "cpuset.sched_load_balance").as_deref() == Some("0"))
+            {
+                add(list(&own.join("cpuset.effective_cpus")), &mut isolated);
             }
         }
     }
     let balanced: CpuSet = cpus.iter().copied().filter(|cpu| !isolated.contains(*cpu)).collect();
-    let span = |cpu: u32| if balanced.contains(cpu) { balanced.clone() } else { CpuSet::default() };
-    cpus.iter().map(|&cpu| (cpu, span(cpu))).collect()
+    cpus.iter()
+        .map(|&cpu| {
+            (cpu, if balanced.contains(cpu) { balanced.clone() } else { CpuSet::default() })
+        })
+        .collect()
+}
+
+fn list(path: &Path) -> Option<CpuSet> {
+    fs::read_to_string(path).ok()?.parse::<CpuSet>().ok()
+}
+
+fn add(set: Option<CpuSet>, isolated: &mut CpuSet) {
+    *isolated = isolated.iter().chain(set.unwrap_or_default().iter()).collect();
+}
+
+fn read(directory: &Path, file: &str) -> Option<String> {
+    let text = fs::read_to_string(directory.join(file)).ok()?;
+    Some(text.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@
 //! before; only its reading command is ever used to probe.
 
 use std::io;
-use std::path::Path;
 
 use protocol::job::CoschedRequest;
 use rustix::process::Pid;
@@ -198,12 +197,13 @@ fn tag_by(
 /// `false` where the kernel has no such file.
 fn tag_all(cgroups: &Cgroups, file: TagFile) -> Result<bool, String> {
     let directories = cgroups.cpu_directories();
-    let path = |directory: &Path| directory.join(file.name());
-    if directories.is_empty() || !directories.iter().all(|directory| path(directory).exists()) {
+    if directories.is_empty()
+        || !directories.iter().all(|directory| directory.join(file.name()).exists())
+    {
         return Ok(false);
     }
     for directory in cgroups.tagged_directories() {
-        let path = path(directory);
+        let path = directory.join(file.name());
         files::write_file(&path, "1")
             .map_err(|error| format!("{} takes no 1: {error}", path.display()))?;
     }

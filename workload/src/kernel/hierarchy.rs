@@ -34,7 +34,7 @@ pub struct Level {
 }
 
 impl Hierarchy {
-    /// Whether this controller's files are in it, if anywhere.
+    /// True if this controller's files are in it, if anywhere.
     pub fn has(&self, controller: &str) -> bool {
         self.version == Version::V2 || self.controllers.iter().any(|name| name == controller)
     }
@@ -43,28 +43,36 @@ impl Hierarchy {
 /// Hierarchies that this process is in, of the system whose files are below `root`. Empty for
 /// a kernel without cgroups.
 pub fn own(root: &Path) -> Vec<Hierarchy> {
-    let read = |file: &str| fs::read_to_string(root.join(file)).unwrap_or_default();
-    let mounts: Vec<_> = read("proc/self/mountinfo").lines().filter_map(Mount::parse).collect();
+    let mounts: Vec<_> =
+        read("proc/self/mountinfo", root).lines().filter_map(Mount::parse).collect();
     let namespace = fs::read_link(root.join("proc/self/ns/cgroup"));
     // A kernel before 4.6 has no such namespaces.
     let first = namespace.map_or(true, |link| link == Path::new(FIRST_NAMESPACE));
-    let one = |line: &str| {
-        let mut fields = line.splitn(3, ':');
-        let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        let version = if number == "0" { Version::V2 } else { Version::V1 };
-        let controllers: Vec<_> =
-            controllers.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
-        let mut hierarchy = Hierarchy { version, controllers, levels: vec![], hides_more: true };
-        // Of several mounts the one that shows most.
-        let fitting = mounts.iter().filter(|mount| mount.is_of(&hierarchy));
-        let shown = fitting.filter_map(|mount| Some((mount, mount.levels(root, path)?)));
-        if let Some((mount, levels)) = shown.max_by_key(|(_, levels)| levels.len()) {
-            hierarchy.levels = levels;
-            hierarchy.hides_more = !first || mount.root != "/";
-        }
-        Some(hierarchy)
-    };
-    read("proc/self/cgroup").lines().filter_map(one).collect()
+    read("proc/self/cgroup", root)
+        .lines()
+        .filter_map(|line| parse_line(line, &mounts, first, root))
+        .collect()
+}
+
+fn read(file: &str, root: &Path) -> String {
+    fs::read_to_string(root.join(file)).unwrap_or_default()
+}
+
+fn parse_line(line: &str, mounts: &[Mount], first: bool, root: &Path) -> Option<Hierarchy> {
+    let mut fields = line.splitn(3, ':');
+    let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+    let version = if number == "0" { Version::V2 } else { Version::V1 };
+    let controllers: Vec<_> =
+        controllers.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    let mut hierarchy = Hierarchy { version, controllers, levels: vec![], hides_more: true };
+    // Of several mounts the one that shows most.
+    let fitting = mounts.iter().filter(|mount| mount.is_of(&hierarchy));
+    let shown = fitting.filter_map(|mount| Some((mount, mount.levels(root, path)?)));
+    if let Some((mount, levels)) = shown.max_by_key(|(_, levels)| levels.len()) {
+        hierarchy.levels = levels;
+        hierarchy.hides_more = !first || mount.root != "/";
+    }
+    Some(hierarchy)
 }
 
 /// A mounted hierarchy.
@@ -108,16 +116,23 @@ impl Mount {
             return None;
         }
         let point = root.join(self.point.trim_start_matches('/'));
-        // Joined with nothing, a path would get a slash at its end.
-        let join = |base: &Path, below: &Path| match below.as_os_str().is_empty() {
-            true => base.to_owned(),
-            false => base.join(below),
-        };
-        let level = |below: &Path| Level {
-            path: join(Path::new(&self.root), below).display().to_string(),
-            directory: join(&point, below),
-        };
-        Some(below.ancestors().map(level).collect())
+        Some(
+            below
+                .ancestors()
+                .map(|below| Level {
+                    path: join(Path::new(&self.root), below).display().to_string(),
+                    directory: join(&point, below),
+                })
+                .collect(),
+        )
+    }
+}
+
+/// Joined with nothing, a path would get a slash at its end.
+fn join(base: &Path, below: &Path) -> PathBuf {
+    match below.as_os_str().is_empty() {
+        true => base.to_owned(),
+        false => base.join(below),
     }
 }
 

@@ -9,19 +9,25 @@ use crate::kernel::affinity;
 
 /// The kernel as its user space sees it; what cannot be read is left empty.
 pub fn hello(uptime_ns: u64) -> Hello {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let online = affinity::online().unwrap_or_default();
-    let siblings =
-        |cpu| read(&format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"));
     Hello {
         release: read("/proc/sys/kernel/osrelease"),
         version: read("/proc/sys/kernel/version"),
         cmdline: read("/proc/cmdline"),
         cpus_online: online.to_string(),
-        siblings: online.iter().map(siblings).collect(),
+        siblings: online
+            .iter()
+            .map(|cpu| {
+                read(&format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"))
+            })
+            .collect(),
         clocksource: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
         uptime_ns,
     }
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
 #[cfg(test)]

@@ -12,5 +12,6 @@ pub mod futex;
 pub mod hierarchy;
 pub mod info;
 pub mod scheduler;
+pub mod signals;
 pub mod switches;
 pub mod tunables;

@@ -19,23 +19,20 @@ const SLICES: [&str; 3] = [
 
 /// Facts about the kernel whose files are below `root`; its release as `uname -r` has it.
 pub fn facts(root: &Path, release: &str) -> SchedulerFacts {
-    let read = |file: &str| {
-        let text = fs::read_to_string(root.join(file)).ok()?;
-        Some(text.trim().to_owned())
-    };
-    let number = |files: &[&str]| files.iter().find_map(|file| read(file)?.parse().ok());
-    let base_slice = number(&SLICES[..1]);
-    let latency_ns =
-        number(&["sys/kernel/debug/sched/latency_ns", "proc/sys/kernel/sched_latency_ns"]);
-    let features =
-        read("sys/kernel/debug/sched/features").or_else(|| read("sys/kernel/debug/sched_features"));
+    let base_slice = first_number(&SLICES[..1], root);
+    let latency_ns = first_number(
+        &["sys/kernel/debug/sched/latency_ns", "proc/sys/kernel/sched_latency_ns"],
+        root,
+    );
+    let features = read("sys/kernel/debug/sched/features", root)
+        .or_else(|| read("sys/kernel/debug/sched_features", root));
     let family = match (base_slice, latency_ns) {
         (Some(_), _) => Some(Family::Eevdf),
         (None, Some(_)) => Some(Family::Cfs),
         (None, None) => version(release)
             .map(|version| if version >= (6, 6) { Family::Eevdf } else { Family::Cfs }),
     };
-    let slice_ns = base_slice.or_else(|| number(&SLICES[1..]));
+    let slice_ns = base_slice.or_else(|| first_number(&SLICES[1..], root));
     SchedulerFacts {
         family,
         tick_ns: tick_ns(),
@@ -43,8 +40,17 @@ pub fn facts(root: &Path, release: &str) -> SchedulerFacts {
         slice_note: slice_ns.is_none().then(|| no_slice(root)),
         latency_ns,
         hrtick: features.map(|text| text.split_ascii_whitespace().any(|word| word == "HRTICK")),
-        autogroup: read("proc/sys/kernel/sched_autogroup_enabled").map(|text| text == "1"),
+        autogroup: read("proc/sys/kernel/sched_autogroup_enabled", root).map(|text| text == "1"),
     }
+}
+
+fn read(file: &str, root: &Path) -> Option<String> {
+    let text = fs::read_to_string(root.join(file)).ok()?;
+    Some(text.trim().to_owned())
+}
+
+fn first_number(files: &[&str], root: &Path) -> Option<u64> {
+    files.iter().find_map(|file| read(file, root)?.parse().ok())
 }
 
 /// Why none of the files of the slice can be read.
@@ -55,8 +61,9 @@ fn no_slice(root: &Path) -> String {
     });
     let obstacles: Vec<_> = errors.collect();
     let hidden = obstacles.iter().find(|obstacle| !obstacle.is_absence());
-    let missing = |obstacle: &&Obstacle| matches!(obstacle, Obstacle::NoFileSystem { .. });
-    match hidden.or_else(|| obstacles.iter().find(missing)) {
+    match hidden.or_else(|| {
+        obstacles.iter().find(|obstacle| matches!(obstacle, Obstacle::NoFileSystem { .. }))
+    }) {
         Some(obstacle) => obstacle.to_string(),
         None => "before Linux 6.15 it needs CONFIG_SCHED_DEBUG=y".into(),
     }
@@ -75,9 +82,13 @@ pub fn files(root: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for directory in DIRECTORIES {
         // All of debugfs's directory, and of /proc/sys/kernel what is named so.
-        let is_ours = |name: &str| !directory.starts_with("proc") || name.starts_with("sched_");
         let entries = fs::read_dir(root.join(directory)).into_iter().flatten().flatten();
-        for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(is_ours)) {
+        for entry in entries.filter(|entry| {
+            entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| !directory.starts_with("proc") || name.starts_with("sched_"))
+        }) {
             knob(root, &entry.path(), &mut found);
         }
     }

@@ -60,10 +60,12 @@ impl ThreadTime {
 impl Books {
     /// Empty ones.
     pub fn new(load: &LoadSpec, khz: u64) -> Self {
-        let empty =
-            |&cpu: &u32| Book { cpu, pid: 0, tally: Box::default(), recorded: 0, unmeasured: 0 };
         Self {
-            books: load.cpus.iter().map(empty).collect(),
+            books: load
+                .cpus
+                .iter()
+                .map(|&cpu| Book { cpu, pid: 0, tally: Box::default(), recorded: 0, unmeasured: 0 })
+                .collect(),
             khz,
             most_records: u64::from(load.records_per_thread),
         }

@@ -32,8 +32,7 @@ impl LineBuffer {
     pub fn push(&mut self, bytes: &[u8]) -> bool {
         self.bytes.drain(..self.taken);
         self.taken = 0;
-        let end_of_line = |bytes: &[u8]| bytes.iter().position(|&byte| byte == b'\n');
-        let bytes = match end_of_line(bytes) {
+        let bytes = match bytes.iter().position(|&byte| byte == b'\n') {
             // The rest of such a line is no line of its own.
             None if self.skipping => return false,
             Some(end) if self.skipping => &bytes[end + 1..],
@@ -57,7 +56,7 @@ impl LineBuffer {
         Some(line)
     }
 
-    /// Whether a line has begun that has no end yet.
+    /// True if a line has begun that has no end yet.
     pub fn is_torn(&self) -> bool {
         self.taken < self.bytes.len() || self.skipping
     }
@@ -96,7 +95,7 @@ pub struct HwlatSample {
 /// One gap that osnoise saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OsnoiseSample {
-    /// How long it was.
+    /// Its length.
     pub duration_ns: u64,
     /// Interrupts and threads of this kernel that ran within it.
     pub interference: u64,
@@ -193,9 +192,11 @@ fn osnoise(before: &str, after: &str) -> Option<Parsed> {
 fn parse_context(text: &str) -> Option<Context> {
     let mut words = text.split_ascii_whitespace().rev();
     let tsc = number(words.next()?)?;
-    let bracketed = |word: &str| number(word.strip_prefix('[')?.strip_suffix(']')?);
     // The flags are between; there are none of them with `irq-info` switched off.
-    let cpu = words.by_ref().take(2).find_map(bracketed)?;
+    let cpu = words
+        .by_ref()
+        .take(2)
+        .find_map(|word| number(word.strip_prefix('[')?.strip_suffix(']')?))?;
     let task = words.find(|word| !word.starts_with('(') && !word.ends_with(')'))?;
     let (_, pid) = task.rsplit_once('-')?;
     Some(Context { pid: u32::try_from(number(pid)?).ok()?, cpu: u32::try_from(cpu).ok()?, tsc })

@@ -49,10 +49,6 @@ impl Meter {
         root: Result<PathBuf, Obstacle>,
     ) -> Result<Self, MeterError> {
         check(spec)?;
-        let our_own = |note| {
-            let kind = MeterKind::Rdtsc;
-            Ok(Self::Loop(MeterFacts { kind, note, ..MeterFacts::default() }))
-        };
         let (which, root) = match (spec.kind, root) {
             (MeterKind::Rdtsc, _) => return our_own(None),
             (MeterKind::Auto, Ok(root)) if Kernels::Hwlat.is_in(&root) => (Kernels::Hwlat, root),
@@ -92,6 +88,11 @@ impl Meter {
             Self::Loop(_) => supervisor::run(load, surroundings, observer),
         }
     }
+}
+
+fn our_own(note: Option<String>) -> Result<Meter, MeterError> {
+    let kind = MeterKind::Rdtsc;
+    Ok(Meter::Loop(MeterFacts { kind, note, ..MeterFacts::default() }))
 }
 
 fn reach(which: Kernels, root: Result<PathBuf, Obstacle>) -> Result<PathBuf, MeterError> {

@@ -72,17 +72,18 @@ impl Placing {
         // Two gaps or one; the longer of them is certainly one.
         let longest_us = sample.inner_us.max(sample.outer_us);
         let ticks = ns_to_ticks(longest_us.checked_mul(1_000)?, self.khz);
-        let us = |us: u64| ns_to_ticks(us.saturating_mul(1_000), self.khz);
         // A wall clock that was set meanwhile says nothing.
-        let possible = |&tsc: &u64| (self.tsc_start..=at.tsc).contains(&tsc);
-        let noted = clock.tsc_at(sample.wall_ns, self.khz).filter(possible);
+        let noted = clock
+            .tsc_at(sample.wall_ns, self.khz)
+            .filter(|&tsc| (self.tsc_start..=at.tsc).contains(&tsc));
         let window_ticks = ns_to_ticks(as_ns(self.width).saturating_add(RESOLUTION_NS), self.khz);
         let (earliest, latest) = match (sample.count, noted) {
             // The only one. The wall clock was read at the end of that turn, whose inner part
             // comes last.
-            (Some(1), Some(tsc)) if sample.outer_us > sample.inner_us => {
-                (tsc.saturating_sub(us(sample.inner_us)), tsc)
-            }
+            (Some(1), Some(tsc)) if sample.outer_us > sample.inner_us => (
+                tsc.saturating_sub(ns_to_ticks(sample.inner_us.saturating_mul(1_000), self.khz)),
+                tsc,
+            ),
             (Some(1), Some(tsc)) => (tsc, tsc),
             // The first one or a later one.
             (Some(_), Some(tsc)) => (tsc, at.tsc),

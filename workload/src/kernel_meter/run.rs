@@ -51,9 +51,8 @@ pub fn run(
     let file = tracer.pipe();
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&file);
     let pipe = open.map_err(|source| MeterError::File { file, value: String::new(), source })?;
-    let confined = |&cpu: &u32| CpuSet::from_iter([cpu]);
     observer.prepared(&Prepared {
-        affinity: load.cpus.iter().map(confined).collect(),
+        affinity: load.cpus.iter().map(|&cpu| CpuSet::from_iter([cpu])).collect(),
         tsc_khz: choice.khz,
         ..Prepared::default()
     })?;
@@ -209,11 +208,13 @@ impl Run<'_> {
         let guess = self.measured_ticks(elapsed_ticks);
         let (which, khz) = (self.tracer.which, self.placing.khz);
         let guess_ns = ticks_to_ns(guess, khz);
-        let busy = |time: &Option<ThreadTime>| {
-            let told = time.map(|time| ns_to_ticks(time.measured_ns(which, guess_ns), khz));
-            told.unwrap_or(guess).min(elapsed_ticks)
-        };
-        let busy: Vec<_> = times.iter().map(busy).collect();
+        let busy: Vec<_> = times
+            .iter()
+            .map(|time| {
+                let told = time.map(|time| ns_to_ticks(time.measured_ns(which, guess_ns), khz));
+                told.unwrap_or(guess).min(elapsed_ticks)
+            })
+            .collect();
         let threads = self.books.threads(times, &busy);
         self.books.complete(&mut self.report);
         let report =

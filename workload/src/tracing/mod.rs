@@ -36,13 +36,14 @@ const CLOCKS: [&str; 2] = ["x86-tsc", "mono"];
 /// # Errors
 /// It does not, with what would.
 pub fn check_event(event: &str) -> Result<(), String> {
-    let plain = |part: &str| {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
-    };
-    if event.split(':').all(plain) && event.split(':').count() <= 2 {
+    if event.split(':').all(is_plain) && event.split(':').count() <= 2 {
         return Ok(());
     }
     Err(format!("`{event}` is no event; write system or system:event"))
+}
+
+fn is_plain(part: &str) -> bool {
+    !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
 }
 
 /// The kernel's tracing, set up and not yet running.
@@ -307,8 +308,11 @@ impl Tracing {
 
     /// About how many bytes [`Self::ship`] will write.
     pub fn estimate_bytes(&self) -> u64 {
-        let stats = |cpu: &u32| fs::read_to_string(self.per_cpu(*cpu).join("stats")).ok();
-        self.cpus().iter().filter_map(stats).map(|stats| ship::bytes(&stats)).sum()
+        self.cpus()
+            .iter()
+            .filter_map(|cpu| fs::read_to_string(self.per_cpu(*cpu).join("stats")).ok())
+            .map(|stats| ship::bytes(&stats))
+            .sum()
     }
 
     /// Writes the trace as a dump; its length in bytes. CPUs in `first` come first: if the
@@ -327,9 +331,9 @@ impl Tracing {
     /// CPUs with a buffer, in order.
     fn cpus(&self) -> Vec<u32> {
         let entries = fs::read_dir(self.root.join("per_cpu")).into_iter().flatten().flatten();
-        let number = |name: &str| name.strip_prefix("cpu")?.parse().ok();
-        let mut cpus: Vec<u32> =
-            entries.filter_map(|entry| number(entry.file_name().to_str()?)).collect();
+        let mut cpus: Vec<u32> = entries
+            .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("cpu")?.parse().ok())
+            .collect();
         cpus.sort_unstable();
         cpus
     }

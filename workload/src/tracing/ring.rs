@@ -66,8 +66,11 @@ fn parse(record: &str) -> Option<TraceRing> {
     let words = words.lines().next()?.strip_prefix(TRACE_INSTANCE)?;
     let (address, bytes) =
         words.strip_prefix(" at physical memory 0x")?.split_once(" of size 0x")?;
-    let hex = |digits: &str| u64::from_str_radix(digits.trim(), 16).ok();
-    Some(TraceRing { address: hex(address)?, bytes: hex(bytes)? })
+    Some(TraceRing { address: from_hex(address)?, bytes: from_hex(bytes)? })
+}
+
+fn from_hex(digits: &str) -> Option<u64> {
+    u64::from_str_radix(digits.trim(), 16).ok()
 }
 
 #[cfg(test)]

@@ -133,8 +133,14 @@ fn read_at_once(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn uname() -> String {
-    let word = |name| fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
-    ["ostype", "osrelease", "version"].map(|name| word(name).trim().to_owned()).join(" ")
+    ["ostype", "osrelease", "version"]
+        .map(|name| {
+            fs::read_to_string(format!("/proc/sys/kernel/{name}"))
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        })
+        .join(" ")
 }
 
 fn named<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {

@@ -46,8 +46,12 @@ fn groups(edges: &BTreeMap<&Module, BTreeSet<&Module>>) -> Vec<Vec<String>> {
         if !to.contains(from) {
             continue;
         }
-        let back = |other: &&&Module| reached.get(**other).is_some_and(|it| it.contains(*from));
-        found.insert(to.iter().filter(back).map(|module| module.join("::")).collect());
+        found.insert(
+            to.iter()
+                .filter(|other| reached.get(**other).is_some_and(|it| it.contains(*from)))
+                .map(|module| module.join("::"))
+                .collect(),
+        );
     }
     found.into_iter().collect()
 }
@@ -90,15 +94,18 @@ impl Imports<'_> {
     }
 
     fn tree(&mut self, prefix: &[String], tree: &UseTree) {
-        let with = |name: &syn::Ident| [prefix, &[name.to_string()]].concat();
         match tree {
-            UseTree::Path(path) => self.tree(&with(&path.ident), &path.tree),
-            UseTree::Name(name) => self.add(&with(&name.ident)),
-            UseTree::Rename(rename) => self.add(&with(&rename.ident)),
+            UseTree::Path(path) => self.tree(&joined(&path.ident, prefix), &path.tree),
+            UseTree::Name(name) => self.add(&joined(&name.ident, prefix)),
+            UseTree::Rename(rename) => self.add(&joined(&rename.ident, prefix)),
             UseTree::Glob(_) => self.add(prefix),
             UseTree::Group(group) => group.items.iter().for_each(|tree| self.tree(prefix, tree)),
         }
     }
+}
+
+fn joined(name: &syn::Ident, prefix: &[String]) -> Vec<String> {
+    [prefix, &[name.to_string()]].concat()
 }
 
 impl<'ast> Visit<'ast> for Imports<'_> {

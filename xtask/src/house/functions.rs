@@ -14,14 +14,14 @@ use super::{LONG_LINES, MAX_PARAMETERS};
 /// A SAFETY argument ends so many lines before its block at most: a statement may begin above it.
 const ARGUMENT_LINES: usize = 8;
 
-/// What was counted.
+/// The counts.
 #[derive(Default)]
 pub(super) struct Functions {
     pub unsafe_blocks: usize,
     pub unargued: Vec<String>,
     pub long: Vec<String>,
     pub wide: Vec<String>,
-    pub named_closures: usize,
+    pub named_closures: Vec<String>,
 }
 
 impl Functions {
@@ -121,7 +121,8 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
         if let Some(init) = &local.init
             && matches!(&*init.expr, Expr::Closure(_))
         {
-            self.counts.named_closures += 1;
+            let line = local.span().start().line;
+            self.counts.named_closures.push(format!("{}:{line}", self.source.path));
         }
         visit::visit_local(self, local);
     }

@@ -93,7 +93,6 @@ impl Source {
 
     /// Lines that are no comments, not empty and no tests.
     pub(super) fn code_lines(&self) -> usize {
-        let is_code = |line: &str| !line.is_empty() && !line.starts_with("//");
         self.product_lines().filter(|line| is_code(line.trim())).count()
     }
 
@@ -102,13 +101,18 @@ impl Source {
         self.product_lines().collect::<Vec<_>>().join("\n")
     }
 
-    fn product_lines(&self) -> impl Iterator<Item = &str> {
-        let of_tests = |number: usize| {
-            self.tests.iter().any(|(first, last)| (*first..=*last).contains(&number))
-        };
-        let numbered = self.lines.iter().enumerate();
-        numbered.filter(move |(index, _)| !of_tests(index + 1)).map(|(_, line)| line.as_str())
+    fn is_of_tests(&self, number: usize) -> bool {
+        self.tests.iter().any(|(first, last)| (*first..=*last).contains(&number))
     }
+
+    fn product_lines(&self) -> impl Iterator<Item = &str> {
+        let numbered = self.lines.iter().enumerate();
+        numbered.filter(|(index, _)| !self.is_of_tests(index + 1)).map(|(_, line)| line.as_str())
+    }
+}
+
+fn is_code(line: &str) -> bool {
+    !line.is_empty() && !line.starts_with("//")
 }
 
 fn lines_of(item: &Item) -> (usize, usize) {

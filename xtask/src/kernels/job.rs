@@ -94,10 +94,7 @@ impl Bench {
         words.extend(OPTIONS.map(OsString::from));
         words.extend(["--output".into(), format!("{left}/{RESULT}").into()]);
         if entry.nested {
-            // Machines in an emulated machine take long to boot, and have as long as all has.
-            let patience = format!("{}s", self.timeout.as_secs());
-            let nested = ["--nested", "--l2-count", "2", "--l2-boot-timeout", &patience];
-            words.extend(nested.map(OsString::from));
+            words.extend(["--nested", "--l2-count", "2"].map(OsString::from));
         }
         words
     }

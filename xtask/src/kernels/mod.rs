@@ -29,7 +29,7 @@ pub struct Matrix {
     pub only: Vec<String>,
     /// Print one JSON array instead of a table.
     pub json: bool,
-    /// How long the main job may take on one of them.
+    /// Longest time for the main job on one of them.
     pub timeout: Duration,
 }
 
@@ -71,8 +71,11 @@ impl Matrix {
         if self.folders.is_empty() {
             return entry::all(self.all);
         }
-        let folder = |path: &PathBuf| Entry { source: Source::Folder(path.clone()), nested: false };
-        Ok(self.folders.iter().map(folder).collect())
+        Ok(self
+            .folders
+            .iter()
+            .map(|path| Entry { source: Source::Folder(path.clone()), nested: false })
+            .collect())
     }
 
     /// Those that are meant.
@@ -81,8 +84,9 @@ impl Matrix {
             return Ok(entries);
         }
         let names: Vec<_> = entries.iter().map(Entry::name).collect();
-        let unknown = |only: &&String| names.iter().all(|name| !name.contains(only.as_str()));
-        if let Some(only) = self.only.iter().find(unknown) {
+        if let Some(only) =
+            self.only.iter().find(|only| names.iter().all(|name| !name.contains(only.as_str())))
+        {
             bail!("no kernel is called \"{only}\", only: {}", names.join("; "));
         }
         entries.retain(|entry| self.only.iter().any(|only| entry.name().contains(only.as_str())));

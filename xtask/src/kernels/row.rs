@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What became of the main job on one kernel: a row of the table.
+//! Outcome of the main job on one kernel: a row of the table.
 
 use std::fmt;
 use std::fs;
@@ -21,9 +21,9 @@ const RAN: [u8; 2] = [0, 1];
 /// One kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Row {
-    /// What it is called here.
+    /// Its name here.
     pub(super) kernel: String,
-    /// What it calls itself.
+    /// Its name for itself.
     release: Option<String>,
     transport: Option<String>,
     /// Those that it was given to load, in order.
@@ -37,11 +37,11 @@ pub(super) struct Row {
     boot_ms: Option<u64>,
     verdict: Option<String>,
     exit_status: Option<u8>,
-    /// Whether it was measured.
+    /// True if it was measured.
     pub(super) ran: bool,
     /// Why it was not, or what is to be said of how it was.
     pub(super) reason: String,
-    /// How the emulation let it down.
+    /// Fault of the emulation.
     #[serde(skip)]
     pub(super) accident: Option<Accident>,
 }
@@ -108,8 +108,6 @@ impl Row {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        let number = |value: Option<u64>| or_none(value.map(|value| value.to_string()));
         let kernel = match &self.release {
             Some(release) if !self.kernel.starts_with(release) => {
                 format!("{} ({release})", self.kernel)
@@ -132,6 +130,14 @@ impl fmt::Display for Row {
         }
         Ok(())
     }
+}
+
+fn or_none(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".to_owned())
+}
+
+fn number(value: Option<u64>) -> String {
+    or_none(value.map(|value| value.to_string()))
 }
 
 /// Length of these modules' files.

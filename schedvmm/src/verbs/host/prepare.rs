@@ -6,7 +6,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use protocol::error::Owner;
-use protocol::group::GroupSpec;
 use protocol::index::GroupIndex;
 use protocol::job::{CoschedRequest, Job, TraceSpec};
 use protocol::message::{self, CoschedInterface, Setup};
@@ -29,9 +28,9 @@ use crate::verbs::measure::plan;
 pub struct Prepare {
     /// The orders, to ourselves.
     pub job: Job,
-    /// What a reader must know.
+    /// Remark for the reader.
     pub notes: Vec<String>,
-    /// How the CPUs were chosen.
+    /// Choice of the CPUs.
     chosen: &'static str,
 }
 
@@ -43,7 +42,7 @@ pub struct Ready {
     pub setup: Setup,
     /// Tracing in buffers of our own.
     pub tracing: Option<TraceInstance>,
-    /// What to put back.
+    /// Values to be put back.
     pub restore: Restore,
 }
 
@@ -53,7 +52,6 @@ impl Prepare {
     /// # Errors
     /// Options that contradict each other or make no sense here.
     pub fn plan(args: &HostArgs) -> Result<Self, Failure> {
-        let usage = |text: String| Failure::request(text);
         let (cpus, chosen) = match &args.load.load_cpus {
             Some(list) => (list.0.clone(), "as asked"),
             None => (placement::last_core(), "the last core"),
@@ -73,17 +71,15 @@ impl Prepare {
             job.cosched,
             CoschedRequest::Auto | CoschedRequest::None | CoschedRequest::Prctl
         ) {
-            return Err(usage(
+            return Err(Failure::request(
                 "--cosched here is auto, none or prctl: cgroup files would change the cgroups of \
-                 this machine; the microVM has them all"
-                    .into(),
+                 this machine; the microVM has them all",
             ));
         }
         if job.load.groups.iter().any(|group| group.quota.is_some()) {
-            return Err(usage(
+            return Err(Failure::request(
                 "a quota needs a cgroup, and this machine's are left as they are; the microVM \
-                 has its own (--kernel)"
-                    .into(),
+                 has its own (--kernel)",
             ));
         }
         for (index, group) in job.load.groups.iter().enumerate() {
@@ -108,14 +104,17 @@ impl Prepare {
         format!("this host, CPUs {} ({})", cpus.join(","), self.chosen)
     }
 
-    /// What the load asks of the CPUs.
+    /// Demand of the load on the CPUs.
     pub fn demand(&self, allow_quota: bool) -> Demand {
-        let real_time =
-            |group: &GroupSpec| group.policy.class.is_some_and(|class| class.priority().is_some());
         Demand {
             cpus: self.job.load.cpus.len(),
             allow_quota,
-            real_time: self.job.load.groups.iter().any(real_time),
+            real_time: self
+                .job
+                .load
+                .groups
+                .iter()
+                .any(|group| group.policy.class.is_some_and(|class| class.priority().is_some())),
             heirs: Heirs::Load,
         }
     }
@@ -125,7 +124,6 @@ impl Prepare {
     /// # Errors
     /// What was asked for by name and cannot be had.
     pub fn ready(&self) -> Result<Ready, message::Failure> {
-        let failure = |owner, text: String| message::Failure { owner, text };
         let (cookie, cosched_note) = match (self.job.cosched, core_sched::probe_prctl()) {
             (CoschedRequest::None, _) => (false, None),
             (_, Ok(())) => (true, None),
@@ -162,6 +160,10 @@ impl Prepare {
     }
 }
 
+fn failure(owner: Owner, text: String) -> message::Failure {
+    message::Failure { owner, text }
+}
+
 /// Puts knobs back, also if the process leaves at once.
 pub struct Restore {
     files: Vec<(PathBuf, String)>,
@@ -188,14 +190,16 @@ impl Drop for Restore {
 }
 
 fn put_back(files: &[(PathBuf, String)]) -> Vec<String> {
-    let undo = |(path, text): &(PathBuf, String)| {
-        let error = files::write_file(path, text).err()?;
-        Some(format!("{} could not be set back to {text}: {error}", path.display()))
-    };
-    files.iter().filter_map(undo).collect()
+    files
+        .iter()
+        .filter_map(|(path, text)| {
+            let error = files::write_file(path, text).err()?;
+            Some(format!("{} could not be set back to {text}: {error}", path.display()))
+        })
+        .collect()
 }
 
-/// What a process calls its buffers, before its number.
+/// Name of a process's buffers, before its number.
 const INSTANCE: &str = "schedvmm-";
 /// The PID namespace that a kernel begins with (`PROC_PID_INIT_INO` of include/linux/proc_ns.h):
 /// in it all processes can be seen.
@@ -238,17 +242,23 @@ impl TraceInstance {
         let path = instances.join(format!("{INSTANCE}{}", std::process::id()));
         fs::create_dir(&path).map_err(|error| Obstacle::of(&path, &error))?;
         let again = path.clone();
-        let stays = move |error| {
-            format!("the trace buffers {} stay, rmdir removes them: {error}", again.display())
-        };
         let gone = path.clone();
         let _on_leave = OnLeave::new(move || {
-            signals::remove_dir_soon(&gone).err().map(stays).into_iter().collect()
+            signals::remove_dir_soon(&gone)
+                .err()
+                .map(move |error| {
+                    format!(
+                        "the trace buffers {} stay, rmdir removes them: {error}",
+                        again.display()
+                    )
+                })
+                .into_iter()
+                .collect()
         });
         Ok(Self { tracing: Tracing::prepare(&path, spec), path, _on_leave })
     }
 
-    /// What is traced.
+    /// Traced events.
     pub fn tracing(&self) -> &Tracing {
         &self.tracing
     }

@@ -100,8 +100,7 @@ impl Attempt {
 
     /// What helps to find out why there is no answer.
     fn explain(&self, ends: &[VcpuEnd], vms: &[VmResult]) {
-        let failed = || vms.iter().filter(|vm| vm.status.fault.is_some());
-        for vm in failed() {
+        for vm in vms.iter().filter(|vm| vm.status.fault.is_some()) {
             let number = vm.status.vm;
             if let Some(state) = &vm.status.state {
                 self.measurement.show.remark(&format!("VM {number}: state of its vCPUs:\n{state}"));
@@ -110,7 +109,7 @@ impl Attempt {
             let tail = if tail.is_empty() { "(it printed nothing)" } else { tail };
             self.measurement.show.remark(&format!("VM {number}: end of its console:\n{tail}"));
         }
-        if failed().next().is_some() {
+        if vms.iter().any(|vm| vm.status.fault.is_some()) {
             // The machine around them did what it should.
             return;
         }
@@ -134,7 +133,7 @@ impl Attempt {
     }
 }
 
-/// How a vCPU ended, as result.json has it.
+/// End of a vCPU, as result.json has it.
 fn vcpu_end(end: &VcpuEnd) -> model::VcpuEnd {
     model::VcpuEnd {
         cpu: end.cpu,

@@ -89,7 +89,7 @@ impl Laid {
             nested.transport = transport.map(machine::transport);
         }
         plan.size_l2(&second.image, &l2_modules)?;
-        plan.until_consoles_come(&mut config, modules, &l2_modules);
+        plan.until_consoles_come(&mut config, (kernel, modules), (second, &l2_modules));
         let second = SecondLevel { kernel: second.image.bytes(), modules: &l2_modules };
         let initrd = machine::initrd(&plan.job, modules, opened.vendor.map(|_| second))?;
         let loaded = Loaded::new(&config, Image::Image(&kernel.image), Initrd::Bytes(&initrd))
@@ -108,22 +108,27 @@ impl Laid {
         notes: &mut Vec<String>,
     ) -> Result<Known, Failure> {
         let Opened { kernel, modules, .. } = opened;
-        let unusable = |error| kernel::unusable(&kernel.path, error);
         let (cpus, names) = (self.config.topology.cpus, modules.names());
         let wanted = Wanted { cpus, modules: &names, transport: opened.transport };
-        let lint = self.loaded.lint(wanted).map_err(unusable)?;
+        let lint = self.loaded.lint(wanted).map_err(|error| unusable(error, &kernel.path))?;
         let known = kernel.known(lint, self.loaded.build_id(), &names);
         if let Some(vendor) = opened.vendor {
             // A packed kernel tells nothing; the agent in it will.
-            let has = |text: &[u8]| self.loaded.kernel_has(text) != Some(false);
-            nested::check_kernel(known.options(), modules, has, vendor).map_err(unusable)?;
+            nested::check_kernel(
+                known.options(),
+                modules,
+                |text: &[u8]| self.loaded.kernel_has(text) != Some(false),
+                vendor,
+            )
+            .map_err(|error| unusable(error, &kernel.path))?;
         }
         if let Some(l2_kernel) = &self.l2_kernel {
             notes.extend(l2_kernel.known(Lint::default(), None, &[]).notes);
         }
         notes.extend(known.notes.iter().cloned());
-        let has = |text: &str| self.loaded.kernel_has(text.as_bytes());
-        let findings = needs::assess(plan.args.nested.nested, &known, has);
+        let findings = needs::assess(plan.args.nested.nested, &known, |text: &str| {
+            self.loaded.kernel_has(text.as_bytes())
+        });
         notes.extend(needs::note(&findings));
         Ok(known)
     }
@@ -138,6 +143,13 @@ impl Laid {
         let kernel = self.l2_kernel.as_ref()?;
         Some(format!("virtual machines: kernel {}", kernel.place()))
     }
+}
+
+fn unusable(
+    error: vmm::x86_64::lint::LintError,
+    path: &std::path::Path,
+) -> kernel::KernelFileError {
+    kernel::unusable(path, error)
 }
 
 fn second_kernel(plan: &Plan, path: &Path) -> Result<Kernel, Failure> {

@@ -8,6 +8,7 @@ pub mod nested;
 pub mod plan;
 mod ring;
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -34,7 +35,7 @@ use crate::mapped_trace::TraceMemory;
 use crate::measurement::{Measurement, Span, millis};
 use crate::service::{self, Attendant, Event};
 use crate::session::{GRACE, Notice};
-use crate::sinks::{ConsoleRing, ControlSink, Tail, TraceSink, WholeLines};
+use crate::sinks::{ConsoleRing, ControlSink, Drawn, Tail, TraceSink, WholeLines};
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::trace_file::TraceFile;
 use crate::verbs::measure::plan::Plan;
@@ -43,7 +44,7 @@ use crate::{facts, footprint, signals};
 
 /// Messages on their way to the main thread; beyond, the guest waits.
 const EVENTS_IN_FLIGHT: usize = 256;
-/// How often the main thread looks at the console and the deadlines.
+/// Interval at which the main thread looks at the console and the deadlines.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Does the main job.
@@ -76,14 +77,14 @@ struct Attempt {
     trace_memory: Option<TraceMemory>,
     /// Why the ring buffers cannot be read in guest memory, once that was asked.
     ring_answer: Option<Result<(), String>>,
-    /// How the kernel's command line is another than the one it was given.
+    /// Difference between the kernel's command line and the one it was given.
     cmdline_fault: Option<String>,
     running: Running,
     host_evidence: HostEvidence,
     transport: Transport,
     /// A signal that the agent has been told of, and until when it may answer.
     signalled: Option<(i32, Instant)>,
-    /// How long the machine took to stop, once it has.
+    /// Time that the machine took to stop, once it has.
     stopped_in: Option<Duration>,
 }
 
@@ -154,6 +155,9 @@ impl Attempt {
         // Only a guest that does not answer has something to tell by its registers.
         let mut ends = self.stop(inbox, decided, matches!(end, End::Late(_)));
         self.drain_console();
+        // A kernel that has died before its console has drawn why.
+        let drawn = self.console.drawn.take(&self.running);
+        self.log(&drawn);
         if let Some(rest) = self.console.lines.rest() {
             self.measurement.show.remark(&rest);
         }
@@ -236,17 +240,22 @@ impl Attempt {
     }
 
     fn drain_console(&mut self) {
-        let bytes = self.console.ring.take();
+        let bytes = self.console.drawn.before(self.console.ring.take(), &self.running);
+        self.log(&bytes);
+    }
+
+    /// Keeps what the kernel has said.
+    fn log(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
-        self.console.tail.push(&bytes);
+        self.console.tail.push(bytes);
         if self.plan.args.machine.debug_boot
-            && let Some(lines) = self.console.lines.push(&bytes)
+            && let Some(lines) = self.console.lines.push(bytes)
         {
             self.measurement.show.remark(lines.trim_end());
         }
-        if let Err(error) = self.measurement.folder.log(&bytes)
+        if let Err(error) = self.measurement.folder.log(bytes)
             && !std::mem::replace(&mut self.console.lost, true)
         {
             self.measurement.note(format!("console.log is incomplete: {error}"));
@@ -301,17 +310,22 @@ impl Attendant for Attempt {
 #[derive(Default)]
 struct Console {
     ring: ConsoleRing,
+    /// What came before.
+    drawn: Drawn,
     tail: Tail,
     lines: WholeLines,
-    /// Whether the log lacks some of it.
+    /// True if the log lacks some of it.
     lost: bool,
 }
 
 fn ports(console: ConsoleRing, events: SyncSender<Event>, trace: TraceSink) -> Vec<PortSpec> {
-    let port = |name: &str, kind, sink| PortSpec { name: name.to_owned(), kind, sink };
     vec![
         port(CONSOLE_PORT, PortKind::Console, Box::new(console)),
         port(CONTROL_PORT, PortKind::Generic, Box::new(ControlSink(events))),
         port(TRACE_PORT, PortKind::Generic, Box::new(trace)),
     ]
+}
+
+fn port(name: &str, kind: PortKind, sink: Box<dyn Write + Send>) -> PortSpec {
+    PortSpec { name: name.to_owned(), kind, sink }
 }

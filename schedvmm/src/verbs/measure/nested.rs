@@ -36,6 +36,11 @@ const MOST_RECORDS: u32 = 8192;
 const OVERTIME: Duration = Duration::from_secs(120);
 /// From the first guest that stands ready to the order to start, beyond the time to boot.
 const BARRIER: Duration = Duration::from_secs(120);
+/// How long a second-level guest may not come further while it boots.
+const BOOT_STALL: Duration = Duration::from_secs(300);
+/// A second-level guest that stands ready waits for the others, who may boot as long as they come
+/// further. Its launcher ends it before, if nobody is there any more to tell it to start.
+const MOST_BOOT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Turns a job for the load into one for virtual machines.
 ///
@@ -64,6 +69,7 @@ pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
         boot_confined: nested.boot_confined,
         boot_at_once: nested.l2_boot_at_once.unwrap_or(at_once),
         boot_timeout: nested.l2_boot_timeout,
+        boot_stall: BOOT_STALL,
         job: job_of_each(&job.load, args),
     }));
     Ok(())
@@ -111,7 +117,7 @@ fn job_of_each(load: &LoadSpec, args: &RunArgs) -> Job {
     });
     Job {
         meter: Some(meter),
-        wait_for_go: Some(args.nested.l2_boot_timeout.saturating_add(BARRIER)),
+        wait_for_go: Some(args.nested.l2_boot_timeout.unwrap_or(MOST_BOOT).saturating_add(BARRIER)),
         ..Job::new(load.for_meter(), CoschedRequest::None)
     }
 }
@@ -186,9 +192,10 @@ impl Vendor {
 /// As for [`vendor`].
 pub fn vendor_of(hypervisor: &Hypervisor) -> Result<Vendor, Failure> {
     let supported = hypervisor.supported_cpuid()?;
-    let ecx =
-        |leaf| supported.iter().find(|entry| entry.function == leaf).map_or(0, |entry| entry.ecx);
-    vendor(ecx, Path::new("/sys"))
+    vendor(
+        |leaf| supported.iter().find(|entry| entry.function == leaf).map_or(0, |entry| entry.ecx),
+        Path::new("/sys"),
+    )
 }
 
 /// Whether this host's KVM lets a guest be a host in turn; `supported` tells the ECX of a CPUID
@@ -223,7 +230,7 @@ pub fn vendor(supported: impl Fn(u32) -> u32, sysfs: &Path) -> Result<Vendor, Fa
     ))
 }
 
-/// Whether the first-level kernel can be a host, by its configuration where that is known; `has`
+/// True if the first-level kernel can be a host, by its configuration where that is known; `has`
 /// finds a text in it.
 ///
 /// # Errors
@@ -247,8 +254,7 @@ pub fn check_kernel(
             Err(lacks("it has no KVM built in, which --nested needs (or --modules)", vendor))
         };
     };
-    let value = |name: &str| config.get(name).map(String::as_str);
-    match (value("CONFIG_KVM"), value(option)) {
+    match (config.get("CONFIG_KVM").map(String::as_str), config.get(option).map(String::as_str)) {
         (Some("y"), Some("y")) => Ok(()),
         (Some("m"), _) | (_, Some("m")) => {
             Err(lacks("it has KVM as a module only; give its --modules", vendor))

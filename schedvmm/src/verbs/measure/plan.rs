@@ -22,7 +22,7 @@ use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, TraceArgs};
 use crate::compose::Origin;
 use crate::deliver::Checkpoints;
 use crate::kernel::Kernel;
-use crate::machine;
+use crate::machine::{self, EarlyVoice};
 use crate::mapped_trace::TraceMemory;
 use crate::measurement::Measurement;
 use crate::modules::{Drivers, Modules, Tree};
@@ -58,9 +58,9 @@ impl Plan {
     /// # Errors
     /// Options that contradict each other or make no sense.
     pub fn make(args: &RunArgs) -> Result<Self, Failure> {
-        let usage = |text: String| Failure::request(text);
         // clap requires it for the main job.
-        let kernel_path = args.kernel.clone().ok_or_else(|| usage("--kernel is missing".into()))?;
+        let kernel_path =
+            args.kernel.clone().ok_or_else(|| Failure::request("--kernel is missing"))?;
         let machine = &args.machine;
         let topology = Topology { cpus: machine.cpus, threads_per_core: machine.threads_per_core };
         let load_cpus = match &args.load.load_cpus {
@@ -68,7 +68,7 @@ impl Plan {
             Some(list) => list.0.iter().filter_map(|cpu| u32::try_from(*cpu).ok()).collect(),
         };
         if let Some(cpu) = load_cpus.iter().find(|cpu| **cpu >= machine.cpus) {
-            return Err(usage(format!(
+            return Err(Failure::request(format!(
                 "--load-cpus names CPU {cpu}, the guest has 0 to {}",
                 machine.cpus.saturating_sub(1)
             )));
@@ -178,21 +178,26 @@ impl Plan {
         Ok(())
     }
 
-    /// A kernel that has to load its console has no voice until it has: it gets a 16550, which
-    /// every distribution's kernel has a driver for built in.
+    /// A kernel that has to load its console has no voice until it has: it gets one. Of second-level
+    /// guests, too.
     pub fn until_consoles_come(
         &mut self,
         config: &mut Config,
-        modules: &Modules,
-        l2_modules: &Modules,
+        first: (&Kernel, &Modules),
+        second: (&Kernel, &Modules),
     ) {
-        let voice = |cmdline: &str| format!("{} {cmdline}", machine::SERIAL_CONSOLE);
-        if modules.bring_console() {
-            config.serial = true;
-            config.cmdline = voice(&config.cmdline);
+        if let (kernel, true) = (first.0, first.1.bring_console()) {
+            let voice = EarlyVoice::choose(kernel.can_draw(), &config.cmdline);
+            match voice {
+                EarlyVoice::Screen => config.screen = true,
+                EarlyVoice::Serial => config.serial = true,
+            }
+            config.cmdline = voice.before(&config.cmdline);
         }
-        if let Some(nested) = self.job.nested.as_mut().filter(|_| l2_modules.bring_console()) {
-            nested.cmdlines.iter_mut().for_each(|cmdline| *cmdline = voice(cmdline));
+        if let Some(nested) = self.job.nested.as_mut().filter(|_| second.1.bring_console()) {
+            for cmdline in &mut nested.cmdlines {
+                *cmdline = EarlyVoice::choose(second.0.can_draw(), cmdline).before(cmdline);
+            }
         }
     }
 
@@ -203,7 +208,7 @@ impl Plan {
         TraceMemory::choose(version?, trace.buffer_kib, machine.cpus, machine.memory)
     }
 
-    /// What the machine asks of this host's CPUs.
+    /// Demand of the machine on this host's CPUs.
     pub fn demand(&self) -> Demand {
         Demand {
             cpus: self.args.machine.cpus as usize,

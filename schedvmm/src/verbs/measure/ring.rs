@@ -53,14 +53,13 @@ impl Attempt {
     }
 
     fn with_rings<T>(&self, ring: TraceRing, use_them: impl FnOnce(&GuestRings<'_>) -> T) -> T {
-        let read_ram = |address: u64, buffer: &mut [u8]| -> io::Result<()> {
-            self.running.read_ram(address, buffer)
-        };
         use_them(&GuestRings {
             ring,
             most_bytes: self.trace_memory.map_or(0, |memory| memory.bytes()),
             cpus: self.plan.args.machine.cpus,
-            read_ram: &read_ram,
+            read_ram: &|address: u64, buffer: &mut [u8]| -> io::Result<()> {
+                self.running.read_ram(address, buffer)
+            },
         })
     }
 }

@@ -98,10 +98,6 @@ fn count(lengths: &Lengths) -> u64 {
 }
 
 fn marks(result: &RunResult) -> Vec<Mark> {
-    let mark = |at: Option<u64>, class, name: &str| {
-        let at_ns = at.filter(|ns| *ns > 0)?;
-        Some(Mark { at_ns, class, text: format!("{name} {}", show_ns(at_ns)) })
-    };
     let noise = result.setup.as_ref().and_then(|setup| setup.noise.as_ref());
     [
         mark(result.job.load.threshold.map(as_ns), "threshold", "threshold"),
@@ -111,6 +107,11 @@ fn marks(result: &RunResult) -> Vec<Mark> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+fn mark(at: Option<u64>, class: &'static str, name: &str) -> Option<Mark> {
+    let at_ns = at.filter(|ns| *ns > 0)?;
+    Some(Mark { at_ns, class, text: format!("{name} {}", show_ns(at_ns)) })
 }
 
 impl Mark {
@@ -130,16 +131,6 @@ impl Mark {
 }
 
 fn grid(x: &Axis, y: &Axis) -> Markup {
-    /// What lies between powers of ten gets a line without words.
-    const BETWEEN: [f64; 8] = [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0];
-    let fine = |axis: &Axis| -> Vec<f64> {
-        let below = axis.decades().next().map(|first| first / 10.0);
-        let decades = below.into_iter().chain(axis.decades());
-        let values = decades.flat_map(|decade| BETWEEN.map(|factor| decade * factor));
-        values.filter(|value| axis.has(*value)).collect()
-    };
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a length")]
-    let length = |value: f64| short(value.round() as u64);
     html! {
         @for value in fine(x) {
             path.fine d={ "M" (px(x.at(value))) " " (TOP) "V" (BOTTOM) } {}
@@ -156,6 +147,20 @@ fn grid(x: &Axis, y: &Axis) -> Markup {
         text.axis transform={ "translate(16 " (f64::midpoint(TOP, BOTTOM)) ") rotate(-90)" }
             text-anchor="middle" { "gaps at least that long" }
     }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a length")]
+fn length(value: f64) -> String {
+    short(value.round() as u64)
+}
+
+/// Values between powers of ten, which get a line without words.
+fn fine(axis: &Axis) -> Vec<f64> {
+    const BETWEEN: [f64; 8] = [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0];
+    let below = axis.decades().next().map(|first| first / 10.0);
+    let decades = below.into_iter().chain(axis.decades());
+    let values = decades.flat_map(|decade| BETWEEN.map(|factor| decade * factor));
+    values.filter(|value| axis.has(*value)).collect()
 }
 
 /// A round length without needless zeros.

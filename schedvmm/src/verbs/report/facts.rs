@@ -37,18 +37,6 @@ fn number(value: Option<f64>) -> String {
 
 /// The causes of the gap with the time of each.
 pub fn causes(why: &Why) -> Markup {
-    let ms = |ns: u64| format!("{:.3}", real(ns) / 1e6);
-    let row = |part: &ExplainedPart| {
-        html! { tr {
-            td.cause { svg.swatch viewBox="0 0 22 12" aria-hidden="true" {
-                rect class={ "p " (cause_class(&part.part.cause)) } width="22" height="12" {} }
-                (part.text) }
-            td.n { (ms(part.ns)) }
-            td.n { (format!("{:.1}", 100.0 * part.share)) }
-            td.n { (part.part.pieces) }
-            td.n { (ms(part.longest_ns)) }
-        } }
-    };
     let parts = &why.explained.parts;
     let left_out = parts.len().saturating_sub(MAX_CAUSES);
     html! {
@@ -56,39 +44,37 @@ pub fn causes(why: &Why) -> Markup {
             caption { "Causes; they sum to the gap" }
             thead { tr { th scope="col" { "cause" } th.n scope="col" { "ms" } th.n scope="col" { "%" }
                 th.n scope="col" { "pieces" } th.n scope="col" { "longest, ms" } } }
-            tbody { @for part in parts.iter().take(MAX_CAUSES) { (row(part)) } }
+            tbody { @for part in parts.iter().take(MAX_CAUSES) { (cause_row(part)) } }
         } }
         @if left_out > 0 { p.small { (left_out) " smaller causes are left out." } }
     }
 }
 
-/// What each group saw.
+fn ms(ns: u64) -> String {
+    format!("{:.3}", real(ns) / 1e6)
+}
+
+fn cause_row(part: &ExplainedPart) -> Markup {
+    html! { tr {
+        td.cause { svg.swatch viewBox="0 0 22 12" aria-hidden="true" {
+            rect class={ "p " (cause_class(&part.part.cause)) } width="22" height="12" {} }
+            (part.text) }
+        td.n { (ms(part.ns)) }
+        td.n { (format!("{:.1}", 100.0 * part.share)) }
+        td.n { (part.part.pieces) }
+        td.n { (ms(part.longest_ns)) }
+    } }
+}
+
+/// Gaps of each group.
 pub fn groups(result: &RunResult) -> Markup {
-    let row = |group: &Group| {
-        let quantiles = group.statistics.quantiles;
-        let number = group.group.number();
-        html! { tr {
-            th scope="row" { span class={ "dot " (colour(number)) } aria-hidden="true" {}
-                (group_name(result, number)) }
-            td.n.mono { (group.cookie.filter(|cookie| *cookie != 0)
-                .map_or_else(|| "–".into(), |cookie| format!("{cookie:x}"))) }
-            td.n { (group.gaps) }
-            td.n { (show_ns(group.longest_gap_ns)) }
-            td.n { (length(quantiles.map(|of| of.p50_ns))) }
-            td.n { (length(quantiles.map(|of| of.p99_ns))) }
-            td.n { (percent(group.gap_share)) }
-            td.n { (percent(group.cpu_share)) }
-            td.n { @if let Some(due) = group.wakeup_due_ns.filter(|due| Some(*due) > group.wakeup_longest_ns) {
-                "> " (show_ns(due)) } @else { (length(group.wakeup_longest_ns)) } }
-        } }
-    };
     let head =
         ["cookie", "gaps", "longest", "p50", "p99", "in gaps", "CPU share", "latest wake-up"];
     html! {
         div.scroll { table {
             caption { "Gaps by group" }
             thead { tr { th scope="col" { "group" } @for name in head { th.n scope="col" { (name) } } } }
-            tbody { @for group in result.groups.iter().take(MAX_GROUPS) { (row(group)) } }
+            tbody { @for group in result.groups.iter().take(MAX_GROUPS) { (group_row(result, group)) } }
         } }
         @if result.groups.len() > MAX_GROUPS {
             p.small { (result.groups.len() - MAX_GROUPS) " more groups are left out." }
@@ -96,22 +82,36 @@ pub fn groups(result: &RunResult) -> Markup {
     }
 }
 
-/// What all gaps come to.
+fn group_row(result: &RunResult, group: &Group) -> Markup {
+    let quantiles = group.statistics.quantiles;
+    let number = group.group.number();
+    html! { tr {
+        th scope="row" { span class={ "dot " (colour(number)) } aria-hidden="true" {}
+            (group_name(result, number)) }
+        td.n.mono { (group.cookie.filter(|cookie| *cookie != 0)
+            .map_or_else(|| "–".into(), |cookie| format!("{cookie:x}"))) }
+        td.n { (group.gaps) }
+        td.n { (show_ns(group.longest_gap_ns)) }
+        td.n { (length(quantiles.map(|of| of.p50_ns))) }
+        td.n { (length(quantiles.map(|of| of.p99_ns))) }
+        td.n { (percent(group.gap_share)) }
+        td.n { (percent(group.cpu_share)) }
+        td.n { @if let Some(due) = group.wakeup_due_ns.filter(|due| Some(*due) > group.wakeup_longest_ns) {
+            "> " (show_ns(due)) } @else { (length(group.wakeup_longest_ns)) } }
+    } }
+}
+
+/// Statistics of all gaps.
 pub fn statistics(result: &RunResult) -> Markup {
     let found = &result.statistics;
-    let row = |name: &str, of: Option<Quantiles>| {
-        let of = of.map(|q| [q.p50_ns, q.p90_ns, q.p99_ns, q.p999_ns].map(show_ns));
-        html! { tr { th scope="row" { (name) }
-        @for value in of.unwrap_or_default() { td.n { (value) } } } }
-    };
     html! {
         div.columns {
             div.scroll { table {
                 caption { "Quantiles" }
                 thead { tr { th scope="col" {} @for name in ["p50", "p90", "p99", "p99.9"] { th.n scope="col" { (name) } } } }
-                tbody { (row("gaps", found.quantiles))
-                    @for kind in &found.kinds { (row(of_kind(kind.kind), kind.quantiles)) }
-                    (row("wake-up delays", found.wakeup)) }
+                tbody { (quantiles_row("gaps", found.quantiles))
+                    @for kind in &found.kinds { (quantiles_row(of_kind(kind.kind), kind.quantiles)) }
+                    (quantiles_row("wake-up delays", found.wakeup)) }
             } }
             @if !found.wait_exceeds.is_empty() {
                 div.scroll { table {
@@ -133,6 +133,12 @@ pub fn statistics(result: &RunResult) -> Markup {
     }
 }
 
+fn quantiles_row(name: &str, of: Option<Quantiles>) -> Markup {
+    let of = of.map(|q| [q.p50_ns, q.p90_ns, q.p99_ns, q.p999_ns].map(show_ns));
+    html! { tr { th scope="row" { (name) }
+    @for value in of.unwrap_or_default() { td.n { (value) } } } }
+}
+
 fn of_kind(kind: GapKind) -> &'static str {
     match kind {
         GapKind::Preemption => "of threads that ran",
@@ -146,9 +152,6 @@ pub fn cores(result: &RunResult) -> Markup {
     if idle.is_none() && result.co_run.is_none() {
         return html! {};
     }
-    let row = |name: &str, share: f64| {
-        html! { tr { th scope="row" { (name) } td.n { (percent(Some(share))) } } }
-    };
     html! {
         section aria-labelledby="h-cores" {
             h2 #h-cores { "Cores" }
@@ -164,15 +167,19 @@ pub fn cores(result: &RunResult) -> Markup {
                     caption { "Beside threads of the load while they ran, " (show_ns(found.running_ns))
                         " in the trace" }
                     tbody {
-                        (row("a thread of the same group", found.mate))
-                        (row("anything else (a stranger)", found.stranger))
-                        (row("nothing", found.idle))
-                        (row("the trace does not say", found.unknown))
+                        (share_row("a thread of the same group", found.mate))
+                        (share_row("anything else (a stranger)", found.stranger))
+                        (share_row("nothing", found.idle))
+                        (share_row("the trace does not say", found.unknown))
                     }
                 } }
             }
         }
     }
+}
+
+fn share_row(name: &str, share: f64) -> Markup {
+    html! { tr { th scope="row" { (name) } td.n { (percent(Some(share))) } } }
 }
 
 /// That such figures are none, and why, if so.
@@ -184,7 +191,7 @@ pub fn no_measurement(result: &RunResult) -> Markup {
     }
 }
 
-/// How evenly the CPU was divided.
+/// Evenness of the division of the CPU.
 pub fn fairness(result: &RunResult) -> Markup {
     let starvation = &result.statistics.starvation;
     html! {
@@ -229,11 +236,6 @@ fn shares(result: &RunResult) -> Markup {
     let (count, even) = (groups.len() as f64, 1.0 / result.groups.len() as f64);
     let scale = (RIGHT - LEFT) / most.max(even);
     let bottom = count * HEIGHT + 6.0;
-    let place = |index: usize| {
-        #[allow(clippy::cast_precision_loss, reason = "at most MAX_GROUPS")]
-        let y = index as f64 * HEIGHT;
-        y
-    };
     html! {
         div.scroll { svg.wide viewBox={ "0 0 1000 " (px(bottom + 18.0)) } role="img"
             aria-labelledby="shares-title shares-text" {
@@ -241,7 +243,7 @@ fn shares(result: &RunResult) -> Markup {
             desc #shares-text { "The table of groups has the same numbers." }
             @for (index, group) in groups.iter().enumerate() {
                 @let share = group.cpu_share.unwrap_or(0.0);
-                @let y = place(index);
+                @let y = real(index as u64) * HEIGHT;
                 text.lane x=(LEFT - 8.0) y=(px(y + 16.0)) text-anchor="end" { (group_name(result, group.group.number())) }
                 rect class={ "p " (colour(group.group.number())) } x=(LEFT) y=(px(y + 4.0))
                     width=(px(share * scale)) height=(HEIGHT - 6.0) {}
@@ -254,7 +256,7 @@ fn shares(result: &RunResult) -> Markup {
     }
 }
 
-/// What was measured, on what.
+/// Measurement and its environment.
 pub fn environment(result: &RunResult) -> Markup {
     let mut rows = Rows::default();
     rows.add("command", result.command_line.join(" "));

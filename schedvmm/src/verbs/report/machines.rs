@@ -51,11 +51,6 @@ fn table(result: &RunResult) -> Markup {
 fn row(vm: &VmResult, vcpus: usize) -> Markup {
     let cookie =
         vm.status.threads.first().map(|thread| thread.cookie).filter(|cookie| *cookie != 0);
-    let sum = |of: fn(&VmThread) -> Option<u64>| {
-        let each = vm.status.threads.iter().map(of).collect::<Option<Vec<u64>>>();
-        each.filter(|each| !each.is_empty())
-            .map(|each| each.into_iter().fold(0u64, u64::saturating_add))
-    };
     let memory = vm.status.pss_kib.or(vm.status.rss_kib);
     html! { tr {
         th scope="row" {
@@ -68,13 +63,20 @@ fn row(vm: &VmResult, vcpus: usize) -> Markup {
         @for vcpu in 0..vcpus { td.n { (length(vm.longest_gap_by_vcpu_ns.get(vcpu).copied())) } }
         td.n { (percent(vm.gap_share)) }
         td.n { (percent(vm.cpu_share)) }
-        td.n { (length(sum(|thread| thread.run_ns))) }
-        td.n { (length(sum(|thread| thread.wait_ns))) }
+        td.n { (length(sum(vm, |thread| thread.run_ns))) }
+        td.n { (length(sum(vm, |thread| thread.wait_ns))) }
         td.n { (memory.map_or_else(|| "–".into(), |kib| format!("{} MiB", kib >> 10))) }
         td.n { (length(vm.status.times.standing_ns)) }
         td { (vm.status.meter.as_ref().map_or("–", |meter| meter.kind.name())) }
         td { @if vm.status.fault.is_some() { "failed" } @else { (vm.status.phase.name()) } }
     } }
+}
+
+/// A figure of each vCPU, summed, if all have it.
+fn sum(vm: &VmResult, of: fn(&VmThread) -> Option<u64>) -> Option<u64> {
+    let each = vm.status.threads.iter().map(of).collect::<Option<Vec<u64>>>();
+    each.filter(|each| !each.is_empty())
+        .map(|each| each.into_iter().fold(0u64, u64::saturating_add))
 }
 
 /// Why a machine did not measure to the end, and its last words.

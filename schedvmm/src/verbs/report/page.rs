@@ -68,7 +68,6 @@ fn verdict(result: &RunResult) -> Verdict {
     let threshold = result.job.load.threshold.map(|threshold| show_ns(as_ns(threshold)));
     let without = if result.cosched.missing { ", without cookies" } else { "" };
     let interrupted = format!("INTERRUPTED{without}");
-    let neutral = |word: &str, text: &str| ("neutral", word.to_owned(), text.to_owned());
     let (class, word, text) = match (result.verdict, &threshold) {
         (Answer::Pass, Some(threshold)) => {
             // Nothing was tried of what the kernel is most often asked for.
@@ -92,6 +91,10 @@ fn verdict(result: &RunResult) -> Verdict {
     Verdict { class, word, text }
 }
 
+fn neutral(word: &str, text: &str) -> (&'static str, String, String) {
+    ("neutral", word.to_owned(), text.to_owned())
+}
+
 fn kernel(result: &RunResult) -> String {
     let kernel = &result.kernel;
     let release = kernel.hello.as_ref().map(|hello| hello.release.as_str());
@@ -105,14 +108,7 @@ fn head(result: &RunResult, verdict: &Verdict) -> Markup {
     let host = classes.iter().find(|class| class.class == Class::Host);
     // Of no gaps it is no part.
     let no_host = (!classes.is_empty()).then_some(0.0);
-    let figure = |name: &str, value: String, note: String| {
-        html! { div.figure { dt { (name) } dd { strong { (value) } span { (note) } } } }
-    };
     let expected = &result.expected;
-    let short = |of: &str| {
-        let short = result.too_short.as_ref().map(|_| "run too short");
-        short.unwrap_or(of).to_owned()
-    };
     html! {
         header {
             p.what { "schedvmm " @if result.target == Target::Host { "on the running kernel, " } (kernel(result)) }
@@ -131,9 +127,9 @@ fn head(result: &RunResult, verdict: &Verdict) -> Markup {
                     result.statistics.gaps_per_s.map(|rate| format!("{rate:.1} gaps a second wanted"))
                         .unwrap_or_default()))
                 (figure("time in gaps", facts::percent(result.statistics.gap_share),
-                    short("of the time wanted")))
+                    of_or_short("of the time wanted", result)))
                 (figure("fairness", result.fairness.groups.jain.map_or_else(|| "–".into(), |jain| format!("{jain:.3}")),
-                    short("Jain's index of groups")))
+                    of_or_short("Jain's index of groups", result)))
                 (figure("host's part", facts::percent(host.map_or(no_host, |class| class.share)),
                     "of the time in gaps".into()))
             }
@@ -141,7 +137,17 @@ fn head(result: &RunResult, verdict: &Verdict) -> Markup {
     }
 }
 
-/// What there is in place of a longest gap: only a load has none.
+/// What a share is of, unless the run was too short for one.
+fn of_or_short(of: &str, result: &RunResult) -> String {
+    let short = result.too_short.as_ref().map(|_| "run too short");
+    short.unwrap_or(of).to_owned()
+}
+
+fn figure(name: &str, value: String, note: String) -> Markup {
+    html! { div.figure { dt { (name) } dd { strong { (value) } span { (note) } } } }
+}
+
+/// Text in place of a longest gap: only a load has none.
 fn none(result: &RunResult) -> String {
     if result.setup.is_some() { "none" } else { "–" }.to_owned()
 }

@@ -62,16 +62,11 @@ pub fn colour(group: u32) -> String {
 /// The picture with its legend.
 pub fn picture(why: &Why) -> Markup {
     let (rows, labels, bottom, left_out) = lay_out(why);
-    let ms = |ticks: u64| why.units.ms(ticks);
     // Before the gap the time is negative.
-    let from = -ms(why.gap.gap.begin - why.window.start);
-    let to = ms(why.window.end.saturating_sub(why.gap.gap.begin));
+    let from = -why.units.ms(why.gap.gap.begin - why.window.start);
+    let to = why.units.ms(why.window.end.saturating_sub(why.gap.gap.begin));
     let x = Axis::linear((from, to), (LEFT, RIGHT));
-    let at = |ticks: u64| {
-        let part = real(ticks.saturating_sub(why.window.start));
-        LEFT + part / real(why.window.end - why.window.start) * (RIGHT - LEFT)
-    };
-    let (begin, end) = (at(why.gap.gap.begin), at(why.gap.gap.end));
+    let (begin, end) = (place(why.gap.gap.begin, why), place(why.gap.gap.end, why));
     let height = bottom + 44.0;
     let length = show_ns(why.units.ns(why.gap.gap.end - why.gap.gap.begin));
     let middle = f64::midpoint(begin, end).clamp(LEFT + 60.0, RIGHT - 60.0);
@@ -97,7 +92,7 @@ pub fn picture(why: &Why) -> Markup {
             @for label in &labels {
                 text class=(label.class) x=(LEFT - 8.0) y=(px(label.y)) text-anchor="end" { (label.text) }
             }
-            @for row in &rows { (draw(row, &at)) }
+            @for row in &rows { (draw(row, why)) }
             path.gap-edge d={ "M" (px(begin)) " " (TOP - 10.0) "V" (px(bottom)) "M" (px(end)) " "
                 (TOP - 10.0) "V" (px(bottom)) } {}
             text.gap-text x=(px(middle)) y=(TOP - 16.0) text-anchor="middle" { "gap of " (length) }
@@ -175,14 +170,15 @@ fn victim(why: &Why) -> String {
 
 /// The pieces of a gap, by cause.
 fn causes(why: &Why, gap: &Explanation) -> Vec<Piece> {
-    let piece = |(begin, end, cause): (u64, u64, &Cause)| Piece {
-        begin,
-        end,
-        class: cause_class(cause).into(),
-        label: String::new(),
-        title: title(why, &cause.describe(&why.context), begin, end),
-    };
-    segments(gap).map(piece).collect()
+    segments(gap)
+        .map(|(begin, end, cause)| Piece {
+            begin,
+            end,
+            class: cause_class(cause).into(),
+            label: String::new(),
+            title: title(why, &cause.describe(&why.context), begin, end),
+        })
+        .collect()
 }
 
 fn segments(gap: &Explanation) -> impl Iterator<Item = (u64, u64, &Cause)> {
@@ -247,20 +243,21 @@ fn on_cpu(why: &Why, cpu: u32, lane: &Lane) -> Vec<Piece> {
 /// When a thread ran, and when it waited to.
 fn of_thread(why: &Why, thread: &Explanation) -> Vec<Piece> {
     let colour = thread.group.map_or_else(|| "other".into(), colour);
-    let piece = |(begin, end, cause): (u64, u64, &Cause)| {
-        let (class, what) = match cause {
-            Cause::Running { cpu } => (colour.clone(), format!("ran on CPU {cpu}")),
-            Cause::Irq { .. } | Cause::Softirq { .. } => {
-                (colour.clone(), cause.describe(&why.context))
-            }
-            Cause::Sleeping { .. } | Cause::Unknown { .. } => return None,
-            Cause::ForcedIdle { .. } => ("forced".into(), cause.describe(&why.context)),
-            _ => (format!("waits {colour}"), cause.describe(&why.context)),
-        };
-        let title = title(why, &format!("{} {what}", thread.name), begin, end);
-        Some(Piece { begin, end, class, label: String::new(), title })
-    };
-    segments(thread).filter_map(piece).collect()
+    segments(thread)
+        .filter_map(|(begin, end, cause)| {
+            let (class, what) = match cause {
+                Cause::Running { cpu } => (colour.clone(), format!("ran on CPU {cpu}")),
+                Cause::Irq { .. } | Cause::Softirq { .. } => {
+                    (colour.clone(), cause.describe(&why.context))
+                }
+                Cause::Sleeping { .. } | Cause::Unknown { .. } => return None,
+                Cause::ForcedIdle { .. } => ("forced".into(), cause.describe(&why.context)),
+                _ => (format!("waits {colour}"), cause.describe(&why.context)),
+            };
+            let title = title(why, &format!("{} {what}", thread.name), begin, end);
+            Some(Piece { begin, end, class, label: String::new(), title })
+        })
+        .collect()
 }
 
 /// What is shown of a piece when it is pointed at.
@@ -271,32 +268,32 @@ fn title(why: &Why, what: &str, begin: u64, end: u64) -> String {
     format!("{what}: {length}, from {} ms", tidy(from))
 }
 
+/// The horizontal place of a time in the picture.
+fn place(ticks: u64, why: &Why) -> f64 {
+    let part = real(ticks.saturating_sub(why.window.start));
+    LEFT + part / real(why.window.end - why.window.start) * (RIGHT - LEFT)
+}
+
 /// A lane. Pieces too narrow to be seen are drawn together as one, so a lane has no more
 /// elements than pixels.
-fn draw(row: &Row, at: &impl Fn(u64) -> f64) -> Markup {
+fn draw(row: &Row, why: &Why) -> Markup {
     let mut drawn = Vec::new();
     let mut narrow: Option<(f64, f64, u64)> = None;
-    let flush = |drawn: &mut Vec<Markup>, narrow: &mut Option<(f64, f64, u64)>| {
-        if let Some((from, to, count)) = narrow.take() {
-            let width = (to - from).max(NARROW);
-            drawn.push(rect("mixed", (from, width), row, &format!("{count} short pieces")));
-        }
-    };
     for piece in &row.pieces {
-        let (from, to) = (at(piece.begin), at(piece.end));
+        let (from, to) = (place(piece.begin, why), place(piece.end, why));
         if to - from < NARROW {
             match &mut narrow {
                 Some((first, last, count)) if from - *last < NARROW && to - *first < 4.0 => {
                     (*last, *count) = (to, *count + 1);
                 }
                 _ => {
-                    flush(&mut drawn, &mut narrow);
+                    flush(&mut drawn, &mut narrow, row);
                     narrow = Some((from, to, 1));
                 }
             }
             continue;
         }
-        flush(&mut drawn, &mut narrow);
+        flush(&mut drawn, &mut narrow, row);
         drawn.push(rect(&piece.class, (from, to - from), row, &piece.title));
         #[allow(clippy::cast_precision_loss, reason = "a name has some letters")]
         let room = FREE + LETTER * piece.label.chars().count() as f64;
@@ -307,8 +304,15 @@ fn draw(row: &Row, at: &impl Fn(u64) -> f64) -> Markup {
             });
         }
     }
-    flush(&mut drawn, &mut narrow);
+    flush(&mut drawn, &mut narrow, row);
     html! { @for element in &drawn { (element) } }
+}
+
+fn flush(drawn: &mut Vec<Markup>, narrow: &mut Option<(f64, f64, u64)>, row: &Row) {
+    if let Some((from, to, count)) = narrow.take() {
+        let width = (to - from).max(NARROW);
+        drawn.push(rect("mixed", (from, width), row, &format!("{count} short pieces")));
+    }
 }
 
 fn rect(class: &str, (x, width): (f64, f64), row: &Row, title: &str) -> Markup {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the trace says about the worst gap: why, and what ran around it.
+//! The trace around the worst gap: its causes, and what ran then.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -24,7 +24,7 @@ const MARGIN: u64 = 5;
 
 /// The worst gap explained.
 pub struct Why {
-    /// What the trace does not say.
+    /// Facts missing in the trace.
     pub context: Context,
     /// Of its clock.
     pub units: Units,
@@ -38,7 +38,7 @@ pub struct Why {
     pub gap: Explanation,
     /// Threads of the load, with what they did in the window.
     pub threads: Vec<Explanation>,
-    /// What ran on the CPUs in the window.
+    /// Tasks on the CPUs in the window.
     pub lanes: Lanes,
     /// The time shown.
     pub window: Range<u64>,
@@ -62,8 +62,12 @@ pub fn read(saved: &Saved, gap: &LocatedGap) -> Result<Why, Failure> {
     let end = lanes.last.map_or(gap.tsc_end, |last| last.clamp(gap.tsc_end, wide.end));
     let window = begin..end.max(begin.saturating_add(1));
     let context = Context { max_segments: MAX_PIECES, ..context.clone() };
-    let all = |&tid: &i32| ftrace::attribution::Gap { tid, begin: window.start, end: window.end };
-    let asked: Vec<_> = context.groups.keys().take(MAX_THREADS).map(all).collect();
+    let asked: Vec<_> = context
+        .groups
+        .keys()
+        .take(MAX_THREADS)
+        .map(|&tid| ftrace::attribution::Gap { tid, begin: window.start, end: window.end })
+        .collect();
     let threads = question.reading("threads", |trace| explain(trace, &asked, &context));
     let threads = threads?;
     let (units, torn) = (question.units(), question.torn().map(str::to_owned));

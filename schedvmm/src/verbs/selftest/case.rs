@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::units::show_ns;
 
-/// What became of a case.
+/// Outcome of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
@@ -28,9 +28,9 @@ pub struct Case {
     pub name: String,
     /// What became of it.
     pub status: Status,
-    /// How many gaps were made.
+    /// Number of gaps made.
     pub injected: usize,
-    /// How many were found.
+    /// Number found.
     pub found: usize,
     /// Their length.
     pub injected_ns: Option<u64>,
@@ -57,7 +57,7 @@ pub struct Case {
     pub attempts: u32,
     /// Why it did not pass.
     pub reason: String,
-    /// Whether another attempt may come out better.
+    /// True if another attempt may come out better.
     #[serde(skip)]
     again: bool,
 }
@@ -91,16 +91,14 @@ impl Case {
         Self { status: Status::Failed, ..Self::skipped(name, reason) }
     }
 
-    /// Whether there was nothing to judge the meter by.
+    /// True if there was nothing to judge the meter by.
     pub fn is_broken(&self) -> bool {
         self.status == Status::Failed && self.limit_ns.is_none()
     }
 
     /// One that was tried.
     pub fn judged(name: &str, tried: &Tried) -> Self {
-        let percent = |ns: u64| 100.0 * as_f64(ns) / as_f64(tried.length_ns.max(1));
-        let sizes = || tried.errors_ns.iter().map(|error| error.unsigned_abs());
-        let worst_ns = sizes().max();
+        let worst_ns = tried.errors_ns.iter().map(|error| error.unsigned_abs()).max();
         let mean_ns = worst_ns.map(|_| tried.mean_ns());
         let fault = tried.fault();
         let again = matches!(fault, Some(Fault::Disturbed { .. }));
@@ -116,10 +114,10 @@ impl Case {
             found: tried.found,
             injected_ns: Some(tried.length_ns),
             mean_error_ns: mean_ns,
-            mean_error_percent: mean_ns.map(percent),
+            mean_error_percent: mean_ns.map(|ns| percent(ns, tried.length_ns)),
             mean_limit_ns: tried.mean_limit_ns,
             worst_error_ns: worst_ns,
-            worst_error_percent: worst_ns.map(percent),
+            worst_error_percent: worst_ns.map(|ns| percent(ns, tried.length_ns)),
             limit_ns: Some(tried.limit_ns),
             noise_ns: Some(tried.noise_ns),
             class_right: tried.class_right,
@@ -138,7 +136,6 @@ impl Case {
             Status::NotJudged => "not judged",
             Status::Skipped => "skipped",
         };
-        let ns = |value: Option<u64>| value.map_or_else(|| "-".into(), show_ns);
         let limit =
             self.limit_ns.map_or_else(String::new, |limit| format!(" of {}", show_ns(limit)));
         let colon = if self.reason.is_empty() { "" } else { ": " };
@@ -146,18 +143,26 @@ impl Case {
             "{:<14} {:>9}  found {:>2} of {:>2}  error mean {:>8}, worst {:>8}{limit}  cause right \
              {:>2}  {status}{colon}{}",
             self.name,
-            ns(self.injected_ns),
+            ns_or_dash(self.injected_ns),
             self.found,
             self.injected,
-            ns(self.mean_error_ns),
-            ns(self.worst_error_ns),
+            ns_or_dash(self.mean_error_ns),
+            ns_or_dash(self.worst_error_ns),
             self.class_right,
             self.reason
         )
     }
 }
 
-/// What is wrong with a case.
+fn percent(ns: u64, whole_ns: u64) -> f64 {
+    100.0 * as_f64(ns) / as_f64(whole_ns.max(1))
+}
+
+fn ns_or_dash(value: Option<u64>) -> String {
+    value.map_or_else(|| "-".into(), show_ns)
+}
+
+/// Fault of a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A gap that is missing, or too short: nobody but the meter does that.
@@ -167,7 +172,7 @@ pub enum Fault {
     Disturbed {
         /// What they are.
         text: String,
-        /// How long the CPU must have been taken for that.
+        /// Least time for which the CPU must have been taken for that.
         by_ns: u64,
     },
 }
@@ -186,7 +191,7 @@ pub fn try_case(case: &dyn Fn() -> Case) -> Case {
     }
 }
 
-/// What a case has measured.
+/// Measurements of a case.
 #[derive(Clone, Debug, Default)]
 pub struct Tried {
     /// Gaps that were made.
@@ -260,7 +265,6 @@ impl Tried {
     /// What is wrong, if anything is.
     pub fn fault(&self) -> Option<Fault> {
         let limit = show_ns(self.limit_ns);
-        let disturbed = |text, by_ns| Some(Fault::Disturbed { text, by_ns });
         let longest = self.errors_ns.iter().copied().max().unwrap_or(0);
         let shortest = self.errors_ns.iter().copied().min().unwrap_or(0);
         if self.injected < self.least {
@@ -305,6 +309,10 @@ impl Tried {
         (mean_ns > limit_ns)
             .then(|| Fault::Disturbed { text, by_ns: mean_ns.saturating_sub(limit_ns) })
     }
+}
+
+fn disturbed(text: String, by_ns: u64) -> Option<Fault> {
+    Some(Fault::Disturbed { text, by_ns })
 }
 
 /// A figure for a reader.

@@ -20,7 +20,7 @@ use crate::verbs::selftest::inject::{self, HalfCpu, LOAD_PRIORITY, Policy, Stop}
 use crate::verbs::selftest::measure::{Measured, measure};
 use crate::verbs::selftest::vcpu;
 
-/// What a stop's error may be, at the least.
+/// Least limit of a stop's error.
 const LEAST_LIMIT_NS: u64 = 20_000;
 /// The longest interruption of a machine that counts as quiet: timer interrupts, and what a host
 /// needs to enter a guest. Limits allow for one of these, and for nothing longer.
@@ -35,7 +35,7 @@ const NEEDS_ROOT: &str = "real-time policies need root (CAP_SYS_NICE)";
 pub struct Place {
     /// On which CPU.
     pub cpu: u32,
-    /// What is known of the TSC.
+    /// Facts about the TSC.
     pub sources: Sources,
     /// Its frequency.
     pub khz: u64,
@@ -49,10 +49,12 @@ impl Place {
     /// All cases, to be tried one after the other.
     pub fn all(&self) -> Vec<Box<dyn Fn() -> Case + '_>> {
         let stops = [(1, 20), (5, 20), (50, 10), (500, 4)];
-        let stop = |(ms, times)| -> Box<dyn Fn() -> Case + '_> {
-            Box::new(move || self.stopped(Duration::from_millis(ms), times))
-        };
-        let mut cases: Vec<_> = stops.into_iter().map(stop).collect();
+        let mut cases: Vec<_> = stops
+            .into_iter()
+            .map(|(ms, times)| -> Box<dyn Fn() -> Case + '_> {
+                Box::new(move || self.stopped(Duration::from_millis(ms), times))
+            })
+            .collect();
         cases.push(Box::new(|| self.round_robin()));
         cases.push(Box::new(|| self.throttled()));
         cases.push(Box::new(|| self.under_a_hog()));
@@ -90,12 +92,16 @@ impl Place {
         // Without the right to it whatever else runs here makes gaps longer, and rightly so.
         let _above = Policy::fifo(LOAD_PRIORITY);
         let cpu = self.cpu;
-        let action = move |pids: Vec<u32>| {
-            let stops = pids.first().map(|pid| inject::stop_repeatedly(*pid, length, times, cpu));
-            thread::sleep(Duration::from_millis(20));
-            stops.unwrap_or_default()
-        };
-        match measure(&self.spec(1, LONGEST), &self.surroundings(), Box::new(action)) {
+        match measure(
+            &self.spec(1, LONGEST),
+            &self.surroundings(),
+            Box::new(move |pids: Vec<u32>| {
+                let stops =
+                    pids.first().map(|pid| inject::stop_repeatedly(*pid, length, times, cpu));
+                thread::sleep(Duration::from_millis(20));
+                stops.unwrap_or_default()
+            }),
+        ) {
             Ok(measured) => self.judge(&name, self.find_stops(&measured, length)),
             Err(error) => Case::broken(&name, error),
         }
@@ -119,8 +125,11 @@ impl Place {
         // Whoever sends the signals may be held up between the clock and a signal: then nobody
         // knows how long the stop was, and it is no evidence.
         let most_doubt_ns = (length_ns / 100).max(QUIET_NS);
-        let doubt_ns = |stop: &Stop| inject::stop_ns(*stop, self.khz).1;
-        let known = measured.done.iter().map(doubt_ns).filter(|doubt| *doubt <= most_doubt_ns);
+        let known = measured
+            .done
+            .iter()
+            .map(|stop| inject::stop_ns(*stop, self.khz).1)
+            .filter(|doubt| *doubt <= most_doubt_ns);
         let allowed_ns = known.max().unwrap_or(0) + self.quiet_ns();
         let mut tried = Tried {
             injected: measured.done.len(),
@@ -133,8 +142,14 @@ impl Place {
         };
         for stop in &measured.done {
             let middle = stop.begin + (stop.end - stop.begin) / 2;
-            let covers = |gap: &&GapRecord| gap.tsc_begin <= middle && middle <= gap.tsc_end;
-            let Some(gap) = measured.gaps.iter().flatten().find(covers) else { continue };
+            let Some(gap) = measured
+                .gaps
+                .iter()
+                .flatten()
+                .find(|gap| gap.tsc_begin <= middle && middle <= gap.tsc_end)
+            else {
+                continue;
+            };
             let (injected_ns, doubt_ns) = inject::stop_ns(*stop, self.khz);
             if doubt_ns > most_doubt_ns {
                 tried.add_doubtful(doubt_ns, gap.class);
@@ -147,8 +162,6 @@ impl Place {
 
     /// The longest gap that no stop has to do with.
     fn between(&self, measured: &Measured<Vec<Stop>>) -> u64 {
-        let meets =
-            |gap: &GapRecord, stop: &Stop| gap.tsc_begin <= stop.end && stop.begin <= gap.tsc_end;
         let others = measured.gaps.iter().flatten();
         let others = others.filter(|gap| !measured.done.iter().any(|stop| meets(gap, stop)));
         others.map(|gap| self.ns(gap)).max().unwrap_or(0)
@@ -165,7 +178,7 @@ impl Place {
         Case::judged(name, &tried)
     }
 
-    /// What limits allow for of the noise that was there before.
+    /// Allowance of limits for the noise that was there before.
     fn quiet_ns(&self) -> u64 {
         self.noise_ns.min(QUIET_NS)
     }
@@ -185,8 +198,11 @@ impl Place {
         if least == 0 {
             return Case::skipped(name, "the timeslice of SCHED_RR is longer than half a second");
         }
-        let wait = |_: Vec<u32>| thread::sleep(DURATION + Duration::from_millis(50));
-        match measure(&self.spec(2, DURATION), &self.surroundings(), Box::new(wait)) {
+        match measure(
+            &self.spec(2, DURATION),
+            &self.surroundings(),
+            Box::new(|_: Vec<u32>| thread::sleep(DURATION + Duration::from_millis(50))),
+        ) {
             Ok(measured) => {
                 let limit_ns = self.tick_ns() + LEAST_LIMIT_NS + self.quiet_ns();
                 self.judge(name, self.like(&measured, DURATION, slice_ns, limit_ns, least))
@@ -206,8 +222,11 @@ impl Place {
         };
         let surroundings =
             Surroundings { cgroups: vec![vec![half.procs()]], ..self.surroundings() };
-        let wait = |_: Vec<u32>| thread::sleep(DURATION + Duration::from_millis(50));
-        let measured = match measure(&self.spec(1, DURATION), &surroundings, Box::new(wait)) {
+        let measured = match measure(
+            &self.spec(1, DURATION),
+            &surroundings,
+            Box::new(|_: Vec<u32>| thread::sleep(DURATION + Duration::from_millis(50))),
+        ) {
             Ok(measured) => measured,
             Err(error) => return Case::broken(name, error),
         };
@@ -233,13 +252,16 @@ impl Place {
             return Case::skipped(name, NEEDS_ROOT);
         }
         let (cpu, khz) = (self.cpu, self.khz);
-        let action = move |_: Vec<u32>| {
-            thread::sleep(Duration::from_millis(100));
-            let hogged = inject::hog(cpu, HOG, khz);
-            thread::sleep(Duration::from_millis(400));
-            hogged.is_ok()
-        };
-        match measure(&self.spec(1, DURATION), &self.surroundings(), Box::new(action)) {
+        match measure(
+            &self.spec(1, DURATION),
+            &self.surroundings(),
+            Box::new(move |_: Vec<u32>| {
+                thread::sleep(Duration::from_millis(100));
+                let hogged = inject::hog(cpu, HOG, khz);
+                thread::sleep(Duration::from_millis(400));
+                hogged.is_ok()
+            }),
+        ) {
             Ok(Measured { done: false, .. }) => {
                 Case::skipped(name, "the hog could not take its CPU")
             }
@@ -249,8 +271,12 @@ impl Place {
                 let limit_ns = gap_ns / 20 + 2 * self.tick_ns() + self.quiet_ns();
                 let mut tried = self.like(&measured, DURATION, gap_ns, limit_ns, 1);
                 tried.errors_ns.sort_by_key(|error| error.unsigned_abs());
-                let near = |error: &&i64| error.unsigned_abs() <= limit_ns;
-                let kept = tried.errors_ns.iter().filter(near).count().max(1);
+                let kept = tried
+                    .errors_ns
+                    .iter()
+                    .filter(|error| error.unsigned_abs() <= limit_ns)
+                    .count()
+                    .max(1);
                 tried.errors_ns.truncate(kept);
                 tried.injected = tried.injected.min(kept);
                 tried.found = tried.found.min(kept);
@@ -263,10 +289,14 @@ impl Place {
 
     /// Gaps of at least half this length that the load's end did not cut.
     fn inside<T>(&self, measured: &Measured<T>, duration: Duration, ns: u64) -> Vec<GapRecord> {
-        let ticks = |ns| ns_to_ticks(ns, self.khz);
-        let end = measured.tsc_start.saturating_add(ticks(nanoseconds(duration)));
-        let whole = |gap: &&GapRecord| gap.tsc_end < end && gap.ticks() >= ticks(ns / 2);
-        measured.gaps.iter().flatten().filter(whole).copied().collect()
+        let end = measured.tsc_start.saturating_add(ns_to_ticks(nanoseconds(duration), self.khz));
+        measured
+            .gaps
+            .iter()
+            .flatten()
+            .filter(|gap| gap.tsc_end < end && gap.ticks() >= ns_to_ticks(ns / 2, self.khz))
+            .copied()
+            .collect()
     }
 
     /// All gaps of about this length.
@@ -305,6 +335,10 @@ impl Place {
     fn tick_ns(&self) -> u64 {
         scheduler::tick_ns().unwrap_or(10_000_000)
     }
+}
+
+fn meets(gap: &GapRecord, stop: &Stop) -> bool {
+    gap.tsc_begin <= stop.end && stop.begin <= gap.tsc_end
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

@@ -69,7 +69,7 @@ pub struct Stop {
     pub begin: u64,
     /// Before SIGCONT.
     pub end: u64,
-    /// How long it may have taken until either signal was sent.
+    /// Longest time until either signal was sent.
     pub doubt: u64,
 }
 
@@ -120,20 +120,21 @@ pub fn stop_thread((pid, tid): (u32, u32), length: Duration, times: usize, cpu: 
     keep_off(cpu);
     let _above = Policy::fifo(STOPPER_PRIORITY);
     thread::sleep(SETTLED);
-    let one = |_| {
-        thread::sleep(PAUSE);
-        let begin = tsc::read().tsc;
-        // To the thread rather than the process: it stops itself then, and need not wait
-        // until another thread has been woken to stop it.
-        signal(pid, tid, libc::SIGSTOP);
-        let sent = tsc::read().tsc;
-        thread::sleep(length);
-        let end = tsc::read().tsc;
-        signal(pid, tid, libc::SIGCONT);
-        let ended = tsc::read().tsc;
-        Stop { begin, end, doubt: sent.saturating_sub(begin).max(ended.saturating_sub(end)) }
-    };
-    (0..times).map(one).collect()
+    (0..times)
+        .map(|_| {
+            thread::sleep(PAUSE);
+            let begin = tsc::read().tsc;
+            // To the thread rather than the process: it stops itself then, and need not wait
+            // until another thread has been woken to stop it.
+            signal(pid, tid, libc::SIGSTOP);
+            let sent = tsc::read().tsc;
+            thread::sleep(length);
+            let end = tsc::read().tsc;
+            signal(pid, tid, libc::SIGCONT);
+            let ended = tsc::read().tsc;
+            Stop { begin, end, doubt: sent.saturating_sub(begin).max(ended.saturating_sub(end)) }
+        })
+        .collect()
 }
 
 /// Takes the CPU for itself until the time is over.
@@ -184,7 +185,7 @@ const MOST_WEIGHT: &str = "10000";
 const MOST_SHARES: &str = "262144";
 
 impl HalfCpu {
-    /// How long its threads are throttled in each period.
+    /// Time for which its threads are throttled in each period.
     pub const GAP_NS: u64 = PERIOD_US * 1000 / 2;
 
     /// Makes it in the first hierarchy that has the cpu controller.
@@ -244,27 +245,34 @@ impl Drop for HalfCpu {
 fn give_up(path: &Path) -> Vec<String> {
     let procs = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
     procs.lines().filter_map(|pid| pid.parse().ok()).for_each(signals::kill);
-    let stays = |error| format!("the cgroup {} stays: {error}", path.display());
-    signals::remove_dir_soon(path).err().map(stays).into_iter().collect()
+    signals::remove_dir_soon(path)
+        .err()
+        .map(|error| format!("the cgroup {} stays: {error}", path.display()))
+        .into_iter()
+        .collect()
 }
 
 /// Hierarchies that have, or can have, the cpu controller: path, and whether it is unified.
 fn cpu_hierarchies(mounts: &str) -> Vec<(PathBuf, bool)> {
-    let hierarchy = |line: &str| {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let (path, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
-        let has_cpu = |list: &str, separator| list.split(separator).any(|name| name == "cpu");
-        let path = PathBuf::from(path);
-        match kind {
-            "cgroup2" => {
-                let there = fs::read_to_string(path.join("cgroup.controllers")).ok()?;
-                has_cpu(there.trim(), ' ').then_some((path, true))
-            }
-            "cgroup" => has_cpu(options, ',').then_some((path, false)),
-            _ => None,
+    mounts.lines().filter_map(cpu_hierarchy).collect()
+}
+
+fn cpu_hierarchy(line: &str) -> Option<(PathBuf, bool)> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (path, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
+    let path = PathBuf::from(path);
+    match kind {
+        "cgroup2" => {
+            let there = fs::read_to_string(path.join("cgroup.controllers")).ok()?;
+            has_cpu(there.trim(), ' ').then_some((path, true))
         }
-    };
-    mounts.lines().filter_map(hierarchy).collect()
+        "cgroup" => has_cpu(options, ',').then_some((path, false)),
+        _ => None,
+    }
+}
+
+fn has_cpu(list: &str, separator: char) -> bool {
+    list.split(separator).any(|name| name == "cpu")
 }
 
 /// The length of a stop, and how far off that may be.

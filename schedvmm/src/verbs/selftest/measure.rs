@@ -18,7 +18,7 @@ use crate::verbs::selftest::inject::{self, Policy};
 /// What is done to a load that runs: gets the groups' process IDs.
 pub type Action<T> = Box<dyn FnOnce(Vec<u32>) -> T + Send>;
 
-/// What was measured, and what the action returned.
+/// Measurements, and the return value of the action.
 pub struct Measured<T> {
     /// The gaps of each thread.
     pub gaps: Vec<Vec<GapRecord>>,
@@ -31,7 +31,7 @@ pub struct Measured<T> {
 /// Runs a load, and the action beside it; the load ends with the action.
 ///
 /// # Errors
-/// What kept the load from running to its end.
+/// Reason why the load did not run to its end.
 pub fn measure<T: Send + 'static>(
     spec: &LoadSpec,
     surroundings: &Surroundings,
@@ -85,12 +85,11 @@ impl<T: Send + 'static> Observer for Watcher<T> {
             return Ok(());
         };
         let pids = self.pids.clone();
-        let body = move || {
+        self.acting = Some(thread::Builder::new().name("selftest".into()).spawn(move || {
             let done = action(pids);
             ended.store(true, Ordering::Release);
             done
-        };
-        self.acting = Some(thread::Builder::new().name("selftest".into()).spawn(body)?);
+        })?);
         Ok(())
     }
 

@@ -27,10 +27,10 @@ use crate::units::show_ns;
 use crate::verbs::selftest::case::{Case, Status, try_case};
 use crate::{kernel, placement, signals, terminal};
 
-/// How long the noise floor is measured.
+/// Time for which the noise floor is measured.
 const NOISE: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// What all cases come to.
+/// Summary of all cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Answer {
@@ -61,9 +61,9 @@ struct Report {
 
 impl Report {
     fn of(cases: Vec<Case>, (cpu, noise): (u32, NoiseFloor), caller: CallerFacts) -> Self {
-        let count = |status| cases.iter().filter(|case| case.status == status).count();
-        let (failed, not_judged) = (count(Status::Failed), count(Status::NotJudged));
-        let verdict = match (failed, not_judged, count(Status::Passed)) {
+        let (failed, not_judged) =
+            (count(Status::Failed, &cases), count(Status::NotJudged, &cases));
+        let verdict = match (failed, not_judged, count(Status::Passed, &cases)) {
             (0, 0, 1..) => Answer::Pass,
             (0, ..) => Answer::NotJudged,
             _ => Answer::Failed,
@@ -72,7 +72,7 @@ impl Report {
             schema: "schedvmm-selftest/2",
             verdict,
             passed: verdict == Answer::Pass,
-            skipped: count(Status::Skipped),
+            skipped: count(Status::Skipped, &cases),
             not_judged,
             cases,
             cpu,
@@ -86,11 +86,9 @@ impl Report {
         named.map(|case| case.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
-    /// What failed: the meter, or what was to be measured with it.
+    /// The part that failed: the meter, or what was to be measured with it.
     fn failures(&self) -> String {
-        let failed =
-            |broken| self.names(|case| case.status == Status::Failed && case.is_broken() == broken);
-        match (&*failed(false), &*failed(true)) {
+        match (&*failed_names(false, self), &*failed_names(true, self)) {
             (wrong, "") => format!("the meter is wrong on CPU {} in {wrong}", self.cpu),
             ("", broken) => format!("nothing could be measured in {broken}"),
             (wrong, broken) => format!(
@@ -122,6 +120,14 @@ impl Report {
             ),
         }
     }
+}
+
+fn count(status: Status, cases: &[Case]) -> usize {
+    cases.iter().filter(|case| case.status == status).count()
+}
+
+fn failed_names(broken: bool, report: &Report) -> String {
+    report.names(|case| case.status == Status::Failed && case.is_broken() == broken)
 }
 
 impl fmt::Display for Report {

@@ -115,11 +115,14 @@ impl Batch {
     /// Drops what could be written; returns how many bytes that were.
     pub(super) fn discard(&mut self, counters: &Counters) -> usize {
         self.walk(counters);
-        let length = |piece: &Piece| match piece {
-            Piece::Data { length, .. } => *length,
-            Piece::End { .. } => 0,
-        };
-        let bytes = self.pieces.iter().map(length).sum();
+        let bytes = self
+            .pieces
+            .iter()
+            .map(|piece| match piece {
+                Piece::Data { length, .. } => *length,
+                Piece::End { .. } => 0,
+            })
+            .sum();
         self.advance(bytes);
         bytes
     }

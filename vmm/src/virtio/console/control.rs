@@ -113,11 +113,16 @@ impl Owed {
 
 impl Control {
     pub(super) fn new(ports: usize) -> Self {
-        let state = || PortState { owed: Owed::default(), ready: false, host_open: true };
         Self {
             receive: None,
             transmit: None,
-            ports: std::iter::repeat_with(state).take(ports).collect(),
+            ports: std::iter::repeat_with(|| PortState {
+                owed: Owed::default(),
+                ready: false,
+                host_open: true,
+            })
+            .take(ports)
+            .collect(),
         }
     }
 
@@ -167,9 +172,11 @@ impl Control {
     pub(super) fn answer(&mut self, ports: &[Port], counters: &Counters) {
         let Some(ring) = self.receive.as_mut() else { return };
         for _ in 0..MAX_MESSAGES {
-            let owed = |state: &PortState| state.owed.next();
-            let Some((id, event)) =
-                self.ports.iter().enumerate().find_map(|(id, state)| Some((id, owed(state)?)))
+            let Some((id, event)) = self
+                .ports
+                .iter()
+                .enumerate()
+                .find_map(|(id, state)| Some((id, state.owed.next()?)))
             else {
                 break;
             };

@@ -54,7 +54,7 @@ const F_MULTIPORT: u64 = 1 << 1;
 const COLUMNS: u16 = 80;
 const ROWS: u16 = 25;
 
-/// How long a reset waits for sinks: below what a vCPU has to stop in.
+/// Longest wait of a reset for sinks: below what a vCPU has to stop in.
 const RESET_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks at them.
 const FLUSH_LOOK: Duration = Duration::from_micros(100);
@@ -167,12 +167,16 @@ impl VirtioDevice for Console {
     }
 
     fn io_events(&self) -> Vec<IoEvent> {
-        let generic = |(id, port): (usize, &Port)| {
-            let queue = u32::try_from(queues::index(Role::Transmit(id))).ok()?;
-            (port.kind == PortKind::Generic)
-                .then(|| IoEvent { queue, event: Arc::clone(&port.kick) })
-        };
-        self.shared.ports.iter().enumerate().filter_map(generic).collect()
+        self.shared
+            .ports
+            .iter()
+            .enumerate()
+            .filter_map(|(id, port)| {
+                let queue = u32::try_from(queues::index(Role::Transmit(id))).ok()?;
+                (port.kind == PortKind::Generic)
+                    .then(|| IoEvent { queue, event: Arc::clone(&port.kick) })
+            })
+            .collect()
     }
 
     fn activate(&mut self, mut activation: Activation) {

@@ -25,7 +25,7 @@ const CONSOLE_TRANSMIT_SIZE: u16 = 64;
 /// 8 MiB ahead of the sink.
 const GENERIC_TRANSMIT_SIZE: u16 = 256;
 
-/// What a queue is for.
+/// Role of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// Host to guest, for one port.
@@ -65,15 +65,18 @@ pub(super) fn index(role: Role) -> usize {
 /// QueueNumMax of each queue of a console with these ports.
 pub(super) fn sizes(ports: &[PortKind]) -> Vec<u16> {
     let queues = 2 * (ports.len() + 1);
-    let size = |queue| match role(queue) {
+    (0..queues).map(|queue| queue_size(queue, ports)).collect()
+}
+
+fn queue_size(queue: usize, ports: &[PortKind]) -> u16 {
+    match role(queue) {
         Role::Receive(_) => RECEIVE_SIZE,
         Role::ControlReceive | Role::ControlTransmit => CONTROL_SIZE,
         Role::Transmit(port) => match ports.get(port) {
             Some(PortKind::Console) => CONSOLE_TRANSMIT_SIZE,
             Some(PortKind::Generic) | None => GENERIC_TRANSMIT_SIZE,
         },
-    };
-    (0..queues).map(size).collect()
+    }
 }
 
 #[cfg(test)]

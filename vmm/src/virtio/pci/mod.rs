@@ -176,7 +176,6 @@ impl PciTransport {
     /// The register of the common configuration (4.1.4.3) at `offset`, if it is so wide.
     fn common_register(&mut self, offset: u64, width: usize) -> Option<u32> {
         let common = &self.common;
-        let queue = |field| common.read_queue(field);
         Some(match (offset, width) {
             (0, 4) => common.device_features_page,
             (4, 4) => common.device_features(),
@@ -187,15 +186,15 @@ impl PciTransport {
             (20, 1) => common.status(),
             (21, 1) => common.interrupt().config_generation(),
             (22, 2) => common.queue_select,
-            (24, 2) => queue(QueueField::Size),
+            (24, 2) => common.read_queue(QueueField::Size),
             (26, 2) => common
                 .queue_index()
                 .map_or(NO_VECTOR, |index| self.messages.vector(Source::Queue(index)))
                 .into(),
-            (28, 2) => queue(QueueField::Ready),
+            (28, 2) => common.read_queue(QueueField::Ready),
             // `queue_notify_off`: each has its own bell.
             (30, 2) => common.queue_index().map_or(0, |_| common.queue_select),
-            (32.., 4) => queue(address_field(offset)?),
+            (32.., 4) => common.read_queue(address_field(offset)?),
             _ => return None,
         })
     }
@@ -254,9 +253,11 @@ impl PciTransport {
 
     /// What VIRTIO_PCI_CAP_PCI_CFG means at the moment: offset in the BAR and length.
     fn window_access(&self) -> Option<(u64, usize)> {
-        let field = |at: u8| u32::from_le_bytes(self.config.get(self.window + at));
         let [bar] = self.config.get(self.window + 4);
-        let (offset, length) = (field(8), field(12));
+        let (offset, length) = (
+            window_field(8, &self.config, self.window),
+            window_field(12, &self.config, self.window),
+        );
         let inside = offset.checked_add(length).is_some_and(|end| end <= BAR_BYTES);
         let allowed = matches!(length, 1 | 2 | 4) && offset.is_multiple_of(length);
         (bar == 0 && inside && allowed).then_some((offset.into(), length as usize))
@@ -272,7 +273,12 @@ impl PciTransport {
     }
 }
 
-/// Whether an access touches the `size` bytes from `start` on.
+/// A field of the capability that is a window into the BARs.
+fn window_field(at: u8, config: &ConfigSpace, window: u8) -> u32 {
+    u32::from_le_bytes(config.get(window + at))
+}
+
+/// True if an access touches the `size` bytes from `start` on.
 fn touches(offset: u8, length: usize, start: u8, size: usize) -> bool {
     let (offset, start) = (usize::from(offset), usize::from(start));
     offset < start + size && start < offset + length
@@ -350,37 +356,41 @@ fn identity(virtio_id: u32) -> Identity {
 
 /// Adds the MSI-X capability; returns where its message control is.
 fn add_msix(config: &mut ConfigSpace) -> u8 {
-    let low = |value: u64| u32::try_from(value).unwrap_or(0).to_le_bytes();
     let table_size = u16::try_from(VECTORS - 1).unwrap_or(0).to_le_bytes();
     // Both structures lie in BAR 0, whose number is in the lowest bits of the offsets.
-    let body = [&table_size[..], &low(TABLE_OFFSET), &low(PENDING_OFFSET)].concat();
+    let body = [&table_size[..], &low_word(TABLE_OFFSET), &low_word(PENDING_OFFSET)].concat();
     let control = config.add_capability(CAP_MSIX, &body) + 2;
     config.allow(control, &(MSIX_ENABLE | MSIX_MASK_ALL).to_le_bytes());
     control
+}
+
+fn low_word(value: u64) -> [u8; 4] {
+    u32::try_from(value).unwrap_or(0).to_le_bytes()
 }
 
 /// Adds the vendor capabilities of 4.1.4; returns where VIRTIO_PCI_CAP_PCI_CFG is.
 fn add_structures(config: &mut ConfigSpace, device: &dyn VirtioDevice) -> u8 {
     let bells = NOTIFY_STRIDE * device.queue_sizes().len() as u64;
     let configuration = device.config().len() as u64;
-    let mut add = |kind: u8, offset: u64, length: u64, more: &[u8]| {
-        let word = |value: u64| u32::try_from(value).unwrap_or(0).to_le_bytes();
-        let capability_bytes = CAP_BYTES + u8::try_from(more.len()).unwrap_or(0);
-        // cap_len, cfg_type, bar, id, padding, then offset and length.
-        let head = [capability_bytes, kind, 0, 0, 0, 0];
-        let body = [&head[..], &word(offset), &word(length), more].concat();
-        config.add_capability(CAP_VENDOR, &body)
-    };
-    add(CFG_COMMON, COMMON_OFFSET, COMMON_BYTES, &[]);
+    add_structure(CFG_COMMON, COMMON_OFFSET, COMMON_BYTES, &[], config);
     let stride = u32::try_from(NOTIFY_STRIDE).unwrap_or(0).to_le_bytes();
-    add(CFG_NOTIFY, NOTIFY_OFFSET, bells, &stride);
-    add(CFG_ISR, ISR_OFFSET, 1, &[]);
-    add(CFG_DEVICE, DEVICE_OFFSET, configuration, &[]);
-    let window = add(CFG_PCI, 0, 0, &[0; 4]);
+    add_structure(CFG_NOTIFY, NOTIFY_OFFSET, bells, &stride, config);
+    add_structure(CFG_ISR, ISR_OFFSET, 1, &[], config);
+    add_structure(CFG_DEVICE, DEVICE_OFFSET, configuration, &[], config);
+    let window = add_structure(CFG_PCI, 0, 0, &[0; 4], config);
     // The driver's: bar, offset, length and data.
     config.allow(window + 4, &[0xff]);
     config.allow(window + 8, &[0xff; 12]);
     window
+}
+
+/// Adds the capability that tells where a structure lies; returns its place.
+fn add_structure(kind: u8, offset: u64, length: u64, more: &[u8], config: &mut ConfigSpace) -> u8 {
+    let capability_bytes = CAP_BYTES + u8::try_from(more.len()).unwrap_or(0);
+    // cap_len, cfg_type, bar, id, padding, then offset and length.
+    let head = [capability_bytes, kind, 0, 0, 0, 0];
+    let body = [&head[..], &low_word(offset), &low_word(length), more].concat();
+    config.add_capability(CAP_VENDOR, &body)
 }
 
 // What lies one behind the other does not overlap.

@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::super::source::Source;
 use crate::msi::Message;
 
-/// How many messages a device has: one for its configuration, one for all its queues. Linux asks
+/// Number of messages of a device: one for its configuration, one for all its queues. Linux asks
 /// for one a queue first, and then takes two (`vp_find_vqs`, drivers/virtio/virtio_pci_common.c).
 /// More would each have to be routed while the kernel boots, and queues that bulk data goes
 /// through are served by one CPU all the same.
@@ -164,8 +164,8 @@ impl Messages {
     pub(super) fn read_pending(&self, offset: u64, data: &mut [u8]) -> bool {
         let Some(words) = words(offset, data.len(), PENDING_BYTES) else { return false };
         let state = self.state();
-        let pending = |(n, entry): (usize, &Entry)| u64::from(entry.pending) << n;
-        let bits: u64 = state.entries.iter().enumerate().map(pending).sum();
+        let bits: u64 =
+            state.entries.iter().enumerate().map(|(n, entry)| u64::from(entry.pending) << n).sum();
         data.copy_from_slice(&bits.to_le_bytes()[words.start * 4..words.end * 4]);
         true
     }
@@ -173,8 +173,10 @@ impl Messages {
     /// A vector that may send, and whose eventfd does not send its message yet.
     pub(super) fn unrouted(&self) -> Option<(usize, Message)> {
         let state = self.state();
-        let wrong = |entry: &Entry| state.may_send(entry) && entry.routed != Some(entry.message);
-        let vector = state.entries.iter().position(wrong)?;
+        let vector = state
+            .entries
+            .iter()
+            .position(|entry| state.may_send(entry) && entry.routed != Some(entry.message))?;
         Some((vector, state.entries[vector].message))
     }
 
@@ -200,7 +202,7 @@ impl Messages {
         }
     }
 
-    /// Whether any message has been sent since the last call.
+    /// True if any message has been sent since the last call.
     #[cfg(test)]
     pub(in crate::virtio) fn have_come(&self) -> bool {
         // All of them are read.

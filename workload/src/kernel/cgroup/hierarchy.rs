@@ -52,19 +52,20 @@ pub fn mount(kind: &str, path: &str, controller: &str) -> io::Result<PathBuf> {
 /// so both are waited for, or the unified one would be without.
 pub fn unmount(mounts: &[PathBuf], version: Version) {
     let separate = version == Version::V1 && !mounts.is_empty();
-    let mine = |wanted: fn(&Controller) -> bool| {
-        ["cpu", "cpuset"].iter().all(|name| find(name).is_none_or(|found| wanted(&found)))
-    };
     if separate {
-        wait_until(|| mine(|controller| controller.cgroups <= 1));
+        wait_until(|| all_ours(|controller| controller.cgroups <= 1));
     }
     for mount in mounts {
         // Best effort: it shows in what is waited for below.
         let _ = rustix::mount::unmount(mount.as_path(), UnmountFlags::empty());
     }
     if separate {
-        wait_until(|| mine(|controller| controller.hierarchy == 0));
+        wait_until(|| all_ours(|controller| controller.hierarchy == 0));
     }
+}
+
+fn all_ours(wanted: fn(&Controller) -> bool) -> bool {
+    ["cpu", "cpuset"].iter().all(|name| find(name).is_none_or(|found| wanted(&found)))
 }
 
 /// What does not come true in time shows when the controller is needed, by name.
@@ -94,8 +95,8 @@ fn find(name: &str) -> Option<Controller> {
 fn parse(text: &str, name: &str) -> Option<Controller> {
     let line = text.lines().find(|line| line.split_ascii_whitespace().next() == Some(name))?;
     let mut numbers = line.split_ascii_whitespace().skip(1).map(|word| word.parse().ok());
-    let mut next = || numbers.next().flatten();
-    let (hierarchy, cgroups, enabled): (u32, u32, u32) = (next()?, next()?, next()?);
+    let (hierarchy, cgroups, enabled): (u32, u32, u32) =
+        (numbers.next()??, numbers.next()??, numbers.next()??);
     Some(Controller { hierarchy, cgroups, enabled: enabled != 0 })
 }
 

@@ -198,8 +198,8 @@ impl Cgroups {
     }
 
     fn set_quota(&self, directory: Option<&PathBuf>, quota: Quota) -> Result<(), String> {
-        let no_cgroups = || self.no_cpu.clone().unwrap_or_else(|| "there are no cgroups".into());
-        let directory = directory.ok_or_else(no_cgroups)?;
+        let directory = directory
+            .ok_or_else(|| self.no_cpu.clone().unwrap_or_else(|| "there are no cgroups".into()))?;
         let Quota { time, period } = quota;
         let (time_us, period_us) = (time.as_micros(), period.as_micros());
         let files = match self.version {
@@ -236,11 +236,12 @@ impl Cgroups {
 
     /// For each group, the files that its process enters its cgroups by.
     pub fn procs(&self) -> Vec<Vec<PathBuf>> {
-        let entry = |number: usize| {
-            let directories = self.cpu.get(number).into_iter().chain(self.cpuset.get(number));
-            directories.map(|directory| directory.join("cgroup.procs")).collect()
-        };
-        (0..self.cpu.len()).map(entry).collect()
+        (0..self.cpu.len())
+            .map(|number| {
+                let directories = self.cpu.get(number).into_iter().chain(self.cpuset.get(number));
+                directories.map(|directory| directory.join("cgroup.procs")).collect()
+            })
+            .collect()
     }
 
     /// Removes the cgroups, and unmounts what was mounted for them, so that another version

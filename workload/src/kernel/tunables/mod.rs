@@ -155,9 +155,11 @@ impl Change {
     fn of(request: &TuneRequest) -> Result<Self, KnobError> {
         let TuneRequest { name, value, .. } = request;
         if let Some(feature) = name.strip_prefix("feature:") {
-            let plain =
-                |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
-            if feature.is_empty() || !feature.bytes().all(plain) {
+            if feature.is_empty()
+                || !feature
+                    .bytes()
+                    .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+            {
                 return Err(unknown(name));
             }
             return Self::feature(request, feature, FEATURES, NO_FEATURES);
@@ -206,8 +208,9 @@ impl Change {
         }
         // One that could be there is no evidence of a kernel that has none.
         let hidden = obstacles.iter().find(|obstacle| !obstacle.is_absence());
-        let missing = |obstacle: &&Obstacle| matches!(obstacle, Obstacle::NoFileSystem { .. });
-        let (why, owner) = match hidden.or_else(|| obstacles.iter().find(missing)) {
+        let (why, owner) = match hidden.or_else(|| {
+            obstacles.iter().find(|obstacle| matches!(obstacle, Obstacle::NoFileSystem { .. }))
+        }) {
             Some(obstacle) => (format!("not set: {obstacle}"), obstacle.owner()),
             None if self.absent == NO_CFS_KNOB && root.join(BASE_SLICE).exists() => {
                 ("absent: CFS only, and this kernel has EEVDF".into(), Owner::Kernel)
@@ -225,20 +228,21 @@ impl Change {
         report.file = Some(PathBuf::from("/").join(file).display().to_string());
         let read = self.read_back(&path);
         report.effective = read.as_ref().ok().cloned();
-        let obstacle = |error: &io::Error| Obstacle::below(root, Path::new(file), error);
         let (note, owner) = match (written, read) {
             (Err(error), _) => {
-                let obstacle = obstacle(&error);
+                let obstacle = Obstacle::below(root, Path::new(file), &error);
                 (Some(self.refused(&error, &obstacle)), obstacle.owner())
             }
             (Ok(()), Err(error)) => {
-                let obstacle = obstacle(&error);
+                let obstacle = Obstacle::below(root, Path::new(file), &error);
                 (Some(format!("its effect cannot be read back: {obstacle}")), obstacle.owner())
             }
             (Ok(()), Ok(effective)) => {
                 let differs = effective != self.text;
-                let note = || format!("the kernel made {effective} of {}", self.text);
-                (differs.then(note), Owner::Kernel)
+                (
+                    differs.then(|| format!("the kernel made {effective} of {}", self.text)),
+                    Owner::Kernel,
+                )
             }
         };
         report.note = note;
@@ -258,8 +262,7 @@ impl Change {
         let text = fs::read_to_string(path)?;
         let mut words = text.split_ascii_whitespace();
         let word = if let Some(feature) = &self.feature {
-            let is_it = |word: &&str| word.strip_prefix("NO_").unwrap_or(word) == feature;
-            words.find(is_it)
+            words.find(|word| word.strip_prefix("NO_").unwrap_or(word) == feature)
         } else {
             // A choice of several marks the one in use: `none voluntary (full) lazy`.
             let marked = words.clone().find_map(|word| word.strip_prefix('(')?.strip_suffix(')'));
