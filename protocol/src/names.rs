@@ -20,6 +20,9 @@ pub const MODULES_PATH: &str = "/modules";
 /// Modules for second-level guests.
 pub const L2_MODULES_PATH: &str = "/l2/modules";
 
+/// Name of the virtio-console port that is the guest's console.
+pub const CONSOLE_PORT: &str = "schedvmm.console";
+
 /// Name of the virtio-console port that carries [`crate::message`] frames both ways.
 pub const CONTROL_PORT: &str = "schedvmm.control";
 

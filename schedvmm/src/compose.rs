@@ -2,7 +2,6 @@
 //! One result from all that is known of a run, wherever it was measured.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use protocol::job::{CoschedRequest, Job};
 use protocol::message::{CoschedInterface, Setup};
@@ -13,39 +12,62 @@ use results::model::{
 };
 
 use crate::analysis::figures::Figures;
-use crate::analysis::{summary, threads};
+use crate::analysis::summary;
 use crate::facts;
 use crate::session::Session;
-use crate::verdict::{End, Verdict, judge};
+use crate::verdict::Verdict;
 
-/// What is known of a run that has ended.
-pub struct Account<'a> {
+/// What a run is of, beside what the load says.
+#[derive(Clone, Debug)]
+pub struct Origin {
     /// Where it was measured.
     pub target: Target,
     /// When it began.
     pub started_utc: String,
-    /// What the threads reported.
-    pub session: &'a Session,
-    /// What they had been told to do.
-    pub job: &'a Job,
     /// The kernel under test.
     pub kernel: KernelFacts,
     /// What it ran on.
     pub machine: Machine,
-    /// What schedvmm itself was given to run with.
-    pub caller: Option<CallerFacts>,
+    /// What its CPUs are.
+    pub host_cpus: HostCpus,
+    /// How much of the time the host may take, as a part of 1.
+    pub steal_budget: f64,
     /// Whether threads stayed where they were put.
     pub pins: Pins,
     /// What a reader must know.
     pub notes: Vec<String>,
+}
+
+impl Origin {
+    /// Of a run there, of which nothing else is known yet.
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            started_utc: String::new(),
+            kernel: KernelFacts::default(),
+            machine: Machine::default(),
+            host_cpus: HostCpus::default(),
+            steal_budget: 1.0,
+            pins: Pins::default(),
+            notes: Vec::new(),
+        }
+    }
+}
+
+/// What is known of a run.
+pub struct Account<'a> {
+    /// What it is of.
+    pub origin: Origin,
+    /// What the threads reported.
+    pub session: &'a Session,
+    /// What they had been told to do.
+    pub job: &'a Job,
+    /// What schedvmm itself was given to run with.
+    pub caller: Option<CallerFacts>,
     /// The trace, if there is one.
     pub trace: Trace,
     /// Milliseconds in each phase.
     pub phases_ms: BTreeMap<Phase, u64>,
-    /// How much of the time the host may take, as a part of 1.
-    pub steal_budget: f64,
-    /// What its CPUs are.
-    pub host_cpus: HostCpus,
     /// The answer, and whether it is the last one.
     pub verdict: &'a Verdict,
     /// False while the run goes on.
@@ -57,19 +79,12 @@ impl<'a> Account<'a> {
     #[cfg(test)]
     pub fn of_figures(session: &'a Session, job: &'a Job, verdict: &'a Verdict) -> Self {
         Self {
-            target: Target::Host,
-            started_utc: String::new(),
+            origin: Origin::new(Target::Host),
             session,
             job,
-            kernel: KernelFacts::default(),
-            machine: Machine::default(),
             caller: None,
-            pins: Pins::default(),
-            notes: Vec::new(),
             trace: Trace::default(),
             phases_ms: BTreeMap::new(),
-            steal_budget: 1.0,
-            host_cpus: HostCpus::default(),
             verdict,
             ended: true,
         }
@@ -78,20 +93,21 @@ impl<'a> Account<'a> {
     /// The result, with every figure that follows from what was measured.
     pub fn result(self) -> RunResult {
         let (session, setup) = (self.session, self.session.setup.as_ref());
-        let figures = Figures::of(session, self.job, self.steal_budget);
+        let figures = Figures::of(session, self.job, self.origin.steal_budget);
         let notes = self.all_notes(&figures);
+        let Origin { target, started_utc, kernel, machine, host_cpus, pins, .. } = self.origin;
         // What the setup has to say of the trace was told when the load started.
         let mut trace = self.trace;
         trace.note = trace.note.or_else(|| setup?.trace_note.clone());
         RunResult {
             schema: Schema::V2,
             version: env!("CARGO_PKG_VERSION").into(),
-            target: self.target,
+            target,
             command_line: std::env::args_os()
                 .map(|word| word.to_string_lossy().into_owned())
                 .collect(),
             working_directory: std::env::current_dir().ok(),
-            started_utc: self.started_utc,
+            started_utc,
             verdict: self.verdict.answer,
             exit_status: self.ended.then(|| self.verdict.status().code()),
             reason: self.verdict.reason.clone(),
@@ -104,7 +120,7 @@ impl<'a> Account<'a> {
             after_hit: figures.after_hit,
             measured_ns: figures.measured_ns,
             too_short: figures.too_short,
-            kernel: KernelFacts { hello: session.hello.clone(), ..self.kernel },
+            kernel: KernelFacts { hello: session.hello.clone(), ..kernel },
             cosched: cosched(self.job, setup),
             setup: setup.cloned(),
             job: self.job.clone(),
@@ -112,7 +128,7 @@ impl<'a> Account<'a> {
             fairness: figures.fairness,
             forced_idle: figures.forced_idle,
             co_run: None,
-            core_figures: self.host_cpus.core_figures(&figures.steal),
+            core_figures: host_cpus.core_figures(&figures.steal),
             steal: figures.steal,
             expected: figures.expected,
             threads: figures.threads,
@@ -123,9 +139,9 @@ impl<'a> Account<'a> {
             trace,
             explanation: None,
             host: facts::host(),
-            machine: self.machine,
+            machine,
             caller: self.caller,
-            pins: self.pins,
+            pins,
             phases_ms: self.phases_ms,
         }
     }
@@ -133,7 +149,7 @@ impl<'a> Account<'a> {
     /// Those of the run, and what is to be said of its figures.
     fn all_notes(&self, figures: &Figures) -> Vec<String> {
         let (session, setup) = (self.session, self.session.setup.as_ref());
-        let mut notes = self.notes.clone();
+        let mut notes = self.origin.notes.clone();
         notes.extend(summary::steal_note(&figures.steal));
         notes.extend(session.degraded().map(|faults| format!("degraded: {faults}")));
         let missing = setup.filter(|_| cookies_are_missing(self.job, setup));
@@ -158,12 +174,6 @@ fn cosched(job: &Job, setup: Option<&Setup>) -> Cosched {
         missing: cookies_are_missing(job, setup),
         cookies: setup.map(|setup| setup.cookies.clone()).unwrap_or_default(),
     }
-}
-
-/// Verdict and phases as they would be if the run ended now.
-pub fn so_far(session: &Session, job: &Job, built_ms: u64) -> (Verdict, BTreeMap<Phase, u64>) {
-    let verdict = judge(session, job, &End::UnderWay, "");
-    (verdict, threads::phases_ms(session, built_ms, Instant::now()))
 }
 
 /// Whether the load wants cookies and runs without: nothing is told of core scheduling then.

@@ -133,7 +133,8 @@ fn result() -> Value {
         ..LoadReport::default()
     });
     let verdict = judge(&session, &job, &End::Finished, "");
-    let account = Account { steal_budget: 0.003, ..Account::of_figures(&session, &job, &verdict) };
+    let mut account = Account::of_figures(&session, &job, &verdict);
+    account.origin.steal_budget = 0.003;
     serde_json::to_value(account.result()).expect("JSON")
 }
 

@@ -21,7 +21,7 @@ use crate::absence::HostEvidence;
 use crate::analysis::parted::{after_hit_ns, clock_of};
 use crate::analysis::threads;
 use crate::cli::{Cli, ShowVm, Verb};
-use crate::compose::{Account, so_far};
+use crate::compose::Account;
 use crate::session::{Limits, Session};
 use crate::show::{Show, Style};
 use crate::status::{ExitStatus, Failure};
@@ -221,7 +221,8 @@ fn whole_run(random: &mut Random, (kind, style): (Kind, Style), folder: &Path) -
                 Err(error) => end = End::Garbled(error.to_string()),
             }
         }
-        let _ = so_far(&session, &job, 5);
+        let _ = judge(&session, &job, &End::UnderWay, "");
+        let _ = threads::phases_ms(&session, 5, Instant::now());
     }
     HostEvidence::none(None).settle(&mut session);
     let verdict = judge(&session, &job, &end, HOSTILE);

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use thiserror::Error;
-use vmm::config::{BootMethod, Config, PvProfile, Topology, Transport};
+use vmm::config::{Config, PvProfile, Topology, Transport};
 use vmm::kvm::Hypervisor;
 use vmm::vcpu::ExitReason;
 use vmm::virtio::console::{PortKind, PortSpec};
@@ -56,17 +56,9 @@ pub enum ProbeError {
 pub fn run(hypervisor: &Hypervisor, patience: Duration) -> Result<Facts, ProbeError> {
     let kernel = KernelImage::parse(image()).map_err(|error| BuildError::Load(error.into()))?;
     let config = Config {
-        topology: Topology { cpus: 1, threads_per_core: 1 },
-        memory_mib: vmm::config::MIN_MEMORY_MIB,
         pv: PvProfile::Off,
-        nested: false,
-        serial: false,
         transport: Some(Transport::Mmio),
-        cmdline: String::new(),
-        boot: BootMethod::Payload,
-        pins: Vec::new(),
-        spread: Vec::new(),
-        cookie: false,
+        ..Config::new(Topology { cpus: 1, threads_per_core: 1 }, vmm::config::MIN_MEMORY_MIB)
     };
     let console =
         PortSpec { name: "console".into(), kind: PortKind::Console, sink: Box::new(io::sink()) };

@@ -14,7 +14,6 @@ use protocol::report::LoadReport;
 use protocol::vm::{VmStatus, VmTimes};
 use results::model::{Phase, Stage};
 use thiserror::Error;
-use vmm::vcpu::VcpuEnd;
 
 /// From PID 1's first word to the start of the load: a little more than the agent itself
 /// waits for its threads, because it can name those that are missing.
@@ -30,17 +29,6 @@ const POWER_OFF_DEADLINE: Duration = Duration::from_secs(10);
 const MOST_TICKS: usize = 100_000;
 /// From the request to end early to the results.
 pub const GRACE: Duration = Duration::from_secs(5);
-
-/// What reaches the main thread.
-#[derive(Debug)]
-pub enum Event {
-    /// Bytes from the control port.
-    Control(Vec<u8>),
-    /// A vCPU has ended.
-    Vcpu(VcpuEnd),
-    /// A signal to this process.
-    Signal(i32),
-}
 
 /// What was missing when a stage ran out of time.
 pub fn waited_for(stage: Stage) -> &'static str {

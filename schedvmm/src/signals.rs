@@ -12,15 +12,17 @@ use std::path::Path;
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use std::{fs, io, mem, ptr, thread};
+use std::{fs, io, mem, thread};
 
-use rustix::process::{Pid, Signal, kill_process};
+use nix::sys::signal::{SigSet, Signal};
+use rustix::process::{self, Pid};
+use workload::kernel::signals::{self, Blocked};
 
-use crate::session::Event;
+use crate::service::Event;
 use crate::status::ExitStatus;
 use crate::terminal;
 
-const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// A signal that comes so soon after the first one is the same one again: timeout(1) sends its
 /// signal to the process and to the group it is in, and no hand is that quick.
@@ -38,7 +40,7 @@ const LEAVE: Duration = Duration::from_secs(2);
 /// # Errors
 /// The error of sigaction(2) or pthread_sigmask(3), or no thread left.
 pub fn forward(events: SyncSender<Event>) -> io::Result<()> {
-    let set = block()?;
+    let Blocked { set, .. } = signals::block(&SIGNALS)?;
     thread::Builder::new().name("svmm-signals".into()).spawn(move || listen(&set, &events))?;
     Ok(())
 }
@@ -49,65 +51,31 @@ pub fn forward(events: SyncSender<Event>) -> io::Result<()> {
 /// # Errors
 /// As [`forward`].
 pub fn end_at_once() -> io::Result<()> {
-    let set = block()?;
-    let wait = move || {
-        let mut signal = 0;
-        // SAFETY: both pointers are valid for the call.
-        if unsafe { libc::sigwait(&raw const set, &raw mut signal) } == 0 {
+    let Blocked { set, .. } = signals::block(&SIGNALS)?;
+    thread::Builder::new().name("svmm-signals".into()).spawn(move || {
+        if let Ok(signal) = set.wait() {
             leave(signal, "ended by a signal");
         }
-    };
-    thread::Builder::new().name("svmm-signals".into()).spawn(wait)?;
+    })?;
     Ok(())
 }
 
-/// Blocks the signals that are not ignored.
-fn block() -> io::Result<libc::sigset_t> {
-    // SAFETY: an all-zero sigset_t is a valid object for sigemptyset to fill.
-    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
-    // SAFETY: `set` is valid for writes.
-    unsafe { libc::sigemptyset(&raw mut set) };
-    for signal in SIGNALS {
-        // A blocked signal is kept for us even if it is ignored: so it is left out.
-        if !is_ignored(signal)? {
-            // SAFETY: `set` is valid for writes; the number is a signal.
-            unsafe { libc::sigaddset(&raw mut set, signal) };
-        }
-    }
-    // SAFETY: `set` is initialised; the old mask is not asked for.
-    let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
-    if error == 0 { Ok(set) } else { Err(io::Error::from_raw_os_error(error)) }
-}
-
-/// Whether whoever started this process wants it not to be ended by this signal.
-fn is_ignored(signal: libc::c_int) -> io::Result<bool> {
-    // SAFETY: an all-zero sigaction is a valid object for the call to fill.
-    let mut action: libc::sigaction = unsafe { mem::zeroed() };
-    // SAFETY: nothing is set; `action` is valid for writes.
-    if unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(action.sa_sigaction == libc::SIG_IGN)
-}
-
-fn listen(set: &libc::sigset_t, events: &SyncSender<Event>) {
+fn listen(set: &SigSet, events: &SyncSender<Event>) {
     let mut first: Option<Instant> = None;
-    let mut signal = 0;
-    // SAFETY: both pointers are valid for the call.
-    while unsafe { libc::sigwait(set, &raw mut signal) } == 0 {
+    while let Ok(signal) = set.wait() {
         match first {
             None => {
                 first = Some(Instant::now());
                 // In a thread of its own: the inbox may be full, and the second signal is not to
                 // wait for it.
                 let events = events.clone();
-                let tell = move || drop(events.send(Event::Signal(signal)));
+                let tell = move || drop(events.send(Event::Signal(signal as i32)));
                 if thread::Builder::new().spawn(tell).is_err() {
                     leave(signal, SECOND);
                 }
             }
             // A terminal that goes away sends more than one of these, and wants the results.
-            Some(_) if signal == libc::SIGHUP => {}
+            Some(_) if signal == Signal::SIGHUP => {}
             Some(first) if first.elapsed() < SAME => {}
             Some(_) => leave(signal, SECOND),
         }
@@ -148,7 +116,7 @@ pub fn kill(pid: u32) {
     // The process is a child that only another thread of ours reaps, or one in a cgroup of ours;
     // one that is gone already is no fault.
     let pid = libc::pid_t::try_from(pid).ok().and_then(Pid::from_raw);
-    let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
+    let _ = pid.map(|pid| process::kill_process(pid, process::Signal::KILL));
 }
 
 /// Removes a directory of the kernel's, as part of an act, as soon as the processes that are being
@@ -179,7 +147,7 @@ fn put_back(acts: &mut Vec<(u64, Act)>) -> Vec<String> {
 
 /// Ends the process without waiting for anything but what is to be put back, and for that not
 /// long. Our children are killed by the kernel when we are gone.
-fn leave(signal: libc::c_int, why: &'static str) -> ! {
+fn leave(signal: Signal, why: &'static str) -> ! {
     let (done, is_done) = mpsc::channel();
     let work = move || {
         let mut acts = ACTS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -197,7 +165,7 @@ fn leave(signal: libc::c_int, why: &'static str) -> ! {
     if thread::Builder::new().spawn(work).is_ok() {
         let _ = is_done.recv_timeout(LEAVE);
     }
-    let code = ExitStatus::of_signal(signal).code();
+    let code = ExitStatus::of_signal(signal as i32).code();
     // SAFETY: ends the process; no handlers of exit(3), which could wait for other threads.
     unsafe { libc::_exit(code.into()) }
 }
@@ -225,13 +193,5 @@ mod tests {
         assert_eq!(put_back(), ["3 is lost", "1 is lost"]);
         assert_eq!(*order.lock().expect("a lock"), [3, 1]);
         assert!(put_back().is_empty(), "once");
-    }
-
-    #[test]
-    fn what_is_ignored_is_seen() {
-        // Of this test process, whoever started it; SIGPIPE is ignored by every Rust program.
-        assert!(is_ignored(libc::SIGPIPE).expect("a signal"));
-        assert!(!is_ignored(libc::SIGUSR2).expect("a signal"));
-        is_ignored(-1).expect_err("no signal");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::session::Event;
+use crate::service::Event;
 
 /// Console bytes kept between two visits of the main thread. A guest prints some hundred
 /// kilobytes at most while it boots; one that prints more loses it with a mark.

@@ -16,7 +16,7 @@ use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 use std::{env, mem};
 
-use vmm::config::{BootMethod, Config, PvProfile, Topology};
+use vmm::config::{Config, Topology};
 use vmm::kvm::{DEVICE, Hypervisor};
 use vmm::virtio::console::{PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Loaded, Parts, Vm};
@@ -83,17 +83,9 @@ fn child(started: &str) -> Result<(), Box<dyn Error>> {
     let started: u64 = started.parse()?;
     let kernel = KernelImage::parse(flat_kernel(BASE, GUEST))?;
     let config = Config {
-        topology: Topology { cpus: 4, threads_per_core: 2 },
-        memory_mib: 256,
-        pv: PvProfile::Clock,
-        nested: false,
         serial: true,
-        transport: None,
         cmdline: "console=hvc0".into(),
-        boot: BootMethod::Payload,
-        pins: Vec::new(),
-        spread: Vec::new(),
-        cookie: false,
+        ..Config::new(Topology { cpus: 4, threads_per_core: 2 }, 256)
     };
     let port = |name: &str, kind| PortSpec { name: name.into(), kind, sink: Box::new(io::sink()) };
     let ports = vec![

@@ -47,6 +47,26 @@ pub struct Config {
     pub cookie: bool,
 }
 
+impl Config {
+    /// A machine of so many processors and so much RAM: with a TSC that it can trust, the
+    /// transport that the kernel has a driver for, and its vCPUs left to the host's scheduler.
+    pub fn new(topology: Topology, memory_mib: u64) -> Self {
+        Self {
+            topology,
+            memory_mib,
+            pv: PvProfile::Clock,
+            nested: false,
+            serial: false,
+            transport: None,
+            cmdline: String::new(),
+            boot: BootMethod::Payload,
+            pins: Vec::new(),
+            spread: Vec::new(),
+            cookie: false,
+        }
+    }
+}
+
 /// Processors as cores of threads, in one package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Topology {
@@ -258,19 +278,7 @@ mod tests {
     use super::*;
 
     fn config() -> Config {
-        Config {
-            topology: Topology { cpus: 4, threads_per_core: 2 },
-            memory_mib: 4096,
-            pv: PvProfile::Clock,
-            nested: false,
-            serial: false,
-            transport: None,
-            cmdline: String::new(),
-            boot: BootMethod::Payload,
-            pins: Vec::new(),
-            spread: Vec::new(),
-            cookie: false,
-        }
+        Config::new(Topology { cpus: 4, threads_per_core: 2 }, 4096)
     }
 
     #[test]

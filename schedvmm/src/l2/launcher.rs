@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use protocol::launcher::{
     LaunchSpec, Order, Report, encode_console, encode_control, encode_report, next_order,
 };
 use protocol::message::Command;
-use protocol::names::CONTROL_PORT;
+use protocol::names::{CONSOLE_PORT, CONTROL_PORT};
 use protocol::vm::VmThread;
-use vmm::config::{BootMethod, Config, Topology};
+use vmm::config::{Config, Topology};
 use vmm::kvm::Hypervisor;
 use vmm::shared::{SharedInitrd, SharedKernel};
 use vmm::vcpu::{ExitReason, VcpuEnd, sched};
@@ -30,11 +30,11 @@ use vmm::vm::{Initrd, Kernel, Loaded, Parts, Running, Vm};
 
 use super::chain;
 use crate::machine::{self, SERIAL_CONSOLE};
-use crate::session::Event;
+use crate::service::{self, Attendant, Event};
 use crate::sinks::{ConsoleRing, ControlSink};
 
 /// How often the console is looked at.
-const BEAT: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Pieces of the control port on their way to the main thread; beyond, the guest waits.
 const EVENTS_IN_FLIGHT: usize = 64;
 /// The agent takes what we say at once; if it does not for so long, it is not there any more.
@@ -52,19 +52,13 @@ pub fn run(order: &[u8]) -> Result<(), String> {
     let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
     let console = ConsoleRing::default();
     let ports = vec![
-        port("schedvmm.console", PortKind::Console, Box::new(console.clone())),
+        port(CONSOLE_PORT, PortKind::Console, Box::new(console.clone())),
         port(CONTROL_PORT, PortKind::Generic, Box::new(ControlSink(events.clone()))),
     ];
     let talks_early = spec.cmdline.split(' ').any(|word| word == SERIAL_CONSOLE);
     let started = build(&spec, ports, talks_early.then(|| console.clone())).and_then(|vm| {
         let facts = vm.facts();
-        let running = vm
-            .start(move |end| {
-                // Nobody listens any more once the machine has ended.
-                let _ = events.send(Event::Vcpu(end));
-            })
-            .map_err(chain)?;
-        Ok((running, facts))
+        Ok((service::start(vm, events).map_err(chain)?, facts))
     });
     let (mut running, facts) = match started {
         Ok(started) => started,
@@ -79,8 +73,9 @@ pub fn run(order: &[u8]) -> Result<(), String> {
     })?;
     let end = Arc::new(AtomicBool::new(false));
     listen(&agent, &running, Arc::clone(&end))?;
-    let ends = serve(&agent, &inbox, &console, &end)?;
-    let told = agent.report(&finish(&mut running, &inbox, ends, &agent, &console));
+    let mut relay = Relay { agent: &agent, console: &console, end: &end };
+    let first = service::serve(&mut relay, &inbox, POLL_INTERVAL)?;
+    let told = agent.report(&finish(&mut running, &inbox, first, &relay));
     // Not before it has been told: an agent that is gone has ended the machine.
     drop(running);
     told
@@ -101,18 +96,16 @@ fn build(
     let kernel = SharedKernel::open(open(&spec.kernel_image)?).map_err(chain)?;
     let initrd = SharedInitrd::open(open(&spec.initrd)?).map_err(chain)?;
     let config = Config {
-        topology: Topology { cpus: spec.cpus, threads_per_core: spec.threads_per_core },
-        memory_mib: spec.memory_mib,
         pv: machine::pv_profile(spec.pv),
-        nested: false,
         serial: console.is_some(),
-        // It was chosen when the kernel was unpacked.
-        transport: None,
         cmdline: spec.cmdline.clone(),
-        boot: BootMethod::Payload,
-        pins: Vec::new(),
         spread: numbers(&spec.spread),
         cookie: spec.cookie,
+        // The transport was chosen when the kernel was unpacked.
+        ..Config::new(
+            Topology { cpus: spec.cpus, threads_per_core: spec.threads_per_core },
+            spec.memory_mib,
+        )
     };
     let (kernel, initrd) = if spec.own_pages {
         (Kernel::Copied(&kernel), Initrd::Copied(&initrd))
@@ -228,23 +221,33 @@ impl Servant {
 }
 
 /// Relays until a vCPU ends, or the end is wanted.
-fn serve(
-    agent: &Agent,
-    inbox: &Receiver<Event>,
-    console: &ConsoleRing,
-    end: &AtomicBool,
-) -> Result<Vec<VcpuEnd>, String> {
-    loop {
-        match inbox.recv_timeout(BEAT) {
-            Ok(Event::Control(bytes)) => agent.send(encode_control(&bytes))?,
-            Ok(Event::Vcpu(end)) => return Ok(vec![end]),
-            Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Ok(Vec::new()),
+struct Relay<'a> {
+    agent: &'a Agent,
+    console: &'a ConsoleRing,
+    end: &'a AtomicBool,
+}
+
+impl Attendant for Relay<'_> {
+    /// The end of the vCPU that ended first, where one did.
+    type End = Result<Option<VcpuEnd>, String>;
+
+    fn event(&mut self, event: Event) -> Option<Self::End> {
+        match event {
+            Event::Control(bytes) => self.agent.send(encode_control(&bytes)).err().map(Err),
+            Event::Vcpu(end) => Some(Ok(Some(end))),
+            Event::Signal(_) => None,
         }
-        agent.console(console)?;
-        if end.load(Ordering::Relaxed) {
-            return Ok(Vec::new());
+    }
+
+    fn look(&mut self) -> Option<Self::End> {
+        match self.agent.console(self.console) {
+            Ok(()) => self.end.load(Ordering::Relaxed).then_some(Ok(None)),
+            Err(error) => Some(Err(error)),
         }
+    }
+
+    fn gone(&mut self) -> Self::End {
+        Ok(None)
     }
 }
 
@@ -252,41 +255,30 @@ fn serve(
 fn finish(
     running: &mut Running,
     inbox: &Receiver<Event>,
-    mut ends: Vec<VcpuEnd>,
-    agent: &Agent,
-    console: &ConsoleRing,
+    first: Option<VcpuEnd>,
+    relay: &Relay<'_>,
 ) -> Report {
-    let first = ends.first().map(|end| end.reason.clone());
-    let stopped = thread::scope(|scope| {
-        // A guest that ends by itself has nothing to tell by its registers.
-        let stop = scope.spawn(|| running.stop(first.is_none()));
-        let mut take = |event| match event {
-            Event::Vcpu(end) => ends.push(end),
-            // An agent that is gone misses nothing.
-            Event::Control(bytes) => drop(agent.send(encode_control(&bytes))),
-            Event::Signal(_) => {}
-        };
-        while !stop.is_finished() {
-            if let Ok(event) = inbox.recv_timeout(Duration::from_millis(1)) {
-                take(event);
-            }
-        }
-        inbox.try_iter().for_each(take);
-        stop.join()
+    // A guest that ends by itself has nothing to tell by its registers.
+    let stopped = service::stop(running, inbox, first.is_none(), |bytes| {
+        // An agent that is gone misses nothing.
+        let _ = relay.agent.send(encode_control(bytes));
     });
-    let _ = agent.console(console);
-    let orderly = matches!(first, Some(ExitReason::PowerOff));
-    let reason = match (first, stopped) {
+    let _ = relay.agent.console(relay.console);
+    let first_reason = first.as_ref().map(|end| &end.reason);
+    let orderly = matches!(first_reason, Some(ExitReason::PowerOff));
+    let reason = match (first_reason, &stopped.took) {
         (Some(reason), _) => reason.to_string(),
-        (None, Ok(Ok(_))) => "ended by the agent".into(),
-        (None, Ok(Err(error))) => error.to_string(),
-        (None, Err(_)) => "stopping it panicked".into(),
+        (None, Ok(_)) => "ended by the agent".into(),
+        (None, Err(error)) => error.to_string(),
     };
-    let state = |end: &VcpuEnd| {
-        end.state.as_ref().map(|state| format!("vCPU {} ({}):\n{state}\n", end.cpu, end.reason))
-    };
-    let state: String = ends.iter().filter_map(state).collect();
+    let state: String = first.iter().chain(&stopped.ends).filter_map(registers).collect();
     Report::Ended { reason, orderly, state: (!state.is_empty()).then_some(state) }
+}
+
+/// The registers of a vCPU that was asked for them.
+fn registers(end: &VcpuEnd) -> Option<String> {
+    let state = end.state.as_ref()?;
+    Some(format!("vCPU {} ({}):\n{state}\n", end.cpu, end.reason))
 }
 
 /// Resident memory of this process, and that with shared pages divided, in KiB.

@@ -5,26 +5,26 @@
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Stdout, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use protocol::error::Owner;
 use vmm::config::{Config, Topology};
 use vmm::kvm::Hypervisor;
-use vmm::vcpu::{ExitReason, sched};
+use vmm::vcpu::{ExitReason, VcpuEnd, sched};
 use vmm::virtio::console::{self, PortKind, PortSpec};
 use vmm::vm::{Initrd, Kernel, Loaded, Parts, Vm};
 
 use crate::cli::{BootArgs, MachineArgs};
 use crate::owner::file_failure;
-use crate::session::Event;
+use crate::service::{self, Attendant, Event};
 use crate::sinks::ConsoleRing;
 use crate::status::{ExitStatus, Failure, OrFail, Owned};
 use crate::terminal::Plain;
 use crate::{kernel, machine, placement, signals};
 
 /// How often the console is shown.
-const BEAT: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Events on their way to the main thread: one a vCPU, and signals.
 const EVENTS_IN_FLIGHT: usize = 1024;
 
@@ -43,17 +43,12 @@ fn check_modules(args: &BootArgs) -> Result<(), Failure> {
 fn config(machine: &MachineArgs) -> Config {
     let topology = Topology { cpus: machine.cpus, threads_per_core: machine.threads_per_core };
     Config {
-        topology,
-        memory_mib: machine.memory,
         pv: machine.pv,
-        nested: false,
         serial: machine.debug_boot,
         transport: machine.transport.asked(),
-        cmdline: String::new(),
         boot: machine.boot.into(),
         pins: placement::choose(machine.pin.as_ref(), topology).pins,
-        spread: Vec::new(),
-        cookie: false,
+        ..Config::new(topology, machine.memory)
     }
 }
 
@@ -95,16 +90,14 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     let loaded = loaded.map_err(unbuilt)?;
     drop((kernel, initrd));
     let vm = Vm::build(&hypervisor, &config, Parts { loaded, ports, serial }).map_err(unbuilt)?;
-    let mut running = vm.start(move |end| {
-        // Nobody listens any more once the first vCPU has ended.
-        let _ = events.send(Event::Vcpu(end));
-    })?;
-    let mut screen = Screen::new();
-    let end = wait(&inbox, &console, &mut screen, machine.boot_timeout);
-    let stopped = running.stop(false);
-    screen.show(&console);
-    screen.finish();
-    stopped?;
+    let mut running = service::start(vm, events)?;
+    let deadline = Instant::now() + machine.boot_timeout;
+    let mut screen = Screen { output: Output::new(), console, deadline, args: machine };
+    let end = service::serve(&mut screen, &inbox, POLL_INTERVAL);
+    let stopped = service::stop(&mut running, &inbox, false, |_| {});
+    screen.show();
+    screen.output.finish();
+    stopped.took?;
     for (name, file) in &args.port {
         if let Some(error) = running.console().port_error(name) {
             let text = format!("port {name}: cannot write {}: {error}", file.display());
@@ -133,60 +126,73 @@ fn ports(
 }
 
 /// Shows the console until the machine ends, somebody ends it, or time is up.
-fn wait(
-    inbox: &Receiver<Event>,
-    console: &ConsoleRing,
-    screen: &mut Screen,
-    patience: Duration,
-) -> Result<ExitStatus, Failure> {
-    let deadline = Instant::now() + patience;
-    loop {
-        match inbox.recv_timeout(BEAT) {
-            Ok(Event::Vcpu(end)) => match end.reason {
-                ExitReason::PowerOff | ExitReason::Reset => return Ok(ExitStatus::Pass),
-                reason => {
-                    let state = end.state.unwrap_or_default();
-                    let text = format!("vCPU {} ended: {reason}\n{state}", end.cpu);
-                    return Err(Failure::new(reason.owner(), text));
-                }
-            },
-            Ok(Event::Signal(signal)) => return Ok(ExitStatus::of_signal(signal)),
-            Ok(Event::Control(_)) | Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(Failure::internal("all vCPU threads are gone"));
+struct Screen<'a> {
+    output: Output,
+    console: ConsoleRing,
+    deadline: Instant,
+    args: &'a MachineArgs,
+}
+
+impl Screen<'_> {
+    fn show(&mut self) {
+        let bytes = self.console.take();
+        if !bytes.is_empty() {
+            self.output.write(&bytes);
+        }
+    }
+}
+
+impl Attendant for Screen<'_> {
+    type End = Result<ExitStatus, Failure>;
+
+    fn event(&mut self, event: Event) -> Option<Self::End> {
+        match event {
+            Event::Vcpu(VcpuEnd { reason: ExitReason::PowerOff | ExitReason::Reset, .. }) => {
+                Some(Ok(ExitStatus::Pass))
             }
+            Event::Vcpu(VcpuEnd { cpu, reason, state, .. }) => {
+                let text = format!("vCPU {cpu} ended: {reason}\n{}", state.unwrap_or_default());
+                Some(Err(Failure::new(reason.owner(), text)))
+            }
+            Event::Signal(signal) => Some(Ok(ExitStatus::of_signal(signal))),
+            Event::Control(_) => None,
         }
-        screen.show(console);
-        if Instant::now() >= deadline {
+    }
+
+    fn look(&mut self) -> Option<Self::End> {
+        self.show();
+        (Instant::now() >= self.deadline).then(|| {
+            let patience = self.args.boot_timeout;
             let text = format!("the machine has not ended within {patience:?} (--boot-timeout)");
-            return Err(Failure::kernel(text));
-        }
+            Err(Failure::kernel(text))
+        })
+    }
+
+    fn gone(&mut self) -> Self::End {
+        Err(Failure::internal("all vCPU threads are gone"))
     }
 }
 
 /// The console on its way to stdout: plain text for a terminal, as it is for anything else. A
 /// closed stdout takes what is shown; the machine goes on.
-enum Screen {
+enum Output {
     Terminal(Plain<Stdout>),
     Other(Stdout),
 }
 
-impl Screen {
+impl Output {
     #[expect(clippy::disallowed_methods, reason = "what is no terminal has the bytes as they are")]
     fn new() -> Self {
         let stdout = io::stdout();
         if stdout.is_terminal() { Self::Terminal(Plain::new(stdout)) } else { Self::Other(stdout) }
     }
 
-    fn show(&mut self, console: &ConsoleRing) {
-        let bytes = console.take();
-        if !bytes.is_empty() {
-            let out: &mut dyn Write = match self {
-                Self::Terminal(plain) => plain,
-                Self::Other(stdout) => stdout,
-            };
-            let _ = out.write_all(&bytes).and_then(|()| out.flush());
-        }
+    fn write(&mut self, bytes: &[u8]) {
+        let out: &mut dyn Write = match self {
+            Self::Terminal(plain) => plain,
+            Self::Other(stdout) => stdout,
+        };
+        let _ = out.write_all(bytes).and_then(|()| out.flush());
     }
 
     fn finish(&mut self) {

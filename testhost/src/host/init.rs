@@ -13,6 +13,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use protocol::cpu_list::CpuSet;
 use rustix::io::Errno;
 use rustix::process::WaitOptions;
@@ -126,8 +128,8 @@ fn run(job: &Job, pid: &AtomicI32, stdout: File, stderr: File) -> Result<(Ended,
     let stderr = copy(child.stderr.take().context("no pipe")?, stderr);
     let ended = wait_for(child_pid, pid)?;
     // What the command has left running holds the pipes open, and nobody waits for it.
-    // SAFETY: takes two numbers. From PID 1, -1 means every process but PID 1.
-    unsafe { libc::kill(-1, libc::SIGKILL) };
+    // From PID 1, -1 means every process but PID 1.
+    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     Ok((ended, join(stdout)?, join(stderr)?))
 }
 
@@ -181,8 +183,9 @@ fn obey_signals(mut port: File, child: Arc<AtomicI32>) {
                 Ok(count) => {
                     let pid = child.load(Ordering::SeqCst);
                     for signal in signals[..count].iter().filter(|_| pid > 0) {
-                        // SAFETY: takes two numbers.
-                        unsafe { libc::kill(pid, i32::from(*signal)) };
+                        if let Ok(signal) = Signal::try_from(i32::from(*signal)) {
+                            let _ = kill(Pid::from_raw(pid), signal);
+                        }
                     }
                 }
                 Err(error) => {

@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
-use vmm::config::{BootMethod, Config, MIN_MEMORY_MIB, PvProfile, Topology, Transport};
+use vmm::config::{Config, MIN_MEMORY_MIB, Topology, Transport};
 use vmm::kvm::{DEVICE, Hypervisor};
 use vmm::vcpu::VcpuEnd;
 use vmm::virtio::console::{PortKind, PortSpec};
@@ -112,19 +112,8 @@ impl Guest {
 }
 
 fn config(cpus: u32) -> Config {
-    Config {
-        topology: Topology { cpus, threads_per_core: cpus.min(2) },
-        memory_mib: MIN_MEMORY_MIB,
-        pv: PvProfile::Clock,
-        nested: false,
-        serial: true,
-        transport: None,
-        cmdline: String::new(),
-        boot: BootMethod::Payload,
-        pins: Vec::new(),
-        spread: Vec::new(),
-        cookie: false,
-    }
+    let topology = Topology { cpus, threads_per_core: cpus.min(2) };
+    Config { serial: true, ..Config::new(topology, MIN_MEMORY_MIB) }
 }
 
 /// A serial sink that passes on what the guest says.

@@ -12,4 +12,5 @@ pub mod futex;
 pub mod hierarchy;
 pub mod info;
 pub mod scheduler;
+pub mod signals;
 pub mod tunables;

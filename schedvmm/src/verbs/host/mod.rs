@@ -3,7 +3,6 @@
 
 mod prepare;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Instant;
@@ -16,9 +15,7 @@ use protocol::job::Job;
 use protocol::message::{self, Message, Setup, ThresholdHit, Tick, TraceProgress};
 use results::folder::{self, Folder};
 use results::host_cpus::HostCpus;
-use results::model::{
-    Entered, KernelFacts, Machine, Phase, Pins, RunResult, Target, Trace, TraceVia,
-};
+use results::model::{Entered, KernelFacts, Machine, Target, Trace, TraceVia};
 use vmm::vcpu::sched;
 use vmm::x86_64::notes;
 use workload::error::LoadError;
@@ -27,15 +24,14 @@ use workload::observer::{Observer, Outcome, Prepared};
 use workload::tracing::Tracing;
 use workload::{setup, supervisor};
 
-use crate::analysis::parted::clock_of;
-use crate::analysis::threads;
-use crate::caller::{Caller, Meanwhile};
+use crate::caller::Caller;
 use crate::cli::{HostArgs, ShowVm};
-use crate::compose::{self, Account};
-use crate::deliver::{Checkpoints, Delivery};
+use crate::compose::Origin;
+use crate::deliver::Checkpoints;
 use crate::facts;
-use crate::pins::PinCheck;
-use crate::session::{Event, Limits, Notice, Session};
+use crate::measurement::{Measurement, Span, millis};
+use crate::service::Event;
+use crate::session::{Limits, Session};
 use crate::show::Show;
 use crate::signals::{self, OnLeave};
 use crate::sinks::TraceSink;
@@ -43,7 +39,7 @@ use crate::status::{ExitStatus, Failure, OrFail, chain};
 use crate::trace_file::{Arrival, TraceFile};
 use crate::verbs::host::prepare::{Prepare, Ready};
 use crate::verbs::measure::plan;
-use crate::verdict::{End, Verdict, judge};
+use crate::verdict::{End, judge};
 
 /// Signals on their way to the load's supervisor.
 const EVENTS_IN_FLIGHT: usize = 16;
@@ -67,42 +63,38 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     // What is not measuring keeps off the CPUs that are measured, if there are others.
     let measured: Vec<_> = plan.job.load.cpus.iter().map(|cpu| *cpu as usize).collect();
     sched::keep_off(&measured);
-    let kernel = running_kernel(&folder);
-    let mut run = Run {
-        kernel,
-        session: Session::new(limits(&plan.job), begin),
-        notes: facts::emulation_note()
-            .into_iter()
-            .chain(plan.notes.iter().cloned())
-            .chain(caller.notes())
-            .collect(),
-        caller,
-        pins: Pins::default(),
+    let mut origin = Origin {
+        kernel: running_kernel(&folder),
+        machine: Machine { summary: plan.summary(), vm: None },
+        // None of ours lie between.
+        host_cpus: HostCpus { emulated: facts::emulated(), vcpus: None },
+        steal_budget: args.load.steal_budget,
+        started_utc,
+        ..Origin::new(Target::Host)
+    };
+    origin.notes.extend(facts::emulation_note());
+    origin.notes.extend(plan.notes.iter().cloned());
+    origin.notes.extend(caller.notes());
+    show.notes(&origin.notes);
+    let measurement = Measurement {
         job: plan.job.clone(),
-        inbox,
-        signal: None,
-        trace: Trace::default(),
-        trace_file,
+        session: Session::new(limits(&plan.job), begin),
+        origin,
+        caller,
         show,
         folder,
         checkpoints: Checkpoints::default(),
         built_ms: 0,
-        started_utc,
-        summary: plan.summary(),
-        steal_budget: args.load.steal_budget,
     };
-    run.show.notes(&run.notes);
+    let mut run = Run { measurement, inbox, signal: None, trace: Trace::default(), trace_file };
     run.tell(Message::Hello(info::hello(clock_ns(libc::CLOCK_BOOTTIME))));
-    run.built_ms = millis(begin);
+    run.measurement.built_ms = millis(begin.elapsed());
     let end = run.measure(&plan);
-    let decided = Instant::now();
-    let verdict = judge(&run.session, &run.job, &end, "");
-    let mut phases = threads::phases_ms(&run.session, run.built_ms, decided);
-    phases.insert(Phase::Total, millis(begin));
-    let trace = std::mem::take(&mut run.trace);
-    let mut result = Account { trace, ..run.account(&verdict, phases) }.result();
-    Delivery { folder: &mut run.folder, session: &run.session, show: &run.show }
-        .deliver(&mut result);
+    let Run { mut measurement, trace, .. } = run;
+    let span = Span { begin, decided: Instant::now() };
+    let verdict = judge(&measurement.session, &measurement.job, &end, "");
+    let mut result = measurement.result(&verdict, trace, span);
+    measurement.deliver(&mut result);
     Ok(verdict.status())
 }
 
@@ -131,84 +123,20 @@ fn limits(job: &Job) -> Limits {
     }
 }
 
-fn millis(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
 /// A run under way.
 struct Run {
-    kernel: KernelFacts,
-    caller: Caller,
-    pins: Pins,
-    session: Session,
-    notes: Vec<String>,
-    job: Job,
+    measurement: Measurement,
     inbox: Receiver<Event>,
     signal: Option<i32>,
     trace: Trace,
     trace_file: TraceFile,
-    show: Show,
-    folder: Folder,
-    checkpoints: Checkpoints,
-    built_ms: u64,
-    started_utc: String,
-    summary: String,
-    steal_budget: f64,
 }
 
 impl Run {
     /// Takes a message as if an agent had sent it, and shows what is worth it.
     fn tell(&mut self, message: Message) {
-        let notice = self.session.message(message, Instant::now());
-        if let Some(notice) = notice {
-            if let Notice::Started = notice {
-                self.caller.load_begins();
-                let notes = self.session.notes_at_start();
-                self.show.notes(&notes);
-                self.notes.extend(notes);
-            }
-            let clock = clock_of(&self.session, &self.job.load);
-            self.show.notice(&notice, clock, self.job.load.duration);
-            if let Notice::Started | Notice::Second(_) = notice {
-                self.checkpoint();
-            }
-        }
-    }
-
-    /// What was measured until now outlives this process.
-    fn checkpoint(&mut self) {
-        let begin = Instant::now();
-        let result = self.checkpoints.result_is_due().then(|| self.result_so_far());
-        let gaps = (self.session.gaps.as_slice(), clock_of(&self.session, &self.job.load));
-        let lost = self.checkpoints.keep(&mut self.folder, gaps, result.as_ref(), begin);
-        self.show.notes(lost.as_slice());
-        self.notes.extend(lost);
-    }
-
-    /// The result as it would be if the run ended now.
-    fn result_so_far(&self) -> RunResult {
-        let (verdict, phases_ms) = compose::so_far(&self.session, &self.job, self.built_ms);
-        Account { ended: false, ..self.account(&verdict, phases_ms) }.result()
-    }
-
-    fn account<'a>(&'a self, verdict: &'a Verdict, phases_ms: BTreeMap<Phase, u64>) -> Account<'a> {
-        Account {
-            target: Target::Host,
-            started_utc: self.started_utc.clone(),
-            session: &self.session,
-            job: &self.job,
-            kernel: self.kernel.clone(),
-            machine: Machine { summary: self.summary.clone(), vm: None },
-            caller: Some(self.caller.facts().clone()),
-            pins: self.pins.clone(),
-            notes: self.notes.clone(),
-            trace: Trace::default(),
-            phases_ms,
-            steal_budget: self.steal_budget,
-            // None of ours lie between.
-            host_cpus: HostCpus { emulated: facts::emulated(), vcpus: None },
-            verdict,
-            ended: true,
+        if let Some(notice) = self.measurement.session.message(message, Instant::now()) {
+            self.measurement.announce(&notice);
         }
     }
 
@@ -222,8 +150,8 @@ impl Run {
             }
         };
         let Ready { mut surroundings, mut setup, tracing, restore } = ready;
-        let described = setup::describe_quiet(&mut setup, &self.job, &mut surroundings);
-        let job = self.job.clone();
+        let job = self.measurement.job.clone();
+        let described = setup::describe_quiet(&mut setup, &job, &mut surroundings);
         let outcome = described.and_then(|()| {
             let tracing = tracing.as_ref().map(|instance| instance.tracing());
             let mut observer = Reporter { run: self, setup, tracing, on_leave: None };
@@ -233,18 +161,14 @@ impl Run {
             // At a hit the load has stopped it already.
             let _ = instance.tracing().stop();
         }
-        let meanwhile = self.caller.load_ended();
+        let meanwhile = self.measurement.caller.load_ended();
         self.take_outcome(outcome);
-        let check = PinCheck::new(&self.session, &self.job.load, false, Vec::new());
-        let Meanwhile { notes, faults } = meanwhile.and(check.judge());
-        self.pins = check.found;
-        self.notes.extend(notes);
-        self.session.invalid.extend(faults);
-        let hit = self.session.hit.is_some();
+        self.measurement.judge_others(meanwhile, Vec::new());
+        let hit = self.measurement.session.hit.is_some();
         if let Some(instance) = tracing.as_ref().filter(|it| it.tracing().is_wanted(hit)) {
             self.ship(instance.tracing());
         }
-        self.notes.extend(restore.undo());
+        restore.undo().into_iter().for_each(|note| self.measurement.note(note));
         self.tell(Message::Bye);
         self.signal.map_or(End::Finished, End::Signal)
     }
@@ -269,16 +193,16 @@ impl Run {
         let estimate_bytes = tracing.estimate_bytes();
         self.tell(Message::Trace(TraceProgress::Begin { estimate_bytes }));
         let (mut sink, written) = TraceSink::new(self.trace_file.raw().to_owned());
-        let shipped = tracing.ship(&self.job.load.cpus, &mut sink);
+        let Measurement { session, job, show, .. } = &self.measurement;
+        let shipped = tracing.ship(&job.load.cpus, &mut sink);
         let bytes = written.load(Ordering::Acquire);
         let sent = shipped.as_ref().ok().copied();
         let error = shipped.err().map(|error| error.to_string());
-        let clock = clock_of(&self.session, &self.job.load);
-        let gaps = &self.session.gaps;
+        let (gaps, clock) = (&session.gaps, self.measurement.clock());
         let arrival = Arrival { via: TraceVia::File, bytes, sent, error, gaps, clock };
-        self.trace = self.trace_file.receive(&arrival, &self.show);
+        self.trace = self.trace_file.receive(&arrival, show);
         if let Some(note) = &self.trace.note {
-            self.show.remark(note);
+            show.remark(note);
         }
         self.tell(Message::Trace(TraceProgress::End { bytes }));
     }
@@ -306,7 +230,7 @@ impl Observer for Reporter<'_> {
     }
 
     fn gaps(&mut self, thread: u32, records: &[GapRecord]) -> io::Result<()> {
-        self.run.session.keep(thread, records);
+        self.run.measurement.session.keep(thread, records);
         Ok(())
     }
 

@@ -1,100 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From the end of a run to its result.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use protocol::names::TRACE_PORT;
-use results::model::{
-    self, ConsoleStats, ExitCounts, MachineEnd, Phase, RunResult, Target, Trace, TraceVia, VmResult,
-};
+use results::model::{self, ConsoleStats, ExitCounts, MachineEnd, Trace, TraceVia, VmResult};
 use vmm::vcpu::VcpuEnd;
 
 use crate::analysis::threads;
-use crate::caller::Meanwhile;
-use crate::compose::{self, Account};
-use crate::deliver::Delivery;
 use crate::footprint;
-use crate::pins::{self, PinCheck};
+use crate::measurement::{Measurement, Span};
+use crate::pins;
 use crate::status::ExitStatus;
 use crate::trace_file::Arrival;
-use crate::verbs::measure::{Attempt, millis};
-use crate::verdict::{End, Verdict, judge};
+use crate::verbs::measure::Attempt;
+use crate::verdict::{End, judge};
 
 impl Attempt {
     /// Once, when the load has ended and the machine has not: what others did to it meanwhile.
     pub(super) fn look_around(&mut self) {
         if self.meanwhile.is_none() {
             let vcpus = pins::lost_vcpus(self.running.threads(), &self.plan.placement.pins);
-            self.meanwhile = Some((self.caller.load_ended(), vcpus));
+            self.meanwhile = Some((self.measurement.caller.load_ended(), vcpus));
         }
-    }
-
-    /// What others did to the run: told, or a reason why it says nothing of the kernel.
-    fn judge_others(&mut self) {
-        let (meanwhile, vcpus) = self.meanwhile.take().unwrap_or_default();
-        let nested = self.plan.args.nested.nested;
-        let check = PinCheck::new(&self.session, &self.plan.job.load, nested, vcpus);
-        let Meanwhile { notes, faults } = meanwhile.and(check.judge());
-        self.pins = check.found;
-        notes.into_iter().for_each(|note| self.note(note));
-        self.session.invalid.extend(faults);
     }
 
     /// Judges, writes, shows.
-    pub(super) fn conclude(
-        mut self,
-        end: &End,
-        ends: Vec<VcpuEnd>,
-        decided: Instant,
-        begin: Instant,
-    ) -> ExitStatus {
-        self.host_evidence.settle(&mut self.session);
-        self.judge_others();
-        let verdict = judge(&self.session, &self.plan.job, end, &self.tail.text());
+    pub(super) fn conclude(mut self, end: &End, ends: Vec<VcpuEnd>, span: Span) -> ExitStatus {
+        self.host_evidence.settle(&mut self.measurement.session);
+        let (meanwhile, vcpus) = self.meanwhile.take().unwrap_or_default();
+        self.measurement.judge_others(meanwhile, vcpus);
+        let Measurement { session, job, .. } = &self.measurement;
+        let verdict = judge(session, job, end, &self.console.tail.text());
         let trace = self.trace();
         footprint::give_back();
         self.describe_ends(&ends);
-        let mut phases = threads::phases_ms(&self.session, self.built_ms, decided);
-        phases.extend(self.session.vm_phases_ms());
-        phases.insert(Phase::Total, millis(begin.elapsed()));
-        let mut result = Account { trace, ..self.account(&verdict, phases) }.result();
+        let measurement = &mut self.measurement;
+        let mut result = measurement.result(&verdict, trace, span);
         let of = (result.groups.as_slice(), result.threads.as_slice());
-        result.vms = threads::vms(&self.session, of, |vm| self.folder.vm_log_tail(vm));
-        Delivery { folder: &mut self.folder, session: &self.session, show: &self.show }
-            .deliver(&mut result);
+        let folder = &measurement.folder;
+        result.vms = threads::vms(&measurement.session, of, |vm| folder.vm_log_tail(vm));
+        measurement.deliver(&mut result);
         // What others did to the run the guest cannot tell.
-        if verdict.answer.is_failure() && self.session.invalid.is_empty() {
+        if verdict.answer.is_failure() && measurement.session.invalid.is_empty() {
             self.explain(&ends, &result.vms);
         }
         verdict.status()
-    }
-
-    /// The result as it would be if the run ended now.
-    pub(super) fn result_so_far(&self) -> RunResult {
-        let (verdict, phases_ms) = compose::so_far(&self.session, &self.plan.job, self.built_ms);
-        Account { ended: false, ..self.account(&verdict, phases_ms) }.result()
-    }
-
-    fn account<'a>(&'a self, verdict: &'a Verdict, phases_ms: BTreeMap<Phase, u64>) -> Account<'a> {
-        Account {
-            target: if self.plan.args.nested.nested { Target::Nested } else { Target::User },
-            started_utc: self.plan.started_utc.clone(),
-            session: &self.session,
-            job: &self.plan.job,
-            kernel: self.kernel.clone(),
-            machine: self.machine.clone(),
-            caller: Some(self.caller.facts().clone()),
-            pins: self.pins.clone(),
-            notes: self.notes.clone(),
-            trace: Trace::default(),
-            phases_ms,
-            steal_budget: self.plan.args.load.steal_budget,
-            host_cpus: self.plan.host_cpus,
-            verdict,
-            ended: true,
-        }
     }
 
     /// The trace, as far as it arrived or is there.
@@ -102,24 +53,24 @@ impl Attempt {
         let mut arrival = Arrival {
             via: TraceVia::BulkPort,
             bytes: self.trace_written.load(Ordering::Acquire),
-            sent: self.session.trace_bytes,
-            gaps: &self.session.gaps,
-            clock: self.clock(),
+            sent: self.measurement.session.trace_bytes,
+            gaps: &self.measurement.session.gaps,
+            clock: self.measurement.clock(),
             error: self.running.console().port_error(TRACE_PORT).map(|error| error.to_string()),
         };
         let refused = match &self.ring_answer {
             Some(Err(reason)) => Some(reason.clone()),
             _ => None,
         };
-        if let Some(setup) = &self.session.setup
+        if let Some(setup) = &self.measurement.session.setup
             && let Some(ring) = setup.trace_ring
             && refused.is_none()
         {
             self.take_ring(ring, &mut arrival);
         }
-        let mut trace = self.trace_file.receive(&arrival, &self.show);
+        let mut trace = self.trace_file.receive(&arrival, &self.measurement.show);
         if let Some(note) = &trace.note {
-            self.show.remark(note);
+            self.measurement.show.remark(note);
         }
         // That was told when it came up.
         trace.note = trace.note.or(refused);
@@ -142,7 +93,7 @@ impl Attempt {
             },
             vcpus: vcpus.into_iter().map(vcpu_end).collect(),
         };
-        if let Some(vm) = &mut self.machine.vm {
+        if let Some(vm) = &mut self.measurement.origin.machine.vm {
             vm.end = Some(end);
         }
     }
@@ -153,11 +104,11 @@ impl Attempt {
         for vm in failed() {
             let number = vm.status.vm;
             if let Some(state) = &vm.status.state {
-                self.show.remark(&format!("VM {number}: state of its vCPUs:\n{state}"));
+                self.measurement.show.remark(&format!("VM {number}: state of its vCPUs:\n{state}"));
             }
             let tail = vm.console_tail.as_deref().unwrap_or_default().trim_end();
             let tail = if tail.is_empty() { "(it printed nothing)" } else { tail };
-            self.show.remark(&format!("VM {number}: end of its console:\n{tail}"));
+            self.measurement.show.remark(&format!("VM {number}: end of its console:\n{tail}"));
         }
         if failed().next().is_some() {
             // The machine around them did what it should.
@@ -165,14 +116,20 @@ impl Attempt {
         }
         for end in ends {
             if let Some(state) = &end.state {
-                self.show.remark(&format!("state of vCPU {} ({}):\n{state}", end.cpu, end.reason));
+                self.measurement
+                    .show
+                    .remark(&format!("state of vCPU {} ({}):\n{state}", end.cpu, end.reason));
             }
         }
-        let tail = self.tail.text();
+        let tail = self.console.tail.text();
         if tail.trim().is_empty() {
-            self.show.remark("the guest printed nothing; --debug-boot shows its early console");
+            self.measurement
+                .show
+                .remark("the guest printed nothing; --debug-boot shows its early console");
         } else {
-            self.show.remark(&format!("end of the guest's console:\n{}", tail.trim_end()));
+            self.measurement
+                .show
+                .remark(&format!("end of the guest's console:\n{}", tail.trim_end()));
         }
     }
 }

@@ -2,30 +2,33 @@
 //! What the options come to, before anything is made.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gaps::record::GapRecord;
 use protocol::error::Owner;
 use protocol::index::Kind;
 use protocol::job::{CoschedRequest, Job, LoadSpec, MeterKind, MeterSpec, TuneRequest};
-use results::folder;
+use results::folder::{self, Folder};
 use results::host_cpus::HostCpus;
-use results::model::{Machine, MicroVm};
+use results::model::{KernelFacts, Machine, MicroVm, Target};
 use vmm::config::{Config, Topology, Transport};
 use vmm::vm::{Facts, Running, Vm};
 use vmm::x86_64::image::KernelImage;
 
 use crate::absence::HostEvidence;
-use crate::caller::{Demand, Heirs};
+use crate::caller::{Caller, Demand, Heirs};
 use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, TraceArgs};
+use crate::compose::Origin;
+use crate::deliver::Checkpoints;
 use crate::kernel::Kernel;
 use crate::machine;
 use crate::mapped_trace::TraceMemory;
+use crate::measurement::Measurement;
 use crate::modules::{Drivers, Modules, Tree};
 use crate::placement::{self, Placement};
-use crate::session::Limits;
+use crate::session::{Limits, Session};
 use crate::shape::Shape;
-use crate::show::Style;
+use crate::show::{Show, Style};
 use crate::status::{Failure, OrFail};
 use crate::trace_file::TraceFile;
 use crate::verbs::measure::nested;
@@ -109,8 +112,6 @@ impl Plan {
     pub fn config(&self, version: Option<(u32, u32)>) -> Config {
         let machine = &self.args.machine;
         Config {
-            topology: self.topology,
-            memory_mib: machine.memory,
             pv: machine.pv,
             nested: self.args.nested.nested,
             serial: machine.debug_boot,
@@ -123,8 +124,7 @@ impl Plan {
             ),
             boot: machine.boot.into(),
             pins: self.placement.pins.clone(),
-            spread: Vec::new(),
-            cookie: false,
+            ..Config::new(self.topology, machine.memory)
         }
     }
 
@@ -258,6 +258,44 @@ impl Plan {
             end: None,
         };
         Machine { summary: self.summary(idle, vm.facts().transport), vm: Some(microvm) }
+    }
+
+    /// What the run is of, but for what came up.
+    pub fn origin(&self, kernel: KernelFacts, machine: Machine) -> Origin {
+        let target = if self.args.nested.nested { Target::Nested } else { Target::User };
+        Origin {
+            started_utc: self.started_utc.clone(),
+            kernel,
+            machine,
+            host_cpus: self.host_cpus,
+            steal_budget: self.args.load.steal_budget,
+            ..Origin::new(target)
+        }
+    }
+
+    /// The measurement that begins with the machine's boot; what was `taken` is shown.
+    pub fn measurement(
+        &self,
+        origin: Origin,
+        caller: Caller,
+        folder: Folder,
+        taken: &[String],
+    ) -> Measurement {
+        let limits = self.limits();
+        let show = Show::new(style(&self.args.show), self.args.nested.show_vm);
+        show.notes(taken);
+        show.notes(&origin.notes);
+        show.phase("boot", limits.boot.as_secs());
+        Measurement {
+            job: self.job.clone(),
+            session: Session::new(limits, Instant::now()),
+            origin,
+            caller,
+            show,
+            folder,
+            checkpoints: Checkpoints::default(),
+            built_ms: 0,
+        }
     }
 
     /// The machine in a line, with a guest that idles so and reaches its devices so.

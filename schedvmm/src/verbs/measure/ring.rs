@@ -16,12 +16,12 @@ impl Attempt {
     /// Answers a guest that has stopped tracing: it is to ship its trace where we cannot read it.
     /// Once, whatever it asks.
     pub(super) fn answer_about_ring(&mut self) {
-        let ring = self.session.setup.as_ref().and_then(|setup| setup.trace_ring);
+        let ring = self.measurement.session.setup.as_ref().and_then(|setup| setup.trace_ring);
         let (Some(ring), None) = (ring, &self.ring_answer) else { return };
         let checked = self.with_rings(ring, |rings| rings.check().map_err(|error| chain(&error)));
         let command = if checked.is_ok() { Command::KeepTrace } else { Command::ShipTrace };
         if let Err(reason) = &checked {
-            self.note(format!("trace: {reason}; the guest ships it"));
+            self.measurement.note(format!("trace: {reason}; the guest ships it"));
         }
         self.ring_answer = Some(checked);
         // One that takes no answer goes on without.
@@ -33,8 +33,8 @@ impl Attempt {
     pub(super) fn take_ring(&self, ring: TraceRing, arrival: &mut Arrival<'_>) {
         arrival.via = TraceVia::MappedRing;
         let dump = self.plan.job.trace.as_ref().map(|trace| trace.dump);
-        let hit = self.session.hit.is_some();
-        let died = self.session.report.is_none();
+        let hit = self.measurement.session.hit.is_some();
+        let died = self.measurement.session.report.is_none();
         if arrival.bytes == 0 || !died && !dump.is_some_and(|dump| dump.wanted(hit)) {
             arrival.bytes = 0;
             // What would be needed to read the trace; if it cannot go, it does no harm.
