@@ -149,9 +149,12 @@ mod tests {
 
     use super::*;
 
+    fn options(cpu: Option<Vendor>, smt: Option<Smt>, ips: Option<u32>) -> MachineOptions {
+        MachineOptions { venue: None, cpu, smt, ips }
+    }
+
     #[test]
     fn options_that_do_not_fit_the_place_are_refused_with_the_next_step() {
-        let options = |cpu, smt, ips| MachineOptions { venue: None, cpu, smt, ips };
         let smt = "3x2".parse().unwrap();
         let all = options(Some(Vendor::Amd), Some(smt), Some(70_000_000));
         let machine = all.simulated(Place::Simulated).unwrap().unwrap();

@@ -50,16 +50,17 @@ pub fn ensure_bochs(program: &Path) -> Result<()> {
 fn program_version(program: &Path) -> Result<(u32, u32)> {
     let mut ask = Command::new(program);
     ask.arg("--help").stderr(Stdio::null());
-    let missing = || {
-        format!(
-            "the simulated host needs Bochs, and `{}` does not run; install {}, or use `--venue \
-             emulated`",
-            program.display(),
-            PACKAGES.join(", ")
-        )
-    };
-    let (_, text) = process::capture(&mut ask, ASK_DEADLINE).with_context(missing)?;
-    parse_version(&text).with_context(missing)
+    let (_, text) =
+        process::capture(&mut ask, ASK_DEADLINE).with_context(|| does_not_run(program))?;
+    parse_version(&text).with_context(|| does_not_run(program))
+}
+
+fn does_not_run(program: &Path) -> String {
+    format!(
+        "the simulated host needs Bochs, and `{}` does not run; install {}, or use `--venue emulated`",
+        program.display(),
+        PACKAGES.join(", ")
+    )
 }
 
 /// `Bochs x86 Emulator 2.7` to (2, 7).

@@ -77,25 +77,19 @@ impl Disk {
     /// This machine has none, or the kernel keeps its ports from us.
     pub(super) fn open() -> Result<Self> {
         let device = find(Path::new(DEVICES))?;
-        let open = |name: &str| {
-            let path = device.join(name);
-            File::options()
-                .read(true)
-                .write(true)
-                .open(&path)
-                .with_context(|| format!("cannot open `{}`", path.display()))
-        };
         ensure!(
             !device.join("driver").exists(),
             "a driver of this kernel has the disk; take a kernel without ATA_PIIX"
         );
-        let config = open("config")?;
+        let config = open(&device.join("config"))?;
         config
             .write_all_at(&PCI_ENABLE.to_le_bytes(), PCI_COMMAND)
             .context("cannot switch on the disk's controller")?;
         let pagemap = File::open("/proc/self/pagemap").context("this kernel has no pagemap")?;
         let memory = Memory::new().context("no memory to write from")?;
-        Ok(Self { ports: open("resource0")?, fetch: open("resource4")?, pagemap, memory })
+        let ports = open(&device.join("resource0"))?;
+        let fetch = open(&device.join("resource4"))?;
+        Ok(Self { ports, fetch, pagemap, memory })
     }
 
     /// Where the next record is laid out.
@@ -163,6 +157,11 @@ impl Disk {
         }
         Ok(addresses[0])
     }
+}
+
+fn open(path: &Path) -> Result<File> {
+    let file = File::options().read(true).write(true).open(path);
+    file.with_context(|| format!("cannot open `{}`", path.display()))
 }
 
 /// The folder of the first controller of disks.

@@ -83,9 +83,12 @@ impl Drop for Bridge {
     }
 }
 
+fn pair() -> Result<(UnixStream, UnixStream)> {
+    UnixStream::pair().context("cannot make a socket pair")
+}
+
 /// Starts the thread.
 pub(super) fn start(ends: Ends) -> Result<Channels> {
-    let pair = || UnixStream::pair().context("cannot make a socket pair");
     let [stdout, stderr, out, status] = [pair()?, pair()?, pair()?, pair()?];
     let (console, console_write) = io::pipe().context("cannot make a pipe")?;
     let findings = Arc::new(Findings::default());
@@ -184,9 +187,10 @@ impl Loop {
 
     /// Which of the sources have something to read, after a while without any.
     fn ready(&self, sources: &[Source]) -> Result<Vec<usize>> {
-        let entry =
-            |source: &Source| PollFd::from_borrowed_fd(self.descriptor(*source), PollFlags::IN);
-        let mut descriptors: Vec<_> = sources.iter().map(entry).collect();
+        let mut descriptors: Vec<_> = sources
+            .iter()
+            .map(|source| PollFd::from_borrowed_fd(self.descriptor(*source), PollFlags::IN))
+            .collect();
         let timeout = Timespec::try_from(POLL_INTERVAL)?;
         match event::poll(&mut descriptors, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}

@@ -94,14 +94,13 @@ pub(super) fn compose(
         })?;
 
     let mut low = setup.to_vec();
-    let mut set = |at: usize, value: &[u8]| low[at..at + value.len()].copy_from_slice(value);
-    set(header::TYPE_OF_LOADER, &[UNDEFINED_LOADER]);
-    set(header::LOADFLAGS, &[setup[header::LOADFLAGS] | LOADED_HIGH_CAN_USE_HEAP]);
-    set(header::VID_MODE, &NORMAL_VIDEO.to_le_bytes());
-    set(header::HEAP_END_PTR, &SETUP_HEAP_END.to_le_bytes());
-    set(header::CMD_LINE_PTR, &CMDLINE_ADDRESS.to_le_bytes());
-    set(header::RAMDISK_IMAGE, &initrd_address.to_le_bytes());
-    set(header::RAMDISK_SIZE, &initrd_len.to_le_bytes());
+    set(&mut low, header::TYPE_OF_LOADER, &[UNDEFINED_LOADER]);
+    set(&mut low, header::LOADFLAGS, &[setup[header::LOADFLAGS] | LOADED_HIGH_CAN_USE_HEAP]);
+    set(&mut low, header::VID_MODE, &NORMAL_VIDEO.to_le_bytes());
+    set(&mut low, header::HEAP_END_PTR, &SETUP_HEAP_END.to_le_bytes());
+    set(&mut low, header::CMD_LINE_PTR, &CMDLINE_ADDRESS.to_le_bytes());
+    set(&mut low, header::RAMDISK_IMAGE, &initrd_address.to_le_bytes());
+    set(&mut low, header::RAMDISK_SIZE, &initrd_len.to_le_bytes());
     let line = [cmdline.as_bytes(), &[0]].concat();
 
     let mut image = Image { bytes: vec![0; SECTOR], pieces: Vec::new() };
@@ -110,6 +109,11 @@ pub(super) fn compose(
     image.add(KERNEL_ADDRESS, rest)?;
     image.add(initrd_address, initrd)?;
     Ok(image)
+}
+
+/// Puts a field into the setup header.
+fn set(setup: &mut [u8], at: usize, value: &[u8]) {
+    setup[at..at + value.len()].copy_from_slice(value);
 }
 
 impl Image {
@@ -148,17 +152,23 @@ mod tests {
         image.bytes[start..start + piece.sectors as usize * SECTOR].to_vec()
     }
 
+    fn word(setup: &[u8], at: usize) -> u32 {
+        u32::from_le_bytes([0, 1, 2, 3].map(|byte| setup[at + byte]))
+    }
+
     #[test]
     fn everything_has_its_place() {
         let image = compose(&kernel(&[7; 1000]), &[9; 5000], "quiet idle=halt", 64).unwrap();
         let setup = loaded(&image, SETUP_ADDRESS);
-        let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| setup[at + byte]));
         assert_eq!(setup.len(), 5 * SECTOR);
-        assert_eq!((word(header::RAMDISK_SIZE), word(header::CMD_LINE_PTR)), (5000, 0x8_e000));
+        assert_eq!(
+            (word(&setup, header::RAMDISK_SIZE), word(&setup, header::CMD_LINE_PTR)),
+            (5000, 0x8_e000)
+        );
         assert_eq!(setup[header::LOADFLAGS], 0x11 | LOADED_HIGH_CAN_USE_HEAP);
         assert!(loaded(&image, CMDLINE_ADDRESS).starts_with(b"quiet idle=halt\0"));
         assert!(loaded(&image, KERNEL_ADDRESS).starts_with(&[7; 1000]));
-        let initrd = word(header::RAMDISK_IMAGE);
+        let initrd = word(&setup, header::RAMDISK_IMAGE);
         assert!(initrd.is_multiple_of(PAGE) && initrd + 5000 <= 48 << 20, "{initrd:#x}");
         assert!(loaded(&image, initrd).starts_with(&[9; 5000]));
         // Nothing reaches into the next one.

@@ -66,6 +66,11 @@ fn sum(record: &[u8]) -> u32 {
     hasher.finalize()
 }
 
+/// A number of a header.
+fn word(header: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([0, 1, 2, 3].map(|byte| header[at + byte]))
+}
+
 /// Reads records as they come.
 pub(super) struct Reader {
     disk: File,
@@ -88,9 +93,8 @@ impl Reader {
     pub(super) fn next(&mut self) -> io::Result<Option<(Channel, &[u8])>> {
         let header = &mut self.buffer[..SECTOR];
         self.disk.read_exact_at(header, self.at)?;
-        let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| header[at + byte]));
-        let (len, expected) = (word(16) as usize, word(24));
-        let sequence = u64::from(word(8)) | u64::from(word(12)) << 32;
+        let (len, expected) = (word(header, 16) as usize, word(header, 24));
+        let sequence = u64::from(word(header, 8)) | u64::from(word(header, 12)) << 32;
         let channel = Channel::of(header[20]);
         let (Some(channel), true) =
             (channel, header[..8] == MAGIC && sequence == self.sequence && len <= MAX_DATA)
