@@ -5,6 +5,7 @@
 //! What Bochs does not have: the TSC deadline timer, virtual interrupts (APICv), and packages as
 //! they are counted on hardware.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,7 +14,7 @@ use testhost::host::Simulated;
 use crate::case::Case;
 use crate::lab::{Group, TestKernel};
 use crate::outcome::{Outcome, list, number, text};
-use crate::user::{self, milliseconds};
+use crate::user::milliseconds;
 use crate::{nested, trace};
 
 /// Vendor of the simulated CPUs, in the files of KVM.
@@ -65,7 +66,11 @@ fn hit(outcome: &Outcome) {
     let tsc = &result["tsc"];
     assert_eq!((number(tsc, "khz"), text(tsc, "source")), (50_000, "kvm"), "{tsc}");
     assert_eq!(result["kernel"]["siblings"].to_string(), r#"["0-1","0-1","2-3","2-3"]"#);
-    user::cookies(&result, "prctl");
+    let cosched = &result["cosched"];
+    assert_eq!(cosched["mechanism"], "prctl", "{cosched}");
+    let cookies: BTreeSet<u64> =
+        list(cosched, "cookies").iter().filter_map(Value::as_u64).collect();
+    assert_eq!(cookies.len(), 8, "a cookie for each group: {cosched}");
 }
 
 /// Without help of KVM's own, and without a halt: time is kept, and gaps are found.
