@@ -71,6 +71,18 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs a program to its end with our own streams; whether it failed is the caller's to judge. `what`
+/// names it in signs of life and in the error.
+///
+/// # Errors
+/// It cannot be started, or has not ended at the deadline and was stopped.
+pub fn run_until(command: &mut Command, what: &str, deadline: Duration) -> Result<ExitStatus> {
+    let line = command_line(command);
+    end_with_parent(command, libc::SIGTERM);
+    let mut child = KillOnDrop(command.spawn().with_context(|| format!("cannot start `{line}`"))?);
+    wait(&mut child.0, what, deadline)
+}
+
 /// Runs a program to its end and returns what it printed to its standard output; whether it
 /// failed is the caller's to judge.
 pub fn capture(command: &mut Command, deadline: Duration) -> Result<(ExitStatus, String)> {

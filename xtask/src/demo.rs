@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use testhost::host::accident::HostLost;
-use testhost::host::{EmulatedHost, Ended};
+use testhost::host::{EmulatedHost, Ended, Simulated};
 use testhost::kernel::{self, Wanted};
-use testhost::venue::Venue;
+use testhost::venue::{MachineOptions, Venue};
 use testhost::{artifacts, host, process, project};
 
 /// Where the kernel under test lies in the emulated host. The host's own is always 6.12.
@@ -30,7 +30,9 @@ pub struct Demo {
     pub output: Option<PathBuf>,
     /// Print the result as JSON.
     pub json: bool,
-    /// Longest time for the main job in the emulated host.
+    /// Where to run, if that is not left to us.
+    pub machine: MachineOptions,
+    /// Longest time for the main job in the emulated or simulated host.
     pub timeout: Duration,
     /// Further options of `schedvmm`.
     pub options: Vec<OsString>,
@@ -41,37 +43,40 @@ impl Demo {
     pub fn run(&self) -> Result<Ended> {
         let output = self.prepare_output()?;
         let schedvmm = artifacts::schedvmm()?;
-        let venue = Venue::detect(&schedvmm)?;
+        let venue = Venue::choose(&self.machine, &schedvmm)?;
         if self.json {
             eprintln!("{venue}");
         } else {
             println!("{venue}");
         }
         let image = kernel::ensure(self.kernel)?;
-        match venue {
-            Venue::Own => self.run_here(&schedvmm, &image, &output),
-            Venue::Emulated(_) => {
-                let mut command =
-                    self.command("schedvmm".as_ref(), GUEST_KERNEL.as_ref(), "/out".as_ref());
-                self.be_patient(&mut command);
-                let host = EmulatedHost::builder()
-                    .xtask(std::env::current_exe()?)
-                    .schedvmm(schedvmm)
-                    .file(GUEST_KERNEL, image)
-                    .out(&output)
-                    .timeout(self.timeout)
-                    .forward_signals();
-                let run = host.run(&command, host::show).or_else(|error| {
-                    if !error.is::<HostLost>() {
-                        return Err(error);
-                    }
-                    eprintln!("{error}\nThis is no fault of the kernel under test: once more.");
-                    host.run(&command, host::show)
-                })?;
-                eprintln!("result folder: {}", output.display());
-                Ok(run.ended)
-            }
+        let simulated = match venue {
+            Venue::Own => return self.run_here(&schedvmm, &image, &output),
+            Venue::Emulated(_) => None,
+            Venue::Simulated(machine) => Some(machine),
+        };
+        let mut command = self.command("schedvmm".as_ref(), GUEST_KERNEL.as_ref(), "/out".as_ref());
+        self.be_patient(&mut command);
+        let mut host = EmulatedHost::builder()
+            .xtask(std::env::current_exe()?)
+            .schedvmm(schedvmm)
+            .file(GUEST_KERNEL, image)
+            .out(&output)
+            .timeout(self.timeout)
+            .forward_signals();
+        if let Some(machine) = simulated {
+            fit(&mut command, &machine);
+            host = host.simulated(machine);
         }
+        let run = host.run(&command, host::show).or_else(|error| {
+            if !error.is::<HostLost>() {
+                return Err(error);
+            }
+            eprintln!("{error}\nThis is no fault of the kernel under test: once more.");
+            host.run(&command, host::show)
+        })?;
+        eprintln!("result folder: {}", output.display());
+        Ok(run.ended)
     }
 
     /// The main job on this machine; Ctrl-C reaches it from the terminal.
@@ -102,10 +107,8 @@ impl Demo {
     /// Adds what machines in an emulated machine need, unless the user has decided on it.
     fn be_patient(&self, command: &mut Vec<OsString>) {
         let timeout = format!("{}s", self.timeout.as_secs());
-        if self.nested
-            && !command.iter().any(|word| word.to_string_lossy().starts_with(L2_BOOT_TIMEOUT))
-        {
-            command.extend([L2_BOOT_TIMEOUT.into(), timeout.into()]);
+        if self.nested {
+            decide(command, L2_BOOT_TIMEOUT, &timeout);
         }
     }
 
@@ -132,6 +135,26 @@ fn is_full(output: &Path) -> bool {
     std::fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_some())
 }
 
+/// Adds what the main job needs in the simulated machine, unless the user has decided on it: it has
+/// little memory and is slow, and its cores are there to be measured, all of them.
+fn fit(command: &mut Vec<OsString>, machine: &Simulated) {
+    let cpus: Vec<String> =
+        (0..machine.smt.cores * machine.smt.threads).map(|cpu| cpu.to_string()).collect();
+    if let Some(vcpus) = cpus.get(..4) {
+        decide(command, "--pin", &vcpus.join(","));
+    }
+    decide(command, "--memory", "512M");
+    decide(command, "--boot-timeout", "300s");
+    decide(command, "--duration", "2s");
+}
+
+/// Adds an option, unless it is there.
+fn decide(command: &mut Vec<OsString>, option: &str, value: &str) {
+    if !command.iter().any(|word| word.to_string_lossy().starts_with(option)) {
+        command.extend([option.into(), value.into()]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +165,7 @@ mod tests {
             nested: true,
             output,
             json: false,
+            machine: MachineOptions::default(),
             timeout: Duration::from_secs(1),
             options: vec!["--duration".into(), "5s".into()],
         }
@@ -164,6 +188,19 @@ mod tests {
         demo(None).be_patient(&mut command);
         let expected = ["--l2-boot-timeout", "1s"];
         assert_eq!(command, expected.map(OsString::from));
+    }
+
+    #[test]
+    fn the_simulated_machine_is_used_whole_unless_it_was_decided() {
+        let mut command: Vec<OsString> = vec!["schedvmm".into(), "--duration=9s".into()];
+        fit(&mut command, &Simulated::default());
+        let expected = ["schedvmm", "--duration=9s", "--pin", "0,1,2,3", "--memory", "512M"];
+        assert_eq!(command[..6], expected.map(OsString::from));
+        assert!(!command.contains(&"2s".into()), "{command:?}");
+        // Two CPUs are no place for four vCPUs of their own.
+        let mut command = Vec::new();
+        fit(&mut command, &Simulated { smt: "1x2".parse().unwrap(), ..Simulated::default() });
+        assert!(!command.contains(&"--pin".into()), "{command:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! `cargo xtask`: everything around the product, one verb each.
 
 mod demo;
+mod host;
 mod house;
 mod kernels;
 mod test;
@@ -17,12 +18,14 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::demo::Demo;
+use crate::host::HostOptions;
 use crate::kernels::Matrix;
 use benches::{analyse, boot, bulk, meter, nested, start, trace, tracing};
 
-use testhost::host::{self, EmulatedHost, init};
+use testhost::host::{Interrupted, init};
 
 use testhost::kernel::{self, Variant, Wanted};
+use testhost::venue::MachineOptions;
 
 /// What `xtask` itself ends with when it fails; outside the range of what it runs for others.
 const OWN_FAILURE: u8 = 202;
@@ -59,7 +62,7 @@ enum Verb {
     /// Without --all: the oldest kernel for clouds, the newest of each flavour, and each way to
     /// configure one. What was printed and the result folders are kept in results/kernels.
     Kernels(KernelsOptions),
-    /// Run a command in the emulated host; its exit status becomes ours.
+    /// Run a command in the emulated or simulated host; its exit status becomes ours.
     Host(HostOptions),
     /// Measure a test kernel: sets up what is missing, builds, runs the main job.
     Demo(DemoOptions),
@@ -215,37 +218,6 @@ struct KernelsOptions {
 }
 
 #[derive(clap::Args)]
-struct HostOptions {
-    /// Where the files go that the command leaves in its working directory, /out.
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// CPUs of the host for the command; it has one more, its first, for itself.
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    cpus: u32,
-    /// Memory of the host in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 6000)]
-    memory: u32,
-    /// Kernel of the host, also found in it as /bzImage; the 6.12 test kernel without this.
-    #[arg(long, value_name = "BZIMAGE")]
-    kernel: Option<PathBuf>,
-    /// A schedvmm to take instead of building it.
-    #[arg(long, value_name = "EXE")]
-    schedvmm: Option<PathBuf>,
-    /// How long the command may take.
-    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
-    timeout: u64,
-    /// A file of this machine to have in the host too.
-    #[arg(long = "file", value_name = "GUEST=HOST", value_parser = parse_pair)]
-    files: Vec<(String, PathBuf)>,
-    /// An executable of this machine to have in the host too, with its shared libraries.
-    #[arg(long = "executable", value_name = "GUEST=HOST", value_parser = parse_pair)]
-    executables: Vec<(String, PathBuf)>,
-    /// The command and its arguments, passed on as they are. busybox's commands are there.
-    #[arg(last = true, required = true, value_name = "COMMAND")]
-    command: Vec<OsString>,
-}
-
-#[derive(clap::Args)]
 struct DemoOptions {
     /// The test kernel to measure: a series such as 6.12 (EEVDF) or 6.1 (CFS), or the oldest
     /// or newest that Debian's package archives offer.
@@ -260,7 +232,9 @@ struct DemoOptions {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
-    /// How long the main job may take in the emulated host.
+    #[command(flatten)]
+    machine: MachineOptions,
+    /// How long the main job may take in the emulated or simulated host.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     timeout: u64,
     /// Further options of schedvmm.
@@ -277,7 +251,7 @@ fn main() -> ExitCode {
         Verb::Kernel { wanted, stock: Some(flavour), .. } => show_stock(wanted, &flavour),
         Verb::Kernel { wanted, config, .. } => show_kernel(wanted, config),
         Verb::Kernels(options) => kernels(options),
-        Verb::Host(options) => run_in_host(options),
+        Verb::Host(options) => options.run(),
         Verb::Demo(options) => demo(options),
         Verb::Test => test(),
         Verb::House { json } => house::figures().and_then(|figures| show(&figures, json)),
@@ -310,8 +284,8 @@ fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");
-        let signal = error.downcast_ref::<host::Interrupted>();
-        ExitCode::from(signal.map_or(OWN_FAILURE, host::Interrupted::code))
+        let signal = error.downcast_ref::<Interrupted>();
+        ExitCode::from(signal.map_or(OWN_FAILURE, Interrupted::code))
     })
 }
 
@@ -340,38 +314,13 @@ fn kernels(options: KernelsOptions) -> Result<ExitCode> {
     Ok(if all_ran { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run_in_host(options: HostOptions) -> Result<ExitCode> {
-    let mut host = EmulatedHost::builder()
-        .xtask(std::env::current_exe()?)
-        .cpus(options.cpus)
-        .memory_mib(options.memory)
-        .timeout(Duration::from_secs(options.timeout))
-        .forward_signals();
-    if let Some(kernel) = options.kernel {
-        host = host.kernel(kernel);
-    }
-    if let Some(schedvmm) = options.schedvmm {
-        host = host.schedvmm(schedvmm);
-    }
-    if let Some(out) = options.out {
-        host = host.out(out);
-    }
-    for (guest, file) in options.files {
-        host = host.file(&guest, file);
-    }
-    for (guest, executable) in options.executables {
-        host = host.executable(&guest, executable);
-    }
-    let run = host.run(options.command, host::show)?;
-    Ok(ExitCode::from(run.ended.code()))
-}
-
 fn demo(options: DemoOptions) -> Result<ExitCode> {
     let ended = Demo {
         kernel: options.kernel,
         nested: options.nested,
         output: options.output,
         json: options.json,
+        machine: options.machine,
         timeout: Duration::from_secs(options.timeout),
         options: options.options,
     }
@@ -401,13 +350,4 @@ fn bench_start(runs: u32, json: bool) -> Result<ExitCode> {
 fn bench_trace(trace: Option<&Path>, runs: u32, json: bool) -> Result<ExitCode> {
     let status = trace::run(trace, runs, json)?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn parse_pair(text: &str) -> Result<(String, PathBuf), String> {
-    match text.split_once('=') {
-        Some((guest, host)) if !guest.is_empty() && !host.is_empty() => {
-            Ok((guest.into(), host.into()))
-        }
-        _ => Err("expected GUEST=HOST, for example /etc/hosts=./hosts".into()),
-    }
 }

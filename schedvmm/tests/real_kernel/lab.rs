@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A group of cases that share one boot of the emulated host.
+//! A group of cases that share one boot of the emulated host, or the simulated one.
 
 use std::env;
 use std::fmt::Write as _;
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tempfile::TempDir;
-use testhost::host::EmulatedHost;
 use testhost::host::accident::{Accident, HostLost, Retries};
+use testhost::host::{EmulatedHost, Simulated};
 
 use crate::case::Case;
 use crate::outcome::Outcome;
@@ -28,6 +28,11 @@ const NO_KVM: u8 = 99;
 const PREPARATION: Duration = Duration::from_secs(120);
 /// A case ends itself within its limit; a host that is silent for longer stands still.
 const SILENCE: Duration = Duration::from_secs(60);
+
+/// A second of the simulated machine's own clock may take this many of ours, on a busy machine.
+const SLOWER: u32 = 20;
+/// Its memory: most of what it can have.
+const SIMULATED_MEMORY_MIB: u32 = 2040;
 
 /// Which kernel runs the host and is tested in it.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +68,7 @@ pub struct Group {
     kernel: TestKernel,
     cases: Vec<Case>,
     prepare: fn(&Path) -> Result<Preparation, String>,
+    simulated: Option<Simulated>,
 }
 
 /// What a group needs beside kernel and executable.
@@ -79,12 +85,18 @@ pub struct Preparation {
 impl Group {
     /// Cases for this kernel.
     pub fn new(name: &'static str, kernel: TestKernel, cases: Vec<Case>) -> Self {
-        Self { name, kernel, cases, prepare: |_| Ok(Preparation::default()) }
+        Self { name, kernel, cases, prepare: |_| Ok(Preparation::default()), simulated: None }
     }
 
     /// With a preparation, made from the path of the kernel.
     pub fn prepared(self, prepare: fn(&Path) -> Result<Preparation, String>) -> Self {
         Self { prepare, ..self }
+    }
+
+    /// In this simulated machine. Time limits of its cases are by its own clock, and a case that fails
+    /// has failed: there are no accidents.
+    pub fn in_simulation(self, machine: Simulated) -> Self {
+        Self { simulated: Some(machine), ..self }
     }
 
     /// One trial for each case that `args` do not filter out. The first to run boots the host
@@ -131,10 +143,15 @@ impl Group {
         let start = Instant::now();
         let kernel = self.kernel.path()?;
         let preparation = (self.prepare)(&kernel)?;
-        let limit = cases.iter().map(|case| case.limit).sum::<Duration>() + PREPARATION;
-        let mut host = EmulatedHost::builder().kernel(kernel).out(into).timeout(limit);
+        let mut limit = cases.iter().map(|case| case.limit).sum::<Duration>() + PREPARATION;
         let longest = cases.iter().map(|case| case.limit).max().unwrap_or_default();
-        host = host.silence(longest.max(PREPARATION) + SILENCE);
+        let mut silence = longest.max(PREPARATION) + SILENCE;
+        let mut host = EmulatedHost::builder().kernel(kernel).out(into);
+        if let Some(machine) = &self.simulated {
+            (limit, silence) = (limit * SLOWER, silence * SLOWER);
+            host = host.simulated(machine.clone()).memory_mib(SIMULATED_MEMORY_MIB);
+        }
+        host = host.timeout(limit).silence(silence);
         if let Some(executable) = env::var_os(EXECUTABLE_ENV) {
             host = host.schedvmm(executable);
         }
@@ -157,7 +174,9 @@ impl Group {
             code => return Err(format!("the suite ended with status {code}: {told}").into()),
         }
         let took = start.elapsed().as_secs_f64();
-        println!("group {}: {} cases in {took:.1} s", self.name, cases.len());
+        let ticks = run.ticks.map(|ticks| format!(", {} million ticks", ticks / 1_000_000));
+        let ticks = ticks.unwrap_or_default();
+        println!("group {}: {} cases in {took:.1} s{ticks}", self.name, cases.len());
         Ok(())
     }
 }
@@ -195,6 +214,9 @@ impl Boot {
         }
         let folders = self.ran.get_or_init(|| self.all()).as_ref()?;
         let case = &self.group.cases[n];
+        if self.group.simulated.is_some() {
+            return case.judge(&Outcome::read(&folders.path.join(&case.name), case.limit)?);
+        }
         let retries = || self.retries.lock().unwrap_or_else(PoisonError::into_inner);
         retries().cases += 1;
         let outcome = Outcome::read(&folders.path.join(&case.name), case.limit)?;
@@ -228,7 +250,7 @@ impl Boot {
         };
         run(self.group.name)
             .or_else(|broken: Broken| {
-                if !broken.host_lost {
+                if !broken.host_lost || self.group.simulated.is_some() {
                     return Err(broken);
                 }
                 self.retries.lock().unwrap_or_else(PoisonError::into_inner).retried += 1;

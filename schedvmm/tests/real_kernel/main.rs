@@ -7,6 +7,9 @@
 //! behind is judged here, case by case, after its group has run. What becomes of a case whose
 //! guest the emulation let down is told in [`testhost::host::accident`].
 //!
+//! One group, [`intel`], runs in the simulated host: Intel's virtualization, hyperthreads, and times
+//! that are numbers.
+//!
 //! The test kernels are named by environment variables (`cargo xtask test` sets them);
 //! without them the cases are skipped, and say so. Their `vmlinux` is expected beside them.
 //!
@@ -29,6 +32,7 @@ mod early_end;
 mod files;
 mod frozen;
 mod host_fault;
+mod intel;
 mod kernels;
 mod lab;
 mod machine;
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         variants::group(),
         stock::group(),
         nested::group(),
+        intel::group(),
     ];
     let retries = Arc::new(Mutex::new(Retries::default()));
     let mut trials: Vec<_> =

@@ -125,7 +125,7 @@ fn panicked(outcome: &Outcome, vm: &Value) {
 }
 
 /// One that measured, with its vCPUs confined to these CPUs.
-fn measured(outcome: &Outcome, vm: &Value, cpus: [&str; VCPUS]) {
+pub fn measured(outcome: &Outcome, vm: &Value, cpus: [&str; VCPUS]) {
     assert_eq!(vm["fault"], Value::Null, "{vm}");
     let threads = list(vm, "threads");
     assert_eq!(threads.len(), VCPUS);

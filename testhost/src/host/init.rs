@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PID 1 of the emulated host: mounts what a host has, runs the one command, sends home what
+//! PID 1 of the emulated or simulated host: mounts what a host has, runs the one command, sends home what
 //! it printed and left in `/out`.
 
 use std::fs::File;
@@ -21,9 +21,10 @@ use rustix::process::WaitOptions;
 use rustix::system::RebootCommand;
 use workload::kernel::{affinity, files};
 
-use super::ports::{self, Counted};
+use super::ports::{self, Counted, Streams};
 use super::protocol::{
-    Ended, JOB_PATH, Job, OUT_DIR, OUT_PORT, STATUS_PORT, STDERR_PORT, STDOUT_PORT, Sent, Status,
+    Ended, JOB_PATH, Job, Kind, OUT_DIR, OUT_PORT, STATUS_PORT, STDERR_PORT, STDOUT_PORT, Sent,
+    Status,
 };
 
 /// File system, where it goes, and its options.
@@ -51,8 +52,8 @@ pub fn is_our_role() -> bool {
 /// The whole life of PID 1. Never returns: the outer end stops the machine when it has all,
 /// and where it could not be told, the machine ends by itself.
 pub fn main() -> ! {
-    let told = prepare().and_then(|mut status| {
-        serve(&mut status)
+    let told = prepare().and_then(|(job, streams, mut status)| {
+        serve(&job, &streams, &mut status)
             .or_else(|error| ports::send(&mut status, &Status::Failed(format!("{error:#}"))))
     });
     if let Err(error) = told {
@@ -66,25 +67,27 @@ pub fn main() -> ! {
     }
 }
 
-/// Makes the machine a host, as far as it takes to find the port to report on.
-fn prepare() -> Result<File> {
+/// Makes the machine a host, as far as it takes to find the stream to report on.
+fn prepare() -> Result<(Job, Streams, File)> {
     for (kind, target, options) in MOUNTS {
         mount(kind, target, options)?;
     }
-    ports::open(STATUS_PORT)
+    let job = std::fs::read(JOB_PATH).with_context(|| format!("cannot read `{JOB_PATH}`"))?;
+    let job: Job = serde_json::from_slice(&job).context("cannot understand the job")?;
+    let streams = Streams::find(job.machine)?;
+    let status = streams.open(STATUS_PORT)?;
+    Ok((job, streams, status))
 }
 
 /// Does the one job.
-fn serve(status: &mut File) -> Result<()> {
-    let job = std::fs::read(JOB_PATH).with_context(|| format!("cannot read `{JOB_PATH}`"))?;
-    let job: Job = serde_json::from_slice(&job).context("cannot understand the job")?;
-    let (stdout, stderr) = (ports::open(STDOUT_PORT)?, ports::open(STDERR_PORT)?);
-    let out = ports::open(OUT_PORT)?;
+fn serve(job: &Job, streams: &Streams, status: &mut File) -> Result<()> {
+    let (stdout, stderr) = (streams.open(STDOUT_PORT)?, streams.open(STDERR_PORT)?);
+    let out = streams.open(OUT_PORT)?;
 
     ports::send(status, &Status::Ready)?;
     let child = Arc::new(AtomicI32::new(0));
     obey_signals(status.try_clone()?, Arc::clone(&child));
-    let (ended, stdout, stderr) = run(&job, &child, stdout, stderr)?;
+    let (ended, stdout, stderr) = run(job, &child, stdout, stderr)?;
     ports::send(status, &Status::Ended(ended))?;
     let out = ports::send_folder(out, Path::new(OUT_DIR))?;
     ports::send(status, &Status::Sent(Sent { stdout, stderr, out }))
@@ -106,7 +109,9 @@ pub fn mount(kind: &str, target: &str, options: &str) -> Result<()> {
 /// Runs the command; its end, and the lengths of its two outputs.
 fn run(job: &Job, pid: &AtomicI32, stdout: File, stderr: File) -> Result<(Ended, u64, u64)> {
     let (program, arguments) = job.argv.split_first().context("the job has no command")?;
-    keep_off_first_cpu()?;
+    if job.machine == Kind::Emulated {
+        keep_off_first_cpu()?;
+    }
     let mut child = Command::new(program)
         .args(arguments)
         .current_dir(OUT_DIR)

@@ -8,8 +8,12 @@
 //! adds. Four virtio-serial ports ([`protocol`]) connect PID 1 with [`EmulatedHost::run`]; the
 //! serial console is for the kernel's last words. All channels are anonymous descriptors:
 //! nothing is left on the disk, and QEMU dies with us.
+//!
+//! The same host can be had in another machine, a [`Simulated`] one: slower, one whose times are
+//! numbers, and Intel's.
 
 pub mod accident;
+mod channels;
 pub mod init;
 mod initrd;
 pub mod ports;
@@ -17,6 +21,7 @@ pub mod protocol;
 mod qemu;
 mod session;
 mod signals;
+mod simulated;
 mod tsc;
 
 use std::ffi::OsString;
@@ -29,11 +34,28 @@ use anyhow::{Context, Result, bail};
 pub use protocol::Ended;
 pub use session::Stream;
 pub use signals::Interrupted;
+pub use simulated::bochs::{Smt, Vendor};
+
+use channels::Channels;
+use protocol::Kind;
+use simulated::bochs;
 
 use crate::{artifacts, kernel, setup};
 
+/// Memory of an emulated host for which nothing else is said.
+const MEMORY_MIB: u32 = 6000;
+/// Memory of a simulated one, and what it can have: the kernel and its initrd take the least of it, and
+/// above the most are addresses of devices.
+const SIMULATED_MEMORY_MIB: u32 = 1500;
+const MIN_SIMULATED_MEMORY_MIB: u32 = 256;
+const MAX_SIMULATED_MEMORY_MIB: u32 = 2040;
+
 /// From QEMU's start to the first sign of our PID 1: two seconds on an idle machine.
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
+
+/// From Bochs' start to there: ten seconds on an idle machine, and one that hangs is found out
+/// sooner.
+const SIMULATED_BOOT_DEADLINE: Duration = Duration::from_secs(900);
 
 /// Commands without a time limit of their own get this one.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
@@ -42,7 +64,8 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 #[derive(Clone, Debug)]
 pub struct EmulatedHost {
     cpus: u32,
-    memory_mib: u32,
+    memory_mib: Option<u32>,
+    simulated: Option<Simulated>,
     kernel: Option<PathBuf>,
     xtask: Option<PathBuf>,
     schedvmm: Option<PathBuf>,
@@ -51,6 +74,34 @@ pub struct EmulatedHost {
     timeout: Duration,
     silence: Option<Duration>,
     forward_signals: bool,
+}
+
+/// A simulated machine instead of the emulated one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Simulated {
+    /// Whose CPUs.
+    pub vendor: Vendor,
+    /// Cores and hyperthreads.
+    pub smt: Smt,
+    /// Instructions of each CPU in a second of the machine's own time: more of them make latencies
+    /// shorter, and the run longer.
+    pub ips: u32,
+    /// Bochs.
+    pub program: PathBuf,
+    /// None of the machine's ticks has passed for this long: it hangs.
+    pub tick_timeout: Duration,
+}
+
+impl Default for Simulated {
+    fn default() -> Self {
+        Self {
+            vendor: Vendor::default(),
+            smt: Smt::default(),
+            ips: 50_000_000,
+            program: setup::BOCHS.into(),
+            tick_timeout: Duration::from_secs(60),
+        }
+    }
 }
 
 /// Something the caller puts into the host.
@@ -69,6 +120,8 @@ pub struct HostRun {
     pub ended: Ended,
     /// The folder that now has what the command wrote to `/out`, if one was given.
     pub out: Option<PathBuf>,
+    /// Ticks of the simulated machine's clock, to some millions.
+    pub ticks: Option<u64>,
 }
 
 impl EmulatedHost {
@@ -77,7 +130,8 @@ impl EmulatedHost {
     pub fn builder() -> Self {
         Self {
             cpus: 4,
-            memory_mib: 6000,
+            memory_mib: None,
+            simulated: None,
             kernel: None,
             xtask: None,
             schedvmm: None,
@@ -98,7 +152,14 @@ impl EmulatedHost {
 
     /// Memory of the host in MiB. Its files (and so the initrd and `/out`) live in it too.
     pub fn memory_mib(mut self, memory_mib: u32) -> Self {
-        self.memory_mib = memory_mib;
+        self.memory_mib = Some(memory_mib);
+        self
+    }
+
+    /// A simulated machine instead. Its CPUs are counted by its cores and threads, and 1500 MiB of
+    /// memory are its default.
+    pub fn simulated(mut self, machine: Simulated) -> Self {
+        self.simulated = Some(machine);
         self
     }
 
@@ -169,11 +230,15 @@ impl EmulatedHost {
         mut on_output: impl FnMut(Stream, &[u8]),
     ) -> Result<HostRun> {
         let argv: Vec<OsString> = command.into_iter().map(Into::into).collect();
-        let job = protocol::Job::new(&argv)?;
-        if self.cpus < 2 {
-            bail!("an emulated host of {} CPU hangs with guests in it; give it 2", self.cpus);
+        let kind = if self.simulated.is_some() { Kind::Simulated } else { Kind::Emulated };
+        let job = protocol::Job::new(kind, &argv)?;
+        match &self.simulated {
+            Some(machine) => setup::ensure_bochs(&machine.program)?,
+            None if self.cpus < 2 => {
+                bail!("an emulated host of {} CPU hangs with guests in it; give it 2", self.cpus)
+            }
+            None => setup::ensure_qemu()?,
         }
-        setup::ensure_qemu()?;
         let kernel = match &self.kernel {
             Some(path) => path.clone(),
             None => kernel::ensure(kernel::Wanted::default())?,
@@ -189,22 +254,46 @@ impl EmulatedHost {
             job: &job,
             additions: &self.additions,
         })
-        .context("composing the initrd of the emulated host")?;
+        .with_context(|| format!("composing the initrd of the {kind}"))?;
 
         let signals = self.forward_signals.then(signals::Signals::catch).transpose()?;
-        let machine =
-            qemu::Machine { cpus: self.cpus, memory_mib: self.memory_mib, kernel: &kernel };
         let limits = session::Limits {
-            boot: BOOT_DEADLINE,
+            boot: if self.simulated.is_some() { SIMULATED_BOOT_DEADLINE } else { BOOT_DEADLINE },
             command: self.timeout,
             silence: self.silence.unwrap_or(self.timeout),
         };
-        let mut session = session::Session::start(&machine, &initrd, limits, signals)?;
+        let channels = self.start(&kernel, &initrd)?;
+        let mut session = session::Session::new(channels, limits, signals)?;
         let finished = session.drive(&job, &mut on_output)?;
         if let Some(dir) = &self.out {
             unpack(finished.out, dir)?;
         }
-        Ok(HostRun { ended: finished.ended, out: self.out.clone() })
+        Ok(HostRun { ended: finished.ended, out: self.out.clone(), ticks: finished.ticks })
+    }
+
+    /// Starts the machine.
+    fn start(&self, kernel: &Path, initrd: &[u8]) -> Result<Channels> {
+        let Some(Simulated { vendor, smt, ips, program, tick_timeout }) = &self.simulated else {
+            let memory_mib = self.memory_mib.unwrap_or(MEMORY_MIB);
+            return qemu::start(&qemu::Machine { cpus: self.cpus, memory_mib, kernel }, initrd);
+        };
+        let memory_mib = self.memory_mib.unwrap_or(SIMULATED_MEMORY_MIB);
+        if !(MIN_SIMULATED_MEMORY_MIB..=MAX_SIMULATED_MEMORY_MIB).contains(&memory_mib) {
+            bail!(
+                "a simulated host has {MIN_SIMULATED_MEMORY_MIB} to {MAX_SIMULATED_MEMORY_MIB} MiB of \
+                 memory, not {memory_mib}; `--memory {SIMULATED_MEMORY_MIB}` is its default"
+            );
+        }
+        let machine = bochs::Machine {
+            program,
+            vendor: *vendor,
+            smt: *smt,
+            ips: *ips,
+            memory_mib,
+            kernel,
+            tick_timeout: *tick_timeout,
+        };
+        bochs::start(&machine, initrd)
     }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The inner end of the channels: virtio-console ports, found by name.
+//! The inner end of the channels: virtio-console ports, found by name, or in the simulated host the
+//! same by its disk.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -8,13 +9,50 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::protocol::Status;
+use super::protocol::{Kind, OUT_PORT, STATUS_PORT, STDERR_PORT, STDOUT_PORT, Status};
+use super::simulated::{Channel, Channels};
 
 /// Where the kernel lists the ports, one folder each with a file `name` in it.
 const PORTS: &str = "/sys/class/virtio-ports";
 
 /// The kernel learns the names of the ports from the device shortly after it has found it.
 const APPEAR_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Where the streams of this machine are.
+pub(super) enum Streams {
+    /// A device each.
+    Ports,
+    /// All on one disk.
+    Disk(Channels),
+}
+
+impl Streams {
+    /// Finds out what this machine has.
+    ///
+    /// # Errors
+    /// It has no disk, where there should be one.
+    pub(super) fn find(machine: Kind) -> Result<Self> {
+        Ok(match machine {
+            Kind::Emulated => Self::Ports,
+            Kind::Simulated => Self::Disk(Channels::open()?),
+        })
+    }
+
+    /// Opens a stream by its name.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub(super) fn open(&self, name: &str) -> Result<File> {
+        let Self::Disk(channels) = self else { return open(name) };
+        channels.stream(match name {
+            STDOUT_PORT => Channel::Stdout,
+            STDERR_PORT => Channel::Stderr,
+            OUT_PORT => Channel::Out,
+            STATUS_PORT => Channel::Status,
+            _ => bail!("the simulated host has no stream `{name}`"),
+        })
+    }
+}
 
 /// Opens a port by its name, as soon as it is there.
 ///

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the two ends of the emulated host say to each other.
+//! What the two ends of the emulated host say to each other. In the simulated one, whose machine has
+//! no such ports, the same streams go over its disk and its serial line.
 //!
 //! | port | direction | carries |
 //! |---|---|---|
@@ -12,6 +13,7 @@
 //! how many bytes each stream has had. Whoever has received them all needs the host no more.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
@@ -33,20 +35,42 @@ pub(crate) const OUT_DIR: &str = "/out";
 /// What PID 1 is to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Job {
+    /// What PID 1 finds itself in.
+    pub machine: Kind,
     /// The command, word by word.
     pub argv: Vec<String>,
 }
 
+/// The two machines that a host can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    /// QEMU's.
+    #[default]
+    Emulated,
+    /// Bochs'.
+    Simulated,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Emulated => "emulated host",
+            Self::Simulated => "simulated host",
+        })
+    }
+}
+
 impl Job {
-    pub(crate) fn new(argv: &[OsString]) -> Result<Self> {
+    pub(crate) fn new(machine: Kind, argv: &[OsString]) -> Result<Self> {
         if argv.is_empty() {
-            bail!("no command for the emulated host; try `sh -c 'uname -a'`");
+            bail!("no command for the {machine}; try `sh -c 'uname -a'`");
         }
         let argv = argv.iter().map(|word| match word.to_str() {
             Some(word) if !word.contains('\0') => Ok(word.to_string()),
             _ => bail!("`{}` is not UTF-8 text", word.display()),
         });
-        Ok(Self { argv: argv.collect::<Result<_>>()? })
+        Ok(Self { machine, argv: argv.collect::<Result<_>>()? })
     }
 }
 
@@ -110,11 +134,11 @@ mod tests {
     #[test]
     fn words_reach_the_host_as_they_are() {
         let words = ["sh", "-c", "echo \"a b\"; \n", ""].map(OsString::from);
-        let job = Job::new(&words).unwrap();
+        let job = Job::new(Kind::Simulated, &words).unwrap();
         let text = serde_json::to_string(&job).unwrap();
         assert_eq!(serde_json::from_str::<Job>(&text).unwrap(), job);
         assert_eq!(job.argv[2], "echo \"a b\"; \n");
-        assert!(Job::new(&[]).is_err());
+        assert!(Job::new(Kind::Emulated, &[]).is_err());
     }
 
     #[test]

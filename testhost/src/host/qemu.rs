@@ -3,14 +3,15 @@
 
 use std::fs::File;
 use std::io::{Seek, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
+use super::channels::{Channels, pass_on};
 use super::protocol::{OUT_PORT, STATUS_PORT, STDERR_PORT, STDOUT_PORT};
 use super::tsc;
 use crate::process::{KillOnDrop, end_with_parent};
@@ -56,18 +57,8 @@ pub(super) struct Machine<'a> {
     pub kernel: &'a Path,
 }
 
-/// A running QEMU and our ends of its channels.
-pub(super) struct Qemu {
-    pub console: ChildStdout,
-    pub stdout: UnixStream,
-    pub stderr: UnixStream,
-    pub out: UnixStream,
-    pub status: UnixStream,
-    pub _process: KillOnDrop,
-}
-
 /// Starts the machine.
-pub(super) fn start(machine: &Machine, initrd: &[u8]) -> Result<Qemu> {
+pub(super) fn start(machine: &Machine, initrd: &[u8]) -> Result<Channels> {
     let initrd = anonymous_file(initrd)?;
     let mut command = Command::new(QEMU);
     let cpu = NOT_EMULATED.iter().fold(CPU.to_owned(), |cpu, feature| cpu + ",-" + feature);
@@ -106,13 +97,13 @@ pub(super) fn start(machine: &Machine, initrd: &[u8]) -> Result<Qemu> {
             .spawn()
             .with_context(|| format!("cannot start `{QEMU}`"))?,
     );
-    Ok(Qemu {
+    Ok(Channels {
         console: OwnedFd::from(console).into(),
         stdout,
         stderr,
         out,
         status,
-        _process: process,
+        process: Box::new(process),
     })
 }
 
@@ -121,21 +112,4 @@ fn anonymous_file(bytes: &[u8]) -> Result<File> {
     let mut file = tempfile::tempfile().context("cannot make a temporary file for the initrd")?;
     file.write_all(bytes).and_then(|()| file.rewind()).context("cannot write the initrd")?;
     Ok(file)
-}
-
-/// Lets the child keep descriptors that close at exec otherwise.
-fn pass_on(command: &mut Command, descriptors: Vec<RawFd>) {
-    // SAFETY: the closure runs between fork and exec and only calls fcntl, which is
-    // async-signal-safe; it allocates nothing. The descriptors stay open in the parent until
-    // after the spawn, so in the child they are the ones that are meant.
-    unsafe {
-        command.pre_exec(move || {
-            for fd in &descriptors {
-                if libc::fcntl(*fd, libc::F_SETFD, 0) != 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-            }
-            Ok(())
-        });
-    }
 }

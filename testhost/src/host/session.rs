@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One run of the emulated host, seen from outside: everything that comes out of it, in one
+//! One run of the emulated or simulated host, seen from outside: everything that comes out of it, in one
 //! loop, until all of it is here or a deadline has passed.
 
 use std::fs::File;
@@ -12,8 +12,8 @@ use rustix::event::{self, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::accident::HostLost;
+use super::channels::Channels;
 use super::protocol::{Ended, Job, Sent, Status};
-use super::qemu::{self, Machine, Qemu};
 use super::signals::{Interrupted, Signals};
 
 /// While `/out` is packed and sent, nothing may come for this long.
@@ -57,6 +57,8 @@ pub(super) struct Finished {
     pub ended: Ended,
     /// The contents of `/out` as a tar archive, to be read from its beginning.
     pub out: File,
+    /// Ticks of the machine's own clock until then, if it counts them.
+    pub ticks: Option<u64>,
 }
 
 /// All that a descriptor of the loop can be.
@@ -81,7 +83,7 @@ enum Phase {
 
 /// A run in progress.
 pub(super) struct Session {
-    qemu: Qemu,
+    channels: Channels,
     limits: Limits,
     signals: Option<Signals>,
     signalled: Option<Instant>,
@@ -97,19 +99,17 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Starts the machine.
-    pub(super) fn start(
-        machine: &Machine,
-        initrd: &[u8],
+    /// Of a machine that has just been started.
+    pub(super) fn new(
+        channels: Channels,
         limits: Limits,
         signals: Option<Signals>,
     ) -> Result<Self> {
-        let qemu = qemu::start(machine, initrd)?;
         let mut open =
             vec![Source::Console, Source::Stdout, Source::Stderr, Source::Out, Source::Status];
         open.extend(signals.as_ref().map(|_| Source::Signals));
         Ok(Self {
-            qemu,
+            channels,
             limits,
             signals,
             signalled: None,
@@ -136,14 +136,18 @@ impl Session {
                 && sent == self.received
             {
                 self.out.rewind().context("cannot read the temporary file")?;
-                return Ok(Finished { ended, out: self.out.try_clone()? });
+                let ticks = self.channels.process.ticks();
+                return Ok(Finished { ended, out: self.out.try_clone()?, ticks });
             }
             if !self.open.iter().any(|source| *source != Source::Signals) {
                 let what = self.waiting_for(job);
                 let words = self.last_words();
-                return Err(
-                    HostLost(format!("the emulated host ended before {what}{words}")).into()
-                );
+                let host = job.machine;
+                let lost = match self.channels.process.fault() {
+                    Some(fault) => format!("the {host} ended before {what}: {fault}{words}"),
+                    None => format!("the {host} ended before {what}{words}"),
+                };
+                return Err(HostLost(lost).into());
             }
             let (since, patience) = self.patience();
             let Some(left) = patience.checked_sub(since.elapsed()) else {
@@ -192,7 +196,7 @@ impl Session {
         match event::poll(&mut descriptors, Some(&timeout)) {
             Ok(_) => {}
             Err(Errno::INTR) => return Ok(Vec::new()),
-            Err(error) => return Err(error).context("cannot wait for the emulated host"),
+            Err(error) => return Err(error).context("cannot wait for the host"),
         }
         let ready = self.open.iter().zip(&descriptors);
         Ok(ready.filter(|(_, fd)| !fd.revents().is_empty()).map(|(source, _)| *source).collect())
@@ -200,12 +204,12 @@ impl Session {
 
     fn descriptor(&self, source: Source) -> BorrowedFd<'_> {
         match (source, &self.signals) {
-            (Source::Stdout, _) => self.qemu.stdout.as_fd(),
-            (Source::Stderr, _) => self.qemu.stderr.as_fd(),
-            (Source::Out, _) => self.qemu.out.as_fd(),
-            (Source::Status, _) => self.qemu.status.as_fd(),
+            (Source::Stdout, _) => self.channels.stdout.as_fd(),
+            (Source::Stderr, _) => self.channels.stderr.as_fd(),
+            (Source::Out, _) => self.channels.out.as_fd(),
+            (Source::Status, _) => self.channels.status.as_fd(),
             (Source::Signals, Some(signals)) => signals.as_fd(),
-            (Source::Console | Source::Signals, _) => self.qemu.console.as_fd(),
+            (Source::Console | Source::Signals, _) => self.channels.console.as_fd(),
         }
     }
 
@@ -218,18 +222,18 @@ impl Session {
     ) -> Result<()> {
         let read = match source {
             Source::Signals => return self.hand_on_signal(),
-            Source::Console => self.qemu.console.read(buffer),
-            Source::Stdout => self.qemu.stdout.read(buffer),
-            Source::Stderr => self.qemu.stderr.read(buffer),
-            Source::Out => self.qemu.out.read(buffer),
-            Source::Status => self.qemu.status.read(buffer),
+            Source::Console => self.channels.console.read(buffer),
+            Source::Stdout => self.channels.stdout.read(buffer),
+            Source::Stderr => self.channels.stderr.read(buffer),
+            Source::Out => self.channels.out.read(buffer),
+            Source::Status => self.channels.status.read(buffer),
         };
         let len = match read {
             Ok(len) => len,
             // The peer's end, when it died with data of ours unread.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
-            Err(error) => return Err(error).context("cannot read from the emulated host"),
+            Err(error) => return Err(error).context("cannot read from the host"),
         };
         if len == 0 {
             self.open.retain(|open| *open != source);
@@ -274,28 +278,27 @@ impl Session {
             return Err(Interrupted(signal).into());
         }
         self.signalled = Some(Instant::now());
-        self.qemu.status.write_all(&[signal]).context("cannot reach the emulated host")
+        self.channels.status.write_all(&[signal]).context("cannot reach the host")
     }
 
     fn note_status(&mut self, bytes: &[u8]) -> Result<()> {
         self.status.extend_from_slice(bytes);
         while let Some(end) = self.status.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.status.drain(..=end).collect();
-            let status = serde_json::from_slice(&line).with_context(|| {
-                format!("the emulated host sent `{}`", String::from_utf8_lossy(&line))
-            })?;
+            let status = serde_json::from_slice(&line)
+                .with_context(|| format!("the host sent `{}`", String::from_utf8_lossy(&line)))?;
             self.phase_start = Instant::now();
             self.last_output = self.phase_start;
             self.phase = match (status, self.phase) {
                 (Status::Ready, _) => Phase::Running,
                 (Status::Ended(ended), _) => Phase::Sending(ended),
                 (Status::Sent(sent), Phase::Sending(ended)) => Phase::Sent(ended, sent),
-                (Status::Failed(reason), _) => bail!("the emulated host: {reason}"),
-                (status, phase) => bail!("the emulated host says {status:?} while {phase:?}"),
+                (Status::Failed(reason), _) => bail!("the host: {reason}"),
+                (status, phase) => bail!("the host says {status:?} while {phase:?}"),
             };
         }
         if self.status.len() > STATUS_MAX {
-            bail!("the emulated host sent a status line without an end");
+            bail!("the host sent a status line without an end");
         }
         Ok(())
     }

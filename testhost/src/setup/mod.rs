@@ -3,12 +3,15 @@
 
 mod archive;
 mod backports;
+mod bochs;
 mod packages;
 mod qemu;
 mod sources;
 mod tools;
 
 pub use archive::{Archive, Offered};
+pub(crate) use bochs::BOCHS;
+pub use bochs::ensure_bochs;
 pub use packages::{ensure, installed_version};
 pub use qemu::QEMU;
 pub use qemu::ensure_qemu;
