@@ -122,7 +122,7 @@ type Later = (&'static str, fn() -> Value);
 
 /// What came later than the first result of some version, and what stands for it in older ones.
 /// `[]` is each item of a list. Where the object that has it is not there, or null, nothing is.
-const LATER: [Later; 51] = [
+const LATER: [Later; 52] = [
     ("longest_gap.kind", || json!("preemption")),
     ("longest_gap.unfinished", || json!(false)),
     ("threshold_hit.kind", || json!("preemption")),
@@ -171,6 +171,8 @@ const LATER: [Later; 51] = [
     ("job.tune[].required", || json!(false)),
     ("job.nested.transport", || Value::Null),
     ("job.nested.boot_at_once", || json!(1)),
+    // The fixed time that they had was all there was.
+    ("job.nested.boot_stall_ns", || json!(u64::MAX)),
     ("job.nested.job.cpu_limit", || Value::Null),
     ("setup.noise.cpus[].watched_ns", || json!(0)),
     ("setup.scheduler.slice_note", || Value::Null),

@@ -197,6 +197,10 @@ impl Figures {
                 .map(|(window, lag)| json!({ "window_ns": window * MS, "lag_ns": lag * MS }))
                 .collect::<Vec<_>>(),
             "classes": classes.collect::<Vec<_>>(),
+            "kinds": self.quantiles.map(|_| {
+                json!({ "kind": "preemption", "gaps": self.gaps, "gap_ns": self.gap_ms * 1e6,
+                        "share": 1.0, "quantiles": quantiles(self.quantiles) })
+            }).into_iter().collect::<Vec<_>>(),
             "wakeup": quantiles(self.wakeup),
         })
     }
