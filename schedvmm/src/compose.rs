@@ -160,7 +160,7 @@ impl<'a> Account<'a> {
                 "without cookies, for --cosched auto found none: {note}; --cosched prctl insists"
             )
         }));
-        notes.extend(books::note(&figures.threads, self.job.load.kind, session.hit.is_some()));
+        notes.extend(books::note(&figures.threads, &self.job.load, session.hit.is_some()));
         notes.extend(clocks(session, self.origin.target));
         notes.extend(figures.hit.map(|_| STOPPED.to_owned()));
         notes.extend(goes_on(&figures.threads, session));

@@ -98,6 +98,10 @@ impl Book<'_> {
         }
         let stopped = earlier(wakeup.awake.tsc, end_tsc);
         let until = self.control.hit_tsc().map_or(stopped, |hit_tsc| earlier(hit_tsc, stopped));
+        if earlier(wakeup.planned_tsc, until) == until {
+            // Planned for after the hit.
+            return None;
+        }
         self.due_since(wakeup.planned_tsc, until);
         let tsc_end = if until == stopped { stopped } else { wakeup.awake.tsc };
         Some(GapRecord { unfinished: true, ..wakeup.gap_until(tsc_end, class) })

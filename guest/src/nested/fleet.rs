@@ -76,17 +76,9 @@ impl<'a> Fleet<'a> {
             None => self.spec.boot_stall / STALLS_PER_TURN,
         };
         while self.machines.len() < all {
-            if self
-                .machines
-                .iter()
-                .filter(|machine| {
-                    machine.is_well()
-                        && machine.status.phase < VmPhase::Standing
-                        && machine.progress.stalled_for() < patience
-                })
-                .count()
-                >= at_once
-            {
+            let fixed = self.spec.boot_timeout.is_some();
+            let booting = self.machines.iter().filter(|machine| machine.holds_up(fixed, patience));
+            if booting.count() >= at_once {
                 return Ok(());
             }
             let vm = u32::try_from(self.machines.len() + 1).unwrap_or(u32::MAX);

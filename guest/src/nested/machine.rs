@@ -60,6 +60,8 @@ pub struct Machine {
     pub report: Option<LoadReport>,
     /// How far it has come.
     pub progress: Progress,
+    /// When its launcher was started.
+    pub launched: Instant,
     vcpus: u32,
     cmdline: String,
     began: Instant,
@@ -110,6 +112,7 @@ impl Machine {
             status: VmStatus { vm: spec.vm, pid: child.id(), ..VmStatus::default() },
             report: None,
             progress: Progress::new(),
+            launched: Instant::now(),
             vcpus: spec.cpus,
             cmdline: spec.cmdline.clone(),
             began,
@@ -139,6 +142,13 @@ impl Machine {
     /// True if it is in the race: it lives, and nothing is wrong with it.
     pub fn is_well(&self) -> bool {
         self.lives() && self.status.fault.is_none()
+    }
+
+    /// True while it boots and the next one is to wait for it: for so long since its start where the
+    /// time for all is fixed, else for so long since it has come further.
+    pub fn holds_up(&self, fixed: bool, patience: Duration) -> bool {
+        let taken = if fixed { self.launched.elapsed() } else { self.progress.stalled_for() };
+        self.is_well() && self.status.phase < VmPhase::Standing && taken < patience
     }
 
     /// Notes the first thing that went wrong.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use gaps::evidence::Class;
-use gaps::record::GapRecord;
+use gaps::record::{GapKind, GapRecord};
 use gaps::tally::ClassTotal;
 use protocol::report::ThreadReport;
 use results::model;
@@ -161,7 +161,8 @@ impl HostEvidence {
         let taken = taken.unwrap_or_default();
         let long = record.ticks() >= self.long_ticks;
         let taken = if long { taken } else { Taken { late: 0, halted: None, ..taken } };
-        let class = class(record.class, record.ticks(), taken);
+        let slept = record.kind == GapKind::WakeUp;
+        let class = class(record.class, slept, record.ticks(), taken);
         if on[0] != on[1] && record.class == Class::ScheduledOut && class == Class::Host {
             // On which of the two CPUs it waited when, nobody knows.
             return Class::Unknown;
@@ -238,8 +239,9 @@ fn book(
     total.gap_ticks = with(total.gap_ticks, moved_gap_ticks);
 }
 
-/// The class of a gap of `length` ticks that the guest's evidence gave this class.
-fn class(guest: Class, length: u64, taken: Taken) -> Class {
+/// The class of a gap of `length` ticks that the guest's evidence gave this class; `slept` says that
+/// the thread had, before it.
+fn class(guest: Class, slept: bool, length: u64, taken: Taken) -> Class {
     // The account is of more time than the gap's, and who waits to run is absent.
     let late = taken.late.min(taken.absent.saturating_sub(taken.preempted));
     match guest {
@@ -258,8 +260,8 @@ fn class(guest: Class, length: u64, taken: Taken) -> Class {
         }
         Class::ScheduledOut => Class::ScheduledOut,
         // The guest never switched the thread out, so it had no reason to halt: the vCPU was
-        // stopped, or waited for its memory.
-        _ if is_most(taken.absent, length) => Class::Host,
+        // stopped, or waited for its memory. Where it had slept, the vCPU may have had nothing to run.
+        _ if !slept && is_most(taken.absent, length) => Class::Host,
         other => other,
     }
 }
@@ -297,13 +299,16 @@ mod tests {
             (Irq, taken(0, 90, 0), Host),
             (Unknown, taken(0, 90, 0), Host),
         ] {
-            assert_eq!(class(guest, 100, found), right, "{guest:?} {found:?}");
+            assert_eq!(class(guest, false, 100, found), right, "{guest:?} {found:?}");
         }
         let stopped = |halted| Taken { absent: 90, halted: Some(halted), ..Taken::default() };
-        assert_eq!(class(ScheduledOut, 100, stopped(40)), Host);
-        assert_eq!(class(ScheduledOut, 100, stopped(41)), ScheduledOut);
+        assert_eq!(class(ScheduledOut, false, 100, stopped(40)), Host);
+        assert_eq!(class(ScheduledOut, false, 100, stopped(41)), ScheduledOut);
         // A gap of no length is nobody's.
-        assert_eq!(class(Unknown, 0, Taken::default()), Unknown);
+        assert_eq!(class(Unknown, false, 0, Taken::default()), Unknown);
+        // After a sleep the vCPU may halt, and the host may run something else as before.
+        assert_eq!(class(Unknown, true, 100, taken(0, 100, 0)), Unknown);
+        assert_eq!(class(Unknown, true, 100, taken(50, 100, 0)), Host);
     }
 
     #[test]

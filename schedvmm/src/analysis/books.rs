@@ -4,6 +4,7 @@
 
 use gaps::evidence::Class;
 use protocol::index::Kind;
+use protocol::job::LoadSpec;
 use results::model::Thread;
 
 /// The two may differ by so much of the larger one.
@@ -13,11 +14,19 @@ const MAX_UNSEEN: f64 = 0.001;
 
 /// What is to be said of the thread whose gaps and books differ most, if that is too much. Of a run
 /// that a hit ended nothing: gaps that are open then are in no book yet.
-pub fn note(threads: &[Thread], kind: Kind, was_hit: bool) -> Option<String> {
+pub fn note(threads: &[Thread], load: &LoadSpec, was_hit: bool) -> Option<String> {
+    let kind = load.kind;
     if was_hit || kind == Kind::Vcpus {
         return None;
     }
-    let told = threads.iter().filter(|thread| thread.complete && thread.report.iterations > 0);
+    let told = threads.iter().filter(|thread| {
+        let report = &thread.report;
+        // One that still waited when the load had ended did so in the books until it ran.
+        thread.complete
+            && report.iterations > 0
+            && report.wakeup_due_ns == 0
+            && !yields(thread, load)
+    });
     let each = told.filter_map(|thread| Some((thread, differs(thread)?)));
     let (thread, by_ns) = each.max_by_key(|(_, by_ns)| *by_ns)?;
     let ms = |ns: u64| format!("{}.{:03} ms", ns / 1_000_000, ns / 1000 % 1000);
@@ -29,6 +38,14 @@ pub fn note(threads: &[Thread], kind: Kind, was_hit: bool) -> Option<String> {
         ms(thread.gap_ns),
         ms(by_ns),
     ))
+}
+
+/// True of a thread that gives its CPU away before it is measured: the books have it waiting then,
+/// and there are no gaps.
+fn yields(thread: &Thread, load: &LoadSpec) -> bool {
+    let member = thread.who.member(load.kind).ok();
+    let group = member.and_then(|member| load.groups.get(member.group.index()));
+    group.is_some_and(|group| !group.yielding.is_zero())
 }
 
 /// By how much the books are outside what the gaps leave open: time off the CPU is waited for, time
@@ -71,7 +88,8 @@ mod tests {
 
     #[test]
     fn a_difference_of_more_than_two_per_cent_is_told() {
-        let told = |thread| note(&[thread], Kind::Threads, false);
+        let load = crate::testing::load(1, 1, 1);
+        let told = |thread| note(&[thread], &load, false);
         for fine in [
             thread(5000, 0, Some(5000)),
             thread(5000, 0, Some(5100)),
@@ -93,7 +111,14 @@ mod tests {
             assert!(text.starts_with("group 1 thread 1 waited") && text.contains(ms), "{text}");
         }
         let wrong = || thread(3, 0, Some(1345));
-        assert_eq!(note(&[wrong()], Kind::Threads, true), None);
-        assert_eq!(note(&[wrong()], Kind::Vcpus, false), None);
+        assert_eq!(note(&[wrong()], &load, true), None);
+        assert_eq!(note(&[wrong()], &LoadSpec { kind: Kind::Vcpus, ..load.clone() }, false), None);
+        // What is in the books and in no gap for a reason that is known.
+        let mut due = wrong();
+        due.report.wakeup_due_ns = 1;
+        assert_eq!(told(due), None);
+        let mut yielding = load.clone();
+        yielding.groups[0].yielding = std::time::Duration::from_secs(1);
+        assert_eq!(note(&[wrong()], &yielding, false), None);
     }
 }

@@ -15,7 +15,7 @@ const ONE_EVENT: &str = "--trace-events sched:sched_switch";
 
 /// All cases end with a hit.
 pub fn group() -> Group {
-    let small_disk = "mkdir -p /tmp/small; mount -t tmpfs -o size=128k none /tmp/small\n";
+    let small_disk = "mkdir -p /tmp/small; mount -t tmpfs -o size=64k none /tmp/small\n";
     let full_folder = "mkdir -p /tmp/full; mount -t tmpfs -o size=240k none /tmp/full\n";
     let cases = vec![
         Case::run("default", "", |outcome| {

@@ -102,8 +102,8 @@ impl Disk {
         let sectors = u8::try_from(len / SECTOR).context("a record of too many sectors")?;
         let table = self.describe(len)?;
         self.wait()?;
+        ensure!(sector + u64::from(sectors) <= super::DISK_SECTORS, "the disk is full");
         let lba = u32::try_from(sector)?.to_le_bytes();
-        ensure!(lba[3] < 16, "the disk is full");
         self.fetch.write_all_at(&table.to_le_bytes(), fetch::TABLE)?;
         // From memory to the disk; what an earlier write has left is cleared.
         self.fetch.write_all_at(&[0], fetch::COMMAND)?;
