@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 
 use super::boot::peers;
-use testhost::host::{EmulatedHost, Ended, Stream};
+use testhost::host::{Ended, Stream, TestHost};
 use testhost::{artifacts, setup};
 
 /// Runs `words` in an emulated host that has both monitors and `files`; what they left in `/out` as
@@ -21,7 +21,7 @@ pub(super) fn run<T: DeserializeOwned>(
 ) -> Result<T> {
     setup::ensure_qemu()?;
     let out = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let mut host = EmulatedHost::builder()
+    let mut host = TestHost::builder()
         .xtask(std::env::current_exe()?)
         .schedvmm(artifacts::schedvmm()?)
         .executable(peers::QEMU_PATH, find_in_path(setup::QEMU)?)

@@ -23,8 +23,9 @@ pub struct Sight {
     pub waited_ns: u64,
     /// How often it was switched in.
     pub arrivals: u64,
-    /// How often it was switched out because it could not go on: it slept, or was stopped.
-    pub blocked: u64,
+    /// How often it was switched out because it could not go on: it slept, or was stopped. `None`
+    /// where that is not asked.
+    pub blocked: Option<u64>,
     /// TSC when this had been read.
     pub tsc: u64,
 }
@@ -54,17 +55,22 @@ impl Books {
     pub fn read(&self) -> Option<Sight> {
         let mut bytes = [0; 80];
         let length = self.schedstat.as_ref()?.read_at(&mut bytes, 0).ok()?;
-        let blocked = if self.usage { blocked() } else { 0 };
-        parse(&bytes[..length]).map(|sight| Sight { blocked, tsc: tsc::read().tsc, ..sight })
+        let blocked = self.usage.then(blocked);
+        parse_schedstat(&bytes[..length]).map(|sight| Sight {
+            blocked,
+            tsc: tsc::read().tsc,
+            ..sight
+        })
     }
 }
 
 /// Three numbers (Linux Documentation/scheduler/sched-stats.rst). All are 0 where nobody counts,
-/// for a thread that reads this has arrived once at least.
-fn parse(schedstat: &[u8]) -> Option<Sight> {
+/// for a thread that can be asked about has arrived once at least: `None`.
+pub fn parse_schedstat(schedstat: &[u8]) -> Option<Sight> {
     let mut words = std::str::from_utf8(schedstat).ok()?.split_ascii_whitespace();
-    let mut number = || words.next()?.parse().ok();
-    let (ran_ns, waited_ns, arrivals) = (number()?, number()?, number()?);
+    let ran_ns = words.next()?.parse().ok()?;
+    let waited_ns = words.next()?.parse().ok()?;
+    let arrivals = words.next()?.parse::<u64>().ok()?;
     (arrivals > 0).then_some(Sight { ran_ns, waited_ns, arrivals, ..Sight::default() })
 }
 
@@ -147,9 +153,9 @@ mod tests {
     #[test]
     fn three_numbers_or_nothing() {
         let expected = Sight { ran_ns: 12, waited_ns: 34, arrivals: 5, ..Sight::default() };
-        assert_eq!(parse(b"12 34 5\n"), Some(expected));
+        assert_eq!(parse_schedstat(b"12 34 5\n"), Some(expected));
         for nothing in [&b"0 0 0\n"[..], b"", b"12 34\n", b"a b c", b"\xff"] {
-            assert_eq!(parse(nothing), None, "{nothing:?}");
+            assert_eq!(parse_schedstat(nothing), None, "{nothing:?}");
         }
     }
 

@@ -214,10 +214,10 @@ impl<E: Eye> Evidence<E> {
         let least = waited.saturating_sub(base.unsure_ticks).min(length);
         let most = if now.arrivals == base.sight.arrivals {
             0
-        } else if now.blocked == base.sight.blocked {
+        } else if now.blocked.is_some() && now.blocked == base.sight.blocked {
             waited.min(length)
         } else {
-            // While it was blocked nobody counted.
+            // While it was blocked nobody counted, or nobody tells whether it was.
             length
         };
         Bounds { least: least.min(most), most }
@@ -295,7 +295,8 @@ impl<E: Eye> Evidence<E> {
     /// burst begins. The class of what it waited for.
     pub fn wake(&mut self, planned: u64, awake: u64) -> Class {
         let asleep = self.base;
-        self.begin();
+        // What comes after this moment may be a gap, and is asked about then.
+        self.begin_at(awake);
         let Some((asleep, now)) = asleep.zip(self.base) else { return Class::Unknown };
         // While it slept nobody counted; the kernel does from the moment it is woken.
         let waited_ns = now.sight.waited_ns.saturating_sub(asleep.sight.waited_ns);
@@ -304,6 +305,17 @@ impl<E: Eye> Evidence<E> {
             Some(true) => Class::ScheduledOut,
             // It was woken late: by a timer, a CPU that had halted, whoever had stopped it.
             _ => Class::Unknown,
+        }
+    }
+
+    /// A burst begins at this moment.
+    fn begin_at(&mut self, begin: u64) {
+        // The books are up to date whenever the thread is switched in.
+        let arrived_tsc =
+            self.eye.switches(begin, begin).map_or(0, |recorded| recorded.arrived_tsc);
+        self.look_again();
+        if let Some(base) = &mut self.base {
+            base.booked_tsc = arrived_tsc;
         }
     }
 
@@ -333,13 +345,7 @@ impl<E: Eye> Witness for Evidence<E> {
     }
 
     fn begin(&mut self) {
-        let now = tsc::read().tsc;
-        // The books are up to date whenever the thread is switched in.
-        let arrived_tsc = self.eye.switches(now, now).map_or(0, |recorded| recorded.arrived_tsc);
-        self.look_again();
-        if let Some(base) = &mut self.base {
-            base.booked_tsc = arrived_tsc;
-        }
+        self.begin_at(tsc::read().tsc);
     }
 
     fn notice(&mut self, begin: u64, end: u64) {
@@ -362,7 +368,10 @@ impl<E: Eye> Witness for Evidence<E> {
         let sight = self.eye.look();
         let recorded = self.eye.switches(begin, end);
         let recorded_off = recorded.map(|it| Bounds::exactly(it.off_ticks.min(length)));
-        let Some((base, now)) = self.base.zip(sight) else {
+        // A look that was itself interrupted has seen a part of this gap, or all of it.
+        let latest = begin.saturating_add(self.own_ticks);
+        let base = self.base.filter(|base| base.sight.tsc <= latest);
+        let Some((base, now)) = base.zip(sight) else {
             self.look_again();
             let anything = Bounds { least: 0, most: length };
             return self.class(recorded_off.unwrap_or(anything), anything, length);

@@ -17,6 +17,8 @@ struct Script {
     next_tick: u64,
     /// Absences of the last interval; `None` for a kernel that records none.
     records: Option<Recorded>,
+    /// The interval that was asked about last.
+    asked: (u64, u64),
     looks: usize,
 }
 
@@ -47,7 +49,7 @@ impl Script {
         if waits {
             self.sight.waited_ns += ns;
         } else {
-            self.sight.blocked += 1;
+            self.sight.blocked = self.sight.blocked.map(|times| times + 1);
         }
         if let Some(records) = &mut self.records {
             records.off_ticks += ns;
@@ -57,7 +59,8 @@ impl Script {
 }
 
 impl Eye for Script {
-    fn switches(&mut self, _begin: u64, _end: u64) -> Option<Recorded> {
+    fn switches(&mut self, begin: u64, end: u64) -> Option<Recorded> {
+        self.asked = (begin, end);
         let told = self.records;
         if let Some(records) = &mut self.records {
             records.off_ticks = 0;
@@ -90,7 +93,9 @@ impl Thread {
     fn new(steal_known: bool, irq_kept_out: Option<bool>, recorded: bool) -> Self {
         let facts = Facts { steal_known, irq_kept_out, tick_ns: Some(TICK_NS) };
         let records = recorded.then(Recorded::default);
-        let sight = Sight { tsc: 100 * MS + 1, ..Sight::default() };
+        // With records of switches nobody asks how often it was blocked.
+        let blocked = (!recorded).then_some(0);
+        let sight = Sight { tsc: 100 * MS + 1, blocked, ..Sight::default() };
         let script = Script { sight, records, next_tick: 104 * MS, ..Script::default() };
         let mut this = Self(Evidence::new(script, KHZ, COST, facts));
         // It has just woken up.
@@ -271,6 +276,38 @@ fn a_wake_up_that_waits_for_a_cpu_is_the_schedulers() {
         assert_eq!(sleep(40 * MS, 400), Class::Unknown);
         assert_eq!(thread.gap(&[Lost(9 * MS)]), Class::Host, "recorded: {recorded}");
     }
+}
+
+#[test]
+fn what_interrupts_the_look_after_a_wake_up_is_judged_by_itself() {
+    for recorded in [false, true] {
+        let mut thread = Thread::new(true, Some(false), recorded);
+        thread.0.pause();
+        thread.eye().off(40 * MS, false);
+        let awake = thread.eye().sight.tsc;
+        // Switched out after that reading of the counter, and before the kernel answers.
+        thread.eye().off(5 * MS, true);
+        thread.0.wake(awake - 1, awake);
+        // Whoever asked about a later moment would have been told of it, and forgotten it.
+        assert_eq!(thread.eye().asked, (awake, awake));
+        let again = thread.eye().sight.tsc;
+        if let Some(records) = &mut thread.eye().records {
+            *records = Recorded { off_ticks: 5 * MS, arrived_tsc: again };
+        }
+        thread.eye().pass(COST.look_ticks);
+        // The books that were read after it tell nothing of it.
+        let right = if recorded { Class::ScheduledOut } else { Class::Unknown };
+        assert_eq!(thread.0.judge(awake, again), right, "recorded: {recorded}");
+        assert_eq!(thread.gap(&[Off(9 * MS)]), Class::ScheduledOut, "recorded: {recorded}");
+    }
+}
+
+#[test]
+fn whoever_may_have_been_blocked_may_have_been_off() {
+    let mut thread = Thread::new(true, Some(false), false);
+    thread.eye().sight.blocked = None;
+    thread.0.begin();
+    assert_eq!(thread.gap(&[Stopped(50 * MS)]), Class::Unknown);
 }
 
 /// A look is a system call: only at gaps, and at most one in so much time of interruptions.

@@ -7,7 +7,6 @@ use std::io::{self, Write};
 use std::panic;
 use std::path::Path;
 
-use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use protocol::names::{PANIC_MARK, SAYING};
 use rustix::system::RebootCommand;
 use thiserror::Error;
@@ -131,16 +130,23 @@ pub fn power_off() -> ! {
 pub fn reap_strangers(ours: &[u32]) {
     /// Bound for one call; the next one goes on.
     const AT_ONCE: usize = 64;
-    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     for _ in 0..AT_ONCE {
-        let Some(stranger) = waitid(Id::All, look).ok().and_then(|status| status.pid()) else {
+        // nix's waitid fails for whoever a real-time signal has killed, and would meet him again.
+        // SAFETY: siginfo_t is plain data, for which all bits zero is a value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: the pointer is to a local that the call fills.
+        let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) };
+        // SAFETY: waitid has filled the fields of a child's signal, or left them zero.
+        let pid = unsafe { info.si_pid() };
+        let Some(stranger) = u32::try_from(pid).ok().filter(|pid| *pid != 0 && result == 0) else {
             return;
         };
-        if u32::try_from(stranger.as_raw()).is_ok_and(|pid| ours.contains(&pid)) {
+        if ours.contains(&stranger) {
             return;
         }
-        // It has exited, so this does not block.
-        let _ = waitpid(stranger, Some(WaitPidFlag::WNOHANG));
+        // SAFETY: no pointer but null; the child has exited, so this does not block.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
     }
 }
 

@@ -20,8 +20,9 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(20);
 pub enum Venue {
     /// On this machine's own KVM.
     Own,
-    /// In the emulated host, for this reason.
-    Emulated(String),
+    /// In the emulated host: because this machine's own will not do, for this reason, or as was
+    /// asked for.
+    Emulated(Option<String>),
     /// In the simulated host, as was asked for.
     Simulated(Simulated),
 }
@@ -97,7 +98,7 @@ impl Venue {
         let venue = match options.venue {
             None => Self::detect(schedvmm)?,
             Some(Place::This) => Self::Own,
-            Some(Place::Emulated) => Self::Emulated("the emulated host was asked for".into()),
+            Some(Place::Emulated) => Self::Emulated(None),
             Some(Place::Simulated) => {
                 return Ok(Self::Simulated(
                     options.simulated(Place::Simulated)?.unwrap_or_default(),
@@ -119,7 +120,7 @@ impl Venue {
             return Ok(Self::Own);
         }
         let reason = text.lines().find(|line| !line.trim().is_empty()).map(str::trim);
-        Ok(Self::Emulated(reason.map_or_else(|| status.to_string(), String::from)))
+        Ok(Self::Emulated(Some(reason.map_or_else(|| status.to_string(), String::from))))
     }
 }
 
@@ -127,11 +128,14 @@ impl fmt::Display for Venue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Own => f.write_str("KVM: this machine's own"),
-            Self::Emulated(reason) => write!(
-                f,
-                "KVM: an emulated host's; latencies from emulation are not measurements\n  \
-                 (this machine's own KVM will not do: {reason})"
-            ),
+            Self::Emulated(reason) => {
+                f.write_str(
+                    "KVM: an emulated host's; latencies from emulation are not measurements",
+                )?;
+                reason.iter().try_for_each(|reason| {
+                    write!(f, "\n  (this machine's own KVM will not do: {reason})")
+                })
+            }
             Self::Simulated(Simulated { vendor, smt, ips, .. }) => write!(
                 f,
                 "KVM: a simulated host's ({vendor}, {smt} CPUs of {} million instructions a second); \
@@ -184,10 +188,12 @@ mod tests {
         write(&probe, "#!/bin/sh\n[ $1 = probe ] && echo 'no SVM' >&2 && exit 201\n").unwrap();
         set_permissions(&probe, Permissions::from_mode(0o755)).unwrap();
         let venue = Venue::detect(&probe).unwrap();
-        assert_eq!(venue, Venue::Emulated("no SVM".into()));
+        assert_eq!(venue, Venue::Emulated(Some("no SVM".into())));
         let line = venue.to_string();
         assert!(line.contains("not measurements") && line.contains("no SVM"), "{line}");
 
         assert_eq!(Venue::detect(Path::new("/bin/true")).unwrap(), Venue::Own);
+        // Nothing is said of this machine's where it has not been asked.
+        assert!(!Venue::Emulated(None).to_string().contains("this machine"));
     }
 }

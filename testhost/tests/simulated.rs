@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use testhost::host::accident::HostLost;
-use testhost::host::{EmulatedHost, Simulated};
+use testhost::host::{Simulated, TestHost};
 
 /// Runs a host whose Bochs is a script with these lines, and says how that failed. `$log` is the log,
 /// and the script's process is named in the file `pid`.
@@ -28,7 +28,7 @@ fn failure(script: &str, tick_timeout: Duration) -> (TempDir, String) {
     image[0x202..0x206].copy_from_slice(b"HdrS");
     write(&kernel, image).unwrap();
     let machine = Simulated { program, tick_timeout, ..Simulated::default() };
-    let host = EmulatedHost::builder()
+    let host = TestHost::builder()
         .simulated(machine)
         .kernel(kernel)
         .xtask("/bin/true")
@@ -95,7 +95,7 @@ fn what_cannot_boot_is_refused() {
     let program = dir.path().join("bochs-bin");
     write(&program, "#!/bin/sh\necho Bochs x86 Emulator 2.7\n").unwrap();
     set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
-    let host = EmulatedHost::builder()
+    let host = TestHost::builder()
         .simulated(Simulated { program, ..Simulated::default() })
         .kernel("/bin/true")
         .xtask("/bin/true")

@@ -3,7 +3,7 @@
 
 use gaps::books::{Books, Facts, Sight};
 use gaps::evidence::{Cost, Eye, Recorded, look_ticks};
-use gaps::tsc::{self, bracket, ns_to_ticks};
+use gaps::tsc::{self, bracket, clock_ns, ns_to_ticks};
 
 use crate::kernel::scheduler;
 use crate::kernel::switches::{Change, Switches};
@@ -24,8 +24,10 @@ pub struct KernelEye {
 impl KernelEye {
     /// Of the calling thread. Switches are recorded where the kernel lets us.
     pub fn of_this_thread(khz: u64) -> Self {
-        let records =
-            Switches::of(None, RING_BYTES).ok().map(|switches| Records::new(switches, khz));
+        let since_ns = clock_ns(libc::CLOCK_MONOTONIC_RAW);
+        let records = Switches::of(None, RING_BYTES)
+            .ok()
+            .map(|switches| Records::new(switches, khz, since_ns));
         let books = Books::of_this_thread(records.is_none());
         Self { records, books }
     }
@@ -62,24 +64,39 @@ pub fn cost(eye: &mut KernelEye, turn_ticks: u64) -> Cost {
 struct Records {
     switches: Switches,
     khz: u64,
+    /// When this began, on the clock of the records.
+    since_ns: u64,
     absences: Absences,
 }
 
 impl Records {
-    fn new(switches: Switches, khz: u64) -> Self {
-        Self { switches, khz, absences: Absences::since(tsc::read().tsc) }
+    fn new(switches: Switches, khz: u64, since_ns: u64) -> Self {
+        Self { switches, khz, since_ns, absences: Absences::since(tsc::read().tsc) }
     }
 
     fn between(&mut self, begin: u64, end: u64) -> Option<Recorded> {
         // Both clocks at one moment, once something has been recorded.
-        let mut now = None;
+        let mut now: Option<(u64, u64)> = None;
         while let Some((change, at_ns)) = self.switches.next_change() {
-            let (tsc, now_ns) = *now.get_or_insert_with(|| bracket(libc::CLOCK_MONOTONIC_RAW));
-            let ago_ticks = ns_to_ticks(now_ns.saturating_sub(at_ns), self.khz);
-            self.absences.note(change, tsc.saturating_sub(ago_ticks));
+            let both = now.filter(|(_, now_ns)| at_ns <= *now_ns);
+            let (tsc, now_ns) = both.unwrap_or_else(|| bracket(libc::CLOCK_MONOTONIC_RAW));
+            now = Some((tsc, now_ns));
+            match ago_ns(at_ns, self.since_ns, now_ns) {
+                Some(ago_ns) => {
+                    let ago_ticks = ns_to_ticks(ago_ns, self.khz);
+                    self.absences.note(change, tsc.saturating_sub(ago_ticks));
+                }
+                None => self.absences.note(Change::Lost, tsc),
+            }
         }
         self.absences.between(begin, end)
     }
+}
+
+/// For how long a record has been there, on a clock on which all began at `since_ns`. `None` where
+/// the clock is not the records' own: in a time namespace with an offset (time_namespaces(7)).
+fn ago_ns(at_ns: u64, since_ns: u64, now_ns: u64) -> Option<u64> {
+    if at_ns < since_ns { None } else { now_ns.checked_sub(at_ns) }
 }
 
 /// The absences that nobody has asked about.
@@ -150,6 +167,15 @@ mod tests {
         assert_eq!(absences.between(190, 650), recorded(250, 500));
         assert_eq!(absences.between(650, 910), recorded(250, 900));
         assert_eq!(absences.between(910, 990), recorded(0, 900));
+    }
+
+    #[test]
+    fn records_of_another_clock_have_no_place() {
+        assert_eq!(ago_ns(150, 100, 170), Some(20));
+        assert_eq!(ago_ns(100, 100, 100), Some(0));
+        // The clock here is ahead of the records', or behind.
+        assert_eq!(ago_ns(99, 100, 170), None);
+        assert_eq!(ago_ns(171, 100, 170), None);
     }
 
     #[test]

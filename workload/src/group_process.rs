@@ -9,7 +9,7 @@ use std::{fmt, io, panic, process, thread};
 use protocol::cpu_list::CpuListError;
 use protocol::error::Owner;
 use protocol::group_process::{GroupPlan, TraceStop};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 use crate::kernel::{core_sched, files};
 use crate::shared_memory::Shared;
@@ -58,12 +58,29 @@ fn give_up(slot: &GroupSlot, owner: Owner, text: &str) -> ! {
     process::exit(1)
 }
 
+/// Lets the process have two files open for each thread, its records of switches and its books, and
+/// some more. Without them evidence is missing, which the classes of gaps say; so whoever may not
+/// raise the limit that far goes on with what he may have.
+fn allow_files(threads: u64) {
+    const OTHERS: u64 = 64;
+    let wanted = threads * 2 + OTHERS;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let raised = Rlimit { current: Some(wanted), maximum: maximum.map(|most| most.max(wanted)) };
+    let most = Rlimit { current: maximum, maximum };
+    // Only root may raise the maximum.
+    let _ = setrlimit(Resource::Nofile, raised).or_else(|_| setrlimit(Resource::Nofile, most));
+}
+
 fn prepare<'a>(
     plan: &'a GroupPlan,
     shared: &'a Shared,
     slot: &GroupSlot,
 ) -> Result<Common<'a>, (Owner, String)> {
     let owner = plan.owner;
+    allow_files(plan.spec.threads() as u64);
     die_with(plan.parent)
         .map_err(failed("the supervisor cannot be followed"))
         .map_err(|text| blame(text, owner))?;
@@ -157,5 +174,22 @@ fn die_with(parent: u32) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::other(format!("process {parent} is gone")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_files_for_every_thread() {
+        let before = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(512), ..before }).unwrap();
+        allow_files(1000);
+        let now = getrlimit(Resource::Nofile).current;
+        setrlimit(Resource::Nofile, before).unwrap();
+        // As many as there may be, for who is not root.
+        let most = before.maximum.filter(|_| !crate::obstacle::is_root()).unwrap_or(u64::MAX);
+        assert!(now.is_none_or(|now| now >= 2064.min(most)), "{now:?} of {before:?}");
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use testhost::host::accident::HostLost;
-use testhost::host::{EmulatedHost, Ended, Simulated};
+use testhost::host::{Ended, Simulated, TestHost};
 use testhost::kernel::{self, Wanted};
 use testhost::venue::{MachineOptions, Venue};
 use testhost::{artifacts, host, process, project};
@@ -57,7 +57,7 @@ impl Demo {
         };
         let mut command = self.command("schedvmm".as_ref(), GUEST_KERNEL.as_ref(), "/out".as_ref());
         self.be_patient(&mut command);
-        let mut host = EmulatedHost::builder()
+        let mut host = TestHost::builder()
             .xtask(std::env::current_exe()?)
             .schedvmm(schedvmm)
             .file(GUEST_KERNEL, image)

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use testhost::host::{self, EmulatedHost, Ended, Simulated};
+use testhost::host::{self, Ended, Simulated, TestHost};
 use testhost::venue::{MachineOptions, Place};
 use testhost::{artifacts, process};
 
@@ -61,17 +61,16 @@ impl HostOptions {
         if place == Place::This {
             return self.run_here();
         }
-        let is_simulated = simulated.is_some();
         let run = self.host(simulated)?.run(self.command, host::show)?;
-        if is_simulated && let Some(ticks) = run.ticks {
+        if let Some(ticks) = run.ticks {
             eprintln!("simulated host: {} million ticks", ticks / 1_000_000);
         }
         Ok(ExitCode::from(run.ended.code()))
     }
 
     /// The host, with all that is to be in it.
-    fn host(&self, simulated: Option<Simulated>) -> Result<EmulatedHost> {
-        let mut host = EmulatedHost::builder()
+    fn host(&self, simulated: Option<Simulated>) -> Result<TestHost> {
+        let mut host = TestHost::builder()
             .xtask(std::env::current_exe()?)
             .timeout(Duration::from_secs(self.timeout))
             .forward_signals();

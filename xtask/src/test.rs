@@ -87,7 +87,7 @@ impl fmt::Display for Tally {
 /// Runs every step; the sum of them all.
 pub fn run() -> Result<Tally> {
     let schedvmm = artifacts::schedvmm()?;
-    println!("{}", Venue::detect(&schedvmm)?);
+    println!("{}", of_this_machine(Venue::detect(&schedvmm)?));
     let mut report = Report::default();
     check_sources(&mut report);
     set_up(&mut report);
@@ -119,6 +119,17 @@ pub fn run() -> Result<Tally> {
     }
     report.print();
     Ok(report.sum())
+}
+
+/// Where what runs: cases with real kernels find the same machines everywhere.
+fn of_this_machine(venue: Venue) -> String {
+    let own = match venue {
+        Venue::Emulated(Some(reason)) => format!("cannot run Linux: {reason}"),
+        _ => "can run Linux".into(),
+    };
+    format!(
+        "real kernels run in the emulated and in the simulated host; this machine's own KVM {own}"
+    )
 }
 
 /// What is read, and not run.

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::median;
-use testhost::host::{EmulatedHost, Ended, Stream};
+use testhost::host::{Ended, Stream, TestHost};
 use testhost::venue::Venue;
 use testhost::{artifacts, kernel};
 
@@ -115,7 +115,7 @@ fn run_emulated(schedvmm: &Path, (vms, runs): (u32, u32), out: &Path) -> Result<
     let (vms_text, runs_text) = (vms.to_string(), runs.to_string());
     let words = ["xtask", "in-host", "bench-nested", "--l2-count", &vms_text, "--runs", &runs_text];
     let mut complaints = Vec::new();
-    let run = EmulatedHost::builder()
+    let run = TestHost::builder()
         .xtask(std::env::current_exe()?)
         .schedvmm(schedvmm)
         .out(out)

@@ -10,6 +10,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use gaps::books::parse_schedstat;
 use gaps::record::GapRecord;
 use gaps::tsc;
 use protocol::frame::{Decoder, FrameError};
@@ -388,9 +389,8 @@ impl Machine {
 /// Nanoseconds on a CPU and nanoseconds waiting for one, of a thread.
 fn schedstat_of(tid: u32, pid: u32) -> Option<(u64, u64)> {
     let path = format!("/proc/{pid}/task/{tid}/schedstat");
-    let text = fs::read_to_string(path).ok()?;
-    let mut fields = text.split_ascii_whitespace().map(str::parse);
-    Some((fields.next()?.ok()?, fields.next()?.ok()?))
+    let books = parse_schedstat(&fs::read(path).ok()?)?;
+    Some((books.ran_ns, books.waited_ns))
 }
 
 fn is_ours(thread: u32, record: &GapRecord, vcpus: u32) -> bool {

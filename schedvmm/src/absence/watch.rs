@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use gaps::books::parse_schedstat;
 use gaps::tsc::{self, Anchor};
 use vmm::vcpu::halts::HaltClock;
 use workload::kernel::switches::{Change, Switches};
@@ -62,11 +63,11 @@ impl Watch {
     }
 }
 
-/// The second field of schedstat (Linux Documentation/scheduler/sched-stats.rst), in nanoseconds.
+/// Time ready to run and not running, in nanoseconds.
 fn waited_ns(schedstat: &File) -> Option<u64> {
     let mut bytes = [0; 96];
     let read = schedstat.read_at(&mut bytes, 0).ok()?;
-    std::str::from_utf8(&bytes[..read]).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
+    Some(parse_schedstat(&bytes[..read])?.waited_ns)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tempfile::TempDir;
 use testhost::host::accident::{Accident, HostLost, Retries};
-use testhost::host::{EmulatedHost, Simulated};
+use testhost::host::{Simulated, TestHost};
 
 use crate::case::Case;
 use crate::outcome::Outcome;
@@ -146,7 +146,7 @@ impl Group {
         let mut limit = cases.iter().map(|case| case.limit).sum::<Duration>() + PREPARATION;
         let longest = cases.iter().map(|case| case.limit).max().unwrap_or_default();
         let mut silence = longest.max(PREPARATION) + SILENCE;
-        let mut host = EmulatedHost::builder().kernel(kernel).out(into);
+        let mut host = TestHost::builder().kernel(kernel).out(into);
         if let Some(machine) = &self.simulated {
             (limit, silence) = (limit * SLOWER, silence * SLOWER);
             host = host.simulated(machine.clone()).memory_mib(SIMULATED_MEMORY_MIB);

@@ -5,7 +5,7 @@
 //!
 //! A test kernel starts with one initrd, made in memory: this very program as PID 1
 //! ([`init`]), busybox, `schedvmm`, the test kernel again as `/bzImage`, and what the caller
-//! adds. Four virtio-serial ports ([`protocol`]) connect PID 1 with [`EmulatedHost::run`]; the
+//! adds. Four virtio-serial ports ([`protocol`]) connect PID 1 with [`TestHost::run`]; the
 //! serial console is for the kernel's last words. All channels are anonymous descriptors:
 //! nothing is left on the disk, and QEMU dies with us.
 //!
@@ -62,7 +62,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// An emulated host to be, with sensible defaults for all that is not said.
 #[derive(Clone, Debug)]
-pub struct EmulatedHost {
+pub struct TestHost {
     cpus: u32,
     memory_mib: Option<u32>,
     simulated: Option<Simulated>,
@@ -124,7 +124,7 @@ pub struct HostRun {
     pub ticks: Option<u64>,
 }
 
-impl EmulatedHost {
+impl TestHost {
     /// A host with 4 CPUs for the command, 6000 MiB, the 6.12 test kernel, and `schedvmm` as it is
     /// built now.
     pub fn builder() -> Self {
@@ -305,7 +305,7 @@ fn unpack(archive: std::fs::File, dir: &Path) -> Result<()> {
     archive.unpack(dir).with_context(|| format!("cannot write to `{}`", dir.display()))
 }
 
-/// For [`EmulatedHost::run`]: passes output on at once, each stream to ours of its name. A
+/// For [`TestHost::run`]: passes output on at once, each stream to ours of its name. A
 /// reader that has gone away does not end the command.
 pub fn show(stream: Stream, bytes: &[u8]) {
     let _ = match stream {

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use gaps::books::parse_schedstat;
 use protocol::report::GroupReport;
 
 /// Of one thread, in nanoseconds. `None` is what this kernel does not tell.
@@ -30,12 +31,12 @@ impl ThreadAccount {
     }
 
     fn read(thread: &Path) -> Self {
-        let schedstat = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
-        let mut words = schedstat.split_ascii_whitespace().map(|word| word.parse().ok());
+        let schedstat = fs::read(thread.join("schedstat")).unwrap_or_default();
+        let books = parse_schedstat(&schedstat);
         let sched = fs::read_to_string(thread.join("sched")).unwrap_or_default();
         Self {
-            run_ns: words.next().flatten(),
-            delay_ns: words.next().flatten(),
+            run_ns: books.map(|books| books.ran_ns),
+            delay_ns: books.map(|books| books.waited_ns),
             force_idle_ns: milliseconds(&sched, "core_forceidle_sum"),
         }
     }

@@ -52,7 +52,8 @@ impl Switches {
     /// The next change, and when it was on CLOCK_MONOTONIC_RAW, in nanoseconds. Reads memory only.
     pub fn next_change(&mut self) -> Option<(Change, u64)> {
         while let Some(record) = self.0.next_record() {
-            // In one piece, since all records are of multiples of 16 bytes: nothing is allocated.
+            // In one piece, since records of switches have 16 bytes: nothing is allocated. One of
+            // losses has 32, and may be in two.
             let bytes = record.to_contiguous();
             // With sample_id_all the time is the end of every record.
             let Some(&time) = bytes.last_chunk::<8>() else { continue };

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use super::entry::Entry;
 use super::row::Row;
 use testhost::host::accident::HostLost;
-use testhost::host::{EmulatedHost, Ended, Stream};
+use testhost::host::{Ended, Stream, TestHost};
 use testhost::venue::Venue;
 use testhost::{kernel, process, project};
 
@@ -62,7 +62,7 @@ impl Bench {
     }
 
     fn run_in_host(&self, entry: &Entry, folder: &Path, left: &Path) -> Result<Run> {
-        let mut host = EmulatedHost::builder()
+        let mut host = TestHost::builder()
             .xtask(std::env::current_exe()?)
             .schedvmm(&self.schedvmm)
             .out(left)
