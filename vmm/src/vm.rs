@@ -26,7 +26,7 @@ use crate::virtio::console::{Console, ConsoleControl, ConsoleHandles, PortSpec, 
 use crate::virtio::pci::BAR_BYTES;
 use crate::x86_64::acpi::{self, Devices};
 use crate::x86_64::cpuid::{self, Identity};
-use crate::x86_64::{gdt, layout, page_tables, zero_page};
+use crate::x86_64::{gdt, layout, page_tables, reset_vector, zero_page};
 
 pub use crate::error::BuildError;
 pub use crate::loaded::{Initrd, Kernel, Loaded};
@@ -139,6 +139,7 @@ impl Vm {
         );
         let descriptors: Vec<u8> = gdt::TABLE.iter().flat_map(|word| word.to_le_bytes()).collect();
         ram.write_slice(&tables, layout::ACPI)?;
+        ram.write_slice(&reset_vector::CODE, layout::RESET_VECTOR)?;
         ram.write_slice(&page, layout::ZERO_PAGE)?;
         ram.write_slice(&page_tables::identity_map(), layout::PML4)?;
         ram.write_slice(&descriptors, layout::GDT)?;

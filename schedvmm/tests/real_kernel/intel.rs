@@ -64,7 +64,8 @@ fn hit(outcome: &Outcome) {
     assert_eq!(result["steal"]["contaminated"], false, "{}", result["steal"]);
     assert_eq!(result["core_figures"]["measured"], true, "{}", result["core_figures"]);
     let tsc = &result["tsc"];
-    assert_eq!((number(tsc, "khz"), text(tsc, "source")), (50_000, "kvm"), "{tsc}");
+    // As the host's kernel calibrates it, which is not the same tick in each boot.
+    assert!(number(tsc, "khz").abs_diff(50_000) <= 50 && text(tsc, "source") == "kvm", "{tsc}");
     assert_eq!(result["kernel"]["siblings"].to_string(), r#"["0-1","0-1","2-3","2-3"]"#);
     let cosched = &result["cosched"];
     assert_eq!(cosched["mechanism"], "prctl", "{cosched}");

@@ -10,6 +10,7 @@
 //! 0x0009_fc00 ┼ reserved ───────────────────────────────────────
 //!   0xb_8000    text screen, 32 KiB, of a machine that has one
 //!   0xe_0000    ACPI tables (RSDP first, found by the BIOS-area scan too)
+//!   0xf_fff0    reset vector
 //! 0x0010_0000 ┼ RAM: kernel, initrd at the end ──────────────────
 //! 0xc000_0000 ┼ MMIO gap ───────────────────────────────────────
 //!   0xd000_0000 virtio-mmio devices, 4 KiB each; or the PCI bus's window
@@ -56,10 +57,12 @@ pub const CMDLINE_CAPACITY: usize = 2048;
 pub const LOW_RESERVED_START: GuestAddress = GuestAddress(0x9_fc00);
 /// Text screen, where every PC has it: [0xb_8000, 0xc_0000).
 pub const SCREEN: GuestAddress = GuestAddress(0xb_8000);
-/// ACPI tables: [0xe_0000, 0x10_0000).
+/// ACPI tables: [0xe_0000, 0xf_fff0).
 pub const ACPI: GuestAddress = GuestAddress(0xe_0000);
 /// Room for all ACPI tables.
-pub const ACPI_CAPACITY: usize = 0x2_0000;
+pub const ACPI_CAPACITY: usize = 0x1_fff0;
+/// Where a processor in real mode begins: [0xf_fff0, 0x10_0000).
+pub const RESET_VECTOR: GuestAddress = GuestAddress(0xf_fff0);
 
 /// First byte above the legacy area; nothing of a kernel may lie below.
 pub const HIGH_RAM_START: GuestAddress = GuestAddress(0x10_0000);
@@ -121,6 +124,7 @@ mod tests {
             (CMDLINE.0, CMDLINE_CAPACITY as u64, "cmdline"),
             (LOW_RESERVED_START.0, ACPI.0 - LOW_RESERVED_START.0, "low reserved"),
             (ACPI.0, ACPI_CAPACITY as u64, "acpi"),
+            (RESET_VECTOR.0, 16, "reset vector"),
             (HIGH_RAM_START.0, MMIO_GAP_START.0 - HIGH_RAM_START.0, "ram"),
             (VIRTIO_MMIO.0, 16 * VIRTIO_MMIO_SIZE, "virtio-mmio"),
             (IO_APIC.0, page, "ioapic"),

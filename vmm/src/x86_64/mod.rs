@@ -18,6 +18,7 @@ pub mod packed;
 pub mod page_tables;
 pub mod payload;
 pub mod regs;
+pub mod reset_vector;
 pub mod screen;
 pub mod wrapped;
 pub mod zero_page;
