@@ -212,8 +212,8 @@ impl Anchor {
     /// What turns CLOCK_MONOTONIC_RAW into TSC readings; `None` while `later` is not much later,
     /// so that what the two moments are off by would tell.
     pub fn ruler(&self, later: &Self) -> Option<Ruler> {
-        const LEAST_NS: u64 = 10_000_000;
-        let ns = later.raw_ns.checked_sub(self.raw_ns).filter(|&ns| ns >= LEAST_NS)?;
+        const MIN_NS: u64 = 10_000_000;
+        let ns = later.raw_ns.checked_sub(self.raw_ns).filter(|&ns| ns >= MIN_NS)?;
         let ticks = later.tsc.checked_sub(self.tsc)?;
         Some(Ruler { origin: *self, ticks, ns })
     }

@@ -38,7 +38,7 @@ use crate::pid1::{self, MountError};
 use crate::port::{Port, PortError};
 
 /// Longest time for the host to read ring buffers in our memory. It takes milliseconds.
-const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the agent cannot go on.
 #[derive(Debug, Error)]
@@ -269,7 +269,7 @@ fn leave(
     mut head: DumpWriter<Port>,
 ) -> Result<(), AgentError> {
     host.send(&Message::Trace(TraceProgress::InMemory))?;
-    orders.wait_for([Command::KeepTrace, Command::ShipTrace], LOOK_PATIENCE);
+    orders.wait_for([Command::KeepTrace, Command::ShipTrace], LOOK_TIMEOUT);
     if orders.has(Command::ShipTrace) {
         return ship_rest(host, tracing, measured, head);
     }

@@ -7,7 +7,7 @@
 
 /// Longest command line of an x86 kernel, less its NUL (`COMMAND_LINE_SIZE`,
 /// arch/x86/include/asm/setup.h).
-const MOST_BYTES: usize = 2047;
+const MAX_BYTES: usize = 2047;
 
 /// Our words that only save time or make the console quiet or loud. A run without them measures
 /// the same.
@@ -62,10 +62,10 @@ impl Drift {
         let mut faults = Vec::new();
         if !missing.is_empty() {
             // A blank where it is cut is trimmed.
-            let cut = self.running_bytes + 1 >= MOST_BYTES;
+            let cut = self.running_bytes + 1 >= MAX_BYTES;
             let cause = if cut {
                 format!(
-                    "with the kernel's own words (CONFIG_CMDLINE) it is cut at {MOST_BYTES} bytes"
+                    "with the kernel's own words (CONFIG_CMDLINE) it is cut at {MAX_BYTES} bytes"
                 )
             } else {
                 "the kernel runs with a line of its own instead: build it without \
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn a_line_that_was_cut_is_told_apart_from_one_that_was_replaced() {
         let long = format!("{} {GIVEN}", "x".repeat(2000));
-        let text = fault(&long[..MOST_BYTES]).unwrap();
+        let text = fault(&long[..MAX_BYTES]).unwrap();
         assert!(text.contains("cut at 2047 bytes") && text.contains("isolcpus=2,3"), "{text}");
     }
 }

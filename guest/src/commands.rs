@@ -12,7 +12,7 @@ use protocol::frame::Decoder;
 use protocol::message::Command;
 
 /// Interval at which one who waits for an order checks by itself.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The commands that have come so far.
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ impl Orders {
             if left.is_zero() {
                 return false;
             }
-            thread::park_timeout(left.min(LOOK));
+            thread::park_timeout(left.min(POLL_INTERVAL));
         }
         true
     }

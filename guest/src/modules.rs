@@ -108,8 +108,8 @@ fn load(file: &File) -> io::Result<()> {
 fn kernel_log() -> String {
     /// SYSLOG_ACTION_READ_ALL (include/linux/syslog.h).
     const READ_ALL: libc::c_int = 3;
-    const MOST_BYTES: usize = 16 << 10;
-    let mut buffer = vec![0u8; MOST_BYTES];
+    const MAX_BYTES: usize = 16 << 10;
+    let mut buffer = vec![0u8; MAX_BYTES];
     // SAFETY: the kernel writes at most as many bytes as it is told that there is room for.
     let read = unsafe { libc::klogctl(READ_ALL, buffer.as_mut_ptr().cast(), 16 << 10) };
     buffer.truncate(usize::try_from(read).unwrap_or(0));

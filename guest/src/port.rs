@@ -20,7 +20,7 @@ const APPEAR: Duration = Duration::from_secs(10);
 const ACCEPT: Duration = Duration::from_secs(10);
 
 /// Between two looks at what offers nothing to wait on.
-const LOOK: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The driver takes at most 32 KiB in one write (drivers/char/virtio_console.c,
 /// `port_fops_write`); a larger write is cut down to it anyway.
@@ -90,7 +90,7 @@ impl Port {
             match open {
                 Ok(file) => break file,
                 // The name is in sysfs a moment before the device can be opened.
-                Err(_) if Instant::now() < deadline => thread::sleep(LOOK),
+                Err(_) if Instant::now() < deadline => thread::sleep(POLL_INTERVAL),
                 Err(source) => return Err(PortError::Open { name: name.into(), node, source }),
             }
         };
@@ -126,7 +126,7 @@ impl Port {
                 ));
             }
             // While the host's end is closed, poll returns at once with POLLHUP.
-            thread::sleep(LOOK.min(left));
+            thread::sleep(POLL_INTERVAL.min(left));
         }
     }
 }
@@ -143,7 +143,9 @@ impl Write for Port {
                 }
                 // The driver gives 0 when the device refused the buffer; the next attempt
                 // blocks or fails.
-                Ok(0) if !piece.is_empty() && Instant::now() < deadline => thread::sleep(LOOK),
+                Ok(0) if !piece.is_empty() && Instant::now() < deadline => {
+                    thread::sleep(POLL_INTERVAL)
+                }
                 result => return result,
             }
         }
@@ -199,7 +201,7 @@ fn wait_for_node(name: &str, deadline: Instant) -> Result<PathBuf, PortError> {
             let there = names(class).map(|(_, name)| name).collect::<Vec<_>>().join(", ");
             return Err(PortError::Absent { name: name.into(), there });
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 

@@ -154,7 +154,7 @@ impl Quota {
     pub const PERIODS: std::ops::RangeInclusive<Duration> =
         Duration::from_millis(1)..=Duration::from_secs(1);
     /// The least time in a period.
-    pub const LEAST: Duration = Duration::from_millis(1);
+    pub const MIN: Duration = Duration::from_millis(1);
 }
 
 /// What the kernel accepts as a slice (kernel/sched/syscalls.c, `__setparam_fair`); it cuts
@@ -188,7 +188,7 @@ pub fn fault(group: &GroupSpec) -> Option<String> {
     }
     if let Some(Quota { time, period }) = group
         .quota
-        .filter(|quota| quota.time < Quota::LEAST || !Quota::PERIODS.contains(&quota.period))
+        .filter(|quota| quota.time < Quota::MIN || !Quota::PERIODS.contains(&quota.period))
     {
         return Some(format!(
             "quota {time:?} of {period:?}: the period must be between 1ms and 1s, and the time \

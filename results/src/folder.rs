@@ -28,11 +28,11 @@ const CONFIG: &str = "kernel.config";
 /// Distributions.
 const HISTOGRAMS: &str = "gaps.hlog";
 /// A virtual machine in the guest that prints more than this has told enough.
-const MOST_VM_LOG_BYTES: u64 = 4 << 20;
+const MAX_VM_LOG_BYTES: u64 = 4 << 20;
 /// Of its console, so much is repeated where it failed.
 const VM_TAIL_BYTES: usize = 2048;
 /// So many runs may start within one second.
-const MOST_PER_SECOND: u32 = 1000;
+const MAX_PER_SECOND: u32 = 1000;
 
 /// The folder, or a file in it, cannot be written.
 #[derive(Debug, Error)]
@@ -138,7 +138,7 @@ impl Folder {
     pub fn log_vm(&self, vm: u32, bytes: &[u8]) -> io::Result<()> {
         let path = self.path.join(Self::vm_log_name(vm));
         let mut file = OpenOptions::new().append(true).create(true).open(path)?;
-        if file.metadata()?.len() >= MOST_VM_LOG_BYTES {
+        if file.metadata()?.len() >= MAX_VM_LOG_BYTES {
             return Ok(());
         }
         file.write_all(bytes)
@@ -265,7 +265,7 @@ fn named_folder(path: &Path) -> Result<PathBuf, FolderError> {
 fn new_folder(parent: &Path, stamp: &str) -> Result<PathBuf, FolderError> {
     fs::create_dir_all(parent).map_err(|source| cannot_create(parent, source))?;
     let mut path = parent.join(stamp);
-    for n in 2..MOST_PER_SECOND {
+    for n in 2..MAX_PER_SECOND {
         match fs::create_dir(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 path = parent.join(format!("{stamp}-{n}"));

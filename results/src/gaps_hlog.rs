@@ -12,7 +12,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use crate::model::Thread;
 
 /// So many of one length are more than any run has; what is claimed beyond does not fit the format.
-const MOST_COUNT: u64 = 1 << 40;
+const MAX_COUNT: u64 = 1 << 40;
 /// Values keep three decimal digits: finer than the buckets they come from.
 const DIGITS: u8 = 3;
 
@@ -57,7 +57,7 @@ fn histogram(
 ) -> Result<Histogram<u64>, Box<dyn std::error::Error + Send + Sync>> {
     let mut histogram = Histogram::new(DIGITS)?;
     for &(bound, count) in buckets {
-        histogram.record_n(bound, count.min(MOST_COUNT))?;
+        histogram.record_n(bound, count.min(MAX_COUNT))?;
     }
     Ok(histogram)
 }

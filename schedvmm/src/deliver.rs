@@ -20,9 +20,9 @@ use crate::status::chain;
 const TRACE_CUTS: u32 = 4;
 
 /// From one result that is written while the run goes on to the next, at least.
-const BETWEEN: Duration = Duration::from_secs(5);
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 /// Writing them takes at most this part of the time.
-const MOST_OF_TIME: u32 = 50;
+const CHECKPOINT_DUTY_DIVISOR: u32 = 50;
 
 /// Keeps on the disk what has been measured so far, for a process that is killed.
 #[derive(Debug, Default)]
@@ -51,7 +51,8 @@ impl Checkpoints {
         if let Some(result) = result {
             kept = kept.and(folder.write_result(result));
             let now = Instant::now();
-            self.next = Some(now + BETWEEN.max((now - begin) * MOST_OF_TIME));
+            self.next =
+                Some(now + CHECKPOINT_INTERVAL.max((now - begin) * CHECKPOINT_DUTY_DIVISOR));
         }
         let error = kept.err()?;
         (!std::mem::replace(&mut self.failed, true)).then(|| {

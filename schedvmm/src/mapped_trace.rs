@@ -14,7 +14,7 @@ use protocol::names::TRACE_INSTANCE;
 const VERSION: (u32, u32) = (6, 12);
 
 /// All memory is at least this many times as much as is set aside: the load needs some, too.
-const LEAST_SHARE: u64 = 4;
+const MIN_SHARE: u64 = 4;
 
 /// What each CPU's ring has beside its pages: the description, 4 bytes a page, and the way to the
 /// next page.
@@ -40,7 +40,7 @@ impl TraceMemory {
         let buffer_kib = u64::from(buffer_kib);
         let each = buffer_kib + buffer_kib / PAGES_PART + OVERHEAD_KIB;
         let kib = (each * u64::from(cpus)).next_multiple_of(4);
-        (version == VERSION && kib * LEAST_SHARE <= memory_mib << 10).then_some(Self { kib })
+        (version == VERSION && kib * MIN_SHARE <= memory_mib << 10).then_some(Self { kib })
     }
 
     /// Its length in bytes.

@@ -13,9 +13,9 @@ use crate::session::Session;
 
 /// Of all recorded gaps at most this part, in per cent, may have been elsewhere: a move that did
 /// not last.
-const MOST_ELSEWHERE_PERCENT: u64 = 1;
+const MAX_ELSEWHERE_PERCENT: u64 = 1;
 /// So many are named; the others are counted.
-const MOST_NAMED: usize = 4;
+const MAX_NAMED: usize = 4;
 
 /// Findings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,8 +92,8 @@ impl PinCheck {
         let Pins { lost, gaps_elsewhere, cpus_elsewhere } = &self.found;
         let mut told = Vec::new();
         if !lost.is_empty() {
-            let named: Vec<_> = lost.iter().take(MOST_NAMED).map(LostPin::to_string).collect();
-            let more = match lost.len().saturating_sub(MOST_NAMED) {
+            let named: Vec<_> = lost.iter().take(MAX_NAMED).map(LostPin::to_string).collect();
+            let more = match lost.len().saturating_sub(MAX_NAMED) {
                 0 => String::new(),
                 more => format!(", and {more} others"),
             };
@@ -110,7 +110,7 @@ impl PinCheck {
                 self.gaps
             ));
         }
-        let most = u128::from(self.gaps) * u128::from(MOST_ELSEWHERE_PERCENT);
+        let most = u128::from(self.gaps) * u128::from(MAX_ELSEWHERE_PERCENT);
         let many = u128::from(*gaps_elsewhere) * 100 > most;
         if !lost.is_empty() || many || self.hit_elsewhere {
             Meanwhile { notes: Vec::new(), faults: told }

@@ -20,7 +20,7 @@ use vmm::x86_64::elf::flat_kernel;
 use vmm::x86_64::image::KernelImage;
 
 /// How long a run waits for the probe before it goes on without its answer.
-pub const PATIENCE: Duration = Duration::from_millis(900);
+pub const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
 /// Where the probe runs.
 const BASE: u32 = 0x10_0000;
 const IDT: u32 = BASE + 0x100;

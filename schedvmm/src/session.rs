@@ -26,7 +26,7 @@ const FINISH_DEADLINE: Duration = Duration::from_secs(15);
 /// From the agent's last word to the power-off.
 const POWER_OFF_DEADLINE: Duration = Duration::from_secs(10);
 /// Seconds of which the longest gap is kept: more than the longest run has.
-const MOST_TICKS: usize = 100_000;
+const MAX_TICKS: usize = 100_000;
 /// From the request to end early to the results.
 pub const GRACE: Duration = Duration::from_secs(5);
 
@@ -243,7 +243,7 @@ impl Session {
                 Some(Notice::Started)
             }
             Message::Tick(tick) => {
-                if self.ticks.len() < MOST_TICKS {
+                if self.ticks.len() < MAX_TICKS {
                     self.ticks.push(tick);
                 }
                 Some(Notice::Second(tick))
@@ -440,10 +440,10 @@ mod tests {
                 session.take(&frame, now).expect("understood");
             }
         }
-        for second in (0..).take(MOST_TICKS + 1) {
+        for second in (0..).take(MAX_TICKS + 1) {
             session.message(Message::Tick(Tick { second, ..Tick::default() }), now);
         }
-        assert_eq!(session.ticks.len(), MOST_TICKS);
+        assert_eq!(session.ticks.len(), MAX_TICKS);
         assert_eq!(session.gaps.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3]);
         assert!(session.take(&[0xff; 64], now).is_err());
     }

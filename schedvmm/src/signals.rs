@@ -26,13 +26,13 @@ const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// A signal that comes so soon after the first one is the same one again: timeout(1) sends its
 /// signal to the process and to the group it is in, and no hand is that quick.
-const SAME: Duration = Duration::from_millis(100);
+const SAME_SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Said where a second one does not wait.
 const SECOND: &str = "a second signal: ended at once, without the results of the last seconds";
 
 /// For all that is to be put back when the process leaves at once.
-const LEAVE: Duration = Duration::from_secs(2);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Blocks the signals in this thread and all it starts, and hands the first one to `events`
 /// instead. To be called before any other thread exists.
@@ -78,7 +78,7 @@ fn listen(set: &SigSet, events: &SyncSender<Event>) {
             }
             // A terminal that goes away sends more than one of these, and wants the results.
             Some(_) if signal == Signal::SIGHUP => {}
-            Some(first) if first.elapsed() < SAME => {}
+            Some(first) if first.elapsed() < SAME_SIGNAL_INTERVAL => {}
             Some(_) => leave(signal, SECOND),
         }
     }
@@ -128,8 +128,8 @@ pub fn kill(pid: u32) {
 /// Why it stays.
 pub fn remove_dir_soon(path: &Path) -> io::Result<()> {
     /// They have nothing to do but to end.
-    const KILLED: Duration = Duration::from_secs(1);
-    let deadline = Instant::now() + KILLED;
+    const KILL_TIMEOUT: Duration = Duration::from_secs(1);
+    let deadline = Instant::now() + KILL_TIMEOUT;
     loop {
         let Err(error) = fs::remove_dir(path) else { return Ok(()) };
         match error.kind() {
@@ -152,7 +152,7 @@ fn put_back(acts: &mut Vec<(u64, Act)>) -> Vec<String> {
 fn leave(signal: Signal, why: &'static str) -> ! {
     let (done, is_done) = mpsc::channel();
     if thread::Builder::new().spawn(move || put_back_and_tell(why, done)).is_ok() {
-        let _ = is_done.recv_timeout(LEAVE);
+        let _ = is_done.recv_timeout(LEAVE_TIMEOUT);
     }
     let code = ExitStatus::of_signal(signal as i32).code();
     // SAFETY: ends the process; no handlers of exit(3), which could wait for other threads.

@@ -14,7 +14,7 @@ use crate::service::Event;
 
 /// Console bytes kept between two visits of the main thread. A guest prints some hundred
 /// kilobytes at most while it boots; one that prints more loses it with a mark.
-const CONSOLE_PENDING_MOST: usize = 1 << 20;
+const CONSOLE_MAX_PENDING: usize = 1 << 20;
 /// Console bytes kept for the message that tells why a run failed.
 const TAIL_BYTES: usize = 4096;
 /// Longest piece of the control port handed over at once.
@@ -48,7 +48,7 @@ impl ConsoleRing {
 impl Write for ConsoleRing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = CONSOLE_PENDING_MOST.saturating_sub(pending.bytes.len()).min(bytes.len());
+        let room = CONSOLE_MAX_PENDING.saturating_sub(pending.bytes.len()).min(bytes.len());
         pending.bytes.extend_from_slice(&bytes[..room]);
         pending.dropped += (bytes.len() - room) as u64;
         Ok(bytes.len())
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn a_flood_on_the_console_is_bounded_and_marked() {
         let mut ring = ConsoleRing::default();
-        ring.write_all(&vec![b'x'; CONSOLE_PENDING_MOST - 1]).expect("never fails");
+        ring.write_all(&vec![b'x'; CONSOLE_MAX_PENDING - 1]).expect("never fails");
         ring.write_all(b"abc").expect("never fails");
         let taken = ring.take();
         assert!(taken.ends_with(b"xa\n[2 bytes dropped]\n"));

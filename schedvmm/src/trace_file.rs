@@ -24,7 +24,7 @@ const RAW_SUFFIX: &str = ".raw";
 const PART_SUFFIX: &str = ".part";
 
 /// Gaps that are marked in a trace, at most.
-const MOST_MARKED_GAPS: usize = 10_000;
+const MAX_MARKED_GAPS: usize = 10_000;
 
 /// Where the trace of a run goes.
 pub struct TraceFile {
@@ -175,7 +175,7 @@ fn with_gaps(
         .flat_map(|(thread, gaps)| gaps.iter().map(move |gap| (thread, gap)));
     let mut seen: Vec<_> = all.filter(|(_, gap)| gap.tsc_begin >= begin).collect();
     seen.sort_by_key(|(_, gap)| std::cmp::Reverse(gap.ticks()));
-    seen.truncate(MOST_MARKED_GAPS);
+    seen.truncate(MAX_MARKED_GAPS);
     let markers: Vec<_> = seen.into_iter().flat_map(|item| gap_markers(item, &clock)).collect();
     trace.with_markers(&markers)
 }

@@ -79,7 +79,7 @@ fn a_terminal_has_a_progress_bar_and_a_file_has_none() {
 #[test]
 fn cpu_shares_are_those_of_the_kernels_books() {
     /// Half a percent of the CPU time of all threads.
-    const MOST: f64 = 0.005;
+    const MAX_SHARE: f64 = 0.005;
     let dir = tempfile::tempdir().expect("tempdir");
     let words = ["host", "--preset", "busy", "--duration", "3s", "--threshold", "off"];
     let output = call(dir.path(), &[&words[..], &["--output", "out", "--noise", "off"]].concat());
@@ -110,7 +110,7 @@ fn cpu_shares_are_those_of_the_kernels_books() {
             "thread {}: {ours:.5} by the meter, {theirs:.5} by schedstat, {undecided:.5} either's",
             thread["thread"]
         );
-        assert!((ours - theirs).abs() <= MOST + undecided, "{ours} {theirs}: {thread}");
+        assert!((ours - theirs).abs() <= MAX_SHARE + undecided, "{ours} {theirs}: {thread}");
     }
 }
 

@@ -24,7 +24,7 @@ pub const ENDED: Duration = Duration::from_secs(10);
 
 /// How often the supervisor looks for a request to stop and for dead processes. It is woken
 /// for everything else.
-pub const LOOK: Duration = Duration::from_millis(50);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the CPU's counter and its readings are like.
 #[derive(Clone, Copy)]

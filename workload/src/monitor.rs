@@ -15,7 +15,7 @@ use protocol::message::{Gap, ThresholdHit, Tick};
 use protocol::report::{GroupReport, LoadReport, ThreadReport, TscReport};
 
 use crate::error::LoadError;
-use crate::group_processes::{ENDED, Groups, LOOK, those_not};
+use crate::group_processes::{ENDED, Groups, POLL_INTERVAL, those_not};
 use crate::kernel::accounting::{self, ThreadAccount};
 use crate::kernel::futex;
 use crate::observer::Observer;
@@ -142,7 +142,7 @@ impl<'a> Watch<'a> {
             if now_ns >= deadline_ns {
                 return Ok(());
             }
-            let wake_ns = next_tick_ns.min(deadline_ns).min(now_ns + as_ns(LOOK));
+            let wake_ns = next_tick_ns.min(deadline_ns).min(now_ns + as_ns(POLL_INTERVAL));
             futex::wait(&control.events.0, seen, wake_ns);
         }
     }
@@ -170,7 +170,11 @@ impl<'a> Watch<'a> {
             if Instant::now() >= deadline {
                 break died.and(Err(LoadError::NotEnded { who, deadline: ENDED }));
             }
-            futex::wait(&control.events.0, seen, clock_ns(libc::CLOCK_MONOTONIC) + as_ns(LOOK));
+            futex::wait(
+                &control.events.0,
+                seen,
+                clock_ns(libc::CLOCK_MONOTONIC) + as_ns(POLL_INTERVAL),
+            );
         };
         self.slope_khz = self.begin.slope_khz(&Anchor::now());
         // Told again: the hit may have been published while the load was ending.

@@ -86,17 +86,17 @@ impl Control {
 #[repr(C)]
 pub struct Text {
     length: AtomicU32,
-    bytes: [AtomicU8; Text::ROOM],
+    bytes: [AtomicU8; Text::CAPACITY],
 }
 
 impl Default for Text {
     fn default() -> Self {
-        Self { length: AtomicU32::new(0), bytes: [const { AtomicU8::new(0) }; Self::ROOM] }
+        Self { length: AtomicU32::new(0), bytes: [const { AtomicU8::new(0) }; Self::CAPACITY] }
     }
 }
 
 impl Text {
-    const ROOM: usize = 508;
+    const CAPACITY: usize = 508;
 
     /// Writes the text, or as much of it as there is room for.
     pub fn set(&self, text: &str) {
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn a_long_text_is_cut() {
         let text = Text::default();
-        text.set(&"x".repeat(Text::ROOM + 9));
-        assert_eq!(text.get().map(|text| text.len()), Some(Text::ROOM));
+        text.set(&"x".repeat(Text::CAPACITY + 9));
+        assert_eq!(text.get().map(|text| text.len()), Some(Text::CAPACITY));
     }
 }

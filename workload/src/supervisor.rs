@@ -20,7 +20,7 @@ use protocol::job::LoadSpec;
 use crate::context::Surroundings;
 use crate::error::LoadError;
 use crate::ground::check_cpus;
-use crate::group_processes::{Cost, Groups, LOOK, those_not};
+use crate::group_processes::{Cost, Groups, POLL_INTERVAL, those_not};
 use crate::kernel::{affinity, futex};
 use crate::monitor::{Accounts, Watch};
 use crate::observer::{Observer, Outcome, Prepared};
@@ -165,7 +165,7 @@ fn wait_until_ready(
         if Instant::now() >= deadline {
             return Err(LoadError::NotReady { who, deadline: READY });
         }
-        futex::wait(events, seen, clock_ns(libc::CLOCK_MONOTONIC) + as_ns(LOOK));
+        futex::wait(events, seen, clock_ns(libc::CLOCK_MONOTONIC) + as_ns(POLL_INTERVAL));
     }
 }
 

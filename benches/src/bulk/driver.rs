@@ -28,7 +28,7 @@ const SINK_PIECES: usize = 4;
 const INITRD: &str = "/tmp/bulk-initrd";
 /// A boot and 4 MiB a second.
 const BOOT_ALLOWANCE: Duration = Duration::from_secs(60);
-const LEAST_MIB_PER_SECOND: u32 = 4;
+const MIN_MIB_PER_SECOND: u32 = 4;
 /// Longest JSON of a cost.
 const MAX_COST_BYTES: u64 = 4096;
 
@@ -111,7 +111,7 @@ fn dump(peer: &Peer, mib: u32) -> Result<Dump> {
     let (mut before, mut booted) = (Some(before), None);
     let (mut begin, mut end, mut memory_kib) = (None, None, 0);
     let patience =
-        BOOT_ALLOWANCE + Duration::from_secs(u64::from(mib) / u64::from(LEAST_MIB_PER_SECOND));
+        BOOT_ALLOWANCE + Duration::from_secs(u64::from(mib) / u64::from(MIN_MIB_PER_SECOND));
     running.wait_within(patience, || {
         let there = std::fs::metadata(SINK).map_or(0, |metadata| metadata.len());
         if there > 0 {

@@ -30,9 +30,9 @@ const MEMORY_LIMIT_KIB: u64 = 8 << 10;
 /// One boot with a small dump.
 const RUN_ALLOWANCE: Duration = Duration::from_secs(60);
 /// A dump of this size takes a second at worst.
-const LEAST_MIB_PER_SECOND: u64 = 4;
+const MIN_MIB_PER_SECOND: u64 = 4;
 /// Smaller ones are over before the guest's clock has ticked.
-const LEAST_MIB: u32 = 16;
+const MIN_MIB: u32 = 16;
 
 /// Findings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,12 +96,12 @@ pub struct Dump {
 /// # Errors
 /// The host or a monitor failed, or there is nothing to compare.
 pub fn run(mib: u32, runs: u32) -> Result<Report> {
-    if runs == 0 || mib < LEAST_MIB {
-        bail!("{runs} dumps of {mib} MiB tell nothing; at least 1 of {LEAST_MIB}: --runs, --mib");
+    if runs == 0 || mib < MIN_MIB {
+        bail!("{runs} dumps of {mib} MiB tell nothing; at least 1 of {MIN_MIB}: --runs, --mib");
     }
     let (size, count) = (mib.to_string(), runs.to_string());
     let words = ["xtask", "in-host", "bench-bulk", "--mib", &size, "--runs", &count];
-    let each = RUN_ALLOWANCE + Duration::from_secs(u64::from(mib) / LEAST_MIB_PER_SECOND);
+    let each = RUN_ALLOWANCE + Duration::from_secs(u64::from(mib) / MIN_MIB_PER_SECOND);
     contest::run(&words, each * (runs + 1) * 2, REPORT_FILE, Vec::new())
 }
 

@@ -9,11 +9,11 @@ use super::ledger::OTHERS;
 use super::text::{Units, place};
 
 /// Names in the paragraph; the others are summed there.
-const MOST_NAMED: usize = 5;
+const MAX_NAMED: usize = 5;
 /// Who took less than one in so many parts of a clause's time is not named in the paragraph.
-const LEAST_NAMED: u64 = 50;
+const MIN_NAMED: u64 = 50;
 /// From one in so many parts of a clause's time on, a name has its share beside it.
-const LEAST_SHARED: u64 = 10;
+const MIN_SHARED: u64 = 10;
 
 /// All of a gap's time with one kind of cause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,10 +139,10 @@ impl Clause {
         // Stable: of equals, the foreign one comes first.
         by_time.sort_by_key(|&index| std::cmp::Reverse(self.culprits[index].ticks));
         let foreign = by_time.iter().position(|&index| self.culprits[index].foreign);
-        if let Some(place) = foreign.filter(|place| *place >= MOST_NAMED) {
-            by_time.swap(MOST_NAMED - 1, place);
+        if let Some(place) = foreign.filter(|place| *place >= MAX_NAMED) {
+            by_time.swap(MAX_NAMED - 1, place);
         }
-        by_time.truncate(MOST_NAMED);
+        by_time.truncate(MAX_NAMED);
         // The name of a single other takes no more room than to say that there is one.
         let rest: Vec<usize> =
             (0..self.culprits.len()).filter(|index| !by_time.contains(index)).collect();
@@ -176,7 +176,7 @@ fn only_culprit(task: &Task, ticks: u64, context: &Context) -> Vec<Culprit> {
 }
 
 fn is_large_part(culprit: &Culprit, ticks: u64) -> bool {
-    culprit.tid != OTHERS && culprit.ticks.saturating_mul(LEAST_NAMED) >= ticks
+    culprit.tid != OTHERS && culprit.ticks.saturating_mul(MIN_NAMED) >= ticks
 }
 
 fn without_flags(all: Vec<(bool, &Culprit)>) -> Vec<&Culprit> {
@@ -239,7 +239,7 @@ impl Named<'_> {
 /// A culprit's name, its time and, if that is large, its percentage.
 fn name_and_time(culprit: &Culprit, units: Units, whole: u64) -> String {
     let mut text = format!("{} {}", culprit.name, units.show(culprit.ticks));
-    if culprit.ticks.saturating_mul(LEAST_SHARED) >= whole {
+    if culprit.ticks.saturating_mul(MIN_SHARED) >= whole {
         text += &format!(" ({} %)", culprit.percent(whole));
     }
     text

@@ -149,7 +149,7 @@ proptest! {
             if clause.by.is_some() {
                 prop_assert_eq!(of(&names) + of(&others), clause.ticks);
             }
-            prop_assert!(names.len() <= MOST_NAMED + 1 && others.len() != 1
+            prop_assert!(names.len() <= MAX_NAMED + 1 && others.len() != 1
                 || others[0].tid == OTHERS);
             // Foreign ones first; within each kind the longest first.
             let order = |culprit: &&Culprit| (!culprit.foreign, std::cmp::Reverse(culprit.ticks));

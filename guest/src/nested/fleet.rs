@@ -17,7 +17,7 @@ use super::maker::Maker;
 use super::{NestedError, online};
 
 /// Between two looks at the clock.
-const BEAT: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Between two words to the host, and two ticks of the measurement.
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 /// From the order to end to a launcher's end.
@@ -100,10 +100,10 @@ impl<'a> Fleet<'a> {
 
     /// Takes what the machines say for one beat, or less. True if a second has passed.
     pub(super) fn beat(&mut self) -> Result<bool, NestedError> {
-        match self.inbox.recv_timeout(BEAT) {
+        match self.inbox.recv_timeout(POLL_INTERVAL) {
             Ok((index, bytes)) => self.hear(index, bytes)?,
             // All ears are gone: every machine has ended.
-            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(BEAT),
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(POLL_INTERVAL),
             Err(RecvTimeoutError::Timeout) => {}
         }
         let now = Instant::now();

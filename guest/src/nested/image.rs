@@ -18,9 +18,9 @@ use super::NestedError;
 
 /// For unpacking the kernel: some hundred milliseconds, in an emulated machine seconds.
 const PREPARED: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Longest text of the process that prepares, which has one only when it fails.
-const MOST_TEXT_BYTES: u64 = 16 << 10;
+const MAX_TEXT_BYTES: u64 = 16 << 10;
 
 /// Two memory files that stay as long as this value.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Images {
                 let _ = child.wait();
                 return Err(NestedError::Prepare(format!("not done within {PREPARED:?}")));
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         };
         if status.success() {
             return Ok(this);
@@ -65,7 +65,7 @@ impl Images {
         let mut said = String::new();
         if let Some(stderr) = child.stderr.take() {
             // Its status tells if its words do not.
-            let _ = stderr.take(MOST_TEXT_BYTES).read_to_string(&mut said);
+            let _ = stderr.take(MAX_TEXT_BYTES).read_to_string(&mut said);
         }
         let said = said.trim();
         Err(NestedError::Prepare(if said.is_empty() { status.to_string() } else { said.into() }))

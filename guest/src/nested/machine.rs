@@ -30,7 +30,7 @@ const ORDER: Duration = Duration::from_secs(5);
 /// Bytes taken from a launcher at once.
 const PIECE_BYTES: usize = 64 << 10;
 /// Longest text of a fault, or of a dump of registers, that is kept.
-const MOST_TEXT_BYTES: usize = 16 << 10;
+const MAX_TEXT_BYTES: usize = 16 << 10;
 
 /// Events of the agent's main thread: bytes of a machine by its index, or its end.
 pub type Event = (usize, Option<Vec<u8>>);
@@ -407,5 +407,5 @@ impl Drop for Machine {
 
 /// The beginning of a text, as much as is kept.
 fn cut(text: &str) -> String {
-    text.chars().take(MOST_TEXT_BYTES).collect()
+    text.chars().take(MAX_TEXT_BYTES).collect()
 }

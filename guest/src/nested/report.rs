@@ -7,7 +7,7 @@ use super::fleet::Fleet;
 use super::machine::Machine;
 
 /// Buckets of a histogram that a guest may make us hand on.
-const MOST_BUCKETS: usize = 4096;
+const MAX_BUCKETS: usize = 4096;
 
 /// vCPU threads' host scheduling at two moments, by machine.
 pub(super) type Schedstats = Vec<Vec<Option<(u64, u64)>>>;
@@ -52,8 +52,8 @@ impl Fleet<'_> {
                 thread.run_delay_ns = ran.map(|(_, wait)| wait);
                 let affinity = measured.affinity_end.get(index).and_then(|all| all.get(n));
                 thread.affinity_end = affinity.cloned().flatten();
-                thread.gap_histogram_ns.truncate(MOST_BUCKETS);
-                thread.wakeup_histogram_ns.truncate(MOST_BUCKETS);
+                thread.gap_histogram_ns.truncate(MAX_BUCKETS);
+                thread.wakeup_histogram_ns.truncate(MAX_BUCKETS);
                 threads.push(thread);
             }
             // Best effort: a host that takes no status will not take the report either.

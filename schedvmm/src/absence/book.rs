@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 
 /// So many absences are kept, the latest: gaps are judged once a second.
-const MOST_ABSENCES: usize = 32_768;
+const MAX_ABSENCES: usize = 32_768;
 /// So many readings of the host's accounts: some minutes.
-const MOST_ACCOUNTS: usize = 4096;
+const MAX_ACCOUNTS: usize = 4096;
 
 /// From a switch to something else until the switch back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Book {
         let Some((begin, preempted)) = self.left.take().filter(|(begin, _)| *begin < at) else {
             return;
         };
-        if self.absences.len() == MOST_ABSENCES
+        if self.absences.len() == MAX_ABSENCES
             && let Some(oldest) = self.absences.pop_front()
         {
             self.complete_since = self.complete_since.max(oldest.end);
@@ -100,7 +100,7 @@ impl Book {
 
     /// What the host has counted by now.
     pub fn counted(&mut self, at: u64, account: Account) {
-        if self.accounts.len() == MOST_ACCOUNTS {
+        if self.accounts.len() == MAX_ACCOUNTS {
             self.accounts.pop_front();
         }
         self.accounts.push_back((at, account));
@@ -191,12 +191,12 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let mut book = Book::new(0);
-        for n in 0..MOST_ABSENCES as u64 + 10 {
+        for n in 0..MAX_ABSENCES as u64 + 10 {
             book.leaves(10 * n, true);
             book.returns(10 * n + 5);
             book.counted(10 * n, Account::default());
         }
-        assert_eq!((book.absences.len(), book.accounts.len()), (MOST_ABSENCES, MOST_ACCOUNTS));
+        assert_eq!((book.absences.len(), book.accounts.len()), (MAX_ABSENCES, MAX_ACCOUNTS));
         // The ten that were given up, and the last of them.
         assert_eq!(book.taken(94, 200), None);
         assert_eq!(book.taken(95, 200).map(|taken| taken.preempted), Some(50));

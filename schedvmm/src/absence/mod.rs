@@ -22,7 +22,7 @@ use crate::session::Session;
 
 /// So many vCPUs are watched at most: each takes locked memory, of which a user without rights
 /// has little (`kernel.perf_event_mlock_kb`).
-const MOST_VCPUS: usize = 16;
+const MAX_VCPUS: usize = 16;
 /// Interval at which the kernel's records are taken while the run goes on.
 const PERIOD: Duration = Duration::from_millis(50);
 /// Gaps from this length on are compared with the host's accounts of waiting and halting, which are
@@ -75,8 +75,8 @@ impl HostEvidence {
         let mut note = None;
         for &cpu in cpus {
             let Some(thread) = running.threads().get(cpu as usize) else { continue };
-            if watched.len() == MOST_VCPUS {
-                note = Some(format!("only the first {MOST_VCPUS} vCPUs of the load are watched"));
+            if watched.len() == MAX_VCPUS {
+                note = Some(format!("only the first {MAX_VCPUS} vCPUs of the load are watched"));
                 break;
             }
             match Watch::start(thread.tid, running.halt_clock(cpu).ok()) {

@@ -83,7 +83,7 @@ impl Meanwhile {
 }
 
 /// Utilization that is no bound.
-const UTIL_MOST: u32 = 1024;
+const MAX_UTIL: u32 = 1024;
 
 /// Scheduling of a thread with these attributes.
 fn policy_of(attr: SchedAttr) -> CallerPolicy {
@@ -128,10 +128,10 @@ fn unusual_policy(policy: &CallerPolicy) -> Vec<String> {
         words.push(format!("nice {}", policy.nice));
     }
     if let Some(min) = policy.util_min.filter(|min| *min != 0 && !is_real_time(policy)) {
-        words.push(format!("a utilization of at least {min} of {UTIL_MOST}"));
+        words.push(format!("a utilization of at least {min} of {MAX_UTIL}"));
     }
-    if let Some(max) = policy.util_max.filter(|max| *max != UTIL_MOST) {
-        words.push(format!("a utilization of at most {max} of {UTIL_MOST}"));
+    if let Some(max) = policy.util_max.filter(|max| *max != MAX_UTIL) {
+        words.push(format!("a utilization of at most {max} of {MAX_UTIL}"));
     }
     words
 }

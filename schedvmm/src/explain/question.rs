@@ -22,7 +22,7 @@ use crate::units;
 /// The clock that gaps are measured with.
 const CLOCK: &str = "x86-tsc";
 /// Segments kept of a gap, for pictures.
-const MOST_SEGMENTS: usize = 10_000;
+const MAX_SEGMENTS: usize = 10_000;
 
 /// What gaps of one result can be explained with.
 pub struct Question {
@@ -135,7 +135,7 @@ impl Question {
     /// # Errors
     /// The trace cannot be read.
     pub fn explanations(&self, gaps: &[LocatedGap]) -> Result<Vec<Explanation>, FtraceError> {
-        self.explanations_with(gaps, MOST_SEGMENTS)
+        self.explanations_with(gaps, MAX_SEGMENTS)
     }
 
     /// The same with so many pieces of each gap.
@@ -254,12 +254,12 @@ fn explained_clause(clause: Clause, gap_ticks: u64, question: &Question) -> Expl
 
 fn context(result: &RunResult) -> Context {
     /// As many CPUs as there can be, and more hyperthreads than a core has.
-    const MOST: (usize, usize) = (8192, 64);
+    const MAX: (usize, usize) = (8192, 64);
     let siblings = result.kernel.hello.iter().flat_map(|hello| &hello.siblings);
     let cores: BTreeSet<Vec<u32>> = siblings
-        .take(MOST.0)
+        .take(MAX.0)
         .filter_map(|list| units::cpu_list(list).ok())
-        .filter(|list| list.0.len() <= MOST.1)
+        .filter(|list| list.0.len() <= MAX.1)
         .map(|list| list.0.iter().filter_map(|cpu| u32::try_from(*cpu).ok()).collect())
         .collect();
     let limited = (1..).zip(&result.job.load.groups).filter(|(_, group)| group.quota.is_some());
@@ -267,7 +267,7 @@ fn context(result: &RunResult) -> Context {
         topology: Topology::from_cores(cores.iter().map(Vec::as_slice)),
         core_scheduling: result.has_cookies(),
         limited_groups: limited.map(|(group, _)| group).collect(),
-        max_segments: MOST_SEGMENTS,
+        max_segments: MAX_SEGMENTS,
         ..Context::default()
     };
     let kind = result.kind();

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::question::Question;
 
 /// Pieces of all threads together that are kept, at 24 bytes each.
-const MOST_SEGMENTS: usize = 1 << 20;
+const MAX_SEGMENTS: usize = 1 << 20;
 
 /// Where the time went; see docs/formats.md.
 #[derive(Debug, Serialize)]
@@ -75,7 +75,7 @@ impl Whole {
             .iter()
             .map(|who| LocatedGap { who: *who, tsc_begin, tsc_end, ..LocatedGap::default() })
             .collect();
-        let room = MOST_SEGMENTS / threads.len().max(1);
+        let room = MAX_SEGMENTS / threads.len().max(1);
         let found = question.explanations_with(&wholes, room)?;
         let units = question.units();
         let times = threads.iter().zip(&found);

@@ -38,7 +38,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Pieces of the control port on their way to the main thread; beyond, the guest waits.
 const EVENTS_IN_FLIGHT: usize = 64;
 /// The agent takes what we say at once; if it does not for so long, it is not there any more.
-const TOLD: Duration = Duration::from_secs(30);
+const AGENT_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes taken from the agent at once.
 const PIECE_BYTES: usize = 4096;
 /// Longest piece of the console in one frame.
@@ -138,7 +138,7 @@ struct Agent(Arc<Mutex<UnixStream>>);
 
 impl Agent {
     fn new(socket: UnixStream) -> io::Result<Self> {
-        socket.set_write_timeout(Some(TOLD))?;
+        socket.set_write_timeout(Some(AGENT_WRITE_TIMEOUT))?;
         Ok(Self(Arc::new(Mutex::new(socket))))
     }
 

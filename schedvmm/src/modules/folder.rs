@@ -17,7 +17,7 @@ use super::{ModulesError, SUFFIXES, name_of};
 use crate::plain_file;
 
 /// Most files and folders that are looked at: a build tree has about 200,000 of them.
-const MOST_ENTRIES: usize = 1_000_000;
+const MAX_ENTRIES: usize = 1_000_000;
 /// No name of a release is longer.
 const MAX_RELEASE_BYTES: u64 = 4096;
 /// Where modules are installed, below a root or in a package.
@@ -148,9 +148,9 @@ fn walk(folder: &Path) -> Result<BTreeMap<String, PathBuf>, ModulesError> {
         for entry in fs::read_dir(&next).map_err(|source| unread(source, &next))? {
             let entry = entry.map_err(|source| unread(source, &next))?;
             entries_seen += 1;
-            if entries_seen > MOST_ENTRIES {
+            if entries_seen > MAX_ENTRIES {
                 let folder = folder.to_owned();
-                return Err(ModulesError::Endless { folder, most: MOST_ENTRIES });
+                return Err(ModulesError::Endless { folder, most: MAX_ENTRIES });
             }
             let kind = entry.file_type().map_err(|source| unread(source, &next))?;
             if kind.is_dir() {

@@ -11,7 +11,7 @@ use crate::status::{ExitStatus, Failure};
 use crate::{probe, terminal};
 
 /// Somebody who only asks for the probe can wait longer than a run does.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Says so; with `json` as one object.
 ///
@@ -21,7 +21,7 @@ pub fn run(json: bool) -> Result<ExitStatus, Failure> {
     let device = Path::new(vmm::kvm::DEVICE);
     let verdict = Hypervisor::open(device)
         .map_err(Failure::from)
-        .and_then(|hypervisor| Ok(probe::run(&hypervisor, PATIENCE)?));
+        .and_then(|hypervisor| Ok(probe::run(&hypervisor, PROBE_TIMEOUT)?));
     let reason = verdict.as_ref().err().map(ToString::to_string);
     if json {
         let answer = json!({ "usable": reason.is_none(), "reason": reason });

@@ -10,7 +10,7 @@ use crate::lab::{Group, TestKernel};
 use crate::outcome::{Outcome, list, number};
 
 /// From the signal to the end of the process. The guest has five seconds of grace in it.
-const MOST_SECONDS_TO_END: f64 = 10.0;
+const MAX_SECONDS_TO_END: f64 = 10.0;
 
 /// Stands for the status of a process that was killed.
 const KILLED: u8 = 99;
@@ -123,7 +123,7 @@ fn kept(outcome: &Outcome) {
 fn ended_soon(outcome: &Outcome) {
     let took = seconds_to_end(outcome);
     println!("     ended {took:.2} s after the signal");
-    assert!(took < MOST_SECONDS_TO_END, "{took} s after the signal{}", outcome.words());
+    assert!(took < MAX_SECONDS_TO_END, "{took} s after the signal{}", outcome.words());
 }
 
 /// From the signal to the end of the process.

@@ -11,7 +11,7 @@ use crate::lab::{Group, TestKernel};
 use crate::outcome::Outcome;
 
 /// A KVM that cannot run Linux is recognised this soon.
-const MOST_TO_RECOGNISE: Duration = Duration::from_secs(1);
+const MAX_TO_RECOGNISE: Duration = Duration::from_secs(1);
 /// The device, moved away and back.
 const DEVICE: &str = "/dev/kvm";
 
@@ -100,7 +100,7 @@ pub fn own_machine() -> Trial {
         assert_eq!(output.status.code(), Some(201), "{told}");
         assert!(told.contains("cannot run Linux (probe guest: "), "{told}");
         assert!(told.contains("use a host with VMX or SVM"), "{told}");
-        assert!(took < MOST_TO_RECOGNISE, "{took:?} until the answer");
+        assert!(took < MAX_TO_RECOGNISE, "{took:?} until the answer");
         Ok(Completion::Completed)
     })
 }

@@ -13,7 +13,7 @@ use crate::outcome::{Outcome, list, number, text};
 const SHORT: &str = "--threshold off --duration 1s --trace off";
 
 /// The largest machine.
-const MOST_CPUS: &str = "--cpus 254 --threads-per-core 1 --load-cpus 1 --append maxcpus=2 \
+const MAX_CPUS: &str = "--cpus 254 --threads-per-core 1 --load-cpus 1 --append maxcpus=2 \
                          --boot-timeout 100s";
 
 /// `schedvmm` with shared libraries.
@@ -58,7 +58,7 @@ pub fn group() -> Group {
             assert!(text(&result["kernel"], "cmdline").contains("idle=poll"));
         }),
         // As many as there can be. The guest starts two: all would take an emulation minutes.
-        run("most_cpus", MOST_CPUS, |outcome| {
+        run("most_cpus", MAX_CPUS, |outcome| {
             let result = passed(outcome);
             assert_eq!(result["machine"]["cpus"], 254);
             assert_eq!(result["kernel"]["cpus_online"], "0-1");

@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 const VMS: usize = 8;
 const VCPUS: usize = 2;
 /// Memory of one machine, guest memory included, at most.
-const MOST_RESIDENT_KIB: u64 = 64 << 10;
+const MAX_RESIDENT_KIB: u64 = 64 << 10;
 
 /// How long the cases measure.
 const DURATION_S: u64 = 8;
@@ -60,7 +60,7 @@ fn eight(outcome: &Outcome) {
     for vm in vms {
         measured(outcome, vm, ["2-3", "2-3"]);
         let resident = number(vm, "rss_kib");
-        assert!(resident <= MOST_RESIDENT_KIB, "{resident} KiB: {vm}");
+        assert!(resident <= MAX_RESIDENT_KIB, "{resident} KiB: {vm}");
     }
     let cookies: BTreeSet<_> =
         vms.iter().map(|vm| number(&list(vm, "threads")[0], "cookie")).collect();

@@ -116,7 +116,7 @@ pub fn explained(outcome: &Outcome, result: &Value) {
 }
 
 /// Two books of forced idle time agree within 5 %.
-const MOST_APART: f64 = 1.05;
+const MAX_APART: f64 = 1.05;
 
 /// Does the forced idle time of the trace agree with the kernel's own books? They have what the
 /// groups' threads cause, each in its cgroup; what kernel threads cause is in none of these.
@@ -147,6 +147,6 @@ pub fn forced_idle_agrees(outcome: &Outcome, result: &Value) {
     let switching = number(company, "running_ns") as f64 * strangers / 2.0;
     println!("     and {switching:.0} ns while siblings were still to switch");
     let (of_trace, of_kernel) = (of_trace as f64, of_kernel as f64);
-    assert!(of_trace <= of_kernel * MOST_APART, "the trace has too much");
-    assert!(of_kernel <= (of_trace + switching) * MOST_APART, "the kernel has too much");
+    assert!(of_trace <= of_kernel * MAX_APART, "the trace has too much");
+    assert!(of_kernel <= (of_trace + switching) * MAX_APART, "the kernel has too much");
 }

@@ -18,11 +18,11 @@ use crate::trace::{explain, explained, forced_idle_agrees, marked, read_by_trace
 const THREADS: usize = 16;
 const GROUPS: usize = 8;
 /// A source of the TSC frequency further away than this is wrong.
-const MOST_DISAGREEMENT_PPM: f64 = 500.0;
+const MAX_DISAGREEMENT_PPM: f64 = 500.0;
 /// What the launcher may take beside guest RAM.
-const MOST_RESIDENT_KIB: u64 = 5 << 10;
+const MAX_RESIDENT_KIB: u64 = 5 << 10;
 /// One file goes into every initrd, and to every machine.
-const MOST_EXECUTABLE_BYTES: u64 = 7 << 20;
+const MAX_EXECUTABLE_BYTES: u64 = 7 << 20;
 
 /// With cookies, without, and with cookies of a kind that this kernel never had.
 pub fn group() -> Group {
@@ -72,7 +72,7 @@ pub fn group() -> Group {
     cases.push(Case::new("executable", "stat -c %s $(command -v schedvmm)", |outcome| {
         let bytes: u64 = outcome.stdout.trim().parse().expect("a size");
         println!("     {bytes} bytes");
-        assert!(bytes <= MOST_EXECUTABLE_BYTES, "{bytes} bytes");
+        assert!(bytes <= MAX_EXECUTABLE_BYTES, "{bytes} bytes");
     }));
     Group::new("user", TestKernel::V612, cases)
 }
@@ -265,15 +265,15 @@ fn environment(result: &Value) {
     assert_eq!(tsc["source"], "kvm", "{tsc}");
     let disagreement = tsc["disagreement_ppm"].as_f64().expect("a number");
     println!("     TSC {} kHz, sources differ by {disagreement:.0} ppm", tsc["khz"]);
-    assert!(disagreement < MOST_DISAGREEMENT_PPM, "{tsc}");
+    assert!(disagreement < MAX_DISAGREEMENT_PPM, "{tsc}");
     let machine = &result["machine"];
     let resident_kib = number(machine, "resident_beyond_ram_kib");
     assert!(resident_kib > 0, "{machine}");
     println!(
-        "     {resident_kib} KiB beside RAM (at most {MOST_RESIDENT_KIB}), stopped in {} us",
+        "     {resident_kib} KiB beside RAM (at most {MAX_RESIDENT_KIB}), stopped in {} us",
         number(machine, "stop_us")
     );
-    assert!(resident_kib <= MOST_RESIDENT_KIB, "{resident_kib} KiB");
+    assert!(resident_kib <= MAX_RESIDENT_KIB, "{resident_kib} KiB");
 }
 
 /// Do `result.json` and `gaps.csv` tell the same story?

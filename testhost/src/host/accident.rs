@@ -18,9 +18,9 @@ use std::fmt;
 use results::model::{ReasonCode, RunResult, Stage};
 
 /// The share of a suite's cases that may need another run, in percent; one case always may.
-const MOST_PERCENT: usize = 5;
+const MAX_PERCENT: usize = 5;
 /// However large the suite is, no more than this.
-const MOST: usize = 3;
+const MAX: usize = 3;
 /// Begins the suite's summary line.
 const SUMMARY: &str = "emulation: ";
 
@@ -79,13 +79,13 @@ pub struct Retries {
 impl Retries {
     /// Whether the emulation alone explains so many.
     pub fn are_too_many(self) -> bool {
-        self.retried > (self.cases * MOST_PERCENT / 100).clamp(1, MOST)
+        self.retried > (self.cases * MAX_PERCENT / 100).clamp(1, MAX)
     }
 
     /// Whether another one may be run once more, however many are still to come; `failed` if by
     /// its own check, which one of all may.
     pub fn leave_room(self, failed: bool) -> bool {
-        self.retried < MOST && !(failed && self.failed > 0)
+        self.retried < MAX && !(failed && self.failed > 0)
     }
 
     /// Reads the count of retried cases back from a summary line.

@@ -20,7 +20,7 @@ use super::signals::{Interrupted, Signals};
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A signal that comes so soon after the first one is the same one again.
-const SAME_SIGNAL: Duration = Duration::from_millis(100);
+const SAME_SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What the console keeps for an error report.
 const CONSOLE_KEPT: usize = 16 * 1024;
@@ -271,7 +271,7 @@ impl Session {
         let Some(signals) = &self.signals else { return Ok(()) };
         let signal = signals.read()?;
         // timeout(1) sends its signal to the process and to its group: these are one.
-        if self.signalled.is_some_and(|first| first.elapsed() < SAME_SIGNAL) {
+        if self.signalled.is_some_and(|first| first.elapsed() < SAME_SIGNAL_INTERVAL) {
             return Ok(());
         }
         if self.signalled.is_some() || self.phase != Phase::Running {

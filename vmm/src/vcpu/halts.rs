@@ -17,7 +17,7 @@ const HEADER_WORDS: usize = 6;
 const DESCRIPTOR_BYTES: usize = 16;
 const DESCRIPTOR_OFFSET: usize = 8;
 /// More than any kernel has, so that a length that makes no sense takes no memory.
-const MOST_BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 const FIGURE: &[u8] = b"halt_wait_ns";
 
 mod request {
@@ -52,7 +52,7 @@ impl HaltClock {
         let [name_size, count, descriptors, data] =
             [1, 2, 4, 5].map(|n| u32_at(&header, 4 * n).map_or(0, |word| word as usize));
         let each = DESCRIPTOR_BYTES + name_size;
-        let bytes = each.checked_mul(count).filter(|&bytes| bytes <= MOST_BYTES);
+        let bytes = each.checked_mul(count).filter(|&bytes| bytes <= MAX_BYTES);
         let mut table = vec![0; bytes.ok_or_else(|| io::Error::other("no table of statistics"))?];
         statistics.read_exact_at(&mut table, descriptors as u64)?;
         let found = table

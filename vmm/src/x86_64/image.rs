@@ -80,7 +80,7 @@ impl KernelImage {
     /// a vmlinux.
     pub fn release(&self) -> Option<String> {
         /// `__NEW_UTS_LEN` (include/uapi/linux/utsname.h).
-        const MOST_BYTES: usize = 64;
+        const MAX_BYTES: usize = 64;
         let banner;
         let text = match self {
             // Offset of the text, less 0x200 (boot.rst, "kernel_version"); 0 for none.
@@ -92,7 +92,7 @@ impl KernelImage {
                 banner.strip_prefix(lint::BANNER)?.as_bytes()
             }
         };
-        let text = &text[..text.len().min(MOST_BYTES + 1)];
+        let text = &text[..text.len().min(MAX_BYTES + 1)];
         let end = text.iter().position(|byte| matches!(byte, b' ' | 0))?;
         std::str::from_utf8(&text[..end]).ok().filter(|text| !text.is_empty()).map(str::to_owned)
     }

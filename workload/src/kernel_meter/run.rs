@@ -29,7 +29,7 @@ use crate::observer::{Observer, Outcome, Prepared};
 use crate::supervisor::tsc_frequency;
 
 /// Longest sleep: how late a request to stop is seen.
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What one read takes at most; the kernel gives a page.
 const READ_BYTES: usize = 8 << 10;
@@ -117,7 +117,7 @@ impl Run<'_> {
             if now >= deadline {
                 return Ok(());
             }
-            self.wait(next_tick.min(deadline).min(now + LOOK) - now)?;
+            self.wait(next_tick.min(deadline).min(now + POLL_INTERVAL) - now)?;
         }
     }
 

@@ -21,7 +21,7 @@ const ITS_OWN_FILE: &str = "per_cpu/cpu0/buffer_meta";
 const WORDS: &str = "Tracing: mapped boot instance ";
 
 /// Records of the kernel's log that are looked at: a boot has some hundreds.
-const MOST_RECORDS: usize = 20_000;
+const MAX_RECORDS: usize = 20_000;
 
 /// Longest record, the kernel's own limit (PRINTK_MESSAGE_MAX).
 const RECORD_BYTES: usize = 2048;
@@ -38,7 +38,7 @@ pub(super) fn find(root: &Path) -> Option<(PathBuf, TraceRing)> {
 /// Looks for the kernel's words in its log, which hands out one record with each read.
 fn place(mut log: impl Read) -> Option<TraceRing> {
     let mut record = [0; RECORD_BYTES];
-    for _ in 0..MOST_RECORDS {
+    for _ in 0..MAX_RECORDS {
         match log.read(&mut record) {
             Ok(0) => break,
             Ok(bytes) => {

@@ -45,7 +45,7 @@ impl Opened {
         let vendor = plan.args.nested.nested.then(|| nested::vendor_of(&hypervisor)).transpose()?;
         // The probe runs beside the reading of the kernel: it costs no time of its own.
         let (probed, kernel) = thread::scope(|scope| {
-            let probe = scope.spawn(|| probe::run(&hypervisor, probe::PATIENCE));
+            let probe = scope.spawn(|| probe::run(&hypervisor, probe::PROBE_TIMEOUT));
             let kernel = kernel::open(&plan.kernel_path, &plan.args.machine.modules);
             (probe.join(), kernel)
         });

@@ -21,26 +21,26 @@ use crate::status::Failure;
 /// Each second-level guest is one core of two threads.
 const L2: Topology = Topology { cpus: 2, threads_per_core: 2 };
 /// Most of them: far more than a machine of four vCPUs can boot in time.
-const MOST_VMS: u32 = 256;
+const MAX_VMS: u32 = 256;
 /// Memory of a second-level guest whose kernel is small.
-const LEAST_MEMORY_MIB: u64 = 64;
+const MIN_MEMORY_MIB: u64 = 64;
 /// What a kernel that has just started takes beside itself and its initrd: its tables of pages and
 /// CPUs, the initrd's files unpacked, the meter's records. Debian's cloud kernel 7.3, of which 69 MiB
 /// are itself and the initrd, runs in 95 MiB, and not in 88.
-const ROOM_MIB: u64 = 28;
+const OVERHEAD_MIB: u64 = 28;
 /// In steps of a huge page.
 const MEMORY_STEP_MIB: u64 = 2;
 /// Gap records of one vCPU that a second-level guest of little memory has room for.
-const MOST_RECORDS: u32 = 8192;
+const MAX_RECORDS: u32 = 8192;
 /// A second-level guest ends by itself so much later than it is told to.
-const OVERTIME: Duration = Duration::from_secs(120);
+const L2_DURATION_MARGIN: Duration = Duration::from_secs(120);
 /// From the first guest that stands ready to the order to start, beyond the time to boot.
 const BARRIER: Duration = Duration::from_secs(120);
 /// How long a second-level guest may not come further while it boots.
 const BOOT_STALL: Duration = Duration::from_secs(300);
 /// A second-level guest that stands ready waits for the others, who may boot as long as they come
 /// further. Its launcher ends it before, if nobody is there any more to tell it to start.
-const MOST_BOOT: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_BOOT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Turns a job for the load into one for virtual machines.
 ///
@@ -53,12 +53,12 @@ pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
     job.load.name = None;
     job.load.groups = (0..nested.l2_count).map(|_| always.clone()).collect();
     job.load.kind = Kind::Vcpus;
-    job.load.records_per_thread = job.load.records_per_thread.min(MOST_RECORDS);
+    job.load.records_per_thread = job.load.records_per_thread.min(MAX_RECORDS);
     let at_once =
         if nested.boot_confined { nested.l2_count } else { (args.machine.cpus / L2.cpus).max(1) };
     job.nested = Some(Box::new(NestedSpec {
         // Without a word of the user it is their kernel that says.
-        memory_mib: nested.l2_memory.unwrap_or(LEAST_MEMORY_MIB),
+        memory_mib: nested.l2_memory.unwrap_or(MIN_MEMORY_MIB),
         vcpus: L2.cpus,
         own_pages: nested.l2_pages == Pages::Own,
         threads_per_core: L2.threads_per_core,
@@ -79,8 +79,8 @@ pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
 fn check(nested: &NestedArgs) -> Result<(), Failure> {
     let count = nested.l2_count;
     let all = 1..=count;
-    if !(1..=MOST_VMS).contains(&count) {
-        return Err(Failure::request(format!("--l2-count {count}: give 1 to {MOST_VMS}")));
+    if !(1..=MAX_VMS).contains(&count) {
+        return Err(Failure::request(format!("--l2-count {count}: give 1 to {MAX_VMS}")));
     }
     if nested.show_vm.number().is_some_and(|vm| !all.contains(&vm)) {
         let text = format!("--show-vm: there are only the VMs 1 to {count} (--l2-count)");
@@ -106,7 +106,7 @@ fn check(nested: &NestedArgs) -> Result<(), Failure> {
 fn job_of_each(load: &LoadSpec, args: &RunArgs) -> Job {
     let load = LoadSpec {
         cpus: (0..L2.cpus).collect(),
-        duration: load.duration.saturating_add(OVERTIME),
+        duration: load.duration.saturating_add(L2_DURATION_MARGIN),
         ..load.clone()
     };
     let meter = args.meter.spec().unwrap_or(MeterSpec {
@@ -117,7 +117,7 @@ fn job_of_each(load: &LoadSpec, args: &RunArgs) -> Job {
     });
     Job {
         meter: Some(meter),
-        wait_for_go: Some(args.nested.l2_boot_timeout.unwrap_or(MOST_BOOT).saturating_add(BARRIER)),
+        wait_for_go: Some(args.nested.l2_boot_timeout.unwrap_or(MAX_BOOT).saturating_add(BARRIER)),
         ..Job::new(load.for_meter(), CoschedRequest::None)
     }
 }
@@ -142,7 +142,7 @@ fn cmdline(args: &RunArgs, vm: u32) -> String {
 /// many bytes at the end of memory.
 pub fn memory_mib(kernel_end: u64, initrd_bytes: u64) -> u64 {
     let taken = kernel_end.saturating_add(initrd_bytes).div_ceil(1 << 20);
-    (taken + ROOM_MIB).next_multiple_of(MEMORY_STEP_MIB).max(LEAST_MEMORY_MIB)
+    (taken + OVERHEAD_MIB).next_multiple_of(MEMORY_STEP_MIB).max(MIN_MEMORY_MIB)
 }
 
 /// The word by which a kernel leaves the second CPU of a second-level guest, a hyperthread of the
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn memory_follows_from_kernel_and_initrd() {
-        assert_eq!(memory_mib(20 << 20, 6 << 20), LEAST_MEMORY_MIB);
+        assert_eq!(memory_mib(20 << 20, 6 << 20), MIN_MEMORY_MIB);
         assert_eq!(memory_mib(63 << 20, (6 << 20) - 1), 98);
         assert_eq!(memory_mib(63 << 20, (6 << 20) + 1), 98);
         assert_eq!(memory_mib(63 << 20, 8 << 20), 100);

@@ -156,10 +156,10 @@ fn length(value: f64) -> String {
 
 /// Values between powers of ten, which get a line without words.
 fn fine(axis: &Axis) -> Vec<f64> {
-    const BETWEEN: [f64; 8] = [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0];
+    const MINOR: [f64; 8] = [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0];
     let below = axis.decades().next().map(|first| first / 10.0);
     let decades = below.into_iter().chain(axis.decades());
-    let values = decades.flat_map(|decade| BETWEEN.map(|factor| decade * factor));
+    let values = decades.flat_map(|decade| MINOR.map(|factor| decade * factor));
     values.filter(|value| axis.has(*value)).collect()
 }
 

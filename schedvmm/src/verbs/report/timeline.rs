@@ -19,7 +19,7 @@ const TOP: f64 = 40.0;
 /// Height of a lane, and of the row of one thread in a group's lane.
 const LANE: f64 = 26.0;
 const ROW: f64 = 11.0;
-const BETWEEN: f64 = 6.0;
+const LANE_GAP: f64 = 6.0;
 /// Rows of a group, at most: further threads share them.
 const MAX_ROWS: usize = 4;
 /// Groups in the picture, at most; the one with the gap is always there.
@@ -126,13 +126,13 @@ fn lay_out(why: &Why) -> (Vec<Row>, Vec<Label>, f64, usize) {
     let mut y = TOP;
     labels.push(Label { y: y + 17.0, text: victim(why), class: "lane strong" });
     rows.push(Row { y, height: LANE, pieces: causes(why, &why.gap) });
-    y += LANE + 2.0 * BETWEEN;
+    y += LANE + 2.0 * LANE_GAP;
     for (&cpu, lane) in &why.lanes.cpus {
         labels.push(Label { y: y + 17.0, text: format!("CPU {cpu}"), class: "lane" });
         rows.push(Row { y, height: LANE, pieces: on_cpu(why, cpu, lane) });
-        y += LANE + BETWEEN;
+        y += LANE + LANE_GAP;
     }
-    y += BETWEEN;
+    y += LANE_GAP;
     let mut groups: BTreeMap<u32, Vec<&Explanation>> = BTreeMap::new();
     for thread in &why.threads {
         groups.entry(thread.group.unwrap_or_default()).or_default().push(thread);
@@ -157,7 +157,7 @@ fn lay_out(why: &Why) -> (Vec<Row>, Vec<Label>, f64, usize) {
             let offset = ROW * (index % count) as f64;
             rows.push(Row { y: y + offset, height: ROW - 2.0, pieces: of_thread(why, thread) });
         }
-        y += height + BETWEEN;
+        y += height + LANE_GAP;
     }
     (rows, labels, y, all - drawn)
 }

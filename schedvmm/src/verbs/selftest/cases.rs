@@ -21,7 +21,7 @@ use crate::verbs::selftest::measure::{Measured, measure};
 use crate::verbs::selftest::vcpu;
 
 /// Least limit of a stop's error.
-const LEAST_LIMIT_NS: u64 = 20_000;
+const MIN_LIMIT_NS: u64 = 20_000;
 /// The longest interruption of a machine that counts as quiet: timer interrupts, and what a host
 /// needs to enter a guest. Limits allow for one of these, and for nothing longer.
 const QUIET_NS: u64 = 50_000;
@@ -135,8 +135,8 @@ impl Place {
             injected: measured.done.len(),
             least: 1,
             length_ns,
-            limit_ns: (length_ns / 100).max(LEAST_LIMIT_NS) + allowed_ns,
-            mean_limit_ns: Some((length_ns / 1000).max(LEAST_LIMIT_NS) + allowed_ns),
+            limit_ns: (length_ns / 100).max(MIN_LIMIT_NS) + allowed_ns,
+            mean_limit_ns: Some((length_ns / 1000).max(MIN_LIMIT_NS) + allowed_ns),
             noise_ns: self.noise_ns.max(self.between(measured)),
             ..Tried::default()
         };
@@ -204,7 +204,7 @@ impl Place {
             Box::new(|_: Vec<u32>| thread::sleep(DURATION + Duration::from_millis(50))),
         ) {
             Ok(measured) => {
-                let limit_ns = self.tick_ns() + LEAST_LIMIT_NS + self.quiet_ns();
+                let limit_ns = self.tick_ns() + MIN_LIMIT_NS + self.quiet_ns();
                 self.judge(name, self.like(&measured, DURATION, slice_ns, limit_ns, least))
             }
             Err(error) => Case::broken(name, error),
@@ -235,7 +235,7 @@ impl Place {
         let count = u64::try_from(lengths.len()).unwrap_or(u64::MAX).max(1);
         let mean_ns = lengths.iter().map(|gap| self.ns(gap)).sum::<u64>() / count;
         let error_ns = mean_ns.cast_signed() - HalfCpu::GAP_NS.cast_signed();
-        let limit_ns = self.tick_ns() + LEAST_LIMIT_NS + self.quiet_ns();
+        let limit_ns = self.tick_ns() + MIN_LIMIT_NS + self.quiet_ns();
         self.judge(name, Tried { errors_ns: vec![error_ns; lengths.len()], limit_ns, ..all })
     }
 
@@ -406,7 +406,7 @@ mod tests {
             done: vec![stop(10 * MS, 10), stop(60 * MS, 60_000)],
         };
         let tried = noisy.find_stops(&measured, Duration::from_millis(1));
-        assert_eq!(tried.limit_ns, LEAST_LIMIT_NS + QUIET_NS + 10);
+        assert_eq!(tried.limit_ns, MIN_LIMIT_NS + QUIET_NS + 10);
         // Of the second one, nobody knows how long it was.
         assert_eq!((tried.found, &tried.errors_ns, tried.doubt_ns), (2, &vec![37_000_000], 60_000));
         assert_eq!(Case::judged("stop-1ms", &tried).status, Status::NotJudged);

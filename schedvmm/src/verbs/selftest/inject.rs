@@ -180,9 +180,9 @@ pub struct HalfCpu {
 const PERIOD_US: u64 = 100_000;
 
 /// The most there is: the quota must be what holds its threads back, whatever else runs here.
-const MOST_WEIGHT: &str = "10000";
+const MAX_WEIGHT: &str = "10000";
 /// The same in the older hierarchies.
-const MOST_SHARES: &str = "262144";
+const MAX_SHARES: &str = "262144";
 
 impl HalfCpu {
     /// Time for which its threads are throttled in each period.
@@ -219,11 +219,11 @@ impl HalfCpu {
         let (period, quota) = (PERIOD_US, PERIOD_US / 2);
         if unified {
             write_file(&half.path.join("cpu.max"), &format!("{quota} {period}"))?;
-            write_file(&half.path.join("cpu.weight"), MOST_WEIGHT)?;
+            write_file(&half.path.join("cpu.weight"), MAX_WEIGHT)?;
         } else {
             write_file(&half.path.join("cpu.cfs_period_us"), &period.to_string())?;
             write_file(&half.path.join("cpu.cfs_quota_us"), &quota.to_string())?;
-            write_file(&half.path.join("cpu.shares"), MOST_SHARES)?;
+            write_file(&half.path.join("cpu.shares"), MAX_SHARES)?;
         }
         Ok(half)
     }

@@ -199,7 +199,7 @@ pub fn run(kernel: Option<&Path>, allow_quota: bool, json: bool) -> Result<ExitS
 /// KVM is a fault of the meter.
 fn can_boot(path: &Path) -> Result<(), Failure> {
     kernel::open(path, &[])?;
-    match probe::run(&Hypervisor::open(Path::new(vmm::kvm::DEVICE))?, probe::PATIENCE) {
+    match probe::run(&Hypervisor::open(Path::new(vmm::kvm::DEVICE))?, probe::PROBE_TIMEOUT) {
         Ok(_) | Err(ProbeError::Undecided(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -23,7 +23,7 @@ const STARTED: Duration = Duration::from_secs(150);
 /// From SIGTERM to the machine's end.
 const ENDED: Duration = Duration::from_secs(30);
 /// How often we look.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// One thread that always wants to run, and nothing that ends it.
 const OPTIONS: &str = "--groups 1 --threads 1 --load-cpus 3 --busy 60m --sleep fixed:0s \
                        --duration 60m --threshold off --trace off --noise off --cosched none \
@@ -97,7 +97,7 @@ impl Machine {
                     STARTED.as_secs()
                 ));
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         let name = format!("CPU {LOAD_CPU}/KVM");
         let tid = named_thread(self.child.id(), &name);
@@ -116,7 +116,7 @@ impl Machine {
                 None if Instant::now() > end => {
                     return Err(format!("the machine did not end within {} s", ENDED.as_secs()));
                 }
-                None => thread::sleep(LOOK),
+                None => thread::sleep(POLL_INTERVAL),
             }
         };
         let Some(saved) = self.saved() else { return Err(self.why(status)) };
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn a_kernel_that_is_not_there_is_told() {
         // The test's own program is no schedvmm, and ends at once over such words.
-        let error = stop_repeatedly(Path::new("/nonexistent"), (LOOK, 1), 0).err();
+        let error = stop_repeatedly(Path::new("/nonexistent"), (POLL_INTERVAL, 1), 0).err();
         assert!(error.expect("no machine").contains("ended with"));
     }
 }
