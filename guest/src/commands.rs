@@ -34,7 +34,7 @@ impl Orders {
         let waiting = thread::current();
         thread::Builder::new()
             .name("agent-ear".into())
-            .spawn(move || hear(port, heard, waiting))?;
+            .spawn(move || take_bytes(port, heard, waiting))?;
         Ok(orders)
     }
 
@@ -68,7 +68,7 @@ impl Orders {
     }
 }
 
-fn hear(mut port: impl Read + Send + 'static, heard: Arc<Orders>, waiting: thread::Thread) {
+fn take_bytes(mut port: impl Read + Send + 'static, heard: Arc<Orders>, waiting: thread::Thread) {
     let mut decoder = Decoder::default();
     let mut bytes = [0; 4096];
     // Ends when the host has closed the port, or talks nonsense: the load goes on, and

@@ -20,8 +20,8 @@ use protocol::group::{GroupSpec, SleepSpec};
 use protocol::index::Kind;
 use protocol::job::{Confine, CoschedRequest, Job, LoadSpec, NestedSpec, Pv, Transport};
 use protocol::launcher::{
-    LAUNCH_COMMAND, LaunchSpec, Order, PREPARE_COMMAND, PrepareSpec, Report, encode_console,
-    encode_control, encode_report, next_order,
+    LAUNCH_COMMAND, LaunchSpec, LauncherCommand, PREPARE_COMMAND, PrepareSpec, Report,
+    encode_console, encode_control, encode_report, next_launcher_command,
 };
 use protocol::message::{Gap, Hello, Message, Setup, ThresholdHit, Tick};
 use protocol::report::{LoadReport, ThreadReport};
@@ -49,16 +49,16 @@ const TESTS: &[(&str, fn())] = &[
 
 fn main() {
     let words: Vec<_> = env::args_os().skip(1).collect();
-    if let [role, order] = words.as_slice() {
-        let order = order.as_encoded_bytes();
+    if let [role, command] = words.as_slice() {
+        let command = command.as_encoded_bytes();
         if role == PREPARE_COMMAND {
-            let spec: PrepareSpec = serde_json::from_slice(order).unwrap();
+            let spec: PrepareSpec = serde_json::from_slice(command).unwrap();
             fs::write(spec.kernel_image, "kernel").unwrap();
             fs::write(spec.initrd, "initrd").unwrap();
             return;
         }
         if role == LAUNCH_COMMAND {
-            launcher(&serde_json::from_slice(order).unwrap());
+            launcher(&serde_json::from_slice(command).unwrap());
         }
     }
     let wanted = |name: &str| {
@@ -138,9 +138,9 @@ fn launcher(spec: &LaunchSpec) -> ! {
     let mut bytes = [0; 4096];
     while let Ok(length @ 1..) = agent.read(&mut bytes) {
         decoder.push(&bytes[..length]);
-        while let Some(order) = next_order(&mut decoder).unwrap() {
-            match order {
-                Order::Confine { cpus } => {
+        while let Some(command) = next_launcher_command(&mut decoder).unwrap() {
+            match command {
+                LauncherCommand::Confine { cpus } => {
                     let list =
                         |cpus: &Vec<u32>| cpus.iter().copied().collect::<CpuSet>().to_string();
                     let mut affinity: Vec<_> = cpus.iter().map(list).collect();
@@ -149,7 +149,7 @@ fn launcher(spec: &LaunchSpec) -> ! {
                     }
                     tell(encode_report(&Report::Confined { affinity }).unwrap());
                 }
-                Order::Go => {
+                LauncherCommand::Go => {
                     tell(guest(Message::Going { tsc: tsc::read().tsc }));
                     tell(guest(Message::Ready(Setup::default())));
                     let now = tsc::read().tsc;
@@ -168,12 +168,12 @@ fn launcher(spec: &LaunchSpec) -> ! {
                         _ => {}
                     }
                 }
-                Order::Memory => {
+                LauncherCommand::Memory => {
                     let report = Report::Memory { rss_kib: Some(2), pss_kib: Some(1) };
                     tell(encode_report(&report).unwrap());
                 }
-                Order::Stop if does == "never-reports" => {}
-                Order::Stop => {
+                LauncherCommand::Stop if does == "never-reports" => {}
+                LauncherCommand::Stop => {
                     // More threads than it has are no one's.
                     let threads = vec![ThreadReport { gaps: 1, ..ThreadReport::default() }; 5];
                     let report = LoadReport { threads, ..LoadReport::default() };
@@ -184,7 +184,7 @@ fn launcher(spec: &LaunchSpec) -> ! {
                     tell(encode_report(&ended).unwrap());
                     process::exit(0);
                 }
-                Order::End => {
+                LauncherCommand::End => {
                     let reason = "ended by the agent".into();
                     let state = Some("rip 1".into());
                     tell(encode_report(&Report::Ended { reason, orderly: false, state }).unwrap());

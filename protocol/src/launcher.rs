@@ -23,8 +23,8 @@ const KIND_REPORT: u8 = 16;
 const KIND_CONSOLE: u8 = 17;
 /// Kind of a frame that carries bytes of the guest's control port.
 const KIND_CONTROL: u8 = 18;
-/// Kind of a frame that carries an [`Order`] as JSON.
-const KIND_ORDER: u8 = 19;
+/// Kind of a frame that carries an [`LauncherCommand`] as JSON.
+const KIND_LAUNCHER_COMMAND: u8 = 19;
 
 /// What is prepared once for all virtual machines.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ pub struct PrepareSpec {
     pub cpus: u32,
     /// How each machine reaches its virtio devices; `None` takes what the kernel has a driver for.
     pub transport: Option<Transport>,
-    /// The orders of the agent in each, as JSON.
+    /// The commands of the agent in each, as JSON.
     pub job: String,
 }
 
@@ -111,7 +111,7 @@ pub enum Report {
 /// Agent to launcher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
-pub enum Order {
+pub enum LauncherCommand {
     /// Confine each vCPU's thread to these CPUs, and tell what is read back.
     Confine {
         /// CPUs of each thread.
@@ -129,7 +129,7 @@ pub enum Order {
 
 /// What the agent reads.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Heard {
+pub enum LauncherMessage {
     /// The launcher's own words.
     Report(Report),
     /// The guest's console.
@@ -153,27 +153,27 @@ pub fn encode_control(bytes: &[u8]) -> Result<Vec<u8>, FrameError> {
     frame(KIND_CONTROL, bytes)
 }
 
-/// An order as a frame.
-pub fn encode_order(order: &Order) -> Result<Vec<u8>, FrameError> {
-    encode_json(KIND_ORDER, order)
+/// A command as a frame.
+pub fn encode_launcher_command(command: &LauncherCommand) -> Result<Vec<u8>, FrameError> {
+    encode_json(KIND_LAUNCHER_COMMAND, command)
 }
 
 /// The next frame from a launcher.
-pub fn next_heard(decoder: &mut Decoder) -> Result<Option<Heard>, FrameError> {
+pub fn next_launcher_message(decoder: &mut Decoder) -> Result<Option<LauncherMessage>, FrameError> {
     let Some((kind, payload)) = decoder.next_payload()? else { return Ok(None) };
     match kind {
-        KIND_REPORT => decode_json(payload).map(Heard::Report).map(Some),
-        KIND_CONSOLE => Ok(Some(Heard::Console(payload.to_vec()))),
-        KIND_CONTROL => Ok(Some(Heard::Control(payload.to_vec()))),
+        KIND_REPORT => decode_json(payload).map(LauncherMessage::Report).map(Some),
+        KIND_CONSOLE => Ok(Some(LauncherMessage::Console(payload.to_vec()))),
+        KIND_CONTROL => Ok(Some(LauncherMessage::Control(payload.to_vec()))),
         other => Err(FrameError::UnknownKind(other)),
     }
 }
 
-/// The next order for a launcher.
-pub fn next_order(decoder: &mut Decoder) -> Result<Option<Order>, FrameError> {
+/// The next command for a launcher.
+pub fn next_launcher_command(decoder: &mut Decoder) -> Result<Option<LauncherCommand>, FrameError> {
     let Some((kind, payload)) = decoder.next_payload()? else { return Ok(None) };
     match kind {
-        KIND_ORDER => decode_json(payload).map(Some),
+        KIND_LAUNCHER_COMMAND => decode_json(payload).map(Some),
         other => Err(FrameError::UnknownKind(other)),
     }
 }
@@ -195,15 +195,25 @@ mod tests {
         decoder.push(&encode_report(&report).unwrap());
         decoder.push(&encode_console(b"hello").unwrap());
         decoder.push(&encode_control(b"\0\x01").unwrap());
-        assert_eq!(next_heard(&mut decoder).unwrap(), Some(Heard::Report(report)));
-        assert_eq!(next_heard(&mut decoder).unwrap(), Some(Heard::Console(b"hello".into())));
-        assert_eq!(next_heard(&mut decoder).unwrap(), Some(Heard::Control(b"\0\x01".into())));
-        assert_eq!(next_heard(&mut decoder).unwrap(), None);
-        for order in [Order::Go, Order::Confine { cpus: vec![vec![2, 3]; 2] }] {
-            decoder.push(&encode_order(&order).unwrap());
-            assert_eq!(next_order(&mut decoder).unwrap(), Some(order));
+        assert_eq!(
+            next_launcher_message(&mut decoder).unwrap(),
+            Some(LauncherMessage::Report(report))
+        );
+        assert_eq!(
+            next_launcher_message(&mut decoder).unwrap(),
+            Some(LauncherMessage::Console(b"hello".into()))
+        );
+        assert_eq!(
+            next_launcher_message(&mut decoder).unwrap(),
+            Some(LauncherMessage::Control(b"\0\x01".into()))
+        );
+        assert_eq!(next_launcher_message(&mut decoder).unwrap(), None);
+        for command in [LauncherCommand::Go, LauncherCommand::Confine { cpus: vec![vec![2, 3]; 2] }]
+        {
+            decoder.push(&encode_launcher_command(&command).unwrap());
+            assert_eq!(next_launcher_command(&mut decoder).unwrap(), Some(command));
         }
-        decoder.push(&encode_order(&Order::End).unwrap());
-        next_heard(&mut decoder).unwrap_err();
+        decoder.push(&encode_launcher_command(&LauncherCommand::End).unwrap());
+        next_launcher_message(&mut decoder).unwrap_err();
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From the machines' boot to their end: confined at a barrier, measured, told to stop.
+//! From the VMs' boot to their end: confined at a barrier, measured, told to stop.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use gaps::tsc::{self, Anchor, Choice, Sources, ticks_to_ns};
 use protocol::cpu_list::CpuSet;
 use protocol::group_process;
 use protocol::job::{Confine, LoadSpec, NestedSpec};
-use protocol::launcher::Order;
+use protocol::launcher::LauncherCommand;
 use protocol::message::{ThresholdHit, Tick};
 use protocol::report::TscReport;
 use protocol::vm::VmPhase;
@@ -22,19 +22,19 @@ use workload::observer::{Observer, Outcome, Prepared};
 use workload::placement::Places;
 use workload::supervisor;
 
-use super::fleet::{Fleet, SECOND};
-use super::image::Images;
-use super::machine::Machine;
-use super::maker::Maker;
+use super::images::Images;
 use super::report::Measured;
+use super::starter::Starter;
+use super::vm::L2Vm;
+use super::vms::{L2Vms, SECOND};
 use super::{NestedError, online};
 
 /// For all launchers to confine their threads and to read it back.
 const CONFINED: Duration = Duration::from_secs(30);
-/// From the order to stop to the last machine's end, reports included.
+/// From the command to stop to the last VM's end, reports included.
 const FINISHED: Duration = Duration::from_secs(60);
 
-/// Boots the machines and measures them; results and faults as those of [`supervisor::run`].
+/// Boots the VMs and measures them; results and faults as those of [`supervisor::run`].
 ///
 /// # Errors
 /// There was nothing to measure.
@@ -47,22 +47,22 @@ pub fn run(
     let mut sources = surroundings.tsc;
     let choice = supervisor::tsc_frequency(&mut sources)?;
     let images = Images::prepare(&surroundings.executable, spec)?;
-    let (mut fleet, maker) = Fleet::new((spec, load), surroundings, images, observer)?;
-    fleet.until_standing(&maker)?;
+    let (mut vms, starter) = L2Vms::new((spec, load), surroundings, images, observer)?;
+    vms.until_ready(&starter)?;
     // Every launcher has mapped its images by now.
-    drop(maker);
-    let places = fleet.places();
-    fleet.confine(&places)?;
-    let prepared = fleet.prepared(choice, surroundings, places)?;
-    fleet.observer.prepared(&prepared)?;
+    drop(starter);
+    let places = vms.places();
+    vms.confine(&places)?;
+    let prepared = vms.prepared(choice, surroundings, places)?;
+    vms.observer.prepared(&prepared)?;
     let trace = surroundings.trace.as_ref().map(TraceFiles::open).transpose();
     let trace = trace.map_err(LoadError::TraceFiles)?;
     let begin = Anchor::now();
-    let measured = fleet.measure(choice, trace.as_ref())?;
+    let measured = vms.measure(choice, trace.as_ref())?;
     let sources = Sources { slope_khz: begin.slope_khz(&Anchor::now()), ..sources };
-    fleet.finish()?;
+    vms.finish()?;
     let tsc = TscReport::new(choice, &sources);
-    let report = fleet.report(measured, tsc);
+    let report = vms.report(measured, tsc);
     Ok(Outcome { report, fault: None })
 }
 
@@ -100,22 +100,21 @@ impl TraceFiles {
     }
 }
 
-fn is_standing(machine: &Machine) -> bool {
-    machine.status.phase >= VmPhase::Standing
+fn is_ready(vm: &L2Vm) -> bool {
+    vm.status.phase >= VmPhase::Standing
 }
 
-impl Fleet<'_> {
-    /// Until each machine stands ready or is given up.
-    fn until_standing(&mut self, maker: &Maker) -> Result<(), NestedError> {
+impl L2Vms<'_> {
+    /// Until each VM stands ready or is given up.
+    fn until_ready(&mut self, starter: &Starter) -> Result<(), NestedError> {
         let deadline = self.spec.boot_timeout.map(|patience| (Instant::now() + patience, patience));
         loop {
-            self.launch_due(maker)?;
-            let to_come = self.load.groups.len() > self.machines.len();
-            let waiting =
-                self.machines.iter().filter(|machine| machine.is_well() && !is_standing(machine));
-            let names: Vec<_> = waiting.map(|machine| machine.status.vm.to_string()).collect();
+            self.launch_due(starter)?;
+            let to_come = self.load.groups.len() > self.vms.len();
+            let waiting = self.vms.iter().filter(|vm| vm.is_healthy() && !is_ready(vm));
+            let names: Vec<_> = waiting.map(|vm| vm.status.vm.to_string()).collect();
             if !to_come && names.is_empty() {
-                self.let_go(|machine| !machine.is_well(), "machines that were given up to end")?;
+                self.wait_for_exit(|vm| !vm.is_healthy(), "machines that were given up to end")?;
                 return self.check_any();
             }
             if self.observer.stop_requested() {
@@ -129,7 +128,7 @@ impl Fleet<'_> {
                     }
                     let text =
                         format!("did not stand ready within {patience:?} (--l2-boot-timeout)");
-                    self.give_up(|machine| !is_standing(machine), &text)?;
+                    self.give_up(|vm| !is_ready(vm), &text)?;
                 }
                 Some(_) => {}
                 None => self.give_up_stalled()?,
@@ -141,11 +140,10 @@ impl Fleet<'_> {
         }
     }
 
-    /// Gives up on machines that boot no further.
+    /// Gives up on VMs that boot no further.
     fn give_up_stalled(&mut self) -> Result<(), NestedError> {
         let patience = self.spec.boot_stall;
-        let stalled =
-            |machine: &Machine| !is_standing(machine) && machine.progress.stalled_for() >= patience;
+        let stalled = |vm: &L2Vm| !is_ready(vm) && vm.progress.stalled_for() >= patience;
         let text = format!(
             "has come no further for {patience:?}: it reached no other phase, and took no more \
              memory (--l2-boot-timeout gives all a fixed time instead)"
@@ -153,7 +151,7 @@ impl Fleet<'_> {
         self.give_up(stalled, &text)
     }
 
-    /// The CPUs of each vCPU's thread while it is measured, machine by machine.
+    /// The CPUs of each vCPU's thread while it is measured, VM by VM.
     fn places(&self) -> Places {
         let each = self.spec.vcpus as usize;
         match self.spec.confine {
@@ -170,32 +168,31 @@ impl Fleet<'_> {
     fn confine(&mut self, places: &Places) -> Result<(), NestedError> {
         let each = self.spec.vcpus.max(1) as usize;
         let places: Vec<_> = places.threads.chunks(each).collect();
-        for (machine, cpus) in self.machines.iter_mut().zip(&places) {
-            if machine.lives() {
+        for (vm, cpus) in self.vms.iter_mut().zip(&places) {
+            if vm.is_running() {
                 let cpus = cpus.iter().map(|cpus| cpus.iter().collect()).collect();
-                machine.order(&Order::Confine { cpus });
+                vm.send(&LauncherCommand::Confine { cpus });
             }
         }
         let deadline = Instant::now() + CONFINED;
-        while self.machines.iter().any(is_loose) && Instant::now() < deadline {
+        while self.vms.iter().any(is_loose) && Instant::now() < deadline {
             if self.beat()? {
                 self.observer.waiting("vCPU threads to be confined")?;
             }
         }
         self.give_up(is_loose, &format!("was not confined within {CONFINED:?}"))?;
         self.check_any()?;
-        for (machine, cpus) in self.machines.iter().zip(places) {
-            if !machine.is_well() {
+        for (vm, cpus) in self.vms.iter().zip(places) {
+            if !vm.is_healthy() {
                 continue;
             }
             let wanted: Vec<_> = cpus.iter().map(CpuSet::to_string).collect();
-            let actual: Vec<_> =
-                machine.status.threads.iter().map(|thread| &thread.affinity).collect();
+            let actual: Vec<_> = vm.status.threads.iter().map(|thread| &thread.affinity).collect();
             if !actual.iter().copied().eq(&wanted) {
                 return Err(NestedError::Confine(format!(
                     "VM {}: vCPU threads were confined to {wanted:?}, but their affinity reads \
                      {actual:?}",
-                    machine.status.vm
+                    vm.status.vm
                 )));
             }
         }
@@ -211,24 +208,19 @@ impl Fleet<'_> {
         let mut notes: Vec<_> = places.note.into_iter().collect();
         if surroundings.cookie {
             let each: Vec<Vec<u64>> = self
-                .machines
+                .vms
                 .iter()
-                .filter(|machine| machine.is_well())
-                .map(|machine| machine.status.threads.iter().map(|thread| thread.cookie).collect())
+                .filter(|vm| vm.is_healthy())
+                .map(|vm| vm.status.threads.iter().map(|thread| thread.cookie).collect())
                 .collect();
             let firsts: Vec<_> =
                 each.iter().map(|cookies| cookies.first().copied().unwrap_or(0)).collect();
             supervisor::check_cookies(self.load, each.iter().map(Vec::as_slice), &firsts)?;
-            for machine in self.machines.iter().filter(|machine| machine.is_well()) {
-                notes.extend(others_with_cookies(machine, surroundings.cookie_of)?);
+            for vm in self.vms.iter().filter(|vm| vm.is_healthy()) {
+                notes.extend(others_with_cookies(vm, surroundings.cookie_of)?);
             }
         }
-        if self
-            .machines
-            .iter()
-            .filter(|machine| machine.is_well())
-            .any(|machine| !machine.status.tsc_shared)
-        {
+        if self.vms.iter().filter(|vm| vm.is_healthy()).any(|vm| !vm.status.tsc_shared) {
             notes.push(
                 "the guests' TSC is not this machine's (KVM before Linux 5.16): gaps cannot be \
                  laid on its trace"
@@ -237,15 +229,15 @@ impl Fleet<'_> {
         }
         Ok(Prepared {
             cookies: self
-                .machines
+                .vms
                 .iter()
-                .map(|machine| machine.status.threads.first().map_or(0, |thread| thread.cookie))
+                .map(|vm| vm.status.threads.first().map_or(0, |thread| thread.cookie))
                 .collect(),
             tids: self
-                .machines
+                .vms
                 .iter()
-                .flat_map(|machine| {
-                    machine.status.threads.iter().map(|thread| thread.tid).collect::<Vec<_>>()
+                .flat_map(|vm| {
+                    vm.status.threads.iter().map(|thread| thread.tid).collect::<Vec<_>>()
                 })
                 .collect(),
             affinity: places.threads,
@@ -255,7 +247,7 @@ impl Fleet<'_> {
         })
     }
 
-    /// From the order to start to the order to stop.
+    /// From the command to start to the command to stop.
     fn measure(
         &mut self,
         choice: Choice,
@@ -263,7 +255,7 @@ impl Fleet<'_> {
     ) -> Result<Measured, NestedError> {
         self.observer.released(tsc::read().tsc)?;
         let before = self.schedstats();
-        self.order_all(&Order::Go);
+        self.send_to_all(&LauncherCommand::Go);
         let begin = Instant::now();
         let deadline = begin + self.load.duration;
         self.next_word = begin + SECOND;
@@ -280,7 +272,7 @@ impl Fleet<'_> {
                 second += 1;
                 self.tick(second)?;
             }
-            let anyone = self.machines.iter().any(Machine::is_well);
+            let anyone = self.vms.iter().any(L2Vm::is_healthy);
             if Instant::now() >= deadline || self.observer.stop_requested() || !anyone {
                 break;
             }
@@ -289,7 +281,7 @@ impl Fleet<'_> {
             tsc_end: tsc::read().tsc,
             before,
             after: self.schedstats(),
-            affinity_end: self.machines.iter().map(Machine::affinities).collect(),
+            affinity_end: self.vms.iter().map(L2Vm::affinities).collect(),
         };
         if let Some(hit) = self.hit {
             self.observer.hit(hit)?;
@@ -305,32 +297,32 @@ impl Fleet<'_> {
     }
 
     fn tick(&mut self, second: u32) -> Result<(), NestedError> {
-        let machines = self
-            .machines
+        let vms = self
+            .vms
             .iter()
-            .filter(|machine| machine.is_well() && machine.status.phase == VmPhase::Measuring)
+            .filter(|vm| vm.is_healthy() && vm.status.phase == VmPhase::Measuring)
             .count();
-        let online = u32::try_from(machines).unwrap_or(u32::MAX) * self.spec.vcpus;
+        let online = u32::try_from(vms).unwrap_or(u32::MAX) * self.spec.vcpus;
         Ok(self.observer.tick(Tick { second, online, longest: self.longest.take() })?)
     }
 
-    /// Has all machines report and end.
+    /// Has all VMs report and end.
     fn finish(&mut self) -> Result<(), NestedError> {
-        self.order_all(&Order::Memory);
-        self.order_all(&Order::Stop);
+        self.send_to_all(&LauncherCommand::Memory);
+        self.send_to_all(&LauncherCommand::Stop);
         // Nothing is measured any more: whoever reports may do it on all CPUs.
         let all: Vec<u32> = online()?.iter().collect();
         let cpus = (0..self.spec.vcpus).map(|_| all.clone()).collect();
-        self.order_all(&Order::Confine { cpus });
+        self.send_to_all(&LauncherCommand::Confine { cpus });
         let deadline = Instant::now() + FINISHED;
-        while self.machines.iter().any(Machine::lives) {
+        while self.vms.iter().any(L2Vm::is_running) {
             if Instant::now() >= deadline {
                 let text = format!("did not report within {FINISHED:?} of being told to stop");
-                self.give_up(|machine| machine.report.is_none(), &text)?;
-                self.order_all(&Order::End);
+                self.give_up(|vm| vm.report.is_none(), &text)?;
+                self.send_to_all(&LauncherCommand::End);
                 // Whoever has reported is not to blame for its end.
-                self.machines.iter_mut().filter(|it| it.report.is_some()).for_each(Machine::kill);
-                return self.let_go(|_| true, "the machines to end");
+                self.vms.iter_mut().filter(|it| it.report.is_some()).for_each(L2Vm::kill);
+                return self.wait_for_exit(|_| true, "the machines to end");
             }
             if self.beat()? {
                 self.observer.waiting("the machines to report and to end")?;
@@ -340,8 +332,8 @@ impl Fleet<'_> {
     }
 }
 
-fn is_loose(machine: &Machine) -> bool {
-    machine.is_well() && machine.status.times.confined_ns.is_none()
+fn is_loose(vm: &L2Vm) -> bool {
+    vm.is_healthy() && vm.status.times.confined_ns.is_none()
 }
 
 /// Reads back, past the launcher, who of its threads has a cookie: a note about those that have one
@@ -350,29 +342,29 @@ fn is_loose(machine: &Machine) -> bool {
 /// # Errors
 /// The kernel does not tell, or a vCPU's thread has another cookie than the launcher says.
 fn others_with_cookies(
-    machine: &Machine,
+    vm: &L2Vm,
     cookie_of: fn(u32) -> io::Result<u64>,
 ) -> Result<Option<String>, NestedError> {
-    let vm = machine.status.vm;
-    let actual = machine.cookies(cookie_of).map_err(|error| {
-        LoadError::Cookie(format!("VM {vm}: cookies cannot be read back: {error}"))
+    let number = vm.status.vm;
+    let actual = vm.cookies(cookie_of).map_err(|error| {
+        LoadError::Cookie(format!("VM {number}: cookies cannot be read back: {error}"))
     })?;
-    for vcpu in &machine.status.threads {
+    for vcpu in &vm.status.threads {
         let read = actual.iter().find(|(tid, ..)| *tid == vcpu.tid);
         if let Some((tid, name, read)) = read.filter(|(.., read)| *read != vcpu.cookie) {
             return Err(LoadError::Cookie(format!(
-                "VM {vm}: {name} (tid {tid}) was given cookie {:x}, and has {read:x}",
+                "VM {number}: {name} (tid {tid}) was given cookie {:x}, and has {read:x}",
                 vcpu.cookie
             ))
             .into());
         }
     }
     let others = actual.iter().filter(|(tid, _, cookie)| {
-        *cookie != 0 && !machine.status.threads.iter().any(|thread| thread.tid == *tid)
+        *cookie != 0 && !vm.status.threads.iter().any(|thread| thread.tid == *tid)
     });
     let names: Vec<_> = others.map(|(_, name, _)| name.as_str()).collect();
     let names = (!names.is_empty()).then(|| names.join(", "));
     Ok(names.map(|names| {
-        format!("VM {vm}: not only vCPU threads have a cookie, {names} too, and hold the core")
+        format!("VM {number}: not only vCPU threads have a cookie, {names} too, and hold the core")
     }))
 }

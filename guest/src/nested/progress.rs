@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether a machine that boots comes further.
+//! Whether a VM that boots comes further.
 //!
 //! Its kernel says nothing while it boots, and how long that takes depends on what boots, where, and
 //! beside how many others. But whoever boots takes memory that nobody has touched before, and one that
@@ -10,10 +10,10 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 /// Memory that has to come for it to count, in pages: less may come with whatever a launcher does
-/// when its machine hangs.
+/// when its VM hangs.
 const STEP_PAGES: u64 = 64;
 
-/// How far a machine has come.
+/// How far a VM has come.
 #[derive(Debug)]
 pub struct Progress {
     /// Most pages that its launcher had resident, guest memory included.

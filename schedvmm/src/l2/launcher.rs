@@ -16,7 +16,8 @@ use std::time::Duration;
 use protocol::cpu_list::CpuSet;
 use protocol::frame::{Decoder, FrameError, encode_command};
 use protocol::launcher::{
-    LaunchSpec, Order, Report, encode_console, encode_control, encode_report, next_order,
+    LaunchSpec, LauncherCommand, Report, encode_console, encode_control, encode_report,
+    next_launcher_command,
 };
 use protocol::message::Command;
 use protocol::names::{CONSOLE_PORT, CONTROL_PORT};
@@ -45,8 +46,8 @@ const PIECE_BYTES: usize = 4096;
 const CONSOLE_PIECE: usize = 64 << 10;
 
 /// Makes the machine and serves it to its end.
-pub fn run(order: &[u8]) -> Result<(), String> {
-    let spec: LaunchSpec = serde_json::from_slice(order).map_err(|error| error.to_string())?;
+pub fn run(command: &[u8]) -> Result<(), String> {
+    let spec: LaunchSpec = serde_json::from_slice(command).map_err(|error| error.to_string())?;
     let socket = io::stdin().as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
     let agent = Agent::new(UnixStream::from(socket)).map_err(|error| error.to_string())?;
     let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
@@ -157,51 +158,51 @@ impl Agent {
     }
 }
 
-/// Listens for orders in a thread of its own; an agent that is gone wants the end.
+/// Listens for commands in a thread of its own; an agent that is gone wants the end.
 fn listen(agent: &Agent, running: &Running, end: Arc<AtomicBool>) -> Result<(), String> {
     let socket = agent.0.lock().unwrap_or_else(PoisonError::into_inner).try_clone();
     let socket = socket.map_err(|error| error.to_string())?;
-    let servant = Servant {
+    let handler = CommandHandler {
         agent: agent.clone(),
         console: running.console().clone(),
         tids: running.threads().iter().map(|thread| thread.tid).collect(),
         end,
     };
-    let builder = thread::Builder::new().name("l2-ear".into());
-    builder.spawn(move || hear(socket, servant)).map(drop).map_err(|error| error.to_string())
+    let builder = thread::Builder::new().name("l2-reader".into());
+    builder.spawn(move || hear(socket, handler)).map(drop).map_err(|error| error.to_string())
 }
 
-fn hear(mut socket: UnixStream, servant: Servant) {
+fn hear(mut socket: UnixStream, handler: CommandHandler) {
     let mut decoder = Decoder::default();
     let mut bytes = [0; PIECE_BYTES];
     while let Ok(length @ 1..) = socket.read(&mut bytes) {
         decoder.push(&bytes[..length]);
-        while let Ok(Some(order)) = next_order(&mut decoder) {
-            servant.obey(&order);
+        while let Ok(Some(command)) = next_launcher_command(&mut decoder) {
+            handler.handle(&command);
         }
     }
-    servant.end.store(true, Ordering::Relaxed);
+    handler.end.store(true, Ordering::Relaxed);
 }
 
-struct Servant {
+struct CommandHandler {
     agent: Agent,
     console: ConsoleControl,
     tids: Vec<i32>,
     end: Arc<AtomicBool>,
 }
 
-impl Servant {
+impl CommandHandler {
     /// What cannot be told, the agent misses within its deadline.
-    fn obey(&self, order: &Order) {
-        match order {
-            Order::Go => self.tell_guest(Command::Go),
-            Order::Stop => self.tell_guest(Command::Stop),
-            Order::End => self.end.store(true, Ordering::Relaxed),
-            Order::Memory => {
+    fn handle(&self, command: &LauncherCommand) {
+        match command {
+            LauncherCommand::Go => self.send_to_guest(Command::Go),
+            LauncherCommand::Stop => self.send_to_guest(Command::Stop),
+            LauncherCommand::End => self.end.store(true, Ordering::Relaxed),
+            LauncherCommand::Memory => {
                 let (rss_kib, pss_kib) = memory();
                 let _ = self.agent.report(&Report::Memory { rss_kib, pss_kib });
             }
-            Order::Confine { cpus } => {
+            LauncherCommand::Confine { cpus } => {
                 let confined = self.tids.iter().zip(cpus).map(|(tid, cpus)| {
                     sched::confine(*tid, &numbers(cpus)).map_or_else(
                         |error| error.to_string(),
@@ -216,7 +217,7 @@ impl Servant {
         }
     }
 
-    fn tell_guest(&self, command: Command) {
+    fn send_to_guest(&self, command: Command) {
         if let Ok(frame) = encode_command(command) {
             let _ = self.console.send(CONTROL_PORT, &frame);
         }

@@ -20,12 +20,12 @@ use crate::modules::Modules;
 use crate::status::{ExitStatus, chain};
 
 /// Plays the role that the first argument names; returns if it names none.
-pub fn play(word: &OsString, order: Option<&OsString>) {
-    let order = order.map(|order| order.as_encoded_bytes()).unwrap_or_default();
+pub fn play(word: &OsString, spec_json: Option<&OsString>) {
+    let spec_json = spec_json.map(|spec_json| spec_json.as_encoded_bytes()).unwrap_or_default();
     let ended = if word == PREPARE_COMMAND {
-        prepare(order)
+        prepare(spec_json)
     } else if word == LAUNCH_COMMAND {
-        launcher::run(order)
+        launcher::run(spec_json)
     } else {
         return;
     };
@@ -40,8 +40,8 @@ pub fn play(word: &OsString, order: Option<&OsString>) {
 }
 
 /// Unpacks the kernel and composes the initrd, into files that all machines map.
-fn prepare(order: &[u8]) -> Result<(), String> {
-    let spec: PrepareSpec = serde_json::from_slice(order).map_err(|error| error.to_string())?;
+fn prepare(spec_json: &[u8]) -> Result<(), String> {
+    let spec: PrepareSpec = serde_json::from_slice(spec_json).map_err(|error| error.to_string())?;
     let read = fs::read(&spec.kernel).map_err(|error| format!("{}: {error}", spec.kernel))?;
     let kernel = KernelImage::parse(read).map_err(chain)?;
     let modules = Modules::read(Path::new(L2_MODULES_PATH))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Starts machines of one kind.
+//! Starts VMs of one kind.
 
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
@@ -9,16 +9,16 @@ use protocol::launcher::LaunchSpec;
 use workload::context::Surroundings;
 
 use super::NestedError;
-use super::image::Images;
-use super::machine::{Event, Machine};
+use super::images::Images;
+use super::vm::{Event, L2Vm};
 
-/// What it takes to start one machine after the other.
-pub struct Maker<'a> {
+/// What it takes to start one VM after the other.
+pub struct Starter<'a> {
     /// Where they run.
     pub surroundings: &'a Surroundings,
     /// What they boot.
     pub images: Images,
-    /// CPUs that a machine boots on.
+    /// CPUs that a VM boots on.
     pub spread: Vec<u32>,
     /// Where what they say goes.
     pub events: SyncSender<Event>,
@@ -26,15 +26,15 @@ pub struct Maker<'a> {
     pub began: Instant,
 }
 
-impl Maker<'_> {
+impl Starter<'_> {
     /// Starts one.
     ///
     /// # Errors
     /// Its launcher cannot be started.
-    pub fn make(&self, vm: u32, spec: &NestedSpec) -> Result<Machine, NestedError> {
-        let index = (vm - 1) as usize;
+    pub fn start(&self, number: u32, spec: &NestedSpec) -> Result<L2Vm, NestedError> {
+        let index = (number - 1) as usize;
         let launch = LaunchSpec {
-            vm,
+            vm: number,
             kernel_image: self.images.kernel(),
             initrd: self.images.initrd(),
             memory_mib: spec.memory_mib,
@@ -49,7 +49,7 @@ impl Maker<'_> {
         let cgroups = self.surroundings.cgroups.get(index).map_or(&[][..], Vec::as_slice);
         let program = &self.surroundings.executable;
         let listening = (self.began, self.events.clone());
-        Machine::launch(program, &launch, cgroups, listening)
-            .map_err(|source| NestedError::Launch { vm, source })
+        L2Vm::launch(program, &launch, cgroups, listening)
+            .map_err(|source| NestedError::Launch { vm: number, source })
     }
 }

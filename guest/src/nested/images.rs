@@ -16,7 +16,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::NestedError;
 
-/// For unpacking the kernel: some hundred milliseconds, in an emulated machine seconds.
+/// For unpacking the kernel: some hundred milliseconds, in an emulated VM seconds.
 const PREPARED: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Longest text of the process that prepares, which has one only when it fails.
@@ -33,7 +33,7 @@ impl Images {
     /// Has another process of the running program fill them: it knows kernels.
     pub fn prepare(executable: &Path, spec: &NestedSpec) -> Result<Self, NestedError> {
         let this = Self { kernel: memory_file("l2-kernel")?, initrd: memory_file("l2-initrd")? };
-        let orders = PrepareSpec {
+        let spec = PrepareSpec {
             kernel: L2_KERNEL_PATH.into(),
             kernel_image: this.kernel(),
             initrd: this.initrd(),
@@ -42,9 +42,9 @@ impl Images {
             transport: spec.transport,
             job: serde_json::to_string(&spec.job).map_err(cannot_prepare)?,
         };
-        let orders = serde_json::to_string(&orders).map_err(cannot_prepare)?;
+        let spec = serde_json::to_string(&spec).map_err(cannot_prepare)?;
         let mut command = Command::new(executable);
-        command.arg(PREPARE_COMMAND).arg(orders).stdin(Stdio::null()).stderr(Stdio::piped());
+        command.arg(PREPARE_COMMAND).arg(spec).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(cannot_prepare)?;
         let deadline = Instant::now() + PREPARED;
         let status = loop {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One virtual machine as the agent knows it: its launcher's process, and what it has said.
+//! One virtual machine as the agent knows it: its launcher's process, and what it has events.
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -15,7 +15,8 @@ use gaps::record::GapRecord;
 use gaps::tsc;
 use protocol::frame::{Decoder, FrameError};
 use protocol::launcher::{
-    Heard, LAUNCH_COMMAND, LaunchSpec, Order, Report, encode_order, is_plausible, next_heard,
+    LAUNCH_COMMAND, LaunchSpec, LauncherCommand, LauncherMessage, Report, encode_launcher_command,
+    is_plausible, next_launcher_message,
 };
 use protocol::message::{Frame, LineGap, Message, MeterLine, ThresholdHit, Tick};
 use protocol::report::LoadReport;
@@ -25,19 +26,19 @@ use workload::kernel::{affinity, files};
 use super::progress::Progress;
 use crate::cmdline::Drift;
 
-/// Longest time for a launcher to read an order; it has nothing else to do.
+/// Longest time for a launcher to read a command; it has nothing else to do.
 const ORDER: Duration = Duration::from_secs(5);
 /// Bytes taken from a launcher at once.
 const PIECE_BYTES: usize = 64 << 10;
 /// Longest text of a fault, or of a dump of registers, that is kept.
 const MAX_TEXT_BYTES: usize = 16 << 10;
 
-/// Events of the agent's main thread: bytes of a machine by its index, or its end.
+/// Events of the agent's main thread: bytes of a VM by its index, or its end.
 pub type Event = (usize, Option<Vec<u8>>);
 
-/// What a machine has said that is not its own status.
+/// What a VM has said that is not its own status.
 #[derive(Debug, PartialEq)]
-pub enum Said {
+pub enum VmEvent {
     /// Records of one of its vCPUs.
     Gaps(u32, Vec<GapRecord>),
     /// A line of its meter.
@@ -52,9 +53,9 @@ pub enum Said {
     Changed,
 }
 
-/// A machine.
+/// A VM.
 #[derive(Debug)]
-pub struct Machine {
+pub struct L2Vm {
     /// Facts about it.
     pub status: VmStatus,
     /// Its measurements.
@@ -75,7 +76,7 @@ pub struct Machine {
     start_tsc: u64,
 }
 
-impl Machine {
+impl L2Vm {
     /// Starts its launcher, puts it into its cgroups, and listens to it.
     pub fn launch(
         executable: &std::path::Path,
@@ -98,11 +99,11 @@ impl Machine {
             }
         }
         let index = spec.vm.saturating_sub(1) as usize;
-        let mut ear = ours.try_clone()?;
-        thread::Builder::new().name(format!("vm{}-ear", spec.vm)).spawn(move || {
+        let mut reader = ours.try_clone()?;
+        thread::Builder::new().name(format!("vm{}-reader", spec.vm)).spawn(move || {
             let mut bytes = vec![0; PIECE_BYTES];
             // Nobody listens any more once the run has ended.
-            while let Ok(length @ 1..) = ear.read(&mut bytes) {
+            while let Ok(length @ 1..) = reader.read(&mut bytes) {
                 if events.send((index, Some(bytes[..length].to_vec()))).is_err() {
                     return;
                 }
@@ -126,30 +127,30 @@ impl Machine {
         })
     }
 
-    /// Gives an order. One that does not arrive shows in the launcher's end.
-    pub fn order(&mut self, order: &Order) {
-        if *order == Order::Go {
+    /// Sends a command. One that does not arrive shows in the launcher's end.
+    pub fn send(&mut self, command: &LauncherCommand) {
+        if *command == LauncherCommand::Go {
             self.go_tsc = tsc::read().tsc;
         }
-        let sent = encode_order(order).map_err(io::Error::other);
+        let sent = encode_launcher_command(command).map_err(io::Error::other);
         let _ = sent.and_then(|frame| self.link.write_all(&frame));
     }
 
     /// True if it can still say something.
-    pub fn lives(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         self.status.phase < VmPhase::Ended
     }
 
     /// True if it is in the race: it lives, and nothing is wrong with it.
-    pub fn is_well(&self) -> bool {
-        self.lives() && self.status.fault.is_none()
+    pub fn is_healthy(&self) -> bool {
+        self.is_running() && self.status.fault.is_none()
     }
 
     /// True while it boots and the next one is to wait for it: for so long since its start where the
     /// time for all is fixed, else for so long since it has come further.
     pub fn holds_up(&self, fixed: bool, patience: Duration) -> bool {
         let taken = if fixed { self.launched.elapsed() } else { self.progress.stalled_for() };
-        self.is_well() && self.status.phase < VmPhase::Standing && taken < patience
+        self.is_healthy() && self.status.phase < VmPhase::Standing && taken < patience
     }
 
     /// Notes the first thing that went wrong.
@@ -159,33 +160,33 @@ impl Machine {
     }
 
     /// Takes bytes from its launcher.
-    pub fn hear(&mut self, bytes: &[u8]) -> Vec<Said> {
-        let mut said = Vec::new();
+    pub fn take_bytes(&mut self, bytes: &[u8]) -> Vec<VmEvent> {
+        let mut events = Vec::new();
         self.launcher.push(bytes);
         loop {
-            match next_heard(&mut self.launcher) {
-                Ok(Some(Heard::Report(report))) => {
+            match next_launcher_message(&mut self.launcher) {
+                Ok(Some(LauncherMessage::Report(report))) => {
                     self.report(report);
-                    said.push(Said::Changed);
+                    events.push(VmEvent::Changed);
                 }
-                Ok(Some(Heard::Console(bytes))) => said.push(Said::Console(bytes)),
-                Ok(Some(Heard::Control(bytes))) => self.guest_says(&bytes, &mut said),
-                Ok(None) => return said,
+                Ok(Some(LauncherMessage::Console(bytes))) => events.push(VmEvent::Console(bytes)),
+                Ok(Some(LauncherMessage::Control(bytes))) => self.guest_says(&bytes, &mut events),
+                Ok(None) => return events,
                 Err(error) => {
                     self.garbled("launcher", &error);
-                    said.push(Said::Changed);
-                    return said;
+                    events.push(VmEvent::Changed);
+                    return events;
                 }
             }
         }
     }
 
-    /// Its launcher has closed the socket: the machine is no more.
+    /// Its launcher has closed the socket: the VM is no more.
     pub fn gone(&mut self) {
         // A launcher that has closed its socket and lives on is of no use.
         let _ = self.child.kill();
         let status = self.child.wait();
-        if self.lives() {
+        if self.is_running() {
             let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
             self.status.phase = VmPhase::Ended;
             if self.report.is_none() {
@@ -306,42 +307,42 @@ impl Machine {
         }
     }
 
-    fn guest_says(&mut self, bytes: &[u8], said: &mut Vec<Said>) {
+    fn guest_says(&mut self, bytes: &[u8], events: &mut Vec<VmEvent>) {
         self.guest.push(bytes);
         loop {
             match self.guest.next_frame() {
-                Ok(Some(Frame::Message(message))) => said.extend(self.message(message)),
+                Ok(Some(Frame::Message(message))) => events.extend(self.message(message)),
                 Ok(Some(Frame::Gaps { thread, records })) if thread < self.vcpus => {
                     let records: Vec<_> = records.into_iter().filter(is_plausible).collect();
-                    self.first_record(said);
-                    said.push(Said::Gaps(thread, records));
+                    self.first_record(events);
+                    events.push(VmEvent::Gaps(thread, records));
                 }
-                // Of a vCPU that does not exist, or a machine's machine.
+                // Of a vCPU that does not exist, or a VM's VM.
                 Ok(Some(_)) => {}
                 Ok(None) => return,
                 Err(error) => {
                     self.garbled("agent", &error);
-                    said.push(Said::Changed);
+                    events.push(VmEvent::Changed);
                     return;
                 }
             }
         }
     }
 
-    fn first_record(&mut self, said: &mut Vec<Said>) {
+    fn first_record(&mut self, events: &mut Vec<VmEvent>) {
         if self.status.times.first_record_ns.is_none() {
             self.status.times.first_record_ns = self.now_ns();
-            said.push(Said::Changed);
+            events.push(VmEvent::Changed);
         }
     }
 
-    /// What makes no sense ends the machine: nothing after it can be trusted.
+    /// What makes no sense ends the VM: nothing after it can be trusted.
     fn garbled(&mut self, who: &str, error: &FrameError) {
         self.fault(&format!("its {who} sent what it never should: {error}"));
         self.kill();
     }
 
-    fn message(&mut self, message: Message) -> Option<Said> {
+    fn message(&mut self, message: Message) -> Option<VmEvent> {
         match message {
             Message::Hello(hello) => {
                 if let Some(text) = Drift::between(&self.cmdline, &hello.cmdline).fault() {
@@ -360,15 +361,15 @@ impl Machine {
                 self.status.meter = setup.meter;
                 self.enter(VmPhase::Measuring);
             }
-            Message::Tick(tick) => return Some(Said::Tick(tick)),
+            Message::Tick(tick) => return Some(VmEvent::Tick(tick)),
             Message::Line(mut line) => {
                 line.gap = line
                     .gap
                     .filter(|LineGap { gap, .. }| is_ours(gap.thread, &gap.record, self.vcpus));
-                return Some(Said::Line(line));
+                return Some(VmEvent::Line(line));
             }
             Message::ThresholdHit(hit) if is_ours(hit.gap.thread, &hit.gap.record, self.vcpus) => {
-                return Some(Said::Hit(hit));
+                return Some(VmEvent::Hit(hit));
             }
             Message::Finished(report) => {
                 self.report = Some(report);
@@ -382,7 +383,7 @@ impl Machine {
             | Message::Vm(_)
             | Message::VmLine { .. } => return None,
         }
-        Some(Said::Changed)
+        Some(VmEvent::Changed)
     }
 }
 
@@ -397,7 +398,7 @@ fn is_ours(thread: u32, record: &GapRecord, vcpus: u32) -> bool {
     thread < vcpus && is_plausible(record)
 }
 
-impl Drop for Machine {
+impl Drop for L2Vm {
     fn drop(&mut self) {
         // Reaped in any case: one that has ended already is not harmed.
         let _ = self.child.kill();
