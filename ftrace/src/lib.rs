@@ -39,31 +39,31 @@
 //! `record` does.
 
 pub mod attribution;
+mod byte_source;
 mod co_run;
 mod comms;
 mod cpu_lanes;
 pub mod dump;
 mod error;
 mod format;
-mod mapped;
+mod kallsyms;
 mod markers;
 mod perfetto;
-mod region;
+mod persistent_ring;
 mod ring;
 mod sched;
-mod symbols;
 mod trace;
 mod trace_id;
 mod tracedat;
 
+pub use byte_source::{Region, RegionReader};
 pub use co_run::{CoRun, co_run};
 pub use comms::Comms;
 pub use cpu_lanes::{Lane, Lanes, Slice, lanes};
 pub use error::FtraceError;
 pub use format::{EventFormat, Field, FieldKind, FormatFile, Formats, IntField};
-pub use mapped::MappedRings;
-pub use region::{Region, RegionReader};
+pub use kallsyms::marker_symbol;
+pub use persistent_ring::MappedRings;
 pub use ring::{EntryLayout, Events, Item, LossReason, Lost, PageLayout, Record};
-pub use symbols::marker_symbol;
 pub use trace::{Metadata, Trace};
 pub use trace_id::TraceId;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Markers of one's own in a trace, as if they had been written into `trace_marker`.
 
+use crate::byte_source::Region;
 use crate::error::FtraceError;
 use crate::format::EventFormat;
-use crate::region::Region;
 use crate::ring::{EntryLayout, PageLayout};
 use crate::trace::Trace;
 

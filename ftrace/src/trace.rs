@@ -5,10 +5,10 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::byte_source::Region;
 use crate::comms::Comms;
 use crate::error::FtraceError;
 use crate::format::{FormatFile, Formats, MAX_FORMATS_BYTES};
-use crate::region::Region;
 use crate::ring::{EntryLayout, Events, Item, PageLayout, Watch};
 use crate::trace_id::TraceId;
 

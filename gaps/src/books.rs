@@ -14,7 +14,7 @@ use crate::tsc;
 
 /// What the books say of a thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sight {
+pub struct Sample {
     /// Time on a CPU in nanoseconds, as far as it has been booked: at each tick of the CPU, and
     /// whenever the thread is switched out.
     pub ran_ns: u64,
@@ -52,11 +52,11 @@ impl Books {
     }
 
     /// What they say now; `None` where the kernel keeps none.
-    pub fn read(&self) -> Option<Sight> {
+    pub fn read(&self) -> Option<Sample> {
         let mut bytes = [0; 80];
         let length = self.schedstat.as_ref()?.read_at(&mut bytes, 0).ok()?;
         let blocked = self.usage.then(blocked);
-        parse_schedstat(&bytes[..length]).map(|sight| Sight {
+        parse_schedstat(&bytes[..length]).map(|sight| Sample {
             blocked,
             tsc: tsc::read().tsc,
             ..sight
@@ -66,12 +66,12 @@ impl Books {
 
 /// Three numbers (Linux Documentation/scheduler/sched-stats.rst). All are 0 where nobody counts,
 /// for a thread that can be asked about has arrived once at least: `None`.
-pub fn parse_schedstat(schedstat: &[u8]) -> Option<Sight> {
+pub fn parse_schedstat(schedstat: &[u8]) -> Option<Sample> {
     let mut words = std::str::from_utf8(schedstat).ok()?.split_ascii_whitespace();
     let ran_ns = words.next()?.parse().ok()?;
     let waited_ns = words.next()?.parse().ok()?;
     let arrivals = words.next()?.parse::<u64>().ok()?;
-    (arrivals > 0).then_some(Sight { ran_ns, waited_ns, arrivals, ..Sight::default() })
+    (arrivals > 0).then_some(Sample { ran_ns, waited_ns, arrivals, ..Sample::default() })
 }
 
 /// getrusage(2). On CPUs whose tick may stop it would bring the books up to date.
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn three_numbers_or_nothing() {
-        let expected = Sight { ran_ns: 12, waited_ns: 34, arrivals: 5, ..Sight::default() };
+        let expected = Sample { ran_ns: 12, waited_ns: 34, arrivals: 5, ..Sample::default() };
         assert_eq!(parse_schedstat(b"12 34 5\n"), Some(expected));
         for nothing in [&b"0 0 0\n"[..], b"", b"12 34\n", b"a b c", b"\xff"] {
             assert_eq!(parse_schedstat(nothing), None, "{nothing:?}");

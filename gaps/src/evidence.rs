@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::books::{Facts, Sight};
+use crate::books::{Facts, Sample};
 use crate::tsc::{self, ns_to_ticks};
 
 /// Who took the time.
@@ -48,7 +48,7 @@ impl Class {
 }
 
 /// Says whose doing an interval was.
-pub trait Witness {
+pub trait GapClassifier {
     /// Intervals from this length on are worth knowing of, in ticks.
     fn notice_ticks(&self) -> u64;
     /// What its own work takes at most, as a rule, in ticks. So much after a question is the
@@ -63,7 +63,7 @@ pub trait Witness {
 }
 
 /// Nobody: every gap is of unknown class.
-impl Witness for () {
+impl GapClassifier for () {
     fn notice_ticks(&self) -> u64 {
         u64::MAX
     }
@@ -91,14 +91,14 @@ pub struct Recorded {
 }
 
 /// Where evidence comes from: the kernel, or a test.
-pub trait Eye {
+pub trait ThreadAccounting {
     /// Takes in the records of switches up to now, and says what they tell of this interval.
     /// `None` where there are none of it. Later calls ask of later intervals. No system call that
     /// the kernel's scheduler would notice.
     fn switches(&mut self, begin: u64, end: u64) -> Option<Recorded>;
     /// The kernel's books of the calling thread, now. One or two system calls that the kernel's
     /// scheduler does not notice.
-    fn look(&mut self) -> Option<Sight>;
+    fn look(&mut self) -> Option<Sample>;
 }
 
 /// Shorter intervals are not noticed. Being switched out and in again takes longer than this on any
@@ -124,7 +124,7 @@ pub struct Cost {
 /// What a look costs: system calls, which an emulated CPU, or one that has to flush at each, takes
 /// some microseconds for. The lower quartile: the first ones find cold caches (in emulation,
 /// untranslated code), and some are interrupted.
-pub fn look_ticks(eye: &mut impl Eye) -> u64 {
+pub fn look_ticks(eye: &mut impl ThreadAccounting) -> u64 {
     /// Some 70 µs in all on a real CPU.
     const LOOKS: usize = 64;
     let mut costs = [0; LOOKS];
@@ -162,7 +162,7 @@ impl Bounds {
 /// The last look, and what happened since that it cannot have seen.
 #[derive(Clone, Copy, Debug)]
 struct Base {
-    sight: Sight,
+    sight: Sample,
     /// At this moment the books were up to date.
     booked_tsc: u64,
     /// Time in intervals that were noticed since, and in gaps whose own look was interrupted: the
@@ -185,7 +185,7 @@ pub struct Evidence<E> {
     base: Option<Base>,
 }
 
-impl<E: Eye> Evidence<E> {
+impl<E: ThreadAccounting> Evidence<E> {
     /// Of the thread that `eye` is of.
     pub fn new(eye: E, khz: u64, cost: Cost, facts: Facts) -> Self {
         /// A turn takes longer than its median now and then, for reasons of the CPU's own.
@@ -209,7 +209,7 @@ impl<E: Eye> Evidence<E> {
     }
 
     /// How long the thread was off the CPU in a gap of this length, by the books.
-    fn off_by_books(&self, base: &Base, now: &Sight, length: u64) -> Bounds {
+    fn off_by_books(&self, base: &Base, now: &Sample, length: u64) -> Bounds {
         let waited = ns_to_ticks(now.waited_ns.saturating_sub(base.sight.waited_ns), self.khz);
         let least = waited.saturating_sub(base.unsure_ticks).min(length);
         let most = if now.arrivals == base.sight.arrivals {
@@ -224,7 +224,7 @@ impl<E: Eye> Evidence<E> {
     }
 
     /// How long the kernel believes that the thread ran in a gap, by the books.
-    fn ran_by_books(&self, base: &Base, now: &Sight, booked_tsc: u64, length: u64) -> Bounds {
+    fn ran_by_books(&self, base: &Base, now: &Sample, booked_tsc: u64, length: u64) -> Bounds {
         let booked = ns_to_ticks(now.ran_ns.saturating_sub(base.sight.ran_ns), self.khz);
         let elapsed = now.tsc.saturating_sub(base.sight.tsc);
         let outside = elapsed.saturating_sub(length);
@@ -335,7 +335,7 @@ fn at_least_one_tick(ns: u64, khz: u64) -> u64 {
     ns_to_ticks(ns, khz).max(1)
 }
 
-impl<E: Eye> Witness for Evidence<E> {
+impl<E: ThreadAccounting> GapClassifier for Evidence<E> {
     fn notice_ticks(&self) -> u64 {
         self.notice_ticks
     }

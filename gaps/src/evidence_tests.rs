@@ -11,7 +11,7 @@ const COST: Cost = Cost { turn_ticks: 20, look_ticks: 100 };
 /// tick each 4 ms.
 #[derive(Clone, Copy, Default)]
 struct Script {
-    sight: Sight,
+    sight: Sample,
     /// What the thread has run, booked or not.
     ran: u64,
     next_tick: u64,
@@ -58,7 +58,7 @@ impl Script {
     }
 }
 
-impl Eye for Script {
+impl ThreadAccounting for Script {
     fn switches(&mut self, begin: u64, end: u64) -> Option<Recorded> {
         self.asked = (begin, end);
         let told = self.records;
@@ -68,7 +68,7 @@ impl Eye for Script {
         told
     }
 
-    fn look(&mut self) -> Option<Sight> {
+    fn look(&mut self) -> Option<Sample> {
         self.looks += 1;
         Some(self.sight)
     }
@@ -95,7 +95,7 @@ impl Thread {
         let records = recorded.then(Recorded::default);
         // With records of switches nobody asks how often it was blocked.
         let blocked = (!recorded).then_some(0);
-        let sight = Sight { tsc: 100 * MS + 1, blocked, ..Sight::default() };
+        let sight = Sample { tsc: 100 * MS + 1, blocked, ..Sample::default() };
         let script = Script { sight, records, next_tick: 104 * MS, ..Script::default() };
         let mut this = Self(Evidence::new(script, KHZ, COST, facts));
         // It has just woken up.
@@ -365,11 +365,11 @@ fn serde_name(class: Class) -> String {
 #[test]
 fn records_alone_tell_the_schedulers_part() {
     struct Blind(u64);
-    impl Eye for Blind {
+    impl ThreadAccounting for Blind {
         fn switches(&mut self, _begin: u64, end: u64) -> Option<Recorded> {
             Some(Recorded { off_ticks: self.0, arrived_tsc: end })
         }
-        fn look(&mut self) -> Option<Sight> {
+        fn look(&mut self) -> Option<Sample> {
             None
         }
     }

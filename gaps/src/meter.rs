@@ -9,7 +9,7 @@
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::evidence::Witness;
+use crate::evidence::GapClassifier;
 use crate::record::GapRecord;
 use crate::tally::Recorder;
 use crate::tsc::{self, Reading};
@@ -78,7 +78,7 @@ impl<'a> Meter<'a> {
     ///
     /// `witness` has seen the burst begin, is asked about every gap, and told of shorter intervals
     /// that it wants to know of.
-    pub fn burst<C: Clock, W: Witness>(
+    pub fn burst<C: Clock, W: GapClassifier>(
         &self,
         clock: &mut C,
         witness: &mut W,
@@ -97,7 +97,7 @@ impl<'a> Meter<'a> {
             if now.tsc.wrapping_sub(last.tsc) >= notice {
                 if signed_difference(now.tsc, last.tsc) < 0 {
                     backwards += 1;
-                } else if let Some(hit) = self.take_down(last, now, witness) {
+                } else if let Some(hit) = self.record_gap(last, now, witness) {
                     self.recorder.burst(iterations, backwards);
                     return (End::Hit(hit), now);
                 } else {
@@ -124,7 +124,7 @@ impl<'a> Meter<'a> {
                 backwards += 1;
             } else {
                 if now.tsc.wrapping_sub(last.tsc) >= notice
-                    && let Some(hit) = self.take_down(last, now, witness)
+                    && let Some(hit) = self.record_gap(last, now, witness)
                 {
                     end = End::Hit(hit);
                 }
@@ -146,7 +146,7 @@ impl<'a> Meter<'a> {
 
     #[cold]
     #[inline(never)]
-    fn take_down<W: Witness>(
+    fn record_gap<W: GapClassifier>(
         &self,
         last: Reading,
         now: Reading,
@@ -275,7 +275,7 @@ mod tests {
     #[derive(Default)]
     struct Judge(Vec<(u64, u64)>);
 
-    impl Witness for Judge {
+    impl GapClassifier for Judge {
         fn notice_ticks(&self) -> u64 {
             50
         }

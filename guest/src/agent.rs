@@ -19,7 +19,7 @@ use protocol::message::{
 use protocol::names::{CONTROL_PORT, JOB_PATH, MODULES_PATH, TRACE_PORT};
 use protocol::vm::VmStatus;
 use thiserror::Error;
-use workload::context::Surroundings;
+use workload::context::WorkloadContext;
 use workload::error::LoadError;
 use workload::ground::{self, Ground};
 use workload::kernel::cgroup::Cgroups;
@@ -131,7 +131,7 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
     ground::check_cpus(&job.load.cpus, &affinity::online().map_err(AgentError::Cpus)?, &ground)?;
     keep_off(&job.load.cpus)?;
     let orders = Orders::listen(host.port.reader()?)?;
-    let (surroundings, mut setup, mut tracing) = prepare(&job, ground)?;
+    let (context, mut setup, mut tracing) = prepare(&job, ground)?;
     let meter = set_up_meter(&job, &mut setup, &mut tracing)?;
     // Before anything is measured, and before anything can go wrong.
     let head = match &tracing {
@@ -149,13 +149,13 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
     };
     let result = match (&job.nested, &meter) {
         (Some(spec), _) => nested::require_kvm()
-            .and_then(|()| nested::run(spec, &job.load, &surroundings, &mut observer))
+            .and_then(|()| nested::run(spec, &job.load, &context, &mut observer))
             .map_err(AgentError::from),
         (None, Some(meter)) => {
-            meter.run(&job.load, &surroundings, &mut observer).map_err(AgentError::from)
+            meter.run(&job.load, &context, &mut observer).map_err(AgentError::from)
         }
         (None, None) => {
-            supervisor::run(&job.load, &surroundings, &mut observer).map_err(AgentError::from)
+            supervisor::run(&job.load, &context, &mut observer).map_err(AgentError::from)
         }
     };
     let hit = observer.hit;
@@ -179,7 +179,7 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
 fn prepare(
     job: &Job,
     ground: Ground,
-) -> Result<(Surroundings, Setup, Option<Tracing>), AgentError> {
+) -> Result<(WorkloadContext, Setup, Option<Tracing>), AgentError> {
     // A virtual machine's launcher has threads beside its vCPUs, which have a place elsewhere.
     let cpus = match job.nested {
         Some(_) => affinity::online().map_err(AgentError::Cpus)?,
@@ -206,15 +206,15 @@ fn prepare(
             .map_err(|failure| AgentError::NotInForce(failure.text))?;
         tracing = found.ok();
     }
-    let mut surroundings = Surroundings {
+    let mut context = WorkloadContext {
         cookie: mechanism == Mechanism::Prctl,
         cgroups: cgroups.procs(),
         trace: tracing.as_ref().map(Tracing::stop_files),
         ground,
-        ..Surroundings::plain(job.host_tsc_khz)
+        ..WorkloadContext::plain(job.host_tsc_khz)
     };
-    setup::describe_quiet(&mut setup, job, &mut surroundings)?;
-    Ok((surroundings, setup, tracing))
+    setup::describe_quiet(&mut setup, job, &mut context)?;
+    Ok((context, setup, tracing))
 }
 
 /// The meter that takes the load's place, where the job has one.

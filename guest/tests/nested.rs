@@ -26,7 +26,7 @@ use protocol::launcher::{
 use protocol::message::{Gap, Hello, Message, Setup, ThresholdHit, Tick};
 use protocol::report::{LoadReport, ThreadReport};
 use protocol::vm::{VmPhase, VmStatus, VmThread};
-use workload::context::Surroundings;
+use workload::context::WorkloadContext;
 use workload::observer::{Observer, Outcome, Prepared};
 
 const TESTS: &[(&str, fn())] = &[
@@ -308,10 +308,10 @@ fn run_within(
         boot_stall: Duration::from_secs(4),
         job,
     };
-    let plain = Surroundings::plain(Some(2_000_000));
-    let surroundings = Surroundings { cookie: true, cookie_of, ..plain };
+    let plain = WorkloadContext::plain(Some(2_000_000));
+    let context = WorkloadContext { cookie: true, cookie_of, ..plain };
     let mut taken = Taken::default();
-    let outcome = nested::run(&spec, &load, &surroundings, &mut taken);
+    let outcome = nested::run(&spec, &load, &context, &mut taken);
     (outcome, taken)
 }
 

@@ -17,11 +17,11 @@ use results::folder::Folder;
 use results::model::{RunResult, Stage};
 use serde_json::{Value, json};
 
-use crate::absence::HostEvidence;
 use crate::analysis::parted::{after_hit_ns, clock_of};
 use crate::analysis::threads;
 use crate::cli::{Cli, ShowVm, Verb};
 use crate::compose::Account;
+use crate::host_steal::HostEvidence;
 use crate::session::{Limits, Session};
 use crate::show::{Show, Style};
 use crate::status::{ExitStatus, Failure};

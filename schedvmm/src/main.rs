@@ -2,7 +2,6 @@
 //! `schedvmm`: one executable, several roles. As PID 1 of a guest it is the agent; started
 //! by the agent with a hidden word it is one group of the load; otherwise it is the command.
 
-mod absence;
 mod analysis;
 mod caller;
 mod cli;
@@ -12,6 +11,7 @@ mod deliver;
 mod explain;
 mod facts;
 mod footprint;
+mod host_steal;
 #[cfg(test)]
 mod hostile_tests;
 mod kernel;

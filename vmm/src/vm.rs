@@ -20,7 +20,7 @@ use crate::devices::power::{Power, PowerSwitch};
 use crate::io::IoThread;
 use crate::kvm::{self, Hypervisor};
 use crate::load::{self, LoadedKernel};
-use crate::vcpu::sched::{SchedError, Seat, VcpuThread};
+use crate::vcpu::sched::{SchedError, VcpuPlacement, VcpuThread};
 use crate::vcpu::{Machine, Vcpu, VcpuEnd, kick};
 use crate::virtio::console::{Console, ConsoleControl, ConsoleHandles, PortSpec, PortWorker};
 use crate::virtio::pci::BAR_BYTES;
@@ -222,9 +222,9 @@ impl Vm {
         let mut gates = Vec::new();
         for vcpu in self.vcpus {
             let (gate, opened) = mpsc::channel();
-            let (placed, placement) = mpsc::channel();
+            let (placed, arrival) = mpsc::channel();
             let name = format!("CPU {}/KVM", vcpu.cpu);
-            let seat = Seat {
+            let placement = VcpuPlacement {
                 name: name.clone(),
                 cpu: vcpu.cpu,
                 cpus: self
@@ -235,13 +235,13 @@ impl Vm {
                 // The first one makes the cookie, the others take it from there.
                 cookie: self.cookie.then(|| running.threads.first().map(|first| first.tid)),
             };
-            let before = wait_at_gate(seat, placed, opened);
+            let before = wait_at_gate(placement, placed, opened);
             let thread = vcpu
                 .spawn(running.machine.clone(), before, on_end.clone())
                 .map_err(|source| StartError::Thread { name: name.clone(), source })?;
             running.vcpus.push((name.clone(), thread));
             // An error returns here: the gates drop, which every thread takes for a "no".
-            let placed = placement.recv_timeout(START_DEADLINE);
+            let placed = arrival.recv_timeout(START_DEADLINE);
             running.threads.push(placed.map_err(|_| StartError::Silent(name))??);
             gates.push(gate);
         }
@@ -273,11 +273,11 @@ fn cmdline(config: &Config, facts: Facts) -> String {
 
 /// What a vCPU thread does before its guest: places itself, tells so, waits for all others.
 fn wait_at_gate(
-    seat: Seat,
+    placement: VcpuPlacement,
     placed: Sender<Result<VcpuThread, SchedError>>,
     opened: Receiver<()>,
 ) -> impl FnOnce() -> bool + Send + 'static {
-    move || placed.send(seat.take()).is_ok() && opened.recv().is_ok()
+    move || placed.send(placement.apply()).is_ok() && opened.recv().is_ok()
 }
 
 /// The first port after the console shares its thread with nothing; all others, which carry

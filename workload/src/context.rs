@@ -12,7 +12,7 @@ use crate::kernel::core_sched;
 
 /// What the load needs to know beside its specification.
 #[derive(Clone, Debug)]
-pub struct Surroundings {
+pub struct WorkloadContext {
     /// The program that becomes a group's process when its first argument is
     /// `GROUP_COMMAND`; usually `/proc/self/exe`.
     pub executable: PathBuf,
@@ -32,7 +32,7 @@ pub struct Surroundings {
     pub ground: Ground,
 }
 
-impl Surroundings {
+impl WorkloadContext {
     /// The running program, memory in /dev/shm where there is one, and nothing else.
     pub fn plain(kvm_khz: Option<u64>) -> Self {
         let shm = PathBuf::from("/dev/shm");

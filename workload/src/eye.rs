@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the kernel tells the measuring thread of itself: records of its switches, and its books.
 
-use gaps::books::{Books, Facts, Sight};
-use gaps::evidence::{Cost, Eye, Recorded, look_ticks};
+use gaps::books::{Books, Facts, Sample};
+use gaps::evidence::{Cost, Recorded, ThreadAccounting, look_ticks};
 use gaps::tsc::{self, bracket, clock_ns, ns_to_ticks};
 
 use crate::kernel::scheduler;
@@ -16,12 +16,12 @@ const MAX_KEPT: usize = 64;
 
 /// The kernel, as one thread sees it.
 #[derive(Debug)]
-pub struct KernelEye {
+pub struct KernelAccounting {
     records: Option<Records>,
     books: Books,
 }
 
-impl KernelEye {
+impl KernelAccounting {
     /// Of the calling thread. Switches are recorded where the kernel lets us.
     pub fn of_this_thread(khz: u64) -> Self {
         let since_ns = clock_ns(libc::CLOCK_MONOTONIC_RAW);
@@ -38,12 +38,12 @@ impl KernelEye {
     }
 }
 
-impl Eye for KernelEye {
+impl ThreadAccounting for KernelAccounting {
     fn switches(&mut self, begin: u64, end: u64) -> Option<Recorded> {
         self.records.as_mut()?.between(begin, end)
     }
 
-    fn look(&mut self) -> Option<Sight> {
+    fn look(&mut self) -> Option<Sample> {
         self.books.read()
     }
 }
@@ -55,7 +55,7 @@ pub fn facts() -> Facts {
 
 /// What the meter's work costs here. A turn of its loop takes `turn_ticks`, which is no interruption
 /// however long it takes (an emulated CPU is slow).
-pub fn cost(eye: &mut KernelEye, turn_ticks: u64) -> Cost {
+pub fn cost(eye: &mut KernelAccounting, turn_ticks: u64) -> Cost {
     Cost { turn_ticks, look_ticks: look_ticks(eye) }
 }
 
@@ -201,7 +201,7 @@ mod tests {
     fn a_sleep_is_recorded_with_its_length() {
         let khz = crate::supervisor::tsc_frequency(&mut gaps::tsc::Sources::known(None));
         let khz = khz.expect("known").khz;
-        let mut eye = KernelEye::of_this_thread(khz);
+        let mut eye = KernelAccounting::of_this_thread(khz);
         if eye.records.is_none() {
             println!("SKIPPED: {:?}", Switches::of(None, RING_BYTES).map(drop));
             return;
@@ -218,6 +218,6 @@ mod tests {
         assert!(recorded.arrived_tsc > begin && recorded.arrived_tsc <= end, "{recorded:?}");
         let nothing = eye.switches(end, end);
         assert_eq!(nothing.map(|it| it.off_ticks), Some(0));
-        assert_eq!(KernelEye::with_books_only().switches(begin, end), None);
+        assert_eq!(KernelAccounting::with_books_only().switches(begin, end), None);
     }
 }

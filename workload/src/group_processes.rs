@@ -12,7 +12,7 @@ use protocol::group_process::{GROUP_COMMAND, GroupPlan, Size};
 use protocol::index::GroupIndex;
 use protocol::job::LoadSpec;
 
-use crate::context::Surroundings;
+use crate::context::WorkloadContext;
 use crate::error::LoadError;
 use crate::ground::Ground;
 use crate::shared_memory::Shared;
@@ -43,11 +43,11 @@ impl Groups {
     pub(crate) fn start(
         spec: &LoadSpec,
         places: &[CpuSet],
-        surroundings: &Surroundings,
+        context: &WorkloadContext,
         shared: &Path,
         cost: Cost,
     ) -> Result<Self, LoadError> {
-        let mut groups = Self { processes: Vec::new(), ground: surroundings.ground.clone() };
+        let mut groups = Self { processes: Vec::new(), ground: context.ground.clone() };
         for ((index, own), members) in spec.groups.iter().enumerate().zip(spec.members()) {
             let group = GroupIndex::new(index);
             let plan = GroupPlan {
@@ -60,21 +60,20 @@ impl Groups {
                 shared: shared.to_owned(),
                 tsc_khz: cost.tsc_khz,
                 turn_ticks: cost.turn_ticks,
-                cookie: surroundings.cookie && own.cookie,
-                cgroups: surroundings.cgroups.get(index).cloned().unwrap_or_default(),
-                trace: surroundings.trace.clone(),
-                owner: surroundings.ground.owner(),
+                cookie: context.cookie && own.cookie,
+                cgroups: context.cgroups.get(index).cloned().unwrap_or_default(),
+                trace: context.trace.clone(),
+                owner: context.ground.owner(),
             };
-            let executable = &surroundings.executable;
-            let plan = serde_json::to_string(&plan).map_err(|error| {
-                cannot_spawn(error.into(), group, executable, &surroundings.ground)
-            })?;
+            let executable = &context.executable;
+            let plan = serde_json::to_string(&plan)
+                .map_err(|error| cannot_spawn(error.into(), group, executable, &context.ground))?;
             let mut command = Command::new(executable);
             command.arg(GROUP_COMMAND).arg(plan).stdin(Stdio::null());
             groups.processes.push(
-                command.spawn().map_err(|source| {
-                    cannot_spawn(source, group, executable, &surroundings.ground)
-                })?,
+                command
+                    .spawn()
+                    .map_err(|source| cannot_spawn(source, group, executable, &context.ground))?,
             );
         }
         Ok(groups)

@@ -11,7 +11,7 @@ use std::time::Duration;
 use std::{io, thread};
 
 use gaps::bench;
-use gaps::evidence::{Evidence, Witness};
+use gaps::evidence::{Evidence, GapClassifier};
 use gaps::meter::{Limits, Meter, Rdtscp};
 use gaps::stats::{Distribution, share_within};
 use gaps::tally::{Recorder, Tally};
@@ -19,7 +19,7 @@ use gaps::tsc::{self, ns_to_ticks, ticks_to_ns};
 use protocol::cpu_list::CpuSet;
 use protocol::noise::{CpuNoise, NoiseFloor};
 
-use crate::eye::{self, KernelEye};
+use crate::eye::{self, KernelAccounting};
 use crate::kernel::affinity;
 
 /// Measures on these CPUs, all at the same time. `khz` is the TSC frequency.
@@ -29,7 +29,7 @@ use crate::kernel::affinity;
 pub fn measure(cpus: &[u32], duration: Duration, khz: u64) -> io::Result<NoiseFloor> {
     let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let facts = eye::facts();
-    let mut eye = KernelEye::of_this_thread(khz);
+    let mut eye = KernelAccounting::of_this_thread(khz);
     let cost = eye::cost(&mut eye, bench::turn_ticks());
     // Everything that the evidence can be asked about.
     let floor_ticks = Evidence::new(eye, khz, cost, facts).notice_ticks();
@@ -41,7 +41,8 @@ pub fn measure(cpus: &[u32], duration: Duration, khz: u64) -> io::Result<NoiseFl
             .map(|&cpu| {
                 let barrier = &barrier;
                 scope.spawn(move || {
-                    let evidence = Evidence::new(KernelEye::of_this_thread(khz), khz, cost, facts);
+                    let evidence =
+                        Evidence::new(KernelAccounting::of_this_thread(khz), khz, cost, facts);
                     let pinned = affinity::confine_this_thread(&CpuSet::from_iter([cpu]));
                     // Whoever fails must not keep the others waiting.
                     barrier.wait();
@@ -76,7 +77,7 @@ fn sum(of: fn(&CpuNoise) -> u64, cpus: &[CpuNoise]) -> u64 {
     cpus.iter().map(of).fold(0, u64::saturating_add)
 }
 
-fn watch(cpu: u32, ticks: u64, khz: u64, mut evidence: Evidence<KernelEye>) -> CpuNoise {
+fn watch(cpu: u32, ticks: u64, khz: u64, mut evidence: Evidence<KernelAccounting>) -> CpuNoise {
     let tally = Box::<Tally>::default();
     let recorder = Recorder { tally: &tally, cells: &[], tsc_khz: khz };
     let floor_ticks = evidence.notice_ticks();

@@ -8,7 +8,7 @@ use protocol::cpu_list::CpuSet;
 use protocol::job::{Job, TraceSpec};
 use protocol::message::{Failure, Setup};
 
-use crate::context::Surroundings;
+use crate::context::WorkloadContext;
 use crate::error::LoadError;
 use crate::kernel::scheduler;
 use crate::observer::Prepared;
@@ -24,7 +24,7 @@ use crate::{noise_floor, supervisor};
 pub fn describe_quiet(
     setup: &mut Setup,
     job: &Job,
-    surroundings: &mut Surroundings,
+    context: &mut WorkloadContext,
 ) -> Result<(), LoadError> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     setup.scheduler = scheduler::facts(Path::new("/"), release.trim());
@@ -32,7 +32,7 @@ pub fn describe_quiet(
     if job.noise.is_zero() {
         return Ok(());
     }
-    let khz = supervisor::tsc_frequency(&mut surroundings.tsc)?.khz;
+    let khz = supervisor::tsc_frequency(&mut context.tsc)?.khz;
     match noise_floor::measure(&job.load.cpus, job.noise, khz) {
         Ok(noise) => setup.noise = Some(noise),
         // The load will meet the same fault, and name it.

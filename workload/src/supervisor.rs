@@ -17,7 +17,7 @@ use protocol::group_process::Size;
 use protocol::index::GroupIndex;
 use protocol::job::LoadSpec;
 
-use crate::context::Surroundings;
+use crate::context::WorkloadContext;
 use crate::error::LoadError;
 use crate::ground::check_cpus;
 use crate::group_processes::{Cost, Groups, POLL_INTERVAL, those_not};
@@ -41,31 +41,31 @@ pub const MAX_THREADS: usize = 4096;
 /// with the fault that ended it early.
 pub fn run(
     spec: &LoadSpec,
-    surroundings: &Surroundings,
+    context: &WorkloadContext,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, LoadError> {
     validate(spec)?;
-    check_cpus(&spec.cpus, &affinity::online().map_err(LoadError::Cpus)?, &surroundings.ground)?;
+    check_cpus(&spec.cpus, &affinity::online().map_err(LoadError::Cpus)?, &context.ground)?;
     for group in &spec.groups {
         sched_policy::try_out(group.policy)?;
     }
     if !tsc::has_rdtscp() {
         return Err(LoadError::NoRdtscp);
     }
-    let mut sources = surroundings.tsc;
+    let mut sources = context.tsc;
     let choice = tsc_frequency(&mut sources)?;
     let cost = Cost { tsc_khz: choice.khz, turn_ticks: bench::turn_ticks() };
-    let file = SharedFile::new(&surroundings.memory);
+    let file = SharedFile::new(&context.memory);
     let shared = Shared::create(&file.0, Size::of(spec))?;
     let places = Places::of(spec);
-    let mut groups = Groups::start(spec, &places.threads, surroundings, &file.0, cost)?;
+    let mut groups = Groups::start(spec, &places.threads, context, &file.0, cost)?;
     observer.processes(&groups.pids());
     wait_until_ready(spec, &shared, &mut groups)?;
     drop(file);
-    let mut prepared = prepared(spec, surroundings, &shared, cost)?;
+    let mut prepared = prepared(spec, context, &shared, cost)?;
     prepared.notes.extend(places.note);
     observer.prepared(&prepared)?;
-    let accounts = Accounts::open(&surroundings.cgroups);
+    let accounts = Accounts::open(&context.cgroups);
     let mut watch = Watch::release(spec, &shared, choice, accounts, observer)?;
     let mut fault = watch.until_end(&mut groups, observer).err();
     if let Err(error) = watch.end(&mut groups, observer) {
@@ -171,7 +171,7 @@ fn wait_until_ready(
 
 fn prepared(
     spec: &LoadSpec,
-    surroundings: &Surroundings,
+    context: &WorkloadContext,
     shared: &Shared,
     cost: Cost,
 ) -> Result<Prepared, LoadError> {
@@ -181,7 +181,7 @@ fn prepared(
         .map(|members| all.get(members).unwrap_or_default())
         .filter_map(|group| group.first().copied())
         .collect();
-    if surroundings.cookie {
+    if context.cookie {
         check_cookies(
             spec,
             spec.members().map(|members| all.get(members).unwrap_or_default()),

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use gaps::books::Facts;
-use gaps::evidence::{Evidence, Witness};
+use gaps::evidence::{Evidence, GapClassifier};
 use gaps::meter::{End, Limits, Meter, Rdtscp};
 use gaps::pauses::{Distribution, Pauses};
 use gaps::record::GapRecord;
@@ -22,7 +22,7 @@ use protocol::index::{GroupIndex, Member, ThreadIndex};
 use protocol::job::LoadSpec;
 
 use crate::book::{Book, Wakeup};
-use crate::eye::{self, KernelEye};
+use crate::eye::{self, KernelAccounting};
 use crate::kernel::accounting::ThreadAccount;
 use crate::kernel::{affinity, core_sched, futex};
 use crate::shared_memory::Shared;
@@ -79,7 +79,7 @@ pub struct TraceFiles {
 /// Measures until the load ends. Errors are those of the preparation.
 pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
     let slot = prepare(common, index)?;
-    let mut eye = KernelEye::of_this_thread(common.tsc_khz);
+    let mut eye = KernelAccounting::of_this_thread(common.tsc_khz);
     let cost = eye::cost(&mut eye, common.turn_ticks);
     let evidence = Evidence::new(eye, common.tsc_khz, cost, common.facts);
     let gate = &common.shared.control().gate.0;
@@ -171,7 +171,7 @@ fn measure(
     common: &Common<'_>,
     slot: &ThreadSlot,
     index: u32,
-    mut evidence: Evidence<KernelEye>,
+    mut evidence: Evidence<KernelAccounting>,
 ) -> Ended {
     let control = common.shared.control();
     let khz = common.tsc_khz;

@@ -22,7 +22,7 @@ use protocol::group_process::GROUP_COMMAND;
 use protocol::index::Kind;
 use protocol::job::LoadSpec;
 use protocol::message::{ThresholdHit, Tick};
-use workload::context::Surroundings;
+use workload::context::WorkloadContext;
 use workload::error::LoadError;
 use workload::group_process::group_main;
 use workload::kernel::affinity;
@@ -154,7 +154,7 @@ fn spec(duration: Duration) -> LoadSpec {
 }
 
 fn measure(spec: &LoadSpec, notes: &mut Notes) -> Outcome {
-    run(spec, &Surroundings::plain(None), notes).expect("the load begins")
+    run(spec, &WorkloadContext::plain(None), notes).expect("the load begins")
 }
 
 /// Stops a process some times for a known time, as a scheduler would that forgets it.
@@ -433,20 +433,20 @@ fn a_group_that_dies_is_named() {
 }
 
 fn a_group_that_cannot_start_is_named() {
-    let attempt = |surroundings: Surroundings| {
-        run(&spec(ms(1000)), &surroundings, &mut Notes::default()).unwrap_err()
+    let attempt = |context: WorkloadContext| {
+        run(&spec(ms(1000)), &context, &mut Notes::default()).unwrap_err()
     };
-    let plain = || Surroundings::plain(None);
-    let error = attempt(Surroundings { executable: "/nonexistent".into(), ..plain() });
+    let plain = || WorkloadContext::plain(None);
+    let error = attempt(WorkloadContext { executable: "/nonexistent".into(), ..plain() });
     assert!(error.to_string().contains("/nonexistent"), "{error}");
     // A program that does something else, and ends; whichever group is noticed first.
-    let error = attempt(Surroundings { executable: "/bin/true".into(), ..plain() });
+    let error = attempt(WorkloadContext { executable: "/bin/true".into(), ..plain() });
     assert!(matches!(error, LoadError::GroupDied { .. }), "{error}");
     // A cgroup that does not exist: the group itself says so.
     let cgroups = vec![vec![], vec!["/nonexistent/cgroup.procs".into()]];
-    let error = attempt(Surroundings { cgroups, ..plain() });
+    let error = attempt(WorkloadContext { cgroups, ..plain() });
     assert!(error.to_string().contains("/nonexistent/cgroup.procs"), "{error}");
-    let error = attempt(Surroundings { memory: "/nonexistent".into(), ..plain() });
+    let error = attempt(WorkloadContext { memory: "/nonexistent".into(), ..plain() });
     assert!(matches!(error, LoadError::Shared(_)), "{error}");
 }
 
@@ -460,7 +460,7 @@ fn a_load_runs_in_cgroups_of_this_kernel() {
     let spec = spec(ms(200));
     let cpus = spec.cpus.iter().copied().collect();
     let cgroups = Cgroups::create_v1(&parent, None, &spec.groups, &cpus).unwrap();
-    let surroundings = Surroundings { cgroups: cgroups.procs(), ..Surroundings::plain(None) };
+    let context = WorkloadContext { cgroups: cgroups.procs(), ..WorkloadContext::plain(None) };
     let seen = Arc::new(Mutex::new(Vec::new()));
     let notes = Arc::clone(&seen);
     let at_release = move |pids: Vec<i32>| {
@@ -468,7 +468,7 @@ fn a_load_runs_in_cgroups_of_this_kernel() {
         *notes.lock().unwrap() = pids.into_iter().map(cgroup).collect();
     };
     let mut notes = Notes { at_release: Some(Box::new(at_release)), ..Notes::default() };
-    let outcome = run(&spec, &surroundings, &mut notes).unwrap();
+    let outcome = run(&spec, &context, &mut notes).unwrap();
     cgroups.remove();
     fs::remove_dir(&parent).unwrap();
     assert!(outcome.fault.is_none(), "{:?}", outcome.fault);
@@ -524,7 +524,7 @@ fn full_record_memory_loses_no_counts() {
 }
 
 fn impossible_loads_are_refused() {
-    let surroundings = Surroundings::plain(None);
+    let context = WorkloadContext::plain(None);
     let good = spec(ms(100));
     let plain = good.groups[0].clone();
     let with = |group| LoadSpec { groups: vec![plain.clone(), group], ..good.clone() };
@@ -539,11 +539,11 @@ fn impossible_loads_are_refused() {
         LoadSpec { duration: Duration::ZERO, ..good.clone() },
         LoadSpec { records_per_thread: u32::MAX, ..good.clone() },
     ] {
-        let error = run(&bad, &surroundings, &mut Notes::default()).expect_err("impossible");
+        let error = run(&bad, &context, &mut Notes::default()).expect_err("impossible");
         assert_eq!(error.owner(), Owner::Request, "{error}");
     }
     // A CPU that is not there is not the request's fault by itself.
-    let error = run(&LoadSpec { cpus: vec![1023], ..good }, &surroundings, &mut Notes::default());
+    let error = run(&LoadSpec { cpus: vec![1023], ..good }, &context, &mut Notes::default());
     let error = error.expect_err("no such CPU");
     assert!(matches!(error, LoadError::CpuAbsent { cpu: 1023, .. }), "{error}");
     assert_eq!(error.owner(), Owner::Host, "{error}");

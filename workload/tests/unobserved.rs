@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicU32;
 use std::{env, fs, thread, time::Duration};
 
 use gaps::bench;
-use gaps::evidence::{Evidence, Witness};
+use gaps::evidence::{Evidence, GapClassifier};
 use gaps::meter::{Limits, Meter, Rdtscp};
 use gaps::tally::{RecordCell, Recorder, Tally};
 use gaps::tsc::{self, Sources, ns_to_ticks, ticks_to_ns};
@@ -20,7 +20,7 @@ use perf_event::events::Tracepoint;
 use perf_event::{Builder, SampleFlag, Sampler};
 use protocol::cpu_list::CpuSet;
 use serde::{Deserialize, Serialize};
-use workload::eye::{self, KernelEye};
+use workload::eye::{self, KernelAccounting};
 use workload::kernel::affinity;
 use workload::supervisor::tsc_frequency;
 
@@ -93,11 +93,11 @@ fn spin(words: &[String]) -> io::Result<Spun> {
     let mut updates = if confined { None } else { updates() };
     let mut spun = Spun::default();
     let mut eye = match kind {
-        Kind::Books => KernelEye::with_books_only(),
-        Kind::Bare | Kind::Records => KernelEye::of_this_thread(khz),
+        Kind::Books => KernelAccounting::with_books_only(),
+        Kind::Bare | Kind::Records => KernelAccounting::of_this_thread(khz),
     };
     let begin = tsc::read().tsc;
-    spun.recorded = gaps::evidence::Eye::switches(&mut eye, begin, begin).is_some();
+    spun.recorded = gaps::evidence::ThreadAccounting::switches(&mut eye, begin, begin).is_some();
     let cost = eye::cost(&mut eye, bench::turn_ticks());
     let until = start_tsc.wrapping_add(ns_to_ticks(SPIN_NS, khz));
     if kind == Kind::Bare {

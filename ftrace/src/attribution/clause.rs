@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cause::{Cause, Explanation, Task};
 use super::context::Context;
-use super::ledger::OTHERS;
+use super::gap_account::OTHERS;
 use super::text::{Units, place};
 
 /// Names in the paragraph; the others are summed there.

@@ -104,7 +104,7 @@ fn threads_of_the_load_that_are_in_no_group_are_not_foreign() {
 fn what_were_too_many_to_list_are_no_number_of_others() {
     let mut parts = vec![behind(2, 90)];
     let behind = task(OTHERS, "others", None);
-    parts.push((Cause::Queued { cpu: super::super::ledger::MANY_CPUS, behind }, 1_000_000));
+    parts.push((Cause::Queued { cpu: super::super::gap_account::MANY_CPUS, behind }, 1_000_000));
     let text = paragraph(parts.clone());
     assert!(text.ends_with("behind group 2 9.0 ms (90 %), many others 1.0 ms."), "{text}");
     let table = explained(parts).table(&Context::default(), UNITS());

@@ -3,7 +3,7 @@
 
 use super::cause::{Cause, Explanation, Part, Task};
 use super::context::Context;
-use super::ledger::{Comm, Entry, Ledger, OTHERS, Why};
+use super::gap_account::{Comm, Entry, GapAccount, OTHERS, Why};
 use crate::comms::Comms;
 use crate::sched::IrqSource;
 
@@ -13,13 +13,13 @@ const STATE_LETTERS: [char; 8] = ['S', 'D', 'T', 't', 'X', 'Z', 'P', 'I'];
 
 impl Explanation {
     pub(super) fn from_ledger(
-        ledger: Ledger,
+        ledger: GapAccount,
         context: &Context,
         comms: &Comms,
         trace_begin: Option<u64>,
         irq_name: impl Fn(IrqSource) -> String,
     ) -> Self {
-        let Ledger { gap, entries, mut segments, segments_left_out, migrations, .. } = ledger;
+        let GapAccount { gap, entries, mut segments, segments_left_out, migrations, .. } = ledger;
         let mut order: Vec<usize> = (0..entries.len()).collect();
         order.sort_by_key(|&index| std::cmp::Reverse(entries[index].ticks));
         let mut rank = vec![0; entries.len()];

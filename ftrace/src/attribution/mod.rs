@@ -22,22 +22,22 @@
 //! `sched_migrate_task`; `irq:*` and `irq_vectors:*` where interrupts are to be told from the
 //! thread itself.
 
-mod booking;
+mod accounting;
 mod cause;
 mod clause;
 mod context;
 mod explanation;
-mod ledger;
-mod machine;
+mod gap_account;
+mod initial_state;
 mod place;
-mod start;
 mod text;
+mod tracker;
 
 pub use cause::{Cause, Explanation, Part, Segment, Task, UnknownReason};
 pub use clause::{Clause, Culprit};
 pub use context::{Context, Topology};
-pub use machine::Attributor;
 pub use text::Units;
+pub use tracker::Attributor;
 
 use serde::{Deserialize, Serialize};
 

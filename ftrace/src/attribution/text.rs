@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::cause::{Cause, Explanation, Task, UnknownReason};
 use super::context::Context;
-use super::ledger::{MANY_CPUS, OTHERS};
+use super::gap_account::{MANY_CPUS, OTHERS};
 
 /// Length of a tick of the trace clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{END_BYTES, HEADER_BYTES, KIND_END, KIND_PAGES, MAGIC, MAX_FRAME_BYTES, Section};
+use crate::byte_source::Region;
 use crate::error::FtraceError;
 use crate::format::{FormatFile, MAX_FORMATS_BYTES};
-use crate::region::Region;
 use crate::ring::PageLayout;
 use crate::trace::{MAX_COMMS_BYTES, MAX_CPUS, MAX_SMALL_BYTES, Metadata, Trace};
 use crate::trace_id::TraceId;

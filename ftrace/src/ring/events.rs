@@ -7,8 +7,8 @@ use std::collections::binary_heap::PeekMut;
 
 use super::layout::{EntryLayout, PageLayout};
 use super::stream::{CpuStream, Head, Lost, Watch};
+use crate::byte_source::Region;
 use crate::error::FtraceError;
-use crate::region::Region;
 
 /// Buffers of all CPUs together, in bytes, unless single pages need more.
 const BUFFERS_BYTES: usize = 16 << 20;

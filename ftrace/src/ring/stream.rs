@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::layout::{EntryLayout, PageLayout};
 use super::page::{Missed, PageCursor, Step};
-use crate::region::Region;
+use crate::byte_source::Region;
 
 /// Why events are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::{
     FLYRECORD, FTRACE_SYSTEM, HEADER_EVENT, HEADER_PAGE, LATENCY, MAGIC, OPTIONS, VERSION, option,
 };
+use crate::byte_source::Region;
 use crate::error::FtraceError;
 use crate::format::{FormatFile, MAX_FORMAT_BYTES, MAX_FORMATS_BYTES};
-use crate::region::Region;
 use crate::trace::{MAX_COMMS_BYTES, MAX_CPUS, MAX_SMALL_BYTES, Metadata, Trace, clock_in_use};
 use crate::trace_id::TraceId;
 

@@ -4,9 +4,9 @@
 use std::io::{self, Write};
 
 use super::{FLYRECORD, FTRACE_SYSTEM, HEADER_EVENT, HEADER_PAGE, MAGIC, OPTIONS, VERSION, option};
+use crate::byte_source::Region;
 use crate::error::FtraceError;
 use crate::format::FormatFile;
-use crate::region::Region;
 use crate::trace::{Metadata, Trace};
 
 /// Bytes copied at a time.

@@ -15,7 +15,7 @@ use protocol::launcher::LauncherCommand;
 use protocol::message::{ThresholdHit, Tick};
 use protocol::report::TscReport;
 use protocol::vm::VmPhase;
-use workload::context::Surroundings;
+use workload::context::WorkloadContext;
 use workload::error::LoadError;
 use workload::kernel::files;
 use workload::observer::{Observer, Outcome, Prepared};
@@ -41,21 +41,21 @@ const FINISHED: Duration = Duration::from_secs(60);
 pub fn run(
     spec: &NestedSpec,
     load: &LoadSpec,
-    surroundings: &Surroundings,
+    context: &WorkloadContext,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, NestedError> {
-    let mut sources = surroundings.tsc;
+    let mut sources = context.tsc;
     let choice = supervisor::tsc_frequency(&mut sources)?;
-    let images = Images::prepare(&surroundings.executable, spec)?;
-    let (mut vms, starter) = L2Vms::new((spec, load), surroundings, images, observer)?;
+    let images = Images::prepare(&context.executable, spec)?;
+    let (mut vms, starter) = L2Vms::new((spec, load), context, images, observer)?;
     vms.until_ready(&starter)?;
     // Every launcher has mapped its images by now.
     drop(starter);
     let places = vms.places();
     vms.confine(&places)?;
-    let prepared = vms.prepared(choice, surroundings, places)?;
+    let prepared = vms.prepared(choice, context, places)?;
     vms.observer.prepared(&prepared)?;
-    let trace = surroundings.trace.as_ref().map(TraceFiles::open).transpose();
+    let trace = context.trace.as_ref().map(TraceFiles::open).transpose();
     let trace = trace.map_err(LoadError::TraceFiles)?;
     let begin = Anchor::now();
     let measured = vms.measure(choice, trace.as_ref())?;
@@ -202,11 +202,11 @@ impl L2Vms<'_> {
     fn prepared(
         &self,
         choice: Choice,
-        surroundings: &Surroundings,
+        context: &WorkloadContext,
         places: Places,
     ) -> Result<Prepared, NestedError> {
         let mut notes: Vec<_> = places.note.into_iter().collect();
-        if surroundings.cookie {
+        if context.cookie {
             let each: Vec<Vec<u64>> = self
                 .vms
                 .iter()
@@ -217,7 +217,7 @@ impl L2Vms<'_> {
                 each.iter().map(|cookies| cookies.first().copied().unwrap_or(0)).collect();
             supervisor::check_cookies(self.load, each.iter().map(Vec::as_slice), &firsts)?;
             for vm in self.vms.iter().filter(|vm| vm.is_healthy()) {
-                notes.extend(others_with_cookies(vm, surroundings.cookie_of)?);
+                notes.extend(others_with_cookies(vm, context.cookie_of)?);
             }
         }
         if self.vms.iter().filter(|vm| vm.is_healthy()).any(|vm| !vm.status.tsc_shared) {

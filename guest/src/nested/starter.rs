@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use protocol::job::NestedSpec;
 use protocol::launcher::LaunchSpec;
-use workload::context::Surroundings;
+use workload::context::WorkloadContext;
 
 use super::NestedError;
 use super::images::Images;
@@ -15,7 +15,7 @@ use super::vm::{Event, L2Vm};
 /// What it takes to start one VM after the other.
 pub struct Starter<'a> {
     /// Where they run.
-    pub surroundings: &'a Surroundings,
+    pub context: &'a WorkloadContext,
     /// What they boot.
     pub images: Images,
     /// CPUs that a VM boots on.
@@ -44,10 +44,10 @@ impl Starter<'_> {
             pv: spec.pv,
             cmdline: spec.cmdlines.get(index).cloned().unwrap_or_default(),
             spread: self.spread.clone(),
-            cookie: self.surroundings.cookie,
+            cookie: self.context.cookie,
         };
-        let cgroups = self.surroundings.cgroups.get(index).map_or(&[][..], Vec::as_slice);
-        let program = &self.surroundings.executable;
+        let cgroups = self.context.cgroups.get(index).map_or(&[][..], Vec::as_slice);
+        let program = &self.context.executable;
         let listening = (self.began, self.events.clone());
         L2Vm::launch(program, &launch, cgroups, listening)
             .map_err(|source| NestedError::Launch { vm: number, source })

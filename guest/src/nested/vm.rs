@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One virtual machine as the agent knows it: its launcher's process, and what it has events.
+//! One virtual machine as the agent knows it: its launcher's process, and what it has said.
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;

@@ -8,7 +8,7 @@ use protocol::job::{LoadSpec, NestedSpec};
 use protocol::launcher::LauncherCommand;
 use protocol::message::{Gap, ThresholdHit};
 use protocol::vm::VmPhase;
-use workload::context::Surroundings;
+use workload::context::WorkloadContext;
 use workload::observer::Observer;
 
 use super::images::Images;
@@ -43,7 +43,7 @@ pub(super) struct L2Vms<'a> {
 impl<'a> L2Vms<'a> {
     pub(super) fn new(
         (spec, load): (&'a NestedSpec, &'a LoadSpec),
-        surroundings: &'a Surroundings,
+        context: &'a WorkloadContext,
         images: Images,
         observer: &'a mut dyn Observer,
     ) -> Result<(Self, Starter<'a>), NestedError> {
@@ -62,7 +62,7 @@ impl<'a> L2Vms<'a> {
             hit: None,
             next_word,
         };
-        Ok((vms, Starter { surroundings, images, spread, events, began }))
+        Ok((vms, Starter { context, images, spread, events, began }))
     }
 
     /// Starts VMs as long as fewer than so many are on their way. One that has not come further

@@ -255,7 +255,7 @@ impl Vcpu {
     fn live(mut self, machine: &Machine) -> VcpuEnd {
         let mut exits = ExitCounts::default();
         let around =
-            run::Surroundings { buses: &machine.buses, power: &machine.power, stop: &machine.stop };
+            run::VcpuContext { buses: &machine.buses, power: &machine.power, stop: &machine.stop };
         let ran = catch_unwind(AssertUnwindSafe(|| run::run(&mut self.fd, &around, &mut exits)));
         let reason = ran.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());

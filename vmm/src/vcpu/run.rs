@@ -15,8 +15,8 @@ use crate::vcpu::{ExitCounts, ExitReason};
 const SYSTEM_EVENT_SHUTDOWN: u32 = 1;
 const SYSTEM_EVENT_RESET: u32 = 2;
 
-/// What a vCPU needs from the machine around it.
-pub struct Surroundings<'a> {
+/// What a vCPU needs from the machine context it.
+pub struct VcpuContext<'a> {
     /// Devices.
     pub buses: &'a Buses,
     /// The power switch devices press.
@@ -26,15 +26,15 @@ pub struct Surroundings<'a> {
 }
 
 /// Runs the guest until it ends, for whatever reason.
-pub fn run(vcpu: &mut VcpuFd, around: &Surroundings<'_>, counts: &mut ExitCounts) -> ExitReason {
+pub fn run(vcpu: &mut VcpuFd, context: &VcpuContext<'_>, counts: &mut ExitCounts) -> ExitReason {
     let _kickable = Kickable::new(vcpu);
     loop {
         // In this order: see kick.rs.
         vcpu.set_kvm_immediate_exit(0);
-        if around.stop.load(Ordering::Acquire) {
+        if context.stop.load(Ordering::Acquire) {
             return ExitReason::Stopped;
         }
-        if let Some(reason) = run_once(vcpu, around, counts) {
+        if let Some(reason) = run_once(vcpu, context, counts) {
             return reason;
         }
     }
@@ -43,11 +43,11 @@ pub fn run(vcpu: &mut VcpuFd, around: &Surroundings<'_>, counts: &mut ExitCounts
 /// One KVM_RUN and what follows from it.
 fn run_once(
     vcpu: &mut VcpuFd,
-    around: &Surroundings<'_>,
+    context: &VcpuContext<'_>,
     counts: &mut ExitCounts,
 ) -> Option<ExitReason> {
     let reason = match vcpu.run() {
-        Ok(exit) => dispatch(exit, around, counts)?,
+        Ok(exit) => dispatch(exit, context, counts)?,
         Err(error) => match error.errno() {
             libc::EINTR | libc::EAGAIN => return None,
             libc::EFAULT => ExitReason::MemoryFault { address: None },
@@ -65,31 +65,31 @@ fn run_once(
 /// Serves one exit. `None` means: enter the guest again.
 pub fn dispatch(
     exit: VcpuExit<'_>,
-    around: &Surroundings<'_>,
+    context: &VcpuContext<'_>,
     counts: &mut ExitCounts,
 ) -> Option<ExitReason> {
     match exit {
         VcpuExit::IoIn(port, data) => {
             counts.port_in += 1;
-            around.buses.pio.read(u64::from(port), data);
+            context.buses.pio.read(u64::from(port), data);
             None
         }
         VcpuExit::IoOut(port, data) => {
             counts.port_out += 1;
-            around.buses.pio.write(u64::from(port), data);
-            around.power.pressed().map(|event| match event {
+            context.buses.pio.write(u64::from(port), data);
+            context.power.pressed().map(|event| match event {
                 PowerEvent::Off => ExitReason::PowerOff,
                 PowerEvent::Reset => ExitReason::Reset,
             })
         }
         VcpuExit::MmioRead(address, data) => {
             counts.mmio_read += 1;
-            around.buses.mmio.read(address, data);
+            context.buses.mmio.read(address, data);
             None
         }
         VcpuExit::MmioWrite(address, data) => {
             counts.mmio_write += 1;
-            around.buses.mmio.write(address, data);
+            context.buses.mmio.write(address, data);
             None
         }
         other => {
@@ -135,8 +135,8 @@ mod tests {
         let switch = Arc::new(PowerSwitch::default());
         let buses = buses(&switch);
         let stop = AtomicBool::new(false);
-        let around = Surroundings { buses: &buses, power: &switch, stop: &stop };
-        dispatch(exit, &around, &mut ExitCounts::default())
+        let context = VcpuContext { buses: &buses, power: &switch, stop: &stop };
+        dispatch(exit, &context, &mut ExitCounts::default())
     }
 
     #[test]

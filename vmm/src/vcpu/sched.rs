@@ -112,7 +112,7 @@ pub fn confine(tid: i32, cpus: &[usize]) -> io::Result<Vec<usize>> {
 
 /// Where a vCPU thread belongs.
 #[derive(Clone, Debug)]
-pub struct Seat {
+pub struct VcpuPlacement {
     /// The thread's name.
     pub name: String,
     /// Number of the vCPU.
@@ -134,9 +134,9 @@ pub struct VcpuThread {
     pub cookie: u64,
 }
 
-impl Seat {
+impl VcpuPlacement {
     /// Places the calling thread, and reads back where that is.
-    pub(crate) fn take(self) -> Result<VcpuThread, SchedError> {
+    pub(crate) fn apply(self) -> Result<VcpuThread, SchedError> {
         match self.cpus.as_slice() {
             [] => {}
             &[cpu] => pin(&self.name, cpu)?,

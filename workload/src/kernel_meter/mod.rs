@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use protocol::job::{LoadSpec, MeterKind, MeterSpec};
 use protocol::meter::MeterFacts;
 
-use crate::context::Surroundings;
+use crate::context::WorkloadContext;
 use crate::error::{LoadError, MeterError};
 use crate::kernel_meter::tracer::{Kernels, Tracer};
 use crate::observer::{Observer, Outcome};
@@ -80,12 +80,12 @@ impl Meter {
     pub fn run(
         &self,
         load: &LoadSpec,
-        surroundings: &Surroundings,
+        context: &WorkloadContext,
         observer: &mut dyn Observer,
     ) -> Result<Outcome, LoadError> {
         match self {
-            Self::Kernel(tracer) => run::run(tracer, load, surroundings, observer),
-            Self::Loop(_) => supervisor::run(load, surroundings, observer),
+            Self::Kernel(tracer) => run::run(tracer, load, context, observer),
+            Self::Loop(_) => supervisor::run(load, context, observer),
         }
     }
 }

@@ -19,7 +19,7 @@ use protocol::message::{Gap, LineGap, MeterLine, ThresholdHit};
 use protocol::report::{LoadReport, MeterReport, TscReport};
 use rustix::event::{self, PollFd, PollFlags, Timespec};
 
-use crate::context::Surroundings;
+use crate::context::WorkloadContext;
 use crate::error::{LoadError, MeterError};
 use crate::kernel_meter::books::{self, Books, ThreadTime};
 use crate::kernel_meter::lines::{Context, LineBuffer, Parsed, parse};
@@ -43,10 +43,10 @@ const READS: usize = 64;
 pub fn run(
     tracer: &Tracer,
     load: &LoadSpec,
-    surroundings: &Surroundings,
+    context: &WorkloadContext,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, LoadError> {
-    let mut sources = surroundings.tsc;
+    let mut sources = context.tsc;
     let choice = tsc_frequency(&mut sources)?;
     let file = tracer.pipe();
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&file);

@@ -149,13 +149,13 @@ impl Run {
                 return End::Finished;
             }
         };
-        let Ready { mut surroundings, mut setup, tracing, restore } = ready;
+        let Ready { mut context, mut setup, tracing, restore } = ready;
         let job = self.measurement.job.clone();
-        let described = setup::describe_quiet(&mut setup, &job, &mut surroundings);
+        let described = setup::describe_quiet(&mut setup, &job, &mut context);
         let outcome = described.and_then(|()| {
             let tracing = tracing.as_ref().map(|instance| instance.tracing());
             let mut observer = Reporter { run: self, setup, tracing, on_leave: None };
-            supervisor::run(&job.load, &surroundings, &mut observer)
+            supervisor::run(&job.load, &context, &mut observer)
         });
         if let Some(instance) = &tracing {
             // At a hit the load has stopped it already.

@@ -9,7 +9,7 @@ use protocol::error::Owner;
 use protocol::index::GroupIndex;
 use protocol::job::{CoschedRequest, Job, TraceSpec};
 use protocol::message::{self, CoschedInterface, Setup};
-use workload::context::Surroundings;
+use workload::context::WorkloadContext;
 use workload::kernel::core_sched::{self, CoschedError};
 use workload::kernel::{files, tunables};
 use workload::obstacle::Obstacle;
@@ -37,7 +37,7 @@ pub struct Prepare {
 /// Everything is prepared.
 pub struct Ready {
     /// What the load needs.
-    pub surroundings: Surroundings,
+    pub context: WorkloadContext,
     /// What was prepared.
     pub setup: Setup,
     /// Tracing in buffers of our own.
@@ -151,12 +151,12 @@ impl Prepare {
             setup::traces(&mut setup, spec, made.as_ref().map(|instance| &instance.tracing))?;
             tracing = made.ok();
         }
-        let surroundings = Surroundings {
+        let context = WorkloadContext {
             cookie,
             trace: tracing.as_ref().map(|instance| instance.tracing.stop_files()),
-            ..Surroundings::plain(None)
+            ..WorkloadContext::plain(None)
         };
-        Ok(Ready { surroundings, setup, tracing, restore })
+        Ok(Ready { context, setup, tracing, restore })
     }
 }
 

@@ -26,10 +26,10 @@ use vmm::virtio::console::{PortKind, PortSpec};
 use vmm::vm::{Parts, Running, Vm};
 
 use self::loading::{Laid, Opened};
-use crate::absence::HostEvidence;
 use crate::caller::{Caller, Meanwhile};
 use crate::cli::RunArgs;
 use crate::compose::Origin;
+use crate::host_steal::HostEvidence;
 use crate::machine;
 use crate::mapped_trace::TraceMemory;
 use crate::measurement::{Measurement, Span, millis};

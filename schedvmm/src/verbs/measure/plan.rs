@@ -16,11 +16,11 @@ use vmm::config::{Config, Topology, Transport};
 use vmm::vm::{Facts, Running, Vm};
 use vmm::x86_64::image::KernelImage;
 
-use crate::absence::HostEvidence;
 use crate::caller::{Caller, Demand, Heirs};
 use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, TraceArgs};
 use crate::compose::Origin;
 use crate::deliver::Checkpoints;
+use crate::host_steal::HostEvidence;
 use crate::kernel::Kernel;
 use crate::machine::{self, EarlyVoice};
 use crate::mapped_trace::TraceMemory;

@@ -11,7 +11,7 @@ use gaps::tsc::{Sources, ns_to_ticks, ticks_to_ns};
 use protocol::group::{GroupSpec, SleepSpec};
 use protocol::index::Kind;
 use protocol::job::LoadSpec;
-use workload::context::Surroundings;
+use workload::context::WorkloadContext;
 use workload::kernel::scheduler;
 use workload::noise_floor;
 
@@ -82,8 +82,8 @@ impl Place {
         }
     }
 
-    fn surroundings(&self) -> Surroundings {
-        Surroundings { tsc: self.sources, ..Surroundings::plain(None) }
+    fn context(&self) -> WorkloadContext {
+        WorkloadContext { tsc: self.sources, ..WorkloadContext::plain(None) }
     }
 
     /// SIGSTOP and SIGCONT.
@@ -94,7 +94,7 @@ impl Place {
         let cpu = self.cpu;
         match measure(
             &self.spec(1, LONGEST),
-            &self.surroundings(),
+            &self.context(),
             Box::new(move |pids: Vec<u32>| {
                 let stops =
                     pids.first().map(|pid| inject::stop_repeatedly(*pid, length, times, cpu));
@@ -200,7 +200,7 @@ impl Place {
         }
         match measure(
             &self.spec(2, DURATION),
-            &self.surroundings(),
+            &self.context(),
             Box::new(|_: Vec<u32>| thread::sleep(DURATION + Duration::from_millis(50))),
         ) {
             Ok(measured) => {
@@ -220,11 +220,10 @@ impl Place {
             Ok(half) => half,
             Err(reason) => return Case::skipped(name, reason),
         };
-        let surroundings =
-            Surroundings { cgroups: vec![vec![half.procs()]], ..self.surroundings() };
+        let context = WorkloadContext { cgroups: vec![vec![half.procs()]], ..self.context() };
         let measured = match measure(
             &self.spec(1, DURATION),
-            &surroundings,
+            &context,
             Box::new(|_: Vec<u32>| thread::sleep(DURATION + Duration::from_millis(50))),
         ) {
             Ok(measured) => measured,
@@ -254,7 +253,7 @@ impl Place {
         let (cpu, khz) = (self.cpu, self.khz);
         match measure(
             &self.spec(1, DURATION),
-            &self.surroundings(),
+            &self.context(),
             Box::new(move |_: Vec<u32>| {
                 thread::sleep(Duration::from_millis(100));
                 let hogged = inject::hog(cpu, HOG, khz);

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use gaps::record::{GapKind, GapRecord};
 use protocol::job::LoadSpec;
 use protocol::message::{ThresholdHit, Tick};
-use workload::context::Surroundings;
+use workload::context::WorkloadContext;
 use workload::observer::{Observer, Prepared};
 use workload::supervisor;
 
@@ -34,7 +34,7 @@ pub struct Measured<T> {
 /// Reason why the load did not run to its end.
 pub fn measure<T: Send + 'static>(
     spec: &LoadSpec,
-    surroundings: &Surroundings,
+    context: &WorkloadContext,
     action: Action<T>,
 ) -> Result<Measured<T>, String> {
     let mut watcher = Watcher {
@@ -46,7 +46,7 @@ pub fn measure<T: Send + 'static>(
         ended: Arc::new(AtomicBool::new(false)),
         above: None,
     };
-    let outcome = supervisor::run(spec, surroundings, &mut watcher);
+    let outcome = supervisor::run(spec, context, &mut watcher);
     let fault = match outcome {
         Ok(outcome) => outcome.fault,
         Err(error) => Some(error),

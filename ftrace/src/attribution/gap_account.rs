@@ -60,7 +60,7 @@ pub(super) struct Entry {
 
 /// The account of one gap.
 #[derive(Clone, Debug)]
-pub(super) struct Ledger {
+pub(super) struct GapAccount {
     pub gap: Gap,
     pub entries: Vec<Entry>,
     pub segments: Vec<Segment>,
@@ -71,7 +71,7 @@ pub(super) struct Ledger {
     last: Option<(usize, u64, u64)>,
 }
 
-impl Ledger {
+impl GapAccount {
     pub(super) fn new(gap: Gap, max_segments: usize) -> Self {
         Self {
             gap,
@@ -143,8 +143,8 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    fn ledger(begin: u64, end: u64, max_segments: usize) -> Ledger {
-        Ledger::new(Gap { tid: 1, begin, end }, max_segments)
+    fn ledger(begin: u64, end: u64, max_segments: usize) -> GapAccount {
+        GapAccount::new(Gap { tid: 1, begin, end }, max_segments)
     }
 
     #[test]

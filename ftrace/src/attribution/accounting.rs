@@ -2,9 +2,9 @@
 //! Books the time of threads under the cause that follows from where they are.
 
 use super::UnknownReason;
-use super::ledger::{Comm, Why};
-use super::machine::{Attributor, Thread};
+use super::gap_account::{Comm, Why};
 use super::place::Place;
+use super::tracker::{Attributor, Thread};
 
 /// The threads that move others, one for each CPU, are called `migration/N`.
 const STOPPER: &[u8] = b"migration/";

@@ -4,9 +4,9 @@
 use rustc_hash::FxHashMap;
 
 use super::context::Context;
-use super::ledger::{Comm, Ledger};
+use super::gap_account::{Comm, GapAccount};
+use super::initial_state::Start;
 use super::place::Place;
-use super::start::Start;
 use super::{Explanation, Gap, UnknownReason};
 use crate::comms::Comms;
 use crate::error::FtraceError;
@@ -92,7 +92,7 @@ pub struct Attributor<'a> {
     pub(super) cpus: Vec<Cpu>,
     pub(super) threads: Vec<Thread>,
     known: FxHashMap<i32, Known>,
-    pub(super) ledgers: Vec<Ledger>,
+    pub(super) ledgers: Vec<GapAccount>,
     irq_names: FxHashMap<i32, String>,
     /// Latest time of any record; time never goes back.
     pub(super) now: u64,
@@ -137,7 +137,7 @@ impl<'a> Attributor<'a> {
             cpus: Vec::new(),
             threads,
             known,
-            ledgers: gaps.iter().map(|&gap| Ledger::new(gap, context.max_segments)).collect(),
+            ledgers: gaps.iter().map(|&gap| GapAccount::new(gap, context.max_segments)).collect(),
             irq_names: FxHashMap::default(),
             now: 0,
             trace_begin: None,
