@@ -53,8 +53,8 @@ struct Cpu {
     since: u64,
 }
 
-/// Follows a trace, and books what lies in this window of it. For each thread that is in a group
-/// and ran on a CPU with siblings.
+/// Follows a trace, and accounts for what lies in this window of it. For each thread that is in a
+/// group and ran on a CPU with siblings.
 ///
 /// # Errors
 /// [`FtraceError::ReadPages`] and [`FtraceError::TooLarge`].

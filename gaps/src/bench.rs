@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::sync::atomic::AtomicU32;
 
-use crate::books::Books;
+use crate::accounting::Accounting;
 use crate::meter::{Limits, Meter, Rdtscp};
 use crate::record::GapRecord;
 use crate::tally::{RecordCell, Recorder, Tally};
@@ -43,20 +43,20 @@ impl MeterCost {
 const BATCH: u32 = 2000;
 
 /// Looks in a batch: each is a system call.
-const LOOKS: u32 = 50;
+const SAMPLES: u32 = 50;
 
 /// Measures all costs in `batches` batches each, taken in turns so that a change of the
 /// machine's speed meets all of them.
 pub fn meter(batches: usize) -> MeterCost {
     let cells: Vec<_> = (0..BATCH).map(|_| RecordCell::default()).collect();
-    let books = Books::of_this_thread(false);
+    let accounting = Accounting::of_this_thread(false);
     let (mut bare, mut burst, mut record, mut evidence) = (vec![], vec![], vec![], vec![]);
     for _ in 0..batches.max(1) {
         bare.push(bare_batch());
         // As long as the bare batch took, so that both see as many interrupts.
         burst.push(meter_batch(bare.last().copied().unwrap_or(0.0)));
         record.push(record_batch(&cells));
-        evidence.push(evidence_batch(&books));
+        evidence.push(evidence_batch(&accounting));
     }
     MeterCost {
         bare: cost(bare),
@@ -122,12 +122,12 @@ fn record_batch(cells: &[RecordCell]) -> f64 {
     per_iteration(tsc::read().tsc.wrapping_sub(begin), u64::from(BATCH))
 }
 
-fn evidence_batch(books: &Books) -> f64 {
+fn evidence_batch(accounting: &Accounting) -> f64 {
     let begin = tsc::read().tsc;
-    for _ in 0..LOOKS {
-        black_box(books.read());
+    for _ in 0..SAMPLES {
+        black_box(accounting.read());
     }
-    per_iteration(tsc::read().tsc.wrapping_sub(begin), u64::from(LOOKS))
+    per_iteration(tsc::read().tsc.wrapping_sub(begin), u64::from(SAMPLES))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "both are far below 2^53")]

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who took the time of a gap: what the kernel knows of the thread, taken at the gap itself.
 //!
-//! When the thread was off its CPU is told by records that the kernel writes at each switch (the
-//! eye's, if it has them), and by the books that it keeps in any case. The books are behind, and
-//! they are not read at every interruption, so what follows from them is known between two bounds;
-//! a class is given only where both bounds give the same. docs/method.md derives the rules.
+//! When the thread was off its CPU is told by records that the kernel writes at each switch (if it
+//! may be asked for them), and by the accounting that it keeps in any case. That is behind, and is
+//! not read at every interruption, so what follows from it is known between two bounds; a class is
+//! given only where both bounds give the same. docs/method.md derives the rules.
 
 use serde::{Deserialize, Serialize};
 
-use crate::books::{Facts, Sample};
+use crate::accounting::{Facts, Sample};
 use crate::tsc::{self, ns_to_ticks};
 
 /// Who took the time.
@@ -59,7 +59,7 @@ pub trait GapClassifier {
     /// The interval between these two readings stood out, and is no gap.
     fn notice(&mut self, begin: u64, end: u64);
     /// The interval between these two readings is a gap.
-    fn judge(&mut self, begin: u64, end: u64) -> Class;
+    fn classify(&mut self, begin: u64, end: u64) -> Class;
 }
 
 /// Nobody: every gap is of unknown class.
@@ -76,7 +76,7 @@ impl GapClassifier for () {
 
     fn notice(&mut self, _begin: u64, _end: u64) {}
 
-    fn judge(&mut self, _begin: u64, _end: u64) -> Class {
+    fn classify(&mut self, _begin: u64, _end: u64) -> Class {
         Class::Unknown
     }
 }
@@ -96,16 +96,16 @@ pub trait ThreadAccounting {
     /// `None` where there are none of it. Later calls ask of later intervals. No system call that
     /// the kernel's scheduler would notice.
     fn switches(&mut self, begin: u64, end: u64) -> Option<Recorded>;
-    /// The kernel's books of the calling thread, now. One or two system calls that the kernel's
-    /// scheduler does not notice.
-    fn look(&mut self) -> Option<Sample>;
+    /// The kernel's accounting of the calling thread, now. One or two system calls that the
+    /// kernel's scheduler does not notice.
+    fn sample(&mut self) -> Option<Sample>;
 }
 
 /// Shorter intervals are not noticed. Being switched out and in again takes longer than this on any
 /// machine.
 const NOTICE_NS: u64 = 2_000;
 
-/// Half of the usual floor: a look is no dearer than a few interruptions.
+/// Half of the usual floor: a sample is no dearer than a few interruptions.
 const UNSURE_NS: u64 = 50_000;
 
 /// Interrupts take no longer than this in one piece: softirqs are handed to a thread, which is
@@ -117,24 +117,24 @@ const LONGEST_IRQ_NS: u64 = 20_000_000;
 pub struct Cost {
     /// One turn of its loop.
     pub turn_ticks: u64,
-    /// One look of the evidence.
-    pub look_ticks: u64,
+    /// One sample of the evidence.
+    pub sample_ticks: u64,
 }
 
-/// What a look costs: system calls, which an emulated CPU, or one that has to flush at each, takes
-/// some microseconds for. The lower quartile: the first ones find cold caches (in emulation,
+/// What a sample costs: system calls, which an emulated CPU, or one that has to flush at each,
+/// takes some microseconds for. The lower quartile: the first ones find cold caches (in emulation,
 /// untranslated code), and some are interrupted.
-pub fn look_ticks(eye: &mut impl ThreadAccounting) -> u64 {
+pub fn sample_ticks(accounting: &mut impl ThreadAccounting) -> u64 {
     /// Some 70 µs in all on a real CPU.
-    const LOOKS: usize = 64;
-    let mut costs = [0; LOOKS];
+    const SAMPLES: usize = 64;
+    let mut costs = [0; SAMPLES];
     for cost in &mut costs {
         let before = tsc::read().tsc;
-        eye.look();
+        accounting.sample();
         *cost = tsc::read().tsc.saturating_sub(before);
     }
     costs.sort_unstable();
-    costs[LOOKS / 4]
+    costs[SAMPLES / 4]
 }
 
 /// What is known of a length of time: it lies between these two, in ticks.
@@ -159,26 +159,26 @@ impl Bounds {
     }
 }
 
-/// The last look, and what happened since that it cannot have seen.
+/// The last sample, and what happened since that it cannot have seen.
 #[derive(Clone, Copy, Debug)]
 struct Base {
-    sight: Sample,
-    /// At this moment the books were up to date.
+    sample: Sample,
+    /// At this moment the accounting was up to date.
     booked_tsc: u64,
-    /// Time in intervals that were noticed since, and in gaps whose own look was interrupted: the
+    /// Time in intervals that were noticed since, and in gaps whose own sample was interrupted: the
     /// thread may have run in them or not.
     unsure_ticks: u64,
 }
 
-/// Compares what the kernel says now with what it said at the last look.
+/// Compares what the kernel says now with what it said at the last sample.
 #[derive(Debug)]
 pub struct Evidence<E> {
-    eye: E,
+    accounting: E,
     facts: Facts,
     khz: u64,
     notice_ticks: u64,
     own_ticks: u64,
-    /// Without records of switches, a new look is taken after so much time that is unsure.
+    /// Without records of switches, a new sample is taken after so much time that is unsure.
     unsure_ticks: u64,
     tick_ticks: u64,
     longest_irq_ticks: u64,
@@ -186,19 +186,20 @@ pub struct Evidence<E> {
 }
 
 impl<E: ThreadAccounting> Evidence<E> {
-    /// Of the thread that `eye` is of.
-    pub fn new(eye: E, khz: u64, cost: Cost, facts: Facts) -> Self {
+    /// Of the thread that `accounting` is of.
+    pub fn new(accounting: E, khz: u64, cost: Cost, facts: Facts) -> Self {
         /// A turn takes longer than its median now and then, for reasons of the CPU's own.
         const TURNS: u64 = 16;
-        /// So does a look.
-        const LOOKS: u64 = 4;
-        let own_ticks = cost.look_ticks.saturating_mul(LOOKS);
+        /// So does a sample.
+        const SAMPLES: u64 = 4;
+        let own_ticks = cost.sample_ticks.saturating_mul(SAMPLES);
         let turns = cost.turn_ticks.saturating_mul(TURNS);
         Self {
-            eye,
+            accounting,
             facts,
             khz,
-            // Above the cost of a look: what a look leaves behind (cold caches) is no interruption.
+            // Above the cost of a sample: what a sample leaves behind (cold caches) is no
+            // interruption.
             notice_ticks: at_least_one_tick(NOTICE_NS, khz).max(turns).max(own_ticks),
             own_ticks,
             unsure_ticks: at_least_one_tick(UNSURE_NS, khz),
@@ -208,13 +209,13 @@ impl<E: ThreadAccounting> Evidence<E> {
         }
     }
 
-    /// How long the thread was off the CPU in a gap of this length, by the books.
-    fn off_by_books(&self, base: &Base, now: &Sample, length: u64) -> Bounds {
-        let waited = ns_to_ticks(now.waited_ns.saturating_sub(base.sight.waited_ns), self.khz);
+    /// How long the thread was off the CPU in a gap of this length, by the accounting.
+    fn off_by_accounting(&self, base: &Base, now: &Sample, length: u64) -> Bounds {
+        let waited = ns_to_ticks(now.waited_ns.saturating_sub(base.sample.waited_ns), self.khz);
         let least = waited.saturating_sub(base.unsure_ticks).min(length);
-        let most = if now.arrivals == base.sight.arrivals {
+        let most = if now.arrivals == base.sample.arrivals {
             0
-        } else if now.blocked.is_some() && now.blocked == base.sight.blocked {
+        } else if now.blocked.is_some() && now.blocked == base.sample.blocked {
             waited.min(length)
         } else {
             // While it was blocked nobody counted, or nobody tells whether it was.
@@ -223,15 +224,15 @@ impl<E: ThreadAccounting> Evidence<E> {
         Bounds { least: least.min(most), most }
     }
 
-    /// How long the kernel believes that the thread ran in a gap, by the books.
-    fn ran_by_books(&self, base: &Base, now: &Sample, booked_tsc: u64, length: u64) -> Bounds {
-        let booked = ns_to_ticks(now.ran_ns.saturating_sub(base.sight.ran_ns), self.khz);
-        let elapsed = now.tsc.saturating_sub(base.sight.tsc);
+    /// How long the kernel believes that the thread ran in a gap, by the accounting.
+    fn ran_by_accounting(&self, base: &Base, now: &Sample, booked_tsc: u64, length: u64) -> Bounds {
+        let booked = ns_to_ticks(now.ran_ns.saturating_sub(base.sample.ran_ns), self.khz);
+        let elapsed = now.tsc.saturating_sub(base.sample.tsc);
         let outside = elapsed.saturating_sub(length);
         let behind = |tsc: u64, booked: u64| tsc.saturating_sub(booked).min(self.tick_ticks);
         // The two clocks run at the same speed to one part in 16 384.
         let slack = elapsed >> 14;
-        let late = slack.saturating_add(behind(base.sight.tsc, base.booked_tsc));
+        let late = slack.saturating_add(behind(base.sample.tsc, base.booked_tsc));
         let ahead = slack.saturating_add(behind(now.tsc, booked_tsc));
         let least = booked.saturating_sub(outside.saturating_add(late));
         let not_outside = outside.saturating_sub(base.unsure_ticks);
@@ -239,7 +240,7 @@ impl<E: ThreadAccounting> Evidence<E> {
         Bounds { least: least.min(length), most: most.min(length) }
     }
 
-    /// Up to when the books tell at the end of this gap what the thread has run.
+    /// Up to when the accounting tells at the end of this gap what the thread has run.
     fn booked_tsc(
         &self,
         base: &Base,
@@ -299,7 +300,7 @@ impl<E: ThreadAccounting> Evidence<E> {
         self.begin_at(awake);
         let Some((asleep, now)) = asleep.zip(self.base) else { return Class::Unknown };
         // While it slept nobody counted; the kernel does from the moment it is woken.
-        let waited_ns = now.sight.waited_ns.saturating_sub(asleep.sight.waited_ns);
+        let waited_ns = now.sample.waited_ns.saturating_sub(asleep.sample.waited_ns);
         let waited = Bounds::exactly(ns_to_ticks(waited_ns, self.khz));
         match waited.is_half_of(Bounds::exactly(awake.saturating_sub(planned))) {
             Some(true) => Class::ScheduledOut,
@@ -310,9 +311,9 @@ impl<E: ThreadAccounting> Evidence<E> {
 
     /// A burst begins at this moment.
     fn begin_at(&mut self, begin: u64) {
-        // The books are up to date whenever the thread is switched in.
+        // The accounting is up to date whenever the thread is switched in.
         let arrived_tsc =
-            self.eye.switches(begin, begin).map_or(0, |recorded| recorded.arrived_tsc);
+            self.accounting.switches(begin, begin).map_or(0, |recorded| recorded.arrived_tsc);
         self.look_again();
         if let Some(base) = &mut self.base {
             base.booked_tsc = arrived_tsc;
@@ -322,7 +323,8 @@ impl<E: ThreadAccounting> Evidence<E> {
     /// Goes on from this look.
     fn look_again(&mut self) {
         let booked_tsc = self.base.map_or(0, |base| base.booked_tsc);
-        self.base = self.eye.look().map(|sight| Base { sight, booked_tsc, unsure_ticks: 0 });
+        self.base =
+            self.accounting.sample().map(|sample| Base { sample, booked_tsc, unsure_ticks: 0 });
     }
 }
 
@@ -349,7 +351,7 @@ impl<E: ThreadAccounting> GapClassifier for Evidence<E> {
     }
 
     fn notice(&mut self, begin: u64, end: u64) {
-        let recorded = self.eye.switches(begin, end);
+        let recorded = self.accounting.switches(begin, end);
         let Some(base) = &mut self.base else { return };
         base.unsure_ticks = base.unsure_ticks.saturating_add(end.saturating_sub(begin));
         // With records only what it ran is unsure, and that is so by a tick in any case.
@@ -359,37 +361,37 @@ impl<E: ThreadAccounting> GapClassifier for Evidence<E> {
         }
     }
 
-    fn judge(&mut self, begin: u64, end: u64) -> Class {
+    fn classify(&mut self, begin: u64, end: u64) -> Class {
         let length = end.saturating_sub(begin);
         if length < self.notice_ticks {
             self.notice(begin, end);
             return Class::Unknown;
         }
-        let sight = self.eye.look();
-        let recorded = self.eye.switches(begin, end);
+        let sample = self.accounting.sample();
+        let recorded = self.accounting.switches(begin, end);
         let recorded_off = recorded.map(|it| Bounds::exactly(it.off_ticks.min(length)));
-        // A look that was itself interrupted has seen a part of this gap, or all of it.
+        // A sample that was itself interrupted has seen a part of this gap, or all of it.
         let latest = begin.saturating_add(self.own_ticks);
-        let base = self.base.filter(|base| base.sight.tsc <= latest);
-        let Some((base, now)) = base.zip(sight) else {
+        let base = self.base.filter(|base| base.sample.tsc <= latest);
+        let Some((base, now)) = base.zip(sample) else {
             self.look_again();
             let anything = Bounds { least: 0, most: length };
             return self.class(recorded_off.unwrap_or(anything), anything, length);
         };
-        // A look that took too long was interrupted, perhaps for long, and who knows whether before
-        // or after the kernel answered. The meter makes a gap of it, which is then judged by the
-        // look before.
+        // A sample that took too long was interrupted, perhaps for long, and who knows whether
+        // before or after the kernel answered. The meter makes a gap of it, which is then judged by
+        // the look before.
         let since_end = now.tsc.saturating_sub(end);
         let interrupted = since_end > self.own_ticks;
         let more = if interrupted { since_end } else { 0 };
         let unsure_ticks = base.unsure_ticks;
         let base = Base { unsure_ticks: unsure_ticks.saturating_add(more), ..base };
-        let off = recorded_off.unwrap_or_else(|| self.off_by_books(&base, &now, length));
+        let off = recorded_off.unwrap_or_else(|| self.off_by_accounting(&base, &now, length));
         let booked_tsc = self.booked_tsc(&base, recorded, off, (begin, end));
-        let ran = self.ran_by_books(&base, &now, booked_tsc, length);
+        let ran = self.ran_by_accounting(&base, &now, booked_tsc, length);
         let off = match recorded {
             // Time that it was not given while it was blocked counts as the scheduler's.
-            None if now.blocked != base.sight.blocked => {
+            None if now.blocked != base.sample.blocked => {
                 Bounds { least: off.least.max(off.most.saturating_sub(ran.least)), ..off }
             }
             _ => off,
@@ -397,7 +399,7 @@ impl<E: ThreadAccounting> GapClassifier for Evidence<E> {
         if interrupted {
             self.base = Some(Base { unsure_ticks: unsure_ticks.saturating_add(length), ..base });
         } else {
-            self.base = Some(Base { sight: now, booked_tsc, unsure_ticks: 0 });
+            self.base = Some(Base { sample: now, booked_tsc, unsure_ticks: 0 });
         }
         self.class(off, ran, length)
     }

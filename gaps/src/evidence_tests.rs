@@ -5,13 +5,13 @@ use super::*;
 /// One tick is one nanosecond.
 const KHZ: u64 = 1_000_000;
 const MS: u64 = 1_000_000;
-const COST: Cost = Cost { turn_ticks: 20, look_ticks: 100 };
+const COST: Cost = Cost { turn_ticks: 20, sample_ticks: 100 };
 
-/// A kernel as the tests want it. It books what the thread ran when it is switched out, and at a
-/// tick each 4 ms.
+/// A kernel as the tests want it. It accounts for what the thread ran when it is switched out, and
+/// at a tick each 4 ms.
 #[derive(Clone, Copy, Default)]
 struct Script {
-    sight: Sample,
+    sample: Sample,
     /// What the thread has run, booked or not.
     ran: u64,
     next_tick: u64,
@@ -19,14 +19,14 @@ struct Script {
     records: Option<Recorded>,
     /// The interval that was asked about last.
     asked: (u64, u64),
-    looks: usize,
+    samples: usize,
 }
 
 const TICK_NS: u64 = 4 * MS;
 
 impl Script {
     fn pass(&mut self, ns: u64) {
-        self.sight.tsc += ns;
+        self.sample.tsc += ns;
     }
 
     fn run(&mut self, ns: u64) {
@@ -36,24 +36,24 @@ impl Script {
     }
 
     fn tick(&mut self) {
-        if self.sight.tsc >= self.next_tick {
-            self.next_tick = self.sight.tsc / TICK_NS * TICK_NS + TICK_NS;
-            self.sight.ran_ns = self.ran;
+        if self.sample.tsc >= self.next_tick {
+            self.next_tick = self.sample.tsc / TICK_NS * TICK_NS + TICK_NS;
+            self.sample.ran_ns = self.ran;
         }
     }
 
     fn off(&mut self, ns: u64, waits: bool) {
         self.pass(ns);
-        self.sight.ran_ns = self.ran;
-        self.sight.arrivals += 1;
+        self.sample.ran_ns = self.ran;
+        self.sample.arrivals += 1;
         if waits {
-            self.sight.waited_ns += ns;
+            self.sample.waited_ns += ns;
         } else {
-            self.sight.blocked = self.sight.blocked.map(|times| times + 1);
+            self.sample.blocked = self.sample.blocked.map(|times| times + 1);
         }
         if let Some(records) = &mut self.records {
             records.off_ticks += ns;
-            records.arrived_tsc = self.sight.tsc;
+            records.arrived_tsc = self.sample.tsc;
         }
     }
 }
@@ -68,15 +68,15 @@ impl ThreadAccounting for Script {
         told
     }
 
-    fn look(&mut self) -> Option<Sample> {
-        self.looks += 1;
-        Some(self.sight)
+    fn sample(&mut self) -> Option<Sample> {
+        self.samples += 1;
+        Some(self.sample)
     }
 }
 
 #[derive(Clone, Copy)]
 enum Piece {
-    /// The thread runs, by the kernel's books.
+    /// The thread runs, by the kernel's accounting.
     Ran(u64),
     /// Neither it nor any other thread does: interrupts that are kept out, or steal that is told.
     Lost(u64),
@@ -95,41 +95,41 @@ impl Thread {
         let records = recorded.then(Recorded::default);
         // With records of switches nobody asks how often it was blocked.
         let blocked = (!recorded).then_some(0);
-        let sight = Sample { tsc: 100 * MS + 1, blocked, ..Sample::default() };
-        let script = Script { sight, records, next_tick: 104 * MS, ..Script::default() };
+        let sample = Sample { tsc: 100 * MS + 1, blocked, ..Sample::default() };
+        let script = Script { sample, records, next_tick: 104 * MS, ..Script::default() };
         let mut this = Self(Evidence::new(script, KHZ, COST, facts));
         // It has just woken up.
-        this.eye().off(1, true);
+        this.accounting().off(1, true);
         this.0.begin();
         this
     }
 
-    fn eye(&mut self) -> &mut Script {
-        &mut self.0.eye
+    fn accounting(&mut self) -> &mut Script {
+        &mut self.0.accounting
     }
 
     /// Runs 1 ms, then there is an interval of these pieces. Returns its ends.
     fn interval(&mut self, pieces: &[Piece]) -> (u64, u64) {
-        self.eye().run(MS);
-        let begin = self.eye().sight.tsc;
+        self.accounting().run(MS);
+        let begin = self.accounting().sample.tsc;
         for &piece in pieces {
             match piece {
-                Ran(ns) => self.eye().run(ns),
+                Ran(ns) => self.accounting().run(ns),
                 Lost(ns) => {
-                    self.eye().pass(ns);
-                    self.eye().tick();
+                    self.accounting().pass(ns);
+                    self.accounting().tick();
                 }
-                Off(ns) => self.eye().off(ns, true),
-                Stopped(ns) => self.eye().off(ns, false),
+                Off(ns) => self.accounting().off(ns, true),
+                Stopped(ns) => self.accounting().off(ns, false),
             }
         }
-        (begin, self.eye().sight.tsc)
+        (begin, self.accounting().sample.tsc)
     }
 
     fn gap(&mut self, pieces: &[Piece]) -> Class {
         let (begin, end) = self.interval(pieces);
-        self.eye().pass(COST.look_ticks);
-        self.0.judge(begin, end)
+        self.accounting().pass(COST.sample_ticks);
+        self.0.classify(begin, end)
     }
 
     fn short(&mut self, pieces: &[Piece]) {
@@ -206,7 +206,7 @@ fn interrupts_are_known_where_steal_cannot_be_meant() {
 /// What the thread ran since the last tick is in no book, so of less than a tick nobody can say
 /// whether the kernel gave it to the thread: it may be no class but that of both.
 #[test]
-fn what_the_books_cannot_tell_is_unknown() {
+fn what_accounting_cannot_tell_is_unknown() {
     for recorded in [false, true] {
         for pieces in [[Ran(2 * MS)], [Lost(2 * MS)]] {
             let mut thread = Thread::new(true, Some(false), recorded);
@@ -216,7 +216,7 @@ fn what_the_books_cannot_tell_is_unknown() {
             }
             assert_eq!(thread.gap(&pieces), Class::Unknown);
         }
-        // A kernel without ticks books nothing at all meanwhile.
+        // A kernel without ticks counts nothing at all meanwhile.
         let mut thread = Thread::new(true, Some(false), recorded);
         thread.0.tick_ticks = u64::MAX;
         assert_eq!(thread.gap(&[Lost(9 * MS)]), Class::Unknown);
@@ -240,18 +240,18 @@ fn a_gap_that_began_within_a_look_is_judged_by_the_one_before() {
     for recorded in [false, true] {
         let mut thread = Thread::new(true, Some(false), recorded);
         let (begin, end) = thread.interval(&[Off(200_000)]);
-        // Switched out before the kernel answers: the books have it already.
-        thread.eye().sight.waited_ns += 5 * MS;
-        thread.eye().sight.arrivals += 1;
-        thread.eye().pass(5 * MS);
-        let class = thread.0.judge(begin, end);
+        // Switched out before the kernel answers: the accounting has it already.
+        thread.accounting().sample.waited_ns += 5 * MS;
+        thread.accounting().sample.arrivals += 1;
+        thread.accounting().pass(5 * MS);
+        let class = thread.0.classify(begin, end);
         assert!(!recorded || class == Class::ScheduledOut, "{class:?}");
-        let again = thread.eye().sight.tsc;
-        thread.eye().pass(COST.look_ticks);
-        if let Some(records) = &mut thread.eye().records {
+        let again = thread.accounting().sample.tsc;
+        thread.accounting().pass(COST.sample_ticks);
+        if let Some(records) = &mut thread.accounting().records {
             *records = Recorded { off_ticks: 5 * MS, arrived_tsc: again };
         }
-        assert_eq!(thread.0.judge(end, again), Class::ScheduledOut, "recorded: {recorded}");
+        assert_eq!(thread.0.classify(end, again), Class::ScheduledOut, "recorded: {recorded}");
         // And what comes after it is judged by its own.
         assert_eq!(thread.gap(&[Lost(9 * MS)]), Class::Host, "recorded: {recorded}");
     }
@@ -263,10 +263,10 @@ fn a_wake_up_that_waits_for_a_cpu_is_the_schedulers() {
         let mut thread = Thread::new(true, Some(false), recorded);
         let mut sleep = |asleep, queued| {
             thread.0.pause();
-            thread.eye().off(asleep, false);
-            thread.eye().sight.waited_ns += queued;
-            let planned = thread.eye().sight.tsc;
-            thread.eye().pass(queued + 1000);
+            thread.accounting().off(asleep, false);
+            thread.accounting().sample.waited_ns += queued;
+            let planned = thread.accounting().sample.tsc;
+            thread.accounting().pass(queued + 1000);
             thread.0.wake(planned, planned + queued + 1000)
         };
         assert_eq!(sleep(40 * MS, 5 * MS), Class::ScheduledOut);
@@ -283,21 +283,21 @@ fn what_interrupts_the_look_after_a_wake_up_is_judged_by_itself() {
     for recorded in [false, true] {
         let mut thread = Thread::new(true, Some(false), recorded);
         thread.0.pause();
-        thread.eye().off(40 * MS, false);
-        let awake = thread.eye().sight.tsc;
+        thread.accounting().off(40 * MS, false);
+        let awake = thread.accounting().sample.tsc;
         // Switched out after that reading of the counter, and before the kernel answers.
-        thread.eye().off(5 * MS, true);
+        thread.accounting().off(5 * MS, true);
         thread.0.wake(awake - 1, awake);
         // Whoever asked about a later moment would have been told of it, and forgotten it.
-        assert_eq!(thread.eye().asked, (awake, awake));
-        let again = thread.eye().sight.tsc;
-        if let Some(records) = &mut thread.eye().records {
+        assert_eq!(thread.accounting().asked, (awake, awake));
+        let again = thread.accounting().sample.tsc;
+        if let Some(records) = &mut thread.accounting().records {
             *records = Recorded { off_ticks: 5 * MS, arrived_tsc: again };
         }
-        thread.eye().pass(COST.look_ticks);
-        // The books that were read after it tell nothing of it.
+        thread.accounting().pass(COST.sample_ticks);
+        // The accounting that was read after it tells nothing of it.
         let right = if recorded { Class::ScheduledOut } else { Class::Unknown };
-        assert_eq!(thread.0.judge(awake, again), right, "recorded: {recorded}");
+        assert_eq!(thread.0.classify(awake, again), right, "recorded: {recorded}");
         assert_eq!(thread.gap(&[Off(9 * MS)]), Class::ScheduledOut, "recorded: {recorded}");
     }
 }
@@ -305,39 +305,39 @@ fn what_interrupts_the_look_after_a_wake_up_is_judged_by_itself() {
 #[test]
 fn whoever_may_have_been_blocked_may_have_been_off() {
     let mut thread = Thread::new(true, Some(false), false);
-    thread.eye().sight.blocked = None;
+    thread.accounting().sample.blocked = None;
     thread.0.begin();
     assert_eq!(thread.gap(&[Stopped(50 * MS)]), Class::Unknown);
 }
 
-/// A look is a system call: only at gaps, and at most one in so much time of interruptions.
+/// A sample is a system call: only at gaps, and at most one in so much time of interruptions.
 #[test]
 fn interruptions_that_are_no_gaps_cost_no_look() {
     for (recorded, most) in [(true, 1), (false, 1 + 1000 * 3 / 50)] {
         let mut thread = Thread::new(false, None, recorded);
-        thread.eye().looks = 0;
+        thread.accounting().samples = 0;
         for _ in 0..1000 {
             thread.short(&[Ran(3_000)]);
         }
-        assert!(thread.eye().looks <= most, "{} looks", thread.eye().looks);
+        assert!(thread.accounting().samples <= most, "{} samples", thread.accounting().samples);
         thread.gap(&[Off(MS)]);
-        assert!(thread.eye().looks <= most + 1);
+        assert!(thread.accounting().samples <= most + 1);
     }
 }
 
 #[test]
 fn what_is_too_short_is_not_judged() {
     let mut thread = Thread::new(false, None, false);
-    thread.eye().looks = 0;
-    assert_eq!(thread.0.judge(100, 101), Class::Unknown);
-    assert_eq!(thread.eye().looks, 0);
+    thread.accounting().samples = 0;
+    assert_eq!(thread.0.classify(100, 101), Class::Unknown);
+    assert_eq!(thread.accounting().samples, 0);
     // A slow machine: a turn of 1 µs is no interruption, nor are a few of them.
-    let slow = |turn_ticks, look_ticks| {
-        let cost = Cost { turn_ticks, look_ticks };
+    let slow = |turn_ticks, sample_ticks| {
+        let cost = Cost { turn_ticks, sample_ticks };
         Evidence::new(Script::default(), KHZ, cost, Facts::default())
     };
     assert_eq!(slow(1_000, 0).notice_ticks(), 16_000);
-    // A look of 5 µs is no interruption either.
+    // A sample of 5 µs is no interruption either.
     assert_eq!((slow(30, 5_000).notice_ticks(), slow(30, 5_000).own_ticks()), (20_000, 20_000));
 }
 
@@ -361,7 +361,7 @@ fn serde_name(class: Class) -> String {
     names.into_iter().find(|name| from(name) == Ok(class)).unwrap_or_default().to_owned()
 }
 
-/// No books at all, but records.
+/// No accounting at all, but records.
 #[test]
 fn records_alone_tell_the_schedulers_part() {
     struct Blind(u64);
@@ -369,14 +369,14 @@ fn records_alone_tell_the_schedulers_part() {
         fn switches(&mut self, _begin: u64, end: u64) -> Option<Recorded> {
             Some(Recorded { off_ticks: self.0, arrived_tsc: end })
         }
-        fn look(&mut self) -> Option<Sample> {
+        fn sample(&mut self) -> Option<Sample> {
             None
         }
     }
-    let judge = |off| {
+    let classify = |off| {
         let mut evidence = Evidence::new(Blind(off), KHZ, COST, Facts::default());
         evidence.begin();
-        evidence.judge(0, 10 * MS)
+        evidence.classify(0, 10 * MS)
     };
-    assert_eq!((judge(10 * MS), judge(MS)), (Class::ScheduledOut, Class::Unknown));
+    assert_eq!((classify(10 * MS), classify(MS)), (Class::ScheduledOut, Class::Unknown));
 }

@@ -6,8 +6,8 @@
 //! of atomics only, so it may be shared with another process that reads it while the thread
 //! writes, and no part of the meter needs `unsafe`.
 
+pub mod accounting;
 pub mod bench;
-pub mod books;
 pub mod evidence;
 pub mod histogram;
 pub mod meter;

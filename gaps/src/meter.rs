@@ -76,18 +76,18 @@ impl<'a> Meter<'a> {
     /// `from` is the last reading before the burst: the first interval begins there. Returns
     /// the last reading together with the reason.
     ///
-    /// `witness` has seen the burst begin, is asked about every gap, and told of shorter intervals
+    /// `classifier` has seen the burst begin, is asked about every gap, and told of shorter intervals
     /// that it wants to know of.
     pub fn burst<C: Clock, W: GapClassifier>(
         &self,
         clock: &mut C,
-        witness: &mut W,
+        classifier: &mut W,
         from: Reading,
         until: u64,
         stop: &AtomicU32,
     ) -> (End, Reading) {
         let (mut iterations, mut backwards) = (0u64, 0u64);
-        let (notice, own) = (self.floor.min(witness.notice_ticks()), witness.own_ticks());
+        let (notice, own) = (self.floor.min(classifier.notice_ticks()), classifier.own_ticks());
         let mut last = from;
         let mut end = loop {
             let mut now = clock.read();
@@ -97,7 +97,7 @@ impl<'a> Meter<'a> {
             if now.tsc.wrapping_sub(last.tsc) >= notice {
                 if signed_difference(now.tsc, last.tsc) < 0 {
                     backwards += 1;
-                } else if let Some(hit) = self.record_gap(last, now, witness) {
+                } else if let Some(hit) = self.record_gap(last, now, classifier) {
                     self.recorder.burst(iterations, backwards);
                     return (End::Hit(hit), now);
                 } else {
@@ -124,7 +124,7 @@ impl<'a> Meter<'a> {
                 backwards += 1;
             } else {
                 if now.tsc.wrapping_sub(last.tsc) >= notice
-                    && let Some(hit) = self.record_gap(last, now, witness)
+                    && let Some(hit) = self.record_gap(last, now, classifier)
                 {
                     end = End::Hit(hit);
                 }
@@ -150,13 +150,13 @@ impl<'a> Meter<'a> {
         &self,
         last: Reading,
         now: Reading,
-        witness: &mut W,
+        classifier: &mut W,
     ) -> Option<GapRecord> {
         if now.tsc.wrapping_sub(last.tsc) < self.floor {
-            witness.notice(last.tsc, now.tsc);
+            classifier.notice(last.tsc, now.tsc);
             return None;
         }
-        let class = witness.judge(last.tsc, now.tsc);
+        let class = classifier.classify(last.tsc, now.tsc);
         let record = GapRecord {
             tsc_begin: last.tsc,
             tsc_end: now.tsc,
@@ -290,7 +290,7 @@ mod tests {
             self.0.push((begin, end));
         }
 
-        fn judge(&mut self, begin: u64, end: u64) -> Class {
+        fn classify(&mut self, begin: u64, end: u64) -> Class {
             self.0.push((begin, end));
             if end - begin > 300 { Class::Host } else { Class::ScheduledOut }
         }
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hit_is_in_the_books_before_the_burst_returns() {
+    fn a_hit_is_accounted_before_the_burst_returns() {
         let outcome = play(&[(0, 0), (5000, 0)], u64::MAX / 4);
         assert_eq!(outcome.tally.gaps(), 1);
         assert_eq!(outcome.tally.iterations(), 1);

@@ -135,7 +135,7 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
     let meter = set_up_meter(&job, &mut setup, &mut tracing)?;
     // Before anything is measured, and before anything can go wrong.
     let head = match &tracing {
-        Some(tracing) if setup.trace_ring.is_some() => Some(ship_head(tracing)?),
+        Some(tracing) if setup.trace_ring.is_some() => Some(send_head(tracing)?),
         _ => None,
     };
     let mut observer = Reporter {
@@ -237,12 +237,12 @@ fn set_up_meter(
 
 /// Sends the trace over its own port, that of the measured CPUs first.
 fn ship(host: &mut Host, tracing: &Tracing, measured: &[u32]) -> Result<(), AgentError> {
-    let head = ship_head(tracing)?;
-    ship_rest(host, tracing, measured, head)
+    let head = send_head(tracing)?;
+    send_rest(host, tracing, measured, head)
 }
 
 /// Sends the rest of it.
-fn ship_rest(
+fn send_rest(
     host: &mut Host,
     tracing: &Tracing,
     measured: &[u32],
@@ -250,13 +250,13 @@ fn ship_rest(
 ) -> Result<(), AgentError> {
     let estimate_bytes = tracing.estimate_bytes();
     host.send(&Message::Trace(TraceProgress::Begin { estimate_bytes }))?;
-    let bytes = tracing.ship_rest(measured, head).map_err(AgentError::Trace)?;
+    let bytes = tracing.send_rest(measured, head).map_err(AgentError::Trace)?;
     Ok(host.send(&Message::Trace(TraceProgress::End { bytes }))?)
 }
 
 /// Sends what is needed to read the ring buffers, which the host has in our memory.
-fn ship_head(tracing: &Tracing) -> Result<DumpWriter<Port>, AgentError> {
-    tracing.ship_head(Port::open(TRACE_PORT)?).map_err(AgentError::Trace)
+fn send_head(tracing: &Tracing) -> Result<DumpWriter<Port>, AgentError> {
+    tracing.send_head(Port::open(TRACE_PORT)?).map_err(AgentError::Trace)
 }
 
 /// Leaves the ring buffers in our memory to the host, with what the kernel says of them; sends them
@@ -271,9 +271,9 @@ fn leave(
     host.send(&Message::Trace(TraceProgress::InMemory))?;
     orders.wait_for([Command::KeepTrace, Command::ShipTrace], LOOK_TIMEOUT);
     if orders.has(Command::ShipTrace) {
-        return ship_rest(host, tracing, measured, head);
+        return send_rest(host, tracing, measured, head);
     }
-    let bytes = tracing.ship_stats(&mut head).map_err(AgentError::Trace)?;
+    let bytes = tracing.send_stats(&mut head).map_err(AgentError::Trace)?;
     Ok(host.send(&Message::Trace(TraceProgress::End { bytes }))?)
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Results of the load.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LoadReport {
-    /// TSC when the load was told to end, or had come to its end: the kernel's books of groups
+    /// TSC when the load was told to end, or had come to its end: the kernel's accounting of groups
     /// are read then.
     pub tsc_end: u64,
     /// TSC frequency, with all that was used to find it.
@@ -141,7 +141,8 @@ pub struct ThreadReport {
     /// All gaps by who took their time; classes without a gap are left out.
     #[serde(default)]
     pub classes: Vec<ClassTotal>,
-    /// Histogram of all gaps, lengths in nanoseconds: `(upper bound, count)`, empty buckets left out.
+    /// Histogram of all gaps, lengths in nanoseconds: `(upper bound, count)`, empty buckets left
+    /// out.
     pub gap_histogram_ns: Vec<(u64, u64)>,
     /// Turns of the meter's loop.
     pub iterations: u64,

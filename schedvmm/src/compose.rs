@@ -13,7 +13,7 @@ use results::model::{
 };
 
 use crate::analysis::figures::Figures;
-use crate::analysis::{books, summary};
+use crate::analysis::{run_delay, summary};
 use crate::facts;
 use crate::session::Session;
 use crate::verdict::Verdict;
@@ -160,7 +160,7 @@ impl<'a> Account<'a> {
                 "without cookies, for --cosched auto found none: {note}; --cosched prctl insists"
             )
         }));
-        notes.extend(books::note(&figures.threads, &self.job.load, session.hit.is_some()));
+        notes.extend(run_delay::note(&figures.threads, &self.job.load, session.hit.is_some()));
         notes.extend(clocks(session, self.origin.target));
         notes.extend(figures.hit.map(|_| STOPPED.to_owned()));
         notes.extend(goes_on(&figures.threads, session));

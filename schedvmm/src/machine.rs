@@ -77,8 +77,8 @@ pub enum EarlyVoice {
 }
 
 impl EarlyVoice {
-    /// For a kernel that can draw, or may not be able to, and would have this command line: a kernel
-    /// has one early console, and the user's own is it.
+    /// For a kernel that can draw, or may not be able to, and would have this command line: a
+    /// kernel has one early console, and the user's own is it.
     pub fn choose(draws: bool, cmdline: &str) -> Self {
         let is_taken = cmdline.split(' ').any(|word| word.starts_with("earlyprintk"));
         if draws && !is_taken { Self::Screen } else { Self::Serial }

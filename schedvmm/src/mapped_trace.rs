@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The trace without shipping it: the kernel has its ring buffers in a piece of its memory that it
-//! was told to set aside, and they are read there when the machine has stopped, for whatever reason.
+//! was told to set aside, and they are read there when the machine has stopped, for whatever
+//! reason.
 
 use std::io;
 use std::path::Path;
@@ -29,8 +30,8 @@ pub struct TraceMemory {
 }
 
 impl TraceMemory {
-    /// For a kernel of this version, with rings of `buffer_kib` in a machine of `memory_mib`; `None`
-    /// where the trace has to be shipped.
+    /// For a kernel of this version, with rings of `buffer_kib` in a machine of `memory_mib`;
+    /// `None` where the trace has to be shipped.
     pub fn choose(
         version: (u32, u32),
         buffer_kib: u32,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A measurement under way, in a machine or on the running kernel: what is known of it so far, where
-//! that is told, and where it is kept.
+//! A measurement under way, in a machine or on the running kernel: what is known of it so far,
+//! where that is told, and where it is kept.
 
 use std::collections::BTreeMap;
 use std::slice;
@@ -82,7 +82,8 @@ impl Measurement {
         Account { ended: false, ..self.account(&verdict, phases_ms) }.result()
     }
 
-    /// What others did while the load ran: told, or a reason why the run says nothing of the kernel.
+    /// What others did while the load ran: told, or a reason why the run says nothing of the
+    /// kernel.
     pub fn judge_others(&mut self, meanwhile: Meanwhile, vcpus: Vec<LostPin>) {
         let nested = self.origin.target == Target::Nested;
         let check = PinCheck::new(&self.session, &self.job.load, nested, vcpus);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Files that a user names, or that lie beside one: regular ones, and no more of them than there can
-//! be. A device may have no end, a pipe may never begin, and a sparse file be larger than memory.
+//! Files that a user names, or that lie beside one: regular ones, and no more of them than there
+//! can be. A device may have no end, a pipe may never begin, and a sparse file be larger than
+//! memory.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -12,8 +13,8 @@ use std::path::Path;
 /// # Errors
 /// It is not there, or no regular file.
 pub fn open(path: &Path) -> io::Result<File> {
-    // Looked at before and after: opening may do something to a device, and a pipe waits for whoever
-    // writes into it, but not so.
+    // Looked at before and after: opening may do something to a device, and a pipe waits for
+    // whoever writes into it, but not so.
     check(&std::fs::metadata(path)?)?;
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     check(&file.metadata()?)?;

@@ -77,7 +77,7 @@ fn a_terminal_has_a_progress_bar_and_a_file_has_none() {
 
 /// The meter and the kernel tell independently who ran for how long.
 #[test]
-fn cpu_shares_are_those_of_the_kernels_books() {
+fn cpu_shares_are_those_of_the_kernel() {
     /// Half a percent of the CPU time of all threads.
     const MAX_SHARE: f64 = 0.005;
     let dir = tempfile::tempdir().expect("tempdir");
@@ -87,7 +87,7 @@ fn cpu_shares_are_those_of_the_kernels_books() {
     let result = result(dir.path(), "out");
     let threads = result["threads"].as_array().expect("threads");
     // Time that no scheduler took. A kernel that is told of its host's time keeps that out of
-    // its books, another takes it for the thread's: both are right.
+    // its accounting, another takes it for the thread's: both are right.
     let unseen = |thread: &Value| {
         let classes = thread["statistics"]["classes"].as_array().expect("classes");
         let unseen = classes.iter().filter(|class| class["class"] != "scheduled-out");

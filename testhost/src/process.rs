@@ -71,8 +71,8 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program to its end with our own streams; whether it failed is the caller's to judge. `what`
-/// names it in signs of life and in the error.
+/// Runs a program to its end with our own streams; whether it failed is the caller's to judge.
+/// `what` names it in signs of life and in the error.
 ///
 /// # Errors
 /// It cannot be started, or has not ended at the deadline and was stopped.

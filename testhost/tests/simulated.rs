@@ -11,8 +11,8 @@ use tempfile::TempDir;
 use testhost::host::accident::HostLost;
 use testhost::host::{Simulated, TestHost};
 
-/// Runs a host whose Bochs is a script with these lines, and says how that failed. `$log` is the log,
-/// and the script's process is named in the file `pid`.
+/// Runs a host whose Bochs is a script with these lines, and says how that failed. `$log` is the
+/// log, and the script's process is named in the file `pid`.
 fn failure(script: &str, tick_timeout: Duration) -> (TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("bochs-bin");

@@ -15,7 +15,7 @@ use crate::kernel::{core_sched, files};
 use crate::shared_memory::Shared;
 use crate::slots::GroupSlot;
 use crate::thread::{Common, TraceFiles, run};
-use crate::{eye, memory, sched_policy};
+use crate::{memory, sched_policy, thread_accounting};
 
 /// Enough for the measuring loop, and little to lock into memory.
 const STACK_BYTES: usize = 256 << 10;
@@ -58,9 +58,9 @@ fn give_up(slot: &GroupSlot, owner: Owner, text: &str) -> ! {
     process::exit(1)
 }
 
-/// Lets the process have two files open for each thread, its records of switches and its books, and
-/// some more. Without them evidence is missing, which the classes of gaps say; so whoever may not
-/// raise the limit that far goes on with what he may have.
+/// Lets the process have two files open for each thread, its records of switches and its
+/// accounting, and some more. Without them evidence is missing, which the classes of gaps say; so
+/// whoever may not raise the limit that far goes on with what he may have.
 fn allow_files(threads: u64) {
     const OTHERS: u64 = 64;
     let wanted = threads * 2 + OTHERS;
@@ -122,7 +122,7 @@ fn prepare<'a>(
         shared,
         tsc_khz,
         turn_ticks,
-        facts: eye::facts(),
+        facts: thread_accounting::facts(),
         trace,
         stacks_locked,
     })

@@ -9,10 +9,9 @@
 //! All that is read of /proc and /sys, and all system calls that concern scheduling, are in
 //! [`kernel`].
 
-mod book;
+mod burst_account;
 pub mod context;
 pub mod error;
-pub mod eye;
 pub mod ground;
 pub mod group_process;
 mod group_processes;
@@ -33,4 +32,5 @@ pub mod supervisor;
 #[cfg(test)]
 mod testing;
 mod thread;
+pub mod thread_accounting;
 pub mod tracing;

@@ -44,11 +44,11 @@ pub struct Watch<'a> {
     tsc_end: u64,
     slope_khz: Option<f64>,
     accounts: Accounts<'a>,
-    /// What the kernel's books said of each thread at the hit.
+    /// What the kernel's accounting said of each thread at the hit.
     at_hit: Vec<ThreadAccount>,
 }
 
-/// What the kernel's books say of each group.
+/// What the kernel's accounting says of each group.
 pub struct Accounts<'a> {
     /// For each group, the `cgroup.procs` files it entered; the cpu controller's is first.
     cgroups: &'a [Vec<PathBuf>],
@@ -58,7 +58,7 @@ pub struct Accounts<'a> {
 }
 
 impl<'a> Accounts<'a> {
-    /// Opens the books.
+    /// Opens the files of the accounting.
     pub fn open(cgroups: &'a [Vec<PathBuf>]) -> Self {
         let schedstats = accounting::schedstats_on();
         let mut this = Self { cgroups, schedstats, before: Vec::new(), added: Vec::new() };
@@ -155,7 +155,7 @@ impl<'a> Watch<'a> {
     ) -> Result<(), LoadError> {
         let control = self.shared.control();
         control.stop();
-        self.close_books();
+        self.read_accounting();
         let told = self.tell_hit(observer);
         let deadline = Instant::now() + ENDED;
         let ended = loop {
@@ -179,13 +179,13 @@ impl<'a> Watch<'a> {
         self.slope_khz = self.begin.slope_khz(&Anchor::now());
         // Told again: the hit may have been published while the load was ending.
         let told = told.and_then(|()| self.tell_hit(observer));
-        let shipped = self.ship(observer, usize::MAX);
+        let shipped = self.send(observer, usize::MAX);
         ended.and(told).and(shipped.map_err(LoadError::Observer))
     }
 
-    /// First of all, for the kernel's books go on while the threads end, which takes long where
-    /// they are starved.
-    fn close_books(&mut self) {
+    /// First of all, for the kernel's accounting goes on while the threads end, which takes long
+    /// where they are starved.
+    fn read_accounting(&mut self) {
         self.tsc_end = tsc::read().tsc;
         self.accounts.close();
         if self.shared.control().hit_tsc().is_some() {
@@ -225,13 +225,13 @@ impl<'a> Watch<'a> {
             .zip(threads)
             .filter_map(|(thread, slot)| Some(Gap { thread, record: slot.tally.close_window()? }))
             .max_by_key(|gap| gap.record.ticks());
-        self.ship(observer, RECORDS_PER_SECOND)?;
+        self.send(observer, RECORDS_PER_SECOND)?;
         let online = u32::try_from(online).unwrap_or(u32::MAX);
         Ok(observer.tick(Tick { second: self.second, online, longest })?)
     }
 
     /// Hands on new records of all threads, at most so many.
-    fn ship(&mut self, observer: &mut dyn Observer, most: usize) -> io::Result<()> {
+    fn send(&mut self, observer: &mut dyn Observer, most: usize) -> io::Result<()> {
         let mut left = most;
         for ((thread, slot), shipped) in (0..).zip(self.shared.threads()).zip(&mut self.shipped) {
             let cells = self.shared.records(thread as usize);

@@ -19,8 +19,8 @@ use gaps::tsc::{self, ns_to_ticks, ticks_to_ns};
 use protocol::cpu_list::CpuSet;
 use protocol::noise::{CpuNoise, NoiseFloor};
 
-use crate::eye::{self, KernelAccounting};
 use crate::kernel::affinity;
+use crate::thread_accounting::{self, KernelAccounting};
 
 /// Measures on these CPUs, all at the same time. `khz` is the TSC frequency.
 ///
@@ -28,11 +28,11 @@ use crate::kernel::affinity;
 /// A thread cannot be started, or not be pinned to its CPU.
 pub fn measure(cpus: &[u32], duration: Duration, khz: u64) -> io::Result<NoiseFloor> {
     let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-    let facts = eye::facts();
-    let mut eye = KernelAccounting::of_this_thread(khz);
-    let cost = eye::cost(&mut eye, bench::turn_ticks());
+    let facts = thread_accounting::facts();
+    let mut accounting = KernelAccounting::of_this_thread(khz);
+    let cost = thread_accounting::cost(&mut accounting, bench::turn_ticks());
     // Everything that the evidence can be asked about.
-    let floor_ticks = Evidence::new(eye, khz, cost, facts).notice_ticks();
+    let floor_ticks = Evidence::new(accounting, khz, cost, facts).notice_ticks();
     let barrier = Barrier::new(cpus.len());
     let found: io::Result<Vec<_>> = thread::scope(|scope| {
         // All are started before the first one is waited for.

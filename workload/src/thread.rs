@@ -8,7 +8,7 @@ use std::num::NonZeroU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::time::Duration;
 
-use gaps::books::Facts;
+use gaps::accounting::Facts;
 use gaps::evidence::{Evidence, GapClassifier};
 use gaps::meter::{End, Limits, Meter, Rdtscp};
 use gaps::pauses::{Distribution, Pauses};
@@ -21,12 +21,12 @@ use protocol::group::{GroupSpec, SleepSpec};
 use protocol::index::{GroupIndex, Member, ThreadIndex};
 use protocol::job::LoadSpec;
 
-use crate::book::{Book, Wakeup};
-use crate::eye::{self, KernelAccounting};
+use crate::burst_account::{BurstAccount, Wakeup};
 use crate::kernel::accounting::ThreadAccount;
 use crate::kernel::{affinity, core_sched, futex};
 use crate::shared_memory::Shared;
 use crate::slots::{Control, State, ThreadSlot};
+use crate::thread_accounting::{self, KernelAccounting};
 use crate::{memory, sched_policy};
 
 /// How long a thread waits at the barrier; the supervisor's own deadline is shorter (a guest
@@ -52,7 +52,7 @@ pub struct Common<'a> {
     pub tsc_khz: u64,
     /// Cost of one turn of the meter's loop.
     pub turn_ticks: u64,
-    /// What its kernel's books are like.
+    /// What its kernel's accounting is like.
     pub facts: Facts,
     /// The trace to stop at a hit.
     pub trace: Option<TraceFiles>,
@@ -79,9 +79,9 @@ pub struct TraceFiles {
 /// Measures until the load ends. Errors are those of the preparation.
 pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
     let slot = prepare(common, index)?;
-    let mut eye = KernelAccounting::of_this_thread(common.tsc_khz);
-    let cost = eye::cost(&mut eye, common.turn_ticks);
-    let evidence = Evidence::new(eye, common.tsc_khz, cost, common.facts);
+    let mut accounting = KernelAccounting::of_this_thread(common.tsc_khz);
+    let cost = thread_accounting::cost(&mut accounting, common.turn_ticks);
+    let evidence = Evidence::new(accounting, common.tsc_khz, cost, common.facts);
     let gate = &common.shared.control().gate.0;
     slot.set_state(State::Waiting);
     common.shared.control().announce();
@@ -99,7 +99,7 @@ pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
     let account = ThreadAccount::of_this_thread().since(account_before);
     slot.account.store(account.without_run_ns(ran_after_ns));
     if let Some(end_ns) = asleep_until_ns {
-        // Asleep across the end: live until then, as the others do. The books were read before,
+        // Asleep across the end: live until then, as the others do. The accounting was read before,
         // for all of them wake up at once now, and wait for each other.
         futex::wait(&common.shared.control().stop.0, 0, end_ns);
     }
@@ -191,7 +191,7 @@ fn measure(
         yield_until(control, start.ns, start.tsc.wrapping_add(ticks(group.yielding, khz)));
         wake_ns = clock_ns(libc::CLOCK_MONOTONIC);
     }
-    let book = Book { slot, cells, control, khz };
+    let book = BurstAccount { slot, cells, control, khz };
     while wake_ns < end.ns {
         evidence.pause();
         let stopped = futex::wait(&control.stop.0, 0, wake_ns);

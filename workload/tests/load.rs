@@ -375,7 +375,7 @@ fn figures_end_at_the_hit_and_not_with_the_threads() {
     let open = notes.records[0].last().expect("a gap");
     println!("  hit at {hit_ms:.1} ms, the other went on at {:.1} ms", at(open.tsc_end));
     assert!(at(open.tsc_begin) < hit_ms && at(open.tsc_end) > hit_ms + 600.0, "{open:?}");
-    // The kernel's books were read when it was hit, and not when the last thread had ended.
+    // The kernel's accounting was read when it was hit, and not when the last thread had ended.
     assert!((hit_ms..hit_ms + 600.0).contains(&at(report.tsc_end)));
     for thread in &report.threads {
         let busy_ms = to_ms(thread.busy_ticks, report.tsc.khz);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The meter changes nothing: threads that measure themselves are scheduled as threads that only
-//! read the time stamp counter. Four of them compete for a CPU, with and without evidence, in turns.
+//! read the time stamp counter. Four of them compete for a CPU, with and without evidence, in
+//! turns.
 //!
 //! The spinners are processes of this program. What cannot be tried here is skipped, and says why.
 
@@ -20,9 +21,9 @@ use perf_event::events::Tracepoint;
 use perf_event::{Builder, SampleFlag, Sampler};
 use protocol::cpu_list::CpuSet;
 use serde::{Deserialize, Serialize};
-use workload::eye::{self, KernelAccounting};
 use workload::kernel::affinity;
 use workload::supervisor::tsc_frequency;
+use workload::thread_accounting::{self, KernelAccounting};
 
 /// First argument of a spinner.
 const SPIN: &str = "spin";
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
         |name: &str, test: fn() -> Completion| Trial::ignorable_test(name, move || Ok(test()));
     let trials = vec![
         trial("observed_by_records_is_as_unobserved", || as_unobserved(Kind::Records)),
-        trial("observed_by_books_is_as_unobserved", || as_unobserved(Kind::Books)),
+        trial("observed_without_records_is_as_unobserved", || as_unobserved(Kind::WithoutRecords)),
         trial("a_burst_makes_no_other_calls", a_burst_makes_no_other_calls),
     ];
     let mut arguments = Arguments::from_args();
@@ -63,7 +64,7 @@ enum Kind {
     /// The meter, with the kernel's records of switches.
     Records,
     /// The meter where the kernel lets nobody have these.
-    Books,
+    WithoutRecords,
 }
 
 /// What a spinner is told.
@@ -92,21 +93,22 @@ fn spin(words: &[String]) -> io::Result<Spun> {
     affinity::confine_this_thread(&CpuSet::from_iter([cpu]))?;
     let mut updates = if confined { None } else { updates() };
     let mut spun = Spun::default();
-    let mut eye = match kind {
-        Kind::Books => KernelAccounting::with_books_only(),
+    let mut accounting = match kind {
+        Kind::WithoutRecords => KernelAccounting::without_records(),
         Kind::Bare | Kind::Records => KernelAccounting::of_this_thread(khz),
     };
     let begin = tsc::read().tsc;
-    spun.recorded = gaps::evidence::ThreadAccounting::switches(&mut eye, begin, begin).is_some();
-    let cost = eye::cost(&mut eye, bench::turn_ticks());
+    spun.recorded =
+        gaps::evidence::ThreadAccounting::switches(&mut accounting, begin, begin).is_some();
+    let cost = thread_accounting::cost(&mut accounting, bench::turn_ticks());
     let until = start_tsc.wrapping_add(ns_to_ticks(SPIN_NS, khz));
     if kind == Kind::Bare {
-        drop(eye);
+        drop(accounting);
         wait_for(start_tsc);
         updates.as_mut().map(count);
         spun.gaps_ns = bare(until, khz);
     } else {
-        let mut evidence = Evidence::new(eye, khz, cost, eye::facts());
+        let mut evidence = Evidence::new(accounting, khz, cost, thread_accounting::facts());
         let (tally, cells) = (Box::<Tally>::default(), cells());
         let recorder = Recorder { tally: &tally, cells: &cells, tsc_khz: khz };
         let limits = Limits { floor_ticks: ns_to_ticks(FLOOR_NS, khz), threshold_ticks: None };
@@ -271,7 +273,7 @@ fn a_burst_makes_no_other_calls() -> Completion {
     above_others();
     let khz = tsc_frequency(&mut Sources::known(None)).expect("known").khz;
     let cpu = affinity::of_this_thread().expect("affinity").iter().last().expect("a CPU");
-    for kind in [Kind::Records, Kind::Books] {
+    for kind in [Kind::Records, Kind::WithoutRecords] {
         // Both are to have started by then, on a busy machine, too.
         let start_tsc = tsc::read().tsc.wrapping_add(ns_to_ticks(1_000_000_000, khz));
         let orders = Orders { kind, cpu, start_tsc, khz, confined: true };
@@ -314,7 +316,7 @@ fn confine(kind: Kind) -> io::Result<()> {
         libc::SYS_sigaltstack,
         libc::SYS_exit_group,
     ];
-    if kind == Kind::Books {
+    if kind == Kind::WithoutRecords {
         allowed.push(libc::SYS_getrusage);
     }
     let load = u16::try_from(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS).expect("small");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What it takes to load a driver: the main job's boot with a kernel that has the console's driver as
-//! a module, against one of the same tree that has it built in.
+//! What it takes to load a driver: the main job's boot with a kernel that has the console's driver
+//! as a module, against one of the same tree that has it built in.
 
 use std::fmt;
 use std::fs;

@@ -22,8 +22,8 @@ const SCHEMA: u32 = 3;
 const MEMORY_MIB: u32 = 512;
 /// Where the port ends: in memory, so that no disk is measured.
 const SINK: &str = "/tmp/bulk";
-/// Pieces written into the sink at a time, 128 KiB: less was slower in the emulated host, and so was
-/// 1 MiB, by half.
+/// Pieces written into the sink at a time, 128 KiB: less was slower in the emulated host, and so
+/// was 1 MiB, by half.
 const SINK_PIECES: usize = 4;
 const INITRD: &str = "/tmp/bulk-initrd";
 /// A boot and 4 MiB a second.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether a VM that boots comes further.
 //!
-//! Its kernel says nothing while it boots, and how long that takes depends on what boots, where, and
-//! beside how many others. But whoever boots takes memory that nobody has touched before, and one that
-//! hangs takes none, however busy its CPUs are. What it prints does not count: a kernel can complain
-//! for ever. Both its memory and its phases have an end, and so has this.
+//! Its kernel says nothing while it boots, and how long that takes depends on what boots, where,
+//! and beside how many others. But whoever boots takes memory that nobody has touched before, and
+//! one that hangs takes none, however busy its CPUs are. What it prints does not count: a kernel
+//! can complain for ever. Both its memory and its phases have an end, and so has this.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -10,7 +10,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use gaps::books::parse_schedstat;
+use gaps::accounting::parse_schedstat;
 use gaps::record::GapRecord;
 use gaps::tsc;
 use protocol::frame::{Decoder, FrameError};
@@ -146,8 +146,8 @@ impl L2Vm {
         self.is_running() && self.status.fault.is_none()
     }
 
-    /// True while it boots and the next one is to wait for it: for so long since its start where the
-    /// time for all is fixed, else for so long since it has come further.
+    /// True while it boots and the next one is to wait for it: for so long since its start where
+    /// the time for all is fixed, else for so long since it has come further.
     pub fn holds_up(&self, fixed: bool, patience: Duration) -> bool {
         let taken = if fixed { self.launched.elapsed() } else { self.progress.stalled_for() };
         self.is_healthy() && self.status.phase < VmPhase::Standing && taken < patience
@@ -216,8 +216,8 @@ impl L2Vm {
             .collect()
     }
 
-    /// The cookies of all threads of the launcher's, with their numbers and names. A thread that has
-    /// ended meanwhile is not among them.
+    /// The cookies of all threads of the launcher's, with their numbers and names. A thread that
+    /// has ended meanwhile is not among them.
     pub fn cookies(
         &self,
         cookie_of: fn(u32) -> io::Result<u64>,
@@ -390,8 +390,8 @@ impl L2Vm {
 /// Nanoseconds on a CPU and nanoseconds waiting for one, of a thread.
 fn schedstat_of(tid: u32, pid: u32) -> Option<(u64, u64)> {
     let path = format!("/proc/{pid}/task/{tid}/schedstat");
-    let books = parse_schedstat(&fs::read(path).ok()?)?;
-    Some((books.ran_ns, books.waited_ns))
+    let accounting = parse_schedstat(&fs::read(path).ok()?)?;
+    Some((accounting.ran_ns, accounting.waited_ns))
 }
 
 fn is_ours(thread: u32, record: &GapRecord, vcpus: u32) -> bool {

@@ -60,7 +60,7 @@ pub struct ForcedIdle {
     pub note: Option<String>,
 }
 
-/// Which of the kernel's books forced idle time is from.
+/// Which of the kernel's figures forced idle time is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForcedIdleSource {

@@ -114,9 +114,9 @@ fn book_forced_idle(
     clock: Clock<'_>,
 ) -> ForcedIdle {
     let report = session.report.as_ref();
-    // Of the time for which the kernel's books were read.
-    let books_ns = report.map_or(0, |report| clock.since_start_ns(report.tsc_end));
-    let cpu_time_ns = books_ns.saturating_mul(clock.load().cpus.len() as u64);
+    // Of the time for which the kernel's accounting was read.
+    let accounted_ns = report.map_or(0, |report| clock.since_start_ns(report.tsc_end));
+    let cpu_time_ns = accounted_ns.saturating_mul(clock.load().cpus.len() as u64);
     forced_idle::book(groups, threads, report, cpu_time_ns)
 }
 

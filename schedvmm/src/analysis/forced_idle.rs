@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Forced idle time: a hyperthread idles though somebody wants to run on it, because the core
-//! belongs to another cookie. From the kernel's own books, which charge it to the cookie that
+//! belongs to another cookie. From the kernel's own accounting, which charge it to the cookie that
 //! causes it (kernel/sched/core_sched.c, `__sched_core_account_forceidle`).
 
 use gaps::stats::share_within;
 use protocol::report::LoadReport;
 use results::model::{ForcedIdle, ForcedIdleSource, Group, Thread};
 
-/// Of machines in place of the load: their launchers keep no such books.
+/// Of machines in place of the load: their launchers keep no such accounts.
 pub fn of_machines() -> ForcedIdle {
     let note = "not looked for: the load are machines; a trace tells it (schedvmm explain --run)";
     ForcedIdle { note: Some(note.into()), ..ForcedIdle::default() }
 }
 
 /// Books it on the groups, and adds it up. `cpu_time_ns` is the time between the two readings
-/// of the kernel's books, on all CPUs of the load together.
+/// of the kernel's accounting, on all CPUs of the load together.
 pub fn book(
     groups: &mut [Group],
     threads: &[Thread],

@@ -39,8 +39,8 @@ pub struct Question {
 }
 
 impl Question {
-    /// Opens a trace, a trace.dat or a stream as it came, and reads the rest from the result. How far
-    /// each [`Self::reading`] of the trace is will be shown by `progress`.
+    /// Opens a trace, a trace.dat or a stream as it came, and reads the rest from the result. How
+    /// far each [`Self::reading`] of the trace is will be shown by `progress`.
     ///
     /// # Errors
     /// The trace cannot be read, is another run's, or its clock is not the one of the gaps.

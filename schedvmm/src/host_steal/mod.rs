@@ -40,7 +40,7 @@ pub struct HostEvidence {
     /// Of each thread, how many of its records were judged.
     judged: Vec<usize>,
     moved: Vec<Moved>,
-    /// Gaps whose time the books do not cover.
+    /// Gaps whose time the accounting does not cover.
     not_covered: u64,
 }
 
@@ -239,8 +239,8 @@ fn book(
     total.gap_ticks = with(total.gap_ticks, moved_gap_ticks);
 }
 
-/// The class of a gap of `length` ticks that the guest's evidence gave this class; `slept` says that
-/// the thread had, before it.
+/// The class of a gap of `length` ticks that the guest's evidence gave this class; `slept` says
+/// that the thread had, before it.
 fn class(guest: Class, slept: bool, length: u64, taken: Taken) -> Class {
     // The account is of more time than the gap's, and who waits to run is absent.
     let late = taken.late.min(taken.absent.saturating_sub(taken.preempted));
@@ -260,7 +260,8 @@ fn class(guest: Class, slept: bool, length: u64, taken: Taken) -> Class {
         }
         Class::ScheduledOut => Class::ScheduledOut,
         // The guest never switched the thread out, so it had no reason to halt: the vCPU was
-        // stopped, or waited for its memory. Where it had slept, the vCPU may have had nothing to run.
+        // stopped, or waited for its memory. Where it had slept, the vCPU may have had nothing to
+        // run.
         _ if !slept && is_most(taken.absent, length) => Class::Host,
         other => other,
     }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the host's kernel tells of a vCPU's thread: records of its context switches, which it writes
-//! into memory of ours, and its accounts, one read each.
+//! What the host's kernel tells of a vCPU's thread: records of its context switches, which it
+//! writes into memory of ours, and its accounts, one read each.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use gaps::books::parse_schedstat;
+use gaps::accounting::parse_schedstat;
 use gaps::tsc::{self, Anchor};
 use vmm::vcpu::halts::HaltClock;
 use workload::kernel::switches::{Change, Switches};

@@ -308,7 +308,8 @@ impl Kernel {
         }
     }
 
-    /// Whether a file beside it tells that it can draw on a screen in memory before it has a console.
+    /// Whether a file beside it tells that it can draw on a screen in memory before it has a
+    /// console.
     pub fn can_draw(&self) -> bool {
         let options = self.config.as_ref().map(|config| &config.options);
         options.and_then(|options| options.get("CONFIG_EARLY_PRINTK")).is_some_and(|is| is == "y")

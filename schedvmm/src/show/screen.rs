@@ -56,7 +56,7 @@ fn write_screen(text: &mut String, result: &RunResult, folder: &Path) -> std::fm
     writeln!(text)?;
     line(text, "longest", &longest_line(result))?;
     if let Some(setup) = &result.setup {
-        // Of machines nothing is expected, and no books are kept of forced idle time.
+        // Of machines nothing is expected, and forced idle time is not accounted for.
         let threads = result.job.nested.is_none();
         if threads {
             line(text, "expected", &expected::line(&result.expected))?;

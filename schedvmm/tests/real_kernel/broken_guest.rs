@@ -25,8 +25,8 @@ const ONCE_A_SECOND: &str = "__x64_sys_waitid";
 /// The kernel brings up all CPUs but its first here.
 const BRINGS_UP_CPUS: &str = "bringup_nonboot_cpus";
 
-/// RING_BUFFER_META_MAGIC of kernel/trace/ring_buffer.c, with which ring buffers in memory begin, and
-/// the first byte of another.
+/// RING_BUFFER_META_MAGIC of kernel/trace/ring_buffer.c, with which ring buffers in memory begin,
+/// and the first byte of another.
 const RING_MAGIC: [u8; 4] = 0x0bad_feed_u32.to_le_bytes();
 const OTHER_MAGIC: &[u8] = &[0xee];
 
@@ -97,7 +97,8 @@ pub fn group() -> Group {
             assert!(reason.contains("CPU 2 of the load is not online (online: 0)"), "{reason}");
             assert!(reason.contains("CONFIG_NR_CPUS"), "{reason}");
         }),
-        // Sixty processes and little memory: the kernel ends what it can. That is no defect of ours.
+        // Sixty processes and little memory: the kernel ends what it can. That is no defect of
+        // ours.
         Case::run("out_of_memory", MANY_PROCESSES, |outcome| {
             let reason = untestable(outcome);
             let killed = reason.contains("SIGKILL") && reason.contains("Out of memory: Killed");

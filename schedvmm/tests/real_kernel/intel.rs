@@ -49,8 +49,8 @@ pub fn group() -> Group {
     Group::new("intel", TestKernel::V612, cases).in_simulation(Simulated::default())
 }
 
-/// A gap over the threshold, found and explained; vCPUs beside their siblings, and no time of theirs
-/// taken by the host.
+/// A gap over the threshold, found and explained; vCPUs beside their siblings, and no time of
+/// theirs taken by the host.
 fn hit(outcome: &Outcome) {
     outcome.assert_status(1);
     let result = outcome.assert_verdict("over-threshold");

@@ -93,8 +93,8 @@ impl Group {
         Self { prepare, ..self }
     }
 
-    /// In this simulated machine. Time limits of its cases are by its own clock, and a case that fails
-    /// has failed: there are no accidents.
+    /// In this simulated machine. Time limits of its cases are by its own clock, and a case that
+    /// fails has failed: there are no accidents.
     pub fn in_simulation(self, machine: Simulated) -> Self {
         Self { simulated: Some(machine), ..self }
     }

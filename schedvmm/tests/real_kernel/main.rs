@@ -7,8 +7,8 @@
 //! behind is judged here, case by case, after its group has run. What becomes of a case whose
 //! guest the emulation let down is told in [`testhost::host::accident`].
 //!
-//! One group, [`intel`], runs in the simulated host: Intel's virtualization, hyperthreads, and times
-//! that are numbers.
+//! One group, [`intel`], runs in the simulated host: Intel's virtualization, hyperthreads, and
+//! times that are numbers.
 //!
 //! The test kernels are named by environment variables (`cargo xtask test` sets them);
 //! without them the cases are skipped, and say so. Their `vmlinux` is expected beside them.

@@ -87,7 +87,7 @@ fn degraded(outcome: &Outcome) {
     let result = outcome.result_of("nested");
     assert!(text(&result, "reason").contains("degraded: VM 2"), "{}", result["reason"]);
     println!("     phases {}", result["phases_ms"]);
-    // Of machines nothing is expected, and no books are kept of forced idle time.
+    // Of machines nothing is expected, and forced idle time is not accounted for.
     assert_eq!(result["expected"]["gap_ns"], Value::Null, "{}", result["expected"]);
     let about_threads =
         |line: &str| line.starts_with("expected ") || line.contains("forced by cookies");

@@ -115,13 +115,13 @@ pub fn explained(outcome: &Outcome, result: &Value) {
     }
 }
 
-/// Two books of forced idle time agree within 5 %.
+/// Two accounts of forced idle time agree within 5 %.
 const MAX_APART: f64 = 1.05;
 
-/// Does the forced idle time of the trace agree with the kernel's own books? They have what the
+/// Does the forced idle time of the trace agree with the kernel's own accounting? It has what the
 /// groups' threads cause, each in its cgroup; what kernel threads cause is in none of these.
 ///
-/// The kernel books from the moment when it decides that a sibling is to be idle, the trace from
+/// The kernel counts from the moment when it decides that a sibling is to be idle, the trace from
 /// the one when the sibling has switched. In between, both run what must not run together: that
 /// is `co_run`'s time beside strangers, counted for each of the two. Microseconds
 /// on hardware; in emulation an interrupt to another CPU takes milliseconds.

@@ -102,16 +102,16 @@ const BASELINE: &str = "--threshold off --duration 3s --cosched none --trace-dum
 /// Of the time in which somebody ran beside threads of the load, the share of mates. By chance
 /// that is 1 of 15. With cookies it is 1, but for the time in which the emulation keeps a CPU from
 /// switching after its sibling has. Shares must sum to 1. Time must be what `explain --run` finds
-/// in the same trace on another way, interrupts included, and no less than in the kernel's books,
-/// which leave those out.
+/// in the same trace on another way, interrupts included, and no less than in the kernel's
+/// accounting, which leave those out.
 pub fn mates(outcome: &Outcome, result: &Value) -> f64 {
     let found = &result["co_run"];
     let share = |of: &Value, key: &str| of[key].as_f64().unwrap_or_else(|| panic!("{key}: {of}"));
     let running_ns: u64 =
         list(result, "threads").iter().map(|thread| number(thread, "run_ns")).sum();
     let traced_ns = number(found, "running_ns");
-    println!("     beside threads: {found}; they ran {running_ns} ns by the kernel's books");
-    assert!(traced_ns * 20 >= running_ns * 19, "less than the kernel's books have");
+    println!("     beside threads: {found}; they ran {running_ns} ns by the kernel's accounting");
+    assert!(traced_ns * 20 >= running_ns * 19, "less than the kernel's accounting has");
     let run = explain(outcome, &["--run"]);
     let of_run = |keys: &[&str]| -> u64 {
         let threads = list(&run["run"], "threads");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Kernels that have no driver for virtio-mmio, of one build tree: one with the console's driver as a
-//! module, as those of the Red Hat family, and one with virtio-pci alone and all of it built in.
+//! Kernels that have no driver for virtio-mmio, of one build tree: one with the console's driver as
+//! a module, as those of the Red Hat family, and one with virtio-pci alone and all of it built in.
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PID 1 of the emulated or simulated host: mounts what a host has, runs the one command, sends home what
-//! it printed and left in `/out`.
+//! PID 1 of the emulated or simulated host: mounts what a host has, runs the one command, sends
+//! home what it printed and left in `/out`.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -44,8 +44,8 @@ use crate::{artifacts, kernel, setup};
 
 /// Memory of an emulated host for which nothing else is said.
 const MEMORY_MIB: u32 = 6000;
-/// Memory of a simulated one, and what it can have: the kernel and its initrd take the least of it, and
-/// above the most are addresses of devices.
+/// Memory of a simulated one, and what it can have: the kernel and its initrd take the least of it,
+/// and above the most are addresses of devices.
 const SIMULATED_MEMORY_MIB: u32 = 1500;
 const MIN_SIMULATED_MEMORY_MIB: u32 = 256;
 const MAX_SIMULATED_MEMORY_MIB: u32 = 2040;
@@ -143,8 +143,8 @@ impl TestHost {
         }
     }
 
-    /// Number of CPUs for the command, from CPU 1 on; at least 2, for with one the emulation of nested
-    /// guests hangs. CPU 0 is the host's own (`qemu::Machine`).
+    /// Number of CPUs for the command, from CPU 1 on; at least 2, for with one the emulation of
+    /// nested guests hangs. CPU 0 is the host's own (`qemu::Machine`).
     pub fn cpus(mut self, cpus: u32) -> Self {
         self.cpus = cpus;
         self

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the two ends of the emulated host say to each other. In the simulated one, whose machine has
-//! no such ports, the same streams go over its disk and its serial line.
+//! What the two ends of the emulated host say to each other. In the simulated one, whose machine
+//! has no such ports, the same streams go over its disk and its serial line.
 //!
 //! | port | direction | carries |
 //! |---|---|---|

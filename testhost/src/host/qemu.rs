@@ -24,8 +24,8 @@ const KERNEL_WORDS: &str = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable";
 
 /// The emulated CPU's model, with what spares a guest that has guests of its own five of seven
 /// exits for each of theirs: the virtual global interrupt flag, and virtual VMLOAD and VMSAVE. QEMU
-/// emulates these two (target/i386/tcg/system/svm_helper.c) but hides them from the guest, unless it
-/// is told to show all that is asked for.
+/// emulates these two (target/i386/tcg/system/svm_helper.c) but hides them from the guest, unless
+/// it is told to show all that is asked for.
 const CPU: &str = "EPYC,+svm,+npt,+vgif,+v-vmsave-vmload,x-force-features=on";
 /// Then what the model has and the emulation does not must be taken away by name. QEMU 10.0 warns
 /// of all of them but `sha-ni`, which is for those before 8.2.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One run of the emulated or simulated host, seen from outside: everything that comes out of it, in one
-//! loop, until all of it is here or a deadline has passed.
+//! One run of the emulated or simulated host, seen from outside: everything that comes out of it,
+//! in one loop, until all of it is here or a deadline has passed.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, Write};

@@ -3,7 +3,8 @@
 //! Intel or AMD kernel reads, and the paravirtual profile.
 //!
 //! Sources: Intel SDM volume 2A "CPUID"; AMD APM volume 3 appendix E; Linux
-//! arch/x86/kernel/cpu/topology_*.c and arch/x86/kernel/kvm.c, Documentation/virt/kvm/x86/cpuid.rst.
+//! arch/x86/kernel/cpu/topology_*.c and arch/x86/kernel/kvm.c,
+//! Documentation/virt/kvm/x86/cpuid.rst.
 
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 

@@ -34,8 +34,8 @@ pub struct Lint {
     pub config: Option<HashMap<String, String>>,
 }
 
-/// A need of the machine: what a kernel without it is, the options that meet it, and a text that is in
-/// the image of every kernel that has it built in.
+/// A need of the machine: what a kernel without it is, the options that meet it, and a text that is
+/// in the image of every kernel that has it built in.
 struct Need {
     what: &'static str,
     options: &'static str,

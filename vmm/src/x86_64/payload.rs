@@ -149,7 +149,8 @@ fn damaged(reason: String, format: Format, claimed: u32) -> PayloadError {
     PayloadError::Damaged { format, claimed, reason }
 }
 
-/// LZ4 legacy frame: magic, then blocks of a little-endian length and data (lib/decompress_unlz4.c).
+/// LZ4 legacy frame: magic, then blocks of a little-endian length and data
+/// (lib/decompress_unlz4.c).
 fn decode_lz4(mut input: &[u8], out: &mut [u8]) -> Result<usize, String> {
     let magic = *input.first_chunk::<4>().ok_or("no magic")?;
     let mut filled = 0;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the kernel's own books say of a thread and of a group, beside what the meter finds.
+//! What the kernel's own accounting says of a thread and of a group, beside what the meter finds.
 
 use std::fs;
 use std::path::Path;
 
-use gaps::books::parse_schedstat;
+use gaps::accounting::parse_schedstat;
 use protocol::report::GroupReport;
 
 /// Of one thread, in nanoseconds. `None` is what this kernel does not tell.
@@ -32,11 +32,11 @@ impl ThreadAccount {
 
     fn read(thread: &Path) -> Self {
         let schedstat = fs::read(thread.join("schedstat")).unwrap_or_default();
-        let books = parse_schedstat(&schedstat);
+        let accounting = parse_schedstat(&schedstat);
         let sched = fs::read_to_string(thread.join("sched")).unwrap_or_default();
         Self {
-            run_ns: books.map(|books| books.ran_ns),
-            delay_ns: books.map(|books| books.waited_ns),
+            run_ns: accounting.map(|accounting| accounting.ran_ns),
+            delay_ns: accounting.map(|accounting| accounting.waited_ns),
             force_idle_ns: milliseconds(&sched, "core_forceidle_sum"),
         }
     }

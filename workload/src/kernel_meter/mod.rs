@@ -9,10 +9,10 @@
 //!
 //! [`LoadReport`]: protocol::report::LoadReport
 
-mod books;
 mod lines;
 mod place;
 mod run;
+mod tallies;
 #[cfg(test)]
 mod tests;
 mod tracer;

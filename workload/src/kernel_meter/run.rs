@@ -21,9 +21,9 @@ use rustix::event::{self, PollFd, PollFlags, Timespec};
 
 use crate::context::WorkloadContext;
 use crate::error::{LoadError, MeterError};
-use crate::kernel_meter::books::{self, Books, ThreadTime};
 use crate::kernel_meter::lines::{Context, LineBuffer, Parsed, parse};
 use crate::kernel_meter::place::{Placed, Placing, WallClock, as_ns};
+use crate::kernel_meter::tallies::{self, Tallies, ThreadTime};
 use crate::kernel_meter::tracer::Tracer;
 use crate::observer::{Observer, Outcome, Prepared};
 use crate::supervisor::tsc_frequency;
@@ -64,7 +64,7 @@ pub fn run(
         pipe,
         lines: LineBuffer::default(),
         placing: Placing { khz: choice.khz, tsc_start, width },
-        books: Books::new(load, choice.khz),
+        tallies: Tallies::new(load, choice.khz),
         report: MeterReport::default(),
         hit_tsc: None,
     };
@@ -73,7 +73,7 @@ pub fn run(
     observer.released(tsc_start)?;
     let ended = run.until_end(begin, observer);
     // Before the threads are gone; the window under way is not in it.
-    let times = books::times(Path::new("/proc"), tracer.which, &load.cpus);
+    let times = tallies::times(Path::new("/proc"), tracer.which, &load.cpus);
     let stopped = tracer.stop();
     let tsc_end = tsc::read().tsc;
     sources.slope_khz = anchor.slope_khz(&Anchor::now()).or(sources.slope_khz);
@@ -91,7 +91,7 @@ struct Run<'a> {
     pipe: File,
     lines: LineBuffer,
     placing: Placing,
-    books: Books,
+    tallies: Tallies,
     report: MeterReport,
     /// When the gap ended that passed the threshold, once it has been told.
     hit_tsc: Option<u64>,
@@ -111,7 +111,7 @@ impl Run<'_> {
             // Before the deadline: the last second of a run ends with it.
             if now >= next_tick {
                 second += 1;
-                observer.tick(self.books.tick(u32::try_from(second).unwrap_or(u32::MAX)))?;
+                observer.tick(self.tallies.tick(u32::try_from(second).unwrap_or(u32::MAX)))?;
                 continue;
             }
             if now >= deadline {
@@ -185,7 +185,7 @@ impl Run<'_> {
         placed: Option<Placed>,
         observer: &mut dyn Observer,
     ) -> io::Result<Option<LineGap>> {
-        let taken = placed.and_then(|placed| Some((placed, self.books.gap(at.pid, &placed)?)));
+        let taken = placed.and_then(|placed| Some((placed, self.tallies.gap(at.pid, &placed)?)));
         let Some((placed, (thread, keep))) = taken else {
             self.report.unread_lines += 1;
             return Ok(None);
@@ -215,8 +215,8 @@ impl Run<'_> {
                 told.unwrap_or(guess).min(elapsed_ticks)
             })
             .collect();
-        let threads = self.books.threads(times, &busy);
-        self.books.complete(&mut self.report);
+        let threads = self.tallies.threads(times, &busy);
+        self.tallies.complete(&mut self.report);
         let report =
             LoadReport { tsc_end, tsc, threads, groups: Vec::new(), meter: Some(self.report) };
         match self.hit_tsc {

@@ -10,9 +10,9 @@ use protocol::report::MeterReport;
 
 use crate::error::MeterError;
 use crate::kernel_meter::Meter;
-use crate::kernel_meter::books::{self, Books, ThreadTime};
 use crate::kernel_meter::lines::{Context, HwlatSample, LineBuffer, OsnoiseSample, Parsed, parse};
 use crate::kernel_meter::place::{Placed, Placing, WallClock};
+use crate::kernel_meter::tallies::{self, Tallies, ThreadTime};
 use crate::kernel_meter::tracer::Kernels;
 use crate::obstacle::Obstacle;
 use crate::testing::{groups, tree};
@@ -314,27 +314,27 @@ fn load() -> LoadSpec {
 fn a_cpu_is_a_thread_of_the_report() {
     let load = load();
     assert_eq!((load.groups.len(), load.threads()), (1, 2));
-    let mut books = Books::new(&load, 1_000_000);
+    let mut tallies = Tallies::new(&load, 1_000_000);
     let placed = placed(SAMPLE);
-    assert_eq!(books.gap(71, &placed), Some((1, true)));
+    assert_eq!(tallies.gap(71, &placed), Some((1, true)));
     // No room for a second record; it still counts.
-    assert_eq!(books.gap(71, &placed), Some((1, false)));
+    assert_eq!(tallies.gap(71, &placed), Some((1, false)));
     let mut elsewhere = placed;
     elsewhere.record.cpu_end = 7;
-    assert_eq!(books.gap(71, &elsewhere), None);
-    let tick = books.tick(1);
+    assert_eq!(tallies.gap(71, &elsewhere), None);
+    let tick = tallies.tick(1);
     assert_eq!((tick.second, tick.online), (1, 2));
     assert_eq!(tick.longest.map(|gap| (gap.thread, gap.record)), Some((1, placed.record)));
-    assert_eq!(books.tick(2).longest, None);
+    assert_eq!(tallies.tick(2).longest, None);
     let time = ThreadTime { ran_ns: 30, waited_ns: 4 };
-    let threads = books.threads(&[None, Some(time)], &[10, 20]);
+    let threads = tallies.threads(&[None, Some(time)], &[10, 20]);
     assert_eq!((threads[0].gaps, threads[0].busy_ticks, threads[0].run_delay_ns), (0, 10, None));
     let found = &threads[1];
     assert_eq!((found.tid, found.gaps, found.gaps_unrecorded), (71, 2, 1));
     assert_eq!((found.gap_ticks, found.longest), (2 * 8_121_000, Some(placed.record)));
     assert_eq!((found.cpu_time_ns, found.run_delay_ns, found.busy_ticks), (30, Some(4), 20));
     let mut report = MeterReport::default();
-    books.complete(&mut report);
+    tallies.complete(&mut report);
     assert_eq!(report.unmeasured_gaps, [0, 2]);
 }
 
@@ -361,7 +361,7 @@ fn the_scheduler_says_how_long_the_kernels_threads_ran() {
         ("73/schedstat", "7 8 9\n"),
     ]);
     let time = |ran_ns, waited_ns| Some(ThreadTime { ran_ns, waited_ns });
-    let times = |which| books::times(proc.path(), which, &[0, 1]);
+    let times = |which| tallies::times(proc.path(), which, &[0, 1]);
     // A kernel that counts nothing says 0.
     assert_eq!(times(Kernels::Hwlat), [time(100, 20), None]);
     assert_eq!(times(Kernels::Osnoise), [None, time(7, 8)]);

@@ -8,8 +8,8 @@
 //! Where the kernel has them in memory set aside for it, the host reads them there, and only what
 //! is needed to read them is shipped, before the load begins.
 
+mod dump;
 mod ring;
-mod ship;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -82,8 +82,8 @@ impl Tracing {
         Err(why.unwrap_or(Obstacle::NoFile(PathBuf::new())))
     }
 
-    /// Sets up tracing in the kernel's instance for us, where it has one whose memory is known, else
-    /// in the tracing file system itself.
+    /// Sets up tracing in the kernel's instance for us, where it has one whose memory is known,
+    /// else in the tracing file system itself.
     ///
     /// # Errors
     /// Why there is no tracing.
@@ -247,28 +247,28 @@ impl Tracing {
     ///
     /// # Errors
     /// What the kernel or the sink says, with the file that it is about.
-    pub fn ship_head<W: Write>(&self, sink: W) -> io::Result<DumpWriter<W>> {
-        ship::head(self, sink)
+    pub fn send_head<W: Write>(&self, sink: W) -> io::Result<DumpWriter<W>> {
+        dump::head(self, sink)
     }
 
-    /// Adds to it what only the end of a run knows: names of threads, and what the kernel says of its
-    /// buffers. The bytes written by now.
+    /// Adds to it what only the end of a run knows: names of threads, and what the kernel says of
+    /// its buffers. The bytes written by now.
     ///
     /// # Errors
     /// As [`Self::ship_head`].
-    pub fn ship_stats<W: Write>(&self, dump: &mut DumpWriter<W>) -> io::Result<u64> {
-        ship::comms(self, dump)?;
-        ship::stats(self, dump)?;
+    pub fn send_stats<W: Write>(&self, dump: &mut DumpWriter<W>) -> io::Result<u64> {
+        dump::comms(self, dump)?;
+        dump::stats(self, dump)?;
         Ok(dump.bytes())
     }
 
-    /// Ends such a dump with all else, the pages included; its length in bytes. CPUs in `first` come
-    /// first, as with [`Self::ship`].
+    /// Ends such a dump with all else, the pages included; its length in bytes. CPUs in `first`
+    /// come first, as with [`Self::ship`].
     ///
     /// # Errors
     /// As [`Self::ship_head`].
-    pub fn ship_rest<W: Write>(&self, first: &[u32], dump: DumpWriter<W>) -> io::Result<u64> {
-        ship::rest(self, first, dump)
+    pub fn send_rest<W: Write>(&self, first: &[u32], dump: DumpWriter<W>) -> io::Result<u64> {
+        dump::rest(self, first, dump)
     }
 
     /// What could not be had, in one text.
@@ -311,7 +311,7 @@ impl Tracing {
         self.cpus()
             .iter()
             .filter_map(|cpu| fs::read_to_string(self.per_cpu(*cpu).join("stats")).ok())
-            .map(|stats| ship::bytes(&stats))
+            .map(|stats| dump::bytes(&stats))
             .sum()
     }
 
@@ -320,8 +320,8 @@ impl Tracing {
     ///
     /// # Errors
     /// What the kernel or the sink says, with the file that it is about.
-    pub fn ship(&self, first: &[u32], sink: &mut impl Write) -> io::Result<u64> {
-        ship::ship(self, first, sink)
+    pub fn send(&self, first: &[u32], sink: &mut impl Write) -> io::Result<u64> {
+        dump::send(self, first, sink)
     }
 
     fn per_cpu(&self, cpu: u32) -> PathBuf {

@@ -120,5 +120,5 @@ fn a_kernel_without_tracing_leaves_notes() {
     assert!(tracing.note_text().unwrap().contains("tracing_on"));
     assert_eq!(tracing.estimate_bytes(), 0);
     tracing.start().unwrap_err();
-    tracing.ship(&[], &mut Vec::new()).unwrap_err();
+    tracing.send(&[], &mut Vec::new()).unwrap_err();
 }

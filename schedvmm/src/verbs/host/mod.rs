@@ -194,7 +194,7 @@ impl Run {
         self.tell(Message::Trace(TraceProgress::Begin { estimate_bytes }));
         let (mut sink, written) = TraceSink::new(self.trace_file.raw().to_owned());
         let Measurement { session, job, show, .. } = &self.measurement;
-        let shipped = tracing.ship(&job.load.cpus, &mut sink);
+        let shipped = tracing.send(&job.load.cpus, &mut sink);
         let bytes = written.load(Ordering::Acquire);
         let sent = shipped.as_ref().ok().copied();
         let error = shipped.err().map(|error| error.to_string());

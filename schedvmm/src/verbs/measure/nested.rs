@@ -25,8 +25,8 @@ const MAX_VMS: u32 = 256;
 /// Memory of a second-level guest whose kernel is small.
 const MIN_MEMORY_MIB: u64 = 64;
 /// What a kernel that has just started takes beside itself and its initrd: its tables of pages and
-/// CPUs, the initrd's files unpacked, the meter's records. Debian's cloud kernel 7.3, of which 69 MiB
-/// are itself and the initrd, runs in 95 MiB, and not in 88.
+/// CPUs, the initrd's files unpacked, the meter's records. Debian's cloud kernel 7.3, of which 69
+/// MiB are itself and the initrd, runs in 95 MiB, and not in 88.
 const OVERHEAD_MIB: u64 = 28;
 /// In steps of a huge page.
 const MEMORY_STEP_MIB: u64 = 2;
@@ -138,8 +138,8 @@ fn cmdline(args: &RunArgs, vm: u32) -> String {
     machine::cmdline(&machine, &[], None, None)
 }
 
-/// Memory in MiB of a second-level guest with a kernel that ends at this address, and an initrd of so
-/// many bytes at the end of memory.
+/// Memory in MiB of a second-level guest with a kernel that ends at this address, and an initrd of
+/// so many bytes at the end of memory.
 pub fn memory_mib(kernel_end: u64, initrd_bytes: u64) -> u64 {
     let taken = kernel_end.saturating_add(initrd_bytes).div_ceil(1 << 20);
     (taken + OVERHEAD_MIB).next_multiple_of(MEMORY_STEP_MIB).max(MIN_MEMORY_MIB)

@@ -178,8 +178,8 @@ impl Plan {
         Ok(())
     }
 
-    /// A kernel that has to load its console has no voice until it has: it gets one. Of second-level
-    /// guests, too.
+    /// A kernel that has to load its console has no voice until it has: it gets one. Of
+    /// second-level guests, too.
     pub fn until_consoles_come(
         &mut self,
         config: &mut Config,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The trace in the guest's memory: whether it can be read there, while the guest can still ship it,
-//! and the reading, when the machine has stopped.
+//! The trace in the guest's memory: whether it can be read there, while the guest can still ship
+//! it, and the reading, when the machine has stopped.
 
 use std::{fs, io};
 

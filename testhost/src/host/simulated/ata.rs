@@ -2,9 +2,9 @@
 //! The inner end of the simulated machine's disk: a few lines of driver in user space, so that any
 //! kernel will do as the host's, with drivers for disks or without.
 //!
-//! The kernel's sysfs lets root reach the ports of a PCI device; the disk's controller (Intel PIIX3)
-//! then fetches what is to be written from memory by itself: 64 KiB take some forty system calls
-//! where a serial line took half a million interrupts.
+//! The kernel's sysfs lets root reach the ports of a PCI device; the disk's controller (Intel
+//! PIIX3) then fetches what is to be written from memory by itself: 64 KiB take some forty system
+//! calls where a serial line took half a million interrupts.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -218,8 +218,8 @@ impl Memory {
     }
 
     fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the mapping is LEN bytes, zeroed by the kernel, and lives as long as this value, of
-        // which the slice is the only borrow. The disk reads it only while `write` waits for it.
+        // SAFETY: the mapping is LEN bytes, zeroed by the kernel, and lives as long as this value,
+        // of which the slice is the only borrow. The disk reads it only while `write` waits for it.
         unsafe { std::slice::from_raw_parts_mut(self.0, Self::LEN) }
     }
 }

@@ -57,8 +57,8 @@ impl fmt::Display for Vendor {
 }
 
 impl Vendor {
-    /// The model of Bochs 2.7: of Intel's the newest that Linux was seen to come up on; of AMD's one
-    /// with SVM, which nothing is tested on.
+    /// The model of Bochs 2.7: of Intel's the newest that Linux was seen to come up on; of AMD's
+    /// one with SVM, which nothing is tested on.
     fn model(self) -> &'static str {
         match self {
             Self::Intel => "corei7_skylake_x",

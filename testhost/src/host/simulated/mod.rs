@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The simulated machine: Bochs, which executes one instruction after another, all CPUs in turn, and
-//! whose clocks count those instructions. What else this machine does makes it slower, and changes
-//! no time in it: latencies there are those of a slow machine, not noise.
+//! The simulated machine: Bochs, which executes one instruction after another, all CPUs in turn,
+//! and whose clocks count those instructions. What else this machine does makes it slower, and
+//! changes no time in it: latencies there are those of a slow machine, not noise.
 //!
 //! It has hyperthreads and Intel's virtualization, so the half of KVM runs in it that the emulated
 //! machine has not. Its kernel and initrd come from a raw disk by a boot ROM of ours ([`rom`],

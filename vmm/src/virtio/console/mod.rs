@@ -77,9 +77,9 @@ const FLUSH_LOOK: Duration = Duration::from_micros(100);
 /// # Reset during a write
 ///
 /// What was sent before is waited for, but not for long: a sink that hangs keeps no guest from its
-/// reset. Then the worker goes on reading guest memory until its write returns, which is harmless: the
-/// memory stays mapped, and the bytes go nowhere but to the sink. It then finds that the generation of its
-/// ring has changed, and forgets its chains instead of returning them.
+/// reset. Then the worker goes on reading guest memory until its write returns, which is harmless:
+/// the memory stays mapped, and the bytes go nowhere but to the sink. It then finds that the
+/// generation of its ring has changed, and forgets its chains instead of returning them.
 #[derive(Debug)]
 pub struct Console {
     shared: Arc<Shared>,

@@ -7,12 +7,13 @@
 //! memory itself: one exit, no wake-up.
 //!
 //! A generic port carries bulk data to a sink that may block. Its [`PortWorker`] owns the sink;
-//! the ring stays in a [`TransmitSlot`](super::slot::TransmitSlot) that is locked for moments only, never across a write.
+//! the ring stays in a [`TransmitSlot`](super::slot::TransmitSlot) that is locked for moments only,
+//! never across a write.
 //!
-//! What a stream costs its guest is exits: one for a notification, and three for an interrupt, since
-//! the driver reads and writes a register of ours for it. So a worker in a stream looks into the ring
-//! by itself from time to time, and the driver is interrupted when it waits for room, or when the
-//! stream has ended.
+//! What a stream costs its guest is exits: one for a notification, and three for an interrupt,
+//! since the driver reads and writes a register of ours for it. So a worker in a stream looks into
+//! the ring by itself from time to time, and the driver is interrupted when it waits for room, or
+//! when the stream has ended.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};

@@ -15,7 +15,7 @@ use crate::kernel_meter::tracer::Kernels;
 
 /// One CPU.
 #[derive(Debug)]
-struct Book {
+struct CpuTally {
     cpu: u32,
     pid: u32,
     tally: Box<Tally>,
@@ -27,8 +27,8 @@ struct Book {
 
 /// All CPUs.
 #[derive(Debug)]
-pub struct Books {
-    books: Vec<Book>,
+pub struct Tallies {
+    tallies: Vec<CpuTally>,
     khz: u64,
     most_records: u64,
 }
@@ -57,14 +57,20 @@ impl ThreadTime {
     }
 }
 
-impl Books {
+impl Tallies {
     /// Empty ones.
     pub fn new(load: &LoadSpec, khz: u64) -> Self {
         Self {
-            books: load
+            tallies: load
                 .cpus
                 .iter()
-                .map(|&cpu| Book { cpu, pid: 0, tally: Box::default(), recorded: 0, unmeasured: 0 })
+                .map(|&cpu| CpuTally {
+                    cpu,
+                    pid: 0,
+                    tally: Box::default(),
+                    recorded: 0,
+                    unmeasured: 0,
+                })
                 .collect(),
             khz,
             most_records: u64::from(load.records_per_thread),
@@ -76,45 +82,45 @@ impl Books {
     /// is not among them.
     pub fn gap(&mut self, pid: u32, placed: &Placed) -> Option<(u32, bool)> {
         let cpu = placed.record.cpu_end;
-        let (index, book) = (0..).zip(&mut self.books).find(|(_, book)| book.cpu == cpu)?;
-        book.pid = pid;
-        book.unmeasured = book.unmeasured.saturating_add(placed.more);
-        Recorder { tally: &book.tally, cells: &[], tsc_khz: self.khz }.gap(placed.record);
-        let keep = book.recorded < self.most_records;
-        book.recorded += u64::from(keep);
+        let (index, tally) = (0..).zip(&mut self.tallies).find(|(_, tally)| tally.cpu == cpu)?;
+        tally.pid = pid;
+        tally.unmeasured = tally.unmeasured.saturating_add(placed.more);
+        Recorder { tally: &tally.tally, cells: &[], tsc_khz: self.khz }.gap(placed.record);
+        let keep = tally.recorded < self.most_records;
+        tally.recorded += u64::from(keep);
         Some((index, keep))
     }
 
     /// One more second has passed.
     pub fn tick(&self, second: u32) -> Tick {
         let longest: Option<(u32, GapRecord)> = (0..)
-            .zip(&self.books)
-            .filter_map(|(thread, book)| Some((thread, book.tally.close_window()?)))
+            .zip(&self.tallies)
+            .filter_map(|(thread, tally)| Some((thread, tally.tally.close_window()?)))
             .max_by_key(|(_, record)| record.ticks());
         Tick {
             second,
-            online: u32::try_from(self.books.len()).unwrap_or(u32::MAX),
+            online: u32::try_from(self.tallies.len()).unwrap_or(u32::MAX),
             longest: longest.map(|(thread, record)| Gap { thread, record }),
         }
     }
 
     /// Adds the numbers of gaps that were not measured.
     pub fn complete(&self, report: &mut MeterReport) {
-        report.unmeasured_gaps = self.books.iter().map(|book| book.unmeasured).collect();
+        report.unmeasured_gaps = self.tallies.iter().map(|tally| tally.unmeasured).collect();
     }
 
     /// The CPUs as threads: with what the scheduler says of the kernel thread that measured
     /// on each, and for how long it did.
     pub fn threads(&self, times: &[Option<ThreadTime>], busy_ticks: &[u64]) -> Vec<ThreadReport> {
-        let each = self.books.iter().zip(times).zip(busy_ticks);
-        each.map(|((book, time), &busy_ticks)| ThreadReport {
-            tid: book.pid,
-            gaps: book.tally.gaps(),
-            gaps_unrecorded: book.tally.gaps().saturating_sub(book.recorded),
-            gap_ticks: book.tally.gap_ticks(),
-            longest: book.tally.longest(),
-            classes: book.tally.classes(),
-            gap_histogram_ns: book.tally.histogram_ns().buckets().collect(),
+        let each = self.tallies.iter().zip(times).zip(busy_ticks);
+        each.map(|((tally, time), &busy_ticks)| ThreadReport {
+            tid: tally.pid,
+            gaps: tally.tally.gaps(),
+            gaps_unrecorded: tally.tally.gaps().saturating_sub(tally.recorded),
+            gap_ticks: tally.tally.gap_ticks(),
+            longest: tally.tally.longest(),
+            classes: tally.tally.classes(),
+            gap_histogram_ns: tally.tally.histogram_ns().buckets().collect(),
             busy_ticks,
             cpu_time_ns: time.map_or(0, |time| time.ran_ns),
             run_delay_ns: time.map(|time| time.waited_ns),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a thread books of a burst when that has ended: up to the moment at which all figures end,
-//! which is the end of the gap that ended the load, or the load's own end.
+//! What a thread accounts for of a burst when that has ended: up to the moment at which all figures
+//! end, which is the end of the gap that ended the load, or the load's own end.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -51,9 +51,9 @@ impl Wakeup {
     }
 }
 
-/// Where one thread books its bursts.
+/// The accounts of one thread's bursts.
 #[derive(Clone, Copy, Debug)]
-pub struct Book<'a> {
+pub struct BurstAccount<'a> {
     /// Its figures.
     pub slot: &'a ThreadSlot,
     /// Its records.
@@ -64,7 +64,7 @@ pub struct Book<'a> {
     pub khz: u64,
 }
 
-impl Book<'_> {
+impl BurstAccount<'_> {
     /// Books a burst that ended with this reading. Returns how long of it the thread ran after
     /// the moment at which the figures end, in nanoseconds.
     pub fn burst(&self, wakeup: &Wakeup, last_tsc: u64, why: End) -> u64 {
@@ -90,8 +90,8 @@ impl Book<'_> {
     /// Books a wake-up that had not come when the load was stopped, at this reading of the TSC, if
     /// it was due by then. Returns the wait, which would have been longer.
     ///
-    /// After a hit it goes on to when the thread was let go, as every gap that is open then: whoever
-    /// counts cuts it.
+    /// After a hit it goes on to when the thread was let go, as every gap that is open then:
+    /// whoever counts cuts it.
     pub fn due(&self, wakeup: &Wakeup, end_tsc: u64, class: Class) -> Option<GapRecord> {
         if wakeup.delay_ns == 0 {
             return None;
@@ -170,8 +170,8 @@ mod tests {
             self
         }
 
-        fn book(&self) -> Book<'_> {
-            Book { slot: &self.slot, cells: &self.cells, control: &self.control, khz: KHZ }
+        fn book(&self) -> BurstAccount<'_> {
+            BurstAccount { slot: &self.slot, cells: &self.cells, control: &self.control, khz: KHZ }
         }
 
         /// Time wanted, wake-ups, the latest, one that is due.
@@ -227,7 +227,7 @@ mod tests {
     fn a_wake_up_that_never_came_was_due_all_the_same() {
         // Looked at 5000 after it was planned; the load was stopped 100 earlier.
         let thread = Thread::new(&[]);
-        let due = |book: Book<'_>, wakeup: &Wakeup, end| {
+        let due = |book: BurstAccount<'_>, wakeup: &Wakeup, end| {
             let gap = book.due(wakeup, end, Class::Host)?;
             assert!(gap.unfinished && gap.kind == GapKind::WakeUp && gap.class == Class::Host);
             Some((gap.tsc_begin, gap.tsc_end))

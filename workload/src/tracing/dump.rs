@@ -22,7 +22,7 @@ const ALWAYS: &str = "ftrace";
 const KALLSYMS: &str = "/proc/kallsyms";
 
 /// See [`Tracing::ship`].
-pub(super) fn ship(tracing: &Tracing, first: &[u32], sink: &mut impl Write) -> io::Result<u64> {
+pub(super) fn send(tracing: &Tracing, first: &[u32], sink: &mut impl Write) -> io::Result<u64> {
     rest(tracing, first, head(tracing, sink)?)
 }
 
@@ -219,7 +219,7 @@ mod tests {
         let tracing = Tracing::prepare(root.path(), &spec);
         assert!(tracing.is_wanted(false));
         let mut bytes = Vec::new();
-        let length = tracing.ship(&[1], &mut bytes).unwrap();
+        let length = tracing.send(&[1], &mut bytes).unwrap();
         assert_eq!(length, bytes.len() as u64);
         let dump = Dump::from_bytes(bytes.clone()).unwrap();
         assert_eq!(dump.torn(), None);

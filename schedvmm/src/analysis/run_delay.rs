@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Gaps beside the kernel's own books: what a thread waited for, by two that do not know of each
-//! other.
+//! Gaps beside the kernel's own accounting: what a thread waited for, by two that do not know of
+//! each other.
 
 use gaps::evidence::Class;
 use protocol::index::Kind;
@@ -12,8 +12,8 @@ const MAX_DIFFERENCE: f64 = 0.02;
 /// And by so much of the time wanted: waits that are shorter than the floor are no gaps.
 const MAX_UNSEEN: f64 = 0.001;
 
-/// What is to be said of the thread whose gaps and books differ most, if that is too much. Of a run
-/// that a hit ended nothing: gaps that are open then are in no book yet.
+/// What is to be said of the thread whose gaps and accounting differ most, if that is too much. Of
+/// a run that a hit ended nothing: gaps that are open then are in no book yet.
 pub fn note(threads: &[Thread], load: &LoadSpec, was_hit: bool) -> Option<String> {
     let kind = load.kind;
     if was_hit || kind == Kind::Vcpus {
@@ -21,7 +21,7 @@ pub fn note(threads: &[Thread], load: &LoadSpec, was_hit: bool) -> Option<String
     }
     let told = threads.iter().filter(|thread| {
         let report = &thread.report;
-        // One that still waited when the load had ended did so in the books until it ran.
+        // One that still waited when the load had ended did so in the accounting until it ran.
         thread.complete
             && report.iterations > 0
             && report.wakeup_due_ns == 0
@@ -31,7 +31,7 @@ pub fn note(threads: &[Thread], load: &LoadSpec, was_hit: bool) -> Option<String
     let (thread, by_ns) = each.max_by_key(|(_, by_ns)| *by_ns)?;
     let ms = |ns: u64| format!("{}.{:03} ms", ns / 1_000_000, ns / 1000 % 1000);
     Some(format!(
-        "{} waited {} by the kernel's own books (run delay), and its gaps come to {}: {} are \
+        "{} waited {} by the kernel's own accounting (run delay), and its gaps come to {}: {} are \
          missing on one side; waits below --floor, and threads that somebody stopped, do that",
         thread.who.name(kind),
         ms(thread.report.run_delay_ns.unwrap_or(0)),
@@ -40,22 +40,23 @@ pub fn note(threads: &[Thread], load: &LoadSpec, was_hit: bool) -> Option<String
     ))
 }
 
-/// True of a thread that gives its CPU away before it is measured: the books have it waiting then,
-/// and there are no gaps.
+/// True of a thread that gives its CPU away before it is measured: the accounting has it waiting
+/// then, and there are no gaps.
 fn yields(thread: &Thread, load: &LoadSpec) -> bool {
     let member = thread.who.member(load.kind).ok();
     let group = member.and_then(|member| load.groups.get(member.group.index()));
     group.is_some_and(|group| !group.yielding.is_zero())
 }
 
-/// By how much the books are outside what the gaps leave open: time off the CPU is waited for, time
-/// of others may be. `None` where that is little enough.
+/// By how much the accounting is outside what the gaps leave open: time off the CPU is waited for,
+/// time of others may be. `None` where that is little enough.
 fn differs(thread: &Thread) -> Option<u64> {
-    let books_ns = thread.report.run_delay_ns?;
+    let accounted_ns = thread.report.run_delay_ns?;
     let off = thread.statistics.classes.iter().filter(|class| class.class == Class::ScheduledOut);
     let least_ns = off.map(|class| class.gap_ns).sum::<u64>();
-    let by_ns = least_ns.saturating_sub(books_ns).max(books_ns.saturating_sub(thread.gap_ns));
-    let larger_ns = books_ns.max(least_ns);
+    let by_ns =
+        least_ns.saturating_sub(accounted_ns).max(accounted_ns.saturating_sub(thread.gap_ns));
+    let larger_ns = accounted_ns.max(least_ns);
     let part = |ns: u64, limit: f64| gaps::stats::share(by_ns, ns).is_none_or(|is| is > limit);
     let much = by_ns > 0 && part(larger_ns, MAX_DIFFERENCE);
     (much && part(thread.statistics.wanted_ns, MAX_UNSEEN)).then_some(by_ns)
@@ -113,7 +114,7 @@ mod tests {
         let wrong = || thread(3, 0, Some(1345));
         assert_eq!(note(&[wrong()], &load, true), None);
         assert_eq!(note(&[wrong()], &LoadSpec { kind: Kind::Vcpus, ..load.clone() }, false), None);
-        // What is in the books and in no gap for a reason that is known.
+        // What is in the accounting and in no gap for a reason that is known.
         let mut due = wrong();
         due.report.wakeup_due_ns = 1;
         assert_eq!(told(due), None);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the kernel's own books say of the calling thread, read where it costs the schedule nothing.
+//! The kernel's own accounting of the calling thread, read where it costs the schedule nothing.
 //!
 //! /proc/thread-self/schedstat has them without a lock of the scheduler's and without bringing them
-//! up to date. The thread's CPU clock, and every other figure that is right to the nanosecond, takes
-//! the lock of the runqueue and calls `update_curr`, which ends the turn of a thread whose slice is
-//! used up: a meter that asks so measures itself. docs/method.md has the list of all calls.
+//! up to date. The thread's CPU clock, and every other figure that is right to the nanosecond,
+//! takes the lock of the runqueue and calls `update_curr`, which ends the turn of a thread whose
+//! slice is used up: a meter that asks so measures itself. docs/method.md has the list of all
+//! calls.
 
 use std::arch::x86_64::__cpuid;
 use std::fs::{self, File};
@@ -12,7 +13,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::tsc;
 
-/// What the books say of a thread.
+/// What the accounting says of a thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
     /// Time on a CPU in nanoseconds, as far as it has been booked: at each tick of the CPU, and
@@ -30,15 +31,15 @@ pub struct Sample {
     pub tsc: u64,
 }
 
-/// The books of the thread that opened them.
+/// The accounting of the thread that opened them.
 #[derive(Debug)]
-pub struct Books {
+pub struct Accounting {
     schedstat: Option<File>,
     /// Whether switches are counted as well, for whoever has no records of them.
     usage: bool,
 }
 
-impl Books {
+impl Accounting {
     /// Of the calling thread. `usage`: count the times it was blocked, too, with another system
     /// call, where that costs the schedule nothing.
     pub fn of_this_thread(usage: bool) -> Self {
@@ -56,10 +57,10 @@ impl Books {
         let mut bytes = [0; 80];
         let length = self.schedstat.as_ref()?.read_at(&mut bytes, 0).ok()?;
         let blocked = self.usage.then(blocked);
-        parse_schedstat(&bytes[..length]).map(|sight| Sample {
+        parse_schedstat(&bytes[..length]).map(|sample| Sample {
             blocked,
             tsc: tsc::read().tsc,
-            ..sight
+            ..sample
         })
     }
 }
@@ -74,7 +75,7 @@ pub fn parse_schedstat(schedstat: &[u8]) -> Option<Sample> {
     (arrivals > 0).then_some(Sample { ran_ns, waited_ns, arrivals, ..Sample::default() })
 }
 
-/// getrusage(2). On CPUs whose tick may stop it would bring the books up to date.
+/// getrusage(2). On CPUs whose tick may stop it would bring the accounting up to date.
 fn blocked() -> u64 {
     // SAFETY: rusage is plain data, for which all bits zero is a value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -83,14 +84,14 @@ fn blocked() -> u64 {
     u64::try_from(usage.ru_nvcsw).unwrap_or(0)
 }
 
-/// What must be known of the kernel to read its books.
+/// What must be known of the kernel to read its accounting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Whether it is told of time that its own host steals.
     pub steal_known: bool,
     /// Whether it keeps interrupts out of a thread's time; `None` where that cannot be told.
     pub irq_kept_out: Option<bool>,
-    /// So often it books what a thread has run; `None` where it may not do so for long.
+    /// So often it accounts for what a thread has run; `None` where it may not do so for long.
     pub tick_ns: Option<u64>,
 }
 
@@ -178,15 +179,15 @@ mod tests {
 
     #[test]
     fn this_kernel_counts_the_switches_of_a_sleep() {
-        let books = Books::of_this_thread(true);
-        let Some(before) = books.read() else {
+        let accounting = Accounting::of_this_thread(true);
+        let Some(before) = accounting.read() else {
             println!("SKIPPED: this kernel keeps no schedstat");
             return;
         };
         std::thread::sleep(std::time::Duration::from_millis(5));
-        let after = books.read().expect("as before");
+        let after = accounting.read().expect("as before");
         assert!(after.arrivals > before.arrivals, "{before:?} {after:?}");
-        assert!(after.blocked > before.blocked || !books.usage, "{before:?} {after:?}");
+        assert!(after.blocked > before.blocked || !accounting.usage, "{before:?} {after:?}");
         assert!(after.ran_ns - before.ran_ns < 5_000_000, "{before:?} {after:?}");
         assert!(after.tsc > before.tsc);
     }

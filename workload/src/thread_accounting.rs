@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the kernel tells the measuring thread of itself: records of its switches, and its books.
+//! What the kernel tells the measuring thread of itself: records of its switches, and its
+//! accounting.
 
-use gaps::books::{Books, Facts, Sample};
-use gaps::evidence::{Cost, Recorded, ThreadAccounting, look_ticks};
+use gaps::accounting::{Accounting, Facts, Sample};
+use gaps::evidence::{Cost, Recorded, ThreadAccounting, sample_ticks};
 use gaps::tsc::{self, bracket, clock_ns, ns_to_ticks};
 
 use crate::kernel::scheduler;
@@ -18,7 +19,7 @@ const MAX_KEPT: usize = 64;
 #[derive(Debug)]
 pub struct KernelAccounting {
     records: Option<Records>,
-    books: Books,
+    accounting: Accounting,
 }
 
 impl KernelAccounting {
@@ -28,13 +29,13 @@ impl KernelAccounting {
         let records = Switches::of(None, RING_BYTES)
             .ok()
             .map(|switches| Records::new(switches, khz, since_ns));
-        let books = Books::of_this_thread(records.is_none());
-        Self { records, books }
+        let accounting = Accounting::of_this_thread(records.is_none());
+        Self { records, accounting }
     }
 
     /// The same without records of switches, as where the kernel does not let us have them.
-    pub fn with_books_only() -> Self {
-        Self { records: None, books: Books::of_this_thread(true) }
+    pub fn without_records() -> Self {
+        Self { records: None, accounting: Accounting::of_this_thread(true) }
     }
 }
 
@@ -43,8 +44,8 @@ impl ThreadAccounting for KernelAccounting {
         self.records.as_mut()?.between(begin, end)
     }
 
-    fn look(&mut self) -> Option<Sample> {
-        self.books.read()
+    fn sample(&mut self) -> Option<Sample> {
+        self.accounting.read()
     }
 }
 
@@ -53,25 +54,25 @@ pub fn facts() -> Facts {
     Facts::of_this_kernel(scheduler::tick_ns())
 }
 
-/// What the meter's work costs here. A turn of its loop takes `turn_ticks`, which is no interruption
-/// however long it takes (an emulated CPU is slow).
-pub fn cost(eye: &mut KernelAccounting, turn_ticks: u64) -> Cost {
-    Cost { turn_ticks, look_ticks: look_ticks(eye) }
+/// What the meter's work costs here. A turn of its loop takes `turn_ticks`, which is no
+/// interruption however long it takes (an emulated CPU is slow).
+pub fn cost(accounting: &mut KernelAccounting, turn_ticks: u64) -> Cost {
+    Cost { turn_ticks, sample_ticks: sample_ticks(accounting) }
 }
 
-/// Absences of the calling thread from its records. Times are TSC readings.
+/// When the calling thread was off its CPU, from its records. Times are TSC readings.
 #[derive(Debug)]
 struct Records {
     switches: Switches,
     khz: u64,
     /// When this began, on the clock of the records.
     since_ns: u64,
-    absences: Absences,
+    off_cpu: OffCpu,
 }
 
 impl Records {
     fn new(switches: Switches, khz: u64, since_ns: u64) -> Self {
-        Self { switches, khz, since_ns, absences: Absences::since(tsc::read().tsc) }
+        Self { switches, khz, since_ns, off_cpu: OffCpu::since(tsc::read().tsc) }
     }
 
     fn between(&mut self, begin: u64, end: u64) -> Option<Recorded> {
@@ -84,12 +85,12 @@ impl Records {
             match ago_ns(at_ns, self.since_ns, now_ns) {
                 Some(ago_ns) => {
                     let ago_ticks = ns_to_ticks(ago_ns, self.khz);
-                    self.absences.note(change, tsc.saturating_sub(ago_ticks));
+                    self.off_cpu.note(change, tsc.saturating_sub(ago_ticks));
                 }
-                None => self.absences.note(Change::Lost, tsc),
+                None => self.off_cpu.note(Change::Lost, tsc),
             }
         }
-        self.absences.between(begin, end)
+        self.off_cpu.between(begin, end)
     }
 }
 
@@ -99,9 +100,9 @@ fn ago_ns(at_ns: u64, since_ns: u64, now_ns: u64) -> Option<u64> {
     if at_ns < since_ns { None } else { now_ns.checked_sub(at_ns) }
 }
 
-/// The absences that nobody has asked about.
+/// Times off the CPU that nobody has asked about.
 #[derive(Debug)]
-struct Absences {
+struct OffCpu {
     /// Rising, with an end each.
     kept: Vec<(u64, u64)>,
     left: Option<u64>,
@@ -111,7 +112,7 @@ struct Absences {
     whole_since: u64,
 }
 
-impl Absences {
+impl OffCpu {
     /// Of a thread that is watched from now on. Nothing is allocated later.
     fn since(tsc: u64) -> Self {
         Self { kept: Vec::with_capacity(MAX_KEPT), left: None, arrived_tsc: 0, whole_since: tsc }
@@ -131,7 +132,7 @@ impl Absences {
         }
     }
 
-    /// What was recorded of an interval. Absences that ended by then are forgotten.
+    /// What was recorded of an interval. Those that ended by then are forgotten.
     fn between(&mut self, begin: u64, end: u64) -> Option<Recorded> {
         let mut off_ticks = 0;
         for &(left, arrived) in &self.kept {
@@ -158,15 +159,15 @@ mod tests {
 
     #[test]
     fn absences_count_where_they_are() {
-        let mut absences = Absences::since(100);
+        let mut off_cpu = OffCpu::since(100);
         for (left, arrived) in [(200, 300), (400, 500), (600, 900)] {
-            absences.note(OUT, left);
-            absences.note(Change::In, arrived);
+            off_cpu.note(OUT, left);
+            off_cpu.note(Change::In, arrived);
         }
         // The last one ends after this interval: it is of the next one.
-        assert_eq!(absences.between(190, 650), recorded(250, 500));
-        assert_eq!(absences.between(650, 910), recorded(250, 900));
-        assert_eq!(absences.between(910, 990), recorded(0, 900));
+        assert_eq!(off_cpu.between(190, 650), recorded(250, 500));
+        assert_eq!(off_cpu.between(650, 910), recorded(250, 900));
+        assert_eq!(off_cpu.between(910, 990), recorded(0, 900));
     }
 
     #[test]
@@ -180,44 +181,44 @@ mod tests {
 
     #[test]
     fn what_was_lost_is_not_known() {
-        let mut absences = Absences::since(100);
-        assert_eq!(absences.between(99, 110), None);
-        absences.note(OUT, 200);
-        absences.note(Change::Lost, 300);
-        absences.note(Change::In, 400);
-        assert_eq!(absences.between(390, 500), None);
-        assert_eq!(absences.between(500, 600), recorded(0, 0));
+        let mut off_cpu = OffCpu::since(100);
+        assert_eq!(off_cpu.between(99, 110), None);
+        off_cpu.note(OUT, 200);
+        off_cpu.note(Change::Lost, 300);
+        off_cpu.note(Change::In, 400);
+        assert_eq!(off_cpu.between(390, 500), None);
+        assert_eq!(off_cpu.between(500, 600), recorded(0, 0));
         for n in 0..100 {
-            absences.note(OUT, 1000 + 10 * n);
-            absences.note(Change::In, 1005 + 10 * n);
+            off_cpu.note(OUT, 1000 + 10 * n);
+            off_cpu.note(Change::In, 1005 + 10 * n);
         }
-        assert_eq!(absences.between(1000, 1990), None);
-        assert_eq!(absences.between(1990, 2000), recorded(5, 1995));
-        assert_eq!(absences.kept.capacity(), MAX_KEPT);
+        assert_eq!(off_cpu.between(1000, 1990), None);
+        assert_eq!(off_cpu.between(1990, 2000), recorded(5, 1995));
+        assert_eq!(off_cpu.kept.capacity(), MAX_KEPT);
     }
 
-    /// The kernel's own records say the same as its books, and as the clock.
+    /// The kernel's own records say the same as its accounting, and as the clock.
     #[test]
     fn a_sleep_is_recorded_with_its_length() {
         let khz = crate::supervisor::tsc_frequency(&mut gaps::tsc::Sources::known(None));
         let khz = khz.expect("known").khz;
-        let mut eye = KernelAccounting::of_this_thread(khz);
-        if eye.records.is_none() {
+        let mut accounting = KernelAccounting::of_this_thread(khz);
+        if accounting.records.is_none() {
             println!("SKIPPED: {:?}", Switches::of(None, RING_BYTES).map(drop));
             return;
         }
         let begin = tsc::read().tsc;
         std::thread::sleep(std::time::Duration::from_millis(30));
         let end = tsc::read().tsc;
-        let recorded = eye.switches(begin, end).expect("watched");
+        let recorded = accounting.switches(begin, end).expect("watched");
         let length = end - begin;
         assert!(
             recorded.off_ticks <= length && recorded.off_ticks > length / 10 * 9,
             "{recorded:?}"
         );
         assert!(recorded.arrived_tsc > begin && recorded.arrived_tsc <= end, "{recorded:?}");
-        let nothing = eye.switches(end, end);
+        let nothing = accounting.switches(end, end);
         assert_eq!(nothing.map(|it| it.off_ticks), Some(0));
-        assert_eq!(KernelAccounting::with_books_only().switches(begin, end), None);
+        assert_eq!(KernelAccounting::without_records().switches(begin, end), None);
     }
 }
