@@ -24,7 +24,7 @@ use workload::error::LoadError;
 use workload::ground::{self, Ground};
 use workload::kernel::cgroup::Cgroups;
 use workload::kernel::core_sched::{self, Arranged, CoschedError, Mechanism};
-use workload::kernel::tunables::{self, KnobError};
+use workload::kernel::tunables::{self, TunableError};
 use workload::kernel::{affinity, info};
 use workload::kernel_meter::Meter;
 use workload::observer::{Observer, Prepared};
@@ -55,9 +55,9 @@ pub enum AgentError {
     /// The job cannot be read.
     #[error("the job in {JOB_PATH} cannot be read")]
     Job(#[source] io::Error),
-    /// A knob was asked for that makes no sense.
+    /// A tunable was asked for that makes no sense.
     #[error("the scheduler cannot be tuned so")]
-    Knob(#[from] KnobError),
+    Tunable(#[from] TunableError),
     /// The cookie mechanism asked for is not there.
     #[error("core scheduling as asked for is not possible")]
     Cosched(#[from] CoschedError),
@@ -185,7 +185,7 @@ fn prepare(
         Some(_) => affinity::online().map_err(AgentError::Cpus)?,
         None => job.load.cpus.iter().copied().collect(),
     };
-    let knobs = tunables::apply_all(Path::new("/"), &job.tune)?;
+    let tunables = tunables::apply_all(Path::new("/"), &job.tune)?;
     let Arranged { mechanism, note, mut cgroups } =
         core_sched::arrange(job.cosched, core_sched::probe_prctl(), &mut |version| {
             Cgroups::mount(version, &job.load.groups, &cpus)
@@ -194,7 +194,7 @@ fn prepare(
     let mut setup = Setup {
         cosched: mechanism.interface(),
         cosched_note: note,
-        knobs,
+        tunables,
         cgroup: cgroups.version(),
         notes: cgroups.notes().to_vec(),
         ..Setup::default()

@@ -4,7 +4,7 @@
 
 use protocol::error::Owner;
 use workload::error::LoadError;
-use workload::kernel::tunables::KnobError;
+use workload::kernel::tunables::TunableError;
 
 use crate::agent::AgentError;
 use crate::modules::ModuleError;
@@ -19,7 +19,7 @@ impl AgentError {
             Self::Mount(error) => error.owner(),
             Self::Port(error) => error.owner(),
             Self::Module(error) => error.owner(),
-            Self::Knob(error) => of_knob(error),
+            Self::Tunable(error) => of_tunable(error),
             Self::Cosched(error) => error.owner(),
             Self::Load(error) => of_load(error),
             Self::Nested(error) => error.owner(),
@@ -33,9 +33,9 @@ impl AgentError {
 }
 
 /// In a machine of ours, whatever is not in force is the kernel's doing.
-fn of_knob(error: &KnobError) -> Owner {
+fn of_tunable(error: &TunableError) -> Owner {
     match error {
-        KnobError::NotInForce { .. } => Owner::Kernel,
+        TunableError::NotInForce { .. } => Owner::Kernel,
         other => other.owner(),
     }
 }

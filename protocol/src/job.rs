@@ -21,7 +21,7 @@ pub struct Job {
     pub load: LoadSpec,
     /// Which core-scheduling interface gives each group its cookie.
     pub cosched: CoschedRequest,
-    /// Scheduler knobs by intent, in the order given.
+    /// Scheduler tunables by intent, in the order given.
     pub tune: Vec<TuneRequest>,
     /// Tracing while the load runs; `None` leaves tracing off.
     pub trace: Option<TraceSpec>,
@@ -46,7 +46,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// A load and its cookies, and nothing else: no knobs, no trace, no noise floor.
+    /// A load and its cookies, and nothing else: no tunables, no trace, no noise floor.
     pub fn new(load: LoadSpec, cosched: CoschedRequest) -> Self {
         Self {
             load,
@@ -315,7 +315,7 @@ pub enum CoschedRequest {
     Scheduled,
 }
 
-/// One scheduler knob by intent, such as `slice=1.875ms` or `hrtick=on`.
+/// One scheduler tunable by intent, such as `slice=1.875ms` or `hrtick=on`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TuneRequest {
     /// What is meant: `slice`, `latency`, `wakeup`, `scaling`, `bandwidth-slice`, `hrtick`, …

@@ -131,8 +131,8 @@ pub struct Setup {
     pub cosched_note: Option<String>,
     /// Cookie of each group, as the kernel reports it; 0 for none or unreadable.
     pub cookies: Vec<u64>,
-    /// Each knob asked for, and what became of it.
-    pub knobs: Vec<KnobReport>,
+    /// Each tunable asked for, and what became of it.
+    pub tunables: Vec<TunableReport>,
     /// The hierarchy that the groups' cgroups are in.
     pub cgroup: CgroupVersion,
     /// Thread ID of each thread, for the case that it does not live to report.
@@ -158,10 +158,10 @@ pub struct Setup {
     /// What the load had to do without, such as locked memory.
     #[serde(default)]
     pub notes: Vec<String>,
-    /// What the scheduler goes by, with all knobs set.
+    /// What the scheduler goes by, with all tunables set.
     #[serde(default)]
     pub scheduler: SchedulerFacts,
-    /// Every file that steers the scheduler, with what is in it, all knobs set.
+    /// Every file that steers the scheduler, with what is in it, all tunables set.
     #[serde(default)]
     pub scheduler_files: BTreeMap<String, String>,
     /// What was found on the load's CPUs before the load; `None` where it was not asked for.
@@ -257,12 +257,12 @@ pub struct LineGap {
     pub more: u64,
 }
 
-/// One scheduler knob.
+/// One scheduler tunable.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KnobReport {
+pub struct TunableReport {
     /// As requested, `name=value`.
     pub request: String,
-    /// File it was written to; `None` where this kernel has no such knob.
+    /// File it was written to; `None` where this kernel has no such tunable.
     pub file: Option<String>,
     /// Value read back.
     pub effective: Option<String>,

@@ -183,6 +183,11 @@ pub fn fill_in(value: &mut Value) {
     for (path, filler) in LATER {
         fill(value, path, filler);
     }
+    if let Some(setup) = value["setup"].as_object_mut()
+        && let Some(tunables) = setup.remove("knobs")
+    {
+        setup.insert("tunables".into(), tunables);
+    }
     let cosched = &value["cosched"];
     let missing = cosched["requested"] == "auto" && cosched["mechanism"] == "none";
     fill(value, "cosched.missing", || json!(missing));

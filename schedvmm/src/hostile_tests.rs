@@ -134,7 +134,7 @@ fn messages() -> Vec<Value> {
         vm,
         json!({
             "type": "ready", "cosched": "prctl", "cosched_note": "none there", "cookies": [8, 9],
-            "knobs": [{ "request": "slice=3ms", "file": "/x", "effective": "3", "note": "no" }],
+            "tunables": [{ "request": "slice=3ms", "file": "/x", "effective": "3", "note": "no" }],
             "cgroup": "v2", "tids": [71, 72, 73, 74], "affinity": ["2-3"],
             "trace_events": ["sched"], "trace_note": "in part", "trace_clock": "x86-tsc",
             "trace_ring": { "address": 4096, "bytes": 8192 }, "tsc_start": 1000,

@@ -25,7 +25,7 @@ use vmm::x86_64::image_error::ImageError;
 use vmm::x86_64::lint::LintError;
 use vmm::x86_64::payload::PayloadError;
 use workload::error::{LoadError as GuestLoadError, MeterError};
-use workload::kernel::tunables::KnobError;
+use workload::kernel::tunables::TunableError;
 
 use crate::kernel::KernelFileError;
 use crate::modules::ModulesError;
@@ -301,7 +301,7 @@ impl Owned for MeterError {
     }
 }
 
-impl Owned for KnobError {
+impl Owned for TunableError {
     fn owner(&self) -> Owner {
         self.owner()
     }

@@ -247,7 +247,7 @@ mod tests {
                           none /sys/kernel/debug debugfs rw 0 0\n\
                           tracefs /sys/kernel/tracing tracefs rw 0 0\n";
     const KNOWN: &str = "nodev\tdebugfs\nnodev\ttracefs\nnodev\tproc\n\text4\n";
-    const KNOB: &str = "sys/kernel/debug/sched/base_slice_ns";
+    const TUNABLE: &str = "sys/kernel/debug/sched/base_slice_ns";
     const TRACING: &str = "sys/kernel/tracing/tracing_on";
 
     fn told(files: &[(&str, &str)], file: &str, number: i32, is_root: bool) -> String {
@@ -263,7 +263,7 @@ mod tests {
         let unmounted = [("proc/self/mounts", bare), ("proc/filesystems", KNOWN)];
         let lacking = [("proc/self/mounts", bare), ("proc/filesystems", "nodev\tproc\n")];
         for (file, kind, at) in
-            [(KNOB, "debugfs", "/sys/kernel/debug"), (TRACING, "tracefs", "/sys/kernel/tracing")]
+            [(TUNABLE, "debugfs", "/sys/kernel/debug"), (TRACING, "tracefs", "/sys/kernel/tracing")]
         {
             let text = told(&all, file, libc::ENOENT, true);
             assert_eq!(text, format!("this kernel has no /{file}"));
@@ -274,7 +274,10 @@ mod tests {
             assert!(text.contains("CONFIG_"), "{text}");
         }
         // Where nobody tells what is mounted, the file is missing and nothing else is known.
-        assert_eq!(told(&[], KNOB, libc::ENOENT, true), format!("this kernel has no /{KNOB}"));
+        assert_eq!(
+            told(&[], TUNABLE, libc::ENOENT, true),
+            format!("this kernel has no /{TUNABLE}")
+        );
     }
 
     #[test]
@@ -284,9 +287,9 @@ mod tests {
         let none = with("[none] integrity confidentiality\n");
         let confidential = with("none integrity [confidentiality]\n");
         for number in [libc::EACCES, libc::EPERM] {
-            assert_eq!(told(&integrity, KNOB, number, false), "it needs root");
+            assert_eq!(told(&integrity, TUNABLE, number, false), "it needs root");
         }
-        let text = told(&integrity, KNOB, libc::EPERM, true);
+        let text = told(&integrity, TUNABLE, libc::EPERM, true);
         assert!(text.contains("locked down (integrity)") && text.contains("debugfs"), "{text}");
         // That mode leaves tracefs alone, and whatever forbids it is something else.
         let text = told(&integrity, TRACING, libc::EPERM, true);
@@ -297,11 +300,11 @@ mod tests {
         let text = told(&confidential, TRACING, libc::ENOENT, true);
         assert!(text.contains("locked down (confidentiality)"), "{text}");
         for (files, number) in [(&none, libc::EPERM), (&integrity, libc::EACCES)] {
-            let text = told(files, KNOB, number, true);
+            let text = told(files, TUNABLE, number, true);
             assert!(text.contains("a container or a security module"), "{text}");
         }
         let silent = [("proc/self/mounts", MOUNTS)];
-        let text = told(&silent, KNOB, libc::EPERM, true);
+        let text = told(&silent, TUNABLE, libc::EPERM, true);
         assert!(text.starts_with("not even root may use debugfs"), "{text}");
         let text = told(&silent, "proc/sys/kernel/x", libc::EPERM, true);
         assert!(text.contains("a container or a security module"), "{text}");
@@ -311,7 +314,7 @@ mod tests {
     fn a_file_system_that_takes_nothing_and_a_value_that_is_not_taken() {
         let text = told(&[], "proc/sys/kernel/sched_schedstats", libc::EROFS, true);
         assert_eq!(text, "/proc is mounted read-only, as in a container");
-        let text = told(&[], KNOB, libc::EINVAL, true);
+        let text = told(&[], TUNABLE, libc::EINVAL, true);
         assert!(text.starts_with("Invalid argument"), "{text}");
     }
 

@@ -6,10 +6,10 @@ use protocol::error::Owner;
 
 use crate::error::{LoadError, MeterError};
 use crate::kernel::core_sched::CoschedError;
-use crate::kernel::tunables::KnobError;
+use crate::kernel::tunables::TunableError;
 use crate::shared_memory::SharedError;
 
-impl KnobError {
+impl TunableError {
     /// Whose limit or fault it is.
     pub fn owner(&self) -> Owner {
         match self {

@@ -17,7 +17,7 @@ use crate::tracing::Tracing;
 use crate::{noise_floor, supervisor};
 
 /// Adds what can be found out while there is no load: the scheduler's own figures, with
-/// all knobs set, and the noise floor.
+/// all tunables set, and the noise floor.
 ///
 /// # Errors
 /// The TSC frequency cannot be found.

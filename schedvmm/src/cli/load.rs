@@ -67,10 +67,10 @@ pub struct LoadArgs {
     /// Where cookies come from: auto takes the newest interface the kernel has.
     #[arg(long, value_enum, default_value_t = Cosched::Auto)]
     pub cosched: Cosched,
-    /// A scheduler knob by intent, such as slice=1.875ms or hrtick=off; may be repeated.
+    /// A scheduler tunable by intent, such as slice=1.875ms or hrtick=off; may be repeated.
     #[arg(long, value_parser = units::tune, value_name = "NAME=VALUE")]
     pub tune: Vec<TuneRequest>,
-    /// Leave the kernel's scheduler knobs as they are, but for --tune.
+    /// Leave the kernel's scheduler tunables as they are, but for --tune.
     #[arg(long)]
     pub no_default_tune: bool,
 }

@@ -3,7 +3,7 @@
 //! of the guest's gaps. The guest cannot see its host, so where the two contradict each other the
 //! host is right. docs/method.md has the rules and why.
 
-mod book;
+mod timeline;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use protocol::report::ThreadReport;
 use results::model;
 use vmm::vm::Running;
 
-use self::book::{Book, Taken};
+use self::timeline::{Taken, VcpuTimeline};
 use self::watch::Watch;
 use crate::session::Session;
 
@@ -32,7 +32,7 @@ const LONG: Duration = Duration::from_millis(20);
 /// What the host's kernel says of the vCPUs that the load runs on.
 #[derive(Debug)]
 pub struct HostEvidence {
-    watched: BTreeMap<u32, (Watch, Book)>,
+    watched: BTreeMap<u32, (Watch, VcpuTimeline)>,
     /// Why there is none, or not of all vCPUs.
     note: Option<String>,
     long_ticks: u64,
@@ -80,7 +80,7 @@ impl HostEvidence {
                 break;
             }
             match Watch::start(thread.tid, running.halt_clock(cpu).ok()) {
-                Ok(watch) => drop(watched.insert(cpu, (watch, Book::new(watch::now())))),
+                Ok(watch) => drop(watched.insert(cpu, (watch, VcpuTimeline::new(watch::now())))),
                 Err(error) => {
                     note = Some(error);
                     break;
@@ -107,8 +107,8 @@ impl HostEvidence {
 
     fn take(&mut self) {
         self.looked = Instant::now();
-        for (watch, book) in self.watched.values_mut() {
-            watch.take(book);
+        for (watch, timeline) in self.watched.values_mut() {
+            watch.take(timeline);
         }
     }
 
@@ -151,8 +151,8 @@ impl HostEvidence {
         let on = [record.cpu_begin, record.cpu_end];
         let mut taken = None::<Taken>;
         for cpu in on {
-            let Some((_, book)) = self.watched.get(&cpu) else { return record.class };
-            let Some(found) = book.taken(begin, end) else {
+            let Some((_, timeline)) = self.watched.get(&cpu) else { return record.class };
+            let Some(found) = timeline.taken(begin, end) else {
                 self.not_covered += 1;
                 return record.class;
             };
@@ -217,13 +217,13 @@ fn take_judgement(thread: usize, record: &mut GapRecord, gaps: &[Vec<GapRecord>]
 /// Takes gaps from one class of a report to another. The guest's counts are as the guest says.
 fn apply(moved: &Moved, report: &mut ThreadReport) {
     let classes = &mut report.classes;
-    book(moved.from, u64::saturating_sub, classes, moved.gaps, moved.gap_ticks);
-    book(moved.to, u64::saturating_add, classes, moved.gaps, moved.gap_ticks);
+    move_ticks(moved.from, u64::saturating_sub, classes, moved.gaps, moved.gap_ticks);
+    move_ticks(moved.to, u64::saturating_add, classes, moved.gaps, moved.gap_ticks);
     classes.retain(|total| total.gaps > 0);
     classes.sort_by_key(|total| total.class as u32);
 }
 
-fn book(
+fn move_ticks(
     class: Class,
     with: fn(u64, u64) -> u64,
     classes: &mut Vec<ClassTotal>,

@@ -10,7 +10,7 @@ use gaps::tsc::{self, Anchor};
 use vmm::vcpu::halts::HaltClock;
 use workload::kernel::switches::{Change, Switches};
 
-use super::book::{Account, Book};
+use super::timeline::{Account, VcpuTimeline};
 
 /// A power of two: 1300 switches, which are taken each 50 ms.
 const RING_BYTES: usize = 32 << 10;
@@ -44,21 +44,21 @@ impl Watch {
     }
 
     /// Takes what was recorded since the last time.
-    pub fn take(&mut self, book: &mut Book) {
+    pub fn take(&mut self, timeline: &mut VcpuTimeline) {
         let now = Anchor::now();
         let Some(ruler) = self.start.ruler(&now) else { return };
         while let Some((change, at_ns)) = self.switches.next_change() {
             let at = ruler.tsc(at_ns);
             match change {
-                Change::Out { preempted } => book.leaves(at, preempted),
-                Change::In => book.returns(at),
-                Change::Lost => book.lost(at),
+                Change::Out { preempted } => timeline.leaves(at, preempted),
+                Change::In => timeline.returns(at),
+                Change::Lost => timeline.lost(at),
             }
         }
         if let Some(ns) = self.schedstat.as_ref().and_then(waited_ns) {
             let halted_ns = self.halts.as_ref().and_then(|halts| halts.halted_ns().ok());
             let halted = halted_ns.map(|ns| ruler.ticks(ns));
-            book.counted(now.tsc(), Account { waited: ruler.ticks(ns), halted });
+            timeline.counted(now.tsc(), Account { waited: ruler.ticks(ns), halted });
         }
     }
 }
@@ -90,7 +90,7 @@ mod tests {
                 return;
             }
         };
-        let mut book = Book::new(now());
+        let mut timeline = VcpuTimeline::new(now());
         let spin = |time: Duration| {
             let begin = Instant::now();
             while begin.elapsed() < time {}
@@ -100,8 +100,8 @@ mod tests {
         thread::sleep(Duration::from_millis(30));
         let end = now();
         spin(Duration::from_millis(5));
-        watch.take(&mut book);
-        let taken = book.taken(begin, end).expect("watched");
+        watch.take(&mut timeline);
+        let taken = timeline.taken(begin, end).expect("watched");
         let length = end - begin;
         assert!(taken.absent > length * 9 / 10 && taken.absent <= length, "{taken:?} of {length}");
         assert!(taken.preempted < length / 10, "{taken:?}");
@@ -121,8 +121,8 @@ mod tests {
             other.join().expect("spins");
             (begin, end)
         });
-        watch.take(&mut book);
-        let taken = book.taken(begin, end).expect("watched");
+        watch.take(&mut timeline);
+        let taken = timeline.taken(begin, end).expect("watched");
         assert!(taken.preempted > (end - begin) / 5, "{taken:?} of {}", end - begin);
     }
 

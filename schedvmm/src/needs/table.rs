@@ -242,7 +242,7 @@ pub const NEEDS: [Need; 22] = [
         ways: &[&[opt("SCHEDSTATS")]],
     },
     Need {
-        name: "knobs",
+        name: "tunables",
         without: "the slice cannot be read or set: no --tune, and no gap is called expected",
         main: Wants,
         nested: Wants,

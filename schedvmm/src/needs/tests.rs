@@ -172,10 +172,10 @@ fn options_have_their_versions() {
         let text = complete().replace(&format!("CONFIG_{name}=y\n"), "");
         assessed(false, &configured(&text, version))
     };
-    let knobs = |version| state_of(&without("SCHED_DEBUG", version), "knobs");
-    assert_eq!(knobs(Some((6, 15))), State::There);
-    assert_eq!(knobs(Some((6, 14))), State::Missing);
-    assert_eq!(knobs(None), State::CannotBeTold);
+    let tunables = |version| state_of(&without("SCHED_DEBUG", version), "tunables");
+    assert_eq!(tunables(Some((6, 15))), State::There);
+    assert_eq!(tunables(Some((6, 14))), State::Missing);
+    assert_eq!(tunables(None), State::CannotBeTold);
     let old = without("SCHED_CORE", Some((5, 10)));
     assert_eq!(state_of(&old, "cookies"), State::Missing);
     let cookies = old.iter().find(|finding| finding.need.name == "cookies").expect("cookies");

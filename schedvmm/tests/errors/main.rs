@@ -14,7 +14,7 @@ use source::{Errors, Statuses};
 const NO_END: [(&str, &str); 6] = [
     ("ActivationError", "the guest's driver is told, and goes without the device"),
     ("CpuListError", "a file of the kernel is read as far as it can be understood"),
-    ("DurationError", "is quoted beside the option, the key or the knob"),
+    ("DurationError", "is quoted beside the option, the key or the tunable"),
     ("FrameError", "is quoted where a guest sent what it never should"),
     ("SendError", "the guest takes no order, and is ended without"),
     ("SessionError", "is quoted where a guest sent what it never should"),

@@ -16,14 +16,14 @@ pub fn trials(place: &Place) -> Vec<Trial> {
     let with = |name: &str, test: fn() -> Result<(), Failed>, has: bool| {
         Trial::test(name, test).with_ignored_flag(!has)
     };
-    let knobs = Trial::test("a_knob_is_in_force_or_it_is_said_why", {
+    let tunables = Trial::test("a_tunable_is_in_force_or_it_is_said_why", {
         let locked = place.locks_debugfs;
-        move || a_knob_is_in_force_or_it_is_said_why(locked)
+        move || a_tunable_is_in_force_or_it_is_said_why(locked)
     });
     vec![
         with("without_a_trace_it_is_said_why", without_a_trace_it_is_said_why, place.root),
         with("events_asked_for_are_traced", events_asked_for_are_traced, place.tracefs),
-        knobs.with_ignored_flag(!place.debugfs),
+        tunables.with_ignored_flag(!place.debugfs),
         Trial::test("a_policy_that_is_not_permitted", a_policy_that_is_not_permitted),
     ]
 }
@@ -93,7 +93,7 @@ fn events_asked_for_are_traced() -> Result<(), Failed> {
 }
 
 /// On a kernel that is locked down nobody sets one, and that is not called a missing right.
-fn a_knob_is_in_force_or_it_is_said_why(locked: bool) -> Result<(), Failed> {
+fn a_tunable_is_in_force_or_it_is_said_why(locked: bool) -> Result<(), Failed> {
     let (one, two) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let asked = called(&["debugfs"], one.path(), &["--tune", "slice=3ms"]);
     let plain = called(&["debugfs"], two.path(), &[]);
@@ -105,9 +105,9 @@ fn a_knob_is_in_force_or_it_is_said_why(locked: bool) -> Result<(), Failed> {
         assert!(expected.as_str().is_some_and(|note| note.contains("locked down")), "{expected}");
     } else {
         assert_eq!(asked.status.code(), Some(0), "{asked:?}");
-        let knob = &result(one.path(), "out")["setup"]["knobs"][0];
-        assert_eq!(knob["effective"], "3000000", "{knob}");
-        assert_eq!(knob["note"], Value::Null);
+        let tunable = &result(one.path(), "out")["setup"]["tunables"][0];
+        assert_eq!(tunable["effective"], "3000000", "{tunable}");
+        assert_eq!(tunable["note"], Value::Null);
     }
     // With nothing mounted it is neither absent nor forbidden.
     let three = tempfile::tempdir()?;

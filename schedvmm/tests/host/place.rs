@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use crate::calls;
 
 /// A file that holds a number and steers nothing that a second of another value would harm.
-pub const KNOB: &str = "/proc/sys/kernel/sched_cfs_bandwidth_slice_us";
+pub const TUNABLE: &str = "/proc/sys/kernel/sched_cfs_bandwidth_slice_us";
 
 /// What there is of what some trials need.
 #[derive(Clone, Debug)]
@@ -21,8 +21,8 @@ pub struct Place {
     pub debugfs: bool,
     /// Whose files nobody may open.
     pub locks_debugfs: bool,
-    /// [`KNOB`] can be written.
-    pub knob: bool,
+    /// [`TUNABLE`] can be written.
+    pub tunable: bool,
     /// The load's processes can be another user's.
     pub root: bool,
 }
@@ -43,7 +43,7 @@ impl Place {
             tracefs: root && works("tracefs", "ls", TRACING_ON),
             debugfs: root && works("debugfs", "ls", SLICE),
             locks_debugfs: !works("debugfs", "cat", SLICE),
-            knob: fs::OpenOptions::new().write(true).open(KNOB).is_ok(),
+            tunable: fs::OpenOptions::new().write(true).open(TUNABLE).is_ok(),
             root,
         }
     }
@@ -54,7 +54,7 @@ impl Place {
             (self.root, "trials as another user need root".to_owned()),
             (self.tracefs, "trials with a trace need root, tracefs and unshare(1)".to_owned()),
             (self.debugfs, "trials with debugfs need root, debugfs and unshare(1)".to_owned()),
-            (self.knob, format!("trials with a knob need {KNOB} to be writable")),
+            (self.tunable, format!("trials with a tunable need {TUNABLE} to be writable")),
         ];
         needs.into_iter().filter(|(is_there, _)| !is_there).map(|(_, text)| text).collect()
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Failed, Trial};
 
 use crate::calls::{finish, has_begun, result, schedvmm, until};
-use crate::place::{self, KNOB, Place};
+use crate::place::{self, Place, TUNABLE};
 
 /// Longer than anybody waits who has pressed Ctrl-C twice; the load's processes that do not end
 /// are given ten seconds.
@@ -23,7 +23,7 @@ pub fn trials(place: &Place) -> Vec<Trial> {
         Trial::test("a_second_signal_ends_it_at_once", a_second_signal_ends_it_at_once),
         Trial::test("one_signal_that_comes_twice_is_one", one_signal_that_comes_twice_is_one),
         Trial::test("a_self_test_ends_at_once", a_self_test_ends_at_once),
-        changed.with_ignored_flag(!(place.tracefs && place.knob)),
+        changed.with_ignored_flag(!(place.tracefs && place.tunable)),
     ]
 }
 
@@ -133,20 +133,20 @@ fn a_self_test_ends_at_once() -> Result<(), Failed> {
 
 fn what_was_changed_is_put_back() -> Result<(), Failed> {
     let dir = tempfile::tempdir()?;
-    let knob = || fs::read_to_string(KNOB).map(|text| text.trim().to_owned());
-    let before = knob()?;
+    let tunable = || fs::read_to_string(TUNABLE).map(|text| text.trim().to_owned());
+    let before = tunable()?;
     let wanted = if before == "4000" { "3ms" } else { "4ms" };
     let tune = format!("bandwidth-slice={wanted}");
     let words = [&host("60s")[..], &["--tune", &tune]].concat();
     let child = place::schedvmm(&["tracefs"], dir.path(), &words).spawn()?;
     until("result", || has_begun(dir.path()));
-    assert_ne!(knob()?, before);
+    assert_ne!(tunable()?, before);
     let own = format!("schedvmm-{}\n", child.id());
     assert!(place::trace_buffers(dir.path()).contains(&own), "no trace buffers {own}");
     let (output, took, _) = end_twice(child, dir.path());
     assert_eq!(output.status.code(), Some(143), "{output:?}");
     assert!(took < AT_ONCE, "{took:?}");
-    assert_eq!(knob()?, before);
+    assert_eq!(tunable()?, before);
     let left = place::trace_buffers(dir.path());
     assert!(!left.contains(&own), "{left}");
     Ok(())

@@ -7,7 +7,7 @@ use crate::lab::{Group, Preparation, TestKernel};
 use crate::outcome::{number, text};
 use crate::threshold::{self, hit};
 use crate::trace::{explained, forced_idle_agrees};
-use crate::user::{cookies, expectation, knob_file, mates, measured};
+use crate::user::{cookies, expectation, mates, measured, tunable_file};
 
 /// The same kernel with CONFIG_CMDLINE_OVERRIDE.
 const OWN_CMDLINE: &str = "/bzImage-own-cmdline";
@@ -21,7 +21,7 @@ pub fn group() -> Group {
             cookies(&result, "prctl");
             assert!(mates(outcome, &result) > 0.2, "cookies bring mates together");
             forced_idle_agrees(outcome, &result);
-            assert_eq!(knob_file(&result, "slice"), "/sys/kernel/debug/sched/base_slice_ns");
+            assert_eq!(tunable_file(&result, "slice"), "/sys/kernel/debug/sched/base_slice_ns");
             expectation(&result, "eevdf", 7 * 1_875_000);
         }),
         Case::run("trace", "", |outcome| {

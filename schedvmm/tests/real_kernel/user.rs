@@ -32,7 +32,7 @@ pub fn group() -> Group {
             cookies(&result, "prctl");
             assert!(mates(outcome, &result) > 0.2, "cookies bring mates together");
             forced_idle_agrees(outcome, &result);
-            assert_eq!(knob_file(&result, "slice"), "/sys/kernel/debug/sched/base_slice_ns");
+            assert_eq!(tunable_file(&result, "slice"), "/sys/kernel/debug/sched/base_slice_ns");
             // Eight threads a CPU, and a slice of 1.875 ms that HRTICK ends.
             expectation(&result, "eevdf", 7 * 1_875_000);
             assert!(outcome.stdout.contains("16 online"), "no tick line{}", outcome.words());
@@ -175,7 +175,7 @@ fn own_shape(outcome: &Outcome) {
     assert!(outcome.stdout.contains("load.toml: 4 groups, 5 threads"), "{}", outcome.words());
 }
 
-/// The load on the emulated host's own kernel, as root: with a trace, and with a knob that is
+/// The load on the emulated host's own kernel, as root: with a trace, and with a tunable that is
 /// to be back afterwards.
 const ON_THE_HOST: &str = "slice=/sys/kernel/debug/sched/base_slice_ns\n\
     instances=/sys/kernel/tracing/instances\n\
@@ -191,7 +191,7 @@ fn on_the_host(outcome: &Outcome) {
     assert_unique_keys(&text);
     let result: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(result["target"], "host");
-    assert_eq!(knob(&result, "slice")["effective"], "4000000");
+    assert_eq!(tunable(&result, "slice")["effective"], "4000000");
     assert!(outcome.file("restored").is_some(), "something stayed behind{}", outcome.words());
     let expected = &result["expected"];
     assert!(number(expected, "gap_ns") >= 3 * number(expected, "turn_ns"), "{expected}");
@@ -208,12 +208,12 @@ pub fn group_of_cfs() -> Group {
     let with_cookies = Case::run("with_cookies", "--threshold off --duration 5s", |outcome| {
         let result = measured(outcome);
         cookies(&result, "prctl");
-        assert_eq!(knob_file(&result, "latency"), "/sys/kernel/debug/sched/latency_ns");
-        assert_eq!(knob(&result, "latency")["effective"], "30000000");
+        assert_eq!(tunable_file(&result, "latency"), "/sys/kernel/debug/sched/latency_ns");
+        assert_eq!(tunable(&result, "latency")["effective"], "30000000");
         // 30 ms divided among eight.
         expectation(&result, "cfs", 7 * 3_750_000);
-        let knobs = result["setup"]["knobs"].to_string();
-        assert!(!knobs.contains("base_slice"), "6.1 has no base_slice_ns: {knobs}");
+        let tunables = result["setup"]["tunables"].to_string();
+        assert!(!tunables.contains("base_slice"), "6.1 has no base_slice_ns: {tunables}");
         assert!(text(&result["kernel"], "release").starts_with("6.1."));
     });
     // What this kernel traces has to be shipped.
@@ -257,7 +257,7 @@ fn environment(result: &Value) {
     let affinity = list(&result["setup"], "affinity");
     assert_eq!(affinity.len(), THREADS);
     assert!(affinity.iter().all(|cpus| cpus == "2-3"), "{affinity:?}");
-    for report in list(&result["setup"], "knobs") {
+    for report in list(&result["setup"], "tunables") {
         let told = ["file", "note"].iter().any(|key| !report[key].is_null());
         assert!(told, "neither applied nor explained: {report}");
     }
@@ -353,14 +353,14 @@ pub fn cookies(result: &Value, mechanism: &str) {
     println!("     forced idle {found}");
 }
 
-fn knob<'a>(result: &'a Value, name: &str) -> &'a Value {
+fn tunable<'a>(result: &'a Value, name: &str) -> &'a Value {
     let named = |report: &&Value| text(report, "request").split('=').next() == Some(name);
-    let found = list(&result["setup"], "knobs").iter().find(named);
-    found.unwrap_or_else(|| panic!("no knob `{name}`: {}", result["setup"]["knobs"]))
+    let found = list(&result["setup"], "tunables").iter().find(named);
+    found.unwrap_or_else(|| panic!("no tunable `{name}`: {}", result["setup"]["tunables"]))
 }
 
-pub fn knob_file<'a>(result: &'a Value, name: &str) -> &'a str {
-    text(knob(result, name), "file")
+pub fn tunable_file<'a>(result: &'a Value, name: &str) -> &'a str {
+    text(tunable(result, name), "file")
 }
 
 /// For a reader.

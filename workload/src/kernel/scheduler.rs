@@ -72,8 +72,8 @@ fn no_slice(root: &Path) -> String {
 /// Directories whose files steer the scheduler.
 const DIRECTORIES: [&str; 2] = ["proc/sys/kernel", "sys/kernel/debug/sched"];
 
-/// Longer ones are reports, not knobs.
-const MAX_KNOB_BYTES: usize = 4096;
+/// Longer ones are reports, not tunables.
+const MAX_TUNABLE_BYTES: usize = 4096;
 
 /// Every file that steers the scheduler of the kernel whose files are below `root`, with what
 /// is in it: whatever a kernel adds is there without our knowing it. Empty where this user may
@@ -89,26 +89,26 @@ pub fn files(root: &Path) -> BTreeMap<String, String> {
                 .to_str()
                 .is_some_and(|name| !directory.starts_with("proc") || name.starts_with("sched_"))
         }) {
-            knob(root, &entry.path(), &mut found);
+            tunable(root, &entry.path(), &mut found);
         }
     }
-    knob(root, &root.join("sys/kernel/debug/sched_features"), &mut found);
+    tunable(root, &root.join("sys/kernel/debug/sched_features"), &mut found);
     // What fair threads are kept of a CPU under real-time ones (6.12); one CPU's stands for all.
     for name in ["runtime", "period"] {
         let path = format!("sys/kernel/debug/sched/fair_server/cpu0/{name}");
-        knob(root, &root.join(path), &mut found);
+        tunable(root, &root.join(path), &mut found);
     }
     found
 }
 
-fn knob(root: &Path, path: &Path, found: &mut BTreeMap<String, String>) {
+fn tunable(root: &Path, path: &Path, found: &mut BTreeMap<String, String>) {
     if !path.is_file() || path.file_name().is_some_and(|name| name == "debug") {
         // `debug` is the scheduler's whole state, of all CPUs and threads.
         return;
     }
     let Ok(text) = fs::read_to_string(path) else { return };
     let name = path.strip_prefix(root).unwrap_or(path);
-    if text.len() <= MAX_KNOB_BYTES {
+    if text.len() <= MAX_TUNABLE_BYTES {
         found.insert(format!("/{}", name.display()), text.trim_end().to_owned());
     }
 }
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn every_file_that_steers_is_told_and_no_report() {
-        let long = "x".repeat(MAX_KNOB_BYTES + 1);
+        let long = "x".repeat(MAX_TUNABLE_BYTES + 1);
         let root = tree(&[
             ("proc/sys/kernel/sched_rt_runtime_us", "950000\n"),
             ("proc/sys/kernel/hostname", "x\n"),

@@ -136,13 +136,13 @@ impl Prepare {
             }
         };
         let root = Path::new("/");
-        let (knobs, before) = tunables::apply_for_a_while(root, &self.job.tune)
+        let (tunables, before) = tunables::apply_for_a_while(root, &self.job.tune)
             .map_err(|error| failure(error.owner(), error.to_string()))?;
         let restore = Restore::new(before);
         let mut setup = Setup {
             cosched: if cookie { CoschedInterface::Prctl } else { CoschedInterface::None },
             cosched_note,
-            knobs,
+            tunables,
             ..Setup::default()
         };
         let mut tracing = None;
@@ -164,7 +164,7 @@ fn failure(owner: Owner, text: String) -> message::Failure {
     message::Failure { owner, text }
 }
 
-/// Puts knobs back, also if the process leaves at once.
+/// Puts tunables back, also if the process leaves at once.
 pub struct Restore {
     files: Vec<(PathBuf, String)>,
     _on_leave: OnLeave,
@@ -326,9 +326,9 @@ mod tests {
     }
 
     #[test]
-    fn knobs_come_back_even_if_nobody_asks() {
+    fn tunables_come_back_even_if_nobody_asks() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let file = dir.path().join("knob");
+        let file = dir.path().join("tunable");
         fs::write(&file, "new").expect("write");
         drop(Restore::new(vec![(file.clone(), "old".into())]));
         assert_eq!(fs::read_to_string(&file).expect("read"), "old");

@@ -415,7 +415,7 @@ pub fn job(
         workload::kernel::tunables::check(request)?;
     }
     let shape = Shape::choose(load, &cpus)?;
-    // A knob given by the user replaces ours of the same name.
+    // A tunable given by the user replaces ours of the same name.
     tune.retain(|ours| load.tune.iter().all(|theirs| theirs.name != ours.name));
     tune.extend(load.tune.iter().cloned());
     Ok(Job {
@@ -479,7 +479,7 @@ mod tests {
             ["--threads", "4294967295"],
             ["--load-cpus", "4"],
             ["--records", "4000000000"],
-            ["--tune", "no-such-knob=1"],
+            ["--tune", "no-such-tunable=1"],
             ["--trace-buffer", "99999G"],
             ["--meter=hwlat", "--meter-width=1001ms"],
             ["--meter=auto", "--meter-window=1ns"],
@@ -583,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn a_knob_given_by_the_user_replaces_ours() {
+    fn a_tunable_given_by_the_user_replaces_ours() {
         let plan = plan(&["--tune", "slice=3ms"]).map_err(|failure| failure.to_string());
         let tune = plan.expect("a plan").job.tune;
         let slices: Vec<_> = tune.iter().filter(|request| request.name == "slice").collect();

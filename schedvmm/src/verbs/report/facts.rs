@@ -301,10 +301,10 @@ impl Rows {
 
     fn add_setup(&mut self, setup: &Setup) {
         self.add("scheduler", words(&setup.scheduler));
-        for knob in &setup.knobs {
-            let value = knob.effective.as_deref().or(knob.note.as_deref()).unwrap_or("–");
-            let file = knob.file.as_deref().map(|file| format!(", {file}")).unwrap_or_default();
-            self.add(&format!("knob {}", knob.request), format!("{value}{file}"));
+        for tunable in &setup.tunables {
+            let value = tunable.effective.as_deref().or(tunable.note.as_deref()).unwrap_or("–");
+            let file = tunable.file.as_deref().map(|file| format!(", {file}")).unwrap_or_default();
+            self.add(&format!("tunable {}", tunable.request), format!("{value}{file}"));
         }
         if let Some(noise) = &setup.noise {
             self.add(

@@ -235,7 +235,7 @@ fn gaps(result: &RunResult) -> Markup {
 mod tests {
     use std::time::Duration;
 
-    use protocol::message::{CoschedInterface, Hello, KnobReport, Setup};
+    use protocol::message::{CoschedInterface, Hello, Setup, TunableReport};
     use protocol::scheduler::SchedulerFacts;
     use protocol::vm::VmStatus;
     use results::model::VmResult;
@@ -261,9 +261,10 @@ mod tests {
         result.vms = vec![VmResult { status, console_tail: Some(word()), ..VmResult::default() }];
         result.cosched.note = Some(word());
         let scheduler = SchedulerFacts { slice_note: Some(word()), ..SchedulerFacts::default() };
-        let knob = KnobReport { request: word(), note: Some(word()), ..KnobReport::default() };
-        let knobs = vec![knob];
-        result.setup = Some(Setup { scheduler, knobs, ..Setup::default() });
+        let tunable =
+            TunableReport { request: word(), note: Some(word()), ..TunableReport::default() };
+        let tunables = vec![tunable];
+        result.setup = Some(Setup { scheduler, tunables, ..Setup::default() });
         let (release, version) = (word(), word());
         let (cmdline, clocksource) = (word(), word());
         let hello = Hello { release, version, cmdline, clocksource, ..Hello::default() };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Scheduler knobs by intent.
+//! Scheduler tunables by intent.
 //!
-//! Knobs moved twice: from /proc/sys/kernel to debugfs in 5.13 (8a99b6833c88), and CFS's own
+//! Tunables moved twice: from /proc/sys/kernel to debugfs in 5.13 (8a99b6833c88), and CFS's own
 //! ones went away with EEVDF in 6.6 (147f3efaa241, 5e963f2bd465). A request says what is
 //! meant; the first file of the table that this kernel has gets it, and every request is
 //! reported with what became of it.
@@ -14,31 +14,31 @@ use std::{fs, io};
 use protocol::duration;
 use protocol::error::Owner;
 use protocol::job::TuneRequest;
-use protocol::message::KnobReport;
+use protocol::message::TunableReport;
 use thiserror::Error;
 
 use crate::kernel::files::write_file;
 use crate::kernel::tunables::table::{
-    BASE_SLICE, DURATION, FEATURES, KNOBS, NO_CFS_KNOB, NO_FEATURES, ON_OFF, Unit,
+    BASE_SLICE, DURATION, FEATURES, NO_CFS_TUNABLE, NO_FEATURES, ON_OFF, TUNABLES, Unit,
     WHOLE_MICROSECONDS,
 };
 use crate::obstacle::Obstacle;
 
 /// Why a request makes no sense on any kernel.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum KnobError {
+pub enum TunableError {
     /// No such intent.
-    #[error("there is no knob `{name}`; there are {known} and feature:NAME")]
+    #[error("there is no tunable `{name}`; there are {known} and feature:NAME")]
     Unknown {
         /// What was asked for.
         name: String,
         /// What there is.
         known: String,
     },
-    /// The value is not of the knob's kind.
-    #[error("`{value}` is no value for knob `{name}`; it takes {takes}")]
+    /// The value is not of the tunable's kind.
+    #[error("`{value}` is no value for tunable `{name}`; it takes {takes}")]
     Value {
-        /// The knob.
+        /// The tunable.
         name: String,
         /// What was asked for.
         value: String,
@@ -74,7 +74,7 @@ pub fn default_tune() -> Vec<TuneRequest> {
 }
 
 /// Whether a request makes sense: so that the launcher can refuse it before it boots.
-pub fn check(request: &TuneRequest) -> Result<(), KnobError> {
+pub fn check(request: &TuneRequest) -> Result<(), TunableError> {
     Change::of(request).map(|_| ())
 }
 
@@ -84,7 +84,10 @@ pub fn check(request: &TuneRequest) -> Result<(), KnobError> {
 ///
 /// # Errors
 /// A request that makes no sense, or one of the user's that is not in force.
-pub fn apply_all(root: &Path, requests: &[TuneRequest]) -> Result<Vec<KnobReport>, KnobError> {
+pub fn apply_all(
+    root: &Path,
+    requests: &[TuneRequest],
+) -> Result<Vec<TunableReport>, TunableError> {
     let autogroup = TuneRequest { name: "autogroup".into(), value: "off".into(), required: false };
     let requests = [&autogroup].into_iter().chain(requests);
     requests.map(|request| Change::of(request)?.apply(root, request).report(request)).collect()
@@ -101,7 +104,7 @@ pub type Before = Vec<(PathBuf, String)>;
 pub fn apply_for_a_while(
     root: &Path,
     requests: &[TuneRequest],
-) -> Result<(Vec<KnobReport>, Before), KnobError> {
+) -> Result<(Vec<TunableReport>, Before), TunableError> {
     let (mut reports, mut before) = (Vec::new(), Vec::new());
     for request in requests {
         let change = Change::of(request)?;
@@ -124,18 +127,18 @@ pub fn apply_for_a_while(
 
 /// What became of a request.
 struct Applied {
-    report: KnobReport,
+    report: TunableReport,
     /// Whose fault it is that it is not in force, where the report says that.
     owner: Owner,
 }
 
 impl Applied {
     /// The report, unless the user asked for what is not in force.
-    fn report(self, request: &TuneRequest) -> Result<KnobReport, KnobError> {
+    fn report(self, request: &TuneRequest) -> Result<TunableReport, TunableError> {
         let Self { report, owner } = self;
         match &report.note {
             Some(why) if request.required => {
-                Err(KnobError::NotInForce { request: report.request, why: why.clone(), owner })
+                Err(TunableError::NotInForce { request: report.request, why: why.clone(), owner })
             }
             _ => Ok(report),
         }
@@ -152,7 +155,7 @@ struct Change {
 }
 
 impl Change {
-    fn of(request: &TuneRequest) -> Result<Self, KnobError> {
+    fn of(request: &TuneRequest) -> Result<Self, TunableError> {
         let TuneRequest { name, value, .. } = request;
         if let Some(feature) = name.strip_prefix("feature:") {
             if feature.is_empty()
@@ -164,10 +167,11 @@ impl Change {
             }
             return Self::feature(request, feature, FEATURES, NO_FEATURES);
         }
-        let knob = KNOBS.iter().find(|knob| knob.name == name).ok_or_else(|| unknown(name))?;
-        let (text, takes) = match knob.unit {
+        let tunable =
+            TUNABLES.iter().find(|tunable| tunable.name == name).ok_or_else(|| unknown(name))?;
+        let (text, takes) = match tunable.unit {
             Unit::Feature(feature) => {
-                return Self::feature(request, feature, knob.files, knob.absent);
+                return Self::feature(request, feature, tunable.files, tunable.absent);
             }
             Unit::Nanoseconds => (time_ns(value).map(|ns| ns.to_string()), DURATION),
             Unit::Microseconds => (whole_us(value), WHOLE_MICROSECONDS),
@@ -179,7 +183,7 @@ impl Change {
             }
         };
         let text = text.ok_or_else(|| bad_value(request, takes))?;
-        Ok(Self { files: knob.files, absent: knob.absent, text, feature: None })
+        Ok(Self { files: tunable.files, absent: tunable.absent, text, feature: None })
     }
 
     fn feature(
@@ -187,7 +191,7 @@ impl Change {
         feature: &str,
         files: &'static [&'static str],
         absent: &'static str,
-    ) -> Result<Self, KnobError> {
+    ) -> Result<Self, TunableError> {
         let state =
             lookup(ON_OFF, &request.value).ok_or_else(|| bad_value(request, "on or off"))?;
         let text = if state == "1" { feature.to_owned() } else { format!("NO_{feature}") };
@@ -195,7 +199,7 @@ impl Change {
     }
 
     fn apply(&self, root: &Path, request: &TuneRequest) -> Applied {
-        let mut report = KnobReport {
+        let mut report = TunableReport {
             request: format!("{}={}", request.name, request.value),
             ..Default::default()
         };
@@ -212,7 +216,7 @@ impl Change {
             obstacles.iter().find(|obstacle| matches!(obstacle, Obstacle::NoFileSystem { .. }))
         }) {
             Some(obstacle) => (format!("not set: {obstacle}"), obstacle.owner()),
-            None if self.absent == NO_CFS_KNOB && root.join(BASE_SLICE).exists() => {
+            None if self.absent == NO_CFS_TUNABLE && root.join(BASE_SLICE).exists() => {
                 ("absent: CFS only, and this kernel has EEVDF".into(), Owner::Kernel)
             }
             None => (format!("absent: {}", self.absent), Owner::Kernel),
@@ -222,7 +226,7 @@ impl Change {
     }
 
     /// Writes the file of this kernel, and reads it back.
-    fn write(&self, root: &Path, file: &str, mut report: KnobReport) -> Applied {
+    fn write(&self, root: &Path, file: &str, mut report: TunableReport) -> Applied {
         let path = root.join(file);
         let written = write_file(&path, &self.text);
         report.file = Some(PathBuf::from("/").join(file).display().to_string());
@@ -272,13 +276,13 @@ impl Change {
     }
 }
 
-fn unknown(name: &str) -> KnobError {
-    let known = KNOBS.iter().map(|knob| knob.name).collect::<Vec<_>>().join(", ");
-    KnobError::Unknown { name: name.into(), known }
+fn unknown(name: &str) -> TunableError {
+    let known = TUNABLES.iter().map(|tunable| tunable.name).collect::<Vec<_>>().join(", ");
+    TunableError::Unknown { name: name.into(), known }
 }
 
-fn bad_value(request: &TuneRequest, takes: &'static str) -> KnobError {
-    KnobError::Value { name: request.name.clone(), value: request.value.clone(), takes }
+fn bad_value(request: &TuneRequest, takes: &'static str) -> TunableError {
+    TunableError::Value { name: request.name.clone(), value: request.value.clone(), takes }
 }
 
 fn lookup(words: &[(&str, &str)], value: &str) -> Option<String> {

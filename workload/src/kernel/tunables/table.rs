@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The knobs that there are, and where each era of kernels keeps them.
+//! The tunables that there are, and where each era of kernels keeps them.
 
-/// What a knob's file holds.
+/// What a tunable's file holds.
 #[derive(Clone, Copy)]
 pub(super) enum Unit {
     Nanoseconds,
@@ -15,8 +15,8 @@ pub(super) enum Unit {
     Feature(&'static str),
 }
 
-/// A knob by intent.
-pub(super) struct Knob {
+/// A tunable by intent.
+pub(super) struct Tunable {
     pub(super) name: &'static str,
     pub(super) unit: Unit,
     /// Below the root of the file system, newest kernel first.
@@ -37,14 +37,14 @@ pub(super) const FEATURES: &[&str] =
 /// It is there with EEVDF only.
 pub(super) const BASE_SLICE: &str = "sys/kernel/debug/sched/base_slice_ns";
 
-/// Of a knob that only CFS has.
-pub(super) const NO_CFS_KNOB: &str =
+/// Of a tunable that only CFS has.
+pub(super) const NO_CFS_TUNABLE: &str =
     "CFS only: gone with EEVDF in 6.6, or CONFIG_SCHED_DEBUG is missing";
 
 pub(super) const NO_FEATURES: &str = "needs CONFIG_SCHED_DEBUG=y (before 6.15)";
 
-pub(super) const KNOBS: &[Knob] = &[
-    Knob {
+pub(super) const TUNABLES: &[Tunable] = &[
+    Tunable {
         name: "scaling",
         unit: Unit::Words(
             "none, log or linear, or 0, 1, 2",
@@ -53,7 +53,7 @@ pub(super) const KNOBS: &[Knob] = &[
         files: &["sys/kernel/debug/sched/tunable_scaling", "proc/sys/kernel/sched_tunable_scaling"],
         absent: NO_FEATURES,
     },
-    Knob {
+    Tunable {
         name: "slice",
         unit: Unit::Nanoseconds,
         files: &[
@@ -63,31 +63,31 @@ pub(super) const KNOBS: &[Knob] = &[
         ],
         absent: NO_FEATURES,
     },
-    Knob {
+    Tunable {
         name: "latency",
         unit: Unit::Nanoseconds,
         files: &["sys/kernel/debug/sched/latency_ns", "proc/sys/kernel/sched_latency_ns"],
-        absent: NO_CFS_KNOB,
+        absent: NO_CFS_TUNABLE,
     },
-    Knob {
+    Tunable {
         name: "min-granularity",
         unit: Unit::Nanoseconds,
         files: &[
             "sys/kernel/debug/sched/min_granularity_ns",
             "proc/sys/kernel/sched_min_granularity_ns",
         ],
-        absent: NO_CFS_KNOB,
+        absent: NO_CFS_TUNABLE,
     },
-    Knob {
+    Tunable {
         name: "wakeup",
         unit: Unit::Nanoseconds,
         files: &[
             "sys/kernel/debug/sched/wakeup_granularity_ns",
             "proc/sys/kernel/sched_wakeup_granularity_ns",
         ],
-        absent: NO_CFS_KNOB,
+        absent: NO_CFS_TUNABLE,
     },
-    Knob {
+    Tunable {
         name: "migration-cost",
         unit: Unit::Nanoseconds,
         files: &[
@@ -96,35 +96,35 @@ pub(super) const KNOBS: &[Knob] = &[
         ],
         absent: NO_FEATURES,
     },
-    Knob {
+    Tunable {
         name: "nr-migrate",
         unit: Unit::Number,
         files: &["sys/kernel/debug/sched/nr_migrate", "proc/sys/kernel/sched_nr_migrate"],
         absent: NO_FEATURES,
     },
-    Knob {
+    Tunable {
         name: "bandwidth-slice",
         unit: Unit::Microseconds,
         files: &["proc/sys/kernel/sched_cfs_bandwidth_slice_us"],
         absent: "needs CONFIG_CFS_BANDWIDTH",
     },
-    Knob {
+    Tunable {
         name: "autogroup",
         unit: Unit::Words("on or off", ON_OFF),
         files: &["proc/sys/kernel/sched_autogroup_enabled"],
         absent: "this kernel has no CONFIG_SCHED_AUTOGROUP, so it groups nothing",
     },
-    Knob {
+    Tunable {
         name: "schedstats",
         unit: Unit::Words("on or off", ON_OFF),
         files: &["proc/sys/kernel/sched_schedstats"],
         absent: "needs CONFIG_SCHEDSTATS",
     },
-    Knob {
+    Tunable {
         name: "preempt",
         unit: Unit::Text,
         files: &["sys/kernel/debug/sched/preempt", "sys/kernel/debug/sched_preempt"],
         absent: "needs CONFIG_PREEMPT_DYNAMIC=y",
     },
-    Knob { name: "hrtick", unit: Unit::Feature("HRTICK"), files: FEATURES, absent: NO_FEATURES },
+    Tunable { name: "hrtick", unit: Unit::Feature("HRTICK"), files: FEATURES, absent: NO_FEATURES },
 ];

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Knobs of file trees that look like those of several eras of kernels.
+//! Tunables of file trees that look like those of several eras of kernels.
 
 use tempfile::TempDir;
 
@@ -12,7 +12,7 @@ fn request(text: &str) -> TuneRequest {
 }
 
 /// The report on one request beside autogroup's.
-fn apply(root: &TempDir, text: &str) -> KnobReport {
+fn apply(root: &TempDir, text: &str) -> TunableReport {
     apply_all(root.path(), &[request(text)]).unwrap().remove(1)
 }
 
@@ -129,12 +129,12 @@ fn what_the_user_asked_for_is_in_force_or_an_error() {
     let requests = [asked("slice=4ms"), asked("latency=30ms")];
     apply_for_a_while(root.path(), &requests).unwrap_err();
     assert_eq!(fs::read_to_string(root.path().join(slice.0)).unwrap(), "3000000");
-    assert_eq!(KnobError::owner(&check(&request("x=1")).unwrap_err()), Owner::Request);
+    assert_eq!(TunableError::owner(&check(&request("x=1")).unwrap_err()), Owner::Request);
 }
 
-/// A knob that cannot be seen is not called one that the kernel lacks.
+/// A tunable that cannot be seen is not called one that the kernel lacks.
 #[test]
-fn a_knob_out_of_sight_is_not_absent() {
+fn a_tunable_out_of_sight_is_not_absent() {
     let asked = TuneRequest { required: true, ..request("slice=3ms") };
     let proc = ("proc/self/mounts", "proc /proc proc rw 0 0\n");
     let root = tree(&[proc, ("proc/filesystems", "nodev\tdebugfs\n")]);

@@ -3,14 +3,14 @@
 
 use std::collections::VecDeque;
 
-/// So many absences are kept, the latest: gaps are judged once a second.
-const MAX_ABSENCES: usize = 32_768;
+/// So many times off the CPU are kept, the latest: gaps are judged once a second.
+const MAX_OFF_CPU: usize = 32_768;
 /// So many readings of the host's accounts: some minutes.
 const MAX_ACCOUNTS: usize = 4096;
 
 /// From a switch to something else until the switch back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Absence {
+struct OffCpu {
     begin: u64,
     end: u64,
     /// It was still ready to run.
@@ -51,23 +51,23 @@ impl Taken {
     }
 }
 
-/// One vCPU's absences.
+/// When one vCPU was off its CPU.
 #[derive(Debug)]
-pub struct Book {
-    absences: VecDeque<Absence>,
+pub struct VcpuTimeline {
+    off_cpu: VecDeque<OffCpu>,
     /// Readings of the host's accounts, and when.
     accounts: VecDeque<(u64, Account)>,
-    /// All absences that ended after this are here.
+    /// All times off the CPU that ended after this are here.
     complete_since: u64,
     /// When it left, if it has not come back: and whether it was ready to run.
     left: Option<(u64, bool)>,
 }
 
-impl Book {
+impl VcpuTimeline {
     /// Of a thread that is watched from now on.
     pub fn new(now: u64) -> Self {
         Self {
-            absences: VecDeque::new(),
+            off_cpu: VecDeque::new(),
             accounts: VecDeque::new(),
             complete_since: now,
             left: None,
@@ -84,12 +84,12 @@ impl Book {
         let Some((begin, preempted)) = self.left.take().filter(|(begin, _)| *begin < at) else {
             return;
         };
-        if self.absences.len() == MAX_ABSENCES
-            && let Some(oldest) = self.absences.pop_front()
+        if self.off_cpu.len() == MAX_OFF_CPU
+            && let Some(oldest) = self.off_cpu.pop_front()
         {
             self.complete_since = self.complete_since.max(oldest.end);
         }
-        self.absences.push_back(Absence { begin, end: at, preempted });
+        self.off_cpu.push_back(OffCpu { begin, end: at, preempted });
     }
 
     /// Switches until this moment are not known.
@@ -122,11 +122,11 @@ impl Book {
     }
 
     fn sums(&self, begin: u64, end: u64) -> (u64, u64) {
-        let first = self.absences.partition_point(|absence| absence.end <= begin);
-        let within = self.absences.range(first..).take_while(|absence| absence.begin < end);
-        within.fold((0, 0), |(preempted, absent), absence| {
-            let ticks = absence.end.min(end).saturating_sub(absence.begin.max(begin));
-            (if absence.preempted { preempted + ticks } else { preempted }, absent + ticks)
+        let first = self.off_cpu.partition_point(|off| off.end <= begin);
+        let within = self.off_cpu.range(first..).take_while(|off| off.begin < end);
+        within.fold((0, 0), |(preempted, absent), off| {
+            let ticks = off.end.min(end).saturating_sub(off.begin.max(begin));
+            (if off.preempted { preempted + ticks } else { preempted }, absent + ticks)
         })
     }
 
@@ -149,13 +149,13 @@ impl Book {
 mod tests {
     use super::*;
 
-    fn book() -> Book {
-        let mut book = Book::new(100);
+    fn timeline() -> VcpuTimeline {
+        let mut timeline = VcpuTimeline::new(100);
         for (begin, end, preempted) in [(200, 300, true), (400, 500, false), (500, 600, true)] {
-            book.leaves(begin, preempted);
-            book.returns(end);
+            timeline.leaves(begin, preempted);
+            timeline.returns(end);
         }
-        book
+        timeline
     }
 
     fn taken(preempted: u64, absent: u64, late: u64) -> Option<Taken> {
@@ -164,59 +164,59 @@ mod tests {
 
     #[test]
     fn absences_count_as_far_as_they_are_in_the_interval() {
-        let book = book();
-        assert_eq!(book.taken(100, 200), taken(0, 0, 0));
-        assert_eq!(book.taken(250, 420), taken(50, 70, 0));
-        assert_eq!(book.taken(150, 900), taken(200, 300, 0));
-        assert_eq!(book.taken(550, 560), taken(10, 10, 0));
+        let timeline = timeline();
+        assert_eq!(timeline.taken(100, 200), taken(0, 0, 0));
+        assert_eq!(timeline.taken(250, 420), taken(50, 70, 0));
+        assert_eq!(timeline.taken(150, 900), taken(200, 300, 0));
+        assert_eq!(timeline.taken(550, 560), taken(10, 10, 0));
         // Nobody watched before.
-        assert_eq!(book.taken(99, 900), None);
+        assert_eq!(timeline.taken(99, 900), None);
     }
 
     #[test]
     fn what_was_lost_is_not_known() {
-        let mut book = book();
-        book.leaves(700, true);
-        book.lost(750);
-        book.returns(800);
-        assert_eq!(book.taken(650, 900), None);
-        assert_eq!(book.taken(750, 900), taken(0, 0, 0));
+        let mut timeline = timeline();
+        timeline.leaves(700, true);
+        timeline.lost(750);
+        timeline.returns(800);
+        assert_eq!(timeline.taken(650, 900), None);
+        assert_eq!(timeline.taken(750, 900), taken(0, 0, 0));
         // A return without a departure, or into the past.
-        book.returns(850);
-        book.leaves(900, true);
-        book.returns(900);
-        assert_eq!(book.taken(750, 1000), taken(0, 0, 0));
+        timeline.returns(850);
+        timeline.leaves(900, true);
+        timeline.returns(900);
+        assert_eq!(timeline.taken(750, 1000), taken(0, 0, 0));
     }
 
     #[test]
     fn memory_is_bounded() {
-        let mut book = Book::new(0);
-        for n in 0..MAX_ABSENCES as u64 + 10 {
-            book.leaves(10 * n, true);
-            book.returns(10 * n + 5);
-            book.counted(10 * n, Account::default());
+        let mut timeline = VcpuTimeline::new(0);
+        for n in 0..MAX_OFF_CPU as u64 + 10 {
+            timeline.leaves(10 * n, true);
+            timeline.returns(10 * n + 5);
+            timeline.counted(10 * n, Account::default());
         }
-        assert_eq!((book.absences.len(), book.accounts.len()), (MAX_ABSENCES, MAX_ACCOUNTS));
+        assert_eq!((timeline.off_cpu.len(), timeline.accounts.len()), (MAX_OFF_CPU, MAX_ACCOUNTS));
         // The ten that were given up, and the last of them.
-        assert_eq!(book.taken(94, 200), None);
-        assert_eq!(book.taken(95, 200).map(|taken| taken.preempted), Some(50));
+        assert_eq!(timeline.taken(94, 200), None);
+        assert_eq!(timeline.taken(95, 200).map(|taken| taken.preempted), Some(50));
     }
 
     #[test]
     fn accounts_are_of_the_time_between_their_readings() {
-        let mut book = book();
-        assert_eq!(book.taken(450, 480), taken(0, 30, 0));
-        book.counted(350, Account { waited: 1000, halted: Some(50) });
-        book.counted(620, Account { waited: 1170, halted: Some(150) });
+        let mut timeline = timeline();
+        assert_eq!(timeline.taken(450, 480), taken(0, 30, 0));
+        timeline.counted(350, Account { waited: 1000, halted: Some(50) });
+        timeline.counted(620, Account { waited: 1170, halted: Some(150) });
         // 170 in all, of which 100 between 500 and 600.
         assert_eq!(
-            book.taken(450, 480),
+            timeline.taken(450, 480),
             Some(Taken { preempted: 0, absent: 30, late: 70, halted: Some(100) })
         );
-        assert_eq!(book.taken(450, 700), taken(100, 150, 0), "no reading after it");
-        assert_eq!(book.taken(310, 480), taken(0, 80, 0), "no reading before it");
+        assert_eq!(timeline.taken(450, 700), taken(100, 150, 0), "no reading after it");
+        assert_eq!(timeline.taken(310, 480), taken(0, 80, 0), "no reading before it");
         // A KVM that does not count them.
-        book.counted(700, Account { waited: 1170, halted: None });
-        assert_eq!(book.taken(640, 680), taken(0, 0, 0));
+        timeline.counted(700, Account { waited: 1170, halted: None });
+        assert_eq!(timeline.taken(640, 680), taken(0, 0, 0));
     }
 }
