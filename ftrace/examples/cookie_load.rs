@@ -12,6 +12,10 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{
+    CoreSchedulingScope, CpuSet, core_scheduling_cookie, create_core_scheduling_cookie, gettid,
+};
+
 /// Gaps from this length on are reported, in microseconds.
 const FLOOR_US: u64 = 1000;
 /// How long a thread spins before it pauses, and for how long it pauses; both times a number
@@ -52,8 +56,7 @@ fn run_group(group: u32, seconds: u64, cpus: &str) -> Result<(), Box<dyn Error>>
             let cookie = cookie.clone();
             let name = format!("vm{group}-{number}");
             thread::Builder::new().name(name).spawn(move || {
-                // SAFETY: gettid takes nothing and cannot fail.
-                let tid = unsafe { libc::gettid() };
+                let tid = gettid();
                 let mut text = format!("group,{group},{tid},{cookie}\n");
                 for (begin, end) in spin(group * 2 + number, khz * FLOOR_US / 1000, end) {
                     text += &format!("gap,{tid},{begin},{end}\n");
@@ -104,36 +107,20 @@ fn tsc_khz() -> u64 {
 }
 
 fn pin(cpus: &str) -> Result<(), Box<dyn Error>> {
-    // SAFETY: an all-zero set is an empty one; CPU_SET checks its argument, and the system
-    // call reads the set for as long as it takes.
-    let result = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        for cpu in cpus.split(',') {
-            libc::CPU_SET(cpu.parse()?, &mut set);
-        }
-        libc::sched_setaffinity(0, size_of_val(&set), &raw const set)
-    };
-    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
+    let mut set = CpuSet::new();
+    for cpu in cpus.split(',') {
+        set.set(cpu.parse()?);
+    }
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
 /// Gives this process a cookie of its own; the cookie, or why there is none.
 fn new_cookie() -> String {
-    // Linux include/uapi/linux/prctl.h, 5.14 and later.
-    const PR_SCHED_CORE: libc::c_int = 62;
-    const GET: libc::c_ulong = 0;
-    const CREATE: libc::c_ulong = 1;
-    const THREAD: libc::c_ulong = 0;
-    const THREAD_GROUP: libc::c_ulong = 1;
-    let mut cookie = 0_u64;
-    // SAFETY: both commands concern this process only; the second one writes 64 bits to the
-    // address, which is that of a variable of that size.
-    let result = unsafe {
-        let created = libc::prctl(PR_SCHED_CORE, CREATE, 0_u64, THREAD_GROUP, 0_u64);
-        if created == 0 {
-            libc::prctl(PR_SCHED_CORE, GET, 0_u64, THREAD, &raw mut cookie)
-        } else {
-            created
-        }
-    };
-    if result == 0 { format!("{cookie:x}") } else { std::io::Error::last_os_error().to_string() }
+    let (process, threads) = (rustix::process::getpid(), CoreSchedulingScope::ThreadGroup);
+    let cookie = create_core_scheduling_cookie(process, threads)
+        .and_then(|()| core_scheduling_cookie(gettid(), CoreSchedulingScope::Thread));
+    match cookie {
+        Ok(cookie) => format!("{cookie:x}"),
+        Err(error) => std::io::Error::from(error).to_string(),
+    }
 }

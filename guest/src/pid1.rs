@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What PID 1 owes its kernel: mounts, a voice before there is a channel, children reaped,
-//! and an end.
+//! Duties of PID 1: it mounts file systems, writes to the kernel's log before there is a channel,
+//! reaps orphans, and powers off.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::mem::MaybeUninit;
 use std::panic;
 use std::path::Path;
 
 use protocol::names::{PANIC_MARK, SAYING};
+use rustix::process::{Pid, WaitOptions};
 use rustix::system::RebootCommand;
 use thiserror::Error;
 use workload::kernel::files::{make_node, mount};
@@ -132,21 +134,20 @@ pub fn reap_strangers(ours: &[u32]) {
     const AT_ONCE: usize = 64;
     for _ in 0..AT_ONCE {
         // nix's waitid fails for whoever a real-time signal has killed, and would meet him again.
-        // SAFETY: siginfo_t is plain data, for which all bits zero is a value.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
         let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
         // SAFETY: the pointer is to a local that the call fills.
-        let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) };
-        // SAFETY: waitid has filled the fields of a child's signal, or left them zero.
-        let pid = unsafe { info.si_pid() };
+        let result = unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) };
+        // SAFETY: siginfo_t is plain data, for which all bits zero is a value; waitid has filled the
+        // fields of a child's signal, or left them zero.
+        let pid = unsafe { info.assume_init().si_pid() };
         let Some(stranger) = u32::try_from(pid).ok().filter(|pid| *pid != 0 && result == 0) else {
             return;
         };
         if ours.contains(&stranger) {
             return;
         }
-        // SAFETY: no pointer but null; the child has exited, so this does not block.
-        unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
+        let _ = rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::NOHANG);
     }
 }
 

@@ -280,42 +280,9 @@ fn cannot_create(path: &Path, source: io::Error) -> FolderError {
     FolderError::Create { path: path.to_owned(), source }
 }
 
-/// A moment as `2026-11-22T20:15:00Z`, from seconds since the epoch.
-pub fn utc(seconds: u64) -> String {
-    let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) =
-        (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// Gregorian date of a day counted from 1970-01-01. Years are counted from March, so that
-/// the leap day is a year's last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    const DAYS_PER_400_YEARS: u64 = 146_097;
-    const DAYS_FROM_0000_03_01: u64 = 719_468;
-    let days = days + DAYS_FROM_0000_03_01;
-    let era = days / DAYS_PER_400_YEARS;
-    let day_of_era = days % DAYS_PER_400_YEARS;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates_are_right() {
-        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
-        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(utc(1_795_378_500), "2026-11-22T20:15:00Z");
-    }
 
     #[test]
     fn a_configuration_is_sorted() {

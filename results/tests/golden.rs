@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Results of every version that there is a sample of (data/README.md), read by this one.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,44 @@ fn what_is_read_is_written_again() {
         let [found, there] =
             [&found, &text(&path)].map(|text| serde_json::from_str::<Value>(text).expect("JSON"));
         assert_eq!(found, there, "{sample}");
+    }
+}
+
+/// docs/formats.md names each key, in the words of the file.
+#[test]
+fn every_key_is_described() {
+    let page = fs::read_to_string(data("docs/formats.md")).expect("a file of ours");
+    let described: BTreeSet<&str> = page
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .flat_map(|code| code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
+        .collect();
+    for sample in ["user", "host", "nested"] {
+        let text = text(&format!("results/tests/data/{sample}.json.xz"));
+        let result: Value = serde_json::from_str(&text).expect("JSON");
+        let mut keys = BTreeSet::new();
+        collect_keys(&result, &mut keys);
+        keys.retain(|key| !described.contains(&**key));
+        assert!(keys.is_empty(), "{sample}: keys that docs/formats.md does not name: {keys:?}");
+    }
+}
+
+/// Keys at any depth, but for those that are names of somebody else's: of files, of KVM's
+/// parameters, of vulnerabilities.
+fn collect_keys(value: &Value, keys: &mut BTreeSet<String>) {
+    const NAMES_OF_OTHERS: [&str; 3] = ["scheduler_files", "kvm", "mitigations"];
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                keys.insert(key.clone());
+                if !NAMES_OF_OTHERS.contains(&&**key) {
+                    collect_keys(value, keys);
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect_keys(item, keys)),
+        _ => {}
     }
 }
 

@@ -8,13 +8,13 @@
 //! cargo run --release -p vmm --example start_latency -- [RUNS] [--json] [--phases]
 //! ```
 
+use std::env;
 use std::error::Error;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
-use std::{env, mem};
 
 use vmm::config::{Config, Topology};
 use vmm::kvm::{DEVICE, Hypervisor};
@@ -55,10 +55,7 @@ fn main() -> ExitCode {
 }
 
 fn monotonic_ns() -> u64 {
-    // SAFETY: all-zero is a valid timespec.
-    let mut time: libc::timespec = unsafe { mem::zeroed() };
-    // SAFETY: `time` is valid for writes, and every Linux has this clock.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 

@@ -166,7 +166,7 @@ mod tests {
         }
 
         fn hit_at(self, tsc: u64) -> Self {
-            self.control.hit.0.moment_tsc.store(tsc, Release);
+            self.control.hit.moment_tsc.store(tsc, Release);
             self
         }
 

@@ -9,6 +9,7 @@
 //! begins, and is told.
 
 use std::fs::{self, File};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::{fmt, io, ptr};
@@ -95,20 +96,18 @@ pub fn lock_stack() -> io::Result<()> {
 
 /// The end of the calling thread's stack, where it begins to be used.
 fn stack_top() -> io::Result<usize> {
-    // SAFETY: all-zero attributes are a valid object for the call to fill.
-    let mut attributes: libc::pthread_attr_t = unsafe { std::mem::zeroed() };
+    let mut attributes = MaybeUninit::uninit();
     // SAFETY: the thread is the calling one; `attributes` is valid for writes.
-    let error = unsafe { libc::pthread_getattr_np(libc::pthread_self(), &raw mut attributes) };
+    let error = unsafe { libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) };
     if error != 0 {
         return Err(io::Error::from_raw_os_error(error));
     }
     let (mut base, mut bytes) = (ptr::null_mut(), 0);
     // SAFETY: the attributes were filled above; both results are valid for writes.
-    let error = unsafe {
-        libc::pthread_attr_getstack(&raw const attributes, &raw mut base, &raw mut bytes)
-    };
+    let error =
+        unsafe { libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut base, &raw mut bytes) };
     // SAFETY: the attributes were filled above and are not used any more.
-    unsafe { libc::pthread_attr_destroy(&raw mut attributes) };
+    unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
     if error != 0 {
         return Err(io::Error::from_raw_os_error(error));
     }

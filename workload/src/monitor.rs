@@ -95,7 +95,7 @@ impl<'a> Watch<'a> {
         let (tsc, now_ns) = bracket(libc::CLOCK_MONOTONIC);
         let start_ns = now_ns + as_ns(LEAD);
         let start_tsc = tsc.wrapping_add(ns_to_ticks(as_ns(LEAD), choice.khz));
-        let gate = &shared.control().gate.0;
+        let gate = &shared.control().gate;
         gate.start_ns.store(start_ns, Relaxed);
         gate.start_tsc.store(start_tsc, Relaxed);
         gate.open.store(1, Release);
@@ -126,9 +126,9 @@ impl<'a> Watch<'a> {
         let control = self.shared.control();
         let deadline_ns = self.start_ns.saturating_add(as_ns(self.spec.duration));
         loop {
-            let seen = control.events.0.load(Acquire);
+            let seen = control.events.load(Acquire);
             groups.check(self.spec, self.shared)?;
-            let stopped = control.stop.0.load(Relaxed) != 0 || observer.stop_requested();
+            let stopped = control.stop.load(Relaxed) != 0 || observer.stop_requested();
             if stopped {
                 return Ok(());
             }
@@ -143,7 +143,7 @@ impl<'a> Watch<'a> {
                 return Ok(());
             }
             let wake_ns = next_tick_ns.min(deadline_ns).min(now_ns + as_ns(POLL_INTERVAL));
-            futex::wait(&control.events.0, seen, wake_ns);
+            futex::wait(&control.events, seen, wake_ns);
         }
     }
 
@@ -159,7 +159,7 @@ impl<'a> Watch<'a> {
         let told = self.tell_hit(observer);
         let deadline = Instant::now() + ENDED;
         let ended = loop {
-            let seen = control.events.0.load(Acquire);
+            let seen = control.events.load(Acquire);
             // A group that has died does not keep the others from telling what they had.
             let died = groups.check(self.spec, self.shared);
             let gone = groups.gone();
@@ -171,7 +171,7 @@ impl<'a> Watch<'a> {
                 break died.and(Err(LoadError::NotEnded { who, deadline: ENDED }));
             }
             futex::wait(
-                &control.events.0,
+                &control.events,
                 seen,
                 clock_ns(libc::CLOCK_MONOTONIC) + as_ns(POLL_INTERVAL),
             );
@@ -201,7 +201,7 @@ impl<'a> Watch<'a> {
     }
 
     fn tell_hit(&mut self, observer: &mut dyn Observer) -> Result<(), LoadError> {
-        let hit = &self.shared.control().hit.0;
+        let hit = &self.shared.control().hit;
         if self.hit_told || hit.published.load(Acquire) == 0 {
             return Ok(());
         }

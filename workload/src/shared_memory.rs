@@ -274,7 +274,7 @@ mod tests {
             (State::Done, State::Absent)
         );
         two.control().stop();
-        assert_eq!(one.control().stop.0.load(Relaxed), 1);
+        assert_eq!(one.control().stop.load(Relaxed), 1);
         Shared::create(&path, size).expect_err("the file is there already");
     }
 

@@ -7,6 +7,7 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
+use crossbeam_utils::CachePadded;
 use gaps::histogram::Histogram;
 use gaps::tally::{RecordCell, Tally};
 use protocol::cpu_list::{CpuSet, MAX_CPUS};
@@ -15,23 +16,18 @@ use protocol::error::Owner;
 use crate::kernel::accounting::ThreadAccount;
 use crate::kernel::futex;
 
-/// A cache line pair of its own for something that others must not be slowed down by.
-#[derive(Debug, Default)]
-#[repr(C, align(128))]
-pub struct Apart<T>(pub T);
-
-/// What steers all threads.
+/// What steers all threads, in cache line pairs of their own: what one writes slows no other down.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Control {
     /// Not 0: end now. Read by every turn of every meter, written once.
-    pub stop: Apart<AtomicU32>,
+    pub stop: CachePadded<AtomicU32>,
     /// The start barrier.
-    pub gate: Apart<Gate>,
+    pub gate: CachePadded<Gate>,
     /// Counts what the supervisor wants to wake up for; see [`Control::announce`].
-    pub events: Apart<AtomicU32>,
+    pub events: CachePadded<AtomicU32>,
     /// The gap that ended the run.
-    pub hit: Apart<Hit>,
+    pub hit: CachePadded<Hit>,
 }
 
 /// The start barrier: threads wait on `open`.
@@ -65,19 +61,19 @@ impl Control {
     /// When the gap that ends the load had ended. Whoever has seen the load stopped by it sees
     /// this, too.
     pub fn hit_tsc(&self) -> Option<u64> {
-        Some(self.hit.0.moment_tsc.load(Acquire)).filter(|moment| *moment > 0)
+        Some(self.hit.moment_tsc.load(Acquire)).filter(|moment| *moment > 0)
     }
 
     /// Ends all bursts and all sleeps.
     pub fn stop(&self) {
-        self.stop.0.store(1, Release);
-        futex::wake_all(&self.stop.0);
+        self.stop.store(1, Release);
+        futex::wake_all(&self.stop);
     }
 
     /// Wakes the supervisor.
     pub fn announce(&self) {
-        self.events.0.fetch_add(1, Release);
-        futex::wake_all(&self.events.0);
+        self.events.fetch_add(1, Release);
+        futex::wake_all(&self.events);
     }
 }
 

@@ -154,7 +154,7 @@ fn wait_until_ready(
     groups: &mut Groups,
 ) -> Result<(), LoadError> {
     let deadline = Instant::now() + READY;
-    let events = &shared.control().events.0;
+    let events = &shared.control().events;
     loop {
         let seen = events.load(Acquire);
         let who = those_not(State::Waiting, spec, shared, &[]);

@@ -82,7 +82,7 @@ pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
     let mut accounting = KernelAccounting::of_this_thread(common.tsc_khz);
     let cost = thread_accounting::cost(&mut accounting, common.turn_ticks);
     let evidence = Evidence::new(accounting, common.tsc_khz, cost, common.facts);
-    let gate = &common.shared.control().gate.0;
+    let gate = &common.shared.control().gate;
     slot.set_state(State::Waiting);
     common.shared.control().announce();
     let deadline = clock_ns(libc::CLOCK_MONOTONIC) + as_ns(BARRIER);
@@ -101,7 +101,7 @@ pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
     if let Some(end_ns) = asleep_until_ns {
         // Asleep across the end: live until then, as the others do. The accounting was read before,
         // for all of them wake up at once now, and wait for each other.
-        futex::wait(&common.shared.control().stop.0, 0, end_ns);
+        futex::wait(&common.shared.control().stop, 0, end_ns);
     }
     // Others may have moved it meanwhile: tools, a cpuset, a CPU that went offline.
     if let Ok(cpus) = affinity::of_this_thread() {
@@ -194,7 +194,7 @@ fn measure(
     let book = BurstAccount { slot, cells, control, khz };
     while wake_ns < end.ns {
         evidence.pause();
-        let stopped = futex::wait(&control.stop.0, 0, wake_ns);
+        let stopped = futex::wait(&control.stop, 0, wake_ns);
         let wakeup = Wakeup::now(wake_ns, khz);
         let class = evidence.wake(wakeup.planned_tsc, wakeup.awake.tsc);
         if stopped {
@@ -213,7 +213,7 @@ fn measure(
         // cost a real machine, and the delay is not hidden by starting over.
         let planned_end = wakeup.planned_tsc.wrapping_add(ticks(group.busy, khz));
         let until = earlier(planned_end, end.tsc);
-        let (why, mut last) = meter.burst(&mut Rdtscp, &mut evidence, from, until, &control.stop.0);
+        let (why, mut last) = meter.burst(&mut Rdtscp, &mut evidence, from, until, &control.stop);
         if let End::Hit(record) = why {
             hit(common, index, record);
             last = tsc::read();
@@ -231,7 +231,7 @@ fn measure(
 
 /// When the load begins, and when it ends.
 fn span(common: &Common<'_>) -> (Planned, Planned) {
-    let gate = &common.shared.control().gate.0;
+    let gate = &common.shared.control().gate;
     let start = Planned { ns: gate.start_ns.load(Acquire), tsc: gate.start_tsc.load(Acquire) };
     let duration_ns = as_ns(common.spec.duration);
     let end = Planned {
@@ -248,10 +248,10 @@ fn ticks(time: Duration, khz: u64) -> u64 {
 /// From the start on, gives the CPU away again and again; unmetered, for a thread that yields
 /// does not want to run.
 fn yield_until(control: &Control, start_ns: u64, until_tsc: u64) {
-    let mut stopped = futex::wait(&control.stop.0, 0, start_ns);
+    let mut stopped = futex::wait(&control.stop, 0, start_ns);
     while !stopped && earlier(tsc::read().tsc, until_tsc) != until_tsc {
         rustix::thread::sched_yield();
-        stopped = control.stop.0.load(Relaxed) != 0;
+        stopped = control.stop.load(Relaxed) != 0;
     }
 }
 
@@ -259,7 +259,7 @@ fn yield_until(control: &Control, start_ns: u64, until_tsc: u64) {
 /// beginning with every microsecond that it goes on; then end the load.
 fn hit(common: &Common<'_>, index: u32, record: GapRecord) {
     let control = common.shared.control();
-    let hit = &control.hit.0;
+    let hit = &control.hit;
     if hit.moment_tsc.compare_exchange(0, record.tsc_end.max(1), AcqRel, Relaxed).is_err() {
         // Another thread was first, and ends the load.
         return;

@@ -81,8 +81,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_sleeps_is_absent_and_not_preempted() {
-        // SAFETY: gettid has no arguments and cannot fail.
-        let tid = unsafe { libc::gettid() };
+        let tid = rustix::thread::gettid().as_raw_pid();
         let mut watch = match Watch::start(tid, None) {
             Ok(watch) => watch,
             Err(why) => {

@@ -8,31 +8,21 @@ use std::path::Path;
 use protocol::scheduler::{Family, SchedulerFacts};
 use rustix::time::ClockId;
 
+use crate::kernel::tunables::table::{BASE_SLICE, FEATURES, LATENCY, MIN_GRANULARITY};
 use crate::obstacle::Obstacle;
-
-/// Files of EEVDF's slice, and of CFS's, newest kernel first.
-const SLICES: [&str; 3] = [
-    "sys/kernel/debug/sched/base_slice_ns",
-    "sys/kernel/debug/sched/min_granularity_ns",
-    "proc/sys/kernel/sched_min_granularity_ns",
-];
 
 /// Facts about the kernel whose files are below `root`; its release as `uname -r` has it.
 pub fn facts(root: &Path, release: &str) -> SchedulerFacts {
-    let base_slice = first_number(&SLICES[..1], root);
-    let latency_ns = first_number(
-        &["sys/kernel/debug/sched/latency_ns", "proc/sys/kernel/sched_latency_ns"],
-        root,
-    );
-    let features = read("sys/kernel/debug/sched/features", root)
-        .or_else(|| read("sys/kernel/debug/sched_features", root));
+    let base_slice = first_number(&[BASE_SLICE], root);
+    let latency_ns = first_number(LATENCY, root);
+    let features = FEATURES.iter().find_map(|file| read(file, root));
     let family = match (base_slice, latency_ns) {
         (Some(_), _) => Some(Family::Eevdf),
         (None, Some(_)) => Some(Family::Cfs),
         (None, None) => version(release)
             .map(|version| if version >= (6, 6) { Family::Eevdf } else { Family::Cfs }),
     };
-    let slice_ns = base_slice.or_else(|| first_number(&SLICES[1..], root));
+    let slice_ns = base_slice.or_else(|| first_number(MIN_GRANULARITY, root));
     SchedulerFacts {
         family,
         tick_ns: tick_ns(),
@@ -55,7 +45,7 @@ fn first_number(files: &[&str], root: &Path) -> Option<u64> {
 
 /// Why none of the files of the slice can be read.
 fn no_slice(root: &Path) -> String {
-    let errors = SLICES.iter().filter_map(|file| {
+    let errors = [BASE_SLICE].iter().chain(MIN_GRANULARITY).filter_map(|file| {
         let error = fs::read_to_string(root.join(file)).err()?;
         Some(Obstacle::below(root, Path::new(file), &error))
     });

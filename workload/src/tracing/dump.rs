@@ -15,18 +15,18 @@ use crate::tracing::Tracing;
 /// The kernel hands out header files in the first read only, whatever its size.
 const HEADER_ROOM: usize = 64 << 10;
 
-/// Systems whose events are shipped whatever is traced: markers are among them.
+/// Systems whose events are sent whatever is traced: markers are among them.
 const ALWAYS: &str = "ftrace";
 
 /// Addresses and names of the kernel's functions.
 const KALLSYMS: &str = "/proc/kallsyms";
 
-/// See [`Tracing::ship`].
+/// See [`Tracing::send`].
 pub(super) fn send(tracing: &Tracing, first: &[u32], sink: &mut impl Write) -> io::Result<u64> {
     rest(tracing, first, head(tracing, sink)?)
 }
 
-/// See [`Tracing::ship_rest`].
+/// See [`Tracing::send_rest`].
 pub(super) fn rest<W: Write>(
     tracing: &Tracing,
     first: &[u32],
@@ -46,7 +46,7 @@ pub(super) fn rest<W: Write>(
     dump.finish()
 }
 
-/// See [`Tracing::ship_stats`].
+/// See [`Tracing::send_stats`].
 pub(super) fn stats<W: Write>(tracing: &Tracing, dump: &mut DumpWriter<W>) -> io::Result<()> {
     for cpu in tracing.cpus() {
         let path = tracing.per_cpu(cpu).join("stats");
@@ -61,7 +61,7 @@ pub(super) fn comms<W: Write>(tracing: &Tracing, dump: &mut DumpWriter<W>) -> io
     dump.section(Section::Comms, &fs::read(path).unwrap_or_default())
 }
 
-/// See [`Tracing::ship_head`].
+/// See [`Tracing::send_head`].
 pub(super) fn head<W: Write>(tracing: &Tracing, sink: W) -> io::Result<DumpWriter<W>> {
     let mut dump = DumpWriter::new(sink)?;
     metadata(tracing, &mut dump)?;

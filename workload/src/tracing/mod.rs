@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tracing while the load runs, and shipping the trace afterwards.
+//! Tracing while the load runs, and sending the trace afterwards.
 //!
 //! The ring buffers stay in the kernel until the load has ended: reading them is work for the
-//! same CPUs that are measured. They are shipped raw, as a [`ftrace::dump`]: text would be
+//! same CPUs that are measured. They are sent raw, as a [`ftrace::dump`]: text would be
 //! several times as long, and making it is the slowest part of a dump.
 //!
 //! Where the kernel has them in memory set aside for it, the host reads them there, and only what
-//! is needed to read them is shipped, before the load begins.
+//! is needed to read them is sent, before the load begins.
 
 mod dump;
 mod ring;
@@ -255,7 +255,7 @@ impl Tracing {
     /// its buffers. The bytes written by now.
     ///
     /// # Errors
-    /// As [`Self::ship_head`].
+    /// As [`Self::send_head`].
     pub fn send_stats<W: Write>(&self, dump: &mut DumpWriter<W>) -> io::Result<u64> {
         dump::comms(self, dump)?;
         dump::stats(self, dump)?;
@@ -263,10 +263,10 @@ impl Tracing {
     }
 
     /// Ends such a dump with all else, the pages included; its length in bytes. CPUs in `first`
-    /// come first, as with [`Self::ship`].
+    /// come first, as with [`Self::send`].
     ///
     /// # Errors
-    /// As [`Self::ship_head`].
+    /// As [`Self::send_head`].
     pub fn send_rest<W: Write>(&self, first: &[u32], dump: DumpWriter<W>) -> io::Result<u64> {
         dump::rest(self, first, dump)
     }
@@ -300,13 +300,13 @@ impl Tracing {
         write_file(&self.root.join("events/enable"), "0")
     }
 
-    /// Whether to ship the trace after a run that ended with or without a gap over the
+    /// Whether to send the trace after a run that ended with or without a gap over the
     /// threshold.
     pub fn is_wanted(&self, hit: bool) -> bool {
         self.dump.wanted(hit)
     }
 
-    /// About how many bytes [`Self::ship`] will write.
+    /// About how many bytes [`Self::send`] will write.
     pub fn estimate_bytes(&self) -> u64 {
         self.cpus()
             .iter()

@@ -3,7 +3,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use gaps::record::GapRecord;
 use protocol::error::Owner;
@@ -337,8 +337,7 @@ pub fn style(show: &ShowArgs) -> Style {
 
 /// Where the run stands in the calendar.
 pub fn started_utc() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    folder::utc(now.as_secs())
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
 /// Whether a meter that takes the load's place can have what else is asked for.

@@ -115,10 +115,10 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::CString;
-    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::FileTypeExt;
     use std::thread;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
 
@@ -127,9 +127,7 @@ mod tests {
     fn what_is_no_file_takes_the_report_and_stays() {
         let dir = tempfile::tempdir().expect("tempdir");
         let pipe = dir.path().join("pipe");
-        let name = CString::new(pipe.as_os_str().as_bytes()).expect("a name");
-        // SAFETY: `name` is a string with its NUL.
-        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
         let reader = thread::spawn({
             let pipe = pipe.clone();
             move || fs::read(pipe).expect("read")

@@ -6,7 +6,7 @@
 //! meant; the first file of the table that this kernel has gets it, and every request is
 //! reported with what became of it.
 
-mod table;
+pub(in crate::kernel) mod table;
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};

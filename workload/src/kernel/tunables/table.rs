@@ -31,11 +31,20 @@ pub(super) const WHOLE_MICROSECONDS: &str = "a time in whole microseconds, such 
 
 pub(super) const ON_OFF: &[(&str, &str)] = &[("on", "1"), ("off", "0"), ("1", "1"), ("0", "0")];
 
-pub(super) const FEATURES: &[&str] =
+/// The scheduler's features, newest kernel first.
+pub(in crate::kernel) const FEATURES: &[&str] =
     &["sys/kernel/debug/sched/features", "sys/kernel/debug/sched_features"];
 
 /// It is there with EEVDF only.
-pub(super) const BASE_SLICE: &str = "sys/kernel/debug/sched/base_slice_ns";
+pub(in crate::kernel) const BASE_SLICE: &str = "sys/kernel/debug/sched/base_slice_ns";
+
+/// CFS's slice, newest kernel first.
+pub(in crate::kernel) const MIN_GRANULARITY: &[&str] =
+    &["sys/kernel/debug/sched/min_granularity_ns", "proc/sys/kernel/sched_min_granularity_ns"];
+
+/// CFS's targeted latency, newest kernel first.
+pub(in crate::kernel) const LATENCY: &[&str] =
+    &["sys/kernel/debug/sched/latency_ns", "proc/sys/kernel/sched_latency_ns"];
 
 /// Of a tunable that only CFS has.
 pub(super) const NO_CFS_TUNABLE: &str =
@@ -56,26 +65,14 @@ pub(super) const TUNABLES: &[Tunable] = &[
     Tunable {
         name: "slice",
         unit: Unit::Nanoseconds,
-        files: &[
-            "sys/kernel/debug/sched/base_slice_ns",
-            "sys/kernel/debug/sched/min_granularity_ns",
-            "proc/sys/kernel/sched_min_granularity_ns",
-        ],
+        files: &[BASE_SLICE, MIN_GRANULARITY[0], MIN_GRANULARITY[1]],
         absent: NO_FEATURES,
     },
-    Tunable {
-        name: "latency",
-        unit: Unit::Nanoseconds,
-        files: &["sys/kernel/debug/sched/latency_ns", "proc/sys/kernel/sched_latency_ns"],
-        absent: NO_CFS_TUNABLE,
-    },
+    Tunable { name: "latency", unit: Unit::Nanoseconds, files: LATENCY, absent: NO_CFS_TUNABLE },
     Tunable {
         name: "min-granularity",
         unit: Unit::Nanoseconds,
-        files: &[
-            "sys/kernel/debug/sched/min_granularity_ns",
-            "proc/sys/kernel/sched_min_granularity_ns",
-        ],
+        files: MIN_GRANULARITY,
         absent: NO_CFS_TUNABLE,
     },
     Tunable {
