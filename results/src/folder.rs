@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use gaps::record::GapRecord;
 use thiserror::Error;
@@ -278,6 +279,11 @@ fn new_folder(parent: &Path, stamp: &str) -> Result<PathBuf, FolderError> {
 
 fn cannot_create(path: &Path, source: io::Error) -> FolderError {
     FolderError::Create { path: path.to_owned(), source }
+}
+
+/// Now, in the calendar: `2026-11-22T20:15:00Z`. Names of folders are made of it.
+pub fn started_utc() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod footprint;
 mod host_steal;
 #[cfg(test)]
 mod hostile_tests;
+mod job;
 mod kernel;
 mod l2;
 mod machine;

@@ -14,7 +14,7 @@ use results::json;
 use results::model::{Answer, RunResult};
 
 use self::screen::{screen, verdict_line};
-use crate::cli::ShowVm;
+use crate::cli::{ShowArgs, ShowVm};
 use crate::progress::Progress;
 use crate::session::Notice;
 use crate::terminal::{self, one_line};
@@ -29,6 +29,17 @@ pub enum Style {
     Compat,
     /// Nothing but result.json at the end.
     Json,
+}
+
+impl Style {
+    /// The style that the options ask for.
+    pub fn of(args: &ShowArgs) -> Self {
+        match (args.json, args.compat) {
+            (true, _) => Self::Json,
+            (_, true) => Self::Compat,
+            _ => Self::Screen,
+        }
+    }
 }
 
 /// The terminal: lines on stdout, a progress bar on stderr where that is a terminal.

@@ -32,13 +32,12 @@ use crate::facts;
 use crate::measurement::{Measurement, Span, millis};
 use crate::service::Event;
 use crate::session::{Limits, Session};
-use crate::show::Show;
+use crate::show::{Show, Style};
 use crate::signals::{self, OnLeave};
 use crate::sinks::TraceSink;
 use crate::status::{ExitStatus, Failure, OrFail, chain};
 use crate::trace_file::{Arrival, TraceFile};
 use crate::verbs::host::prepare::{Prepare, Ready};
-use crate::verbs::measure::plan;
 use crate::verdict::{End, judge};
 
 /// Signals on their way to the load's supervisor.
@@ -56,10 +55,10 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     folder::check(args.show.output.as_deref())?;
     let caller = Caller::admit(plan.demand(args.load.allow_quota))?;
     TraceFile::check(args.trace.trace_file.as_deref())?;
-    let started_utc = plan::started_utc();
+    let started_utc = folder::started_utc();
     let folder = Folder::create(args.show.output.as_deref(), &started_utc.replace(':', ""))?;
     let trace_file = TraceFile::new(args.trace.trace_file.as_deref(), folder.path());
-    let show = Show::new(plan::style(&args.show), ShowVm::None);
+    let show = Show::new(Style::of(&args.show), ShowVm::None);
     // What is not measuring keeps off the CPUs that are measured, if there are others.
     let measured: Vec<_> = plan.job.load.cpus.iter().map(|cpu| *cpu as usize).collect();
     sched::keep_off(&measured);

@@ -19,10 +19,10 @@ use workload::tracing::Tracing;
 
 use crate::caller::{Demand, Heirs};
 use crate::cli::HostArgs;
+use crate::job;
 use crate::placement;
 use crate::signals::{self, OnLeave};
 use crate::status::Failure;
-use crate::verbs::measure::plan;
 
 /// A run before it begins.
 pub struct Prepare {
@@ -66,7 +66,7 @@ impl Prepare {
         }
         let cpus = cpus.into_iter().filter_map(|cpu| u32::try_from(cpu).ok()).collect();
         // Nothing of this machine is tuned unless it is asked for.
-        let job = plan::job(&args.load, &args.trace, cpus, Vec::new())?;
+        let job = job::make(&args.load, &args.trace, cpus, Vec::new())?;
         if !matches!(
             job.cosched,
             CoschedRequest::Auto | CoschedRequest::None | CoschedRequest::Prctl

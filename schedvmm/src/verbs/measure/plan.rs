@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the options come to, before anything is made.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
-use gaps::record::GapRecord;
 use protocol::error::Owner;
-use protocol::index::Kind;
-use protocol::job::{CoschedRequest, Job, LoadSpec, MeterKind, MeterSpec, TuneRequest};
+use protocol::job::Job;
 use results::folder::{self, Folder};
 use results::host_cpus::HostCpus;
 use results::model::{KernelFacts, Machine, MicroVm, Target};
@@ -17,10 +14,11 @@ use vmm::vm::{Facts, Running, Vm};
 use vmm::x86_64::image::KernelImage;
 
 use crate::caller::{Caller, Demand, Heirs};
-use crate::cli::{Cosched, Idle, LoadArgs, RunArgs, ShowArgs, TraceArgs};
+use crate::cli::{Idle, RunArgs};
 use crate::compose::Origin;
 use crate::deliver::Checkpoints;
 use crate::host_steal::HostEvidence;
+use crate::job;
 use crate::kernel::Kernel;
 use crate::machine::{self, EarlyVoice};
 use crate::mapped_trace::TraceMemory;
@@ -28,7 +26,6 @@ use crate::measurement::Measurement;
 use crate::modules::{Drivers, Modules, Tree};
 use crate::placement::{self, Placement};
 use crate::session::{Limits, Session};
-use crate::shape::Shape;
 use crate::show::{Show, Style};
 use crate::status::{Failure, OrFail};
 use crate::trace_file::TraceFile;
@@ -73,7 +70,8 @@ impl Plan {
                 machine.cpus.saturating_sub(1)
             )));
         }
-        let mut job = job(&args.load, &args.trace, load_cpus, default_tune(&args.load))?;
+        let tune = job::default_tune(&args.load);
+        let mut job = job::make(&args.load, &args.trace, load_cpus, tune)?;
         let meter = args.meter.spec();
         if let Some(meter) = &meter {
             workload::kernel_meter::check(meter)?;
@@ -81,12 +79,12 @@ impl Plan {
         match meter {
             _ if args.nested.nested => nested::nest(&mut job, args)?,
             Some(meter) => {
-                check_alone(meter, &job, args)?;
-                metered(&mut job, meter);
+                job::check_alone(meter, &job, args)?;
+                job::metered(&mut job, meter);
             }
             None => {}
         }
-        job.cpu_limit = limits_cpus(&machine.append).map(str::to_owned);
+        job.cpu_limit = job::limits_cpus(&machine.append).map(str::to_owned);
         let placement = placement::choose(machine.pin.as_ref(), topology);
         let plan = Self {
             kernel_path,
@@ -94,7 +92,7 @@ impl Plan {
             host_cpus: placement.host_cpus(topology),
             placement,
             job,
-            started_utc: started_utc(),
+            started_utc: folder::started_utc(),
             args: args.clone(),
         };
         plan.config(None).validate()?;
@@ -102,7 +100,7 @@ impl Plan {
             placement::check("--pin", &plan.placement.pins)?;
         }
         if !args.nested.nested {
-            check_size(args, &plan.job.load)?;
+            job::check_size(args, &plan.job.load)?;
         }
         folder::check(args.show.output.as_deref())?;
         TraceFile::check(args.trace.trace_file.as_deref())?;
@@ -288,7 +286,7 @@ impl Plan {
         taken: &[String],
     ) -> Measurement {
         let limits = self.limits();
-        let show = Show::new(style(&self.args.show), self.args.nested.show_vm);
+        let show = Show::new(Style::of(&self.args.show), self.args.nested.show_vm);
         show.notes(taken);
         show.notes(&origin.notes);
         show.phase("boot", limits.boot.as_secs());
@@ -326,141 +324,12 @@ impl Plan {
     }
 }
 
-/// Which lines go to stdout.
-pub fn style(show: &ShowArgs) -> Style {
-    match (show.json, show.compat) {
-        (true, _) => Style::Json,
-        (_, true) => Style::Compat,
-        _ => Style::Screen,
-    }
-}
-
-/// Where the run stands in the calendar.
-pub fn started_utc() -> String {
-    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
-}
-
-/// Whether a meter that takes the load's place can have what else is asked for.
-fn check_alone(meter: MeterSpec, job: &Job, args: &RunArgs) -> Result<(), Failure> {
-    if !matches!(args.load.cosched, Cosched::Auto | Cosched::None) {
-        return Err(Failure::request(
-            "--cosched gives cookies to groups of the load, and --meter measures without one; leave \
-             out one of the two",
-        ));
-    }
-    let is_kernels = matches!(meter.kind, MeterKind::Hwlat | MeterKind::Osnoise);
-    if is_kernels && job.trace.as_ref().is_some_and(|trace| trace.required) {
-        return Err(Failure::request(format!(
-            "--meter {} needs the kernel's tracing for itself, and a trace is asked for; leave out \
-             one of the two",
-            meter.kind.name()
-        )));
-    }
-    Ok(())
-}
-
-/// Refuses a load that the guest could not hold.
-fn check_size(args: &RunArgs, load: &LoadSpec) -> Result<(), Failure> {
-    let threads = load.threads();
-    let bytes = threads as u64 * u64::from(args.load.records) * size_of::<GapRecord>() as u64;
-    let room = args.machine.memory << 19;
-    if bytes > room {
-        let text = format!(
-            "--records {} for {threads} threads take {} MiB, more than half of the guest's {} \
-             MiB; lower --records or raise --memory",
-            args.load.records,
-            bytes >> 20,
-            args.machine.memory
-        );
-        return Err(Failure::request(text));
-    }
-    Ok(())
-}
-
-/// The word, among those for the kernel, by which it may leave CPUs of its machine offline.
-fn limits_cpus(words: &str) -> Option<&str> {
-    words.split_ascii_whitespace().find(|word| match word.split_once('=') {
-        Some(("maxcpus" | "nr_cpus" | "possible_cpus" | "nosmt" | "acpi", _)) => true,
-        Some(("mitigations", values)) => values.split(',').any(|value| value == "nosmt"),
-        Some(_) => false,
-        None => matches!(*word, "nosmt" | "nosmp" | "noapic" | "nolapic" | "disableapic"),
-    })
-}
-
-fn default_tune(load: &LoadArgs) -> Vec<TuneRequest> {
-    if load.no_default_tune { Vec::new() } else { workload::kernel::tunables::default_tune() }
-}
-
-/// The orders, for an agent or for ourselves. `tune` is what is set unless the user says
-/// otherwise.
-///
-/// # Errors
-/// Options that make no sense.
-pub fn job(
-    load: &LoadArgs,
-    trace: &TraceArgs,
-    cpus: Vec<u32>,
-    mut tune: Vec<TuneRequest>,
-) -> Result<Job, Failure> {
-    if let Some(threshold) = load.threshold.0.filter(|threshold| *threshold < load.floor) {
-        return Err(Failure::request(format!(
-            "--threshold {threshold:?} is under --floor {:?}, from which on gaps are seen; raise \
-             the one or lower the other",
-            load.floor
-        )));
-    }
-    let trace = trace.spec()?;
-    for request in &load.tune {
-        workload::kernel::tunables::check(request)?;
-    }
-    let shape = Shape::choose(load, &cpus)?;
-    // A tunable given by the user replaces ours of the same name.
-    tune.retain(|ours| load.tune.iter().all(|theirs| theirs.name != ours.name));
-    tune.extend(load.tune.iter().cloned());
-    Ok(Job {
-        load: LoadSpec {
-            name: shape.name,
-            groups: shape.groups,
-            kind: Kind::Threads,
-            cpus,
-            seed: load.seed.unwrap_or_else(any_seed),
-            duration: load.duration,
-            floor: load.floor,
-            threshold: load.threshold.0,
-            records_per_thread: load.records,
-        },
-        cosched: load.cosched.into(),
-        tune,
-        trace,
-        host_tsc_khz: None,
-        noise: load.noise.0.unwrap_or_default(),
-        meter: None,
-        nested: None,
-        wait_for_go: None,
-        cpu_limit: None,
-    })
-}
-
-/// Orders for a meter in place of the bursty threads: each of the load's CPUs is busy with it
-/// alone. So there is nothing to tell apart by cookies, and no noise floor beside it.
-pub fn metered(job: &mut Job, meter: MeterSpec) {
-    job.meter = Some(meter);
-    job.load = job.load.clone().for_meter();
-    job.cosched = CoschedRequest::None;
-    job.noise = Duration::ZERO;
-}
-
-/// A seed that nobody asked for: runs that are to differ by chance alone must not have the same
-/// pauses. Short enough to be typed.
-fn any_seed() -> u64 {
-    const SEEDS: u64 = 1_000_000;
-    // Keys of the standard library's hash maps are random.
-    RandomState::new().build_hasher().finish() % SEEDS
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use clap::Parser;
+    use protocol::job::MeterKind;
 
     use super::*;
     use crate::cli::Cli;
@@ -502,20 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn words_by_which_cpus_may_be_missing_are_known() {
-        for (words, limit) in [
-            ("", None),
-            ("quiet isolcpus=3 cpuidle.off=1", None),
-            ("mitigations=off", None),
-            ("quiet nosmt", Some("nosmt")),
-            ("nosmt=force quiet", Some("nosmt=force")),
-            ("maxcpus=2", Some("maxcpus=2")),
-            ("a=b nr_cpus=3", Some("nr_cpus=3")),
-            ("mitigations=auto,nosmt", Some("mitigations=auto,nosmt")),
-            ("acpi=off", Some("acpi=off")),
-        ] {
-            assert_eq!(limits_cpus(words), limit, "{words}");
-        }
+    fn a_word_by_which_cpus_may_be_missing_is_in_the_job() {
         let limit = |words| plan(&["--append", words]).ok().and_then(|plan| plan.job.cpu_limit);
         assert_eq!(limit("maxcpus=1").as_deref(), Some("maxcpus=1"));
         assert_eq!(limit("quiet"), None);
