@@ -62,7 +62,7 @@ pub trait GapClassifier {
     fn classify(&mut self, begin: u64, end: u64) -> Class;
 }
 
-/// Nobody: every gap is of unknown class.
+/// No evidence: every gap is of unknown class.
 impl GapClassifier for () {
     fn notice_ticks(&self) -> u64 {
         u64::MAX
@@ -186,7 +186,7 @@ pub struct Evidence<E> {
 }
 
 impl<E: ThreadAccounting> Evidence<E> {
-    /// Of the thread that `accounting` is of.
+    /// Of the calling thread.
     pub fn new(accounting: E, khz: u64, cost: Cost, facts: Facts) -> Self {
         /// A turn takes longer than its median now and then, for reasons of the CPU's own.
         const TURNS: u64 = 16;
@@ -289,7 +289,7 @@ impl<E: ThreadAccounting> Evidence<E> {
 
     /// The thread is about to sleep.
     pub fn pause(&mut self) {
-        self.look_again();
+        self.sample_again();
     }
 
     /// It runs again, and its sleep was to end at one of these moments and ended at the other: a
@@ -314,14 +314,14 @@ impl<E: ThreadAccounting> Evidence<E> {
         // The accounting is up to date whenever the thread is switched in.
         let arrived_tsc =
             self.accounting.switches(begin, begin).map_or(0, |recorded| recorded.arrived_tsc);
-        self.look_again();
+        self.sample_again();
         if let Some(base) = &mut self.base {
             base.booked_tsc = arrived_tsc;
         }
     }
 
-    /// Goes on from this look.
-    fn look_again(&mut self) {
+    /// Goes on from a new sample.
+    fn sample_again(&mut self) {
         let booked_tsc = self.base.map_or(0, |base| base.booked_tsc);
         self.base =
             self.accounting.sample().map(|sample| Base { sample, booked_tsc, unsure_ticks: 0 });
@@ -357,7 +357,7 @@ impl<E: ThreadAccounting> GapClassifier for Evidence<E> {
         // With records only what it ran is unsure, and that is so by a tick in any case.
         let bearable = recorded.map_or(self.unsure_ticks, |_| self.tick_ticks);
         if base.unsure_ticks > bearable {
-            self.look_again();
+            self.sample_again();
         }
     }
 
@@ -374,13 +374,13 @@ impl<E: ThreadAccounting> GapClassifier for Evidence<E> {
         let latest = begin.saturating_add(self.own_ticks);
         let base = self.base.filter(|base| base.sample.tsc <= latest);
         let Some((base, now)) = base.zip(sample) else {
-            self.look_again();
+            self.sample_again();
             let anything = Bounds { least: 0, most: length };
             return self.class(recorded_off.unwrap_or(anything), anything, length);
         };
         // A sample that took too long was interrupted, perhaps for long, and who knows whether
         // before or after the kernel answered. The meter makes a gap of it, which is then judged by
-        // the look before.
+        // the sample before.
         let since_end = now.tsc.saturating_sub(end);
         let interrupted = since_end > self.own_ticks;
         let more = if interrupted { since_end } else { 0 };

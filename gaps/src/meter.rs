@@ -273,9 +273,9 @@ mod tests {
 
     /// Wants to know of everything from 50 ticks on, and blames by length.
     #[derive(Default)]
-    struct Judge(Vec<(u64, u64)>);
+    struct Classified(Vec<(u64, u64)>);
 
-    impl GapClassifier for Judge {
+    impl GapClassifier for Classified {
         fn notice_ticks(&self) -> u64 {
             50
         }
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_witness_own_work_is_no_gap_and_what_is_longer_is_one() {
+    fn the_classifiers_own_work_is_no_gap_and_what_is_longer_is_one() {
         let stop = AtomicU32::new(0);
         let (tally, cells) = (Tally::default(), [(); 4].map(|()| RecordCell::default()));
         let recorder = Recorder { tally: &tally, cells: &cells, tsc_khz: 1_000_000 };
@@ -307,15 +307,15 @@ mod tests {
             [(1000, 0), (1140, 0), (1150, 0), (2150, 0), (2300, 0), (2300, 0), (2301, 0)];
         let last = Reading { tsc: 0, cpu: 0 };
         let mut script = Script { readings: readings.iter().copied(), last, stop: &stop };
-        let mut judge = Judge::default();
-        Meter::new(recorder, limits).burst(&mut script, &mut judge, last, 1 << 40, &stop);
+        let mut classifier = Classified::default();
+        Meter::new(recorder, limits).burst(&mut script, &mut classifier, last, 1 << 40, &stop);
         let gaps: Vec<_> =
             tally.records(&cells, 0).map(|gap| (gap.tsc_begin, gap.tsc_end)).collect();
         assert_eq!(gaps, [(0, 1000), (1150, 2150), (2150, 2300)]);
     }
 
     #[test]
-    fn the_witness_sees_what_stands_out_and_only_gaps_are_recorded() {
+    fn the_classifier_sees_what_stands_out_and_only_gaps_are_recorded() {
         let stop = AtomicU32::new(0);
         let (tally, cells) = (Tally::default(), [(); 4].map(|()| RecordCell::default()));
         let recorder = Recorder { tally: &tally, cells: &cells, tsc_khz: 1_000_000 };
@@ -323,9 +323,9 @@ mod tests {
         let readings = [(40, 0), (100, 0), (100, 0), (500, 0), (500, 0), (620, 0), (620, 0)];
         let last = Reading { tsc: 0, cpu: 0 };
         let mut script = Script { readings: readings.iter().copied(), last, stop: &stop };
-        let mut judge = Judge::default();
-        Meter::new(recorder, limits).burst(&mut script, &mut judge, last, 1 << 40, &stop);
-        assert_eq!(judge.0, [(40, 100), (100, 500), (500, 620)]);
+        let mut classifier = Classified::default();
+        Meter::new(recorder, limits).burst(&mut script, &mut classifier, last, 1 << 40, &stop);
+        assert_eq!(classifier.0, [(40, 100), (100, 500), (500, 620)]);
         let classes: Vec<_> = tally.records(&cells, 0).map(|gap| gap.class).collect();
         assert_eq!(classes, [Class::Host, Class::ScheduledOut]);
     }

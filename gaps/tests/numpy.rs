@@ -21,6 +21,10 @@ gaps = np.array(data['gaps'], dtype=np.float64)
 span, limit = data['span'], data['limit']
 shares = np.array(data['shares'], dtype=np.float64)
 pick = lambda q: float(np.quantile(gaps, q, method='inverted_cdf'))
+rising = np.sort(gaps)
+def pick_time(q):
+    sums = np.cumsum(rising)
+    return float(rising[np.searchsorted(sums, q * sums[-1])])
 begins, ends = np.array(data['intervals'], dtype=np.float64).T
 window = data['window']
 starts = np.concatenate([begins, ends - window])
@@ -28,6 +32,7 @@ overlap = np.clip(np.minimum(ends, starts[:, None] + window)
                   - np.maximum(begins, starts[:, None]), 0, None).sum(axis=1)
 print(json.dumps({
     'p50': pick(0.5), 'p90': pick(0.9), 'p99': pick(0.99), 'p999': pick(0.999),
+    'time_p50': pick_time(0.5), 'time_p99': pick_time(0.99),
     'total': float(gaps.sum()),
     'wait_exceeds': float(np.clip(gaps - limit, 0, None).sum() / span),
     'mean_wait': float(np.mean(gaps ** 2) * gaps.size / (2 * span)),
@@ -114,13 +119,15 @@ fn ours(input: &Value) -> Vec<(&'static str, f64)> {
     };
     let records: Vec<_> = intervals.iter().map(record).collect();
     let shares = list("shares");
-    let quantiles = gaps.quantiles().expect("there are gaps");
+    let quantile = |share| gaps.quantile_ns(share).expect("there are gaps") as f64;
     let starved = gaps.starvation(limit);
     vec![
-        ("p50", quantiles.p50_ns as f64),
-        ("p90", quantiles.p90_ns as f64),
-        ("p99", quantiles.p99_ns as f64),
-        ("p999", quantiles.p999_ns as f64),
+        ("p50", quantile(500_000)),
+        ("p90", quantile(900_000)),
+        ("p99", quantile(990_000)),
+        ("p999", quantile(999_000)),
+        ("time_p50", gaps.time_quantile_ns(500_000).expect("there are gaps") as f64),
+        ("time_p99", gaps.time_quantile_ns(990_000).expect("there are gaps") as f64),
         ("total", gaps.total_ns() as f64),
         ("wait_exceeds", gaps.wait_exceeds(limit, span).expect("a span")),
         ("mean_wait", gaps.mean_wait_ns(span).expect("a span")),

@@ -357,7 +357,7 @@ fn each_failure_is_named_and_the_others_go_on() {
     assert!(fault(1).contains("before its PID 1: reset"), "{}", fault(1));
     assert_eq!(taken.vms[1].state.as_deref(), Some("rip 0"));
     assert!(fault(2).contains("ended early with signal: 9"), "{}", fault(2));
-    assert!(fault(3).contains("what it never should"), "{}", fault(3));
+    assert!(fault(3).contains("protocol error"), "{}", fault(3));
     assert!(fault(4).contains("did not stand ready within 2s"), "{}", fault(4));
     assert_eq!(taken.vms[4].state.as_deref(), Some("rip 1"));
     assert!(fault(5).contains("ended early with exit status: 3"), "{}", fault(5));

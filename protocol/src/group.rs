@@ -62,7 +62,7 @@ impl GroupSpec {
         }
     }
 
-    /// True if the scheduler has a reason to give it more or less than others.
+    /// True if the scheduler has no reason to give it more or less than others.
     pub fn is_ordinary(&self) -> bool {
         self.cpus.is_empty()
             && self.policy == Policy::default()

@@ -23,7 +23,7 @@ const KIND_REPORT: u8 = 16;
 const KIND_CONSOLE: u8 = 17;
 /// Kind of a frame that carries bytes of the guest's control port.
 const KIND_CONTROL: u8 = 18;
-/// Kind of a frame that carries an [`LauncherCommand`] as JSON.
+/// Kind of a frame that carries a [`LauncherCommand`] as JSON.
 const KIND_LAUNCHER_COMMAND: u8 = 19;
 
 /// What is prepared once for all virtual machines.
@@ -41,7 +41,7 @@ pub struct PrepareSpec {
     pub cpus: u32,
     /// How each machine reaches its virtio devices; `None` takes what the kernel has a driver for.
     pub transport: Option<Transport>,
-    /// The commands of the agent in each, as JSON.
+    /// The job of the agent in each, as JSON.
     pub job: String,
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LoadReport {
     /// TSC when the load was told to end, or had come to its end: the kernel's accounting of groups
-    /// are read then.
+    /// is read then.
     pub tsc_end: u64,
     /// TSC frequency, with all that was used to find it.
     pub tsc: TscReport,

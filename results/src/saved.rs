@@ -14,7 +14,7 @@ use crate::folder::{OWN_FILES, RESULT};
 use crate::gaps_csv::{self, Names};
 use crate::host_cpus::HostCpus;
 use crate::model::{LocatedGap, Numbers, RunResult, Schema, Steal};
-use crate::upgrade::{self, FIRST_SCHEMA};
+use crate::upgrade::{self, FIRST_SCHEMA, SECOND_SCHEMA};
 
 /// What a run that was killed may have left of its trace, the whole one first.
 const LEFT: [&str; 2] = ["trace.dat", "trace.dat.raw"];
@@ -47,9 +47,10 @@ impl Saved {
             FIRST_SCHEMA => {
                 Some(upgrade::from_first(&mut value).map_err(|why| no_result(why, &path))?)
             }
-            Schema::NAME => None,
+            SECOND_SCHEMA | Schema::NAME => None,
             _ => return Err(ResultError::Schema { path, schema }),
         };
+        upgrade::from_second(&mut value);
         upgrade::fill_in(&mut value);
         let mut result =
             RunResult::deserialize(&value).map_err(|error| no_result(error.to_string(), &path))?;

@@ -13,6 +13,8 @@ use crate::model::{Numbers, RunResult, Schema, Target};
 
 /// The first version: groups and threads counted from 0, threads over all groups.
 pub const FIRST_SCHEMA: &str = "schedvmm-result/1";
+/// The second version: scheduler tunables were called knobs.
+pub const SECOND_SCHEMA: &str = "schedvmm-result/2";
 
 /// Of a run of the first version that a gap over the threshold ended.
 const GOES_ON: &str = "an older schedvmm wrote this: all figures but the longest gap go on beyond \
@@ -64,8 +66,17 @@ pub fn from_first(value: &mut Value) -> Result<Vec<Numbers>, String> {
     {
         notes.push(json!(GOES_ON));
     }
-    value["schema"] = json!(Schema::V2);
     Ok(numbers)
+}
+
+/// From the second version, or one made of the first, to this one.
+pub fn from_second(value: &mut Value) {
+    if let Some(setup) = value["setup"].as_object_mut()
+        && let Some(tunables) = setup.remove("knobs")
+    {
+        setup.insert("tunables".into(), tunables);
+    }
+    value["schema"] = json!(Schema::V3);
 }
 
 fn numbers(threads: &Value, kind: Kind) -> Result<Vec<Numbers>, String> {
@@ -122,7 +133,10 @@ type Later = (&'static str, fn() -> Value);
 
 /// What came later than the first result of some version, and what stands for it in older ones.
 /// `[]` is each item of a list. Where the object that has it is not there, or null, nothing is.
-const LATER: [Later; 52] = [
+const LATER: [Later; 55] = [
+    ("statistics.time_quantiles", || Value::Null),
+    ("groups[].statistics.time_quantiles", || Value::Null),
+    ("threads[].statistics.time_quantiles", || Value::Null),
     ("longest_gap.kind", || json!("preemption")),
     ("longest_gap.unfinished", || json!(false)),
     ("threshold_hit.kind", || json!("preemption")),
@@ -182,11 +196,6 @@ const LATER: [Later; 52] = [
 pub fn fill_in(value: &mut Value) {
     for (path, filler) in LATER {
         fill(value, path, filler);
-    }
-    if let Some(setup) = value["setup"].as_object_mut()
-        && let Some(tunables) = setup.remove("knobs")
-    {
-        setup.insert("tunables".into(), tunables);
     }
     let cosched = &value["cosched"];
     let missing = cosched["requested"] == "auto" && cosched["mechanism"] == "none";

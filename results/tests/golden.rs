@@ -114,6 +114,18 @@ fn a_result_of_machines_has_them() {
     assert!(result.phases_ms.contains_key(&Phase::L2AllRecorded));
 }
 
+/// What schema 2 called knobs.
+#[test]
+fn a_result_of_the_second_schema_has_its_tunables() {
+    let saved = open("results/tests/data/last-2.json.xz");
+    let setup = saved.result.setup.as_ref().expect("it was set up");
+    assert!(setup.tunables.iter().any(|tunable| tunable.request.starts_with("slice=")));
+    let p99_ns = saved.result.statistics.quantiles.expect("there were gaps").p99_ns;
+    assert!(p99_ns.is_some_and(|p99_ns| p99_ns > 0));
+    let written = json::pretty(&saved.result).expect("JSON");
+    assert!(written.contains("schedvmm-result/3") && !written.contains("knobs"));
+}
+
 /// The first result of schema 2 lacked what came later.
 #[test]
 fn an_early_result_of_this_schema_is_read() {
@@ -176,11 +188,11 @@ fn gaps_of_the_first_schema_are_of_the_threads_that_they_were() {
 fn a_newer_schema_is_refused_by_name() {
     let folder = folder("results/tests/data/host.json.xz");
     let path = folder.path().join("result.json");
-    let newer = fs::read_to_string(&path).expect("read").replace("result/2", "result/3");
+    let newer = fs::read_to_string(&path).expect("read").replace("result/3", "result/4");
     fs::write(&path, newer).expect("written");
     let error = Saved::open(&path).expect_err("unknown").to_string();
     assert!(
-        error.contains("`schedvmm-result/3`") && error.contains("schedvmm-result/2"),
+        error.contains("`schedvmm-result/4`") && error.contains("schedvmm-result/3"),
         "{error}"
     );
 }

@@ -101,7 +101,7 @@ impl<'a> Account<'a> {
         let mut trace = self.trace;
         trace.note = trace.note.or_else(|| setup?.trace_note.clone());
         RunResult {
-            schema: Schema::V2,
+            schema: Schema::V3,
             version: env!("CARGO_PKG_VERSION").into(),
             target,
             command_line: std::env::args_os()

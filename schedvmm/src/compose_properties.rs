@@ -179,9 +179,11 @@ fn check(
     short: bool,
 ) -> Result<(), TestCaseError> {
     let within = |share: f64| (0.0..=1.0).contains(&share);
-    if let Some(quantiles) = found.quantiles {
-        let steps = [quantiles.p50_ns, quantiles.p90_ns, quantiles.p99_ns, quantiles.p999_ns];
-        prop_assert!(steps.is_sorted() && steps[3] <= longest_ns, "{steps:?} {longest_ns}");
+    for quantiles in found.quantiles.iter().chain(&found.time_quantiles) {
+        let each = [quantiles.p50_ns, quantiles.p90_ns, quantiles.p99_ns, quantiles.p999_ns];
+        let steps: Vec<_> = each.into_iter().flatten().collect();
+        let most = steps.last().copied().unwrap_or(0);
+        prop_assert!(steps.is_sorted() && most <= longest_ns, "{steps:?} {longest_ns}");
     }
     prop_assert!(found.gap_share.is_none_or(within), "{:?}", found.gap_share);
     prop_assert!(found.wait_exceeds.iter().all(|point| within(point.probability)));
@@ -224,7 +226,7 @@ proptest! {
         for group in &found.groups {
             check(&group.statistics, group.longest_gap_ns, short)?;
             let latest = group.wakeup_longest_ns.unwrap_or(0);
-            let wakeup = group.statistics.wakeup.map_or(0, |wakeup| wakeup.p999_ns);
+            let wakeup = group.statistics.wakeup.and_then(|wakeup| wakeup.p999_ns).unwrap_or(0);
             prop_assert!(wakeup <= latest, "{wakeup} {latest}");
             let threads = found.threads.iter().filter(|it| it.who.group == group.group.number());
             let longest = threads.map(|thread| thread.longest_gap_ns).max();

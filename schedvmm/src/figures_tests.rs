@@ -152,8 +152,6 @@ struct Figures {
     gap_ms: f64,
     /// Sum of the squares of their milliseconds.
     squares: f64,
-    /// p50, p90, p99, p99.9, in milliseconds.
-    quantiles: Option<[u64; 4]>,
     /// For each wait, milliseconds of all gaps but their last so many.
     above_ms: [f64; 6],
     /// How many gaps are longer than 100 ms, and their sum.
@@ -162,17 +160,17 @@ struct Figures {
     lag_ms: [u64; 2],
     /// Class, gaps, milliseconds.
     classes: &'static [(&'static str, u64, f64)],
-    wakeup: Option<[u64; 4]>,
+    /// Whether anybody was woken.
+    woken: bool,
 }
 
 impl Figures {
     fn json(&self) -> Value {
-        let quantiles = |of: Option<[u64; 4]>| {
-            of.map(|[p50, p90, p99, p999]| {
-                json!({ "p50_ns": p50 * MS, "p90_ns": p90 * MS, "p99_ns": p99 * MS,
-                        "p999_ns": p999 * MS })
-            })
+        // Of so few none is told.
+        let quantiles = |any: bool| {
+            any.then(|| json!({ "p50_ns": null, "p90_ns": null, "p99_ns": null, "p999_ns": null }))
         };
+        let any = self.gaps > 0.0;
         let wanted_ms = self.wanted_ms as f64;
         let waits_ms = [0.1, 1.0, 4.0, 10.0, 30.0, 100.0];
         let waits = waits_ms.iter().zip(self.above_ms).map(
@@ -187,7 +185,8 @@ impl Figures {
             "wanted_ns": self.wanted_ms * MS,
             "open_ns": 0,
             "gaps_per_s": self.gaps * 1000.0 / wanted_ms,
-            "quantiles": quantiles(self.quantiles),
+            "time_quantiles": quantiles(any),
+            "quantiles": quantiles(any),
             "gap_share": self.gap_ms / wanted_ms,
             "mean_wait_ns": self.squares / (2.0 * wanted_ms) * 1e6,
             "wait_exceeds": waits.collect::<Vec<_>>(),
@@ -197,11 +196,11 @@ impl Figures {
                 .map(|(window, lag)| json!({ "window_ns": window * MS, "lag_ns": lag * MS }))
                 .collect::<Vec<_>>(),
             "classes": classes.collect::<Vec<_>>(),
-            "kinds": self.quantiles.map(|_| {
+            "kinds": any.then(|| {
                 json!({ "kind": "preemption", "gaps": self.gaps, "gap_ns": self.gap_ms * 1e6,
-                        "share": 1.0, "quantiles": quantiles(self.quantiles) })
+                        "share": 1.0, "quantiles": quantiles(any) })
             }).into_iter().collect::<Vec<_>>(),
-            "wakeup": quantiles(self.wakeup),
+            "wakeup": quantiles(self.woken),
         })
     }
 }
@@ -213,12 +212,11 @@ const FIRST: Figures = Figures {
     gaps: 2.0,
     gap_ms: 140.0,
     squares: 400.0 + 14400.0,
-    quantiles: Some([20, 120, 120, 120]),
     above_ms: [139.8, 138.0, 132.0, 120.0, 90.0, 20.0],
     starved: (1, 120),
     lag_ms: [50, 0],
     classes: &[("scheduled-out", 2, 140.0)],
-    wakeup: Some([1, 9, 9, 9]),
+    woken: true,
 };
 
 /// One of 10 ms.
@@ -227,12 +225,11 @@ const SECOND: Figures = Figures {
     gaps: 1.0,
     gap_ms: 10.0,
     squares: 100.0,
-    quantiles: Some([10; 4]),
     above_ms: [9.9, 9.0, 6.0, 0.0, 0.0, 0.0],
     starved: (0, 0),
     lag_ms: [0, 0],
     classes: &[("host", 1, 10.0)],
-    wakeup: None,
+    woken: false,
 };
 
 /// One of 40 ms.
@@ -241,12 +238,11 @@ const THIRD: Figures = Figures {
     gaps: 1.0,
     gap_ms: 40.0,
     squares: 1600.0,
-    quantiles: Some([40; 4]),
     above_ms: [39.9, 39.0, 36.0, 30.0, 10.0, 0.0],
     starved: (0, 0),
     lag_ms: [0, 0],
     classes: &[("scheduled-out", 1, 40.0)],
-    wakeup: Some([2; 4]),
+    woken: true,
 };
 
 const FOURTH: Figures = Figures {
@@ -254,12 +250,11 @@ const FOURTH: Figures = Figures {
     gaps: 0.0,
     gap_ms: 0.0,
     squares: 0.0,
-    quantiles: None,
     above_ms: [0.0; 6],
     starved: (0, 0),
     lag_ms: [0, 0],
     classes: &[],
-    wakeup: None,
+    woken: false,
 };
 
 /// 10, 20 and 120 ms.
@@ -268,12 +263,11 @@ const FIRST_GROUP: Figures = Figures {
     gaps: 3.0,
     gap_ms: 150.0,
     squares: 100.0 + 400.0 + 14400.0,
-    quantiles: Some([20, 120, 120, 120]),
     above_ms: [149.7, 147.0, 138.0, 120.0, 90.0, 20.0],
     starved: (1, 120),
     lag_ms: [50, 0],
     classes: &[("scheduled-out", 2, 140.0), ("host", 1, 10.0)],
-    wakeup: Some([1, 9, 9, 9]),
+    woken: true,
 };
 
 const SECOND_GROUP: Figures = Figures { wanted_ms: 1000, ..THIRD };
@@ -284,12 +278,11 @@ const ALL: Figures = Figures {
     gaps: 4.0,
     gap_ms: 190.0,
     squares: 100.0 + 400.0 + 1600.0 + 14400.0,
-    quantiles: Some([20, 120, 120, 120]),
     above_ms: [189.6, 186.0, 174.0, 150.0, 100.0, 20.0],
     starved: (1, 120),
     lag_ms: [50, 0],
     classes: &[("scheduled-out", 3, 180.0), ("host", 1, 10.0)],
-    wakeup: Some([2, 9, 9, 9]),
+    woken: true,
 };
 
 /// All figures of the result, by hand.
@@ -469,7 +462,6 @@ fn after_a_hit_every_figure_ends_at_the_hit() {
         ("/groups/0/gaps", json!(4)),
         ("/groups/0/longest_gap_ns", json!(120 * MS)),
         ("/groups/0/gap_ns", json!(185 * MS)),
-        ("/statistics/quantiles/p999_ns", json!(120 * MS)),
         ("/statistics/wanted_ns", json!(3510 * MS)),
         // Of the gap that was open at the hit, thread 1 had waited 70 ms.
         ("/statistics/open_ns", json!(70 * MS)),

@@ -124,7 +124,7 @@ fn unreported(end: &End) -> Verdict {
             untestable(ReasonCode::GuestHangs, reason)
         }
         End::Garbled(error) => {
-            let reason = format!("the agent in the guest sent what it never should: {error}");
+            let reason = format!("protocol error of the agent in the guest: {error}");
             untestable(ReasonCode::ProtocolError, reason)
         }
         End::NotAsTold(how) => untestable(ReasonCode::CommandLineIgnored, how.clone()),

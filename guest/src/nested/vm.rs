@@ -338,7 +338,7 @@ impl L2Vm {
 
     /// What makes no sense ends the VM: nothing after it can be trusted.
     fn garbled(&mut self, who: &str, error: &FrameError) {
-        self.fault(&format!("its {who} sent what it never should: {error}"));
+        self.fault(&format!("protocol error of its {who}: {error}"));
         self.kill();
     }
 

@@ -14,15 +14,15 @@ use super::statistics::Fairness;
 /// made this one as it is read ([`crate::upgrade`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Schema {
-    /// Groups and threads are numbered as they are shown.
+    /// Tunables by that name, and quantiles that are not told where they would be an accident.
     #[default]
-    #[serde(rename = "schedvmm-result/2")]
-    V2,
+    #[serde(rename = "schedvmm-result/3")]
+    V3,
 }
 
 impl Schema {
     /// As in the file.
-    pub const NAME: &'static str = "schedvmm-result/2";
+    pub const NAME: &'static str = "schedvmm-result/3";
 }
 
 /// Where the threads that measured ran.

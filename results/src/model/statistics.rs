@@ -31,6 +31,8 @@ pub struct Statistics {
     pub open_ns: u64,
     /// Gaps in a second of that time.
     pub gaps_per_s: Option<f64>,
+    /// Of the time in gaps, by their length; `None` without any.
+    pub time_quantiles: Option<Quantiles>,
     /// Of the lengths of gaps; `None` without any.
     pub quantiles: Option<Quantiles>,
     /// Part of the time wanted that was spent in gaps.

@@ -185,10 +185,10 @@ fn what_is_no_result_is_refused() {
     for (text, says) in [
         ("{", "no result.json"),
         ("{\"schema\":\"x/9\"}", "schema `x/9`"),
-        ("{\"schema\":\"schedvmm-result/3\"}", "schema `schedvmm-result/3`"),
+        ("{\"schema\":\"schedvmm-result/4\"}", "schema `schedvmm-result/4`"),
         ("[]", "schema ``"),
         ("7", "schema ``"),
-        ("{\"schema\":\"schedvmm-result/2\"}", "missing field"),
+        ("{\"schema\":\"schedvmm-result/3\"}", "missing field"),
     ] {
         let error = read(text).expect_err("refused");
         assert!(error.contains(says), "{error}");

@@ -40,7 +40,7 @@ pub fn expected(spec: &LoadSpec, facts: &SchedulerFacts, longest_gap_ns: Option<
 
 /// For machines in place of the load: a meter pauses, and each is busy beside it.
 pub fn of_machines() -> Expected {
-    Expected { note: "does not apply: the load are machines".into(), ..Expected::default() }
+    Expected { note: "does not apply: the load is VMs".into(), ..Expected::default() }
 }
 
 /// For the end screen.

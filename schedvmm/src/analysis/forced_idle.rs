@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Forced idle time: a hyperthread idles though somebody wants to run on it, because the core
-//! belongs to another cookie. From the kernel's own accounting, which charge it to the cookie that
+//! belongs to another cookie. From the kernel's own accounting, which charges it to the cookie that
 //! causes it (kernel/sched/core_sched.c, `__sched_core_account_forceidle`).
 
 use gaps::stats::share_within;
@@ -9,7 +9,7 @@ use results::model::{ForcedIdle, ForcedIdleSource, Group, Thread};
 
 /// Of machines in place of the load: their launchers keep no such accounts.
 pub fn of_machines() -> ForcedIdle {
-    let note = "not looked for: the load are machines; a trace tells it (schedvmm explain --run)";
+    let note = "not measured: the load is VMs; a trace tells it (schedvmm explain --run)";
     ForcedIdle { note: Some(note.into()), ..ForcedIdle::default() }
 }
 

@@ -141,6 +141,7 @@ pub fn of_threads(threads: &[&Thread], gaps: &[&ThreadGaps], clock: Clock<'_>) -
         wanted_ns,
         open_ns,
         gaps_per_s: share(sum(&timed, |report| report.gaps), wanted_ns).map(|per_ns| per_ns * 1e9),
+        time_quantiles: all.time_quantiles(),
         quantiles: all.quantiles(),
         gap_share,
         mean_wait_ns: waits.mean_wait_ns(wanted_ns),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 use gaps::record::GapRecord;
+use gaps::stats::Quantiles;
 use gaps::tally::ClassTotal;
 use protocol::report::ThreadReport;
 use results::clock::Until;
@@ -32,13 +33,16 @@ fn thread(lengths: &[u64]) -> (Thread, Vec<GapRecord>) {
         gap_histogram_ns: lengths.iter().map(|length| (length + length / 64, 1)).collect(),
         classes: vec![ClassTotal { class: Class::Host, gaps: 1, gap_ticks: total }],
         busy_ticks: 1000 * MS,
-        wakeup_histogram_ns: vec![(MS, 3), (9 * MS, 1)],
+        wakeup_histogram_ns: vec![(MS, 600), (9 * MS, 10)],
         wakeup_longest_ns: 9 * MS - 3,
         ..ThreadReport::default()
     };
     let longest_gap_ns = lengths.iter().copied().max().unwrap_or(0);
     (Thread { gap_ns: total, longest_gap_ns, ..testing::thread(0, report) }, records)
 }
+
+/// Where too few gaps lie beyond any of them.
+const NOT_TOLD: Quantiles = Quantiles { p50_ns: None, p90_ns: None, p99_ns: None, p999_ns: None };
 
 fn statistics(of: &[(Thread, Vec<GapRecord>)]) -> Statistics {
     let spec = load(u32::try_from(of.len()).expect("few"), 1, 1);
@@ -55,7 +59,8 @@ fn statistics(of: &[(Thread, Vec<GapRecord>)]) -> Statistics {
 fn a_threads_figures_come_from_its_records() {
     let found = statistics(&[thread(&[200 * MS, 10 * MS, 10 * MS])]);
     assert_eq!((found.source, found.wanted_ns), (FigureSource::Records, 1000 * MS));
-    assert_eq!(found.quantiles.map(|q| (q.p50_ns, q.p99_ns)), Some((10 * MS, 200 * MS)));
+    // Three gaps have no quantiles that would be more than an accident.
+    assert_eq!((found.quantiles, found.time_quantiles), (Some(NOT_TOLD), Some(NOT_TOLD)));
     assert_eq!((found.gap_share, found.gaps_per_s), (Some(0.22), Some(3.0)));
     let wait = found.wait_exceeds.iter().find(|point| point.wait_ns == 100 * MS);
     assert_eq!(wait.map(|point| point.probability), Some(0.1));
@@ -64,7 +69,8 @@ fn a_threads_figures_come_from_its_records() {
     let windows = [(100 * MS, 100 * MS), (1000 * MS, 220 * MS)];
     let lag: Vec<_> = found.largest_lag.iter().map(|lag| (lag.window_ns, lag.lag_ns)).collect();
     assert_eq!(lag, windows);
-    assert_eq!(found.wakeup.map(|wakeup| (wakeup.p50_ns, wakeup.p99_ns)), Some((MS, 9 * MS - 3)));
+    let wakeup = found.wakeup.expect("woken");
+    assert_eq!((wakeup.p50_ns, wakeup.p99_ns), (Some(MS), Some(9 * MS - 3)));
     let class = ClassShare { class: Class::Host, gaps: 1, gap_ns: 220 * MS, share: Some(1.0) };
     assert_eq!(found.classes, [class]);
 }
@@ -78,11 +84,33 @@ fn full_record_memory_changes_the_source_and_hardly_the_figures() {
     let rough = statistics(&[(reported, records)]);
     assert_eq!(rough.source, FigureSource::Histogram);
     assert!(rough.largest_lag.is_empty());
-    let p99 = |found: &Statistics| found.quantiles.map(|quantiles| quantiles.p99_ns);
-    assert_eq!(p99(&rough), p99(&exact));
     assert_eq!(rough.starvation, exact.starvation);
     let (rough, exact) = (rough.gap_share.expect("busy"), exact.gap_share.expect("busy"));
     assert!(rough >= exact && rough < 1.016 * exact, "{rough} {exact}");
+}
+
+#[test]
+fn quantiles_are_of_gaps_and_of_the_time_in_them() {
+    // 600 gaps of 100 µs, and ten of 60 ms, in which most of the time was.
+    let lengths = [vec![MS / 10; 600], vec![60 * MS; 10]].concat();
+    let exact = statistics(&[thread(&lengths)]);
+    let (reported, mut records) = thread(&lengths);
+    records.remove(0);
+    let rough = statistics(&[(reported, records)]);
+    for (found, most) in [(&exact, 1.0), (&rough, 1.016)] {
+        let [of_gaps, of_time] =
+            [found.quantiles, found.time_quantiles].map(|quantiles| quantiles.expect("gaps"));
+        for (value_ns, right_ns) in [
+            (of_gaps.p50_ns, MS / 10),
+            (of_gaps.p99_ns, 60 * MS),
+            (of_time.p50_ns, 60 * MS),
+            (of_time.p99_ns, 60 * MS),
+        ] {
+            let over = value_ns.expect("told") as f64 / right_ns as f64;
+            assert!((1.0..=most).contains(&over), "{value_ns:?} {right_ns}");
+        }
+        assert_eq!(of_gaps.p999_ns, None);
+    }
 }
 
 #[test]
@@ -102,7 +130,7 @@ fn a_thread_that_never_reported_is_partial_and_has_no_shares() {
     let found = statistics(&[(early, records)]);
     assert_eq!((found.source, found.gap_share), (FigureSource::Partial, None));
     assert!(found.wait_exceeds.is_empty() && found.mean_wait_ns.is_none());
-    assert_eq!(found.quantiles.map(|quantiles| quantiles.p50_ns), Some(5 * MS));
+    assert_eq!(found.quantiles, Some(NOT_TOLD));
 }
 
 #[test]

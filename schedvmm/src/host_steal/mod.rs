@@ -40,7 +40,7 @@ pub struct HostEvidence {
     /// Of each thread, how many of its records were judged.
     judged: Vec<usize>,
     moved: Vec<Moved>,
-    /// Gaps whose time the accounting does not cover.
+    /// Gaps whose time the vCPU's timeline does not cover.
     not_covered: u64,
 }
 

@@ -46,8 +46,8 @@ const PIECE_BYTES: usize = 4096;
 const CONSOLE_PIECE: usize = 64 << 10;
 
 /// Makes the machine and serves it to its end.
-pub fn run(command: &[u8]) -> Result<(), String> {
-    let spec: LaunchSpec = serde_json::from_slice(command).map_err(|error| error.to_string())?;
+pub fn run(spec_json: &[u8]) -> Result<(), String> {
+    let spec: LaunchSpec = serde_json::from_slice(spec_json).map_err(|error| error.to_string())?;
     let socket = io::stdin().as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
     let agent = Agent::new(UnixStream::from(socket)).map_err(|error| error.to_string())?;
     let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);

@@ -167,14 +167,23 @@ fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", 100.0 * share))
 }
 
+fn told_ns(length_ns: Option<u64>) -> String {
+    length_ns.map_or_else(|| "-".to_owned(), show_ns)
+}
+
 /// Statistics of all gaps.
 fn gaps_line(found: &Statistics) -> String {
     let Some(quantiles) = found.quantiles else { return "none".to_owned() };
-    let mut line = format!(
+    let mut line = String::new();
+    if let Some(half_ns) = found.time_quantiles.and_then(|of_time| of_time.p50_ns) {
+        let _ = write!(line, "half of the time lost in those over {}; ", show_ns(half_ns));
+    }
+    let _ = write!(
+        line,
         "p50 {}, p99 {}, p99.9 {}",
-        show_ns(quantiles.p50_ns),
-        show_ns(quantiles.p99_ns),
-        show_ns(quantiles.p999_ns)
+        told_ns(quantiles.p50_ns),
+        told_ns(quantiles.p99_ns),
+        told_ns(quantiles.p999_ns)
     );
     if let Some(mean_ns) = found.mean_wait_ns {
         // Positive, and a figure for a reader.
@@ -202,7 +211,7 @@ fn fairness_line(result: &RunResult) -> String {
     let even = match &result.too_short {
         Some(why) => format!("run too short for it, for lag and for shares: {why}"),
         None => format!(
-            "Jain {} of threads, {} of groups; most over least {} and {}",
+            "Jain {} of threads, {} of groups; max/min {} and {}",
             number_or_dash(threads.jain),
             number_or_dash(groups.jain),
             number_or_dash(threads.max_over_min),
@@ -298,7 +307,7 @@ fn group_line(group: &Group) -> String {
         (None, Some(longest)) => show_ns(longest),
         (None, None) => "-".to_owned(),
     };
-    let p99 = group.statistics.quantiles.map_or_else(|| "-".into(), |it| show_ns(it.p99_ns));
+    let p99 = told_ns(group.statistics.quantiles.and_then(|it| it.p99_ns));
     format!(
         "{:>5}  {cookie:>17}  {:>7}  {:>9}  {:>9}  {:>7}  {:>9}  {wakeup:>14}",
         group.group.number(),

@@ -239,7 +239,7 @@ mod tests {
             failure.to_string()
         };
         assert!(refused("{").contains("no result.json"));
-        let bare = r#"{"schema": "schedvmm-result/2"}"#;
+        let bare = r#"{"schema": "schedvmm-result/3"}"#;
         assert!(refused(bare).contains("missing field"));
         let other = r#"{"schema": "other/9", "command_line": [], "working_directory": "/"}"#;
         assert!(refused(other).contains("other/9"));

@@ -15,9 +15,9 @@ const NO_END: [(&str, &str); 6] = [
     ("ActivationError", "the guest's driver is told, and goes without the device"),
     ("CpuListError", "a file of the kernel is read as far as it can be understood"),
     ("DurationError", "is quoted beside the option, the key or the tunable"),
-    ("FrameError", "is quoted where a guest sent what it never should"),
+    ("FrameError", "is quoted with a protocol error"),
     ("SendError", "the guest takes no order, and is ended without"),
-    ("SessionError", "is quoted where a guest sent what it never should"),
+    ("SessionError", "is quoted with a protocol error"),
 ];
 
 fn root() -> PathBuf {

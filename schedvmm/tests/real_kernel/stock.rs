@@ -96,7 +96,7 @@ pub fn group() -> Group {
         assert!(given.contains("earlyprintk=vga ") && !given.contains("ttyS0"), "{given}");
         assert!(outcome.words().contains("Kernel panic - not syncing"), "{}", outcome.words());
     });
-    // A file without its context.
+    // A file without its neighbours.
     let alone = "cp /stock/oldest/vmlinuz . && schedvmm --kernel vmlinuz --output r";
     let without = Case::new("without_modules", alone, |outcome| {
         outcome.assert_status(125);

@@ -103,7 +103,7 @@ const BASELINE: &str = "--threshold off --duration 3s --cosched none --trace-dum
 /// that is 1 of 15. With cookies it is 1, but for the time in which the emulation keeps a CPU from
 /// switching after its sibling has. Shares must sum to 1. Time must be what `explain --run` finds
 /// in the same trace on another way, interrupts included, and no less than in the kernel's
-/// accounting, which leave those out.
+/// accounting, which leaves those out.
 pub fn mates(outcome: &Outcome, result: &Value) -> f64 {
     let found = &result["co_run"];
     let share = |of: &Value, key: &str| of[key].as_f64().unwrap_or_else(|| panic!("{key}: {of}"));

@@ -33,7 +33,7 @@ pub fn group() -> Group {
         outcome.assert_status(125);
         outcome.assert_says(&["CONFIG_VIRTIO_MMIO"]);
     });
-    // A file without its context.
+    // A file without its neighbours.
     let alone = format!("cp /redhat/bzImage . && {}", run("bzImage", "--duration 1s"));
     let alone = Case::new("without_its_module", alone, |outcome| {
         outcome.assert_status(125);

@@ -15,7 +15,7 @@ use crate::vcpu::{ExitCounts, ExitReason};
 const SYSTEM_EVENT_SHUTDOWN: u32 = 1;
 const SYSTEM_EVENT_RESET: u32 = 2;
 
-/// What a vCPU needs from the machine context it.
+/// What a vCPU needs from the machine around it.
 pub struct VcpuContext<'a> {
     /// Devices.
     pub buses: &'a Buses,

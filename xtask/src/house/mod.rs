@@ -25,11 +25,12 @@ const MAX_PARAMETERS: usize = 5;
 
 /// The way from the program's first line to the first instruction of a guest: what takes it
 /// there in each file.
-const WAY: [(&str, &str); 12] = [
+const WAY: [(&str, &str); 13] = [
     ("schedvmm/src/main.rs", "fn main("),
     ("schedvmm/src/cli/mod.rs", "pub struct RunArgs"),
     ("schedvmm/src/verbs/measure/mod.rs", "pub fn run("),
     ("schedvmm/src/verbs/measure/plan.rs", "pub fn make("),
+    ("schedvmm/src/job.rs", "pub fn make("),
     ("schedvmm/src/verbs/measure/loading.rs", "fn new("),
     ("schedvmm/src/machine.rs", "pub fn initrd("),
     ("vmm/src/loaded.rs", "pub fn new("),
@@ -183,6 +184,23 @@ impl fmt::Display for Figures {
 mod tests {
     use super::*;
 
+    /// Each has a row in the table of docs/architecture.md.
+    #[test]
+    fn every_dependency_has_its_reason() {
+        let root = project::root();
+        let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+        let page = fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+        let (_, dependencies) = manifest.split_once("[workspace.dependencies]\n").unwrap();
+        let dependencies = dependencies.split("\n[").next().unwrap();
+        let names = dependencies
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.contains("path = "))
+            .filter_map(|line| line.split_once(" = "))
+            .map(|(name, _)| name);
+        let without: Vec<_> = names.filter(|name| !page.contains(&format!("`{name}`"))).collect();
+        assert!(without.is_empty(), "no reason in docs/architecture.md for {without:?}");
+    }
+
     #[test]
     fn what_is_in_order_stays_so() {
         let figures = figures().unwrap();
@@ -193,6 +211,7 @@ mod tests {
         assert!(figures.readers_of_gaps.len() <= 1, "{:?}", figures.readers_of_gaps);
         assert!(figures.long_functions.len() <= 2, "{:?}", figures.long_functions);
         assert!(figures.closures_per_kloc() <= 1.0, "{:?}", figures.named_closures);
-        assert!(figures.way_files <= 12 && figures.way_lines <= 3300, "{figures}");
+        assert!(figures.way_files <= 13 && figures.way_lines <= 3300, "{figures}");
+        assert!(figures.unsafe_blocks <= 50, "{figures}");
     }
 }

@@ -92,8 +92,8 @@ fn group_row(result: &RunResult, group: &Group) -> Markup {
             .map_or_else(|| "–".into(), |cookie| format!("{cookie:x}"))) }
         td.n { (group.gaps) }
         td.n { (show_ns(group.longest_gap_ns)) }
-        td.n { (length(quantiles.map(|of| of.p50_ns))) }
-        td.n { (length(quantiles.map(|of| of.p99_ns))) }
+        td.n { (length(quantiles.and_then(|of| of.p50_ns))) }
+        td.n { (length(quantiles.and_then(|of| of.p99_ns))) }
         td.n { (percent(group.gap_share)) }
         td.n { (percent(group.cpu_share)) }
         td.n { @if let Some(due) = group.wakeup_due_ns.filter(|due| Some(*due) > group.wakeup_longest_ns) {
@@ -109,13 +109,14 @@ pub fn statistics(result: &RunResult) -> Markup {
             div.scroll { table {
                 caption { "Quantiles" }
                 thead { tr { th scope="col" {} @for name in ["p50", "p90", "p99", "p99.9"] { th.n scope="col" { (name) } } } }
-                tbody { (quantiles_row("gaps", found.quantiles))
+                tbody { (quantiles_row("time in gaps", found.time_quantiles))
+                    (quantiles_row("gaps", found.quantiles))
                     @for kind in &found.kinds { (quantiles_row(of_kind(kind.kind), kind.quantiles)) }
                     (quantiles_row("wake-up delays", found.wakeup)) }
             } }
             @if !found.wait_exceeds.is_empty() {
                 div.scroll { table {
-                    caption { "Somebody who comes at a random moment" }
+                    caption { "Random arrival" }
                     thead { tr { th scope="col" { "waits longer than" } th.n scope="col" { "with" } } }
                     tbody { @for point in &found.wait_exceeds {
                         tr { th scope="row" { (show_ns(point.wait_ns)) } td.n { (percent(Some(point.probability))) } }
@@ -134,7 +135,7 @@ pub fn statistics(result: &RunResult) -> Markup {
 }
 
 fn quantiles_row(name: &str, of: Option<Quantiles>) -> Markup {
-    let of = of.map(|q| [q.p50_ns, q.p90_ns, q.p99_ns, q.p999_ns].map(show_ns));
+    let of = of.map(|q| [q.p50_ns, q.p90_ns, q.p99_ns, q.p999_ns].map(length));
     html! { tr { th scope="row" { (name) }
     @for value in of.unwrap_or_default() { td.n { (value) } } } }
 }

@@ -122,8 +122,8 @@ fn head(result: &RunResult, verdict: &Verdict) -> Markup {
                 // Of machines nothing is expected.
                 @if result.target != Target::Nested { (figure("longest by design", expected.gap_ns.map_or_else(|| "–".into(), show_ns),
                     expected.inflation.map_or_else(|| expected.note.clone(), |by| format!("measured {by:.2} ×")))) }
-                (figure("p99 of gaps", result.statistics.quantiles
-                    .map_or_else(|| "–".into(), |of| show_ns(of.p99_ns)),
+                (figure("half of the time lost in gaps over", facts::length(result.statistics
+                    .time_quantiles.and_then(|of| of.p50_ns)),
                     result.statistics.gaps_per_s.map(|rate| format!("{rate:.1} gaps a second wanted"))
                         .unwrap_or_default()))
                 (figure("time in gaps", facts::percent(result.statistics.gap_share),
