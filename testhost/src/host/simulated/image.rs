@@ -19,14 +19,14 @@ const SETUP_HEAP_END: u16 = 0xde00;
 /// Where the command line goes.
 const CMDLINE_ADDRESS: u32 = SETUP_ADDRESS + SETUP_STACK;
 /// What there is room for behind the stack, with the zero at the end.
-const MAX_CMDLINE: usize = 4096;
+const CMDLINE_CAPACITY: u32 = 4096;
 /// Where the list of further data for the kernel goes, a single node: a seed (arch/x86/include/uapi/
 /// asm/setup_data.h).
-const SEED_ADDRESS: u32 = CMDLINE_ADDRESS + MAX_CMDLINE as u32;
+const SEED_ADDRESS: u32 = CMDLINE_ADDRESS + CMDLINE_CAPACITY;
 /// Type of that node.
 const SETUP_RNG_SEED: u32 = 9;
 /// Bytes that the kernel's random number generator is content with.
-const SEED_BYTES: usize = 32;
+const SEED_BYTES: u8 = 32;
 /// Where the kernel's other code goes.
 const KERNEL_ADDRESS: u32 = 0x10_0000;
 
@@ -88,7 +88,10 @@ pub(super) fn compose(
         "the simulated host boots a bzImage, and its kernel is none"
     );
     let cmdline = orders.cmdline;
-    ensure!(cmdline.len() < MAX_CMDLINE, "the kernel's command line is too long: {cmdline}");
+    ensure!(
+        cmdline.len() < CMDLINE_CAPACITY as usize,
+        "the kernel's command line is too long: {cmdline}"
+    );
     // No count of sectors means four.
     let setup_sectors = match kernel[header::SETUP_SECTS] {
         0 => 4,
@@ -134,9 +137,9 @@ pub(super) fn compose(
 fn seed_node(seed: u64) -> Vec<u8> {
     let mut node = 0_u64.to_le_bytes().to_vec();
     node.extend(SETUP_RNG_SEED.to_le_bytes());
-    node.extend((SEED_BYTES as u32).to_le_bytes());
+    node.extend(u32::from(SEED_BYTES).to_le_bytes());
     // The kernel hashes it, so it need not look random.
-    node.extend(seed.to_le_bytes().iter().cycle().take(SEED_BYTES));
+    node.extend(seed.to_le_bytes().iter().cycle().take(SEED_BYTES.into()));
     node
 }
 
@@ -222,7 +225,10 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         assert!(compose(b"MZ", &[], &orders(""), 64).is_err());
         assert!(compose(&kernel(&[])[..5 * SECTOR], &[], &orders(""), 64).is_err());
-        assert!(compose(&kernel(&[1]), &[], &orders(&"x".repeat(MAX_CMDLINE)), 64).is_err());
+        assert!(
+            compose(&kernel(&[1]), &[], &orders(&"x".repeat(CMDLINE_CAPACITY as usize)), 64)
+                .is_err()
+        );
         assert!(compose(&kernel(&[1]), &vec![0; 50 << 20], &orders(""), 64).is_err());
         let mut large = kernel(&[1; 200 * SECTOR]);
         large[header::SETUP_SECTS] = 150;
