@@ -29,7 +29,7 @@ pub(super) const CASES: &[Case] = &[
     short("groups-8", "schedvmm host --groups 8 $busy", |result, _| rows::turns_on_host(8, result)),
     short(
         "weights",
-        "schedvmm host --preset weights --cosched none --duration 3s $plain",
+        "schedvmm host --preset weights --load-cpus 3 --cosched none --duration 3s $plain",
         |result, _| rows::shares(result),
     ),
     short("two-cookie", "schedvmm host --preset two-cookie --duration 2s $traced", rows::half_idle),
