@@ -151,7 +151,7 @@ enum BenchVerb {
     /// Figures whose answer is known, measured in the simulated host; status 1 if one is out of
     /// its bound.
     Validity {
-        /// Leave out what boots a guest, which takes as long as all else.
+        /// Leave out what boots a guest, a third of it.
         #[arg(long)]
         short: bool,
         /// Print one JSON object instead of a table.

@@ -18,7 +18,7 @@ pub(super) struct Case {
     command: &'static str,
     /// Its rows, from its JSON and, if it left a trace, what `explain --run` says of that.
     judge: fn(&Value, &Value) -> Vec<Row>,
-    /// It boots a guest, which takes as long as all the others.
+    /// It boots a guest, which takes a third of all the time.
     pub(super) is_long: bool,
 }
 

@@ -101,8 +101,8 @@ pub(super) fn turns_on_host(threads: u32, result: &Value) -> Vec<Row> {
 /// (kernel/sched/core.c, `sched_prio_to_weight`).
 const WEIGHTS: [(i32, f64); 3] = [(-5, 3121.0), (0, 1024.0), (5, 335.0)];
 
-/// Groups get the CPU by their weights: a single CPU, for between two of them it takes the kernel
-/// seconds until each has its part of the weight.
+/// Groups get the CPU by their weights: a single CPU, for on two of them shares also depend
+/// on how threads are spread.
 pub(super) fn shares(result: &Value) -> Vec<Row> {
     let all: f64 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
     WEIGHTS
