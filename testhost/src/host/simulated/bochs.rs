@@ -21,9 +21,10 @@ use crate::process::{KillOnDrop, end_with_parent};
 
 /// What the machine's kernel is told beside its clock's frequency: nothing else knows that, since
 /// the CPU models claim that of their originals. `idle=halt`: with MWAIT, kernels on more than two
-/// CPUs hang. What ends the kernel ends in a triple fault at once, and that ends Bochs. `clearcpuid`:
-/// Bochs makes random numbers from this machine's time, and without them two runs are the same; KVM
-/// hides from its guests what its own kernel does not use. In their place is a seed of ours.
+/// CPUs hang. What ends the kernel ends in a triple fault at once, and that ends Bochs.
+/// `clearcpuid`: Bochs makes random numbers from this machine's time, and without them two runs are
+/// the same; KVM hides from its guests what its own kernel does not use. In their place is a seed of
+/// ours.
 const KERNEL_WORDS: &str = "console=ttyS0,115200 quiet reboot=t panic=-1 tsc=reliable idle=halt \
                             clearcpuid=rdrand,rdseed";
 

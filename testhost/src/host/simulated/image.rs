@@ -20,8 +20,8 @@ const SETUP_HEAP_END: u16 = 0xde00;
 const CMDLINE_ADDRESS: u32 = SETUP_ADDRESS + SETUP_STACK;
 /// What there is room for behind the stack, with the zero at the end.
 const CMDLINE_CAPACITY: u32 = 4096;
-/// Where the list of further data for the kernel goes, a single node: a seed (arch/x86/include/uapi/
-/// asm/setup_data.h).
+/// Where the list of further data for the kernel goes, a single node: a seed
+/// (arch/x86/include/uapi/asm/setup_data.h).
 const SEED_ADDRESS: u32 = CMDLINE_ADDRESS + CMDLINE_CAPACITY;
 /// Type of that node.
 const SETUP_RNG_SEED: u32 = 9;
