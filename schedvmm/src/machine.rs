@@ -8,9 +8,11 @@ use protocol::error::Owner;
 use protocol::job::{self, Job};
 use protocol::names::{JOB_PATH, L2_KERNEL_PATH, L2_MODULES_PATH, MODULES_PATH};
 use results::model;
+use rustix::rand::{GetRandomFlags, getrandom};
 use vmm::config::{BootMethod, PvProfile, Topology, Transport};
 use vmm::load::Entered;
 use vmm::vm::BuildError;
+use vmm::x86_64::setup_data::RNG_SEED_BYTES;
 
 use crate::cli::{Boot, Idle, MachineArgs};
 use crate::kernel::{KernelFileError, TELLS_TSC, unusable};
@@ -152,6 +154,18 @@ pub fn cmdline(
     words.join(" ")
 }
 
+/// A seed for a guest's random number generator: this kernel's own random bytes, or none if it has
+/// no generator that answers at once. A guest on a CPU without RDRAND has no entropy until late,
+/// and meanwhile shows each core-scheduling cookie as 0, which is a hash under a random key.
+pub fn rng_seed() -> Option<[u8; RNG_SEED_BYTES]> {
+    let mut seed = [0; RNG_SEED_BYTES];
+    // A machine that measures has no secrets: bytes from before this kernel's own generator is
+    // ready will do, where it gives them (5.6).
+    let len = getrandom(&mut seed, GetRandomFlags::INSECURE)
+        .or_else(|_| getrandom(&mut seed, GetRandomFlags::NONBLOCK));
+    (len == Ok(RNG_SEED_BYTES)).then_some(seed)
+}
+
 /// Refuses a kernel that would not find out how fast time passes in this machine.
 ///
 /// # Errors
@@ -287,6 +301,12 @@ mod tests {
         let error = check(PvProfile::Off, Some((5, 7))).expect_err("too old");
         assert_eq!(error.status(), ExitStatus::Untestable);
         assert!(error.to_string().contains("Linux 5.7, and --pv off needs 5.8"), "{error}");
+    }
+
+    #[test]
+    fn no_two_guests_begin_with_the_same_seed() {
+        let (one, other) = (rng_seed().expect("a seed"), rng_seed().expect("a seed"));
+        assert_ne!(one, other);
     }
 
     #[test]

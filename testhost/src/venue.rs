@@ -55,6 +55,10 @@ pub struct MachineOptions {
     /// without this. With more of them its latencies are shorter, and its runs longer.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10_000_000..=1_000_000_000))]
     pub ips: Option<u32>,
+    /// What random numbers in the simulated host begin with, 0 without this: a run with the same
+    /// is the same, and with another it differs by chance.
+    #[arg(long, value_name = "N")]
+    pub host_seed: Option<u64>,
 }
 
 impl MachineOptions {
@@ -63,13 +67,14 @@ impl MachineOptions {
     /// # Errors
     /// An option shapes a machine that the place has not.
     pub fn simulated(&self, place: Place) -> Result<Option<Simulated>> {
-        let Self { venue: _, cpu, smt, ips } = *self;
+        let Self { venue: _, cpu, smt, ips, host_seed } = *self;
         if place == Place::Simulated {
             let default = Simulated::default();
             return Ok(Some(Simulated {
                 vendor: cpu.unwrap_or(default.vendor),
                 smt: smt.unwrap_or(default.smt),
                 ips: ips.unwrap_or(default.ips),
+                seed: host_seed.unwrap_or(default.seed),
                 ..default
             }));
         }
@@ -82,8 +87,10 @@ impl MachineOptions {
         if place == Place::This && cpu.is_some() {
             bail!("`--cpu` chooses the CPUs of a simulated host; use `--venue simulated`");
         }
-        if smt.is_some() || ips.is_some() {
-            bail!("`--smt` and `--ips` shape a simulated host; use `--venue simulated`");
+        if smt.is_some() || ips.is_some() || host_seed.is_some() {
+            bail!(
+                "`--smt`, `--ips` and `--host-seed` shape a simulated host; use `--venue simulated`"
+            );
         }
         Ok(None)
     }
@@ -154,7 +161,7 @@ mod tests {
     use super::*;
 
     fn options(cpu: Option<Vendor>, smt: Option<Smt>, ips: Option<u32>) -> MachineOptions {
-        MachineOptions { venue: None, cpu, smt, ips }
+        MachineOptions { cpu, smt, ips, ..MachineOptions::default() }
     }
 
     #[test]
@@ -172,6 +179,7 @@ mod tests {
             (Place::Emulated, options(None, Some(smt), None)),
             (Place::This, options(Some(Vendor::Intel), None, None)),
             (Place::This, options(None, None, Some(20_000_000))),
+            (Place::This, MachineOptions { host_seed: Some(1), ..MachineOptions::default() }),
         ] {
             let error = refused.simulated(place).unwrap_err().to_string();
             assert!(error.contains("--venue simulated"), "{error}");

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use crate::x86_64::setup_data::RNG_SEED_BYTES;
+
 /// Highest APIC ID we describe: 255 means all CPUs to an APIC of 8 bits. Higher ones would take
 /// x2APIC entries in the MADT, and a guest takes those from a hypervisor without interrupt
 /// remapping only if its KVM leaf says more than `--pv clock` lets through (Linux
@@ -39,6 +41,9 @@ pub struct Config {
     pub transport: Option<Transport>,
     /// Kernel command line.
     pub cmdline: String,
+    /// What the kernel's random number generator begins with, so that it need not wait for
+    /// entropy; without it, what its CPU has.
+    pub rng_seed: Option<[u8; RNG_SEED_BYTES]>,
     /// How the kernel image is entered.
     pub boot: BootMethod,
     /// Host CPU of each vCPU; empty leaves all of them to the host's scheduler.
@@ -63,6 +68,7 @@ impl Config {
             screen: false,
             transport: None,
             cmdline: String::new(),
+            rng_seed: None,
             boot: BootMethod::Payload,
             pins: Vec::new(),
             spread: Vec::new(),

@@ -19,14 +19,15 @@ use crate::devices::i8042::I8042;
 use crate::devices::power::{Power, PowerSwitch};
 use crate::io::IoThread;
 use crate::kvm::{self, Hypervisor};
-use crate::load::{self, LoadedKernel};
+use crate::load::{self, LoadError, LoadedKernel};
+use crate::memory::GuestRam;
 use crate::vcpu::sched::{SchedError, VcpuPlacement, VcpuThread};
 use crate::vcpu::{Machine, Vcpu, VcpuEnd, kick};
 use crate::virtio::console::{Console, ConsoleControl, ConsoleHandles, PortSpec, PortWorker};
 use crate::virtio::pci::BAR_BYTES;
 use crate::x86_64::acpi::{self, Devices};
 use crate::x86_64::cpuid::{self, Identity};
-use crate::x86_64::{gdt, layout, page_tables, reset_vector, zero_page};
+use crate::x86_64::{gdt, layout, page_tables, reset_vector, setup_data, zero_page};
 
 pub use crate::error::BuildError;
 pub use crate::loaded::{Initrd, Kernel, Loaded};
@@ -123,26 +124,15 @@ impl Vm {
         // them.
         let cmdline = cmdline(config, facts);
         let cmdline_len = load::cmdline(&cmdline, &kernel, &ram)?;
-        let devices = match transport {
-            Transport::Mmio => Devices::Mmio(&[attach::CONSOLE_SLOT]),
-            Transport::Pci => Devices::Pci { base: attach::PCI_WINDOW, size: BAR_BYTES },
-        };
-        let tables =
-            acpi::tables(layout::narrow(layout::ACPI.0), config.topology, devices, config.serial);
-        let memory_bytes = config.memory_mib << 20;
-        let page = zero_page::build(
-            kernel.header.as_ref(),
+        let contents = zero_page::Contents {
             cmdline_len,
             initrd,
-            memory_bytes,
-            config.screen,
-        );
-        let descriptors: Vec<u8> = gdt::TABLE.iter().flat_map(|word| word.to_le_bytes()).collect();
-        ram.write_slice(&tables, layout::ACPI)?;
-        ram.write_slice(&reset_vector::CODE, layout::RESET_VECTOR)?;
-        ram.write_slice(&page, layout::ZERO_PAGE)?;
-        ram.write_slice(&page_tables::identity_map(), layout::PML4)?;
-        ram.write_slice(&descriptors, layout::GDT)?;
+            memory_bytes: config.memory_mib << 20,
+            has_screen: config.screen,
+            has_rng_seed: config.rng_seed.is_some(),
+        };
+        ram.write_slice(&zero_page::build(kernel.header.as_ref(), contents), layout::ZERO_PAGE)?;
+        write_tables(config, transport, &ram)?;
         // 6. Devices.
         let mut buses = Buses::default();
         let power = Arc::new(PowerSwitch::default());
@@ -269,6 +259,25 @@ fn cmdline(config: &Config, facts: Facts) -> String {
         line.push_str("pci=off ");
     }
     line + &config.cmdline
+}
+
+/// Writes what the zero page leads to, and what the boot processor is entered with.
+fn write_tables(config: &Config, transport: Transport, ram: &GuestRam) -> Result<(), LoadError> {
+    let devices = match transport {
+        Transport::Mmio => Devices::Mmio(&[attach::CONSOLE_SLOT]),
+        Transport::Pci => Devices::Pci { base: attach::PCI_WINDOW, size: BAR_BYTES },
+    };
+    let tables =
+        acpi::tables(layout::narrow(layout::ACPI.0), config.topology, devices, config.serial);
+    let descriptors: Vec<u8> = gdt::TABLE.iter().flat_map(|word| word.to_le_bytes()).collect();
+    ram.write_slice(&tables, layout::ACPI)?;
+    ram.write_slice(&reset_vector::CODE, layout::RESET_VECTOR)?;
+    ram.write_slice(&page_tables::identity_map(), layout::PML4)?;
+    ram.write_slice(&descriptors, layout::GDT)?;
+    if let Some(seed) = &config.rng_seed {
+        ram.write_slice(&setup_data::rng_seed(seed), layout::RNG_SEED)?;
+    }
+    Ok(())
 }
 
 /// What a vCPU thread does before its guest: places itself, tells so, waits for all others.

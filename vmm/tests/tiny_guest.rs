@@ -27,6 +27,7 @@ const TESTS: &[(&str, Test)] = &[
     ("power_port_and_i8042_end_the_machine", ends::power_port_and_i8042_end_the_machine),
     ("virtio_mmio_registers_read_and_write", machine::virtio_mmio_registers_read_and_write),
     ("a_pci_function_is_found_and_set_up", machine::a_pci_function_is_found_and_set_up),
+    ("the_seed_is_where_the_zero_page_says", machine::the_seed_is_where_the_zero_page_says),
     ("unclaimed_ports_read_all_ones", machine::unclaimed_ports_read_all_ones),
     ("memory_beyond_ram_goes_on", machine::memory_beyond_ram_goes_on),
     ("cpuid_leaf_b_is_the_configured_topology", machine::cpuid_leaf_b_is_the_topology),

@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::demo::Demo;
 use crate::host::HostOptions;
 use crate::kernels::Matrix;
-use benches::{analyse, boot, bulk, meter, nested, start, trace, tracing};
+use benches::{analyse, boot, bulk, meter, nested, start, trace, tracing, validity};
 
 use testhost::host::{Interrupted, init};
 
@@ -148,6 +148,16 @@ enum BenchVerb {
         #[arg(long)]
         json: bool,
     },
+    /// Figures whose answer is known, measured in the simulated host; status 1 if one is out of
+    /// its bound.
+    Validity {
+        /// Leave out what boots a guest, a third of it.
+        #[arg(long)]
+        short: bool,
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Events read and explained in a second, against trace-cmd on the same trace.
     Trace {
         /// A trace.dat; one of four million events is made without it.
@@ -268,6 +278,7 @@ fn main() -> ExitCode {
         Verb::Bench(BenchVerb::Tracing { runs, json }) => {
             tracing::run(runs).and_then(|r| show(&r, json))
         }
+        Verb::Bench(BenchVerb::Validity { short, json }) => bench_validity(short, json),
         Verb::Bench(BenchVerb::Trace { trace, runs, json }) => {
             bench_trace(trace.as_deref(), runs, json)
         }
@@ -345,6 +356,12 @@ fn show(report: &(impl Serialize + Display), json: bool) -> Result<ExitCode> {
 fn bench_start(runs: u32, json: bool) -> Result<ExitCode> {
     let status = start::run(runs, json)?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn bench_validity(short: bool, json: bool) -> Result<ExitCode> {
+    let report = validity::run(short)?;
+    show(&report, json)?;
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn bench_trace(trace: Option<&Path>, runs: u32, json: bool) -> Result<ExitCode> {

@@ -84,17 +84,15 @@ fn port(name: &str, kind: PortKind, sink: Box<dyn Write + Send>) -> PortSpec {
     PortSpec { name: name.into(), kind, sink }
 }
 
-/// A kernel that has to load its console's driver has another way to talk until then.
-fn build(spec: &LaunchSpec, ports: Vec<PortSpec>, console: &ConsoleRing) -> Result<Vm, String> {
+/// The machine. A kernel that has to load its console's driver has another way to talk until then.
+fn config(spec: &LaunchSpec) -> Config {
     let voice = EarlyVoice::of(&spec.cmdline);
-    let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).map_err(chain)?;
-    let kernel = SharedKernel::open(open(&spec.kernel_image)?).map_err(chain)?;
-    let initrd = SharedInitrd::open(open(&spec.initrd)?).map_err(chain)?;
-    let config = Config {
+    Config {
         pv: machine::pv_profile(spec.pv),
         serial: voice == Some(EarlyVoice::Serial),
         screen: voice == Some(EarlyVoice::Screen),
         cmdline: spec.cmdline.clone(),
+        rng_seed: machine::rng_seed(),
         spread: numbers(&spec.spread),
         cookie: spec.cookie,
         // The transport was chosen when the kernel was unpacked.
@@ -102,7 +100,14 @@ fn build(spec: &LaunchSpec, ports: Vec<PortSpec>, console: &ConsoleRing) -> Resu
             Topology { cpus: spec.cpus, threads_per_core: spec.threads_per_core },
             spec.memory_mib,
         )
-    };
+    }
+}
+
+fn build(spec: &LaunchSpec, ports: Vec<PortSpec>, console: &ConsoleRing) -> Result<Vm, String> {
+    let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).map_err(chain)?;
+    let kernel = SharedKernel::open(open(&spec.kernel_image)?).map_err(chain)?;
+    let initrd = SharedInitrd::open(open(&spec.initrd)?).map_err(chain)?;
+    let config = config(spec);
     let (kernel, initrd) = if spec.own_pages {
         (Kernel::Copied(&kernel), Initrd::Copied(&initrd))
     } else {
@@ -301,4 +306,31 @@ fn memory() -> (Option<u64>, Option<u64>) {
 fn smaps_field(name: &str, text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::job::Pv;
+
+    use super::*;
+
+    #[test]
+    fn the_machine_has_a_seed_for_its_kernel() {
+        let spec = LaunchSpec {
+            vm: 1,
+            kernel_image: String::new(),
+            initrd: String::new(),
+            memory_mib: 64,
+            own_pages: true,
+            cpus: 2,
+            threads_per_core: 2,
+            pv: Pv::Clock,
+            cmdline: "earlyprintk=vga quiet".into(),
+            spread: vec![2, 3],
+            cookie: true,
+        };
+        let config = config(&spec);
+        assert!(config.rng_seed.is_some() && config.screen);
+        assert_eq!(config.spread, [2, 3]);
+    }
 }

@@ -43,15 +43,16 @@ fn check_modules(args: &BootArgs) -> Result<(), Failure> {
 }
 
 /// The machine, as far as the options tell.
-fn config(machine: &MachineArgs) -> Config {
-    let topology = Topology { cpus: machine.cpus, threads_per_core: machine.threads_per_core };
+fn config(args: &MachineArgs) -> Config {
+    let topology = Topology { cpus: args.cpus, threads_per_core: args.threads_per_core };
     Config {
-        pv: machine.pv,
-        serial: machine.debug_boot,
-        transport: machine.transport.asked(),
-        boot: machine.boot.into(),
-        pins: placement::choose(machine.pin.as_ref(), topology).pins,
-        ..Config::new(topology, machine.memory)
+        pv: args.pv,
+        serial: args.debug_boot,
+        transport: args.transport.asked(),
+        rng_seed: machine::rng_seed(),
+        boot: args.boot.into(),
+        pins: placement::choose(args.pin.as_ref(), topology).pins,
+        ..Config::new(topology, args.memory)
     }
 }
 

@@ -86,6 +86,8 @@ pub struct Simulated {
     /// Instructions of each CPU in a second of the machine's own time: more of them make latencies
     /// shorter, and the run longer.
     pub ips: u32,
+    /// What the random numbers of its kernel begin with: two runs with the same are the same.
+    pub seed: u64,
     /// Bochs.
     pub program: PathBuf,
     /// None of the machine's ticks has passed for this long: it hangs.
@@ -98,6 +100,7 @@ impl Default for Simulated {
             vendor: Vendor::default(),
             smt: Smt::default(),
             ips: 50_000_000,
+            seed: 0,
             program: setup::BOCHS.into(),
             tick_timeout: Duration::from_secs(60),
         }
@@ -273,7 +276,8 @@ impl TestHost {
 
     /// Starts the machine.
     fn start(&self, kernel: &Path, initrd: &[u8]) -> Result<Channels> {
-        let Some(Simulated { vendor, smt, ips, program, tick_timeout }) = &self.simulated else {
+        let Some(Simulated { vendor, smt, ips, seed, program, tick_timeout }) = &self.simulated
+        else {
             let memory_mib = self.memory_mib.unwrap_or(MEMORY_MIB);
             return qemu::start(&qemu::Machine { cpus: self.cpus, memory_mib, kernel }, initrd);
         };
@@ -290,6 +294,7 @@ impl TestHost {
             smt: *smt,
             ips: *ips,
             memory_mib,
+            seed: *seed,
             kernel,
             tick_timeout: *tick_timeout,
         };

@@ -6,6 +6,7 @@
 //!   0x0500      GDT
 //!   0x7000      boot_params ("zero page")
 //!   0x9000      page tables: PML4, PDPT, PD (1 GiB identity map)
+//!   0xc000      seed of the kernel's random number generator (setup_data)
 //!   0x2_0000    kernel command line
 //! 0x0009_fc00 ┼ reserved ───────────────────────────────────────
 //!   0xb_8000    text screen, 32 KiB, of a machine that has one
@@ -45,6 +46,9 @@ pub const PML4: GuestAddress = GuestAddress(0x9000);
 pub const PDPT: GuestAddress = GuestAddress(0xa000);
 /// Page directory, 512 pages of 2 MiB: [0xb000, 0xc000).
 pub const PAGE_DIRECTORY: GuestAddress = GuestAddress(0xb000);
+/// The only node of the zero page's list setup_data, of a machine that has a seed:
+/// [0xc000, 0xc030).
+pub const RNG_SEED: GuestAddress = GuestAddress(0xc000);
 /// Kernel command line, NUL included: [0x2_0000, 0x2_0000 + CMDLINE_CAPACITY).
 pub const CMDLINE: GuestAddress = GuestAddress(0x2_0000);
 /// x86 kernels accept at most 2047 bytes and a NUL (COMMAND_LINE_SIZE in
@@ -111,6 +115,7 @@ pub const POWER_PORT: u16 = 0x3c0;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::x86_64::setup_data::NODE_BYTES;
 
     #[test]
     fn no_two_ranges_overlap() {
@@ -121,6 +126,7 @@ mod tests {
             (PML4.0, page, "pml4"),
             (PDPT.0, page, "pdpt"),
             (PAGE_DIRECTORY.0, page, "page directory"),
+            (RNG_SEED.0, NODE_BYTES as u64, "seed"),
             (CMDLINE.0, CMDLINE_CAPACITY as u64, "cmdline"),
             (LOW_RESERVED_START.0, ACPI.0 - LOW_RESERVED_START.0, "low reserved"),
             (ACPI.0, ACPI_CAPACITY as u64, "acpi"),

@@ -20,5 +20,6 @@ pub mod payload;
 pub mod regs;
 pub mod reset_vector;
 pub mod screen;
+pub mod setup_data;
 pub mod wrapped;
 pub mod zero_page;

@@ -26,15 +26,24 @@ pub struct InitrdPlace {
     pub len: u32,
 }
 
-/// The zero page for a guest with `memory_bytes` of RAM. `header` is the bzImage's own setup
-/// header, where there is one; `has_screen` tells of a text screen.
-pub fn build(
-    header: Option<&setup_header>,
-    cmdline_len: usize,
-    initrd: InitrdPlace,
-    memory_bytes: u64,
-    has_screen: bool,
-) -> Vec<u8> {
+/// What a kernel is told.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Contents {
+    /// Bytes of the command line at [`layout::CMDLINE`].
+    pub cmdline_len: usize,
+    /// Its initrd.
+    pub initrd: InitrdPlace,
+    /// RAM.
+    pub memory_bytes: u64,
+    /// There is a text screen.
+    pub has_screen: bool,
+    /// There is a seed at [`layout::RNG_SEED`].
+    pub has_rng_seed: bool,
+}
+
+/// The zero page. `header` is the bzImage's own setup header, where there is one.
+pub fn build(header: Option<&setup_header>, contents: Contents) -> Vec<u8> {
+    let Contents { cmdline_len, initrd, memory_bytes, has_screen, has_rng_seed } = contents;
     let mut params = boot_params::default();
     match header {
         Some(header) => params.hdr = *header,
@@ -49,6 +58,9 @@ pub fn build(
     params.hdr.cmdline_size = u32::try_from(cmdline_len).unwrap_or(u32::MAX);
     params.hdr.ramdisk_image = initrd.start;
     params.hdr.ramdisk_size = initrd.len;
+    if has_rng_seed {
+        params.hdr.setup_data = layout::RNG_SEED.0;
+    }
     if has_screen {
         params.screen_info = screen::info();
     }
@@ -92,7 +104,13 @@ mod tests {
 
     #[test]
     fn fields_lie_where_boot_rst_says() {
-        let page = build(None, 17, InitrdPlace { start: 0x700_0000, len: 99 }, 64 << 20, false);
+        let contents = Contents {
+            cmdline_len: 17,
+            initrd: InitrdPlace { start: 0x700_0000, len: 99 },
+            memory_bytes: 64 << 20,
+            ..Contents::default()
+        };
+        let page = build(None, contents);
         let word = |at: usize| u32::from_le_bytes(page[at..at + 4].try_into().expect("4 bytes"));
         assert_eq!(page.len(), 0x1000);
         assert_eq!(word(0x70), 0xe_0000);
@@ -102,7 +120,10 @@ mod tests {
         assert_eq!((word(0x218), word(0x21c)), (0x700_0000, 99));
         assert_eq!((word(0x228), word(0x238)), (0x2_0000, 17));
         assert!(page[..0x40].iter().all(|byte| *byte == 0), "no screen");
-        let page = build(None, 17, InitrdPlace::default(), 64 << 20, true);
+        assert_eq!(page[0x250..0x258], [0; 8], "no seed");
+        let page = build(None, Contents { has_rng_seed: true, ..contents });
+        assert_eq!(page[0x250..0x258], 0xc000_u64.to_le_bytes());
+        let page = build(None, Contents { has_screen: true, ..contents });
         // struct screen_info (include/uapi/linux/screen_info.h): mode, columns, rows, kind.
         assert_eq!([page[1], page[6], page[7], page[0xe], page[0xf]], [0, 0x0d, 128, 128, 1]);
     }

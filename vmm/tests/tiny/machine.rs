@@ -116,6 +116,36 @@ pub fn a_pci_function_is_found_and_set_up() -> Result<Completion, Failed> {
     Ok(Completion::Completed)
 }
 
+pub fn the_seed_is_where_the_zero_page_says() -> Result<Completion, Failed> {
+    /// Offset of setup_data in the zero page (Documentation/arch/x86/boot.rst).
+    const SETUP_DATA: u32 = 0x250;
+    let page = u32::try_from(layout::ZERO_PAGE.0)?;
+    let node = u32::try_from(layout::RNG_SEED.0)?;
+    let parts = [
+        &code::load(page + SETUP_DATA)[..],
+        &code::report_eax(0),
+        &code::load(node), // next
+        &code::report_eax(4),
+        &code::load(node + 8), // type
+        &code::report_eax(8),
+        &code::load(node + 12), // len
+        &code::report_eax(12),
+        &code::load(node + 16), // the first bytes
+        &code::report_eax(16),
+        &code::load(node + 44), // the last ones
+        &code::report_eax(20),
+        &code::say_report(24),
+        code::POWER_OFF,
+    ];
+    let mut seed = [0x11; 32];
+    seed[28..].fill(0x22);
+    let (end, said) = Guest::new(&parts.concat()).rng_seed(seed).run()?;
+    same("end", end.reason, ExitReason::PowerOff)?;
+    let expected = [node, 0, 9, 32, 0x1111_1111, 0x2222_2222];
+    same("list", said, expected.map(u32::to_le_bytes).concat())?;
+    Ok(Completion::Completed)
+}
+
 pub fn unclaimed_ports_read_all_ones() -> Result<Completion, Failed> {
     let said = words(&[
         &[

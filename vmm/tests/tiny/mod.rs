@@ -13,6 +13,7 @@ use vmm::vcpu::VcpuEnd;
 use vmm::virtio::console::{PortKind, PortSpec};
 use vmm::vm::{Facts, Initrd, Kernel, Loaded, Parts, Running, StartError, Vm};
 use vmm::x86_64::image::KernelImage;
+use vmm::x86_64::setup_data::RNG_SEED_BYTES;
 
 pub mod code;
 
@@ -47,6 +48,12 @@ impl Guest {
     /// Host CPU of each vCPU.
     pub fn pins(mut self, pins: Vec<usize>) -> Self {
         self.config.pins = pins;
+        self
+    }
+
+    /// What its random number generator begins with.
+    pub fn rng_seed(mut self, seed: [u8; RNG_SEED_BYTES]) -> Self {
+        self.config.rng_seed = Some(seed);
         self
     }
 

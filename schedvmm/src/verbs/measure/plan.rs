@@ -121,6 +121,7 @@ impl Plan {
                 version,
                 self.trace_memory(version),
             ),
+            rng_seed: machine::rng_seed(),
             boot: machine.boot.into(),
             pins: self.placement.pins.clone(),
             ..Config::new(self.topology, machine.memory)
@@ -338,6 +339,12 @@ mod tests {
     fn plan(words: &[&str]) -> Result<Plan, Failure> {
         let args = ["schedvmm", "--kernel", "x"].iter().chain(words);
         Plan::make(&Cli::try_parse_from(args).expect("parses").run)
+    }
+
+    #[test]
+    fn the_machine_has_a_seed_for_its_kernel() {
+        let config = plan(&[]).expect("a plan").config(None);
+        assert!(config.rng_seed.is_some());
     }
 
     #[test]

@@ -22,7 +22,11 @@ use crate::process::{KillOnDrop, end_with_parent};
 /// What the machine's kernel is told beside its clock's frequency: nothing else knows that, since
 /// the CPU models claim that of their originals. `idle=halt`: with MWAIT, kernels on more than two
 /// CPUs hang. What ends the kernel ends in a triple fault at once, and that ends Bochs.
-const KERNEL_WORDS: &str = "console=ttyS0,115200 quiet reboot=t panic=-1 tsc=reliable idle=halt";
+/// `clearcpuid`: Bochs makes random numbers from this machine's time, and without them two runs are
+/// the same; KVM hides from its guests what its own kernel does not use. In their place is a seed of
+/// ours.
+const KERNEL_WORDS: &str = "console=ttyS0,115200 quiet reboot=t panic=-1 tsc=reliable idle=halt \
+                            clearcpuid=rdrand,rdseed";
 
 /// Files of Debian's packages.
 const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
@@ -112,6 +116,8 @@ pub(in crate::host) struct Machine<'a> {
     /// Instructions of each CPU in a second of the machine's own time.
     pub ips: u32,
     pub memory_mib: u32,
+    /// What random numbers of its kernel begin with.
+    pub seed: u64,
     pub kernel: &'a Path,
     /// None of its ticks has passed for this long: it hangs.
     pub tick_timeout: Duration,
@@ -122,7 +128,8 @@ pub(in crate::host) fn start(machine: &Machine, initrd: &[u8]) -> Result<Channel
     let kernel = std::fs::read(machine.kernel)
         .with_context(|| format!("cannot read `{}`", machine.kernel.display()))?;
     let words = format!("{KERNEL_WORDS} tsc_early_khz={}", machine.ips / 1000);
-    let image = image::compose(&kernel, initrd, &words, machine.memory_mib)?;
+    let orders = image::Orders { cmdline: &words, seed: machine.seed };
+    let image = image::compose(&kernel, initrd, &orders, machine.memory_mib)?;
     ensure!(image.end_sector() <= OUTBOX_SECTOR, "kernel and initrd are larger than 512 MiB");
     let disk = unnamed("disk", &image.bytes)?;
     disk.set_len(DISK_SECTORS * image::SECTOR as u64).context("no memory for the disk")?;

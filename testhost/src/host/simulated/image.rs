@@ -19,7 +19,14 @@ const SETUP_HEAP_END: u16 = 0xde00;
 /// Where the command line goes.
 const CMDLINE_ADDRESS: u32 = SETUP_ADDRESS + SETUP_STACK;
 /// What there is room for behind the stack, with the zero at the end.
-const MAX_CMDLINE: usize = 4096;
+const CMDLINE_CAPACITY: u32 = 4096;
+/// Where the list of further data for the kernel goes, a single node: a seed
+/// (arch/x86/include/uapi/asm/setup_data.h).
+const SEED_ADDRESS: u32 = CMDLINE_ADDRESS + CMDLINE_CAPACITY;
+/// Type of that node.
+const SETUP_RNG_SEED: u32 = 9;
+/// Bytes that the kernel's random number generator is content with.
+const SEED_BYTES: u8 = 32;
 /// Where the kernel's other code goes.
 const KERNEL_ADDRESS: u32 = 0x10_0000;
 
@@ -39,6 +46,7 @@ mod header {
     pub const RAMDISK_SIZE: usize = 0x21c;
     pub const HEAP_END_PTR: usize = 0x224;
     pub const CMD_LINE_PTR: usize = 0x228;
+    pub const SETUP_DATA: usize = 0x250;
     pub const END: usize = 0x268;
 }
 
@@ -57,6 +65,14 @@ pub(super) struct Image {
     pub pieces: Vec<Piece>,
 }
 
+/// What the kernel is told.
+pub(super) struct Orders<'a> {
+    /// Its command line.
+    pub cmdline: &'a str,
+    /// What its random number generator is seeded with.
+    pub seed: u64,
+}
+
 /// Lays out the disk of a machine of `memory_mib` that boots this bzImage.
 ///
 /// # Errors
@@ -64,14 +80,18 @@ pub(super) struct Image {
 pub(super) fn compose(
     kernel: &[u8],
     initrd: &[u8],
-    cmdline: &str,
+    orders: &Orders,
     memory_mib: u32,
 ) -> Result<Image> {
     ensure!(
         kernel.get(header::MAGIC..header::MAGIC + 4) == Some(b"HdrS") && kernel.len() > header::END,
         "the simulated host boots a bzImage, and its kernel is none"
     );
-    ensure!(cmdline.len() < MAX_CMDLINE, "the kernel's command line is too long: {cmdline}");
+    let cmdline = orders.cmdline;
+    ensure!(
+        cmdline.len() < CMDLINE_CAPACITY as usize,
+        "the kernel's command line is too long: {cmdline}"
+    );
     // No count of sectors means four.
     let setup_sectors = match kernel[header::SETUP_SECTS] {
         0 => 4,
@@ -99,6 +119,7 @@ pub(super) fn compose(
     set(&mut low, header::VID_MODE, &NORMAL_VIDEO.to_le_bytes());
     set(&mut low, header::HEAP_END_PTR, &SETUP_HEAP_END.to_le_bytes());
     set(&mut low, header::CMD_LINE_PTR, &CMDLINE_ADDRESS.to_le_bytes());
+    set(&mut low, header::SETUP_DATA, &u64::from(SEED_ADDRESS).to_le_bytes());
     set(&mut low, header::RAMDISK_IMAGE, &initrd_address.to_le_bytes());
     set(&mut low, header::RAMDISK_SIZE, &initrd_len.to_le_bytes());
     let line = [cmdline.as_bytes(), &[0]].concat();
@@ -106,9 +127,20 @@ pub(super) fn compose(
     let mut image = Image { bytes: vec![0; SECTOR], pieces: Vec::new() };
     image.add(SETUP_ADDRESS, &low)?;
     image.add(CMDLINE_ADDRESS, &line)?;
+    image.add(SEED_ADDRESS, &seed_node(orders.seed))?;
     image.add(KERNEL_ADDRESS, rest)?;
     image.add(initrd_address, initrd)?;
     Ok(image)
+}
+
+/// The node with a seed made from this number: address of the next node, type, length, data.
+fn seed_node(seed: u64) -> Vec<u8> {
+    let mut node = 0_u64.to_le_bytes().to_vec();
+    node.extend(SETUP_RNG_SEED.to_le_bytes());
+    node.extend(u32::from(SEED_BYTES).to_le_bytes());
+    // The kernel hashes it, so it need not look random.
+    node.extend(seed.to_le_bytes().iter().cycle().take(SEED_BYTES.into()));
+    node
 }
 
 /// Puts a field into the setup header.
@@ -152,13 +184,18 @@ mod tests {
         image.bytes[start..start + piece.sectors as usize * SECTOR].to_vec()
     }
 
+    fn orders(cmdline: &str) -> Orders<'_> {
+        Orders { cmdline, seed: 7 }
+    }
+
     fn word(setup: &[u8], at: usize) -> u32 {
         u32::from_le_bytes([0, 1, 2, 3].map(|byte| setup[at + byte]))
     }
 
     #[test]
     fn everything_has_its_place() {
-        let image = compose(&kernel(&[7; 1000]), &[9; 5000], "quiet idle=halt", 64).unwrap();
+        let image =
+            compose(&kernel(&[7; 1000]), &[9; 5000], &orders("quiet idle=halt"), 64).unwrap();
         let setup = loaded(&image, SETUP_ADDRESS);
         assert_eq!(setup.len(), 5 * SECTOR);
         assert_eq!(
@@ -167,6 +204,11 @@ mod tests {
         );
         assert_eq!(setup[header::LOADFLAGS], 0x11 | LOADED_HIGH_CAN_USE_HEAP);
         assert!(loaded(&image, CMDLINE_ADDRESS).starts_with(b"quiet idle=halt\0"));
+        let seed = loaded(&image, word(&setup, header::SETUP_DATA));
+        assert_eq!(
+            seed[..24],
+            [0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 32, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]
+        );
         assert!(loaded(&image, KERNEL_ADDRESS).starts_with(&[7; 1000]));
         let initrd = word(&setup, header::RAMDISK_IMAGE);
         assert!(initrd.is_multiple_of(PAGE) && initrd + 5000 <= 48 << 20, "{initrd:#x}");
@@ -181,12 +223,15 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        assert!(compose(b"MZ", &[], "", 64).is_err());
-        assert!(compose(&kernel(&[])[..5 * SECTOR], &[], "", 64).is_err());
-        assert!(compose(&kernel(&[1]), &[], &"x".repeat(MAX_CMDLINE), 64).is_err());
-        assert!(compose(&kernel(&[1]), &vec![0; 50 << 20], "", 64).is_err());
+        assert!(compose(b"MZ", &[], &orders(""), 64).is_err());
+        assert!(compose(&kernel(&[])[..5 * SECTOR], &[], &orders(""), 64).is_err());
+        assert!(
+            compose(&kernel(&[1]), &[], &orders(&"x".repeat(CMDLINE_CAPACITY as usize)), 64)
+                .is_err()
+        );
+        assert!(compose(&kernel(&[1]), &vec![0; 50 << 20], &orders(""), 64).is_err());
         let mut large = kernel(&[1; 200 * SECTOR]);
         large[header::SETUP_SECTS] = 150;
-        assert!(compose(&large, &[], "", 64).is_err());
+        assert!(compose(&large, &[], &orders(""), 64).is_err());
     }
 }

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The runs of the product, and which figures of each have a known answer.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::rows::{self, Row};
+
+/// One run of the product. It leaves its JSON in a folder of its name.
+pub(super) struct Case {
+    /// Its name.
+    name: &'static str,
+    /// What is run; words that begin with $ are in [`WORDS`].
+    command: &'static str,
+    /// Its rows, from its JSON and, if it left a trace, what `explain --run` says of that.
+    judge: fn(&Value, &Value) -> Vec<Row>,
+    /// It boots a guest, which takes a third of all the time.
+    pub(super) is_long: bool,
+}
+
+/// All of them, in their order.
+pub(super) const CASES: &[Case] = &[
+    short("groups-2", "schedvmm host --groups 2 $busy", |result, _| rows::turns_on_host(2, result)),
+    short("groups-4", "schedvmm host --groups 4 $busy", |result, _| rows::turns_on_host(4, result)),
+    short("groups-8", "schedvmm host --groups 8 $busy", |result, _| rows::turns_on_host(8, result)),
+    short(
+        "weights",
+        "schedvmm host --preset weights --load-cpus 3 --cosched none --duration 3s $plain",
+        |result, _| rows::shares(result),
+    ),
+    short("two-cookie", "schedvmm host --preset two-cookie --duration 2s $traced", rows::half_idle),
+    short("self-test", "schedvmm selftest --json", |result, _| rows::made(result)),
+    Case {
+        name: "guest",
+        command: "schedvmm --kernel /bzImage --memory 512M --pin 0,1,2,3 --boot-timeout 120s \
+                  --preset busy --duration 2s $traced",
+        judge: rows::guest,
+        is_long: true,
+    },
+];
+
+const fn short(
+    name: &'static str,
+    command: &'static str,
+    judge: fn(&Value, &Value) -> Vec<Row>,
+) -> Case {
+    Case { name, command, judge, is_long: false }
+}
+
+/// What commands have in common. Nothing ends a run early, and its seed is no other's.
+const WORDS: &str = "\
+export common='--seed 1 --threshold off --noise off --tune hrtick=on --output r --json'
+export plain=\"$common --trace off\"
+export busy=\"--threads 2 --busy 1h --sleep fixed:0s --cosched none --duration 2s $plain\"
+export traced=\"$common --tune schedstats=on --trace-dump always\"
+";
+/// Seconds of the simulated machine's time that a case may take; the longest takes 25.
+const LIMIT_S: u32 = 180;
+/// What the product says of the whole trace of a case.
+const EXPLAINED: &str = "explained.json";
+
+/// These cases as one shell script, in which one that fails or hangs stops no other. Each says its
+/// name when it begins.
+pub(super) fn script(cases: &[&Case]) -> String {
+    let mut text = WORDS.to_owned();
+    for Case { name, command, .. } in cases {
+        // Writing to a String does not fail.
+        let _ = write!(
+            text,
+            "echo {name}\nmkdir {name}\ncd {name}\n\
+             timeout -s KILL {LIMIT_S} sh -c '{command}' > stdout 2> stderr < /dev/null\n\
+             [ ! -e r/trace.dat ] || schedvmm explain r --run --json > {EXPLAINED}\n\
+             rm -rf r\ncd ..\n"
+        );
+    }
+    text.push_str("exit 0\n");
+    text
+}
+
+impl Case {
+    /// The rows of what it left in its folder of `out`.
+    pub(super) fn rows(&self, out: &Path) -> Vec<Row> {
+        let folder = out.join(self.name);
+        match read(&folder.join("stdout")) {
+            Ok(result) => {
+                let explained = read(&folder.join(EXPLAINED)).unwrap_or_default();
+                (self.judge)(&result, &explained)
+            }
+            Err(error) => {
+                let said = std::fs::read_to_string(folder.join("stderr")).unwrap_or_default();
+                let last = said.lines().last().unwrap_or("nothing on stderr");
+                vec![Row::missing(self.name, format!("{error:#}: {last}"))]
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Value> {
+    let file = File::open(path).context("it left no JSON")?;
+    serde_json::from_reader(file).context("it left no JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_case_has_a_folder_and_a_time_limit() {
+        let all: Vec<&Case> = CASES.iter().collect();
+        let script = script(&all);
+        for case in &all {
+            assert!(script.contains(&format!("\nmkdir {0}\ncd {0}\n", case.name)), "{script}");
+            assert!(!case.command.contains('\''), "{}", case.command);
+        }
+        assert_eq!(script.matches("timeout -s KILL").count(), all.len());
+    }
+
+    #[test]
+    fn a_run_that_left_nothing_is_a_row_with_its_last_words() {
+        let out = tempfile::tempdir().unwrap();
+        let folder = out.path().join(CASES[0].name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("stdout"), "").unwrap();
+        std::fs::write(folder.join("stderr"), "note\nno such option").unwrap();
+        let rows = CASES[0].rows(out.path());
+        assert!(rows.len() == 1 && !rows[0].ok, "{rows:?}");
+        assert!(rows[0].to_string().contains("no such option"), "{}", rows[0]);
+    }
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask bench validity`: figures whose answer is known beforehand, measured by the product
+//! in the simulated host, where latencies are no noise of this machine.
+//!
+//! All runs share one boot of the host (`cases`); what they leave becomes rows (`rows`).
+
+mod cases;
+mod rows;
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use self::cases::{CASES, Case};
+pub use self::rows::Row;
+use testhost::host::{Ended, HostRun, Simulated, TestHost};
+use testhost::{artifacts, kernel};
+
+/// The suite in the host, on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(40 * 60);
+/// A case says its name when it begins; the longest is a boot of a guest.
+const SILENCE: Duration = Duration::from_secs(20 * 60);
+
+/// Findings.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The format of this object.
+    pub schema: &'static str,
+    /// Whether the cases that take longest were left out.
+    pub short: bool,
+    /// Whether all rows are within their bounds.
+    pub ok: bool,
+    /// Ticks of the simulated machine's clock that it took.
+    pub ticks: Option<u64>,
+    /// What was measured.
+    pub rows: Vec<Row>,
+}
+
+/// Runs the cases on the 6.12 test kernel.
+///
+/// # Errors
+/// The host cannot be had or is lost. What the product fails to measure is a row out of bounds.
+pub fn run(short: bool) -> Result<Report> {
+    let cases: Vec<&Case> = CASES.iter().filter(|case| !(short && case.is_long)).collect();
+    let out = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let run = run_in_host(&cases::script(&cases), out.path())?;
+    let rows: Vec<Row> = cases.iter().flat_map(|case| case.rows(out.path())).collect();
+    Ok(Report {
+        schema: "schedvmm-bench-validity/1",
+        short,
+        ok: rows.iter().all(|row| row.ok),
+        ticks: run.ticks,
+        rows,
+    })
+}
+
+/// What the script leaves in its working directory goes to `out`; what it says, to stderr.
+fn run_in_host(script: &str, out: &Path) -> Result<HostRun> {
+    let host = TestHost::builder()
+        .xtask(std::env::current_exe()?)
+        .schedvmm(artifacts::schedvmm()?)
+        .kernel(kernel::ensure(kernel::Wanted::default())?)
+        .simulated(Simulated::default())
+        .out(out)
+        .timeout(TIMEOUT)
+        .silence(SILENCE)
+        .forward_signals();
+    let run = host.run(["sh", "-c", script], |_, bytes| {
+        eprint!("{}", String::from_utf8_lossy(bytes));
+    })?;
+    if run.ended != Ended::Exited(0) {
+        bail!("the suite ended with status {} in the simulated host", run.ended.code());
+    }
+    Ok(run)
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", Row::HEADING)?;
+        self.rows.iter().try_for_each(|row| writeln!(f, "{row}"))?;
+        let good = self.rows.iter().filter(|row| row.ok).count();
+        write!(f, "{good} of {} rows within their bounds", self.rows.len())?;
+        match self.ticks {
+            Some(ticks) => write!(f, "; {} million ticks", ticks / 1_000_000),
+            None => Ok(()),
+        }
+    }
+}
