@@ -359,8 +359,11 @@ fn longest_line(result: &RunResult) -> String {
         GapKind::Preemption => "",
         GapKind::WakeUp => ", of a wake-up",
     };
+    let host = gap.host_ns.filter(|ns| *ns > 0);
+    let host =
+        host.map_or_else(String::new, |ns| format!(", up to {} of it the host's", show_ns(ns)));
     format!(
-        "{}{} ({}{kind}): {}{tid}, {} after the start, CPU {} to {}{after}",
+        "{}{} ({}{kind}{host}): {}{tid}, {} after the start, CPU {} to {}{after}",
         if gap.unfinished { "> " } else { "" },
         show_ns(gap.length_ns),
         gap.class.name(),
