@@ -202,6 +202,19 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_counts_in_an_emulated_machine_where_a_load_measures() {
+        let added = |nested: bool, options: &[&str]| {
+            let options: Vec<OsString> = options.iter().map(OsString::from).collect();
+            let mut command = options.clone();
+            Demo { nested, options, ..demo(None) }.let_gaps_count(&mut command);
+            command.iter().any(|word| word == "report")
+        };
+        assert!(added(false, &["--duration", "5s"]));
+        assert!(!added(true, &[]) && !added(false, &["--meter", "hwlat"]));
+        assert!(!added(false, &["--on-contaminated=untestable"]));
+    }
+
+    #[test]
     fn the_simulated_machine_is_used_whole_unless_it_was_decided() {
         let mut command: Vec<OsString> = vec!["schedvmm".into(), "--duration=9s".into()];
         fit(&mut command, &Simulated::default());

@@ -20,7 +20,8 @@ pub struct LoadArgs {
     /// How long to measure.
     #[arg(long, default_value = "30s", value_parser = units::positive_duration, value_name = "TIME")]
     pub duration: Duration,
-    /// A gap above this ends the run with status 1; `off` never does.
+    /// A gap above this ends the run, with status 1 unless the host may have made it; `off` never
+    /// does.
     #[arg(long, default_value = "100ms", value_parser = units::optional_duration, value_name = "TIME")]
     pub threshold: Threshold,
     /// Gaps from this length on are recorded one by one.

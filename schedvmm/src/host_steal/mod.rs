@@ -361,6 +361,55 @@ mod tests {
         assert_eq!(class(Unknown, true, 100, taken(50, 100, 0)), Host);
     }
 
+    /// Of gaps on this vCPU, whose thread is this one, while `work` is done.
+    fn parts_of(cpu: u32, class: Class, whole: bool, work: fn()) -> Option<Option<u64>> {
+        // SAFETY: gettid has no arguments and cannot fail.
+        let tid = unsafe { libc::gettid() };
+        let watch = Watch::start(tid, None).map_err(|why| println!("SKIPPED: {why}")).ok()?;
+        let watched = BTreeMap::from([(2, (watch, VcpuTimeline::new(watch::now())))]);
+        let mut evidence = HostEvidence { watched, whole, ..HostEvidence::none(None) };
+        evidence.take();
+        let tsc_begin = watch::now();
+        work();
+        let tsc_end = watch::now();
+        let limits = crate::session::Limits {
+            threads: 1,
+            records_per_thread: 1,
+            boot: Duration::ZERO,
+            vms: 0,
+            allow_degraded: false,
+        };
+        let mut session = Session::new(limits, Instant::now());
+        let on = GapRecord { cpu_begin: 2, cpu_end: cpu, class, ..GapRecord::default() };
+        let record = GapRecord { tsc_begin, tsc_end, ..on };
+        session.gaps[0] = vec![record];
+        evidence.settle(&mut session);
+        assert!(session.host_parts.has(&record));
+        let part = session.host_parts.of(&record);
+        assert!(part.is_none_or(|ticks| ticks <= record.ticks()), "{part:?} of {record:?}");
+        if class == Class::Host && part.is_some() {
+            assert_eq!(part, Some(record.ticks()));
+        }
+        Some(part)
+    }
+
+    #[test]
+    fn what_the_host_took_is_known_where_every_vcpu_is_watched() {
+        fn sleep() {
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        fn nothing() {}
+        let Some(part) = parts_of(2, Class::Unknown, true, nothing) else { return };
+        assert!(part.is_some(), "it was there");
+        // It was away, and nobody counts its halts.
+        assert_eq!(parts_of(2, Class::ScheduledOut, true, sleep), Some(None));
+        // What the guest calls the host's is all of it.
+        assert!(parts_of(2, Class::Host, true, sleep).flatten().is_some());
+        // On a vCPU that is not watched; beside one.
+        assert_eq!(parts_of(3, Class::Unknown, true, nothing), Some(None));
+        assert_eq!(parts_of(2, Class::Host, false, nothing), Some(None));
+    }
+
     #[test]
     fn totals_follow_their_gaps() {
         let total = |class, gaps, gap_ticks| ClassTotal { class, gaps, gap_ticks };

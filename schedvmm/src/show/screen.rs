@@ -418,6 +418,19 @@ mod tests {
     }
 
     #[test]
+    fn the_hosts_part_of_the_longest_gap_is_told() {
+        let mut result = ended_by_a_hit(CoschedInterface::None);
+        for (host_ns, told) in [
+            (Some(20_000_000), "120.0 ms (scheduled-out, up to 20.0 ms of it the host's): group"),
+            (Some(0), "120.0 ms (scheduled-out): group"),
+            (None, "120.0 ms (scheduled-out): group"),
+        ] {
+            result.longest_gap = result.longest_gap.map(|gap| gap.with_host(host_ns));
+            assert!(line(&result, "longest ").contains(told), "{host_ns:?}");
+        }
+    }
+
+    #[test]
     fn what_never_began_has_not_had_no_gap() {
         let mut result = ended_by_a_hit(CoschedInterface::None);
         result.longest_gap = None;
