@@ -255,7 +255,7 @@ impl Tracing {
     /// its buffers. The bytes written by now.
     ///
     /// # Errors
-    /// As [`Self::ship_head`].
+    /// As [`Self::send_head`].
     pub fn send_stats<W: Write>(&self, dump: &mut DumpWriter<W>) -> io::Result<u64> {
         dump::comms(self, dump)?;
         dump::stats(self, dump)?;
@@ -263,10 +263,10 @@ impl Tracing {
     }
 
     /// Ends such a dump with all else, the pages included; its length in bytes. CPUs in `first`
-    /// come first, as with [`Self::ship`].
+    /// come first, as with [`Self::send`].
     ///
     /// # Errors
-    /// As [`Self::ship_head`].
+    /// As [`Self::send_head`].
     pub fn send_rest<W: Write>(&self, first: &[u32], dump: DumpWriter<W>) -> io::Result<u64> {
         dump::rest(self, first, dump)
     }
@@ -306,7 +306,7 @@ impl Tracing {
         self.dump.wanted(hit)
     }
 
-    /// About how many bytes [`Self::ship`] will write.
+    /// About how many bytes [`Self::send`] will write.
     pub fn estimate_bytes(&self) -> u64 {
         self.cpus()
             .iter()
