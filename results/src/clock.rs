@@ -107,6 +107,8 @@ impl<'a> Clock<'a> {
             class: record.class,
             kind: record.kind,
             unfinished: record.unfinished,
+            host_ns: None,
+            net_ns: None,
         })
     }
 }

@@ -182,6 +182,8 @@ impl Columns {
                 Some(column) => u32_at(column, &cells)? != 0,
                 None => false,
             },
+            host_ns: None,
+            net_ns: None,
         })
     }
 }

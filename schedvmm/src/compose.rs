@@ -14,6 +14,7 @@ use results::model::{
 
 use crate::analysis::figures::Figures;
 use crate::analysis::{run_delay, summary};
+use crate::doubt::Terms;
 use crate::facts;
 use crate::session::Session;
 use crate::verdict::Verdict;
@@ -31,8 +32,8 @@ pub struct Origin {
     pub machine: Machine,
     /// What its CPUs are.
     pub host_cpus: HostCpus,
-    /// Greatest share of the time that the host may take, of 1.
-    pub steal_budget: f64,
+    /// What a gap over the threshold must meet to be the kernel's.
+    pub terms: Terms,
     /// Whether threads stayed where they were put.
     pub pins: Pins,
     /// Remark for the reader.
@@ -48,7 +49,7 @@ impl Origin {
             kernel: KernelFacts::default(),
             machine: Machine::default(),
             host_cpus: HostCpus::default(),
-            steal_budget: 1.0,
+            terms: Terms::NONE,
             pins: Pins::default(),
             notes: Vec::new(),
         }
@@ -94,7 +95,7 @@ impl<'a> Account<'a> {
     /// The result, with every figure that follows from what was measured.
     pub fn result(self) -> RunResult {
         let (session, setup) = (self.session, self.session.setup.as_ref());
-        let figures = Figures::of(session, self.job, self.origin.steal_budget);
+        let figures = Figures::of(session, self.job, self.origin.terms.steal_budget);
         let notes = self.all_notes(&figures);
         let Origin { target, started_utc, kernel, machine, host_cpus, pins, .. } = self.origin;
         // What the setup has to say of the trace was told when the load started.
@@ -152,6 +153,7 @@ impl<'a> Account<'a> {
         let (session, setup) = (self.session, self.session.setup.as_ref());
         let mut notes = self.origin.notes.clone();
         notes.extend(summary::steal_note(&figures.steal));
+        notes.extend(self.verdict.note.clone());
         notes.extend(session.degraded().map(|faults| format!("degraded: {faults}")));
         let missing = setup.filter(|_| cookies_are_missing(self.job, setup));
         notes.extend(missing.map(|setup| {

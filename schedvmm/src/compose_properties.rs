@@ -12,6 +12,7 @@ use protocol::message::{Gap, Setup, ThresholdHit, Tick};
 use protocol::report::{GroupReport, LoadReport, ThreadReport, TscReport};
 
 use super::*;
+use crate::doubt::Terms;
 use crate::session::Limits;
 use crate::testing::load;
 use crate::verdict::{End, judge};
@@ -167,7 +168,7 @@ fn result(made: &MadeRun) -> (RunResult, Option<u64>) {
         ..LoadReport::default()
     };
     session.report = Some(report).filter(|_| made.reported);
-    let verdict = judge(&session, &job, &End::Finished, "");
+    let verdict = judge(&session, &job, Terms::NONE, &End::Finished, "");
     let until = session.hit.map(|hit| hit.gap.record.tsc_end);
     (Account::of_figures(&session, &job, &verdict).result(), until)
 }

@@ -78,6 +78,11 @@ pub fn emulation_note() -> Option<String> {
     })
 }
 
+/// Whether this host is no guest itself.
+pub fn on_hardware() -> bool {
+    hypervisor().is_none()
+}
+
 /// Signature of the hypervisor this host runs on, if it is a guest itself.
 fn hypervisor() -> Option<String> {
     const HYPERVISOR_PRESENT: u32 = 1 << 31;

@@ -15,6 +15,7 @@ use protocol::scheduler::{Family, SchedulerFacts};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::doubt::Terms;
 use crate::session::Limits;
 use crate::testing::load;
 use crate::verdict::{End, judge};
@@ -139,9 +140,9 @@ fn result() -> Value {
         ],
         ..LoadReport::default()
     });
-    let verdict = judge(&session, &job, &End::Finished, "");
+    let verdict = judge(&session, &job, Terms::NONE, &End::Finished, "");
     let mut account = Account::of_figures(&session, &job, &verdict);
-    account.origin.steal_budget = 0.003;
+    account.origin.terms.steal_budget = 0.003;
     serde_json::to_value(account.result()).expect("JSON")
 }
 
@@ -291,7 +292,7 @@ fn figures() -> Value {
         "group": 1, "thread": 1, "tid": 100, "begin_ns": 50 * MS, "length_ns": 120 * MS,
         "length_ticks": 240 * MS, "tsc_begin": START + 100 * MS, "tsc_end": START + 340 * MS,
         "cpu_begin": 2, "cpu_end": 3, "class": "scheduled-out", "kind": "preemption",
-        "unfinished": false,
+        "unfinished": false, "host_ns": null, "net_ns": null,
     });
     let numbers = [(140, 120, &FIRST), (10, 10, &SECOND), (40, 40, &THIRD), (0, 0, &FOURTH)];
     let thread = |(number, report): (usize, ThreadReport)| {
@@ -432,7 +433,7 @@ pub fn ended_by_a_hit(cosched: CoschedInterface) -> RunResult {
     });
     let record = gap(1050, 1170, out);
     session.hit = Some(ThresholdHit { tid: 100, gap: Gap { thread: 0, record } });
-    let verdict = judge(&session, &job, &End::Finished, "");
+    let verdict = judge(&session, &job, Terms::NONE, &End::Finished, "");
     Account::of_figures(&session, &job, &verdict).result()
 }
 

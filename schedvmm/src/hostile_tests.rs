@@ -21,6 +21,7 @@ use crate::analysis::parted::{after_hit_ns, clock_of};
 use crate::analysis::threads;
 use crate::cli::{Cli, ShowVm, Verb};
 use crate::compose::Account;
+use crate::doubt::Terms;
 use crate::host_steal::HostEvidence;
 use crate::session::{Limits, Session};
 use crate::show::{Show, Style};
@@ -221,11 +222,11 @@ fn whole_run(random: &mut Random, (kind, style): (Kind, Style), folder: &Path) -
                 Err(error) => end = End::Garbled(error.to_string()),
             }
         }
-        let _ = judge(&session, &job, &End::UnderWay, "");
+        let _ = judge(&session, &job, Terms::NONE, &End::UnderWay, "");
         let _ = threads::phases_ms(&session, 5, Instant::now());
     }
     HostEvidence::none(None).settle(&mut session);
-    let verdict = judge(&session, &job, &end, HOSTILE);
+    let verdict = judge(&session, &job, Terms::NONE, &end, HOSTILE);
     let mut result = Account::of_figures(&session, &job, &verdict).result();
     let of = (result.groups.as_slice(), result.threads.as_slice());
     result.vms = threads::vms(&session, of, |_| HOSTILE.into());
@@ -295,7 +296,7 @@ fn what_a_guest_says_of_itself_is_shown_and_does_nothing() {
             }
         }
         session.message(Message::Vm(Box::new(failed)), now);
-        let verdict = judge(&session, &job, &End::Finished, "");
+        let verdict = judge(&session, &job, Terms::NONE, &End::Finished, "");
         let mut result = Account::of_figures(&session, &job, &verdict).result();
         result.machine.summary = HOSTILE.into();
         show.end(&result, Path::new(HOSTILE));

@@ -8,6 +8,7 @@ mod cli;
 mod compose;
 mod cpu_kinds;
 mod deliver;
+mod doubt;
 mod explain;
 mod facts;
 mod footprint;

@@ -77,7 +77,7 @@ impl Measurement {
 
     /// The result as it would be if the run ended now.
     fn result_so_far(&self) -> RunResult {
-        let verdict = judge(&self.session, &self.job, &End::UnderWay, "");
+        let verdict = judge(&self.session, &self.job, self.origin.terms, &End::UnderWay, "");
         let phases_ms = threads::phases_ms(&self.session, self.built_ms, Instant::now());
         Account { ended: false, ..self.account(&verdict, phases_ms) }.result()
     }

@@ -131,6 +131,51 @@ pub struct Session {
     pub bye: bool,
     /// Why what was measured says nothing of the kernel.
     pub invalid: Vec<String>,
+    /// What the host can have taken of gaps.
+    pub host_parts: HostParts,
+}
+
+/// So many gaps are known by what the host took of them. A run has some dozens.
+const MAX_HOST_PARTS: usize = 4096;
+
+/// What the host can have taken of a gap at most, in ticks; `None` where nobody knows.
+#[derive(Clone, Copy, Debug)]
+struct HostPart {
+    /// Begin and end of the gap.
+    gap: (u64, u64),
+    ticks: Option<u64>,
+}
+
+/// The same of gaps over the threshold, and of the longest ones, in the order of their begins.
+#[derive(Clone, Debug, Default)]
+pub struct HostParts(Vec<HostPart>);
+
+impl HostParts {
+    /// Keeps what it took of this gap, as far as there is room.
+    pub fn insert(&mut self, record: &GapRecord, ticks: Option<u64>) {
+        let gap = (record.tsc_begin, record.tsc_end);
+        match self.place(record) {
+            Ok(at) => self.0[at].ticks = ticks,
+            Err(at) if self.0.len() < MAX_HOST_PARTS => {
+                self.0.insert(at, HostPart { gap, ticks });
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Whether it is known, or known not to be known.
+    pub fn has(&self, record: &GapRecord) -> bool {
+        self.place(record).is_ok()
+    }
+
+    /// What it took of this gap, where it is known.
+    pub fn of(&self, record: &GapRecord) -> Option<u64> {
+        self.0.get(self.place(record).ok()?)?.ticks
+    }
+
+    fn place(&self, record: &GapRecord) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&(record.tsc_begin, record.tsc_end), |part| part.gap)
+    }
 }
 
 impl Session {
@@ -153,6 +198,7 @@ impl Session {
             vms: (1..=limits.vms).map(|vm| VmStatus { vm, ..VmStatus::default() }).collect(),
             bye: false,
             invalid: Vec::new(),
+            host_parts: HostParts::default(),
         }
     }
 
@@ -446,6 +492,21 @@ mod tests {
         assert_eq!(session.ticks.len(), MAX_TICKS);
         assert_eq!(session.gaps.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3]);
         assert!(session.take(&[0xff; 64], now).is_err());
+    }
+
+    #[test]
+    fn what_the_host_took_is_kept_of_so_many_gaps() {
+        let gap = |tsc_begin| GapRecord { tsc_begin, tsc_end: u64::MAX, ..GapRecord::default() };
+        let mut parts = HostParts::default();
+        for begin in (0..MAX_HOST_PARTS as u64 + 9).rev() {
+            parts.insert(&gap(begin), (begin % 2 == 0).then_some(begin));
+        }
+        let most = MAX_HOST_PARTS as u64 + 8;
+        assert_eq!((parts.0.len(), parts.of(&gap(most))), (MAX_HOST_PARTS, Some(most)));
+        assert_eq!((parts.has(&gap(9)), parts.of(&gap(9))), (true, None));
+        assert!(!parts.has(&gap(8)), "there was no room left");
+        parts.insert(&gap(9), Some(7));
+        assert_eq!(parts.of(&gap(9)), Some(7));
     }
 
     #[test]

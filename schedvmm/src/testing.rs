@@ -13,6 +13,7 @@ use protocol::report::ThreadReport;
 use results::model::{RunResult, Statistics, Thread};
 
 use crate::compose::Account;
+use crate::doubt::Terms;
 use crate::session::{Limits, Session};
 use crate::verdict::{End, judge};
 
@@ -45,7 +46,7 @@ pub fn result() -> RunResult {
     };
     let job = Job::new(load(2, 2, 2), CoschedRequest::Auto);
     let session = Session::new(limits, Instant::now());
-    let verdict = judge(&session, &job, &End::Finished, "");
+    let verdict = judge(&session, &job, Terms::NONE, &End::Finished, "");
     Account::of_figures(&session, &job, &verdict).result()
 }
 

@@ -3,10 +3,12 @@
 
 use protocol::job::Job;
 use protocol::names::{PANIC_MARK, SAYING};
-use results::model::{Answer, ReasonCode, Stage};
+use results::model::{Answer, LocatedGap, ReasonCode, Stage};
 use vmm::vcpu::{ExitReason, VcpuEnd};
 
+use crate::analysis::figures::Figures;
 use crate::analysis::threads::over_threshold;
+use crate::doubt::{self, Doubt, Terms};
 use crate::session::{Session, waited_for};
 use crate::status::{ExitStatus, Owned};
 
@@ -44,16 +46,18 @@ pub struct Verdict {
     pub code: Option<ReasonCode>,
     /// What ended it before its time.
     pub signal: Option<i32>,
+    /// What is to be said of an answer that the host may have had a part in.
+    pub note: Option<String>,
 }
 
 impl Verdict {
     /// An answer that speaks for itself.
     fn plain(answer: Answer) -> Self {
-        Self { answer, reason: String::new(), code: None, signal: None }
+        Self { answer, reason: String::new(), code: None, signal: None, note: None }
     }
 
     fn new(answer: Answer, code: ReasonCode, reason: String) -> Self {
-        Self { answer, reason, code: Some(code), signal: None }
+        Self { answer, reason, code: Some(code), signal: None, note: None }
     }
 
     fn interrupted(signal: i32, code: ReasonCode, reason: String) -> Self {
@@ -74,16 +78,21 @@ impl Verdict {
     }
 }
 
-/// Judges a run; `console` is the end of the console log.
-pub fn judge(session: &Session, job: &Job, end: &End, console: &str) -> Verdict {
+/// Judges a run by these terms; `console` is the end of the console log.
+pub fn judge(session: &Session, job: &Job, terms: Terms, end: &End, console: &str) -> Verdict {
     let invalid = (!session.invalid.is_empty()).then(|| {
         let reasons = session.invalid.join("; ");
         let reason = format!("nothing was found out about this kernel: {reasons}");
         Verdict::new(Answer::Untestable, ReasonCode::Disturbed, reason)
     });
     // What was measured stands, whatever happened afterwards.
-    if session.hit.is_some() || over_threshold(session, job) {
-        return invalid.unwrap_or_else(|| over(session, end));
+    let over = over_threshold(session, job);
+    if let Some(first) = over.first() {
+        let stands = over_with_remark(session, end);
+        return invalid.unwrap_or_else(|| match doubt(&over, session, job, terms) {
+            Finding::Stands(note) => Verdict { note, ..stands },
+            Finding::Doubtful(doubt) => doubtful(doubt, first, job, &stands.reason),
+        });
     }
     if let Some(failure) = &session.failure {
         let reason = format!("{}{}", failure.text, memory_ran_out(console));
@@ -143,8 +152,49 @@ fn untestable(code: ReasonCode, reason: String) -> Verdict {
     Verdict::new(Answer::Untestable, code, reason)
 }
 
+/// What gaps over the threshold come to.
+enum Finding {
+    /// One at least is the kernel's; with what is to be said of that.
+    Stands(Option<String>),
+    /// All may be the host's; why the first one may.
+    Doubtful(Doubt),
+}
+
+/// What these gaps over the threshold come to, of which there is one at least.
+fn doubt(over: &[LocatedGap], session: &Session, job: &Job, terms: Terms) -> Finding {
+    if job.meter.is_some() || job.nested.is_some() {
+        // What the machine around it does is what is measured.
+        return Finding::Stands(None);
+    }
+    let threshold = job.load.threshold.unwrap_or_default();
+    let mut doubts = over.iter().map(|gap| doubt::of_gap(gap, threshold, terms.on_hardware));
+    if let Some(Some(first)) = doubts.next()
+        && doubts.all(|doubt| doubt.is_some())
+    {
+        return Finding::Doubtful(first);
+    }
+    let steal = Figures::of(session, job, terms.steal_budget).steal;
+    let noise = session.setup.as_ref().and_then(|setup| setup.noise.as_ref());
+    match doubt::of_run(&steal, noise, terms.noise_budget, threshold) {
+        None => Finding::Stands(None),
+        Some(doubt) if terms.report_contaminated => Finding::Stands(Some(format!(
+            "the gap over the threshold may be the host's, and counts as --on-contaminated report \
+             says: {}",
+            doubt.remark()
+        ))),
+        Some(doubt) => Finding::Doubtful(doubt),
+    }
+}
+
+/// Of a run whose gaps over the threshold may all be the host's, and what went wrong afterwards.
+fn doubtful(doubt: Doubt, first: &LocatedGap, job: &Job, afterwards: &str) -> Verdict {
+    let reason = doubt.reason(first, job.load.threshold.unwrap_or_default());
+    let parts = [reason.as_str(), afterwards].into_iter().filter(|part| !part.is_empty());
+    untestable(doubt.code(), parts.collect::<Vec<_>>().join("; "))
+}
+
 /// Of a run with a gap over the threshold, with a remark on what went wrong after it was found.
-fn over(session: &Session, end: &End) -> Verdict {
+fn over_with_remark(session: &Session, end: &End) -> Verdict {
     let (code, reason) = match end {
         _ if session.bye => return Verdict::plain(Answer::OverThreshold),
         // Said by the trace's own note.
@@ -228,11 +278,13 @@ fn last_line_with<'a>(words: &str, console: &'a str) -> Option<&'a str> {
 mod tests {
     use std::time::{Duration, Instant};
 
+    use gaps::evidence::Class;
+    use gaps::record::GapRecord;
     use protocol::error::Owner;
     use protocol::frame::encode_message;
     use protocol::job::CoschedRequest;
     use protocol::job::LoadSpec;
-    use protocol::message::{Failure, Hello, Message, Setup, ThresholdHit};
+    use protocol::message::{Failure, Gap, Hello, Message, Setup, ThresholdHit};
     use protocol::report::LoadReport;
     use vmm::vcpu::ExitCounts;
 
@@ -258,6 +310,12 @@ mod tests {
         session
     }
 
+    /// A gap of which nobody but the kernel is to blame.
+    fn scheduled_out() -> ThresholdHit {
+        let record = GapRecord { class: Class::ScheduledOut, ..GapRecord::default() };
+        ThresholdHit { tid: 1, gap: Gap { thread: 0, record } }
+    }
+
     fn ended(reason: ExitReason) -> End {
         let exits = ExitCounts::default();
         End::Vcpu(VcpuEnd { cpu: 0, reason, exits, state: None, host_sched: None })
@@ -270,7 +328,7 @@ mod tests {
     }
 
     fn verdict(messages: &[Message], end: &End, console: &str) -> Verdict {
-        judge(&session(messages), &job(Some(Duration::from_secs(9))), end, console)
+        judge(&session(messages), &job(Some(Duration::from_secs(9))), Terms::NONE, end, console)
     }
 
     fn status(messages: &[Message], end: &End) -> ExitStatus {
@@ -279,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_measured_gap_outlives_all_that_follows() {
-        let hit = [Message::ThresholdHit(ThresholdHit::default())];
+        let hit = [Message::ThresholdHit(scheduled_out())];
         for end in [
             ended(ExitReason::TripleFault),
             End::Late(Stage::Finish),
@@ -300,7 +358,7 @@ mod tests {
         let judged = |messages: &[Message], end: &End| {
             let mut session = session(messages);
             session.invalid = vec!["a quota".into(), "a move".into()];
-            judge(&session, &job(None), end, "")
+            judge(&session, &job(None), Terms::NONE, end, "")
         };
         for messages in [vec![done.clone(), Message::Bye], vec![hit, done.clone(), Message::Bye]] {
             let verdict = judged(&messages, &End::Finished);
@@ -345,7 +403,7 @@ mod tests {
     #[test]
     fn without_a_threshold_nothing_passes_and_nothing_fails() {
         let done = session(&[Message::Finished(LoadReport::default()), Message::Bye]);
-        let verdict = judge(&done, &job(None), &End::Finished, "");
+        let verdict = judge(&done, &job(None), Terms::NONE, &End::Finished, "");
         assert_eq!(verdict, Verdict::plain(Answer::Measured));
         assert_eq!(verdict.status(), ExitStatus::Pass);
     }
@@ -403,10 +461,10 @@ mod tests {
     fn programs_are_told_what_went_wrong_and_when() {
         let alive = [Message::Hello(Hello::default())];
         let running = [Message::Hello(Hello::default()), Message::Ready(Setup::default())];
-        let hit = [Message::ThresholdHit(ThresholdHit::default())];
+        let hit = [Message::ThresholdHit(scheduled_out())];
         let told = |messages: &[Message], end: &End| {
             let (session, job) = (session(messages), job(Some(Duration::from_secs(9))));
-            let verdict = judge(&session, &job, end, "");
+            let verdict = judge(&session, &job, Terms::NONE, end, "");
             let result = Account::of_figures(&session, &job, &verdict).result();
             assert_eq!(result.reason_code.is_none(), result.reason.is_empty());
             result.reason_code.zip(result.reason_stage)
@@ -434,6 +492,10 @@ mod tests {
         for code in [
             Failed,
             Disturbed,
+            HostTook,
+            HostUnknown,
+            Contaminated,
+            Noisy,
             Signal,
             UnderWay,
             Degraded,

@@ -64,9 +64,12 @@ impl Demo {
             .out(&output)
             .timeout(self.timeout)
             .forward_signals();
-        if let Some(machine) = simulated {
-            fit(&mut command, &machine);
-            host = host.simulated(machine);
+        match simulated {
+            Some(machine) => {
+                fit(&mut command, &machine);
+                host = host.simulated(machine);
+            }
+            None => self.let_gaps_count(&mut command),
         }
         let run = host.run(&command, host::show).or_else(|error| {
             if !error.is::<HostLost>() {
@@ -109,6 +112,14 @@ impl Demo {
         let timeout = format!("{}s", self.timeout.as_secs());
         if self.nested {
             decide(command, L2_BOOT_TIMEOUT, &timeout);
+        }
+    }
+
+    /// An emulated host is beyond every budget, and shows what a gap is all the same.
+    fn let_gaps_count(&self, command: &mut Vec<OsString>) {
+        let meters = self.options.iter().any(|word| word.to_string_lossy().starts_with("--meter"));
+        if !self.nested && !meters {
+            decide(command, "--on-contaminated", "report");
         }
     }
 
@@ -188,6 +199,19 @@ mod tests {
         demo(None).be_patient(&mut command);
         let expected = ["--l2-boot-timeout", "1s"];
         assert_eq!(command, expected.map(OsString::from));
+    }
+
+    #[test]
+    fn a_gap_counts_in_an_emulated_machine_where_a_load_measures() {
+        let added = |nested: bool, options: &[&str]| {
+            let options: Vec<OsString> = options.iter().map(OsString::from).collect();
+            let mut command = options.clone();
+            Demo { nested, options, ..demo(None) }.let_gaps_count(&mut command);
+            command.iter().any(|word| word == "report")
+        };
+        assert!(added(false, &["--duration", "5s"]));
+        assert!(!added(true, &[]) && !added(false, &["--meter", "hwlat"]));
+        assert!(!added(false, &["--on-contaminated=untestable"]));
     }
 
     #[test]

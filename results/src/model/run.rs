@@ -98,6 +98,14 @@ pub enum ReasonCode {
     Failed,
     /// Others had a part in what was measured: a quota, a move to other CPUs.
     Disturbed,
+    /// The host took so much of a gap over the threshold that the rest is not over it.
+    HostTook,
+    /// A gap over the threshold may be the host's: nothing tells how much of it the host took.
+    HostUnknown,
+    /// There is a gap over the threshold, and the host took more of the run than its budget.
+    Contaminated,
+    /// There is a gap over the threshold, and without a load there was too much noise.
+    Noisy,
     /// Ended by a signal.
     Signal,
     /// Written while the run went on.
@@ -126,6 +134,13 @@ pub enum ReasonCode {
     NoReport,
     /// All threads of the machine ended, and none said why.
     Silent,
+}
+
+impl ReasonCode {
+    /// Whether the run went as it should, and the host may have made what was found.
+    pub fn is_doubt(self) -> bool {
+        matches!(self, Self::HostTook | Self::HostUnknown | Self::Contaminated | Self::Noisy)
+    }
 }
 
 /// How far a run had come.

@@ -62,10 +62,8 @@ impl Figures {
             book_forced_idle(session, &mut groups, &threads, clock)
         };
         let longest = threads::longest(&threads, session, clock);
-        let hit = session
-            .hit
-            .and_then(|hit| clock.locate(hit.gap.thread as usize, Some(hit.tid), hit.gap.record));
-        let after_hit = hit.map(|_| threads::after_hit(&parted, clock));
+        let hit = threads::hit(session, clock);
+        let after_hit = hit.map(|_| threads::after_hit(&parted, session, clock));
         // What the host takes is what a meter in place of the load is there to find.
         let meters = job.meter.is_some() || nested;
         let steal = summary::steal(&statistics, if meters { 1.0 } else { steal_budget });

@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use crate::analysis::parted::{after_hit_ns, clock_of};
 use crate::compose::Account;
+use crate::doubt::Terms;
 use crate::session::{Limits, Session};
 use crate::verdict::{End, judge};
 
@@ -62,7 +63,7 @@ fn a_result_of_many_gaps_has_all_of_them() {
 fn report(session: &Session, job: &Job, folder: &Path) -> Value {
     let mut folder = Folder::create(Some(folder), "").expect("folder");
     let (begin, cpu_begin_ns) = (Instant::now(), clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID));
-    let verdict = judge(session, job, &End::Finished, "");
+    let verdict = judge(session, job, Terms::NONE, &End::Finished, "");
     let account = Account::of_figures(session, job, &verdict);
     let result = account.result();
     let analysed = begin.elapsed();

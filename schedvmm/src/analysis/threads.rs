@@ -16,6 +16,7 @@ use results::model::{AfterHit, Group, LocatedGap, Phase, Stage, Statistics, Thre
 
 use super::parted::{Parted, classes, clock_of, parted};
 use crate::session::Session;
+use crate::units::as_ns;
 
 /// Virtual machines from what they said and what they measured; `tail` gives the end of a
 /// console.
@@ -164,21 +165,46 @@ pub fn longest(threads: &[Thread], session: &Session, clock: Clock<'_>) -> Optio
     let (index, thread, record) = each.max_by_key(|(.., record)| record.ticks())?;
     let tid = Some(thread.report.tid).filter(|tid| *tid > 0);
     let of_hit = session.hit.filter(|hit| hit.gap.thread as usize == index);
-    clock.locate(index, tid.or(of_hit.map(|hit| hit.tid)), record)
+    locate(index, tid.or(of_hit.map(|hit| hit.tid)), record, session, clock)
 }
 
-/// True if a gap is above the threshold, whoever noticed.
-pub fn over_threshold(session: &Session, job: &Job) -> bool {
+/// The gap that ended the run.
+pub fn hit(session: &Session, clock: Clock<'_>) -> Option<LocatedGap> {
+    let hit = session.hit?;
+    locate(hit.gap.thread as usize, Some(hit.tid), hit.gap.record, session, clock)
+}
+
+/// A gap with its place in the run, and with what the host took of it.
+fn locate(
+    thread: usize,
+    tid: Option<u32>,
+    record: GapRecord,
+    session: &Session,
+    clock: Clock<'_>,
+) -> Option<LocatedGap> {
+    let host_ns = session.host_parts.of(&record).map(|ticks| clock.ns(ticks));
+    Some(clock.locate(thread, tid, record)?.with_host(host_ns))
+}
+
+/// Gaps over the threshold, whoever noticed: first the one that ended the run, then the longest,
+/// which is all where records are missing.
+pub fn over_threshold(session: &Session, job: &Job) -> Vec<LocatedGap> {
     let clock = clock_of(session, &job.load);
-    let threads = threads(session, &mut parted(session, clock), clock);
-    let longest_ns = longest(&threads, session, clock).map(|gap| u128::from(gap.length_ns));
-    job.load.threshold.zip(longest_ns).is_some_and(|(limit, longest)| longest > limit.as_nanos())
+    let limit = job.load.threshold.map_or(u64::MAX, as_ns);
+    let mut parted = parted(session, clock);
+    let threads = threads(session, &mut parted, clock);
+    let longest = longest(&threads, session, clock).filter(|gap| gap.length_ns > limit);
+    let recorded = parted.iter().enumerate().flat_map(|(thread, parted)| {
+        let over = parted.ended.iter().filter(|gap| clock.ns(gap.ticks()) > limit);
+        over.filter_map(move |gap| locate(thread, None, *gap, session, clock))
+    });
+    hit(session, clock).into_iter().chain(longest).chain(recorded).collect()
 }
 
 /// Gaps that ended after the one that ended the run, of these threads.
-pub fn after_hit(parted: &[Parted<'_>], clock: Clock<'_>) -> AfterHit {
+pub fn after_hit(parted: &[Parted<'_>], session: &Session, clock: Clock<'_>) -> AfterHit {
     let longest = later(parted).max_by_key(|(_, record)| record.ticks());
-    let longest = longest.and_then(|(thread, record)| clock.locate(thread, None, record));
+    let longest = longest.and_then(|(thread, record)| locate(thread, None, record, session, clock));
     AfterHit {
         gaps: later(parted).count() as u64,
         longest_ns: longest.as_ref().map_or(0, |gap| gap.length_ns),

@@ -4,10 +4,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use protocol::group::SleepSpec;
 use protocol::job::{CoschedRequest, TuneRequest};
 
+use crate::doubt::Terms;
 use crate::shape;
 use crate::units::{self, CpuList, Threshold};
 
@@ -18,7 +20,8 @@ pub struct LoadArgs {
     /// How long to measure.
     #[arg(long, default_value = "30s", value_parser = units::positive_duration, value_name = "TIME")]
     pub duration: Duration,
-    /// A gap above this ends the run with status 1; `off` never does.
+    /// A gap above this ends the run, with status 1 unless the host may have made it; `off` never
+    /// does.
     #[arg(long, default_value = "100ms", value_parser = units::optional_duration, value_name = "TIME")]
     pub threshold: Threshold,
     /// Gaps from this length on are recorded one by one.
@@ -60,6 +63,14 @@ pub struct LoadArgs {
     /// A run of whose time the host took more than this is marked as contaminated.
     #[arg(long, default_value = "0.5%", value_parser = units::percent, value_name = "PERCENT")]
     pub steal_budget: f64,
+    /// A run whose noise floor lost more of the time than this, or has gaps of the threshold's size
+    /// itself, is contaminated, too.
+    #[arg(long, default_value = "10%", value_parser = units::percent, value_name = "PERCENT")]
+    pub noise_budget: f64,
+    /// What a gap over the threshold of a contaminated run comes to: no answer (status 125), or the
+    /// same as always, with a note.
+    #[arg(long, default_value = "untestable", value_parser = on_contaminated(), value_name = "ANSWER")]
+    pub on_contaminated: String,
     /// Measure although a cgroup that schedvmm was started in has a CPU quota: what it throttles
     /// looks like gaps of the kernel.
     #[arg(long)]
@@ -73,6 +84,26 @@ pub struct LoadArgs {
     /// Leave the kernel's scheduler tunables as they are, but for --tune.
     #[arg(long)]
     pub no_default_tune: bool,
+}
+
+impl LoadArgs {
+    /// What a gap over the threshold must meet to be the kernel's.
+    pub fn terms(&self, on_hardware: bool) -> Terms {
+        Terms {
+            steal_budget: self.steal_budget,
+            noise_budget: self.noise_budget,
+            report_contaminated: self.on_contaminated == REPORT,
+            on_hardware,
+        }
+    }
+}
+
+/// A gap over the threshold of a contaminated run is what it would be of any run.
+const REPORT: &str = "report";
+
+/// What may become of one.
+fn on_contaminated() -> PossibleValuesParser {
+    PossibleValuesParser::new(["untestable", REPORT])
 }
 
 /// Cookie mechanisms.

@@ -11,8 +11,19 @@ use crate::units;
 /// Options of the bursty threads, which mean nothing where something else is measured: clap
 /// refuses them rather than have them ignored. `--cosched`, which also concerns virtual machines,
 /// is checked when a run is planned.
-pub const BURSTY: [&str; 9] =
-    ["groups", "threads", "busy", "sleep", "seed", "preset", "load", "noise", "steal_budget"];
+pub const BURSTY: [&str; 11] = [
+    "groups",
+    "threads",
+    "busy",
+    "sleep",
+    "seed",
+    "preset",
+    "load",
+    "noise",
+    "steal_budget",
+    "noise_budget",
+    "on_contaminated",
+];
 
 /// Options without which no meter runs, and those of meters mean nothing.
 const METERS: &str = "what meters";

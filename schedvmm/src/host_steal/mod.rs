@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use gaps::evidence::Class;
 use gaps::record::{GapKind, GapRecord};
 use gaps::tally::ClassTotal;
+use protocol::job::LoadSpec;
 use protocol::report::ThreadReport;
 use results::model;
 use vmm::vm::Running;
@@ -42,6 +43,12 @@ pub struct HostEvidence {
     moved: Vec<Moved>,
     /// Gaps whose time the vCPU's timeline does not cover.
     not_covered: u64,
+    /// Every vCPU that the load runs on is watched.
+    whole: bool,
+    /// From this length on it is worked out what the host took of a gap.
+    asked_ticks: u64,
+    /// Of each thread, the length of the longest gap so far.
+    longest: Vec<u64>,
 }
 
 /// Gaps of a thread that changed their class.
@@ -65,12 +72,16 @@ impl HostEvidence {
             judged: Vec::new(),
             moved: Vec::new(),
             not_covered: 0,
+            whole: false,
+            asked_ticks: u64::MAX,
+            longest: Vec::new(),
         }
     }
 
-    /// Watches, from now on, those vCPUs that are among `cpus`. A host that does not let us is no
+    /// Watches, from now on, those vCPUs that the load runs on. A host that does not let us is no
     /// failure: [`HostEvidence::note`] tells.
-    pub fn of(running: &Running, cpus: &[u32], khz: u64) -> Self {
+    pub fn of(running: &Running, load: &LoadSpec, khz: u64) -> Self {
+        let cpus = &load.cpus;
         let mut watched = BTreeMap::new();
         let mut note = None;
         for &cpu in cpus {
@@ -87,9 +98,10 @@ impl HostEvidence {
                 }
             }
         }
-        let long_ns = u64::try_from(LONG.as_nanos()).unwrap_or(u64::MAX);
-        let long_ticks = gaps::tsc::ns_to_ticks(long_ns, khz);
-        Self { watched, note, long_ticks, ..Self::none(None) }
+        let long_ticks = ticks(LONG, khz);
+        let whole = !cpus.is_empty() && cpus.iter().all(|cpu| watched.contains_key(cpu));
+        let asked_ticks = load.threshold.map_or(u64::MAX, |threshold| ticks(threshold, khz));
+        Self { watched, note, long_ticks, whole, asked_ticks, ..Self::none(None) }
     }
 
     /// Remark for the reader of the result.
@@ -113,15 +125,23 @@ impl HostEvidence {
     }
 
     /// Judges the records that are new.
-    pub fn judge(&mut self, gaps: &mut [Vec<GapRecord>]) {
+    pub fn judge(&mut self, session: &mut Session) {
         if self.watched.is_empty() {
             return;
         }
         self.take();
+        let (gaps, parts) = (&mut session.gaps, &mut session.host_parts);
         self.judged.resize(gaps.len(), 0);
+        self.longest.resize(gaps.len(), 0);
         for (thread, records) in gaps.iter_mut().enumerate() {
             let from = std::mem::replace(&mut self.judged[thread], records.len());
             for record in &mut records[from..] {
+                // By the guest's own class; whoever asks for a gap asks for one of these.
+                let ticks = record.ticks();
+                if ticks > self.longest[thread] || ticks >= self.asked_ticks {
+                    self.longest[thread] = ticks.max(self.longest[thread]);
+                    parts.insert(record, self.most_taken(record));
+                }
                 let to = self.class_of(record);
                 if to != record.class {
                     self.count(thread, record, to);
@@ -143,6 +163,24 @@ impl HostEvidence {
             return;
         }
         self.moved.push(Moved { thread, from, to, gaps: 1, gap_ticks: record.ticks() });
+    }
+
+    /// The most that the host can have taken of this gap, in ticks. Whichever vCPU of the load it
+    /// took: who runs there may be what the gap's thread waits for.
+    fn most_taken(&self, record: &GapRecord) -> Option<u64> {
+        let on = [record.cpu_begin, record.cpu_end];
+        if !self.whole || on.iter().any(|cpu| !self.watched.contains_key(cpu)) {
+            return None;
+        }
+        if record.class == Class::Host {
+            // The guest had its thread on the CPU and knows of nothing that it did there: that is
+            // the host's, though it had the vCPU run, or the firmware's.
+            return Some(record.ticks());
+        }
+        let each = self.watched.values();
+        let sum = each.map(|(_, timeline)| timeline.most_taken(record.tsc_begin, record.tsc_end));
+        let sum = sum.sum::<Option<u64>>()?;
+        Some(sum.min(record.ticks()))
     }
 
     /// The class of this gap, by the guest's evidence and the host's.
@@ -172,14 +210,21 @@ impl HostEvidence {
 
     /// The rest of the records, and what the guest has told about all of them.
     pub fn settle(&mut self, session: &mut Session) {
-        self.judge(&mut session.gaps);
-        let gaps = &session.gaps;
+        self.judge(session);
+        let (gaps, parts) = (&session.gaps, &mut session.host_parts);
         if let Some(hit) = &mut session.hit {
+            // It has no record where the memory for these was full.
+            if !parts.has(&hit.gap.record) {
+                parts.insert(&hit.gap.record, self.most_taken(&hit.gap.record));
+            }
             take_judgement(hit.gap.thread as usize, &mut hit.gap.record, gaps);
         }
         let reports = session.report.iter_mut().flat_map(|report| &mut report.threads);
         for (thread, report) in reports.enumerate() {
             if let Some(longest) = &mut report.longest {
+                if !parts.has(longest) {
+                    parts.insert(longest, self.most_taken(longest));
+                }
                 take_judgement(thread, longest, gaps);
             }
             self.moved
@@ -202,6 +247,10 @@ impl HostEvidence {
             gaps_not_covered: self.not_covered,
         }
     }
+}
+
+fn ticks(time: Duration, khz: u64) -> u64 {
+    gaps::tsc::ns_to_ticks(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), khz)
 }
 
 /// Gives the record the class that the same gap has among those already judged.
@@ -310,6 +359,55 @@ mod tests {
         // After a sleep the vCPU may halt, and the host may run something else as before.
         assert_eq!(class(Unknown, true, 100, taken(0, 100, 0)), Unknown);
         assert_eq!(class(Unknown, true, 100, taken(50, 100, 0)), Host);
+    }
+
+    /// Of gaps on this vCPU, whose thread is this one, while `work` is done.
+    fn parts_of(cpu: u32, class: Class, whole: bool, work: fn()) -> Option<Option<u64>> {
+        // SAFETY: gettid has no arguments and cannot fail.
+        let tid = unsafe { libc::gettid() };
+        let watch = Watch::start(tid, None).map_err(|why| println!("SKIPPED: {why}")).ok()?;
+        let watched = BTreeMap::from([(2, (watch, VcpuTimeline::new(watch::now())))]);
+        let mut evidence = HostEvidence { watched, whole, ..HostEvidence::none(None) };
+        evidence.take();
+        let tsc_begin = watch::now();
+        work();
+        let tsc_end = watch::now();
+        let limits = crate::session::Limits {
+            threads: 1,
+            records_per_thread: 1,
+            boot: Duration::ZERO,
+            vms: 0,
+            allow_degraded: false,
+        };
+        let mut session = Session::new(limits, Instant::now());
+        let on = GapRecord { cpu_begin: 2, cpu_end: cpu, class, ..GapRecord::default() };
+        let record = GapRecord { tsc_begin, tsc_end, ..on };
+        session.gaps[0] = vec![record];
+        evidence.settle(&mut session);
+        assert!(session.host_parts.has(&record));
+        let part = session.host_parts.of(&record);
+        assert!(part.is_none_or(|ticks| ticks <= record.ticks()), "{part:?} of {record:?}");
+        if class == Class::Host && part.is_some() {
+            assert_eq!(part, Some(record.ticks()));
+        }
+        Some(part)
+    }
+
+    #[test]
+    fn what_the_host_took_is_known_where_every_vcpu_is_watched() {
+        fn sleep() {
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        fn nothing() {}
+        let Some(part) = parts_of(2, Class::Unknown, true, nothing) else { return };
+        assert!(part.is_some(), "it was there");
+        // It was away, and nobody counts its halts.
+        assert_eq!(parts_of(2, Class::ScheduledOut, true, sleep), Some(None));
+        // What the guest calls the host's is all of it.
+        assert!(parts_of(2, Class::Host, true, sleep).flatten().is_some());
+        // On a vCPU that is not watched; beside one.
+        assert_eq!(parts_of(3, Class::Unknown, true, nothing), Some(None));
+        assert_eq!(parts_of(2, Class::Host, false, nothing), Some(None));
     }
 
     #[test]

@@ -39,6 +39,17 @@ pub struct Account {
     pub halted: Option<u64>,
 }
 
+/// Absences of some time, in ticks.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ended {
+    /// In which it was not ready to run: as far as they are in an interval.
+    away: u64,
+    /// The same, whole.
+    all_away: u64,
+    /// In which it was ready to run, whole.
+    all_preempted: u64,
+}
+
 impl Taken {
     /// The larger of each.
     pub fn max(self, other: Self) -> Self {
@@ -121,6 +132,51 @@ impl VcpuTimeline {
         Some(Taken { preempted, absent, late, halted })
     }
 
+    /// The most that the host can have taken of this interval: the time for which it ran something
+    /// else, and that for which the vCPU was neither there nor, for certain, halted. `None` where
+    /// not all of it is known.
+    pub fn most_taken(&self, begin: u64, end: u64) -> Option<u64> {
+        if begin < self.complete_since {
+            return None;
+        }
+        let mut preempted = self.sums(begin, end).0;
+        if let Some((left, true)) = self.left {
+            preempted += end.saturating_sub(left.max(begin));
+        }
+        let away = self.ended_within(begin, end, (begin, u64::MAX)).away;
+        if away == 0 {
+            return Some(preempted);
+        }
+        let (from, to, counted) = self.around(begin, end)?;
+        if from < self.complete_since {
+            return None;
+        }
+        // An absence that had not ended by then is in no account, and counts as a halt: the vCPUs
+        // of the gap itself were back.
+        let found = self.ended_within(begin, end, (from, to));
+        let others = found.all_away - found.away;
+        let halted = counted.halted?.saturating_sub(others).min(found.away);
+        // What it waited after a halt is in the account of waiting, as all else is.
+        let late = counted.waited.saturating_sub(found.all_preempted);
+        Some(preempted + (found.away - halted).saturating_add(late).min(found.away))
+    }
+
+    /// Absences that ended after `from`, and by `to`: as far as they are in the interval, and whole.
+    fn ended_within(&self, begin: u64, end: u64, (from, to): (u64, u64)) -> Ended {
+        let first = self.off_cpu.partition_point(|off| off.end <= from);
+        let within = self.off_cpu.range(first..).take_while(|off| off.end <= to);
+        within.fold(Ended::default(), |mut found, off| {
+            let whole = off.end - off.begin;
+            if off.preempted {
+                found.all_preempted += whole;
+            } else {
+                found.all_away += whole;
+                found.away += off.end.min(end).saturating_sub(off.begin.max(begin));
+            }
+            found
+        })
+    }
+
     fn sums(&self, begin: u64, end: u64) -> (u64, u64) {
         let first = self.off_cpu.partition_point(|off| off.end <= begin);
         let within = self.off_cpu.range(first..).take_while(|off| off.begin < end);
@@ -200,6 +256,59 @@ mod tests {
         // The ten that were given up, and the last of them.
         assert_eq!(timeline.taken(94, 200), None);
         assert_eq!(timeline.taken(95, 200).map(|taken| taken.preempted), Some(50));
+    }
+
+    /// A vCPU that leaves for 100 ticks at 400, ready to run or not, of which the host says that it
+    /// halted and waited for so long between its readings at 300 and 700.
+    fn most(preempted: bool, halted: Option<u64>, waited: u64) -> Option<u64> {
+        let mut timeline = VcpuTimeline::new(100);
+        timeline.counted(300, Account { waited: 50, halted: halted.map(|_| 10) });
+        timeline.leaves(400, preempted);
+        timeline.returns(500);
+        // Outside of what is asked for, and in both accounts.
+        timeline.leaves(600, false);
+        timeline.returns(630);
+        timeline.counted(700, Account { waited: 50 + waited, halted: halted.map(|it| it + 10) });
+        timeline.most_taken(380, 520)
+    }
+
+    #[test]
+    fn the_host_took_at_most_what_was_no_halt() {
+        // It ran something else.
+        assert_eq!(most(true, Some(30), 100), Some(100));
+        assert_eq!(most(true, None, 100), Some(100));
+        // It halted all the time; it halted for less; it was stopped.
+        assert_eq!(most(false, Some(130), 0), Some(0));
+        assert_eq!(most(false, Some(100), 0), Some(30));
+        assert_eq!(most(false, Some(30), 0), Some(100));
+        // It halted, and was late afterwards: here or at the other halt.
+        assert_eq!(most(false, Some(130), 40), Some(40));
+        assert_eq!(most(false, Some(130), 400), Some(100));
+        assert_eq!(most(false, Some(100), 90), Some(100));
+        // Nobody counts its halts.
+        assert_eq!(most(false, None, 0), None);
+    }
+
+    #[test]
+    fn what_is_not_known_bounds_nothing() {
+        let mut timeline = timeline();
+        assert_eq!(timeline.most_taken(99, 900), None, "nobody watched before");
+        assert_eq!(timeline.most_taken(210, 390), Some(90), "it was there, or ready to run");
+        assert_eq!(timeline.most_taken(410, 900), None, "no account");
+        timeline.counted(350, Account { waited: 0, halted: Some(0) });
+        timeline.counted(950, Account { waited: 100, halted: Some(100) });
+        assert_eq!(timeline.most_taken(410, 900), Some(100));
+        // Away, and not back: the host's if it is ready to run.
+        timeline.leaves(1000, true);
+        assert_eq!(timeline.most_taken(960, 1020), Some(20));
+        timeline.leaves(1000, false);
+        assert_eq!(timeline.most_taken(960, 1020), Some(0));
+        timeline.lost(1100);
+        assert_eq!(timeline.most_taken(960, 1200), None);
+        timeline.leaves(1150, false);
+        timeline.returns(1160);
+        timeline.counted(1200, Account { waited: 100, halted: Some(110) });
+        assert_eq!(timeline.most_taken(1120, 1180), None, "its account begins before the loss");
     }
 
     #[test]

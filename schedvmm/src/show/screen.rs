@@ -368,8 +368,11 @@ fn longest_line(result: &RunResult) -> String {
         GapKind::Preemption => "",
         GapKind::WakeUp => ", of a wake-up",
     };
+    let host = gap.host_ns.filter(|ns| *ns > 0);
+    let host =
+        host.map_or_else(String::new, |ns| format!(", up to {} of it the host's", show_ns(ns)));
     format!(
-        "{}{} ({}{kind}): {}{tid}, {} after the start, CPU {} to {}{after}",
+        "{}{} ({}{kind}{host}): {}{tid}, {} after the start, CPU {} to {}{after}",
         if gap.unfinished { "> " } else { "" },
         show_ns(gap.length_ns),
         gap.class.name(),
@@ -421,6 +424,19 @@ mod tests {
         assert!(longest.ends_with("; after the hit: 2, longest 329.0 ms"), "{longest}");
         result.after_hit = None;
         assert!(!line(&result, "longest ").contains("after the hit"));
+    }
+
+    #[test]
+    fn the_hosts_part_of_the_longest_gap_is_told() {
+        let mut result = ended_by_a_hit(CoschedInterface::None);
+        for (host_ns, told) in [
+            (Some(20_000_000), "120.0 ms (scheduled-out, up to 20.0 ms of it the host's): group"),
+            (Some(0), "120.0 ms (scheduled-out): group"),
+            (None, "120.0 ms (scheduled-out): group"),
+        ] {
+            result.longest_gap = result.longest_gap.map(|gap| gap.with_host(host_ns));
+            assert!(line(&result, "longest ").contains(told), "{host_ns:?}");
+        }
     }
 
     #[test]

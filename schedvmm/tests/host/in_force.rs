@@ -51,7 +51,8 @@ const UNMOUNTED: &str = "tracefs is not mounted on /sys/kernel/tracing";
 fn without_a_trace_it_is_said_why() -> Result<(), Failed> {
     let dir = tempfile::tempdir()?;
     let over = ["--threshold", "1ms", "--duration", "20s", "--output", "over"];
-    let words = [&["host", "--noise", "off"][..], &over].concat();
+    let count = ["host", "--noise", "off", "--on-contaminated", "report"];
+    let words = [&count[..], &over].concat();
     let output = finish(place::schedvmm(&[], dir.path(), &words).spawn()?);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     says(&output, &["trace: ", UNMOUNTED]);

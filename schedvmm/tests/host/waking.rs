@@ -32,7 +32,8 @@ fn cpu() -> u32 {
 fn words(cpu: &str, duration: &'static str, threshold: &'static str) -> Vec<String> {
     let words = ["host", "--groups", "1", "--threads", "1", "--busy", "1ms", "--sleep"];
     let more = ["fixed:40ms", "--noise", "off", "--output", "out", "--load-cpus", cpu];
-    let last = ["--duration", duration, "--threshold", threshold];
+    let count = ["--on-contaminated", "report"];
+    let last = [&count[..], &["--duration", duration, "--threshold", threshold]].concat();
     words.iter().chain(&more).chain(&last).map(|word| (*word).to_owned()).collect()
 }
 

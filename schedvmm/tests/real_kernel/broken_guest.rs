@@ -7,7 +7,7 @@ use std::path::Path;
 
 use testhost::host::accident::Accident;
 
-use crate::case::Case;
+use crate::case::{Case, NOISY};
 use crate::kernels::{self, CRASH, HANG, Place, RETURN};
 use crate::lab::{Group, Preparation, TestKernel};
 use crate::outcome::{Outcome, list, number, text};
@@ -40,7 +40,7 @@ const MANY_PROCESSES: &str = "--memory 64M --groups 60 --threads 1 --records 100
 /// One way to break for each case.
 pub fn group() -> Group {
     let run = |kernel: &str, options: &str| {
-        format!("schedvmm --kernel /tmp/{kernel} --output r {options}")
+        format!("schedvmm --kernel /tmp/{kernel} --output r {NOISY} {options}")
     };
     let cases = vec![
         Case::run("panic", "--append rdinit=/none", |outcome| {

@@ -81,7 +81,14 @@ impl Case {
     }
 }
 
+/// A gap over the threshold counts however noisy the machine is: an emulated one is beyond every
+/// budget. What the host took of the gap itself is never the kernel's.
+pub const NOISY: &str = "--on-contaminated report";
+
 /// The main job on the kernel of the host, its results in `r`.
 pub fn main_job(options: &str) -> String {
-    format!("schedvmm --kernel /bzImage --output r {options}")
+    // What a meter finds is judged by its length alone.
+    let metered = options.contains("--meter") || options.contains("--nested");
+    let noisy = if metered { "" } else { NOISY };
+    format!("schedvmm --kernel /bzImage --output r {noisy} {options}")
 }

@@ -67,7 +67,7 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
         machine: Machine { summary: plan.summary(), vm: None },
         // None of ours lie between.
         host_cpus: HostCpus { emulated: facts::emulated(), vcpus: None },
-        steal_budget: args.load.steal_budget,
+        terms: args.load.terms(facts::on_hardware()),
         started_utc,
         ..Origin::new(Target::Host)
     };
@@ -91,7 +91,8 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     let end = run.measure(&plan);
     let Run { mut measurement, trace, .. } = run;
     let span = Span { begin, decided: Instant::now() };
-    let verdict = judge(&measurement.session, &measurement.job, &end, "");
+    let terms = measurement.origin.terms;
+    let verdict = judge(&measurement.session, &measurement.job, terms, &end, "");
     let mut result = measurement.result(&verdict, trace, span);
     measurement.deliver(&mut result);
     Ok(verdict.status())

@@ -4,7 +4,9 @@
 use std::sync::atomic::Ordering;
 
 use protocol::names::TRACE_PORT;
-use results::model::{self, ConsoleStats, ExitCounts, MachineEnd, Trace, TraceVia, VmResult};
+use results::model::{
+    self, ConsoleStats, ExitCounts, MachineEnd, ReasonCode, Trace, TraceVia, VmResult,
+};
 use vmm::vcpu::VcpuEnd;
 
 use crate::analysis::threads;
@@ -30,8 +32,8 @@ impl Attempt {
         self.host_evidence.settle(&mut self.measurement.session);
         let (meanwhile, vcpus) = self.meanwhile.take().unwrap_or_default();
         self.measurement.judge_others(meanwhile, vcpus);
-        let Measurement { session, job, .. } = &self.measurement;
-        let verdict = judge(session, job, end, &self.console.tail.text());
+        let Measurement { session, job, origin, .. } = &self.measurement;
+        let verdict = judge(session, job, origin.terms, end, &self.console.tail.text());
         let trace = self.trace();
         footprint::give_back();
         self.describe_ends(&ends);
@@ -42,7 +44,9 @@ impl Attempt {
         result.vms = threads::vms(&measurement.session, of, |vm| folder.vm_log_tail(vm));
         measurement.deliver(&mut result);
         // What others did to the run the guest cannot tell.
-        if verdict.answer.is_failure() && measurement.session.invalid.is_empty() {
+        let others = verdict.code.is_some_and(ReasonCode::is_doubt);
+        let others = others || !measurement.session.invalid.is_empty();
+        if verdict.answer.is_failure() && !others {
             self.explain(&ends, &result.vms);
         }
         verdict.status()

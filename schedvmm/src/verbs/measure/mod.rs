@@ -218,7 +218,7 @@ impl Attempt {
             }
             Notice::TraceInMemory => self.answer_about_ring(),
             Notice::Started | Notice::Second(_) => {
-                self.host_evidence.judge(&mut self.measurement.session.gaps);
+                self.host_evidence.judge(&mut self.measurement.session);
             }
             _ => {}
         }

@@ -238,7 +238,7 @@ impl Plan {
         if !facts.tsc_shared {
             return HostEvidence::none(Some("the guest's TSC is not the host's"));
         }
-        HostEvidence::of(running, &self.job.load.cpus, facts.tsc_khz.into())
+        HostEvidence::of(running, &self.job.load, facts.tsc_khz.into())
     }
 
     /// The machine as result.json describes it.
@@ -273,7 +273,7 @@ impl Plan {
             kernel,
             machine,
             host_cpus: self.host_cpus,
-            steal_budget: self.args.load.steal_budget,
+            terms: self.args.load.terms(false),
             ..Origin::new(target)
         }
     }
@@ -421,6 +421,8 @@ mod tests {
                 ("--load", "x"),
                 ("--noise", "1s"),
                 ("--steal-budget", "1%"),
+                ("--noise-budget", "1%"),
+                ("--on-contaminated", "report"),
             ] {
                 let words = ["schedvmm", "--kernel", "x"].iter().chain(instead);
                 let error = Cli::try_parse_from(words.chain(&[option, value])).expect_err(option);
