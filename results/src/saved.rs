@@ -50,7 +50,9 @@ impl Saved {
             SECOND_SCHEMA | Schema::NAME => None,
             _ => return Err(ResultError::Schema { path, schema }),
         };
-        upgrade::from_second(&mut value);
+        if schema != Schema::NAME {
+            upgrade::from_second(&mut value);
+        }
         upgrade::fill_in(&mut value);
         let mut result =
             RunResult::deserialize(&value).map_err(|error| no_result(error.to_string(), &path))?;

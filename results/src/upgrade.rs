@@ -71,7 +71,7 @@ pub fn from_first(value: &mut Value) -> Result<Vec<Numbers>, String> {
 
 /// From the second version, or one made of the first, to this one.
 pub fn from_second(value: &mut Value) {
-    if let Some(setup) = value["setup"].as_object_mut()
+    if let Some(setup) = value.get_mut("setup").and_then(Value::as_object_mut)
         && let Some(tunables) = setup.remove("knobs")
     {
         setup.insert("tunables".into(), tunables);

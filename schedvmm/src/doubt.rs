@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether a gap over the threshold is the kernel's. A run fails only where nothing that the host
-//! did explains such a gap; docs/method.md has the table.
+//! Whether a gap over the threshold is the kernel's. A run fails only where what is known of the host
+//! does not explain such a gap; docs/method.md has the table, and what stays unknown.
 
 use std::time::Duration;
 

@@ -88,11 +88,17 @@ pub fn judge(session: &Session, job: &Job, terms: Terms, end: &End, console: &st
     // What was measured stands, whatever happened afterwards.
     let over = over_threshold(session, job);
     if let Some(first) = over.first() {
+        if let Some(invalid) = invalid.clone() {
+            return invalid;
+        }
         let stands = over_with_remark(session, end);
-        return invalid.unwrap_or_else(|| match doubt(&over, session, job, terms) {
-            Finding::Stands(note) => Verdict { note, ..stands },
-            Finding::Doubtful(doubt) => doubtful(doubt, first, job, &stands.reason),
-        });
+        match doubt(&over, session, job, terms) {
+            Finding::Stands(note) => return Verdict { note, ..stands },
+            // It answers nothing, so that whatever ended the run by force is what it came to.
+            Finding::Doubtful(_) if session.failure.is_some() => {}
+            Finding::Doubtful(_) if matches!(end, End::Signal(_)) => {}
+            Finding::Doubtful(doubt) => return doubtful(doubt, first, job, &stands.reason),
+        }
     }
     if let Some(failure) = &session.failure {
         let reason = format!("{}{}", failure.text, memory_ran_out(console));

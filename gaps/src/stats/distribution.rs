@@ -43,7 +43,8 @@ const BLOCK: usize = 512;
 const MIN_BEYOND: u64 = 5;
 
 /// Quantiles by nearest rank: lengths that occur, never values between two of them. `None` where
-/// fewer than five lengths lie beyond it: of n lengths, where n(1 - q) < 5.
+/// fewer than five lengths lie beyond it: of n lengths, where n(1 - q) < 5; of time, where fewer than
+/// five are that long or longer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// Half of all gaps, or of the time in them, are at most this long.

@@ -133,6 +133,8 @@ impl HostEvidence {
         let (gaps, parts) = (&mut session.gaps, &mut session.host_parts);
         self.judged.resize(gaps.len(), 0);
         self.longest.resize(gaps.len(), 0);
+        // What a vCPU that is away now was away for is known when it is back.
+        let all_there = !self.watched.values().any(|(_, timeline)| timeline.is_away());
         for (thread, records) in gaps.iter_mut().enumerate() {
             let from = std::mem::replace(&mut self.judged[thread], records.len());
             for record in &mut records[from..] {
@@ -140,7 +142,9 @@ impl HostEvidence {
                 let ticks = record.ticks();
                 if ticks > self.longest[thread] || ticks >= self.asked_ticks {
                     self.longest[thread] = ticks.max(self.longest[thread]);
-                    parts.insert(record, self.most_taken(record));
+                    if all_there {
+                        parts.insert(record, self.most_taken(record));
+                    }
                 }
                 let to = self.class_of(record);
                 if to != record.class {
@@ -212,6 +216,11 @@ impl HostEvidence {
     pub fn settle(&mut self, session: &mut Session) {
         self.judge(session);
         let (gaps, parts) = (&session.gaps, &mut session.host_parts);
+        for record in gaps.iter().flatten().filter(|gap| gap.ticks() >= self.asked_ticks) {
+            if !parts.has(record) {
+                parts.insert(record, self.most_taken(record));
+            }
+        }
         if let Some(hit) = &mut session.hit {
             // It has no record where the memory for these was full.
             if !parts.has(&hit.gap.record) {

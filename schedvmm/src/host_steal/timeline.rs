@@ -140,25 +140,37 @@ impl VcpuTimeline {
             return None;
         }
         let mut preempted = self.sums(begin, end).0;
-        if let Some((left, true)) = self.left {
+        if let Some((left, _)) = self.left {
+            // It is away and not back, and a halt is counted when it has ended: whether it halts
+            // nobody knows.
             preempted += end.saturating_sub(left.max(begin));
         }
         let away = self.ended_within(begin, end, (begin, u64::MAX)).away;
         if away == 0 {
             return Some(preempted);
         }
-        let (from, to, counted) = self.around(begin, end)?;
+        let (from, to, counted) = self.around(begin, self.last_return(begin, end).max(end))?;
         if from < self.complete_since {
             return None;
         }
-        // An absence that had not ended by then is in no account, and counts as a halt: the vCPUs
-        // of the gap itself were back.
         let found = self.ended_within(begin, end, (from, to));
         let others = found.all_away - found.away;
         let halted = counted.halted?.saturating_sub(others).min(found.away);
         // What it waited after a halt is in the account of waiting, as all else is.
         let late = counted.waited.saturating_sub(found.all_preempted);
         Some(preempted + (found.away - halted).saturating_add(late).min(found.away))
+    }
+
+    /// Whether it is away and not back, as far as is known.
+    pub fn is_away(&self) -> bool {
+        self.left.is_some()
+    }
+
+    /// When it was back for good of what it was away for in this interval; 0 if it was there.
+    fn last_return(&self, begin: u64, end: u64) -> u64 {
+        let first = self.off_cpu.partition_point(|off| off.end <= begin);
+        let within = self.off_cpu.range(first..).take_while(|off| off.begin < end);
+        within.map(|off| off.end).max().unwrap_or(0)
     }
 
     /// Absences that ended after `from`, and by `to`: as far as they are in the interval, and whole.
@@ -298,17 +310,37 @@ mod tests {
         timeline.counted(350, Account { waited: 0, halted: Some(0) });
         timeline.counted(950, Account { waited: 100, halted: Some(100) });
         assert_eq!(timeline.most_taken(410, 900), Some(100));
-        // Away, and not back: the host's if it is ready to run.
-        timeline.leaves(1000, true);
-        assert_eq!(timeline.most_taken(960, 1020), Some(20));
-        timeline.leaves(1000, false);
-        assert_eq!(timeline.most_taken(960, 1020), Some(0));
+        // Away, and not back: nobody knows that it halts.
+        for preempted in [true, false] {
+            timeline.leaves(1000, preempted);
+            assert_eq!(timeline.most_taken(960, 1020), Some(20));
+        }
         timeline.lost(1100);
         assert_eq!(timeline.most_taken(960, 1200), None);
         timeline.leaves(1150, false);
         timeline.returns(1160);
         timeline.counted(1200, Account { waited: 100, halted: Some(110) });
         assert_eq!(timeline.most_taken(1120, 1180), None, "its account begins before the loss");
+    }
+
+    /// One that was kicked out of a halt, and that the host did not run for long.
+    #[test]
+    fn an_absence_is_judged_when_it_has_ended() {
+        let mut timeline = VcpuTimeline::new(100);
+        timeline.counted(200, Account { waited: 0, halted: Some(0) });
+        timeline.leaves(300, false);
+        timeline.counted(450, Account { waited: 0, halted: Some(0) });
+        timeline.returns(500);
+        assert_eq!(timeline.most_taken(320, 420), None, "no reading after its return");
+        // It halted for 10, and waited for 190.
+        timeline.counted(600, Account { waited: 190, halted: Some(10) });
+        assert_eq!(timeline.most_taken(320, 420), Some(100));
+        let mut halted = VcpuTimeline::new(100);
+        halted.counted(200, Account { waited: 0, halted: Some(0) });
+        halted.leaves(300, false);
+        halted.returns(500);
+        halted.counted(600, Account { waited: 0, halted: Some(200) });
+        assert_eq!(halted.most_taken(320, 420), Some(0));
     }
 
     #[test]
