@@ -267,19 +267,12 @@ mod tests {
     use protocol::report::{LoadReport, ThreadReport, TscReport};
 
     use super::*;
-    use crate::testing::load;
+    use crate::testing::{self, load};
 
     #[test]
     fn clocks_that_cannot_be_right_are_told() {
         let told = |khz, backwards, clocksource: &str, target| {
-            let limits = crate::session::Limits {
-                threads: 1,
-                records_per_thread: 1,
-                boot: Duration::ZERO,
-                vms: 0,
-                allow_degraded: false,
-            };
-            let mut session = Session::new(limits, Instant::now());
+            let mut session = Session::new(testing::limits(1), Instant::now());
             let thread = ThreadReport { backwards, ..ThreadReport::default() };
             let tsc = TscReport { khz: 1_000_000, disagreement_ppm: khz, ..TscReport::default() };
             let hello = Hello { clocksource: clocksource.into(), ..Hello::default() };

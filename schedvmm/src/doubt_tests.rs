@@ -13,8 +13,8 @@ use protocol::report::{LoadReport, ThreadReport, TscReport};
 use results::model::Answer;
 
 use super::*;
-use crate::session::{Limits, Session};
-use crate::testing::load;
+use crate::session::Session;
+use crate::testing::{self, load};
 use crate::verdict::{End, Verdict, judge};
 
 const MS: u64 = 1_000_000;
@@ -70,14 +70,7 @@ fn noise(name: &str) -> NoiseFloor {
 }
 
 fn session(made: Made) -> Session {
-    let limits = Limits {
-        threads: 1,
-        records_per_thread: 9,
-        boot: Duration::ZERO,
-        vms: 0,
-        allow_degraded: false,
-    };
-    let mut session = Session::new(limits, Instant::now());
+    let mut session = Session::new(testing::limits(1), Instant::now());
     let begin = 500 * MS;
     let record = GapRecord {
         tsc_begin: begin,

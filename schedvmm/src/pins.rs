@@ -127,26 +127,18 @@ fn elsewhere(thread: usize, cpus: [u32; 2], bound: &[CpuSet]) -> impl Iterator<I
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use gaps::record::GapRecord;
     use protocol::message::{Gap, Setup, ThresholdHit};
     use protocol::report::{LoadReport, ThreadReport};
 
     use super::*;
-    use crate::session::Limits;
-    use crate::testing::load;
+    use crate::testing::{self, load};
 
     /// Two threads bound to CPUs 2 and 3, found on these in the end, with gaps on those.
     fn session(found: [Option<&str>; 2], gaps: &[(u32, u32)]) -> Session {
-        let limits = Limits {
-            threads: 2,
-            records_per_thread: 1000,
-            boot: Duration::ZERO,
-            vms: 0,
-            allow_degraded: false,
-        };
-        let mut session = Session::new(limits, Instant::now());
+        let mut session = Session::new(testing::limits(2), Instant::now());
         let affinity = vec!["2".into(), "3".into()];
         session.setup = Some(Setup { affinity, ..Setup::default() });
         let report = |end: Option<&str>| ThreadReport {

@@ -35,17 +35,21 @@ pub fn thread(index: usize, report: ThreadReport) -> Thread {
     }
 }
 
-/// Of a run of two groups of two threads that ended before it began.
-pub fn result() -> RunResult {
-    let limits = Limits {
-        threads: 4,
-        records_per_thread: 1,
+/// Of a session of so many threads.
+pub fn limits(threads: usize) -> Limits {
+    Limits {
+        threads,
+        records_per_thread: 1000,
         boot: Duration::ZERO,
         vms: 0,
         allow_degraded: false,
-    };
+    }
+}
+
+/// Of a run of two groups of two threads that ended before it began.
+pub fn result() -> RunResult {
     let job = Job::new(load(2, 2, 2), CoschedRequest::Auto);
-    let session = Session::new(limits, Instant::now());
+    let session = Session::new(limits(4), Instant::now());
     let verdict = judge(&session, &job, Terms::NONE, &End::Finished, "");
     Account::of_figures(&session, &job, &verdict).result()
 }

@@ -6,7 +6,7 @@ use protocol::names::{PANIC_MARK, SAYING};
 use results::model::{Answer, LocatedGap, ReasonCode, Stage};
 use vmm::vcpu::{ExitReason, VcpuEnd};
 
-use crate::analysis::figures::Figures;
+use crate::analysis::figures;
 use crate::analysis::threads::over_threshold;
 use crate::doubt::{self, Doubt, Terms};
 use crate::session::{Session, waited_for};
@@ -179,7 +179,7 @@ fn doubt(over: &[LocatedGap], session: &Session, job: &Job, terms: Terms) -> Fin
     {
         return Finding::Doubtful(first);
     }
-    let steal = Figures::of(session, job, terms.steal_budget).steal;
+    let steal = figures::steal(session, job, terms.steal_budget);
     let noise = session.setup.as_ref().and_then(|setup| setup.noise.as_ref());
     match doubt::of_run(&steal, noise, terms.noise_budget, threshold) {
         None => Finding::Stands(None),

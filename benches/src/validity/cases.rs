@@ -73,7 +73,8 @@ pub(super) fn script(cases: &[&Case]) -> String {
             text,
             "echo {name}\nmkdir {name}\ncd {name}\n\
              timeout -s KILL {LIMIT_S} sh -c '{command}' > stdout 2> stderr < /dev/null\n\
-             [ ! -e r/trace.dat ] || schedvmm explain r --run --json > {EXPLAINED}\n\
+             [ ! -e r/trace.dat ] || \
+             timeout -s KILL {LIMIT_S} schedvmm explain r --run --json > {EXPLAINED}\n\
              rm -rf r\ncd ..\n"
         );
     }
@@ -116,7 +117,8 @@ mod tests {
             assert!(script.contains(&format!("\nmkdir {0}\ncd {0}\n", case.name)), "{script}");
             assert!(!case.command.contains('\''), "{}", case.command);
         }
-        assert_eq!(script.matches("timeout -s KILL").count(), all.len());
+        // The run, and whoever reads its trace.
+        assert_eq!(script.matches("timeout -s KILL").count(), 2 * all.len());
     }
 
     #[test]

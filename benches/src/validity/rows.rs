@@ -135,21 +135,27 @@ pub(super) fn half_idle(result: &Value, explained: &Value) -> Vec<Row> {
             share("/groups/0/cpu_share"),
             1.0,
         ),
-        forced_idle("forced idle by trace and by counter", result, explained),
+        forced_idle(("forced idle by trace and by counter", 1.5), result, explained),
     ]
 }
 
 /// Forced idle as the trace tells it, with the kernel's counter as the answer, both in parts of the
-/// CPUs' time. The counter has the time of switching in it, and the trace has not.
-fn forced_idle(name: &str, result: &Value, explained: &Value) -> Row {
+/// CPUs' time. The counter has the time of switching in it, and the trace has not. One that finds
+/// none at all has measured nothing.
+fn forced_idle((name, bound): (&str, f64), result: &Value, explained: &Value) -> Row {
     let counted = number(result, "/forced_idle/share").map(|share| 100.0 * share);
+    let counted = counted.filter(|share| *share > 0.0);
     let length = number(explained, "/run/length_ns").filter(|ns| *ns > 0.0);
     let cpus = number_of_cpus(result);
     let pieces = explained.pointer("/run/forced_idle").and_then(Value::as_array);
     let sum: Option<f64> =
         pieces.and_then(|pieces| pieces.iter().map(|piece| number(piece, "/ns")).sum());
-    let traced = sum.zip(length).zip(cpus).map(|((ns, length), cpus)| 100.0 * ns / length / cpus);
-    Row::new((name, "%"), counted, traced, 1.5)
+    let traced = sum
+        .filter(|ns| *ns > 0.0)
+        .zip(length)
+        .zip(cpus)
+        .map(|((ns, length), cpus)| 100.0 * ns / length / cpus);
+    Row::new((name, "%"), counted, traced, bound)
 }
 
 /// CPUs that the load was on.
@@ -192,8 +198,8 @@ pub(super) fn guest(result: &Value, explained: &Value) -> Vec<Row> {
     let jain = number(result, "/fairness/threads/jain");
     vec![
         Row { name: format!("guest: {}", gap.name), ..gap },
-        Row::new(("guest: Jain's index of threads", ""), Some(1.0), jain, 0.02),
-        forced_idle("guest: forced idle by trace and by counter", result, explained),
+        Row::new(("guest: Jain's index of threads", ""), Some(1.0), jain, 0.005),
+        forced_idle(("guest: forced idle by trace and by counter", 0.2), result, explained),
     ]
 }
 
@@ -237,7 +243,14 @@ mod tests {
         assert!(turns(8, HOST_SWITCH, &result).ok);
         assert_eq!(verdicts(shares(&result)), [true; 3]);
         assert_eq!(verdicts(half_idle(&result, &explained)), [true, false, true]);
-        assert_eq!(verdicts(guest(&result, &explained)), [true; 3]);
+        // One thread that got less than the others, and half a point beside the counter, are seen.
+        assert_eq!(verdicts(guest(&result, &explained)), [true, false, false]);
+        let (mut even, mut close) = (result.clone(), explained.clone());
+        even["fairness"]["threads"]["jain"] = json!(0.999);
+        close["run"]["forced_idle"][1]["ns"] = json!(491_000_000);
+        assert_eq!(verdicts(guest(&even, &close)), [true; 3]);
+        close["run"]["forced_idle"] = json!([]);
+        assert!(!verdicts(guest(&even, &close))[2], "a trace that tells of none");
         assert_eq!(verdicts(made(&result))[..6], [true, true, false, false, false, false]);
         assert!(verdicts(half_idle(&Value::Null, &Value::Null)).iter().all(|ok| !ok));
     }

@@ -66,7 +66,7 @@ impl Figures {
         let after_hit = hit.map(|_| threads::after_hit(&parted, session, clock));
         // What the host takes is what a meter in place of the load is there to find.
         let meters = job.meter.is_some() || nested;
-        let steal = summary::steal(&statistics, if meters { 1.0 } else { steal_budget });
+        let steal = summary::steal(&threads, if meters { 1.0 } else { steal_budget }, clock);
         let mut fairness = fairness(&threads, &groups, clock);
         let too_short = measured_ns.and_then(|ns| too_short(ns, &threads, clock, meters));
         if too_short.is_some() {
@@ -94,6 +94,14 @@ impl Figures {
             steal,
         }
     }
+}
+
+/// What the host took of the time wanted, and nothing else of the figures: for whoever judges a run,
+/// and does not need them.
+pub fn steal(session: &Session, job: &Job, steal_budget: f64) -> Steal {
+    let clock = clock_of(session, &job.load);
+    let threads = threads::threads(session, &mut parted(session, clock), clock);
+    summary::steal(&threads, steal_budget, clock)
 }
 
 /// Throttling of groups by quotas, by the kernel's accounting.

@@ -27,11 +27,15 @@ const WAITS_NS: [u64; 6] = [100_000, 1_000_000, 4_000_000, 10_000_000, 30_000_00
 /// Windows in which the lag is looked for.
 const LAG_WINDOWS_NS: [u64; 3] = [100_000_000, 1_000_000_000, 10_000_000_000];
 
-/// Share of a run with these figures that the host took.
-pub fn steal(statistics: &Statistics, budget: f64) -> Steal {
-    let host = statistics.classes.iter().filter(|class| class.class == Class::Host);
-    let host_ns = host.map(|class| class.gap_ns).fold(0, u64::saturating_add);
-    let share = share_within(host_ns, statistics.wanted_ns);
+/// Share of the time that these threads wanted that the host took.
+pub fn steal(threads: &[Thread], budget: f64, clock: Clock<'_>) -> Steal {
+    let classes = threads.iter().flat_map(|thread| &thread.report.classes);
+    let host = classes.filter(|total| total.class == Class::Host);
+    let host_ticks = host.map(|total| total.gap_ticks).fold(0, u64::saturating_add);
+    // Of one that did not report nobody knows what it wanted.
+    let complete = threads.iter().filter(|thread| thread.complete);
+    let wanted_ticks = complete.map(|it| it.report.busy_ticks).fold(0, u64::saturating_add);
+    let share = share_within(clock.ns(host_ticks), clock.ns(wanted_ticks));
     Steal { share, budget, contaminated: share.is_some_and(|share| share > budget) }
 }
 

@@ -142,12 +142,13 @@ fn fairness_of_shares() {
 
 #[test]
 fn too_much_steal_is_told() {
-    let found = statistics(&[thread(&[4 * MS])]);
-    let found_steal = steal(&found, 0.005);
+    let spec = load(1, 1, 1);
+    let (clock, threads) = (clock(&spec), [thread(&[4 * MS]).0]);
+    let found_steal = steal(&threads, 0.005, clock);
     let note = steal_note(&found_steal);
     assert_eq!((found_steal.share, found_steal.contaminated, note), (Some(0.004), false, None));
-    let found_steal = steal(&found, 0.003);
+    let found_steal = steal(&threads, 0.003, clock);
     let note = steal_note(&found_steal).expect("told");
     assert!(found_steal.contaminated && note.contains("0.40 %"));
-    assert!(!steal(&Statistics::default(), 0.0).contaminated);
+    assert!(!steal(&[], 0.0, clock).contaminated);
 }

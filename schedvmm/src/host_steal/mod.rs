@@ -332,6 +332,7 @@ fn is_most(ticks: u64, length: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
 
     #[test]
     fn the_host_is_right_where_the_two_contradict_each_other() {
@@ -372,8 +373,7 @@ mod tests {
 
     /// Of gaps on this vCPU, whose thread is this one, while `work` is done.
     fn parts_of(cpu: u32, class: Class, whole: bool, work: fn()) -> Option<Option<u64>> {
-        // SAFETY: gettid has no arguments and cannot fail.
-        let tid = unsafe { libc::gettid() };
+        let tid = rustix::thread::gettid().as_raw_pid();
         let watch = Watch::start(tid, None).map_err(|why| println!("SKIPPED: {why}")).ok()?;
         let watched = BTreeMap::from([(2, (watch, VcpuTimeline::new(watch::now())))]);
         let mut evidence = HostEvidence { watched, whole, ..HostEvidence::none(None) };
@@ -381,14 +381,7 @@ mod tests {
         let tsc_begin = watch::now();
         work();
         let tsc_end = watch::now();
-        let limits = crate::session::Limits {
-            threads: 1,
-            records_per_thread: 1,
-            boot: Duration::ZERO,
-            vms: 0,
-            allow_degraded: false,
-        };
-        let mut session = Session::new(limits, Instant::now());
+        let mut session = Session::new(testing::limits(1), Instant::now());
         let on = GapRecord { cpu_begin: 2, cpu_end: cpu, class, ..GapRecord::default() };
         let record = GapRecord { tsc_begin, tsc_end, ..on };
         session.gaps[0] = vec![record];

@@ -254,6 +254,13 @@ impl Tried {
         sum / (self.errors_ns.len() as u64).max(1)
     }
 
+    /// Whether those that are not too long are right in the mean.
+    fn others_are_right(&self) -> bool {
+        let others = self.errors_ns.iter().copied().filter(|error| *error <= self.limit());
+        let others = Self { errors_ns: others.collect(), ..self.clone() };
+        self.mean_limit_ns.is_none_or(|limit_ns| others.mean_ns() <= limit_ns)
+    }
+
     /// Whether what else was seen on this CPU explains a fault: then nothing follows for the meter.
     fn explain(&self, text: &str, by_ns: u64) -> (Status, String) {
         let noise = show_ns(self.noise_ns);
@@ -263,7 +270,7 @@ impl Tried {
             return (Status::NotJudged, text);
         }
         let (disturbed, found) = (self.disturbed(), self.found);
-        if (1..=found / FOUND_PER_DISTURBED).contains(&disturbed) {
+        if (1..=found / FOUND_PER_DISTURBED).contains(&disturbed) && self.others_are_right() {
             // The noise is what was seen in some moments, and rare interruptions are longer.
             let text = format!("{text}; so are {disturbed} of {found}, and the others are right");
             return (Status::NotJudged, text);
@@ -424,6 +431,17 @@ mod tests {
         assert!(case.reason.contains("so are 2 of 20"), "{}", case.reason);
         assert_eq!((with(5, 0).status, with(6, 0).status), (Status::NotJudged, Status::Failed));
         assert_eq!(with(1, 1).status, Status::Failed, "nothing makes one too short");
+        let drift = |mean_limit_ns| Tried {
+            injected: 20,
+            found: 20,
+            class_right: 20,
+            errors_ns: [vec![5; 18], vec![1000; 2]].concat(),
+            mean_limit_ns: Some(mean_limit_ns),
+            noise_ns: 30,
+            ..tried()
+        };
+        assert_eq!(status(&drift(5)), Status::NotJudged);
+        assert_eq!(status(&drift(4)), Status::Failed, "the others are wrong, too");
     }
 
     #[test]
