@@ -1,25 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From options to a machine: initrd, command line.
+//! What a machine boots with: initrd, command line, seed; and what it is not built with.
 
 use std::path::{Path, PathBuf};
 
 use initrd_builder::Archive;
 use protocol::error::Owner;
-use protocol::job::{self, Job};
+use protocol::job::Job;
 use protocol::names::{JOB_PATH, L2_KERNEL_PATH, L2_MODULES_PATH, MODULES_PATH};
-use results::model;
 use rustix::rand::{GetRandomFlags, getrandom};
-use vmm::config::{BootMethod, PvProfile, Topology, Transport};
-use vmm::load::Entered;
+use vmm::config::{PvProfile, Topology};
 use vmm::vm::BuildError;
 use vmm::x86_64::setup_data::RNG_SEED_BYTES;
 
-use crate::cli::{Boot, Idle, MachineArgs};
+use crate::cli::{Idle, MachineArgs};
 use crate::kernel::{KernelFileError, TELLS_TSC, unusable};
 use crate::mapped_trace::TraceMemory;
 use crate::modules::Modules;
-use crate::status::Owned;
-use crate::status::{Failure, OrFail};
+use crate::status::{Failure, OrFail, Owned};
 
 /// The file of this program, to start it again or to put it into a guest.
 ///
@@ -185,64 +182,12 @@ pub fn default_load_cpus(topology: Topology) -> Vec<u32> {
     (first..topology.cpus).collect()
 }
 
-impl From<Boot> for BootMethod {
-    fn from(boot: Boot) -> Self {
-        match boot {
-            Boot::Payload => Self::Payload,
-            Boot::Stub => Self::Stub,
-        }
-    }
-}
-
 /// A machine with the kernel at `path` that could not be built: where that is the kernel's fault,
 /// with the file's name.
 pub fn build_failure(path: &Path, error: BuildError) -> Failure {
     match error.owner() {
         Owner::Kernel => unusable(path, error).into(),
         owner => Failure::new(owner, error),
-    }
-}
-
-/// A machine's features, as orders and results have them.
-pub fn pv(profile: PvProfile) -> job::Pv {
-    match profile {
-        PvProfile::Clock => job::Pv::Clock,
-        PvProfile::Cloud => job::Pv::Cloud,
-        PvProfile::Off => job::Pv::Off,
-    }
-}
-
-/// And back.
-pub fn pv_profile(pv: job::Pv) -> PvProfile {
-    match pv {
-        job::Pv::Clock => PvProfile::Clock,
-        job::Pv::Cloud => PvProfile::Cloud,
-        job::Pv::Off => PvProfile::Off,
-    }
-}
-
-/// How a machine reaches its devices, as orders and results have it.
-pub fn transport(transport: Transport) -> job::Transport {
-    match transport {
-        Transport::Mmio => job::Transport::Mmio,
-        Transport::Pci => job::Transport::Pci,
-    }
-}
-
-/// And back.
-pub fn vmm_transport(transport: job::Transport) -> Transport {
-    match transport {
-        job::Transport::Mmio => Transport::Mmio,
-        job::Transport::Pci => Transport::Pci,
-    }
-}
-
-/// How a kernel was entered, as results have it.
-pub fn entered(entered: Entered) -> model::Entered {
-    match entered {
-        Entered::Payload => model::Entered::Payload,
-        Entered::Vmlinux => model::Entered::Vmlinux,
-        Entered::Stub => model::Entered::Stub,
     }
 }
 
@@ -324,24 +269,5 @@ mod tests {
         assert_eq!(cpus(4, 2), [2, 3]);
         assert_eq!(cpus(4, 1), [3]);
         assert_eq!(cpus(1, 1), [0]);
-    }
-
-    #[test]
-    fn names_are_those_of_the_command_line() {
-        let name = |value: serde_json::Value| value.as_str().map(str::to_owned);
-        for profile in [PvProfile::Clock, PvProfile::Cloud, PvProfile::Off] {
-            let found = serde_json::json!(pv(profile));
-            assert_eq!(name(found).as_deref(), Some(profile.name()));
-            assert_eq!(pv_profile(pv(profile)), profile);
-        }
-        for one in Transport::ALL {
-            let found = serde_json::json!(transport(one));
-            assert_eq!(name(found).as_deref(), Some(one.name()));
-            assert_eq!(vmm_transport(transport(one)), one);
-        }
-        for idle in [Idle::Halt, Idle::Poll] {
-            let found = serde_json::json!(model::Idle::from(idle));
-            assert_eq!(name(found).as_deref(), Some(idle.name()));
-        }
     }
 }

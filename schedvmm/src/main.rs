@@ -6,6 +6,7 @@ mod analysis;
 mod caller;
 mod cli;
 mod compose;
+mod convert;
 mod cpu_kinds;
 mod deliver;
 mod doubt;

@@ -13,9 +13,10 @@ use std::time::Duration;
 use thiserror::Error;
 use vmm::config::{Config, PvProfile, Topology, Transport};
 use vmm::kvm::Hypervisor;
+use vmm::load::{self, Initrd, Kernel};
 use vmm::vcpu::ExitReason;
 use vmm::virtio::console::{PortKind, PortSpec};
-use vmm::vm::{BuildError, Facts, Initrd, Kernel, Loaded, Parts, StartError, Vm};
+use vmm::vm::{BuildError, Facts, Parts, StartError, Vm};
 use vmm::x86_64::elf::flat_kernel;
 use vmm::x86_64::image::KernelImage;
 
@@ -63,7 +64,7 @@ pub fn run(hypervisor: &Hypervisor, patience: Duration) -> Result<Facts, ProbeEr
     let console =
         PortSpec { name: "console".into(), kind: PortKind::Console, sink: Box::new(io::sink()) };
     let parts = Parts {
-        loaded: Loaded::new(&config, Kernel::Image(&kernel), Initrd::Bytes(&[]))?,
+        loaded: load::fill(&config, Kernel::Image(&kernel), Initrd::Bytes(&[]))?,
         ports: vec![console],
         serial: None,
     };

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use vmm::vcpu::VcpuEnd;
-use vmm::vm::{Running, StartError, Vm};
+use vmm::vm::Running;
 
 use crate::status::Failure;
 
@@ -40,15 +40,12 @@ pub trait Attendant {
     fn gone(&mut self) -> Self::End;
 }
 
-/// Starts a machine whose vCPUs send how they ended.
-///
-/// # Errors
-/// A thread cannot be started or placed.
-pub fn start(vm: Vm, events: SyncSender<Event>) -> Result<Running, StartError> {
-    vm.start(move |end| {
+/// What a vCPU that has ended does ([`vmm::vm::Vm::start`]): it tells the service.
+pub fn tell_end(events: SyncSender<Event>) -> impl Fn(VcpuEnd) + Send + Sync + Clone + 'static {
+    move |end| {
         // Nobody listens any more once the service has ended.
         let _ = events.send(Event::Vcpu(end));
-    })
+    }
 }
 
 /// Serves events until the attendant knows an end.

@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use vmm::config::{Config, Topology};
 use vmm::kvm::{DEVICE, Hypervisor};
+use vmm::load::{self, Initrd, Kernel};
 use vmm::virtio::console::{PortKind, PortSpec};
-use vmm::vm::{Initrd, Kernel, Loaded, Parts, Vm};
+use vmm::vm::{Parts, Vm};
 use vmm::x86_64::elf::flat_kernel;
 use vmm::x86_64::image::KernelImage;
 
@@ -92,7 +93,7 @@ fn child(started: &str) -> Result<(), Box<dyn Error>> {
     ];
     let (stamp, stamps) = mpsc::channel();
     let parts = Parts {
-        loaded: Loaded::new(&config, Kernel::Image(&kernel), Initrd::Bytes(&[]))?,
+        loaded: load::fill(&config, Kernel::Image(&kernel), Initrd::Bytes(&[]))?,
         ports,
         serial: Some(Box::new(Stamp(stamp))),
     };

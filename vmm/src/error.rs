@@ -9,7 +9,7 @@ use vm_memory::GuestMemoryError;
 use crate::bus::BusError;
 use crate::config::ConfigError;
 use crate::kvm::KvmError;
-use crate::load::LoadError;
+use crate::load_error::LoadError;
 use crate::memory::MemoryError;
 use crate::shared::SharedError;
 use crate::virtio::console::ConsoleError;

@@ -13,6 +13,7 @@ mod error;
 pub mod io;
 pub mod kvm;
 pub mod load;
+mod load_error;
 pub mod loaded;
 pub mod memory;
 pub mod msi;

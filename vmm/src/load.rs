@@ -1,133 +1,74 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Kernel, initrd and command line into guest RAM.
 
-use linux_loader::loader::bootparam::setup_header;
-use thiserror::Error;
+use std::fs::File;
+
 use vm_memory::Bytes;
 
 use crate::boot_ram::BootRam;
-use crate::config::{BootMethod, Transport};
+use crate::config::{BootMethod, Config};
+use crate::error::BuildError;
+use crate::load_error::too_small;
+use crate::loaded::{Entered, Loaded, LoadedKernel};
 use crate::memory::GuestRam;
+use crate::shared::{SharedError, SharedInitrd, SharedKernel};
 use crate::x86_64::elf::{ElfKernel, parse_elf};
 use crate::x86_64::image::{BzImage, KernelImage};
 use crate::x86_64::image_error::ImageError;
-use crate::x86_64::lint::{self, Lint, LintError, Wanted};
+use crate::x86_64::lint::Wanted;
 use crate::x86_64::payload::{self, PayloadError};
-use crate::x86_64::{layout, notes, zero_page::InitrdPlace};
+use crate::x86_64::{layout, zero_page::InitrdPlace};
+
+pub use crate::load_error::LoadError;
 
 /// Offset of the 64-bit entry point in a bzImage's protected-mode part (boot.rst).
 const STUB_ENTRY: u64 = 0x200;
-const PAGE: u64 = 4096;
 
-/// Why guest memory could not be filled.
-#[derive(Debug, Error)]
-pub enum LoadError {
-    /// The kernel file is bad.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// Its payload is bad.
-    #[error(transparent)]
-    Payload(PayloadError),
-    /// Kernel and initrd do not fit.
-    #[error(
-        "{memory_mib} MiB of memory are too small: kernel and initrd need {needed_mib} MiB; raise --memory"
-    )]
-    Memory {
-        /// There is.
-        memory_mib: u64,
-        /// Least that works.
-        needed_mib: u64,
-    },
-    /// The command line is longer than the kernel takes.
-    #[error("the kernel command line has {len} bytes, this kernel takes {most}; shorten --append")]
-    CmdlineLength {
-        /// Its length.
-        len: usize,
-        /// The kernel's limit.
-        most: usize,
-    },
-    /// The command line has bytes that no kernel takes.
-    #[error("the kernel command line has the character {0:?}; use printable ASCII")]
-    CmdlineCharacter(char),
-    /// A write outside guest RAM.
-    #[error("cannot write to guest memory")]
-    Write(#[from] vm_memory::GuestMemoryError),
+/// Where the kernel comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Kernel<'a> {
+    /// A kernel file, unpacked for this machine.
+    Image(&'a KernelImage),
+    /// One that was unpacked for many machines, its pages shared by all until they are written.
+    Shared(&'a SharedKernel),
+    /// The same, with pages of this machine's own: more memory, and huge pages.
+    Copied(&'a SharedKernel),
 }
 
-/// Entry of the kernel in the end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entered {
-    /// ELF entry of an unpacked bzImage.
-    Payload,
-    /// ELF entry of a vmlinux.
-    Vmlinux,
-    /// 64-bit entry of the bzImage's stub.
-    Stub,
+/// Where the initrd comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Initrd<'a> {
+    /// Copied into this machine's memory.
+    Bytes(&'a [u8]),
+    /// Mapped by many machines.
+    Shared(&'a SharedInitrd),
+    /// The same, copied into this machine's memory.
+    Copied(&'a SharedInitrd),
 }
 
-/// A kernel in guest RAM.
-#[derive(Clone)]
-pub struct LoadedKernel {
-    /// First instruction.
-    pub entry: u64,
-    /// Memory from its start to its end, as the kernel will use it before it manages any.
-    pub range: (u64, u64),
-    /// Setup header for the zero page.
-    pub header: Option<setup_header>,
-    /// First guest physical address and bytes of its ELF notes, where they are known.
-    pub notes: Option<(u64, u64)>,
-    /// Entry of the kernel.
-    pub entered: Entered,
-    /// Why another way than the one asked for was taken.
-    pub note: Option<String>,
-}
-
-impl LoadedKernel {
-    /// Reads what the unpacked kernel tells about itself; nothing for a stub.
-    ///
-    /// # Errors
-    /// The kernel lacks what the machine needs.
-    pub fn lint(&self, ram: &BootRam, wanted: Wanted<'_>) -> Result<Lint, LintError> {
-        let Some(kernel) = self.memory(ram) else { return Ok(Lint::default()) };
-        let lint = lint::read(kernel);
-        lint::check(&lint, kernel, wanted).map(|()| lint)
-    }
-
-    /// The transport for it: the one that is asked for, or the first that it has a driver for. A
-    /// kernel that tells of none, as one that is entered packed, gets the default.
-    pub fn transport(&self, ram: &BootRam, asked: Option<Transport>) -> Transport {
-        asked.or_else(|| self.memory(ram).and_then(lint::choose)).unwrap_or_default()
-    }
-
-    /// The same of a kernel that need not run; nothing for a stub.
-    pub fn says(&self, ram: &BootRam) -> Lint {
-        self.memory(ram).map(lint::read).unwrap_or_default()
-    }
-
-    /// Whether `text` is in the unpacked kernel; `None` for a stub.
-    pub fn has(&self, ram: &BootRam, text: &[u8]) -> Option<bool> {
-        self.memory(ram).map(|kernel| memchr::memmem::find(kernel, text).is_some())
-    }
-
-    /// The kernel's build ID in hexadecimal digits, as `file` and perf have it; `None` for a stub,
-    /// and for a kernel that was linked without.
-    pub fn build_id(&self, ram: &BootRam) -> Option<String> {
-        let (start, len) = self.notes?;
-        let (start, len) = (usize::try_from(start).ok()?, usize::try_from(len).ok()?);
-        notes::build_id(ram.low().get(start..)?.get(..len)?)
-    }
-
-    /// The kernel's memory; `None` for a stub, whose kernel is still packed.
-    fn memory<'a>(&self, ram: &'a BootRam) -> Option<&'a [u8]> {
-        let low = ram.low();
-        (self.entered != Entered::Stub)
-            .then(|| &low[clamp(self.range.0, low)..clamp(self.range.1, low)])
-    }
-}
-
-/// A guest address as a place in low memory.
-fn clamp(at: u64, low: &[u8]) -> usize {
-    usize::try_from(at).unwrap_or(usize::MAX).min(low.len())
+/// Fills the memory of a machine.
+///
+/// # Errors
+/// What the configuration, the kernel file or this host's memory makes impossible.
+pub fn fill(config: &Config, kernel: Kernel<'_>, initrd: Initrd<'_>) -> Result<Loaded, BuildError> {
+    config.validate()?;
+    let mut ram = BootRam::allocate(config.memory_mib)?;
+    let (kernel, transport) = match kernel {
+        Kernel::Image(image) => {
+            let kernel = self::kernel(image, config.boot, &mut ram)?;
+            let transport = kernel.transport(&ram, config.transport);
+            (kernel, transport)
+        }
+        // Chosen when it was unpacked, by whoever has unpacked it.
+        Kernel::Shared(kernel) => (kernel.map(&mut ram)?, kernel.transport()),
+        Kernel::Copied(kernel) => (kernel.copy(&mut ram)?, kernel.transport()),
+    };
+    let initrd = match initrd {
+        Initrd::Bytes(bytes) => self::initrd(bytes, &kernel, &mut ram)?,
+        Initrd::Shared(initrd) => initrd.map(&kernel, &mut ram)?,
+        Initrd::Copied(initrd) => initrd.copy(&kernel, &mut ram)?,
+    };
+    Ok(Loaded { ram, kernel, initrd, transport })
 }
 
 /// Puts `image` into `ram`.
@@ -151,10 +92,6 @@ pub fn kernel(
             Err(error) => Err(LoadError::Payload(error)),
         },
     }
-}
-
-pub(crate) fn too_small(ram: &BootRam, needed_mib: u64) -> LoadError {
-    LoadError::Memory { memory_mib: ram.low_end() >> 20, needed_mib }
 }
 
 /// Refuses a kernel that says it works in memory up to `end`, if no machine has it where a kernel
@@ -249,34 +186,26 @@ pub fn initrd(
     kernel: &LoadedKernel,
     ram: &mut BootRam,
 ) -> Result<InitrdPlace, LoadError> {
-    let place = place_initrd(initrd.len() as u64, kernel, ram)?;
+    let place = kernel.place_initrd(initrd.len() as u64, ram)?;
     ram.low_mut()[place.start as usize..][..initrd.len()].copy_from_slice(initrd);
     Ok(place)
 }
 
-/// Where an initrd of `len` bytes goes.
+/// Unpacks `image` for machines of `memory_mib` that want this of it, with the transport that
+/// is asked for or, if none is, one that it has a driver for; writes it into `file`, an empty
+/// memfd, and seals that, for a [`SharedKernel`].
 ///
 /// # Errors
-/// It does not fit beside the kernel.
-pub fn place_initrd(
-    len: u64,
-    kernel: &LoadedKernel,
-    ram: &BootRam,
-) -> Result<InitrdPlace, LoadError> {
-    let reach =
-        kernel.header.map_or(u64::from(u32::MAX), |header| u64::from(header.initrd_addr_max));
-    let top = ram.low_end().min(reach.max(layout::IDENTITY_MAP_END.0 - 1) + 1);
-    let start = top.saturating_sub(len) & !(PAGE - 1);
-    if start < kernel.range.1 {
-        let needed = (kernel.range.1 + len + PAGE).div_ceil(1 << 20);
-        return Err(too_small(ram, needed));
-    }
-    Ok(InitrdPlace { start: to_u32(start), len: to_u32(len) })
-}
-
-/// An address below the MMIO gap, and thus below 4 GiB.
-fn to_u32(value: u64) -> u32 {
-    u32::try_from(value).unwrap_or(u32::MAX)
+/// The image is bad, lacks what the machine needs, or does not fit.
+pub fn share(
+    image: &KernelImage,
+    (memory_mib, wanted): (u64, Wanted<'_>),
+    file: &File,
+) -> Result<(), SharedError> {
+    let mut ram = BootRam::allocate(memory_mib)?;
+    let kernel = kernel(image, BootMethod::Payload, &mut ram)?;
+    kernel.lint(&ram, wanted)?;
+    SharedKernel::write(&kernel, &ram, kernel.transport(&ram, wanted.transport), file)
 }
 
 /// Puts the command line in place and returns its length.

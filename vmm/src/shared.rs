@@ -15,11 +15,11 @@ use thiserror::Error;
 use vm_memory::ByteValued;
 
 use crate::boot_ram::BootRam;
-use crate::config::{BootMethod, Transport};
-use crate::load::{self, Entered, LoadError, LoadedKernel};
+use crate::config::Transport;
+use crate::load_error::{LoadError, too_small};
+use crate::loaded::{Entered, LoadedKernel};
 use crate::memory;
-use crate::x86_64::image::KernelImage;
-use crate::x86_64::lint::{LintError, Wanted};
+use crate::x86_64::lint::LintError;
 use crate::x86_64::zero_page::InitrdPlace;
 
 const PAGE: u64 = 4096;
@@ -58,21 +58,17 @@ pub struct SharedKernel {
 }
 
 impl SharedKernel {
-    /// Unpacks `image` for machines of `memory_mib` that want this of it, with the transport that
-    /// is asked for or, if none is, one that it has a driver for; writes it into `file`, an empty
-    /// memfd, and seals that.
+    /// Writes a kernel that was unpacked in `ram`, for machines with this transport, into `file`,
+    /// an empty memfd, and seals that.
     ///
     /// # Errors
-    /// The image is bad, lacks what the machine needs, or does not fit.
-    pub fn prepare(
-        image: &KernelImage,
-        (memory_mib, wanted): (u64, Wanted<'_>),
+    /// The file cannot be written.
+    pub(crate) fn write(
+        kernel: &LoadedKernel,
+        ram: &BootRam,
+        transport: Transport,
         file: &File,
     ) -> Result<(), SharedError> {
-        let mut ram = BootRam::allocate(memory_mib)?;
-        let kernel = load::kernel(image, BootMethod::Payload, &mut ram)?;
-        kernel.lint(&ram, wanted)?;
-        let transport = kernel.transport(&ram, wanted.transport);
         let start = kernel.range.0 & !(PAGE - 1);
         let low = ram.low();
         let memory = &low[clamp(start, low.len())..clamp(kernel.range.1, low.len())];
@@ -93,7 +89,7 @@ impl SharedKernel {
         seal(file)
     }
 
-    /// Takes a file that [`SharedKernel::prepare`] has filled.
+    /// Takes a file that [`load::share`](crate::load::share) has filled.
     ///
     /// # Errors
     /// It is none.
@@ -139,7 +135,7 @@ impl SharedKernel {
             .map_err(|source| SharedError::File("read", source))?;
         let params = boot_params::from_slice(&page).map(|params| params.hdr);
         if end > ram.low_end() {
-            return Err(load::too_small(ram, end.div_ceil(1 << 20)).into());
+            return Err(too_small(ram, end.div_ceil(1 << 20)).into());
         }
         let kernel = LoadedKernel {
             entry,
@@ -190,7 +186,7 @@ impl SharedInitrd {
         kernel: &LoadedKernel,
         ram: &mut BootRam,
     ) -> Result<InitrdPlace, SharedError> {
-        let place = load::place_initrd(self.len, kernel, ram)?;
+        let place = kernel.place_initrd(self.len, ram)?;
         map_over(ram, place.start.into(), (&self.file, 0), self.len)?;
         Ok(place)
     }
@@ -201,7 +197,7 @@ impl SharedInitrd {
         kernel: &LoadedKernel,
         ram: &mut BootRam,
     ) -> Result<InitrdPlace, SharedError> {
-        let place = load::place_initrd(self.len, kernel, ram)?;
+        let place = kernel.place_initrd(self.len, ram)?;
         copy_to(ram, place.start.into(), (&self.file, 0), self.len)?;
         Ok(place)
     }
@@ -253,7 +249,10 @@ fn map_over(ram: &mut BootRam, gpa: u64, file: (&File, u64), len: u64) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load;
     use crate::x86_64::elf::flat_kernel;
+    use crate::x86_64::image::KernelImage;
+    use crate::x86_64::lint::Wanted;
 
     fn memfd() -> File {
         fs::memfd_create("test", fs::MemfdFlags::ALLOW_SEALING).expect("a memory file").into()
@@ -270,7 +269,7 @@ mod tests {
     #[test]
     fn machines_share_what_they_do_not_write() {
         let (kernel, initrd) = (memfd(), memfd());
-        SharedKernel::prepare(&image(), (64, Wanted::default()), &kernel).expect("prepared");
+        load::share(&image(), (64, Wanted::default()), &kernel).expect("prepared");
         SharedInitrd::prepare(&[7; 5000], &initrd).expect("prepared");
         kernel.write_all_at(b"x", 0).expect_err("sealed");
         let shared = SharedKernel::open(kernel).expect("ours");
@@ -302,7 +301,7 @@ mod tests {
             let image = flat_kernel(0x100_0000, code.as_bytes());
             let image = KernelImage::parse(image).expect("image");
             let wanted = Wanted { cpus: 2, transport: asked, modules: &[] };
-            SharedKernel::prepare(&image, (64, wanted), &file)?;
+            load::share(&image, (64, wanted), &file)?;
             Ok::<_, SharedError>(SharedKernel::open(file).expect("ours").transport())
         };
         let (mmio, pci, both) = ("LNRO0005", "virtio-pci\0", "LNRO0005 virtio-pci\0");
@@ -330,7 +329,7 @@ mod tests {
         let error = SharedKernel::open(open).expect_err("anybody can write it");
         assert!(error.to_string().contains("not sealed"), "{error}");
         let file = memfd();
-        SharedKernel::prepare(&image(), (64, Wanted::default()), &file).expect("prepared");
+        load::share(&image(), (64, Wanted::default()), &file).expect("prepared");
         let mut ram = BootRam::allocate(1).expect("memory");
         let shared = SharedKernel::open(file).expect("ours");
         let error = shared.map(&mut ram).err().expect("too small");

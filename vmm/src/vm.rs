@@ -19,10 +19,12 @@ use crate::devices::i8042::I8042;
 use crate::devices::power::{Power, PowerSwitch};
 use crate::io::IoThread;
 use crate::kvm::{self, Hypervisor};
-use crate::load::{self, LoadError, LoadedKernel};
+use crate::load::{self, LoadError};
+use crate::loaded::LoadedKernel;
 use crate::memory::GuestRam;
+use crate::vcpu::run::Machine;
 use crate::vcpu::sched::{SchedError, VcpuPlacement, VcpuThread};
-use crate::vcpu::{Machine, Vcpu, VcpuEnd, kick};
+use crate::vcpu::{Vcpu, VcpuEnd, kick};
 use crate::virtio::console::{Console, ConsoleControl, ConsoleHandles, PortSpec, PortWorker};
 use crate::virtio::pci::BAR_BYTES;
 use crate::x86_64::acpi::{self, Devices};
@@ -30,7 +32,7 @@ use crate::x86_64::cpuid::{self, Identity};
 use crate::x86_64::{gdt, layout, page_tables, reset_vector, setup_data, zero_page};
 
 pub use crate::error::BuildError;
-pub use crate::loaded::{Initrd, Kernel, Loaded};
+pub use crate::loaded::Loaded;
 pub use crate::running::{Running, StopError};
 
 /// A vCPU thread pins itself well within this time, or something is wrong.

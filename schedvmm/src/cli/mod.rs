@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line: verbs and what they take; each group of options has a file.
 
+mod boot;
 mod check;
+mod explain;
+mod host;
 mod load;
 mod machine;
 mod meter;
 mod nested;
 mod output;
 
+pub use boot::BootArgs;
 pub use check::CheckArgs;
+pub use explain::ExplainArgs;
+pub use host::HostArgs;
 pub use load::{Cosched, LoadArgs};
 pub use machine::{Boot, Idle, MachineArgs, Pin};
 pub use meter::MeterArgs;
@@ -18,7 +24,6 @@ pub use output::{ShowArgs, TraceArgs};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use results::model::Numbers;
 
 /// Measures scheduling gaps: how long a thread that wants to run does not run.
 ///
@@ -118,67 +123,6 @@ pub enum Verb {
     },
 }
 
-/// Options of `boot`.
-#[derive(Debug, Args)]
-pub struct BootArgs {
-    /// The kernel, named as for the main job.
-    #[arg(long, value_name = "KERNEL", value_parser = crate::units::named())]
-    pub kernel: PathBuf,
-    /// An initial RAM file system, as the kernel takes it.
-    #[arg(long, value_name = "FILE", value_parser = crate::units::named())]
-    pub initrd: Option<PathBuf>,
-    /// A virtio-console port of this name that writes to FILE; may be repeated.
-    #[arg(long, value_parser = port, value_name = "NAME=FILE")]
-    pub port: Vec<(String, PathBuf)>,
-    /// What the machine is like.
-    #[command(flatten)]
-    pub machine: MachineArgs,
-}
-
-/// Options of `explain`.
-#[derive(Clone, Debug, Args)]
-pub struct ExplainArgs {
-    /// A result folder, or its result.json.
-    #[arg(value_name = "RESULT", value_parser = crate::units::named())]
-    pub result: PathBuf,
-    /// The Nth gap of gaps.csv [default: the one over the threshold, else the longest].
-    #[arg(long, value_name = "N", conflicts_with_all = ["longest", "thread"])]
-    pub gap: Option<usize>,
-    /// The longest gap.
-    #[arg(long, conflicts_with = "thread")]
-    pub longest: bool,
-    /// The longest gap of a thread: 3.1 is the first of group 3, or vCPU 1 of VM 3.
-    #[arg(long, value_name = "GROUP.THREAD", value_parser = Numbers::parse)]
-    pub thread: Option<Numbers>,
-    /// No gap, but all threads and all of the trace: where the time went, and how long each CPU
-    /// was forced idle for whom.
-    #[arg(long, conflicts_with_all = ["gap", "longest", "thread", "text"])]
-    pub run: bool,
-    /// Print one JSON object instead of a paragraph and a table.
-    #[arg(long, conflicts_with = "text")]
-    pub json: bool,
-    /// Print the events of all CPUs in the gap instead.
-    #[arg(long)]
-    pub text: bool,
-    /// Write the whole trace with all gaps for ui.perfetto.dev, beside what is printed.
-    #[arg(long, value_name = "FILE", value_parser = crate::units::named())]
-    pub perfetto: Option<PathBuf>,
-}
-
-/// Options of `host`.
-#[derive(Clone, Debug, Args)]
-pub struct HostArgs {
-    /// What runs.
-    #[command(flatten)]
-    pub load: LoadArgs,
-    /// What is traced; needs root, and is done without where there is none.
-    #[command(flatten)]
-    pub trace: TraceArgs,
-    /// What comes out.
-    #[command(flatten)]
-    pub show: ShowArgs,
-}
-
 /// Options of the main job.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
@@ -206,17 +150,6 @@ pub struct RunArgs {
     pub show: ShowArgs,
 }
 
-fn port(text: &str) -> Result<(String, PathBuf), String> {
-    match text.split_once('=') {
-        // The console is there.
-        Some((_, "-")) => Err("stdout shows the console: give the port a file".to_owned()),
-        Some((name, file)) if !name.is_empty() && !file.is_empty() => {
-            Ok((name.to_owned(), file.into()))
-        }
-        _ => Err("expected NAME=FILE, such as bulk=/tmp/dump".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -239,14 +172,6 @@ mod tests {
         assert_eq!((load.groups, load.threads, load.seed), (8, 2, None));
         assert_eq!(load.threshold, Threshold(Some(Duration::from_millis(100))));
         assert_eq!((load.duration, load.busy), (Duration::from_secs(30), Duration::from_secs(1)));
-    }
-
-    #[test]
-    fn ports_have_a_name_and_a_file() {
-        assert_eq!(port("bulk=/tmp/a=b"), Ok(("bulk".into(), "/tmp/a=b".into())));
-        for bad in ["", "bulk", "=x", "bulk=", "bulk=-"] {
-            assert!(port(bad).is_err(), "{bad}");
-        }
     }
 
     /// A file called `-` is nobody's wish, and stdout takes one report only.

@@ -24,12 +24,14 @@ use protocol::names::{CONSOLE_PORT, CONTROL_PORT};
 use protocol::vm::VmThread;
 use vmm::config::{Config, Topology};
 use vmm::kvm::Hypervisor;
+use vmm::load::{self, Initrd, Kernel};
 use vmm::shared::{SharedInitrd, SharedKernel};
 use vmm::vcpu::{ExitReason, VcpuEnd, sched};
 use vmm::virtio::console::{ConsoleControl, PortKind, PortSpec};
-use vmm::vm::{Initrd, Kernel, Loaded, Parts, Running, Vm};
+use vmm::vm::{Parts, Running, Vm};
 
 use super::chain;
+use crate::convert;
 use crate::machine::{self, EarlyVoice};
 use crate::service::{self, Attendant, Event};
 use crate::sinks::{ConsoleRing, ControlSink, Drawn};
@@ -58,7 +60,7 @@ pub fn run(spec_json: &[u8]) -> Result<(), String> {
     ];
     let started = build(&spec, ports, &console).and_then(|vm| {
         let facts = vm.facts();
-        Ok((service::start(vm, events).map_err(chain)?, facts))
+        Ok((vm.start(service::tell_end(events)).map_err(chain)?, facts))
     });
     let (running, facts) = match started {
         Ok(started) => started,
@@ -68,7 +70,7 @@ pub fn run(spec_json: &[u8]) -> Result<(), String> {
     };
     agent.report(&Report::Booting {
         threads: threads(&running),
-        transport: machine::transport(facts.transport),
+        transport: convert::transport(facts.transport),
         tsc_shared: facts.tsc_shared,
     })?;
     let end = Arc::new(AtomicBool::new(false));
@@ -88,7 +90,7 @@ fn port(name: &str, kind: PortKind, sink: Box<dyn Write + Send>) -> PortSpec {
 fn config(spec: &LaunchSpec) -> Config {
     let voice = EarlyVoice::of(&spec.cmdline);
     Config {
-        pv: machine::pv_profile(spec.pv),
+        pv: convert::pv_profile(spec.pv),
         serial: voice == Some(EarlyVoice::Serial),
         screen: voice == Some(EarlyVoice::Screen),
         cmdline: spec.cmdline.clone(),
@@ -113,7 +115,7 @@ fn build(spec: &LaunchSpec, ports: Vec<PortSpec>, console: &ConsoleRing) -> Resu
     } else {
         (Kernel::Shared(&kernel), Initrd::Shared(&initrd))
     };
-    let loaded = Loaded::new(&config, kernel, initrd).map_err(chain)?;
+    let loaded = load::fill(&config, kernel, initrd).map_err(chain)?;
     let serial = config.serial.then(|| Box::new(console.clone()) as _);
     Vm::build(&hypervisor, &config, Parts { loaded, ports, serial }).map_err(chain)
 }

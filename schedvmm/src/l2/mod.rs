@@ -11,13 +11,14 @@ use std::path::Path;
 
 use protocol::launcher::{LAUNCH_COMMAND, PREPARE_COMMAND, PrepareSpec};
 use protocol::names::L2_MODULES_PATH;
-use vmm::shared::{SharedInitrd, SharedKernel};
+use vmm::load;
+use vmm::shared::SharedInitrd;
 use vmm::x86_64::image::KernelImage;
 use vmm::x86_64::lint::Wanted;
 
-use crate::machine;
 use crate::modules::Modules;
 use crate::status::{ExitStatus, chain};
+use crate::{convert, machine};
 
 /// Plays the role that the first argument names; returns if it names none.
 pub fn play(word: &OsString, spec_json: Option<&OsString>) {
@@ -46,9 +47,9 @@ fn prepare(spec_json: &[u8]) -> Result<(), String> {
     let kernel = KernelImage::parse(read).map_err(chain)?;
     let modules = Modules::read(Path::new(L2_MODULES_PATH))
         .map_err(|error| format!("{L2_MODULES_PATH}: {error}"))?;
-    let transport = spec.transport.map(machine::vmm_transport);
+    let transport = spec.transport.map(convert::vmm_transport);
     let wanted = Wanted { cpus: spec.cpus, transport, modules: &modules.names() };
-    SharedKernel::prepare(&kernel, (spec.memory_mib, wanted), &open_writable(&spec.kernel_image)?)
+    load::share(&kernel, (spec.memory_mib, wanted), &open_writable(&spec.kernel_image)?)
         .map_err(chain)?;
     let job = serde_json::from_str(&spec.job).map_err(|error| error.to_string())?;
     let initrd = machine::initrd(&job, &modules, None).map_err(|failure| failure.to_string())?;

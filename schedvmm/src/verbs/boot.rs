@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use protocol::error::Owner;
 use vmm::config::{Config, Topology};
 use vmm::kvm::Hypervisor;
+use vmm::load::{self, Initrd, Kernel};
 use vmm::vcpu::{ExitReason, VcpuEnd, sched};
 use vmm::virtio::console::{self, PortKind, PortSpec};
-use vmm::vm::{Initrd, Kernel, Loaded, Parts, Vm};
+use vmm::vm::{Parts, Vm};
 
 use crate::cli::{BootArgs, MachineArgs};
 use crate::owner::file_failure;
@@ -90,12 +91,12 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     })?;
     let serial = config.serial.then(|| Box::new(console.clone()) as _);
     let kernel_path = kernel.path.clone();
-    let loaded = Loaded::new(&config, Kernel::Image(&kernel.image), Initrd::Bytes(&initrd));
+    let loaded = load::fill(&config, Kernel::Image(&kernel.image), Initrd::Bytes(&initrd));
     let loaded = loaded.map_err(|error| unbuilt(error, &kernel_path))?;
     drop((kernel, initrd));
     let vm = Vm::build(&hypervisor, &config, Parts { loaded, ports, serial })
         .map_err(|error| unbuilt(error, &kernel_path))?;
-    let mut running = service::start(vm, events)?;
+    let mut running = vm.start(service::tell_end(events))?;
     let deadline = Instant::now() + machine.boot_timeout;
     let mut screen = Screen { output: Output::new(), console, deadline, args: machine };
     let end = service::serve(&mut screen, &inbox, POLL_INTERVAL);

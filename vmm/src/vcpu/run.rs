@@ -1,22 +1,83 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The run loop, in layers: KVM_RUN and errno in one place, dispatch on plain data.
+//! A vCPU's thread, in layers: started, with a reason for every end; the loop around KVM_RUN;
+//! KVM_RUN and errno in one place; exits dispatched on plain data.
 
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::bus::Buses;
 use crate::devices::power::{PowerEvent, PowerSwitch};
+use crate::memory::GuestRam;
+use crate::vcpu::Vcpu;
 use crate::vcpu::dump::{self, InternalError};
+use crate::vcpu::end::{ExitCounts, ExitReason, HostSched, VcpuEnd};
 use crate::vcpu::kick::Kickable;
-use crate::vcpu::{ExitCounts, ExitReason};
 
 /// KVM_SYSTEM_EVENT_* types (Linux include/uapi/linux/kvm.h).
 const SYSTEM_EVENT_SHUTDOWN: u32 = 1;
 const SYSTEM_EVENT_RESET: u32 = 2;
 
+/// State shared by all vCPUs of a machine.
+pub struct Machine {
+    /// Devices.
+    pub buses: Buses,
+    /// The power switch devices press.
+    pub power: Arc<PowerSwitch>,
+    /// Set when the machine is to stop.
+    pub stop: AtomicBool,
+    /// Set when vCPUs that are stopped shall report their state.
+    pub dump: AtomicBool,
+    /// RAM.
+    pub ram: GuestRam,
+}
+
+impl Vcpu {
+    /// Starts this vCPU's thread, named as QEMU and libvirt name theirs. `before` runs on
+    /// the thread and decides whether the guest is entered at all; `after` gets the end.
+    ///
+    /// # Errors
+    /// The host has no thread left.
+    pub fn spawn(
+        self,
+        machine: Arc<Machine>,
+        before: impl FnOnce() -> bool + Send + 'static,
+        after: impl FnOnce(VcpuEnd) + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
+        thread::Builder::new().name(format!("CPU {}/KVM", self.cpu)).spawn(move || {
+            if before() {
+                after(self.live(&machine));
+            }
+        })
+    }
+
+    /// Runs to the end and always has a reason for it.
+    fn live(mut self, machine: &Machine) -> VcpuEnd {
+        let mut exits = ExitCounts::default();
+        let around =
+            VcpuContext { buses: &machine.buses, power: &machine.power, stop: &machine.stop };
+        let ran = catch_unwind(AssertUnwindSafe(|| run(&mut self.fd, &around, &mut exits)));
+        let reason = ran.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+            ExitReason::Panicked(text.unwrap_or_default())
+        });
+        let orderly = match reason {
+            ExitReason::Stopped => !machine.dump.load(Ordering::Acquire),
+            ExitReason::PowerOff | ExitReason::Reset => true,
+            _ => false,
+        };
+        let state = (!orderly).then(|| dump::state(&self.fd, &machine.ram));
+        VcpuEnd { cpu: self.cpu, reason, exits, state, host_sched: HostSched::of_this_thread() }
+    }
+}
+
 /// What a vCPU needs from the machine around it.
-pub struct VcpuContext<'a> {
+struct VcpuContext<'a> {
     /// Devices.
     pub buses: &'a Buses,
     /// The power switch devices press.
@@ -26,7 +87,7 @@ pub struct VcpuContext<'a> {
 }
 
 /// Runs the guest until it ends, for whatever reason.
-pub fn run(vcpu: &mut VcpuFd, context: &VcpuContext<'_>, counts: &mut ExitCounts) -> ExitReason {
+fn run(vcpu: &mut VcpuFd, context: &VcpuContext<'_>, counts: &mut ExitCounts) -> ExitReason {
     let _kickable = Kickable::new(vcpu);
     loop {
         // In this order: see kick.rs.
@@ -63,7 +124,7 @@ fn run_once(
 }
 
 /// Serves one exit. `None` means: enter the guest again.
-pub fn dispatch(
+fn dispatch(
     exit: VcpuExit<'_>,
     context: &VcpuContext<'_>,
     counts: &mut ExitCounts,

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Failed;
 use vmm::config::{Config, MIN_MEMORY_MIB, Topology, Transport};
 use vmm::kvm::{DEVICE, Hypervisor};
+use vmm::load::{self, Initrd, Kernel};
 use vmm::vcpu::VcpuEnd;
 use vmm::virtio::console::{PortKind, PortSpec};
-use vmm::vm::{Facts, Initrd, Kernel, Loaded, Parts, Running, StartError, Vm};
+use vmm::vm::{Facts, Parts, Running, StartError, Vm};
 use vmm::x86_64::image::KernelImage;
 use vmm::x86_64::setup_data::RNG_SEED_BYTES;
 
@@ -86,7 +87,7 @@ impl Guest {
         let (said, heard) = mpsc::channel();
         let sink = self.serial.unwrap_or(Box::new(Mouth(said)));
         let parts = Parts {
-            loaded: Loaded::new(&self.config, Kernel::Image(&kernel), Initrd::Bytes(&[]))?,
+            loaded: load::fill(&self.config, Kernel::Image(&kernel), Initrd::Bytes(&[]))?,
             ports,
             serial: Some(sink),
         };

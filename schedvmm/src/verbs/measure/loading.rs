@@ -4,15 +4,15 @@
 use std::path::Path;
 use std::thread;
 
-use results::folder::Folder;
-use results::model::KernelFacts;
 use vmm::config::{Config, Transport};
 use vmm::kvm::Hypervisor;
-use vmm::vm::{Initrd, Kernel as Image, Loaded, Vm};
+use vmm::load::{self, Initrd, Kernel as Image};
+use vmm::vm::Loaded;
 use vmm::x86_64::lint::{Lint, Wanted};
 
 use super::nested::{self, Vendor};
 use super::plan::Plan;
+use crate::convert;
 use crate::kernel::{self, Kernel, Known};
 use crate::machine::{self, SecondLevel};
 use crate::modules::{Drivers, Modules};
@@ -86,13 +86,13 @@ impl Laid {
         let second = l2_kernel.as_ref().unwrap_or(kernel);
         let Drivers { transport, modules: l2_modules } = plan.l2_drivers(second)?;
         if let Some(nested) = &mut plan.job.nested {
-            nested.transport = transport.map(machine::transport);
+            nested.transport = transport.map(convert::transport);
         }
         plan.size_l2(&second.image, &l2_modules)?;
         plan.until_consoles_come(&mut config, (kernel, modules), (second, &l2_modules));
         let second = SecondLevel { kernel: second.image.bytes(), modules: &l2_modules };
         let initrd = machine::initrd(&plan.job, modules, opened.vendor.map(|_| second))?;
-        let loaded = Loaded::new(&config, Image::Image(&kernel.image), Initrd::Bytes(&initrd))
+        let loaded = load::fill(&config, Image::Image(&kernel.image), Initrd::Bytes(&initrd))
             .map_err(|error| machine::build_failure(&kernel.path, error))?;
         Ok(Self { config, loaded, l2_kernel })
     }
@@ -156,29 +156,4 @@ fn second_kernel(plan: &Plan, path: &Path) -> Result<Kernel, Failure> {
     let kernel = kernel::open(path, &plan.args.nested.l2_modules)?;
     machine::check_pv(&kernel.path, plan.args.machine.pv, kernel.image.version())?;
     Ok(kernel)
-}
-
-/// The kernel as results have it; its configuration is written into the folder.
-pub(super) fn kernel_facts(
-    plan: &Plan,
-    kernel: &Kernel,
-    known: Known,
-    vm: &Vm,
-    folder: &Folder,
-) -> KernelFacts {
-    let config_source = known.config.as_ref().map(|config| config.source.to_string());
-    KernelFacts {
-        named: plan.kernel_path.display().to_string(),
-        path: kernel.path.display().to_string(),
-        inside: kernel.inside.clone(),
-        bytes: kernel.image.bytes().len() as u64,
-        banner: known.banner,
-        image_release: known.release,
-        build_id: known.build_id,
-        config: known.config.and_then(|config| folder.write_config(config.options).ok()),
-        config_source,
-        entered: machine::entered(vm.kernel().entered),
-        cmdline_given: vm.cmdline().to_owned(),
-        hello: None,
-    }
 }

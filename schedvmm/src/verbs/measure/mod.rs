@@ -3,6 +3,7 @@
 
 mod cmdline;
 mod conclude;
+mod describe;
 mod loading;
 pub mod nested;
 pub mod plan;
@@ -92,12 +93,13 @@ impl Attempt {
     /// From the plan to the first guest instruction.
     fn prepare(mut plan: Plan, caller: Caller, events: SyncSender<Event>) -> Result<Self, Failure> {
         let mut notes: Vec<String> = facts::emulation_note().into_iter().collect();
+        // 1. Host, kernel, modules, initrd: in memory, and found to do.
         let opened = Opened::new(&mut plan, &mut notes)?;
         let laid = Laid::new(&mut plan, &opened)?;
         let known = laid.examine(&plan, &opened, &mut notes)?;
         let mut taken = vec![known.line(&opened.kernel)];
         taken.extend(laid.taken());
-        // Only now: what can be refused has been.
+        // 2. What can be refused has been: the result's folder, and where the ports lead.
         let stamp = plan.started_utc.replace(':', "");
         let folder = Folder::create(plan.args.show.output.as_deref(), &stamp)?;
         let trace_file = TraceFile::new(plan.args.trace.trace_file.as_deref(), folder.path());
@@ -107,23 +109,26 @@ impl Attempt {
         let _ = trace_path.set(trace_file.raw().to_owned());
         let ports = ports(console.ring.clone(), events.clone(), trace_sink);
         let trace_memory = plan.trace_memory(opened.kernel.image.version());
+        // 3. The machine.
         let Opened { hypervisor, kernel, modules, .. } = opened;
         let (config, loaded) = laid.into_parts();
         let serial = config.serial.then(|| Box::new(console.ring.clone()) as _);
         let vm = Vm::build(&hypervisor, &config, Parts { loaded, ports, serial })
             .map_err(|error| machine::build_failure(&kernel.path, error))?;
+        // 4. The measurement, which begins with the boot.
         notes.extend(plan.placement.notes.iter().cloned());
         notes.extend(vm.kernel().note.clone());
         notes.extend(modules.note());
         notes.extend(caller.notes());
-        let facts = loading::kernel_facts(&plan, &kernel, known, &vm, &folder);
+        let facts = plan.kernel_facts(&kernel, known, &vm, &folder);
         // The file's bytes have served; memory beside guest RAM is kept small.
         drop(kernel);
         let origin = Origin { notes, ..plan.origin(facts, plan.describe(&vm, &modules)) };
         let measurement = plan.measurement(origin, caller, folder, &taken);
+        // 5. The first guest instruction.
         let found = vm.facts();
         footprint::give_back();
-        let running = service::start(vm, events)?;
+        let running = vm.start(service::tell_end(events))?;
         let host_evidence = plan.host_evidence(&running, found);
         let mut attempt = Self {
             plan,

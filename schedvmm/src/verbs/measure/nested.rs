@@ -14,9 +14,9 @@ use vmm::kvm::Hypervisor;
 use vmm::x86_64::lint::LintError;
 
 use crate::cli::{Idle, MachineArgs, NestedArgs, Pages, RunArgs};
-use crate::machine;
 use crate::modules::Modules;
 use crate::status::Failure;
+use crate::{convert, machine};
 
 /// Each second-level guest is one core of two threads.
 const L2: Topology = Topology { cpus: 2, threads_per_core: 2 };
@@ -62,8 +62,8 @@ pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
         vcpus: L2.cpus,
         own_pages: nested.l2_pages == Pages::Own,
         threads_per_core: L2.threads_per_core,
-        pv: machine::pv(args.machine.pv),
-        transport: args.machine.transport.asked().map(machine::transport),
+        pv: convert::pv(args.machine.pv),
+        transport: args.machine.transport.asked().map(convert::transport),
         cmdlines: (1..=nested.l2_count).map(|vm| cmdline(args, vm)).collect(),
         confine: nested.confine.into(),
         boot_confined: nested.boot_confined,
