@@ -59,7 +59,7 @@ impl SignedRank {
     /// or more, if there is none. Exact up to 62 pairs; of more, by the normal distribution with the
     /// variance of ranks without ties, which is the largest there is, and a correction of half a rank.
     pub fn p(&self) -> f64 {
-        self.tails(0).two_sided()
+        self.tails(0, &mut Sums::default()).two_sided()
     }
 
     /// The median of the means of all pairs of differences, each with itself among them (Hodges and
@@ -79,11 +79,12 @@ impl SignedRank {
         let last = self.halves[self.halves.len() - 1] + 1;
         let limit = 0.5 * level;
         let is_level = level > 0.0 && level < 1.0;
-        if !is_level || self.tails(first).above > limit {
+        let mut sums = Sums::default();
+        if !is_level || self.tails(first, &mut sums).above > limit {
             return None;
         }
-        let low = lowest(first, last, |shift| self.tails(shift).above > limit);
-        let high = lowest(low, last + 1, |shift| self.tails(shift).below <= limit) - 1;
+        let low = lowest(first, last, |shift| self.tails(shift, &mut sums).above > limit);
+        let high = lowest(low, last + 1, |shift| self.tails(shift, &mut sums).below <= limit) - 1;
         Some(Interval {
             low: halves_to_ratio(low),
             high: halves_to_ratio(high),
@@ -94,7 +95,7 @@ impl SignedRank {
     /// On which side of no difference the whole interval at this level lies; `Equal` where the test
     /// rejects nothing.
     pub(crate) fn side(&self, level: f64) -> Ordering {
-        let tails = self.tails(0);
+        let tails = self.tails(0, &mut Sums::default());
         if tails.two_sided() > level {
             Ordering::Equal
         } else if tails.above < tails.below {
@@ -108,13 +109,19 @@ impl SignedRank {
     /// difference: whether both ends are rejected.
     pub(crate) fn is_within(&self, margin_halves: i128, level: f64) -> bool {
         let limit = 0.5 * level;
-        self.tails(-margin_halves).above <= limit && self.tails(margin_halves).below <= limit
+        let mut sums = Sums::default();
+        self.tails(-margin_halves, &mut sums).above <= limit
+            && self.tails(margin_halves, &mut sums).below <= limit
     }
 
     /// Of the hypothesis that the differences lie around `shift`.
-    fn tails(&self, shift: i128) -> Tails {
+    fn tails(&self, shift: i128, sums: &mut Sums) -> Tails {
         let ranks = Ranks::new(&self.halves, shift);
-        if self.halves.len() <= MAX_EXACT { ranks.exact() } else { ranks.normal() }
+        if self.halves.len() > MAX_EXACT {
+            return ranks.normal();
+        }
+        sums.count(&ranks.doubled);
+        sums.tails(ranks.positive)
     }
 
     /// The mean of two differences that has `rank` smaller ones or as many equal ones in front.
@@ -140,7 +147,7 @@ impl SignedRank {
 
 /// The lowest number from `first` to `last` for which this holds; `last` if it holds for none
 /// before. Once it holds, it holds for all that follow.
-fn lowest(first: i128, last: i128, holds: impl Fn(i128) -> bool) -> i128 {
+fn lowest(first: i128, last: i128, mut holds: impl FnMut(i128) -> bool) -> i128 {
     let (mut low, mut high) = (first, last);
     while low < high {
         // Rounded down for numbers below 0, too.
@@ -187,25 +194,6 @@ impl Ranks {
         ranks
     }
 
-    /// Of all signs that there can be, the shares with a sum as large, and as small.
-    fn exact(&self) -> Tails {
-        let total: usize = self.doubled.iter().sum();
-        // For each sum, the number of subsets of ranks that have it.
-        let mut subsets = vec![0u64; total + 1];
-        subsets[0] = 1;
-        let mut reached = 0;
-        for rank in &self.doubled {
-            for sum in (0..=reached).rev() {
-                subsets[sum + rank] += subsets[sum];
-            }
-            reached += rank;
-        }
-        let above: u64 = subsets[self.positive..].iter().sum();
-        let below: u64 = subsets[..=self.positive].iter().sum();
-        let all: u64 = subsets.iter().sum();
-        Tails { above: ratio(above, all), below: ratio(below, all) }
-    }
-
     /// By the normal distribution. The variance is that without ties and zeros, which is larger, and
     /// does not depend on the shift: the probabilities rise and fall with it as the exact ones do.
     fn normal(&self) -> Tails {
@@ -219,6 +207,45 @@ impl Ranks {
             above: normal_above((sum - mean - 0.5) / deviation),
             below: normal_above((mean - sum - 0.5) / deviation),
         }
+    }
+}
+
+/// The sums of ranks that all signs there can be come to. Most shifts lead to the same ranks.
+#[derive(Debug, Default)]
+struct Sums {
+    doubled: Vec<usize>,
+    /// For each sum, how many subsets of the ranks have at most it.
+    up_to: Vec<u64>,
+}
+
+impl Sums {
+    fn count(&mut self, doubled: &[usize]) {
+        if !self.up_to.is_empty() && self.doubled == doubled {
+            return;
+        }
+        self.doubled = doubled.to_vec();
+        self.up_to.clear();
+        self.up_to.resize(doubled.iter().sum::<usize>() + 1, 0);
+        self.up_to[0] = 1;
+        let mut reached = 0;
+        for rank in doubled {
+            for sum in (0..=reached).rev() {
+                self.up_to[sum + rank] += self.up_to[sum];
+            }
+            reached += rank;
+        }
+        let mut subsets = 0;
+        for up_to in &mut self.up_to {
+            subsets += *up_to;
+            *up_to = subsets;
+        }
+    }
+
+    /// The shares of sums that are as large as this one, and as small.
+    fn tails(&self, sum: usize) -> Tails {
+        let all = self.up_to[self.up_to.len() - 1];
+        let smaller = sum.checked_sub(1).map_or(0, |sum| self.up_to[sum]);
+        Tails { above: ratio(all - smaller, all), below: ratio(self.up_to[sum], all) }
     }
 }
 
