@@ -6,6 +6,7 @@
 //! same output. docs/deciding.md has the formulas, the levels, what simulations showed, and the
 //! literature.
 
+pub mod bisect;
 pub mod difference;
 pub mod interval;
 pub mod multiple;

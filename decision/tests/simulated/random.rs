@@ -22,6 +22,12 @@ impl Random {
         ((self.next_u64() >> 12) as f64 + 0.5) / (1u64 << 52) as f64
     }
 
+    /// From 0 to below `count`.
+    pub fn below(&mut self, count: usize) -> usize {
+        let count = u64::try_from(count).expect("a small number");
+        usize::try_from(self.next_u64() % count).expect("a small number")
+    }
+
     /// With this probability.
     pub fn happens(&mut self, probability: f64) -> bool {
         self.uniform() < probability

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What trials of a kernel are expected to tell of the first bad commit.
+
+use super::posterior::{Belief, beliefs};
+use super::{MAX_BATCH, Place, Search, Step};
+
+/// Numbers of hits in a batch, with their probabilities on a good and on a bad kernel.
+#[derive(Debug)]
+struct Batch {
+    trials: u32,
+    outcomes: Vec<[f64; 2]>,
+}
+
+impl Batch {
+    fn new(trials: u32, rates: [f64; 2]) -> Self {
+        let mut outcomes = vec![[1.0, 1.0]];
+        // One trial more: as many hits as before and a miss, or one fewer and a hit.
+        for _ in 0..trials {
+            let mut more = vec![[0.0; 2]; outcomes.len() + 1];
+            for (hits, likely) in outcomes.iter().enumerate() {
+                for side in 0..2 {
+                    more[hits][side] += likely[side] * (1.0 - rates[side]);
+                    more[hits + 1][side] += likely[side] * rates[side];
+                }
+            }
+            outcomes = more;
+        }
+        Self { trials, outcomes }
+    }
+
+    /// Expected logarithms of how much likelier the outcome is on a good kernel, and on a bad one,
+    /// than it is if the kernel is bad with the probability `is_bad`.
+    fn surprises(&self, is_bad: f64) -> [f64; 2] {
+        let mut sums = [0.0; 2];
+        for likely in &self.outcomes {
+            let mixed = (1.0 - is_bad) * likely[0] + is_bad * likely[1];
+            for side in 0..2 {
+                if likely[side] > 0.0 && mixed > 0.0 {
+                    sums[side] += likely[side] * (likely[side] / mixed).ln();
+                }
+            }
+        }
+        sums
+    }
+
+    /// The expected information, in nats.
+    fn information(&self, is_bad: f64) -> f64 {
+        let [good, bad] = self.surprises(is_bad);
+        (1.0 - is_bad) * good + is_bad * bad
+    }
+
+    /// Whether kernels that are bad with more probability tell more.
+    fn rises(&self, is_bad: f64) -> bool {
+        let [good, bad] = self.surprises(is_bad);
+        bad > good
+    }
+}
+
+/// The expected information, in nats, of one more trial of a kernel that has some. Not only of which
+/// side the kernel is on: how often it hits tells apart beliefs of how often good and bad ones do.
+fn of_one_more(beliefs: &[Belief], at: Place) -> f64 {
+    let (mut mixed, mut known) = (0.0, 0.0);
+    for belief in beliefs {
+        let is_bad = matches!(at, Place::Commit(at) if belief.begin <= at);
+        let rate = belief.rates[usize::from(is_bad)];
+        mixed += belief.likely * rate;
+        known += belief.likely * entropy(rate);
+    }
+    entropy(mixed) - known
+}
+
+/// Of a hit with this probability, in nats.
+fn entropy(rate: f64) -> f64 {
+    let rate = rate.clamp(f64::MIN_POSITIVE, 1.0 - f64::EPSILON);
+    -rate * rate.ln() - (1.0 - rate) * (-rate).ln_1p()
+}
+
+/// The step with most information per second; `None` if none has any.
+pub(super) fn most_per_second(search: &Search, probabilities: &[f64]) -> Option<Step> {
+    let beliefs = beliefs(search, probabilities);
+    let costs = search.costs;
+    let mut best = Best { per_second: 0.0, step: None };
+    // The second trial of a kernel tells less than the first: of those that are built, one at a time.
+    let built = search.tested.keys().map(|at| Place::Commit(*at));
+    for at in built.chain([Place::Good]) {
+        best.offer(of_one_more(&beliefs, at) / costs.trial_s, at, 1);
+    }
+    let rates = [0, 1].map(|side| beliefs.iter().map(|it| it.likely * it.rates[side]).sum());
+    let mut is_bad = Vec::with_capacity(probabilities.len());
+    let mut sum = 0.0;
+    for probability in probabilities {
+        sum += probability;
+        is_bad.push(f64::min(sum, 1.0));
+    }
+    let is_new = |at: &usize| !search.tested.contains_key(at) && !search.skipped.contains(at);
+    let new: Vec<_> = (0..search.commits).filter(is_new).collect();
+    for trials in 1..=MAX_BATCH {
+        let batch = Batch::new(trials, rates);
+        let cost_s = costs.build_s + f64::from(batch.trials) * costs.trial_s;
+        // Along the history the probability of being bad rises, and information rises with it and
+        // falls again: the most is on one side of where it turns.
+        let turn = new.partition_point(|at| batch.rises(is_bad[*at]));
+        for at in new[turn.saturating_sub(1)..new.len().min(turn + 1)].iter() {
+            best.offer(batch.information(is_bad[*at]) / cost_s, Place::Commit(*at), batch.trials);
+        }
+    }
+    best.step
+}
+
+/// The best step so far.
+struct Best {
+    per_second: f64,
+    step: Option<Step>,
+}
+
+impl Best {
+    /// Takes it if it is better; of those that are as good, the first stays.
+    fn offer(&mut self, per_second: f64, at: Place, trials: u32) {
+        if per_second > self.per_second {
+            self.per_second = per_second;
+            self.step = Some(Step::Run { at, trials });
+        }
+    }
+}

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Searches of synthetic histories; `cargo run --release -p decision --example bisect` prints what
+//! more of them come to, with hours.
+
+mod simulated;
+
+use decision::bisect::{Candidate, Costs, Place, Search, SearchError, Step, Trials};
+use proptest::prelude::*;
+use simulated::histories::{COSTS, History, means, plain, search};
+
+const RARE: History = History { commits: 1_000, good: 0.02, bad: 0.3, skipped: 0.0 };
+
+#[test]
+fn a_commit_that_shows_in_three_of_ten_trials_is_found() {
+    let found = means(300, |seed| search(RARE, seed));
+    assert!(found.right >= 0.95, "{found:?}");
+    assert!(found.hours <= 4.0 && found.kernels <= 14.0, "{found:?}");
+    let plain = means(300, |seed| plain(RARE, 1, seed));
+    assert!(plain.right <= 0.1, "{plain:?}");
+}
+
+#[test]
+fn other_rates_and_skipped_commits() {
+    let often = History { good: 0.02, bad: 0.8, ..RARE };
+    let found = means(100, |seed| search(often, seed));
+    assert!(found.right >= 0.95 && found.hours <= 2.5, "{found:?}");
+    let skipped = History { skipped: 0.2, ..often };
+    let found = means(100, |seed| search(skipped, seed));
+    assert!(found.right >= 0.95 && found.candidates <= 2.5, "{found:?}");
+    let always = History { good: 0.0, bad: 1.0, ..RARE };
+    let found = means(100, |seed| search(always, seed));
+    assert!(found.right > 0.999 && found.kernels <= 12.5, "{found:?}");
+}
+
+#[test]
+fn ends_that_are_alike_are_given_up() {
+    for rate in [0.0, 0.1, 0.3, 1.0] {
+        let alike = History { good: rate, bad: rate, ..RARE };
+        let found = means(100, |seed| search(alike, seed));
+        assert!(found.given_up >= 0.95, "{rate}: {found:?}");
+    }
+    let exchanged = History { good: 0.8, bad: 0.1, ..RARE };
+    let found = means(20, |seed| search(exchanged, seed));
+    assert!(found.given_up > 0.999, "{found:?}");
+}
+
+/// A search of commits that answer for themselves.
+fn go(search: &mut Search, answer: impl Fn(Place) -> Option<bool>) -> Step {
+    for _ in 0..1000 {
+        match search.next() {
+            Step::Run { at, trials } => match (answer(at), at) {
+                (Some(is_bad), _) => {
+                    let hits = if is_bad { trials } else { 0 };
+                    search.record(at, Trials { hits, trials }).expect("trials");
+                }
+                (None, Place::Commit(at)) => search.skip(at).expect("no end"),
+                (None, Place::Good) => panic!("the good end can be tested"),
+            },
+            end => return end,
+        }
+    }
+    panic!("no end in sight: {search:?}");
+}
+
+fn new(commits: usize) -> Search {
+    Search::new(commits, COSTS).expect("a search")
+}
+
+#[test]
+fn one_commit_needs_nothing_but_its_ends() {
+    let mut search = new(1);
+    let end = go(&mut search, |at| Some(at != Place::Good));
+    assert_eq!(end, Step::Found(vec![Candidate { commit: 0, probability: 1.0 }]));
+    assert_eq!((search.trials(Place::Good).trials, search.commits()), (10, 1));
+}
+
+#[test]
+fn skipped_commits_are_candidates_with_the_one_behind_them() {
+    let mut search = new(100);
+    let end = go(&mut search, |at| match at {
+        Place::Commit(40..50) => None,
+        Place::Commit(at) => Some(at >= 43),
+        Place::Good => Some(false),
+    });
+    let Step::Found(found) = end else { panic!("{end:?}") };
+    let commits: Vec<_> = found.iter().map(|one| one.commit).collect();
+    assert_eq!(commits, (40..=50).collect::<Vec<_>>());
+    let sum: f64 = found.iter().map(|one| one.probability).sum();
+    assert!((0.97..=1.0 + 1e-9).contains(&sum), "{found:?}");
+}
+
+#[test]
+fn all_but_the_ends_skipped() {
+    let mut search = new(9);
+    let end = go(&mut search, |at| match at {
+        Place::Good => Some(false),
+        Place::Commit(at) => (at == 8).then_some(true),
+    });
+    let Step::Found(found) = end else { panic!("{end:?}") };
+    assert_eq!(found.len(), 9);
+}
+
+/// A cheap trial is repeated rather than a dear kernel built, and the other way round.
+#[test]
+fn costs_decide_how_many_kernels_are_built() {
+    let rare = History { commits: 200, ..RARE };
+    let kernels = |costs: Costs| {
+        let mut random = simulated::random::Random::new(7);
+        let mut search = Search::new(rare.commits, costs).expect("a search");
+        let (mut kernels, mut trials_made) = (0, 0);
+        while let Step::Run { at, trials } = search.next() {
+            kernels += u32::from(search.trials(at).trials == 0);
+            trials_made += trials;
+            let rate = if matches!(at, Place::Commit(77..)) { rare.bad } else { rare.good };
+            let hits = (0..trials).map(|_| u32::from(random.happens(rate))).sum();
+            search.record(at, Trials { hits, trials }).expect("trials");
+        }
+        (kernels, trials_made)
+    };
+    let dear = kernels(Costs { build_s: 3600.0, trial_s: 10.0 });
+    let cheap = kernels(Costs { build_s: 0.0, trial_s: 60.0 });
+    assert!(dear.0 < cheap.0, "{dear:?} {cheap:?}");
+}
+
+#[test]
+fn a_stored_search_goes_on_where_it_was() {
+    let mut random = simulated::random::Random::new(3);
+    let mut search = new(300);
+    while let Step::Run { at, trials } = search.next() {
+        let text = serde_json::to_string(&search).expect("text");
+        let again: Search = serde_json::from_str(&text).expect("a search");
+        assert_eq!(again, search);
+        assert_eq!(again.next(), search.next());
+        let rate = if matches!(at, Place::Commit(123..)) { 0.7 } else { 0.1 };
+        let hits = (0..trials).map(|_| u32::from(random.happens(rate))).sum();
+        search.record(at, Trials { hits, trials }).expect("trials");
+    }
+}
+
+#[test]
+fn what_is_no_search_is_refused() {
+    assert_eq!(Search::new(0, COSTS), Err(SearchError::NoCommits));
+    for costs in [(-1.0, 1.0), (1.0, 0.0), (f64::NAN, 1.0), (1.0, f64::INFINITY)] {
+        let costs = Costs { build_s: costs.0, trial_s: costs.1 };
+        assert_eq!(Search::new(5, costs), Err(SearchError::Costs));
+    }
+    let mut search = new(5);
+    let one = Trials { hits: 1, trials: 1 };
+    assert_eq!(
+        search.record(Place::Commit(5), one),
+        Err(SearchError::NoCommit { at: 5, commits: 5 })
+    );
+    let many = Trials { hits: 2, trials: 1 };
+    assert_eq!(search.record(Place::Good, many), Err(SearchError::Hits { hits: 2, trials: 1 }));
+    assert_eq!(search.skip(4), Err(SearchError::Skipped { at: 4 }));
+    search.record(Place::Commit(2), one).expect("trials");
+    assert_eq!(search.skip(2), Err(SearchError::Skipped { at: 2 }));
+    // Skipped, built after all.
+    search.skip(3).expect("a commit");
+    search.record(Place::Commit(3), one).expect("trials");
+}
+
+#[test]
+fn damaged_state_is_refused() {
+    let text = serde_json::to_string(&new(5)).expect("text");
+    let is_read = |text: &str| serde_json::from_str::<Search>(text).is_ok();
+    assert!(is_read(&text));
+    for (part, other) in [
+        ("\"commits\":5", "\"commits\":0"),
+        ("\"tested\":{}", "\"tested\":{\"5\":{\"hits\":0,\"trials\":1}}"),
+        ("\"tested\":{}", "\"tested\":{\"1\":{\"hits\":3,\"trials\":1}}"),
+        ("\"skipped\":[]", "\"skipped\":[4]"),
+        ("\"trial_s\":35.0", "\"trial_s\":0.0"),
+        ("\"commits\"", "\"commit\""),
+    ] {
+        assert!(text.contains(part), "{text}");
+        assert!(!is_read(&text.replace(part, other)), "{other}");
+    }
+}
+
+proptest! {
+    /// Whatever is recorded and skipped: probabilities, and a step that can be taken.
+    #[test]
+    fn no_trials_lead_astray(
+        commits in 1..40usize,
+        events in prop::collection::vec((any::<bool>(), 0..40usize, 0..5000u32, 0..5000u32), 0..40),
+    ) {
+        let mut search = new(commits);
+        for (is_skip, at, one, other) in events {
+            let made = Trials { hits: one.min(other), trials: one.max(other) };
+            // Refusals are fine.
+            let _ = match (is_skip, at) {
+                (true, at) => search.skip(at),
+                (false, 39) => search.record(Place::Good, made),
+                (false, at) => search.record(Place::Commit(at), made),
+            };
+        }
+        let probabilities = search.probabilities();
+        prop_assert_eq!(probabilities.len(), commits);
+        let sum: f64 = probabilities.iter().sum();
+        prop_assert!((sum - 1.0).abs() < 1e-9 && probabilities.iter().all(|one| *one >= 0.0));
+        match search.next() {
+            Step::Run { at, trials } => {
+                prop_assert!(trials > 0);
+                search.record(at, Trials { hits: 0, trials }).expect("a step of its own");
+            }
+            Step::Found(found) => prop_assert!(!found.is_empty()),
+            Step::Alike { .. } => {}
+        }
+    }
+}
