@@ -107,6 +107,7 @@ impl<'a> Clock<'a> {
             class: record.class,
             kind: record.kind,
             unfinished: record.unfinished,
+            host_known_ns: 0,
             host_ns: None,
             net_ns: None,
         })

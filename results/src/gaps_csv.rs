@@ -182,6 +182,7 @@ impl Columns {
                 Some(column) => u32_at(column, &cells)? != 0,
                 None => false,
             },
+            host_known_ns: 0,
             host_ns: None,
             net_ns: None,
         })

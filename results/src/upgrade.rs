@@ -133,14 +133,17 @@ type Later = (&'static str, fn() -> Value);
 
 /// What came later than the first result of some version, and what stands for it in older ones.
 /// `[]` is each item of a list. Where the object that has it is not there, or null, nothing is.
-const LATER: [Later; 61] = [
+const LATER: [Later; 64] = [
     ("statistics.time_quantiles", || Value::Null),
     ("groups[].statistics.time_quantiles", || Value::Null),
     ("threads[].statistics.time_quantiles", || Value::Null),
+    ("longest_gap.host_known_ns", || json!(0)),
     ("longest_gap.host_ns", || Value::Null),
     ("longest_gap.net_ns", || Value::Null),
+    ("threshold_hit.host_known_ns", || json!(0)),
     ("threshold_hit.host_ns", || Value::Null),
     ("threshold_hit.net_ns", || Value::Null),
+    ("after_hit.longest.host_known_ns", || json!(0)),
     ("after_hit.longest.host_ns", || Value::Null),
     ("after_hit.longest.net_ns", || Value::Null),
     ("longest_gap.kind", || json!("preemption")),

@@ -126,6 +126,13 @@ pub fn of_gap(gap: &LocatedGap, threshold: Duration, on_hardware: bool) -> Optio
         // Rounding takes nothing from a gap that is over the threshold by a tick.
         (Some((host_ns, net_ns)), _) => (host_ns > 0 && net_ns <= as_ns(threshold))
             .then_some(Doubt::HostTook { host_ns, net_ns }),
+        // Not all is known, and what is known is enough.
+        (None, _)
+            if gap.host_known_ns > 0 && gap.length_ns - gap.host_known_ns <= as_ns(threshold) =>
+        {
+            let (host_ns, net_ns) = (gap.host_known_ns, gap.length_ns - gap.host_known_ns);
+            Some(Doubt::HostTook { host_ns, net_ns })
+        }
         // By the kernel's own records of switches its scheduler ran something else.
         (None, Class::ScheduledOut) => None,
         (None, Class::Irq) if on_hardware => None,

@@ -13,7 +13,7 @@ use protocol::report::{LoadReport, ThreadReport, TscReport};
 use results::model::Answer;
 
 use super::*;
-use crate::session::Session;
+use crate::session::{HostTime, Session};
 use crate::testing::{self, load};
 use crate::verdict::{End, Verdict, judge};
 
@@ -25,7 +25,9 @@ const THRESHOLD: Duration = Duration::from_millis(100);
 struct Made {
     class: Class,
     length: u64,
-    /// What the host took of it, at most.
+    /// What the host took of it for certain.
+    known: u64,
+    /// And at most.
     host: Option<u64>,
     /// Whether the guest stopped at it.
     hit: bool,
@@ -40,6 +42,7 @@ struct Made {
 const PLAIN: Made = Made {
     class: Class::ScheduledOut,
     length: 121,
+    known: 0,
     host: None,
     hit: true,
     stolen: 0,
@@ -81,7 +84,8 @@ fn session(made: Made) -> Session {
     let stolen =
         GapRecord { tsc_begin: 1, tsc_end: 1 + made.stolen * MS, class: Class::Host, ..record };
     session.gaps[0] = vec![stolen, record];
-    session.host_parts.insert(&record, made.host.map(|ms| ms * MS));
+    let most = made.host.map(|ms| ms * MS);
+    session.host_parts.insert(&record, HostTime { known: made.known * MS, most });
     session.hit = made.hit.then_some(ThresholdHit { tid: 1, gap: Gap { thread: 0, record } });
     let noise = made.noise.map(noise);
     session.setup = Some(Setup { tsc_khz: 1_000_000, noise, ..Setup::default() });
@@ -125,6 +129,9 @@ fn only_what_no_host_explains_is_over_the_threshold() {
     for (made, expected) in [
         // No evidence of the host's: the guest's own records of switches are believed.
         (long(ScheduledOut, None), fails),
+        // Some of it was lost; what is left is enough, or is not.
+        (Made { known: 20, ..long(ScheduledOut, None) }, fails),
+        (Made { known: 21, ..long(ScheduledOut, None) }, none(Code::HostTook)),
         (long(Host, None), none(Code::HostUnknown)),
         (long(Unknown, None), none(Code::HostUnknown)),
         (long(Irq, None), none(Code::HostUnknown)),
@@ -204,7 +211,7 @@ fn a_gap_of_the_hosts_hides_no_other() {
     let other = GapRecord { tsc_begin: 2, tsc_end: 2 + 101 * MS, class, ..GapRecord::default() };
     session.gaps[0].push(other);
     assert_eq!(answer(&session), Answer::OverThreshold);
-    session.host_parts.insert(&other, Some(2 * MS));
+    session.host_parts.insert(&other, HostTime { known: 0, most: Some(2 * MS) });
     assert_eq!(answer(&session), Answer::Untestable);
 }
 
@@ -238,6 +245,7 @@ fn made() -> impl Strategy<Value = Made> {
         |(class, (length, host), over, stolen, noise, report, on_hardware)| Made {
             class,
             length,
+            known: 0,
             host: Some(host),
             hit: over && length > 100,
             stolen,

@@ -292,7 +292,7 @@ fn figures() -> Value {
         "group": 1, "thread": 1, "tid": 100, "begin_ns": 50 * MS, "length_ns": 120 * MS,
         "length_ticks": 240 * MS, "tsc_begin": START + 100 * MS, "tsc_end": START + 340 * MS,
         "cpu_begin": 2, "cpu_end": 3, "class": "scheduled-out", "kind": "preemption",
-        "unfinished": false, "host_ns": null, "net_ns": null,
+        "unfinished": false, "host_known_ns": 0, "host_ns": null, "net_ns": null,
     });
     let numbers = [(140, 120, &FIRST), (10, 10, &SECOND), (40, 40, &THIRD), (0, 0, &FOURTH)];
     let thread = |(number, report): (usize, ThreadReport)| {

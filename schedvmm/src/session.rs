@@ -138,12 +138,21 @@ pub struct Session {
 /// So many gaps are known by what the host took of them. A run has some dozens.
 const MAX_HOST_PARTS: usize = 4096;
 
-/// What the host can have taken of a gap at most, in ticks; `None` where nobody knows.
+/// What the host took of a gap, in ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostTime {
+    /// So much is known.
+    pub known: u64,
+    /// It cannot be more than this; `None` where nobody knows.
+    pub most: Option<u64>,
+}
+
+/// The same with the gap that it is of.
 #[derive(Clone, Copy, Debug)]
 struct HostPart {
     /// Begin and end of the gap.
     gap: (u64, u64),
-    ticks: Option<u64>,
+    time: HostTime,
 }
 
 /// The same of gaps over the threshold, and of the longest ones, in the order of their begins.
@@ -152,12 +161,12 @@ pub struct HostParts(Vec<HostPart>);
 
 impl HostParts {
     /// Keeps what it took of this gap, as far as there is room.
-    pub fn insert(&mut self, record: &GapRecord, ticks: Option<u64>) {
+    pub fn insert(&mut self, record: &GapRecord, time: HostTime) {
         let gap = (record.tsc_begin, record.tsc_end);
         match self.place(record) {
-            Ok(at) => self.0[at].ticks = ticks,
+            Ok(at) => self.0[at].time = time,
             Err(at) if self.0.len() < MAX_HOST_PARTS => {
-                self.0.insert(at, HostPart { gap, ticks });
+                self.0.insert(at, HostPart { gap, time });
             }
             Err(_) => {}
         }
@@ -168,9 +177,10 @@ impl HostParts {
         self.place(record).is_ok()
     }
 
-    /// What it took of this gap, where it is known.
-    pub fn of(&self, record: &GapRecord) -> Option<u64> {
-        self.0.get(self.place(record).ok()?)?.ticks
+    /// What it took of this gap, as far as that is known.
+    pub fn of(&self, record: &GapRecord) -> HostTime {
+        let part = self.place(record).ok().and_then(|at| self.0.get(at));
+        part.map_or_else(HostTime::default, |part| part.time)
     }
 
     fn place(&self, record: &GapRecord) -> Result<usize, usize> {
@@ -497,16 +507,18 @@ mod tests {
     #[test]
     fn what_the_host_took_is_kept_of_so_many_gaps() {
         let gap = |tsc_begin| GapRecord { tsc_begin, tsc_end: u64::MAX, ..GapRecord::default() };
+        let time = |known, most| HostTime { known, most };
         let mut parts = HostParts::default();
         for begin in (0..MAX_HOST_PARTS as u64 + 9).rev() {
-            parts.insert(&gap(begin), (begin % 2 == 0).then_some(begin));
+            parts.insert(&gap(begin), time(1, (begin % 2 == 0).then_some(begin)));
         }
         let most = MAX_HOST_PARTS as u64 + 8;
-        assert_eq!((parts.0.len(), parts.of(&gap(most))), (MAX_HOST_PARTS, Some(most)));
-        assert_eq!((parts.has(&gap(9)), parts.of(&gap(9))), (true, None));
+        assert_eq!((parts.0.len(), parts.of(&gap(most))), (MAX_HOST_PARTS, time(1, Some(most))));
+        assert_eq!((parts.has(&gap(9)), parts.of(&gap(9))), (true, time(1, None)));
         assert!(!parts.has(&gap(8)), "there was no room left");
-        parts.insert(&gap(9), Some(7));
-        assert_eq!(parts.of(&gap(9)), Some(7));
+        assert_eq!(parts.of(&gap(8)), time(0, None));
+        parts.insert(&gap(9), time(2, Some(7)));
+        assert_eq!(parts.of(&gap(9)), time(2, Some(7)));
     }
 
     #[test]

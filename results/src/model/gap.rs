@@ -91,17 +91,20 @@ pub struct LocatedGap {
     pub kind: GapKind,
     /// It was not over when the load ended.
     pub unfinished: bool,
-    /// The most that the host can have taken of it; `None` where that is not known.
+    /// What the host took of it for certain.
+    pub host_known_ns: u64,
+    /// The most that it can be longer for what the host did; `None` where that is not known.
     pub host_ns: Option<u64>,
     /// What is left of its length without that: so much at least the host did not take.
     pub net_ns: Option<u64>,
 }
 
 impl LocatedGap {
-    /// The same with what the host took of it, at most.
-    pub fn with_host(self, host_ns: Option<u64>) -> Self {
-        let host_ns = host_ns.map(|host_ns| host_ns.min(self.length_ns));
-        Self { host_ns, net_ns: host_ns.map(|host_ns| self.length_ns - host_ns), ..self }
+    /// The same with what the host took of it, for certain and at most.
+    pub fn with_host(self, known_ns: u64, most_ns: Option<u64>) -> Self {
+        let host_ns = most_ns.map(|most_ns| most_ns.min(self.length_ns));
+        let net_ns = host_ns.map(|host_ns| self.length_ns - host_ns);
+        Self { host_known_ns: known_ns.min(self.length_ns), host_ns, net_ns, ..self }
     }
 
     /// As it was measured.

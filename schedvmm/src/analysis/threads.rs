@@ -182,8 +182,9 @@ fn locate(
     session: &Session,
     clock: Clock<'_>,
 ) -> Option<LocatedGap> {
-    let host_ns = session.host_parts.of(&record).map(|ticks| clock.ns(ticks));
-    Some(clock.locate(thread, tid, record)?.with_host(host_ns))
+    let host = session.host_parts.of(&record);
+    let most_ns = host.most.map(|ticks| clock.ns(ticks));
+    Some(clock.locate(thread, tid, record)?.with_host(clock.ns(host.known), most_ns))
 }
 
 /// Gaps over the threshold, whoever noticed: first the one that ended the run, then the longest,

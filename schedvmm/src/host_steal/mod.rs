@@ -3,6 +3,7 @@
 //! of the guest's gaps. The guest cannot see its host, so where the two contradict each other the
 //! host is right. docs/method.md has the rules and why.
 
+mod indirect;
 mod timeline;
 mod watch;
 
@@ -17,9 +18,10 @@ use protocol::report::ThreadReport;
 use results::model;
 use vmm::vm::Running;
 
+use self::indirect::HostGaps;
 use self::timeline::{Taken, VcpuTimeline};
 use self::watch::Watch;
-use crate::session::Session;
+use crate::session::{HostParts, HostTime, Session};
 
 /// So many vCPUs are watched at most: each takes locked memory, of which a user without rights
 /// has little (`kernel.perf_event_mlock_kb`).
@@ -143,7 +145,7 @@ impl HostEvidence {
                 if ticks > self.longest[thread] || ticks >= self.asked_ticks {
                     self.longest[thread] = ticks.max(self.longest[thread]);
                     if all_there {
-                        parts.insert(record, self.most_taken(record));
+                        parts.insert(record, self.host_time(record));
                     }
                 }
                 let to = self.class_of(record);
@@ -167,6 +169,39 @@ impl HostEvidence {
             return;
         }
         self.moved.push(Moved { thread, from, to, gaps: 1, gap_ticks: record.ticks() });
+    }
+
+    /// What the host took of this gap, by its own records.
+    fn host_time(&self, record: &GapRecord) -> HostTime {
+        let most = self.most_taken(record);
+        // On which of two CPUs it waited when, nobody knows.
+        let on = self.watched.get(&record.cpu_begin).filter(|_| record.cpu_begin == record.cpu_end);
+        let known = on.map_or(0, |(_, timeline)| {
+            timeline.surely_taken(record.tsc_begin, record.tsc_end).min(record.ticks())
+        });
+        HostTime { known, most: most.map(|most| most.max(known)) }
+    }
+
+    /// What gaps are longer by for what the host did to others meanwhile, or to their own thread
+    /// before.
+    fn add_indirect(&self, gaps: &[Vec<GapRecord>], parts: &mut HostParts) {
+        let host_gaps = HostGaps::new(gaps);
+        let others = gaps.len().saturating_sub(1) as u64;
+        for (thread, records) in gaps.iter().enumerate() {
+            for record in records {
+                let HostTime { known, most: Some(most) } = parts.of(record) else { continue };
+                let meanwhile = host_gaps.within(record).map(|(cpu, begin, end)| {
+                    // What its records have is in the sum already.
+                    let timeline = self.watched.get(&cpu).map(|(_, timeline)| timeline);
+                    let told = timeline.map_or(0, |timeline| timeline.surely_taken(begin, end));
+                    (end - begin).saturating_sub(told)
+                });
+                let more = meanwhile.fold(0, u64::saturating_add);
+                let more = more.saturating_add(host_gaps.debt(thread, record, others));
+                let most = Some(most.saturating_add(more).min(record.ticks()));
+                parts.insert(record, HostTime { known, most });
+            }
+        }
     }
 
     /// The most that the host can have taken of this gap, in ticks. Whichever vCPU of the load it
@@ -218,13 +253,14 @@ impl HostEvidence {
         let (gaps, parts) = (&session.gaps, &mut session.host_parts);
         for record in gaps.iter().flatten().filter(|gap| gap.ticks() >= self.asked_ticks) {
             if !parts.has(record) {
-                parts.insert(record, self.most_taken(record));
+                parts.insert(record, self.host_time(record));
             }
         }
+        self.add_indirect(gaps, parts);
         if let Some(hit) = &mut session.hit {
             // It has no record where the memory for these was full.
             if !parts.has(&hit.gap.record) {
-                parts.insert(&hit.gap.record, self.most_taken(&hit.gap.record));
+                parts.insert(&hit.gap.record, self.host_time(&hit.gap.record));
             }
             take_judgement(hit.gap.thread as usize, &mut hit.gap.record, gaps);
         }
@@ -232,7 +268,7 @@ impl HostEvidence {
         for (thread, report) in reports.enumerate() {
             if let Some(longest) = &mut report.longest {
                 if !parts.has(longest) {
-                    parts.insert(longest, self.most_taken(longest));
+                    parts.insert(longest, self.host_time(longest));
                 }
                 take_judgement(thread, longest, gaps);
             }
@@ -387,7 +423,8 @@ mod tests {
         session.gaps[0] = vec![record];
         evidence.settle(&mut session);
         assert!(session.host_parts.has(&record));
-        let part = session.host_parts.of(&record);
+        let HostTime { known, most: part } = session.host_parts.of(&record);
+        assert!(part.is_none_or(|most| known <= most), "{known} of {part:?}");
         assert!(part.is_none_or(|ticks| ticks <= record.ticks()), "{part:?} of {record:?}");
         if class == Class::Host && part.is_some() {
             assert_eq!(part, Some(record.ticks()));
@@ -410,6 +447,45 @@ mod tests {
         // On a vCPU that is not watched; beside one.
         assert_eq!(parts_of(3, Class::Unknown, true, nothing), Some(None));
         assert_eq!(parts_of(2, Class::Host, false, nothing), Some(None));
+    }
+
+    #[test]
+    fn what_the_host_did_to_others_counts_too() {
+        let gap = |class, tsc_begin, tsc_end| GapRecord {
+            tsc_begin,
+            tsc_end,
+            cpu_begin: 2,
+            cpu_end: 2,
+            class,
+            ..GapRecord::default()
+        };
+        let mut timeline = VcpuTimeline::new(0);
+        timeline.leaves(300, true);
+        timeline.returns(340);
+        let tid = rustix::thread::gettid().as_raw_pid();
+        let Ok(watch) = Watch::start(tid, None).map_err(|why| println!("SKIPPED: {why}")) else {
+            return;
+        };
+        let watched = BTreeMap::from([(2, (watch, timeline))]);
+        let evidence = HostEvidence { watched, whole: true, ..HostEvidence::none(None) };
+        let (waits, before) = (gap(Class::ScheduledOut, 250, 1250), gap(Class::Host, 240, 250));
+        // Of these hundred ticks the host's records have forty.
+        let beside = gap(Class::Host, 300, 400);
+        let most_of = |gaps: &[Vec<GapRecord>]| {
+            let mut parts = HostParts::default();
+            parts.insert(&waits, evidence.host_time(&waits));
+            evidence.add_indirect(gaps, &mut parts);
+            parts.of(&waits).most
+        };
+        assert_eq!(most_of(&[vec![waits], vec![]]), Some(40));
+        assert_eq!(most_of(&[vec![waits], vec![beside]]), Some(100));
+        // Two others had their turns for what this one was charged for before.
+        assert_eq!(most_of(&[vec![before, waits], vec![beside], vec![]]), Some(120));
+        assert_eq!(most_of(&[vec![gap(Class::Host, 0, 249), waits], vec![]]), Some(289));
+        assert_eq!(
+            most_of(&[vec![gap(Class::Host, 0, 249), waits], vec![], vec![], vec![], vec![]]),
+            Some(1000)
+        );
     }
 
     #[test]

@@ -132,6 +132,14 @@ impl VcpuTimeline {
         Some(Taken { preempted, absent, late, halted })
     }
 
+    /// What the host took of this interval for certain: the time for which it ran something else while
+    /// the vCPU was ready to run, as far as its records are here.
+    pub fn surely_taken(&self, begin: u64, end: u64) -> u64 {
+        let away = self.left.filter(|(_, preempted)| *preempted);
+        let away = away.map_or(0, |(left, _)| end.saturating_sub(left.max(begin)));
+        self.sums(begin, end).0 + away
+    }
+
     /// The most that the host can have taken of this interval: the time for which it ran something
     /// else, and that for which the vCPU was neither there nor, for certain, halted. `None` where
     /// not all of it is known.
@@ -239,6 +247,22 @@ mod tests {
         assert_eq!(timeline.taken(550, 560), taken(10, 10, 0));
         // Nobody watched before.
         assert_eq!(timeline.taken(99, 900), None);
+    }
+
+    #[test]
+    fn what_is_known_is_known_whatever_was_lost() {
+        let mut timeline = timeline();
+        assert_eq!(timeline.surely_taken(0, 900), 200);
+        assert_eq!(timeline.surely_taken(250, 550), 100);
+        timeline.lost(550);
+        assert_eq!(timeline.most_taken(250, 900), None);
+        assert_eq!(timeline.surely_taken(250, 900), 150);
+        // It is away, and was ready to run; or was not.
+        timeline.leaves(700, true);
+        assert_eq!(timeline.surely_taken(250, 900), 350);
+        timeline.returns(750);
+        timeline.leaves(800, false);
+        assert_eq!(timeline.surely_taken(250, 900), 200);
     }
 
     #[test]
