@@ -286,6 +286,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_earlier_of_two_moments_even_across_the_wrap() {
+        assert_eq!(earlier(1, 2), 1);
+        assert_eq!(earlier(2, 1), 1);
+        assert_eq!(earlier(u64::MAX, 3), u64::MAX);
+    }
+
+    #[test]
     fn a_ruler_goes_through_both_anchors() {
         let at = |tsc, raw_ns| Anchor { tsc, raw_ns };
         let (first, later) = (at(7_000, 1_000), at(50_007_000, 20_001_000));

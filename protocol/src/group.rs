@@ -38,11 +38,14 @@ pub struct GroupSpec {
         skip_serializing_if = "Duration::is_zero"
     )]
     pub yielding: Duration,
-    /// Length of a burst.
+    /// Length of a burst; with `arrival`, the CPU time of each piece of work.
     #[serde(rename = "busy_ns", with = "nanoseconds")]
     pub busy: Duration,
-    /// Pause between two bursts.
+    /// Pause between two bursts; with `arrival`, none.
     pub sleep: SleepSpec,
+    /// When work comes, whatever has become of the work before it: an open loop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrival: Option<ArrivalSpec>,
 }
 
 impl GroupSpec {
@@ -59,6 +62,7 @@ impl GroupSpec {
             yielding: Duration::ZERO,
             busy,
             sleep,
+            arrival: None,
         }
     }
 
@@ -172,6 +176,14 @@ pub fn fault(group: &GroupSpec) -> Option<String> {
     if group.busy.is_zero() {
         return Some("bursts must last longer than 0".into());
     }
+    if let Some(every) =
+        group.arrival.map(ArrivalSpec::mean).filter(|mean| *mean < ArrivalSpec::MIN)
+    {
+        return Some(format!(
+            "work that comes each {every:?}: give {:?} at least",
+            ArrivalSpec::MIN
+        ));
+    }
     if let Some(class) = class.filter(|class| {
         class.priority().is_some_and(|priority| !Class::PRIORITIES.contains(&priority))
     }) {
@@ -219,6 +231,41 @@ pub enum SleepSpec {
     Exponential(Duration),
 }
 
+/// When work comes to a thread: at moments that do not depend on how it fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArrivalSpec {
+    /// Each time when so long has passed.
+    #[serde(rename = "periodic_ns", with = "nanoseconds")]
+    Periodic(Duration),
+    /// By chance, so long after one another in the mean: a Poisson process.
+    #[serde(rename = "poisson_mean_ns", with = "nanoseconds")]
+    Poisson(Duration),
+}
+
+impl ArrivalSpec {
+    /// The shortest mean distance: each piece of work that came has an entry of its own, also those
+    /// that a thread never got to.
+    pub const MIN: Duration = Duration::from_micros(10);
+
+    /// Mean distance of two arrivals.
+    pub fn mean(self) -> Duration {
+        match self {
+            Self::Periodic(period) => period,
+            Self::Poisson(mean) => mean,
+        }
+    }
+}
+
+impl fmt::Display for ArrivalSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Periodic(period) => write!(f, "periodic:{period:?}"),
+            Self::Poisson(mean) => write!(f, "poisson:{mean:?}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,6 +293,7 @@ mod tests {
                 period: Duration::from_millis(100),
             }),
             yielding: Duration::from_secs(5),
+            arrival: Some(ArrivalSpec::Poisson(Duration::from_millis(5))),
             ..plain()
         };
         for group in [plain(), whole] {
@@ -261,6 +309,8 @@ mod tests {
             policy: Policy { class, nice, slice: slice.map(Duration::from_micros) },
             ..plain()
         };
+        let arrival = |arrival| GroupSpec { arrival: Some(arrival), ..plain() };
+        assert_eq!(fault(&arrival(ArrivalSpec::Poisson(ArrivalSpec::MIN))), None);
         let quota = |time, period| GroupSpec {
             quota: Some(Quota {
                 time: Duration::from_micros(time),
@@ -271,6 +321,8 @@ mod tests {
         for (bad, words) in [
             (GroupSpec { threads: 0, ..plain() }, "1 thread"),
             (GroupSpec { busy: Duration::ZERO, ..plain() }, "longer than 0"),
+            (arrival(ArrivalSpec::Periodic(Duration::from_micros(9))), "each 9µs: give 10µs"),
+            (arrival(ArrivalSpec::Poisson(Duration::ZERO)), "each 0ns"),
             (policy(Some(Class::Fifo(100)), None, None), "fifo:100"),
             (policy(Some(Class::RoundRobin(0)), None, None), "rr:0"),
             (policy(None, Some(20), None), "nice 20"),

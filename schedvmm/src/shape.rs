@@ -17,7 +17,7 @@ use crate::status::Failure;
 use crate::units;
 
 /// Loads by name.
-const PRESETS: [(&str, &str); 9] = [
+const PRESETS: [(&str, &str); 10] = [
     ("pairs-burst", include_str!("../presets/pairs-burst.toml")),
     ("busy", include_str!("../presets/busy.toml")),
     ("two-cookie", include_str!("../presets/two-cookie.toml")),
@@ -27,11 +27,14 @@ const PRESETS: [(&str, &str); 9] = [
     ("mixed-tagged", include_str!("../presets/mixed-tagged.toml")),
     ("throttle", include_str!("../presets/throttle.toml")),
     ("wakeup", include_str!("../presets/wakeup.toml")),
+    ("arrivals", include_str!("../presets/arrivals.toml")),
 ];
 /// Larger files are no load.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 /// A burst that no run outlasts.
 const ALWAYS: Duration = Duration::from_secs(24 * 3600);
+/// No pause between bursts.
+const NO_PAUSE: SleepSpec = SleepSpec::Fixed(Duration::ZERO);
 
 /// The groups, and what they are called as a whole.
 #[derive(Debug, PartialEq)]
@@ -94,7 +97,13 @@ fn plain(args: &LoadArgs) -> Result<Shape, String> {
             "--groups {groups} of --threads {each}: give 1 to {MAX_THREADS} threads in all"
         ));
     }
-    let group = GroupSpec::plain(args.threads, args.busy, args.sleep);
+    let group = match args.arrival {
+        None => GroupSpec::plain(args.threads, args.busy, args.sleep),
+        arrival => GroupSpec { arrival, ..GroupSpec::plain(args.threads, args.busy, NO_PAUSE) },
+    };
+    if let Some(text) = fault(&group) {
+        return Err(text);
+    }
     Ok(Shape { name: None, groups: vec![group; groups] })
 }
 
@@ -131,6 +140,7 @@ struct Entry {
     quota: Option<String>,
     busy: Option<String>,
     sleep: Option<String>,
+    arrival: Option<String>,
     #[serde(rename = "yield")]
     yielding: Option<String>,
 }
@@ -171,6 +181,14 @@ impl Entry {
         if busy.is_none() && sleep.is_some() {
             return Err("sleep without busy: say how long a burst is".into());
         }
+        let arrival = self.arrival.as_ref().map(|text| {
+            units::arrival(text).map_err(|error| format!("arrival = \"{text}\": {error}"))
+        });
+        if arrival.is_some() && (busy.is_none() || sleep.is_some()) {
+            return Err(
+                "arrival needs busy, the CPU time of each piece of work, and no sleep".into()
+            );
+        }
         Ok(GroupSpec {
             cpus: self.cpus.as_ref().map_or(Ok(Vec::new()), |places| on(places, cpus))?,
             spread: false,
@@ -186,10 +204,11 @@ impl Entry {
             },
             quota: self.quota.as_deref().map(quota).transpose()?,
             yielding: time("yield", &self.yielding)?.unwrap_or_default(),
+            arrival: arrival.transpose()?,
             ..GroupSpec::plain(
                 self.threads,
                 busy.unwrap_or(ALWAYS),
-                sleep.transpose()?.unwrap_or(SleepSpec::Fixed(Duration::ZERO)),
+                sleep.transpose()?.unwrap_or(NO_PAUSE),
             )
         })
     }
@@ -258,6 +277,8 @@ fn bad_quota(why: &str, text: &str) -> String {
 mod tests {
     use clap::Parser;
 
+    use protocol::group::ArrivalSpec;
+
     use super::*;
     use crate::cli::Cli;
     use crate::status::ExitStatus;
@@ -322,12 +343,17 @@ mod tests {
             yielding: ms(2000),
             busy: ms(10),
             sleep: SleepSpec::Exponential(ms(5)),
+            arrival: None,
         };
         let last = GroupSpec {
             policy: Policy { class: Some(Class::RoundRobin(7)), ..Policy::default() },
             ..GroupSpec::plain(1, ALWAYS, SleepSpec::Fixed(Duration::ZERO))
         };
         assert_eq!(parse(text, &[2, 3]), Ok(vec![first.clone(), first, last]));
+        let text = "[[group]]\nbusy = \"1ms\"\narrival = \"periodic:5ms\"";
+        let arrival = Some(ArrivalSpec::Periodic(ms(5)));
+        let open = GroupSpec { arrival, ..GroupSpec::plain(1, ms(1), NO_PAUSE) };
+        assert_eq!(parse(text, &[2]), Ok(vec![open]));
     }
 
     #[test]
@@ -348,6 +374,13 @@ mod tests {
             ("[[group]]\nbusy = \"5\"", "busy = \"5\": it needs a number and a unit"),
             ("[[group]]\nbusy = \"0s\"", "longer than 0"),
             ("[[group]]\nsleep = \"fixed:1s\"", "sleep without busy"),
+            ("[[group]]\narrival = \"periodic:1s\"", "arrival needs busy"),
+            (
+                "[[group]]\nbusy = \"1ms\"\nsleep = \"fixed:1s\"\narrival = \"periodic:1s\"",
+                "and no sleep",
+            ),
+            ("[[group]]\nbusy = \"1ms\"\narrival = \"1s\"", "arrival = \"1s\": it needs a kind"),
+            ("[[group]]\nbusy = \"1ms\"\narrival = \"poisson:9us\"", "each 9µs: give 10µs"),
             ("[[group]]\nquota = \"5ms\"", "TIME/PERIOD"),
             ("[[group]]\nquota = \"5ms/9\"", "needs a number and a unit"),
             ("[[group]\n", "line 1"),

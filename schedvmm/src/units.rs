@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use protocol::duration;
-use protocol::group::SleepSpec;
+use protocol::group::{ArrivalSpec, SleepSpec};
 use protocol::job::TuneRequest;
 
 /// Longest duration accepted: longer than any run, and far from overflow.
@@ -108,6 +108,20 @@ pub fn sleep(text: &str) -> Result<SleepSpec, String> {
         "fixed" => Ok(SleepSpec::Fixed(duration(value)?)),
         "exponential" => Ok(SleepSpec::Exponential(positive_duration(value)?)),
         other => Err(format!("\"{other}\" is none of uniform, fixed, exponential")),
+    }
+}
+
+/// `periodic:5ms`, `poisson:5ms`.
+///
+/// # Errors
+/// What is wrong.
+pub fn arrival(text: &str) -> Result<ArrivalSpec, String> {
+    let (kind, value) =
+        text.split_once(':').ok_or("it needs a kind: periodic:TIME or poisson:MEAN")?;
+    match kind {
+        "periodic" => Ok(ArrivalSpec::Periodic(positive_duration(value)?)),
+        "poisson" => Ok(ArrivalSpec::Poisson(positive_duration(value)?)),
+        other => Err(format!("\"{other}\" is neither periodic nor poisson")),
     }
 }
 
@@ -278,6 +292,17 @@ mod tests {
         let max = Duration::from_secs(1);
         assert_eq!(sleep("uniform:0s-1s"), Ok(SleepSpec::Uniform { min: Duration::ZERO, max }));
         assert_eq!(sleep("fixed:1s"), Ok(SleepSpec::Fixed(max)));
+        assert_eq!(arrival("periodic:1s"), Ok(ArrivalSpec::Periodic(max)));
+        assert_eq!(arrival("poisson:1s"), Ok(ArrivalSpec::Poisson(max)));
+        for (bad, words) in [
+            ("5ms", "needs a kind"),
+            ("periodic:0s", "longer than 0"),
+            ("poisson:", "a number and a unit"),
+            ("every:5ms", "\"every\" is neither"),
+        ] {
+            let error = arrival(bad).expect_err(bad);
+            assert!(error.contains(words), "{error}");
+        }
         for bad in ["1s", "uniform:1s", "uniform:2s-1s", "gauss:1s", "exponential:0s"] {
             assert!(sleep(bad).is_err(), "{bad}");
         }

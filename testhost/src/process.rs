@@ -142,7 +142,11 @@ pub fn run_shown(
 
 /// Runs a long program with its output appended to a log; the last lines of the log become
 /// part of the error. `what` names the step in the signs of life and in the error.
-pub fn run_logged(command: &mut Command, log: &Path, what: &str, deadline: Duration) -> Result<()> {
+///
+/// # Errors
+/// It cannot be started, fails, or has printed nothing for `silence` and was stopped: how long a
+/// build takes depends on the machine, and what else that does.
+pub fn run_logged(command: &mut Command, log: &Path, what: &str, silence: Duration) -> Result<()> {
     let line = command_line(command);
     let file = File::options()
         .create(true)
@@ -150,26 +154,65 @@ pub fn run_logged(command: &mut Command, log: &Path, what: &str, deadline: Durat
         .open(log)
         .with_context(|| format!("cannot write the log `{}`", log.display()))?;
     let errors = file.try_clone().context("cannot share the log")?;
+    let written = file.try_clone().context("cannot share the log")?;
     end_with_parent(command, libc::SIGTERM).stdin(Stdio::null()).stdout(file).stderr(errors);
     let mut child = KillOnDrop(command.spawn().with_context(|| format!("cannot start `{line}`"))?);
-    let status = wait(&mut child.0, what, deadline)?;
+    let mut progress = Progress { log: &written, bytes: 0, at: Instant::now(), silence };
+    let status = wait_while(&mut child.0, what, || progress.goes_on(what))?;
     if !status.success() {
         bail!("{what}: `{line}` failed: {status}; the end of `{}`:\n{}", log.display(), tail(log));
     }
     Ok(())
 }
 
+/// How far a program has come, by its log.
+struct Progress<'a> {
+    log: &'a File,
+    bytes: u64,
+    /// When it was last seen to have grown.
+    at: Instant,
+    silence: Duration,
+}
+
+impl Progress<'_> {
+    fn goes_on(&mut self, what: &str) -> Result<()> {
+        let bytes = self.log.metadata().context("cannot look at the log")?.len();
+        if bytes != self.bytes {
+            (self.bytes, self.at) = (bytes, Instant::now());
+        }
+        if self.at.elapsed() > self.silence {
+            bail!("{what} printed nothing for {} s and was stopped", self.silence.as_secs());
+        }
+        Ok(())
+    }
+}
+
 /// Waits for a child, and kills it at the deadline.
 fn wait(child: &mut Child, what: &str, deadline: Duration) -> Result<ExitStatus> {
+    let start = Instant::now();
+    wait_while(child, what, || {
+        if start.elapsed() > deadline {
+            bail!("{what} did not end within {} s and was stopped", deadline.as_secs());
+        }
+        Ok(())
+    })
+}
+
+/// Waits for a child while that is worth it, and kills it then.
+fn wait_while(
+    child: &mut Child,
+    what: &str,
+    mut goes_on: impl FnMut() -> Result<()>,
+) -> Result<ExitStatus> {
     let start = Instant::now();
     let mut next_sign = HEARTBEAT;
     loop {
         if let Some(status) = child.try_wait().context("cannot wait for a child")? {
             return Ok(status);
         }
-        if start.elapsed() > deadline {
+        if let Err(error) = goes_on() {
             let _ = child.kill();
-            bail!("{what} did not end within {} s and was stopped", deadline.as_secs());
+            return Err(error);
         }
         if start.elapsed() > next_sign {
             eprintln!("  … {what}: {} s", start.elapsed().as_secs());
@@ -232,15 +275,27 @@ mod tests {
 
     #[test]
     fn a_step_past_its_deadline_is_stopped_and_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let error = run_logged(
-            Command::new("sleep").arg("60"),
-            &dir.path().join("log"),
-            "sleeping",
-            Duration::from_millis(100),
-        )
-        .unwrap_err()
-        .to_string();
+        let mut command = Command::new("sleep");
+        let limit = Duration::from_millis(100);
+        let error = run_until(command.arg("60"), "sleeping", limit).unwrap_err().to_string();
         assert!(error.contains("sleeping did not end within 0 s"), "{error}");
+    }
+
+    #[test]
+    fn a_long_step_may_take_its_time_while_it_prints() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let limit = Duration::from_millis(1500);
+        let mut command = Command::new("sh");
+        command.args(["-c", "for n in 1 2 3 4; do echo $n; sleep 0.8; done"]);
+        let begin = Instant::now();
+        run_logged(&mut command, &log, "counting slowly", limit).unwrap();
+        assert!(begin.elapsed() > limit);
+        let mut command = Command::new("sh");
+        let begin = Instant::now();
+        let error = run_logged(command.args(["-c", "echo 1; sleep 60"]), &log, "sleeping", limit);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("sleeping printed nothing for 1 s"), "{error}");
+        assert!(begin.elapsed() < Duration::from_secs(30));
     }
 }

@@ -76,15 +76,30 @@ impl BurstAccount<'_> {
             self.due_since(wakeup.planned_tsc, until);
             return self.ran_ns(awake_tsc, last_tsc);
         }
-        self.slot.wakeup_ns.record(wakeup.delay_ns);
-        if wakeup.delay_ns > self.slot.wakeup_longest_ns.load(Relaxed) {
-            self.slot.wakeup_longest_ns.store(wakeup.delay_ns, Relaxed);
-        }
+        self.late_ns(wakeup.delay_ns);
         self.add_busy(until.wrapping_sub(wakeup.planned_tsc));
         if why == End::Deadline && until == last_tsc {
-            self.slot.bursts.store(self.slot.bursts.load(Relaxed) + 1, Relaxed);
+            self.add_bursts(1);
         }
         self.ran_ns(until, last_tsc)
+    }
+
+    /// Counts bursts that were finished.
+    pub fn add_bursts(&self, bursts: u64) {
+        self.slot.bursts.store(self.slot.bursts.load(Relaxed).saturating_add(bursts), Relaxed);
+    }
+
+    /// Books work of an open loop that was begun so late, or that nothing was done on for so long when
+    /// the load ended. The thread was awake, or its wake-up has an entry of its own.
+    pub fn late(&self, ticks: u64) {
+        self.late_ns(ticks_to_ns(ticks, self.khz));
+    }
+
+    fn late_ns(&self, delay_ns: u64) {
+        self.slot.wakeup_ns.record(delay_ns);
+        if delay_ns > self.slot.wakeup_longest_ns.load(Relaxed) {
+            self.slot.wakeup_longest_ns.store(delay_ns, Relaxed);
+        }
     }
 
     /// Books a wake-up that had not come when the load was stopped, at this reading of the TSC, if

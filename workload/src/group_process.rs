@@ -11,10 +11,11 @@ use protocol::error::Owner;
 use protocol::group_process::{GroupPlan, TraceStop};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
+use crate::hit::TraceFiles;
 use crate::kernel::{core_sched, files};
 use crate::shared_memory::Shared;
 use crate::slots::GroupSlot;
-use crate::thread::{Common, TraceFiles, run};
+use crate::thread::{Common, run};
 use crate::{memory, sched_policy, thread_accounting};
 
 /// Enough for the measuring loop, and little to lock into memory.

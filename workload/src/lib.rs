@@ -10,11 +10,13 @@
 //! [`kernel`].
 
 mod burst_account;
+mod bursts;
 pub mod context;
 pub mod error;
 pub mod ground;
 pub mod group_process;
 mod group_processes;
+mod hit;
 pub mod kernel;
 pub mod kernel_meter;
 mod memory;

@@ -17,7 +17,7 @@ use gaps::record::{GapKind, GapRecord};
 use gaps::tsc::{self, ticks_to_ns};
 use protocol::cpu_list::CpuSet;
 use protocol::error::Owner;
-use protocol::group::{GroupSpec, Policy, SleepSpec};
+use protocol::group::{ArrivalSpec, GroupSpec, Policy, SleepSpec};
 use protocol::group_process::GROUP_COMMAND;
 use protocol::index::Kind;
 use protocol::job::LoadSpec;
@@ -34,6 +34,11 @@ const TESTS: &[(&str, fn())] = &[
     ("a_load_measures_what_its_threads_wait", a_load_measures_what_its_threads_wait),
     ("injected_stops_are_found_with_their_length", injected_stops_are_found_with_their_length),
     ("a_late_wake_up_is_measured_from_the_plan", a_late_wake_up_is_measured_from_the_plan),
+    (
+        "what_came_while_a_thread_was_kept_is_late_one_by_one",
+        what_came_while_a_thread_was_kept_is_late_one_by_one,
+    ),
+    ("beside_a_hog_an_open_loop_looks_worse", beside_a_hog_an_open_loop_looks_worse),
     ("a_gap_over_the_threshold_ends_the_load", a_gap_over_the_threshold_ends_the_load),
     (
         "figures_end_at_the_hit_and_not_with_the_threads",
@@ -314,6 +319,74 @@ fn a_late_wake_up_is_measured_from_the_plan() {
     let longest = thread.longest.expect("a gap");
     assert_eq!(longest.kind, GapKind::WakeUp, "{longest:?}");
     assert!((to_ms(longest.ticks(), khz) - found).abs() < 0.1, "{longest:?} and not {found} ms");
+}
+
+/// One thread with 1 ms of work each 10 ms, stopped for 300 ms: each of the thirty pieces that came
+/// meanwhile is late by its own time, none is left out, and all work is done in the end.
+fn what_came_while_a_thread_was_kept_is_late_one_by_one() {
+    let arrival = Some(ArrivalSpec::Periodic(ms(10)));
+    let open = GroupSpec { arrival, ..group(1, ms(1), SleepSpec::Fixed(Duration::ZERO)) };
+    let spec = LoadSpec { groups: vec![open], ..spec(ms(2000)) };
+    let at_release = |pids: Vec<i32>| {
+        thread::spawn(move || {
+            let _ = set_policy(libc::SCHED_FIFO, 2);
+            thread::sleep(ms(50 + 600));
+            signal(pids[0], libc::SIGSTOP);
+            thread::sleep(ms(300));
+            signal(pids[0], libc::SIGCONT);
+        });
+    };
+    let mut notes = Notes { at_release: Some(Box::new(at_release)), ..Notes::default() };
+    let real_time = set_policy(libc::SCHED_FIFO, 1).is_ok();
+    let outcome = measure(&spec, &mut notes);
+    set_policy(libc::SCHED_OTHER, 0).unwrap();
+    let (thread, khz) = (&outcome.report.threads[0], outcome.report.tsc.khz);
+    let late = |over_ms: u64| -> u64 {
+        let buckets = &thread.wakeup_histogram_ns;
+        buckets.iter().filter(|(ns, _)| *ns > over_ms * 1_000_000).map(|(_, count)| count).sum()
+    };
+    let all: u64 = thread.wakeup_histogram_ns.iter().map(|(_, count)| count).sum();
+    println!(
+        "  {all} came, {} done, late by over 100 ms {}, 200 ms {}; longest {:.1} ms, busy {:.1} ms",
+        thread.bursts,
+        late(100),
+        late(200),
+        thread.wakeup_longest_ns as f64 / 1e6,
+        to_ms(thread.busy_ticks, khz)
+    );
+    // Two seconds have 200 of them, one more or less by the phase.
+    assert!((199..=201).contains(&all), "{all}");
+    assert!(thread.bursts <= all && thread.bursts >= all - 2, "{} of {all}", thread.bursts);
+    let tolerance = if real_time { 2 } else { 10 };
+    // While it works off what has come, more comes: 300 ms late, it gains 9 ms with each.
+    for (over_ms, expected) in [(100, 22), (200, 11)] {
+        let found = late(over_ms);
+        assert!(found.abs_diff(expected) <= tolerance, "{found} over {over_ms} ms, not {expected}");
+    }
+}
+
+/// Beside a thread of higher priority that takes most of the CPU an open loop looks worse. (In a
+/// closed loop whoever is woken late has little left to do, and so waits less.)
+fn beside_a_hog_an_open_loop_looks_worse() {
+    let cpu = affinity::online().unwrap().iter().next().unwrap();
+    let hog = group(1, ms(60_000), SleepSpec::Fixed(Duration::ZERO));
+    let arrival = Some(ArrivalSpec::Poisson(ms(10)));
+    let policy = Policy { nice: Some(15), ..Policy::default() };
+    let open = GroupSpec { arrival, policy, ..group(1, ms(2), SleepSpec::Fixed(Duration::ZERO)) };
+    let measured = |groups| {
+        let spec = LoadSpec { groups, cpus: vec![cpu], ..spec(ms(1500)) };
+        let outcome = measure(&spec, &mut Notes::default());
+        assert!(outcome.fault.is_none(), "{:?}", outcome.fault);
+        let thread = outcome.report.threads[0].clone();
+        let count: u64 = thread.wakeup_histogram_ns.iter().map(|(_, count)| count).sum();
+        let wait_ms = to_ms(thread.gap_ticks, outcome.report.tsc.khz);
+        (count, thread.wakeup_longest_ns, wait_ms)
+    };
+    let (alone, beside) = (measured(vec![open.clone()]), measured(vec![open, hog]));
+    println!("  (came, longest lateness in ns, waited in ms): alone {alone:?}, beside {beside:?}");
+    // The same seed: as many come, whoever runs.
+    assert!(alone.0.abs_diff(beside.0) <= 1);
+    assert!(beside.1 > alone.1 && beside.2 > alone.2);
 }
 
 /// Sets the scheduling policy of this thread and of what it starts.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
-use protocol::group::SleepSpec;
+use protocol::group::{ArrivalSpec, SleepSpec};
 use protocol::job::{CoschedRequest, TuneRequest};
 
 use crate::doubt::Terms;
@@ -28,10 +28,10 @@ pub struct LoadArgs {
     #[arg(long, default_value = "100us", value_parser = units::positive_duration, value_name = "TIME")]
     pub floor: Duration,
     /// A load by name instead of --groups, --threads, --busy and --sleep; see --list-presets.
-    #[arg(long, value_name = "NAME", value_parser = shape::preset_names(), conflicts_with_all = ["groups", "threads", "busy", "sleep"])]
+    #[arg(long, value_name = "NAME", value_parser = shape::preset_names(), conflicts_with_all = ["groups", "threads", "busy", "sleep", "arrival"])]
     pub preset: Option<String>,
     /// A load of your own from a TOML file (docs/formats.md), instead of the same.
-    #[arg(long, value_name = "FILE", value_parser = units::named(), conflicts_with_all = ["preset", "groups", "threads", "busy", "sleep"])]
+    #[arg(long, value_name = "FILE", value_parser = units::named(), conflicts_with_all = ["preset", "groups", "threads", "busy", "sleep", "arrival"])]
     pub load: Option<PathBuf>,
     /// Say what loads there are by name, and do nothing else.
     #[arg(long, exclusive = true)]
@@ -45,12 +45,16 @@ pub struct LoadArgs {
     /// CPUs all threads share [default: the last core].
     #[arg(long, value_parser = units::cpu_list, value_name = "LIST")]
     pub load_cpus: Option<CpuList>,
-    /// Length of a burst.
+    /// Length of a burst; with --arrival, the CPU time of each piece of work.
     #[arg(long, default_value = "1s", value_parser = units::positive_duration, value_name = "TIME")]
     pub busy: Duration,
     /// Pause between bursts: uniform:MIN-MAX, fixed:TIME or exponential:MEAN.
     #[arg(long, default_value = "uniform:0s-1s", value_parser = units::sleep, value_name = "PAUSE")]
     pub sleep: SleepSpec,
+    /// Work comes at times of its own, in place of pauses: periodic:TIME or poisson:MEAN. What a
+    /// thread has not done it does later, and what came meanwhile is late.
+    #[arg(long, value_parser = units::arrival, value_name = "WHEN", conflicts_with = "sleep")]
+    pub arrival: Option<ArrivalSpec>,
     /// Seed of the pauses [default: another one for each run].
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,

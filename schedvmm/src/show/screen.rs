@@ -142,7 +142,10 @@ fn load_line(load: &LoadSpec) -> String {
     let (each, bursts) = match load.uniform() {
         Some(group) => (
             format!("{groups} groups x {} threads", group.threads),
-            format!(", bursts of {:?}", group.busy.min(load.duration)),
+            match group.arrival {
+                None => format!(", bursts of {:?}", group.busy.min(load.duration)),
+                Some(arrival) => format!(", work of {:?}, {arrival}", group.busy),
+            },
         ),
         None => (format!("{groups} groups, {} threads", load.threads()), String::new()),
     };
@@ -434,7 +437,7 @@ mod tests {
             (Some(0), "120.0 ms (scheduled-out): group"),
             (None, "120.0 ms (scheduled-out): group"),
         ] {
-            result.longest_gap = result.longest_gap.map(|gap| gap.with_host(host_ns));
+            result.longest_gap = result.longest_gap.map(|gap| gap.with_host(0, host_ns));
             assert!(line(&result, "longest ").contains(told), "{host_ns:?}");
         }
     }

@@ -13,7 +13,11 @@ use super::variant::{Image, Recipe};
 use super::{IMAGE, config};
 use crate::process;
 
-/// A build takes some minutes, a defconfig three times as many; slower machines exist.
+/// A build that has printed nothing for so long hangs: the longest step, the link of vmlinux, takes a
+/// minute.
+const BUILD_SILENCE: Duration = Duration::from_secs(15 * 60);
+
+/// How long to wait for builds of others: one takes some minutes, a defconfig three times as many.
 pub(super) const BUILD_DEADLINE: Duration = Duration::from_secs(60 * 60);
 
 /// Options that are merged into a configuration.
@@ -168,7 +172,7 @@ impl Work<'_> {
     }
 
     fn run(&self, mut command: Command, what: &str) -> Result<()> {
-        process::run_logged(&mut command, self.log, what, BUILD_DEADLINE)
+        process::run_logged(&mut command, self.log, what, BUILD_SILENCE)
     }
 
     fn keep(&self, from: &str, to: &Path) -> Result<()> {
