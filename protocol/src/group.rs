@@ -248,6 +248,21 @@ impl ArrivalSpec {
     /// that a thread never got to.
     pub const MIN: Duration = Duration::from_micros(10);
 
+    /// The most pieces of work that may come to a thread in a load: all may be left when it ends.
+    pub const MAX_PIECES: u128 = 10_000_000;
+
+    /// What is wrong with it in a load of this length, if anything is: a text for the user.
+    pub fn fault(self, duration: Duration) -> Option<String> {
+        let pieces = duration.as_nanos() / self.mean().as_nanos().max(1);
+        (pieces > Self::MAX_PIECES).then(|| {
+            format!(
+                "arrival {self} in a load of {duration:?}: {pieces} pieces of work for a thread; \
+                 give {} at most",
+                Self::MAX_PIECES
+            )
+        })
+    }
+
     /// Mean distance of two arrivals.
     pub fn mean(self) -> Duration {
         match self {
@@ -311,6 +326,10 @@ mod tests {
         };
         let arrival = |arrival| GroupSpec { arrival: Some(arrival), ..plain() };
         assert_eq!(fault(&arrival(ArrivalSpec::Poisson(ArrivalSpec::MIN))), None);
+        let each = ArrivalSpec::Poisson(ArrivalSpec::MIN);
+        assert_eq!(each.fault(Duration::from_secs(100)), None);
+        let text = each.fault(Duration::from_secs(101)).unwrap();
+        assert!(text.contains("poisson:10µs in a load of 101s: 10100000 pieces"), "{text}");
         let quota = |time, period| GroupSpec {
             quota: Some(Quota {
                 time: Duration::from_micros(time),

@@ -13,7 +13,7 @@ use protocol::report::{LoadReport, ThreadReport, TscReport};
 use results::model::Answer;
 
 use super::*;
-use crate::session::{HostTime, Session};
+use crate::session::{HostPart, HostTime, Session};
 use crate::testing::{self, load};
 use crate::verdict::{End, Verdict, judge};
 
@@ -72,6 +72,10 @@ fn noise(name: &str) -> NoiseFloor {
     NoiseFloor { gap_share: share, longest_ns: longest * MS, cpus, ..NoiseFloor::default() }
 }
 
+fn insert(session: &mut Session, gap: GapRecord, time: HostTime) {
+    session.host_parts.insert(HostPart { thread: 0, gap, time: Some(time) });
+}
+
 fn session(made: Made) -> Session {
     let mut session = Session::new(testing::limits(1), Instant::now());
     let begin = 500 * MS;
@@ -85,7 +89,7 @@ fn session(made: Made) -> Session {
         GapRecord { tsc_begin: 1, tsc_end: 1 + made.stolen * MS, class: Class::Host, ..record };
     session.gaps[0] = vec![stolen, record];
     let most = made.host.map(|ms| ms * MS);
-    session.host_parts.insert(&record, HostTime { known: made.known * MS, most });
+    insert(&mut session, record, HostTime { known: made.known * MS, most });
     session.hit = made.hit.then_some(ThresholdHit { tid: 1, gap: Gap { thread: 0, record } });
     let noise = made.noise.map(noise);
     session.setup = Some(Setup { tsc_khz: 1_000_000, noise, ..Setup::default() });
@@ -211,7 +215,7 @@ fn a_gap_of_the_hosts_hides_no_other() {
     let other = GapRecord { tsc_begin: 2, tsc_end: 2 + 101 * MS, class, ..GapRecord::default() };
     session.gaps[0].push(other);
     assert_eq!(answer(&session), Answer::OverThreshold);
-    session.host_parts.insert(&other, HostTime { known: 0, most: Some(2 * MS) });
+    insert(&mut session, other, HostTime { known: 0, most: Some(2 * MS) });
     assert_eq!(answer(&session), Answer::Untestable);
 }
 

@@ -35,6 +35,10 @@ pub fn make(
         workload::kernel::tunables::check(request)?;
     }
     let shape = Shape::choose(load, &cpus)?;
+    let arrivals = shape.groups.iter().filter_map(|group| group.arrival);
+    if let Some(text) = arrivals.filter_map(|arrival| arrival.fault(load.duration)).next() {
+        return Err(Failure::request(text));
+    }
     // A tunable given by the user replaces ours of the same name.
     tune.retain(|ours| load.tune.iter().all(|theirs| theirs.name != ours.name));
     tune.extend(load.tune.iter().cloned());

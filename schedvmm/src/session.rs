@@ -138,10 +138,10 @@ pub struct Session {
 /// So many gaps are known by what the host took of them. A run has some dozens.
 const MAX_HOST_PARTS: usize = 4096;
 
-/// What the host took of a gap, in ticks.
+/// What the host took of a gap, or makes it longer by, in ticks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostTime {
-    /// So much is known.
+    /// So much is told.
     pub known: u64,
     /// It cannot be more than this; `None` where nobody knows.
     pub most: Option<u64>,
@@ -149,10 +149,13 @@ pub struct HostTime {
 
 /// The same with the gap that it is of.
 #[derive(Clone, Copy, Debug)]
-struct HostPart {
-    /// Begin and end of the gap.
-    gap: (u64, u64),
-    time: HostTime,
+pub struct HostPart {
+    /// Whose gap it is.
+    pub thread: usize,
+    /// As the guest has it: the class is its own.
+    pub gap: GapRecord,
+    /// `None` where it has not been asked for yet.
+    pub time: Option<HostTime>,
 }
 
 /// The same of gaps over the threshold, and of the longest ones, in the order of their begins.
@@ -160,31 +163,29 @@ struct HostPart {
 pub struct HostParts(Vec<HostPart>);
 
 impl HostParts {
-    /// Keeps what it took of this gap, as far as there is room.
-    pub fn insert(&mut self, record: &GapRecord, time: HostTime) {
-        let gap = (record.tsc_begin, record.tsc_end);
-        match self.place(record) {
-            Ok(at) => self.0[at].time = time,
-            Err(at) if self.0.len() < MAX_HOST_PARTS => {
-                self.0.insert(at, HostPart { gap, time });
-            }
-            Err(_) => {}
+    /// Keeps what it took of this gap, as far as there is room. What is there stays: it is of the gap
+    /// as the guest has it.
+    pub fn insert(&mut self, part: HostPart) {
+        let Err(at) = self.place(part.thread, &part.gap) else { return };
+        if self.0.len() < MAX_HOST_PARTS {
+            self.0.insert(at, part);
         }
     }
 
-    /// Whether it is known, or known not to be known.
-    pub fn has(&self, record: &GapRecord) -> bool {
-        self.place(record).is_ok()
-    }
-
     /// What it took of this gap, as far as that is known.
-    pub fn of(&self, record: &GapRecord) -> HostTime {
-        let part = self.place(record).ok().and_then(|at| self.0.get(at));
-        part.map_or_else(HostTime::default, |part| part.time)
+    pub fn of(&self, thread: usize, gap: &GapRecord) -> HostTime {
+        let part = self.place(thread, gap).ok().and_then(|at| self.0.get(at));
+        part.and_then(|part| part.time).unwrap_or_default()
     }
 
-    fn place(&self, record: &GapRecord) -> Result<usize, usize> {
-        self.0.binary_search_by_key(&(record.tsc_begin, record.tsc_end), |part| part.gap)
+    /// All of them.
+    pub fn each(&mut self) -> impl Iterator<Item = &mut HostPart> {
+        self.0.iter_mut()
+    }
+
+    fn place(&self, thread: usize, gap: &GapRecord) -> Result<usize, usize> {
+        let wanted = (gap.tsc_begin, gap.tsc_end, thread);
+        self.0.binary_search_by_key(&wanted, |it| (it.gap.tsc_begin, it.gap.tsc_end, it.thread))
     }
 }
 
@@ -508,17 +509,20 @@ mod tests {
     fn what_the_host_took_is_kept_of_so_many_gaps() {
         let gap = |tsc_begin| GapRecord { tsc_begin, tsc_end: u64::MAX, ..GapRecord::default() };
         let time = |known, most| HostTime { known, most };
+        let part = |begin, time| HostPart { thread: 1, gap: gap(begin), time };
         let mut parts = HostParts::default();
         for begin in (0..MAX_HOST_PARTS as u64 + 9).rev() {
-            parts.insert(&gap(begin), time(1, (begin % 2 == 0).then_some(begin)));
+            parts.insert(part(begin, Some(time(1, (begin % 2 == 0).then_some(begin)))));
         }
         let most = MAX_HOST_PARTS as u64 + 8;
-        assert_eq!((parts.0.len(), parts.of(&gap(most))), (MAX_HOST_PARTS, time(1, Some(most))));
-        assert_eq!((parts.has(&gap(9)), parts.of(&gap(9))), (true, time(1, None)));
-        assert!(!parts.has(&gap(8)), "there was no room left");
-        assert_eq!(parts.of(&gap(8)), time(0, None));
-        parts.insert(&gap(9), time(2, Some(7)));
-        assert_eq!(parts.of(&gap(9)), time(2, Some(7)));
+        assert_eq!(parts.0.len(), MAX_HOST_PARTS);
+        assert_eq!(parts.of(1, &gap(most)), time(1, Some(most)));
+        assert_eq!(parts.of(1, &gap(9)), time(1, None));
+        assert_eq!(parts.of(1, &gap(8)), time(0, None), "there was no room left");
+        assert_eq!(parts.of(0, &gap(9)), time(0, None), "another thread's");
+        // The first word stands, as long as it is one.
+        parts.insert(part(9, Some(time(2, Some(7)))));
+        assert_eq!(parts.of(1, &gap(9)), time(1, None));
     }
 
     #[test]

@@ -296,7 +296,7 @@ mod tests {
         assert_eq!(arrival("poisson:1s"), Ok(ArrivalSpec::Poisson(max)));
         for (bad, words) in [
             ("5ms", "needs a kind"),
-            ("periodic:0s", "longer than 0"),
+            ("periodic:0s", "longer than zero"),
             ("poisson:", "a number and a unit"),
             ("every:5ms", "\"every\" is neither"),
         ] {

@@ -71,7 +71,7 @@ impl BurstAccount<'_> {
         let hit_tsc = self.control.hit_tsc();
         let until = hit_tsc.map_or(last_tsc, |hit_tsc| earlier(hit_tsc, last_tsc));
         let awake_tsc = wakeup.awake.tsc;
-        if until != awake_tsc && earlier(until, awake_tsc) == until {
+        if !self.begins_in_time(wakeup) {
             // It came too late to be in the figures; that it was due is.
             self.due_since(wakeup.planned_tsc, until);
             return self.ran_ns(awake_tsc, last_tsc);
@@ -84,18 +84,26 @@ impl BurstAccount<'_> {
         self.ran_ns(until, last_tsc)
     }
 
+    /// Whether this wake-up came before the gap that ended the load did, if any.
+    pub fn begins_in_time(&self, wakeup: &Wakeup) -> bool {
+        let awake_tsc = wakeup.awake.tsc;
+        self.control
+            .hit_tsc()
+            .is_none_or(|hit_tsc| hit_tsc == awake_tsc || earlier(hit_tsc, awake_tsc) != hit_tsc)
+    }
+
     /// Counts bursts that were finished.
     pub fn add_bursts(&self, bursts: u64) {
         self.slot.bursts.store(self.slot.bursts.load(Relaxed).saturating_add(bursts), Relaxed);
     }
 
-    /// Books work of an open loop that was begun so late, or that nothing was done on for so long when
-    /// the load ended. The thread was awake, or its wake-up has an entry of its own.
+    /// Books work of an open loop that was begun so late.
     pub fn late(&self, ticks: u64) {
         self.late_ns(ticks_to_ns(ticks, self.khz));
     }
 
-    fn late_ns(&self, delay_ns: u64) {
+    /// The same, or of work on which nothing had been done for so long when the load ended.
+    pub fn late_ns(&self, delay_ns: u64) {
         self.slot.wakeup_ns.record(delay_ns);
         if delay_ns > self.slot.wakeup_longest_ns.load(Relaxed) {
             self.slot.wakeup_longest_ns.store(delay_ns, Relaxed);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use gaps::evidence::{Evidence, GapClassifier, ThreadAccounting};
 use gaps::meter::{End, Meter, Rdtscp};
 use gaps::pauses::{Distribution, Pauses};
-use gaps::tsc::{self, Reading, clock_ns, earlier, ns_to_ticks};
+use gaps::tsc::{self, Reading, clock_ns, earlier, ns_to_ticks, ticks_to_ns};
 use protocol::duration::as_ns;
 use protocol::group::{ArrivalSpec, GroupSpec, SleepSpec};
 
@@ -27,17 +27,42 @@ pub struct Moment {
 }
 
 /// How a thread came to the end of the load.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ended {
     /// For how long it ran after the gap that ended the load.
     pub ran_after_ns: u64,
     /// It sleeps until the load's end.
     pub asleep_until_ns: Option<u64>,
+    /// What came and was not begun, in an open loop.
+    pub missed: Option<Missed>,
 }
 
 impl Ended {
     fn after(ran_after_ns: u64) -> Self {
-        Self { ran_after_ns, asleep_until_ns: None }
+        Self { ran_after_ns, ..Self::default() }
+    }
+}
+
+/// Work of an open loop that was not begun when the figures ended: by its times on
+/// CLOCK_MONOTONIC.
+#[derive(Clone, Debug)]
+pub struct Missed {
+    /// When the first of it came, or would have come.
+    first_ns: u64,
+    /// None of it came from here on.
+    until_ns: u64,
+    /// From each to the next.
+    distances: Pauses,
+}
+
+impl Missed {
+    /// Accounts for it, when the thread's CPU time has been read: there may be much of it.
+    pub fn account(mut self, account: BurstAccount<'_>) {
+        let mut due_ns = self.first_ns;
+        while due_ns < self.until_ns {
+            account.late_ns(self.until_ns - due_ns);
+            due_ns = due_ns.saturating_add(self.distances.next_ns());
+        }
     }
 }
 
@@ -59,13 +84,23 @@ pub struct Bursts<'a> {
     pub end: Moment,
 }
 
-/// A thread that has slept and is to work.
+/// A thread that has slept.
 struct Woken {
     wakeup: Wakeup,
-    /// From here on it is metered.
-    from: Reading,
     /// When it was to wake up, on CLOCK_MONOTONIC.
     planned_ns: u64,
+    then: Then,
+}
+
+/// What it is to do.
+#[derive(Clone, Copy)]
+enum Then {
+    /// To work, metered from here on.
+    Work(Reading),
+    /// Nothing: its wait ended the load. It has run for so long since.
+    Hit { ran_after_ns: u64 },
+    /// Nothing: the load has ended.
+    Stop,
 }
 
 /// How a busy period of an open loop ended.
@@ -81,14 +116,17 @@ struct Served {
 impl Bursts<'_> {
     /// All of them.
     pub fn run<A: ThreadAccounting>(&self, evidence: &mut Evidence<A>) -> Ended {
-        let mut first_ns = self.start.ns;
-        if !self.group.yielding.is_zero() {
+        let yielding_ns = as_ns(self.group.yielding);
+        if yielding_ns > 0 {
             self.yield_from_start();
-            first_ns = clock_ns(libc::CLOCK_MONOTONIC);
         }
         match self.group.arrival {
-            None => self.closed_loop(evidence, first_ns),
-            Some(arrival) => self.open_loop(evidence, arrival, first_ns),
+            // It goes on when it has the CPU again.
+            None if yielding_ns > 0 => self.closed_loop(evidence, clock_ns(libc::CLOCK_MONOTONIC)),
+            None => self.closed_loop(evidence, self.start.ns),
+            Some(arrival) => {
+                self.open_loop(evidence, arrival, self.start.ns.saturating_add(yielding_ns))
+            }
         }
     }
 
@@ -96,9 +134,11 @@ impl Bursts<'_> {
         let mut pauses = self.draws(distribution(self.group.sleep));
         let mut wake_ns = first_ns;
         while wake_ns < self.end.ns {
-            let Woken { wakeup, from, .. } = match self.wake(evidence, wake_ns) {
-                Ok(woken) => woken,
-                Err(ended) => return ended,
+            let Woken { wakeup, then, .. } = self.wake(evidence, wake_ns);
+            let from = match then {
+                Then::Work(from) => from,
+                Then::Hit { ran_after_ns } => return Ended::after(ran_after_ns),
+                Then::Stop => return Ended::default(),
             };
             // The burst is counted from the plan: waking up late costs busy time, as it would
             // cost a real machine, and the delay is not hidden by starting over.
@@ -132,21 +172,29 @@ impl Bursts<'_> {
             ArrivalSpec::Poisson(_) => distances.next_ns(),
         });
         while due_ns < self.end.ns {
-            let woken = match self.wake(evidence, due_ns) {
-                Ok(woken) => woken,
-                Err(ended) => {
-                    let asleep = Wakeup::now(due_ns, self.account.khz);
-                    self.missed(&asleep, due_ns, due_ns, &mut distances);
-                    return ended;
+            let woken = self.wake(evidence, due_ns);
+            let from = match woken.then {
+                Then::Work(from) => from,
+                Then::Hit { ran_after_ns } => {
+                    let began = self.account.begins_in_time(&woken.wakeup);
+                    // It has its entry then.
+                    let first_ns = if began { due_ns + distances.next_ns() } else { due_ns };
+                    let missed = self.missed(&woken, first_ns, distances);
+                    return Ended { missed, ..Ended::after(ran_after_ns) };
+                }
+                Then::Stop => {
+                    let missed = self.missed(&woken, due_ns, distances);
+                    return Ended { missed, ..Ended::default() };
                 }
             };
-            let served = self.serve(evidence, &woken, &mut distances);
-            let Woken { wakeup, planned_ns, .. } = woken;
-            let ran_after_ns = self.account.burst(&wakeup, served.last.tsc, served.why);
+            let served = self.serve(evidence, &woken, from, &mut distances);
+            let began = self.account.begins_in_time(&woken.wakeup);
+            let ran_after_ns = self.account.burst(&woken.wakeup, served.last.tsc, served.why);
             if served.why != End::Deadline {
                 self.account.add_bursts(served.pieces);
-                self.missed(&wakeup, planned_ns, served.next_ns, &mut distances);
-                return Ended::after(ran_after_ns);
+                let first_ns = if began { served.next_ns } else { due_ns };
+                let missed = self.missed(&woken, first_ns, distances);
+                return Ended { missed, ..Ended::after(ran_after_ns) };
             }
             // The account has one of them.
             self.account.add_bursts(served.pieces.saturating_sub(1));
@@ -161,10 +209,11 @@ impl Bursts<'_> {
         &self,
         evidence: &mut Evidence<A>,
         woken: &Woken,
+        from: Reading,
         distances: &mut Pauses,
     ) -> Served {
         let tally = &self.account.slot.tally;
-        let (mut last, mut next_ns, mut pieces) = (woken.from, woken.planned_ns, 0);
+        let (mut last, mut next_ns, mut pieces) = (from, woken.planned_ns, 0);
         loop {
             next_ns = next_ns.saturating_add(distances.next_ns());
             let mut left_ticks = self.ticks(self.group.busy);
@@ -176,7 +225,8 @@ impl Bursts<'_> {
                 if why != End::Deadline {
                     return Served { why, last, pieces, next_ns };
                 }
-                if until == self.end.tsc {
+                // Another thread's hit, of which this one has not been told yet.
+                if until == self.end.tsc || self.account.control.hit_tsc().is_some() {
                     return Served { why: End::Stopped, last, pieces, next_ns };
                 }
                 let lost_ticks = tally.gap_ticks().wrapping_sub(lost_before);
@@ -184,7 +234,7 @@ impl Bursts<'_> {
                 left_ticks = left_ticks.saturating_sub(ran_ticks.max(1));
             }
             pieces += 1;
-            let due_tsc = self.tsc_of(next_ns, &woken.wakeup, woken.planned_ns);
+            let due_tsc = self.tsc_of(next_ns, woken);
             if next_ns >= self.end.ns || earlier(last.tsc, due_tsc) == last.tsc {
                 return Served { why: End::Deadline, last, pieces, next_ns };
             }
@@ -192,32 +242,24 @@ impl Bursts<'_> {
         }
     }
 
-    /// Accounts for work from this moment on that had come by the end of the load, or by the gap that
-    /// ended it, and on which nothing was done.
-    fn missed(&self, anchor: &Wakeup, anchor_ns: u64, first_ns: u64, distances: &mut Pauses) {
-        let hit_tsc = self.account.control.hit_tsc();
+    /// Work from this moment on, as far as it had come when the figures ended: now, at the load's
+    /// end, or with the gap that ended it.
+    fn missed(&self, woken: &Woken, first_ns: u64, distances: Pauses) -> Option<Missed> {
         let now_tsc = earlier(tsc::read().tsc, self.end.tsc);
-        let until = hit_tsc.map_or(now_tsc, |hit_tsc| earlier(hit_tsc, now_tsc));
-        let mut due_ns = first_ns;
-        while due_ns < self.end.ns {
-            let due_tsc = self.tsc_of(due_ns, anchor, anchor_ns);
-            if earlier(until, due_tsc) == until {
-                break;
-            }
-            self.account.late(until.wrapping_sub(due_tsc));
-            due_ns = due_ns.saturating_add(distances.next_ns());
+        let hit_tsc = self.account.control.hit_tsc();
+        let until_tsc = hit_tsc.map_or(now_tsc, |hit_tsc| earlier(hit_tsc, now_tsc));
+        let Woken { wakeup, planned_ns, .. } = woken;
+        if wakeup.delay_ns == 0 || earlier(until_tsc, wakeup.planned_tsc) == until_tsc {
+            // Stopped before any of it came.
+            return None;
         }
+        let since_ns = ticks_to_ns(until_tsc.wrapping_sub(wakeup.planned_tsc), self.account.khz);
+        let until_ns = planned_ns.saturating_add(since_ns).min(self.end.ns);
+        Some(Missed { first_ns, until_ns, distances })
     }
 
     /// Sleeps until this moment on CLOCK_MONOTONIC.
-    ///
-    /// # Errors
-    /// The load has ended, or this wake-up ended it.
-    fn wake<A: ThreadAccounting>(
-        &self,
-        evidence: &mut Evidence<A>,
-        planned_ns: u64,
-    ) -> Result<Woken, Ended> {
+    fn wake<A: ThreadAccounting>(&self, evidence: &mut Evidence<A>, planned_ns: u64) -> Woken {
         evidence.pause();
         let stopped = futex::wait(&self.account.control.stop, 0, planned_ns);
         let wakeup = Wakeup::now(planned_ns, self.account.khz);
@@ -227,15 +269,15 @@ impl Bursts<'_> {
             if let Some(due) = self.account.due(&wakeup, self.end.tsc, class) {
                 self.meter.waited(due);
             }
-            return Err(Ended::default());
+            return Woken { wakeup, planned_ns, then: Then::Stop };
         }
         if let Some(record) = self.meter.waited(wakeup.gap_until(wakeup.awake.tsc, class)) {
             self.publisher.publish(record);
             let ran_after_ns = self.account.burst(&wakeup, tsc::read().tsc, End::Hit(record));
-            return Err(Ended::after(ran_after_ns));
+            return Woken { wakeup, planned_ns, then: Then::Hit { ran_after_ns } };
         }
         let from = self.meter.resume(&mut Rdtscp, wakeup.awake, evidence.own_ticks());
-        Ok(Woken { wakeup, from, planned_ns })
+        Woken { wakeup, planned_ns, then: Then::Work(from) }
     }
 
     fn burst<A: ThreadAccounting>(
@@ -267,9 +309,9 @@ impl Bursts<'_> {
 
     /// A moment on CLOCK_MONOTONIC as one on the TSC: from a wake-up not long ago, since the two
     /// clocks drift apart.
-    fn tsc_of(&self, ns: u64, anchor: &Wakeup, anchor_ns: u64) -> u64 {
-        let since_ticks = ns_to_ticks(ns.saturating_sub(anchor_ns), self.account.khz);
-        anchor.planned_tsc.wrapping_add(since_ticks)
+    fn tsc_of(&self, ns: u64, woken: &Woken) -> u64 {
+        let since_ticks = ns_to_ticks(ns.saturating_sub(woken.planned_ns), self.account.khz);
+        woken.wakeup.planned_tsc.wrapping_add(since_ticks)
     }
 
     fn draws(&self, distribution: Distribution) -> Pauses {
@@ -281,7 +323,7 @@ impl Bursts<'_> {
     }
 
     fn asleep_at_the_end(&self) -> Ended {
-        Ended { ran_after_ns: 0, asleep_until_ns: Some(self.end.ns) }
+        Ended { asleep_until_ns: Some(self.end.ns), ..Ended::default() }
     }
 }
 

@@ -99,6 +99,9 @@ fn validate(spec: &LoadSpec) -> Result<(), LoadError> {
         if let Some(text) = group::fault(group) {
             return Err(LoadError::Spec(format!("{}: {text}", group_name(number, spec.kind))));
         }
+        if let Some(text) = group.arrival.and_then(|arrival| arrival.fault(spec.duration)) {
+            return Err(LoadError::Spec(format!("{}: {text}", group_name(number, spec.kind))));
+        }
         if let Some(cpu) = group.cpus.iter().find(|cpu| !spec.cpus.contains(cpu)) {
             return Err(LoadError::Spec(format!(
                 "{}: CPU {cpu} is none of the load's",

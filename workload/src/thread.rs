@@ -83,11 +83,14 @@ pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
     slot.account_before.store(account_before);
     let cpu_before = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
     slot.set_state(State::Running);
-    let Ended { ran_after_ns, asleep_until_ns } = measure(common, slot, index, evidence);
+    let Ended { ran_after_ns, asleep_until_ns, missed } = measure(common, slot, index, evidence);
     let cpu_time = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID).saturating_sub(cpu_before);
     slot.cpu_time_ns.store(cpu_time.saturating_sub(ran_after_ns), Relaxed);
     let account = ThreadAccount::of_this_thread().since(account_before);
     slot.account.store(account.without_run_ns(ran_after_ns));
+    if let Some(missed) = missed {
+        missed.account(account_of(common, slot, index));
+    }
     if let Some(end_ns) = asleep_until_ns {
         // Asleep across the end: live until then, as the others do. The accounting was read before,
         // for all of them wake up at once now, and wait for each other.
@@ -154,12 +157,18 @@ fn measure(
         group: common.group,
         seed: spec.seed,
         meter: Meter::new(Recorder { tally: &slot.tally, cells, tsc_khz: khz }, limits),
-        account: BurstAccount { slot, cells, control, khz },
+        account: account_of(common, slot, index),
         publisher: HitPublisher { control, trace: common.trace.as_ref(), khz, index, member },
         start,
         end,
     };
     bursts.run(&mut evidence)
+}
+
+/// What a thread accounts for of its bursts.
+fn account_of<'a>(common: &Common<'a>, slot: &'a ThreadSlot, index: u32) -> BurstAccount<'a> {
+    let cells = common.shared.records(index as usize);
+    BurstAccount { slot, cells, control: common.shared.control(), khz: common.tsc_khz }
 }
 
 /// When the load begins, and when it ends.

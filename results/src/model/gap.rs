@@ -91,7 +91,7 @@ pub struct LocatedGap {
     pub kind: GapKind,
     /// It was not over when the load ended.
     pub unfinished: bool,
-    /// What the host took of it for certain.
+    /// So much longer it is for what the host did, as far as that is told.
     pub host_known_ns: u64,
     /// The most that it can be longer for what the host did; `None` where that is not known.
     pub host_ns: Option<u64>,

@@ -182,7 +182,7 @@ fn locate(
     session: &Session,
     clock: Clock<'_>,
 ) -> Option<LocatedGap> {
-    let host = session.host_parts.of(&record);
+    let host = session.host_parts.of(thread, &record);
     let most_ns = host.most.map(|ticks| clock.ns(ticks));
     Some(clock.locate(thread, tid, record)?.with_host(clock.ns(host.known), most_ns))
 }

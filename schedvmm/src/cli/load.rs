@@ -27,7 +27,7 @@ pub struct LoadArgs {
     /// Gaps from this length on are recorded one by one.
     #[arg(long, default_value = "100us", value_parser = units::positive_duration, value_name = "TIME")]
     pub floor: Duration,
-    /// A load by name instead of --groups, --threads, --busy and --sleep; see --list-presets.
+    /// A load by name instead of --groups, --threads, --busy, --sleep and --arrival; see --list-presets.
     #[arg(long, value_name = "NAME", value_parser = shape::preset_names(), conflicts_with_all = ["groups", "threads", "busy", "sleep", "arrival"])]
     pub preset: Option<String>,
     /// A load of your own from a TOML file (docs/formats.md), instead of the same.
@@ -53,7 +53,7 @@ pub struct LoadArgs {
     pub sleep: SleepSpec,
     /// Work comes at times of its own, in place of pauses: periodic:TIME or poisson:MEAN. What a
     /// thread has not done it does later, and what came meanwhile is late.
-    #[arg(long, value_parser = units::arrival, value_name = "WHEN", conflicts_with = "sleep")]
+    #[arg(long, value_parser = units::arrival, value_name = "WHEN", conflicts_with = "sleep", requires = "busy")]
     pub arrival: Option<ArrivalSpec>,
     /// Seed of the pauses [default: another one for each run].
     #[arg(long, value_name = "N")]

@@ -11,11 +11,12 @@ use crate::units;
 /// Options of the bursty threads, which mean nothing where something else is measured: clap
 /// refuses them rather than have them ignored. `--cosched`, which also concerns virtual machines,
 /// is checked when a run is planned.
-pub const BURSTY: [&str; 11] = [
+pub const BURSTY: [&str; 12] = [
     "groups",
     "threads",
     "busy",
     "sleep",
+    "arrival",
     "seed",
     "preset",
     "load",

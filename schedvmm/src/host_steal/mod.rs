@@ -13,15 +13,16 @@ use std::time::{Duration, Instant};
 use gaps::evidence::Class;
 use gaps::record::{GapKind, GapRecord};
 use gaps::tally::ClassTotal;
+use protocol::group::GroupSpec;
 use protocol::job::LoadSpec;
 use protocol::report::ThreadReport;
 use results::model;
 use vmm::vm::Running;
 
-use self::indirect::HostGaps;
+use self::indirect::{HostGaps, Sharing};
 use self::timeline::{Taken, VcpuTimeline};
 use self::watch::Watch;
-use crate::session::{HostParts, HostTime, Session};
+use crate::session::{HostPart, HostTime, Session};
 
 /// So many vCPUs are watched at most: each takes locked memory, of which a user without rights
 /// has little (`kernel.perf_event_mlock_kb`).
@@ -31,6 +32,10 @@ const PERIOD: Duration = Duration::from_millis(50);
 /// Gaps from this length on are compared with the host's accounts of waiting and halting, which are
 /// read once a period: in less time they cannot tell one wait from all the others.
 const LONG: Duration = Duration::from_millis(20);
+
+/// The host's records of when it took a vCPU, and the guest's reading before it, are so far apart at
+/// most: times on two clocks, a turn of the meter's loop, an exit.
+const BEGIN_SLACK: Duration = Duration::from_micros(20);
 
 /// What the host's kernel says of the vCPUs that the load runs on.
 #[derive(Debug)]
@@ -51,6 +56,10 @@ pub struct HostEvidence {
     asked_ticks: u64,
     /// Of each thread, the length of the longest gap so far.
     longest: Vec<u64>,
+    /// Gaps that the guest calls the host's.
+    host_gaps: HostGaps,
+    /// How the load's threads share their CPUs; `None` where nobody asks what is the host's.
+    sharing: Option<Sharing>,
 }
 
 /// Gaps of a thread that changed their class.
@@ -77,6 +86,8 @@ impl HostEvidence {
             whole: false,
             asked_ticks: u64::MAX,
             longest: Vec::new(),
+            host_gaps: HostGaps::default(),
+            sharing: None,
         }
     }
 
@@ -103,7 +114,12 @@ impl HostEvidence {
         let long_ticks = ticks(LONG, khz);
         let whole = !cpus.is_empty() && cpus.iter().all(|cpu| watched.contains_key(cpu));
         let asked_ticks = load.threshold.map_or(u64::MAX, |threshold| ticks(threshold, khz));
-        Self { watched, note, long_ticks, whole, asked_ticks, ..Self::none(None) }
+        let sharing = Some(Sharing {
+            others: load.threads().saturating_sub(1) as u64,
+            equal: load.groups.iter().all(GroupSpec::is_ordinary),
+            khz,
+        });
+        Self { watched, note, long_ticks, whole, asked_ticks, sharing, ..Self::none(None) }
     }
 
     /// Remark for the reader of the result.
@@ -128,9 +144,6 @@ impl HostEvidence {
 
     /// Judges the records that are new.
     pub fn judge(&mut self, session: &mut Session) {
-        if self.watched.is_empty() {
-            return;
-        }
         self.take();
         let (gaps, parts) = (&mut session.gaps, &mut session.host_parts);
         self.judged.resize(gaps.len(), 0);
@@ -141,12 +154,12 @@ impl HostEvidence {
             let from = std::mem::replace(&mut self.judged[thread], records.len());
             for record in &mut records[from..] {
                 // By the guest's own class; whoever asks for a gap asks for one of these.
+                self.host_gaps.add(thread, record);
                 let ticks = record.ticks();
                 if ticks > self.longest[thread] || ticks >= self.asked_ticks {
                     self.longest[thread] = ticks.max(self.longest[thread]);
-                    if all_there {
-                        parts.insert(record, self.host_time(record));
-                    }
+                    let time = all_there.then(|| self.host_time(record));
+                    parts.insert(HostPart { thread, gap: *record, time });
                 }
                 let to = self.class_of(record);
                 if to != record.class {
@@ -174,34 +187,38 @@ impl HostEvidence {
     /// What the host took of this gap, by its own records.
     fn host_time(&self, record: &GapRecord) -> HostTime {
         let most = self.most_taken(record);
-        // On which of two CPUs it waited when, nobody knows.
-        let on = self.watched.get(&record.cpu_begin).filter(|_| record.cpu_begin == record.cpu_end);
-        let known = on.map_or(0, |(_, timeline)| {
-            timeline.surely_taken(record.tsc_begin, record.tsc_end).min(record.ticks())
-        });
+        let each = self.watched.values();
+        let known = each.map(|(_, it)| it.surely_taken(record.tsc_begin, record.tsc_end));
+        let known = known.fold(0, u64::saturating_add).min(record.ticks());
         HostTime { known, most: most.map(|most| most.max(known)) }
     }
 
     /// What gaps are longer by for what the host did to others meanwhile, or to their own thread
     /// before.
-    fn add_indirect(&self, gaps: &[Vec<GapRecord>], parts: &mut HostParts) {
-        let host_gaps = HostGaps::new(gaps);
-        let others = gaps.len().saturating_sub(1) as u64;
-        for (thread, records) in gaps.iter().enumerate() {
-            for record in records {
-                let HostTime { known, most: Some(most) } = parts.of(record) else { continue };
-                let meanwhile = host_gaps.within(record).map(|(cpu, begin, end)| {
-                    // What its records have is in the sum already.
-                    let timeline = self.watched.get(&cpu).map(|(_, timeline)| timeline);
-                    let told = timeline.map_or(0, |timeline| timeline.surely_taken(begin, end));
-                    (end - begin).saturating_sub(told)
-                });
-                let more = meanwhile.fold(0, u64::saturating_add);
-                let more = more.saturating_add(host_gaps.debt(thread, record, others));
-                let most = Some(most.saturating_add(more).min(record.ticks()));
-                parts.insert(record, HostTime { known, most });
-            }
+    fn add_indirect(&self, session: &mut Session) {
+        let settled = self.host_gaps.settled(|cpu, (begin, end)| {
+            let timeline = self.watched.get(&cpu).map(|(_, timeline)| timeline);
+            timeline.and_then(|timeline| timeline.most_taken(begin, end)).unwrap_or(0)
+        });
+        for HostPart { thread, gap, time } in session.host_parts.each() {
+            let direct = time.unwrap_or_else(|| self.host_time(gap));
+            let more = self.sharing.map_or(0, |sharing| {
+                let debt = settled.debt(*thread, gap, self.preempted_at(gap, sharing.khz), sharing);
+                settled.meanwhile(gap).saturating_add(debt)
+            });
+            let longer = |ticks: u64| ticks.saturating_add(more).min(gap.ticks());
+            let (known, most) = (longer(direct.known), direct.most.map(longer));
+            *time = Some(HostTime { known, most });
         }
+    }
+
+    /// For how long the host ran something else as the gap began: its thread ran until then, as the
+    /// guest sees it.
+    fn preempted_at(&self, gap: &GapRecord, khz: u64) -> u64 {
+        let ran = gap.kind == GapKind::Preemption && gap.class != Class::Host;
+        let timeline = self.watched.get(&gap.cpu_begin).filter(|_| ran);
+        let slack_ticks = ticks(BEGIN_SLACK, khz);
+        timeline.map_or(0, |(_, it)| it.preempted_at(gap.tsc_begin, gap.tsc_end, slack_ticks))
     }
 
     /// The most that the host can have taken of this gap, in ticks. Whichever vCPU of the load it
@@ -250,26 +267,26 @@ impl HostEvidence {
     /// The rest of the records, and what the guest has told about all of them.
     pub fn settle(&mut self, session: &mut Session) {
         self.judge(session);
-        let (gaps, parts) = (&session.gaps, &mut session.host_parts);
-        for record in gaps.iter().flatten().filter(|gap| gap.ticks() >= self.asked_ticks) {
-            if !parts.has(record) {
-                parts.insert(record, self.host_time(record));
+        let parts = &mut session.host_parts;
+        // They have no records where the memory for these was full.
+        if let Some(hit) = &session.hit {
+            let (thread, gap) = (hit.gap.thread as usize, hit.gap.record);
+            parts.insert(HostPart { thread, gap, time: None });
+        }
+        let reports = session.report.iter().flat_map(|report| &report.threads);
+        for (thread, longest) in reports.map(|report| report.longest).enumerate() {
+            if let Some(gap) = longest {
+                parts.insert(HostPart { thread, gap, time: None });
             }
         }
-        self.add_indirect(gaps, parts);
+        self.add_indirect(session);
+        let gaps = &session.gaps;
         if let Some(hit) = &mut session.hit {
-            // It has no record where the memory for these was full.
-            if !parts.has(&hit.gap.record) {
-                parts.insert(&hit.gap.record, self.host_time(&hit.gap.record));
-            }
             take_judgement(hit.gap.thread as usize, &mut hit.gap.record, gaps);
         }
         let reports = session.report.iter_mut().flat_map(|report| &mut report.threads);
         for (thread, report) in reports.enumerate() {
             if let Some(longest) = &mut report.longest {
-                if !parts.has(longest) {
-                    parts.insert(longest, self.host_time(longest));
-                }
                 take_judgement(thread, longest, gaps);
             }
             self.moved
@@ -422,8 +439,7 @@ mod tests {
         let record = GapRecord { tsc_begin, tsc_end, ..on };
         session.gaps[0] = vec![record];
         evidence.settle(&mut session);
-        assert!(session.host_parts.has(&record));
-        let HostTime { known, most: part } = session.host_parts.of(&record);
+        let HostTime { known, most: part } = session.host_parts.of(0, &record);
         assert!(part.is_none_or(|most| known <= most), "{known} of {part:?}");
         assert!(part.is_none_or(|ticks| ticks <= record.ticks()), "{part:?} of {record:?}");
         if class == Class::Host && part.is_some() {
@@ -449,43 +465,74 @@ mod tests {
         assert_eq!(parts_of(2, Class::Host, false, nothing), Some(None));
     }
 
-    #[test]
-    fn what_the_host_did_to_others_counts_too() {
-        let gap = |class, tsc_begin, tsc_end| GapRecord {
-            tsc_begin,
-            tsc_end,
-            cpu_begin: 2,
-            cpu_end: 2,
-            class,
-            ..GapRecord::default()
-        };
+    /// Gaps of a millisecond have a million ticks.
+    const KHZ: u64 = 1_000_000;
+
+    fn gap(class: Class, tsc_begin: u64, tsc_end: u64) -> GapRecord {
+        let on = GapRecord { cpu_begin: 2, cpu_end: 2, ..GapRecord::default() };
+        GapRecord { tsc_begin, tsc_end, class, ..on }
+    }
+
+    /// What is known of the first gap of the first thread when all is settled, on a CPU that the host
+    /// took at these times.
+    fn settled(away: &[(u64, u64)], gaps: Vec<Vec<GapRecord>>, equal: bool) -> Option<HostTime> {
         let mut timeline = VcpuTimeline::new(0);
-        timeline.leaves(300, true);
-        timeline.returns(340);
+        for &(begin, end) in away {
+            timeline.leaves(begin, true);
+            timeline.returns(end);
+        }
         let tid = rustix::thread::gettid().as_raw_pid();
-        let Ok(watch) = Watch::start(tid, None).map_err(|why| println!("SKIPPED: {why}")) else {
-            return;
-        };
+        let watch = Watch::start(tid, None).map_err(|why| println!("SKIPPED: {why}")).ok()?;
         let watched = BTreeMap::from([(2, (watch, timeline))]);
-        let evidence = HostEvidence { watched, whole: true, ..HostEvidence::none(None) };
-        let (waits, before) = (gap(Class::ScheduledOut, 250, 1250), gap(Class::Host, 240, 250));
-        // Of these hundred ticks the host's records have forty.
-        let beside = gap(Class::Host, 300, 400);
-        let most_of = |gaps: &[Vec<GapRecord>]| {
-            let mut parts = HostParts::default();
-            parts.insert(&waits, evidence.host_time(&waits));
-            evidence.add_indirect(gaps, &mut parts);
-            parts.of(&waits).most
+        let sharing = Some(Sharing { others: gaps.len() as u64 - 1, equal, khz: KHZ });
+        let mut evidence =
+            HostEvidence { watched, whole: true, sharing, ..HostEvidence::none(None) };
+        let mut session = Session::new(testing::limits(gaps.len()), Instant::now());
+        let first = gaps[0][0];
+        session.gaps = gaps;
+        evidence.settle(&mut session);
+        Some(session.host_parts.of(0, &first))
+    }
+
+    #[test]
+    fn what_the_host_did_to_others_and_before_counts_too() {
+        const MS: u64 = 1_000_000;
+        let waits = gap(Class::ScheduledOut, 250 * MS, 1250 * MS);
+        let most = |away: &[(u64, u64)], gaps, equal| {
+            settled(away, gaps, equal).and_then(|time| time.most).map(|most| most / MS)
         };
-        assert_eq!(most_of(&[vec![waits], vec![]]), Some(40));
-        assert_eq!(most_of(&[vec![waits], vec![beside]]), Some(100));
+        let away = [(300 * MS, 340 * MS)];
+        let Some(alone) = most(&away, vec![vec![waits], vec![]], true) else { return };
+        assert_eq!(alone, 40);
+        // Of these hundred milliseconds the host's records have forty.
+        let beside = gap(Class::Host, 300 * MS, 400 * MS);
+        assert_eq!(most(&away, vec![vec![waits], vec![beside]], true), Some(100));
         // Two others had their turns for what this one was charged for before.
-        assert_eq!(most_of(&[vec![before, waits], vec![beside], vec![]]), Some(120));
-        assert_eq!(most_of(&[vec![gap(Class::Host, 0, 249), waits], vec![]]), Some(289));
-        assert_eq!(
-            most_of(&[vec![gap(Class::Host, 0, 249), waits], vec![], vec![], vec![], vec![]]),
-            Some(1000)
-        );
+        let before = gap(Class::Host, 240 * MS, 250 * MS);
+        let gaps = vec![vec![waits, before], vec![beside], vec![]];
+        assert_eq!(most(&away, gaps.clone(), true), Some(120));
+        // Nobody knows how many turns where they have weights.
+        assert_eq!(most(&away, gaps, false), Some(1000));
+        // The host took it just when the gap began: 15 ms, and seven others their turns.
+        let at_begin = [(250 * MS + 1, 265 * MS)];
+        let eight = |gap| [vec![vec![gap]], vec![vec![]; 7]].concat();
+        assert_eq!(most(&at_begin, eight(waits), true), Some(119));
+        // Whoever slept was not charged.
+        let woken = GapRecord { kind: GapKind::WakeUp, ..waits };
+        assert_eq!(most(&at_begin, eight(woken), true), Some(14));
+    }
+
+    #[test]
+    fn what_the_guest_says_counts_where_the_host_says_nothing() {
+        let (waits, before) = (gap(Class::ScheduledOut, 250, 1250), gap(Class::Host, 240, 250));
+        let sharing = Some(Sharing { others: 2, equal: true, khz: KHZ });
+        let mut evidence = HostEvidence { sharing, ..HostEvidence::none(Some("no right")) };
+        let mut session = Session::new(testing::limits(3), Instant::now());
+        session.gaps = vec![vec![before, waits], vec![gap(Class::Host, 300, 400)], vec![waits]];
+        evidence.settle(&mut session);
+        let time = |known| HostTime { known, most: None };
+        assert_eq!(session.host_parts.of(0, &waits), time(120));
+        assert_eq!(session.host_parts.of(2, &waits), time(100));
     }
 
     #[test]

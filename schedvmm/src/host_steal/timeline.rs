@@ -140,6 +140,23 @@ impl VcpuTimeline {
         self.sums(begin, end).0 + away
     }
 
+    /// For how long the host ran something else from where this interval begins, give or take so many
+    /// ticks, while the vCPU was ready to run: whoever ran there was charged for it.
+    pub fn preempted_at(&self, begin: u64, end: u64, slack: u64) -> u64 {
+        let first = self.off_cpu.partition_point(|off| off.end <= begin);
+        let mut reached = begin;
+        for off in self.off_cpu.range(first..) {
+            if !off.preempted || off.begin > reached.saturating_add(slack) || off.begin >= end {
+                return reached - begin;
+            }
+            reached = off.end.min(end);
+        }
+        match self.left {
+            Some((left, true)) if left <= reached.saturating_add(slack) => end - begin.min(end),
+            _ => reached - begin,
+        }
+    }
+
     /// The most that the host can have taken of this interval: the time for which it ran something
     /// else, and that for which the vCPU was neither there nor, for certain, halted. `None` where
     /// not all of it is known.
@@ -247,6 +264,22 @@ mod tests {
         assert_eq!(timeline.taken(550, 560), taken(10, 10, 0));
         // Nobody watched before.
         assert_eq!(timeline.taken(99, 900), None);
+    }
+
+    #[test]
+    fn who_runs_where_the_host_takes_the_cpu_is_charged() {
+        let mut timeline = timeline();
+        // Ready to run, it is away from 200 to 300, and from 500 to 600.
+        assert_eq!(timeline.preempted_at(150, 900, 10), 0);
+        assert_eq!(timeline.preempted_at(195, 900, 10), 105);
+        assert_eq!(timeline.preempted_at(195, 250, 10), 55);
+        // From 400 to 500 it halts, as a hyperthread does that is forced to idle.
+        assert_eq!(timeline.preempted_at(395, 900, 10), 0);
+        assert_eq!(timeline.preempted_at(495, 900, 10), 0);
+        assert_eq!(timeline.preempted_at(700, 900, 10), 0);
+        timeline.leaves(705, true);
+        assert_eq!(timeline.preempted_at(700, 900, 10), 200);
+        assert_eq!(timeline.preempted_at(650, 900, 10), 0);
     }
 
     #[test]

@@ -300,6 +300,7 @@ mod tests {
                 ("--threads", "2"),
                 ("--busy", "1s"),
                 ("--sleep", "fixed:1s"),
+                ("--arrival", "periodic:1s"),
                 ("--seed", "1"),
                 ("--preset", "busy"),
                 ("--load", "x"),
