@@ -7,6 +7,7 @@
 //! literature.
 
 pub mod bisect;
+pub mod change_points;
 pub mod difference;
 pub mod interval;
 pub mod multiple;

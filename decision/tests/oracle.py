@@ -119,10 +119,28 @@ def adjusted():
     return rows
 
 
+def rank_sum():
+    rows = []
+    exact = stats.PermutationMethod(n_resamples=np.inf)
+    for first, second, span in [(2, 5, 9), (3, 3, 2), (4, 6, 3), (6, 6, 30), (5, 9, 4)]:
+        before = random.integers(0, span, first)
+        after = random.integers(0, span, second) + span // 3
+        found = stats.mannwhitneyu(before, after, method=exact)
+        rows.append({"before": before.tolist(), "after": after.tolist(), "p": float(found.pvalue)})
+    for first, second in [(3, 28), (7, 7), (15, 15), (30, 30)]:
+        values = np.argsort(random.random(first + second))
+        values[first:] += 1000 * (random.random(second) < 0.5)
+        before, after = values[:first], values[first:]
+        found = stats.mannwhitneyu(before, after, method="exact")
+        rows.append({"before": before.tolist(), "after": after.tolist(), "p": float(found.pvalue)})
+    return rows
+
+
 json.dump({
     "made_by": "decision/tests/oracle.py", "scipy": scipy.__version__, "numpy": np.__version__,
     "statsmodels": statsmodels.__version__, "gamma": gamma(), "beta": beta(), "normal": normal(),
     "shares": shares(), "medians": medians(), "signed_rank_p": signed_rank_p(),
     "intervals": intervals(), "adjusted": adjusted(),
+    "rank_sum": rank_sum(),
 }, sys.stdout, separators=(",", ":"))
 sys.stdout.write("\n")

@@ -5,4 +5,5 @@
 pub mod comparisons;
 pub mod histories;
 pub mod host;
+pub mod kernels;
 pub mod random;
