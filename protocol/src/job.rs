@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::duration::{nanoseconds, optional_nanoseconds};
 use crate::group::{GroupSpec, SleepSpec};
 use crate::index::{GroupIndex, Kind, Member, ThreadIndex};
+use crate::tunable::TuneRequest;
 
 /// Everything the agent does, in one value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -313,18 +314,6 @@ pub enum CoschedRequest {
     Tag,
     /// cgroup file `cpu.scheduled`, the co-scheduling patches of 2018.
     Scheduled,
-}
-
-/// One scheduler tunable by intent, such as `slice=1.875ms` or `hrtick=on`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TuneRequest {
-    /// What is meant: `slice`, `latency`, `wakeup`, `scaling`, `bandwidth-slice`, `hrtick`, …
-    pub name: String,
-    /// The value as the user wrote it.
-    pub value: String,
-    /// Whether the user asked for it: without it the run is another one than was wanted.
-    #[serde(default)]
-    pub required: bool,
 }
 
 /// What to trace while the load runs.

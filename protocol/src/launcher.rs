@@ -6,7 +6,7 @@ use gaps::record::GapRecord;
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{Decoder, FrameError, decode_json, encode_json, frame};
-use crate::job::{Pv, Transport};
+use crate::job::{Job, Pv, Transport};
 use crate::vm::VmThread;
 
 /// First argument that turns the executable into the one that unpacks the kernel and composes
@@ -41,8 +41,8 @@ pub struct PrepareSpec {
     pub cpus: u32,
     /// How each machine reaches its virtio devices; `None` takes what the kernel has a driver for.
     pub transport: Option<Transport>,
-    /// The job of the agent in each, as JSON.
-    pub job: String,
+    /// The job of the agent in each.
+    pub job: Job,
 }
 
 /// What one launcher makes.

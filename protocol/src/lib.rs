@@ -19,4 +19,5 @@ pub mod names;
 pub mod noise;
 pub mod report;
 pub mod scheduler;
+pub mod tunable;
 pub mod vm;

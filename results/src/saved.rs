@@ -40,29 +40,7 @@ impl Saved {
     pub fn open(path: &Path) -> Result<Self, ResultError> {
         let path = if path.is_dir() { path.join(RESULT) } else { path.to_owned() };
         let text = read_file(&path).map_err(|why| ResultError::Read { path: path.clone(), why })?;
-        let mut value: Value =
-            serde_json::from_str(&text).map_err(|error| no_result(error.to_string(), &path))?;
-        let schema = value["schema"].as_str().unwrap_or_default().to_owned();
-        let older = match schema.as_str() {
-            FIRST_SCHEMA => {
-                Some(upgrade::from_first(&mut value).map_err(|why| no_result(why, &path))?)
-            }
-            SECOND_SCHEMA | Schema::NAME => None,
-            _ => return Err(ResultError::Schema { path, schema }),
-        };
-        if schema != Schema::NAME {
-            upgrade::from_second(&mut value);
-        }
-        upgrade::fill_in(&mut value);
-        let mut result =
-            RunResult::deserialize(&value).map_err(|error| no_result(error.to_string(), &path))?;
-        check(&result).map_err(|why| no_result(why, &path))?;
-        if older.is_some() {
-            // The first version did not say it.
-            result.core_figures = HostCpus::of_result(&result).core_figures(&Steal::default());
-        } else if let Some(key) = upgrade::lacking(&value, &result) {
-            return Err(no_result(format!("missing field `{key}`"), &path));
-        }
+        let (result, older) = parse(&text, &path)?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         Ok(Self { result, folder, path, older })
     }
@@ -139,6 +117,40 @@ impl Saved {
         }
         Ok(())
     }
+}
+
+/// The result that a command with `--json` has printed.
+///
+/// # Errors
+/// It is no result of a schema that is known here.
+pub fn printed(text: &str) -> Result<RunResult, ResultError> {
+    parse(text, Path::new("stdout")).map(|(result, _)| result)
+}
+
+/// A result in the form of this version; of the first version, who its threads are.
+fn parse(text: &str, path: &Path) -> Result<(RunResult, Option<Vec<Numbers>>), ResultError> {
+    let mut value: Value =
+        serde_json::from_str(text).map_err(|error| no_result(error.to_string(), path))?;
+    let schema = value["schema"].as_str().unwrap_or_default().to_owned();
+    let older = match schema.as_str() {
+        FIRST_SCHEMA => Some(upgrade::from_first(&mut value).map_err(|why| no_result(why, path))?),
+        SECOND_SCHEMA | Schema::NAME => None,
+        _ => return Err(ResultError::Schema { path: path.to_owned(), schema }),
+    };
+    if schema != Schema::NAME {
+        upgrade::from_second(&mut value);
+    }
+    upgrade::fill_in(&mut value);
+    let mut result =
+        RunResult::deserialize(&value).map_err(|error| no_result(error.to_string(), path))?;
+    check(&result).map_err(|why| no_result(why, path))?;
+    if older.is_some() {
+        // The first version did not say it.
+        result.core_figures = HostCpus::of_result(&result).core_figures(&Steal::default());
+    } else if let Some(key) = upgrade::lacking(&value, &result) {
+        return Err(no_result(format!("missing field `{key}`"), path));
+    }
+    Ok((result, older))
 }
 
 fn no_result(why: String, path: &Path) -> ResultError {

@@ -5,6 +5,7 @@ use protocol::job;
 use results::model;
 use vmm::config::{BootMethod, PvProfile, Transport};
 use vmm::loaded::Entered;
+use vmm::vcpu::ExitReason;
 
 use crate::cli::Boot;
 
@@ -60,8 +61,30 @@ pub fn entered(entered: Entered) -> model::Entered {
     }
 }
 
+/// Why a vCPU ended, as results have it.
+pub fn vcpu_end(reason: &ExitReason) -> model::VcpuEndReason {
+    use model::VcpuEndReason as End;
+    // What is special to an end stands behind what all of its kind begin with.
+    let make = match reason {
+        ExitReason::Stopped => return End::Stopped,
+        ExitReason::PowerOff => return End::PowerOff,
+        ExitReason::Reset => return End::Reset,
+        ExitReason::TripleFault => return End::TripleFault,
+        ExitReason::InternalError(_) => End::InternalError,
+        ExitReason::FailedEntry { .. } => End::FailedEntry,
+        ExitReason::MemoryFault { .. } => End::MemoryFault,
+        ExitReason::RunFailed { .. } => End::RunFailed,
+        ExitReason::Unexpected(_) => End::Unexpected,
+        ExitReason::Panicked(_) => End::Panicked,
+    };
+    let (text, begin) = (reason.to_string(), make(String::new()).to_string());
+    make(text.strip_prefix(&begin).unwrap_or(&text).to_owned())
+}
+
 #[cfg(test)]
 mod tests {
+    use vmm::vcpu::UnexpectedExit;
+
     use super::*;
     use crate::cli::Idle;
 
@@ -81,6 +104,28 @@ mod tests {
         for idle in [Idle::Halt, Idle::Poll] {
             let found = serde_json::json!(model::Idle::from(idle));
             assert_eq!(name(found).as_deref(), Some(idle.name()));
+        }
+    }
+
+    /// The text in result.json is the one that is printed, and is read as what it was.
+    #[test]
+    fn ends_of_vcpus_are_told_in_one_way() {
+        for reason in [
+            ExitReason::Stopped,
+            ExitReason::PowerOff,
+            ExitReason::Reset,
+            ExitReason::TripleFault,
+            ExitReason::InternalError(Default::default()),
+            ExitReason::FailedEntry { reason: 7, cpu: 1 },
+            ExitReason::MemoryFault { address: None },
+            ExitReason::MemoryFault { address: Some(4096) },
+            ExitReason::RunFailed { errno: 5 },
+            ExitReason::Unexpected(UnexpectedExit::Reason(5)),
+            ExitReason::Panicked("why".into()),
+        ] {
+            let end = vcpu_end(&reason);
+            assert_eq!(end.to_string(), reason.to_string());
+            assert_eq!(model::VcpuEndReason::from(reason.to_string()), end);
         }
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use gaps::record::GapRecord;
 use protocol::index::Kind;
-use protocol::job::{CoschedRequest, Job, LoadSpec, MeterKind, MeterSpec, TuneRequest};
+use protocol::job::{CoschedRequest, Job, LoadSpec, MeterKind, MeterSpec};
+use protocol::tunable::TuneRequest;
 
 use crate::cli::{Cosched, LoadArgs, RunArgs, TraceArgs};
 use crate::shape::Shape;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use protocol::duration;
 use protocol::group::{ArrivalSpec, SleepSpec};
-use protocol::job::TuneRequest;
+use protocol::tunable::{TunableName, TuneRequest};
 
 /// Longest duration accepted: longer than any run, and far from overflow.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
@@ -128,10 +128,11 @@ pub fn arrival(text: &str) -> Result<ArrivalSpec, String> {
 /// `NAME=VALUE`.
 ///
 /// # Errors
-/// There is no `=`.
+/// There is no `=`, or no such tunable.
 pub fn tune(text: &str) -> Result<TuneRequest, String> {
     let (name, value) = text.split_once('=').ok_or("it needs the form NAME=VALUE")?;
-    Ok(TuneRequest { name: name.to_owned(), value: value.to_owned(), required: true })
+    let name = name.parse::<TunableName>().map_err(|error| error.to_string())?;
+    Ok(TuneRequest { name, value: value.to_owned(), required: true })
 }
 
 /// Words for a kernel's command line.
@@ -231,6 +232,15 @@ pub fn show_ns(ns: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tunables_have_a_name_that_is_known_and_a_value() {
+        let request = tune("slice=3ms").expect("a tunable");
+        assert_eq!((request.name, request.value.as_str()), (TunableName::Slice, "3ms"));
+        assert!(tune("slice").is_err());
+        let text = tune("no-such-tunable=1").expect_err("none");
+        assert!(text.contains("`no-such-tunable`; there are scaling, slice"), "{text}");
+    }
 
     #[test]
     fn durations_need_a_unit_and_a_number() {

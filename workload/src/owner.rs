@@ -13,7 +13,7 @@ impl TunableError {
     /// Whose limit or fault it is.
     pub fn owner(&self) -> Owner {
         match self {
-            Self::Unknown { .. } | Self::Value { .. } => Owner::Request,
+            Self::Value { .. } => Owner::Request,
             Self::NotInForce { owner, .. } => *owner,
         }
     }

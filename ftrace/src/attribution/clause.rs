@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::cause::{Cause, Explanation, Task};
+use super::clause_kind::ClauseKind;
 use super::context::Context;
 use super::gap_account::OTHERS;
 use super::text::{Units, place};
@@ -18,8 +19,8 @@ const MIN_SHARED: u64 = 10;
 /// All of a gap's time with one kind of cause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clause {
-    /// In words: `queued`, `CPU 3 forced idle`.
-    pub what: String,
+    /// The kind: `queued`, `CPU 3 forced idle`.
+    pub what: ClauseKind,
     /// What more there is to say of it.
     pub note: Option<String>,
     /// What the culprits are to it: `behind`, `CPU 2 ran`. `None` where nobody was in the way.
@@ -78,29 +79,28 @@ impl Clause {
             Cause::Queued { behind, .. } => Self {
                 by: Some("behind".into()),
                 culprits: only_culprit(behind, ticks, context),
-                ..without_culprits("queued", None, ticks)
+                ..without_culprits(ClauseKind::Queued, None, ticks)
             },
             Cause::ForcedIdle { cpu, sibling, by: task } => {
-                let what = format!("{} forced idle", place(*cpu));
                 let beside = Some(format!("{} ran", place(*sibling)));
                 Self {
                     by: beside,
                     culprits: only_culprit(task, ticks, context),
-                    ..without_culprits(&what, None, ticks)
+                    ..without_culprits(ClauseKind::ForcedIdle { cpu: *cpu }, None, ticks)
                 }
             }
-            Cause::Throttled { .. } => without_culprits("throttled", None, ticks),
-            Cause::Idle { .. } => without_culprits("runnable on an idle CPU", None, ticks),
-            Cause::Waking { .. } => without_culprits("being woken", None, ticks),
-            Cause::Migrating { .. } => without_culprits("migrating", None, ticks),
-            Cause::Sleeping { .. } => without_culprits("asleep", None, ticks),
-            Cause::Irq { .. } => without_culprits("in interrupts", None, ticks),
-            Cause::Softirq { .. } => without_culprits("in softirqs", None, ticks),
+            Cause::Throttled { .. } => without_culprits(ClauseKind::Throttled, None, ticks),
+            Cause::Idle { .. } => without_culprits(ClauseKind::RunnableOnIdle, None, ticks),
+            Cause::Waking { .. } => without_culprits(ClauseKind::Waking, None, ticks),
+            Cause::Migrating { .. } => without_culprits(ClauseKind::Migrating, None, ticks),
+            Cause::Sleeping { .. } => without_culprits(ClauseKind::Asleep, None, ticks),
+            Cause::Irq { .. } => without_culprits(ClauseKind::Interrupts, None, ticks),
+            Cause::Softirq { .. } => without_culprits(ClauseKind::Softirqs, None, ticks),
             Cause::Running { .. } => {
-                without_culprits("running by the trace", Some(context.taker()), ticks)
+                without_culprits(ClauseKind::Running, Some(context.taker()), ticks)
             }
             Cause::Unknown { reason } => {
-                without_culprits("unknown", Some(reason.describe()), ticks)
+                without_culprits(ClauseKind::Unknown, Some(reason.describe()), ticks)
             }
         }
     }
@@ -161,14 +161,8 @@ impl Clause {
     }
 }
 
-fn without_culprits(what: &str, note: Option<&str>, ticks: u64) -> Clause {
-    Clause {
-        what: what.into(),
-        note: note.map(str::to_owned),
-        by: None,
-        ticks,
-        culprits: Vec::new(),
-    }
+fn without_culprits(what: ClauseKind, note: Option<&str>, ticks: u64) -> Clause {
+    Clause { what, note: note.map(str::to_owned), by: None, ticks, culprits: Vec::new() }
 }
 
 fn only_culprit(task: &Task, ticks: u64, context: &Context) -> Vec<Culprit> {

@@ -25,6 +25,7 @@
 mod accounting;
 mod cause;
 mod clause;
+mod clause_kind;
 mod context;
 mod explanation;
 mod gap_account;
@@ -35,6 +36,7 @@ mod tracker;
 
 pub use cause::{Cause, Explanation, Part, Segment, Task, UnknownReason};
 pub use clause::{Clause, Culprit};
+pub use clause_kind::ClauseKind;
 pub use context::{Context, Topology};
 pub use text::Units;
 pub use tracker::Attributor;

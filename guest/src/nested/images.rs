@@ -40,7 +40,7 @@ impl Images {
             memory_mib: spec.memory_mib,
             cpus: spec.vcpus,
             transport: spec.transport,
-            job: serde_json::to_string(&spec.job).map_err(cannot_prepare)?,
+            job: spec.job.clone(),
         };
         let spec = serde_json::to_string(&spec).map_err(cannot_prepare)?;
         let mut command = Command::new(executable);

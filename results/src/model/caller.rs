@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What whoever called us left us to run with.
 
+use std::borrow::Cow;
+
 use protocol::message::CgroupVersion;
 use serde::{Deserialize, Serialize};
 
@@ -122,7 +124,7 @@ pub struct CallerPolicy {
 }
 
 /// Scheduling classes by the names of sched(7).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SchedClass {
     /// SCHED_OTHER.
@@ -139,15 +141,29 @@ pub enum SchedClass {
     Deadline,
     /// SCHED_EXT.
     Ext,
-    /// One that came later: its number.
-    #[serde(untagged)]
-    Number(String),
+    /// One that came later: its number, which is a text in the file as the names are.
+    #[serde(untagged, with = "number_as_text")]
+    Number(u32),
+}
+
+mod number_as_text {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(number: &u32, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(number)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(|_| D::Error::custom(format!("`{text}` is no scheduling class")))
+    }
 }
 
 impl SchedClass {
     /// As in the result.
-    pub fn name(&self) -> &str {
-        match self {
+    pub fn name(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::Other => "other",
             Self::Fifo => "fifo",
             Self::Rr => "rr",
@@ -155,8 +171,8 @@ impl SchedClass {
             Self::Idle => "idle",
             Self::Deadline => "deadline",
             Self::Ext => "ext",
-            Self::Number(number) => number,
-        }
+            Self::Number(number) => return Cow::Owned(number.to_string()),
+        })
     }
 }
 
@@ -169,4 +185,19 @@ pub struct Throttled {
     pub ns: Option<u64>,
     /// Cgroups whose quotas they were.
     pub by: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_of_a_later_kernel_is_a_number_in_a_text() {
+        for (class, text) in [(SchedClass::Batch, "\"batch\""), (SchedClass::Number(8), "\"8\"")] {
+            assert_eq!(serde_json::to_string(&class).unwrap(), text);
+            assert_eq!(serde_json::from_str::<SchedClass>(text).unwrap(), class);
+            assert_eq!(text, format!("\"{}\"", class.name()));
+        }
+        assert!(serde_json::from_str::<SchedClass>("\"realtime\"").is_err());
+    }
 }

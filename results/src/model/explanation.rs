@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Why a gap was, as `result.json` and `explain --json` have it.
 
-use ftrace::attribution::{Cause, Culprit, Part};
+use ftrace::attribution::{Cause, ClauseKind, Culprit, Part};
 use serde::{Deserialize, Serialize};
 
 use super::gap::Numbers;
@@ -62,8 +62,8 @@ pub struct ExplainedPart {
 /// All of a gap's time with one kind of cause.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExplainedClause {
-    /// The kind, in words.
-    pub what: String,
+    /// The kind.
+    pub what: ClauseKind,
     /// What more there is to say of it.
     pub note: Option<String>,
     /// What the culprits are to it.

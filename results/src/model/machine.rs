@@ -5,6 +5,7 @@ use protocol::job::{Pv, Transport};
 use serde::{Deserialize, Serialize};
 
 use super::flattened::{Flattened, flattened};
+use super::vcpu_end::VcpuEndReason;
 
 /// What the kernel under test ran on.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -114,8 +115,8 @@ pub struct ConsoleStats {
 pub struct VcpuEnd {
     /// Its number.
     pub cpu: u32,
-    /// How, in words.
-    pub end: String,
+    /// Why.
+    pub end: VcpuEndReason,
     /// Its exits to user space.
     pub exits: ExitCounts,
     /// Its thread's time on a CPU of the host.

@@ -9,9 +9,11 @@ mod gap;
 mod host;
 mod machine;
 mod run;
+mod run_times;
 mod statistics;
 mod thread;
 mod trace;
+mod vcpu_end;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -37,11 +39,13 @@ pub use self::machine::{
 pub use self::run::{
     Answer, Cosched, Entered, KernelFacts, Phase, ReasonCode, RunFairness, Schema, Stage, Target,
 };
+pub use self::run_times::{ForcedIdleTime, RunTimes, ThreadTimes};
 pub use self::statistics::{
     ClassShare, Fairness, FigureSource, KindShare, Lag, Statistics, Steal, WaitExceeds,
 };
 pub use self::thread::{Group, Thread, VmResult};
 pub use self::trace::{Trace, TraceForm, TraceVia};
+pub use self::vcpu_end::VcpuEndReason;
 
 /// The whole of `result.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]

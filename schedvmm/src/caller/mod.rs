@@ -99,7 +99,7 @@ fn policy_of(attr: SchedAttr) -> CallerPolicy {
         libc::SCHED_DEADLINE => SchedClass::Deadline,
         // SCHED_EXT.
         7 => SchedClass::Ext,
-        other => SchedClass::Number(other.to_string()),
+        _ => SchedClass::Number(attr.policy),
     };
     CallerPolicy {
         class,
@@ -119,7 +119,7 @@ fn is_real_time(policy: &CallerPolicy) -> bool {
 /// Differences of a policy from the default, in words.
 fn unusual_policy(policy: &CallerPolicy) -> Vec<String> {
     let mut words = Vec::new();
-    match (&policy.class, policy.priority) {
+    match (policy.class, policy.priority) {
         (SchedClass::Other, _) => {}
         (class, 0) => words.push(format!("policy {}", class.name())),
         (class, priority) => words.push(format!("policy {}:{priority}", class.name())),

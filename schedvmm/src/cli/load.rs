@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use protocol::group::{ArrivalSpec, SleepSpec};
-use protocol::job::{CoschedRequest, TuneRequest};
+use protocol::job::CoschedRequest;
+use protocol::tunable::TuneRequest;
 
 use crate::doubt::Terms;
 use crate::shape;

@@ -8,54 +8,20 @@ use std::fmt;
 use ftrace::attribution::{Cause, Explanation};
 use ftrace::{FtraceError, Item, Trace};
 use protocol::index::{GroupIndex, Kind};
-use results::model::{LocatedGap, Numbers};
-use serde::Serialize;
+use results::model::{ForcedIdleTime, LocatedGap, Numbers, RunTimes, ThreadTimes};
 
 use super::question::Question;
 
 /// Pieces of all threads together that are kept, at 24 bytes each.
 const MAX_SEGMENTS: usize = 1 << 20;
 
-/// Where the time went; see docs/formats.md.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
+/// Where the time went.
+#[derive(Debug)]
 pub struct Whole {
-    pub tsc_begin: u64,
-    pub tsc_end: u64,
-    pub length_ns: u64,
-    pub threads: Vec<ThreadTimes>,
-    pub forced_idle: Vec<ForcedIdle>,
-    /// Pieces that were too many to look at, the last ones: forced idle is too low then.
-    pub pieces_left_out: u64,
+    /// As printed for programs.
+    pub times: RunTimes,
     /// What the groups are.
-    #[serde(skip)]
     pub kind: Kind,
-}
-
-/// Times of a thread in each state, in nanoseconds.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct ThreadTimes {
-    #[serde(flatten)]
-    pub who: Numbers,
-    pub tid: i32,
-    pub running_ns: u64,
-    pub queued_ns: u64,
-    pub forced_idle_ns: u64,
-    pub asleep_ns: u64,
-    pub unknown_ns: u64,
-    /// Throttled, being woken, migrating, idle without a reason, interrupts.
-    pub other_ns: u64,
-}
-
-/// A CPU that was idle while a thread waited for it, because a group had the core.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct ForcedIdle {
-    pub cpu: u32,
-    /// Whose threads ran on the sibling; `None` for threads of no group.
-    pub by_group: Option<u32>,
-    pub ns: u64,
 }
 
 impl Whole {
@@ -78,21 +44,25 @@ impl Whole {
         let room = MAX_SEGMENTS / threads.len().max(1);
         let found = question.explanations_with(&wholes, room)?;
         let units = question.units();
-        let times = threads.iter().zip(&found);
-        Ok(Self {
+        let of_threads = threads.iter().zip(&found);
+        let times = RunTimes {
             tsc_begin,
             tsc_end,
             length_ns: units.ns(tsc_end - tsc_begin),
-            threads: times
-                .map(|(who, found)| ThreadTimes::new(*who, found, |ticks| units.ns(ticks)))
+            threads: of_threads
+                .map(|(who, found)| thread_times(*who, found, |ticks| units.ns(ticks)))
                 .collect(),
             forced_idle: forced_idle(&found)
                 .into_iter()
-                .map(|((cpu, by_group), ticks)| ForcedIdle { cpu, by_group, ns: units.ns(ticks) })
+                .map(|((cpu, by_group), ticks)| ForcedIdleTime {
+                    cpu,
+                    by_group,
+                    ns: units.ns(ticks),
+                })
                 .collect(),
             pieces_left_out: found.iter().map(|found| found.segments_left_out).sum(),
-            kind: question.kind(),
-        })
+        };
+        Ok(Self { times, kind: question.kind() })
     }
 }
 
@@ -134,31 +104,29 @@ fn forced_idle(found: &[Explanation]) -> BTreeMap<(u32, Option<u32>), u64> {
     sums
 }
 
-impl ThreadTimes {
-    fn new(who: Numbers, found: &Explanation, ns: impl Fn(u64) -> u64) -> Self {
-        Self {
-            who,
-            tid: found.gap.tid,
-            running_ns: spent_ns(&is_running, &ns, found),
-            queued_ns: spent_ns(&is_queued, &ns, found),
-            forced_idle_ns: spent_ns(&is_forced_idle, &ns, found),
-            asleep_ns: spent_ns(&is_asleep, &ns, found),
-            unknown_ns: spent_ns(&is_unknown, &ns, found),
-            other_ns: spent_ns(
-                &|cause| {
-                    ![
-                        is_running(cause),
-                        is_queued(cause),
-                        is_forced_idle(cause),
-                        is_asleep(cause),
-                        is_unknown(cause),
-                    ]
-                    .contains(&true)
-                },
-                &ns,
-                found,
-            ),
-        }
+fn thread_times(who: Numbers, found: &Explanation, ns: impl Fn(u64) -> u64) -> ThreadTimes {
+    ThreadTimes {
+        who,
+        tid: found.gap.tid,
+        running_ns: spent_ns(&is_running, &ns, found),
+        queued_ns: spent_ns(&is_queued, &ns, found),
+        forced_idle_ns: spent_ns(&is_forced_idle, &ns, found),
+        asleep_ns: spent_ns(&is_asleep, &ns, found),
+        unknown_ns: spent_ns(&is_unknown, &ns, found),
+        other_ns: spent_ns(
+            &|cause| {
+                ![
+                    is_running(cause),
+                    is_queued(cause),
+                    is_forced_idle(cause),
+                    is_asleep(cause),
+                    is_unknown(cause),
+                ]
+                .contains(&true)
+            },
+            &ns,
+            found,
+        ),
     }
 }
 
@@ -193,7 +161,7 @@ fn ms(ns: u64) -> f64 {
 
 impl fmt::Display for Whole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "The trace has {:.1} ms. In milliseconds:\n", ms(self.length_ns))?;
+        writeln!(f, "The trace has {:.1} ms. In milliseconds:\n", ms(self.times.length_ns))?;
         let (group, thread) = match self.kind {
             Kind::Threads => ("group", "thread"),
             Kind::Vcpus => ("VM", "vCPU"),
@@ -203,7 +171,7 @@ impl fmt::Display for Whole {
             "{group:>5}  {thread:>6}     running      queued forced idle      asleep       other     \
              unknown"
         )?;
-        for thread in &self.threads {
+        for thread in &self.times.threads {
             write!(f, "{:>5}  {:>6}", thread.who.group, thread.who.thread)?;
             for ns in [
                 thread.running_ns,
@@ -217,7 +185,7 @@ impl fmt::Display for Whole {
             }
             writeln!(f)?;
         }
-        for forced in &self.forced_idle {
+        for forced in &self.times.forced_idle {
             let group = forced.by_group.and_then(GroupIndex::of_number);
             let group = group.map_or_else(
                 || "threads of no group".to_owned(),
@@ -225,8 +193,8 @@ impl fmt::Display for Whole {
             );
             write!(f, "\nCPU {} forced idle {:.3} ms for {group}", forced.cpu, ms(forced.ns))?;
         }
-        if self.pieces_left_out > 0 {
-            write!(f, "\n{} pieces were too many to look at", self.pieces_left_out)?;
+        if self.times.pieces_left_out > 0 {
+            write!(f, "\n{} pieces were too many to look at", self.times.pieces_left_out)?;
         }
         writeln!(f)
     }
@@ -260,16 +228,16 @@ mod tests {
 
     #[test]
     fn machines_are_called_machines() {
-        let forced = |by_group| ForcedIdle { cpu: 2, by_group, ns: 1 };
-        let whole = |kind| Whole {
+        let forced = |by_group| ForcedIdleTime { cpu: 2, by_group, ns: 1 };
+        let times = RunTimes {
             tsc_begin: 0,
             tsc_end: 1,
             length_ns: 1,
             threads: Vec::new(),
             forced_idle: vec![forced(Some(3)), forced(None)],
             pieces_left_out: 0,
-            kind,
         };
+        let whole = |kind| Whole { times: times.clone(), kind };
         let text = whole(Kind::Threads).to_string();
         assert!(text.contains("\ngroup  thread     running"), "{text}");
         assert!(text.contains("for group 3\n") && text.contains("of no group"), "{text}");

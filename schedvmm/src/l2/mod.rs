@@ -51,8 +51,8 @@ fn prepare(spec_json: &[u8]) -> Result<(), String> {
     let wanted = Wanted { cpus: spec.cpus, transport, modules: &modules.names() };
     load::share(&kernel, (spec.memory_mib, wanted), &open_writable(&spec.kernel_image)?)
         .map_err(chain)?;
-    let job = serde_json::from_str(&spec.job).map_err(|error| error.to_string())?;
-    let initrd = machine::initrd(&job, &modules, None).map_err(|failure| failure.to_string())?;
+    let initrd =
+        machine::initrd(&spec.job, &modules, None).map_err(|failure| failure.to_string())?;
     SharedInitrd::prepare(&initrd, &open_writable(&spec.initrd)?).map_err(chain)
 }
 

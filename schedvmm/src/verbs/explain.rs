@@ -8,18 +8,16 @@ use std::path::Path;
 use ftrace::FtraceError;
 use ftrace::attribution::Explanation;
 use results::json;
-use results::model::{Explained, LocatedGap, RunResult};
+use results::model::{CoreFigures, Explained, LocatedGap, RunResult, RunTimes};
 use results::saved::Saved;
 use serde::Serialize;
-use serde_json::{Value, json as object};
 
 use crate::cli::ExplainArgs;
 use crate::explain::question::Question;
 use crate::explain::text;
 use crate::explain::whole::Whole;
 use crate::progress::Progress;
-use crate::status::Owned;
-use crate::status::{ExitStatus, Failure};
+use crate::status::{ExitStatus, Failure, Owned};
 use crate::terminal::Plain;
 
 /// Version of what `schedvmm explain --json` prints.
@@ -44,17 +42,22 @@ pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
     let printed = if args.run {
         let whole = Whole::read(&question)?;
         if args.json {
-            write_json(head(&question, result, &path), "run", &whole, &mut out)
+            Printed { run: Some(&whole.times), ..Printed::new(&question, result, &path) }
+                .write(&mut out)
         } else {
-            let doubt =
-                if whole.forced_idle.is_empty() { String::new() } else { no_measurement(result) };
+            let doubt = if whole.times.forced_idle.is_empty() {
+                String::new()
+            } else {
+                no_measurement(result)
+            };
             write!(out, "{}{whole}{doubt}", remarks(&question)).map_err(FtraceError::from)
         }
     } else {
         let gap = choose(args, &saved)?;
         let (explained, found) = question.explain(&gap)?;
         if args.json {
-            write_json(head(&question, result, &path), "gap", &explained, &mut out)
+            Printed { gap: Some(&explained), ..Printed::new(&question, result, &path) }
+                .write(&mut out)
         } else if args.text {
             text::write_events(&question, &gap, &mut out)
         } else {
@@ -69,27 +72,38 @@ pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
     }
 }
 
-/// What every answer begins with.
-fn head(question: &Question, result: &RunResult, trace: &Path) -> Value {
-    object!({
-        "schema": SCHEMA,
-        "trace": trace,
-        "torn": question.torn(),
-        "remark": question.remark(),
-        "core_figures": result.core_figures,
-    })
+/// The object that `--json` prints: the answer has one of the two last keys.
+#[derive(Serialize)]
+struct Printed<'a> {
+    schema: &'static str,
+    trace: &'a Path,
+    torn: Option<&'a str>,
+    remark: Option<&'a str>,
+    core_figures: &'a CoreFigures,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gap: Option<&'a Explained>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<&'a RunTimes>,
 }
 
-/// One object, with what was found out under its name.
-fn write_json(
-    mut all: Value,
-    name: &str,
-    found: &impl Serialize,
-    out: &mut impl Write,
-) -> Result<(), FtraceError> {
-    all[name] = object!(found);
-    json::write(&mut *out, &all).map_err(io::Error::from)?;
-    Ok(writeln!(out)?)
+impl<'a> Printed<'a> {
+    /// What every answer begins with.
+    fn new(question: &'a Question, result: &'a RunResult, trace: &'a Path) -> Self {
+        Self {
+            schema: SCHEMA,
+            trace,
+            torn: question.torn(),
+            remark: question.remark(),
+            core_figures: &result.core_figures,
+            gap: None,
+            run: None,
+        }
+    }
+
+    fn write(&self, out: &mut impl Write) -> Result<(), FtraceError> {
+        json::write(&mut *out, self).map_err(io::Error::from)?;
+        Ok(writeln!(out)?)
+    }
 }
 
 /// Lines about a trace that is not all there, or may be another's; else nothing.

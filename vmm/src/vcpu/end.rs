@@ -36,9 +36,46 @@ pub enum ExitReason {
         errno: i32,
     },
     /// An exit that no guest of ours should cause.
-    Unexpected(String),
+    Unexpected(UnexpectedExit),
     /// The thread panicked.
     Panicked(String),
+}
+
+/// An exit to user space that nothing here serves, as KVM numbers them (Linux
+/// include/uapi/linux/kvm.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnexpectedExit {
+    /// KVM_EXIT_*; 0, which KVM calls unknown, before the number is read.
+    Reason(u32),
+    /// KVM_EXIT_SYSTEM_EVENT, of a type that is neither shutdown nor reset.
+    SystemEvent(u32),
+}
+
+/// Those that a machine without the feature they belong to could meet all the same.
+const EXIT_NAMES: [(u32, &str); 11] = [
+    (kvm_bindings::KVM_EXIT_UNKNOWN, "KVM_EXIT_UNKNOWN"),
+    (kvm_bindings::KVM_EXIT_EXCEPTION, "KVM_EXIT_EXCEPTION"),
+    (kvm_bindings::KVM_EXIT_HYPERCALL, "KVM_EXIT_HYPERCALL"),
+    (kvm_bindings::KVM_EXIT_DEBUG, "KVM_EXIT_DEBUG"),
+    (kvm_bindings::KVM_EXIT_HLT, "KVM_EXIT_HLT"),
+    (kvm_bindings::KVM_EXIT_NMI, "KVM_EXIT_NMI"),
+    (kvm_bindings::KVM_EXIT_HYPERV, "KVM_EXIT_HYPERV"),
+    (kvm_bindings::KVM_EXIT_X86_RDMSR, "KVM_EXIT_X86_RDMSR"),
+    (kvm_bindings::KVM_EXIT_X86_WRMSR, "KVM_EXIT_X86_WRMSR"),
+    (kvm_bindings::KVM_EXIT_X86_BUS_LOCK, "KVM_EXIT_X86_BUS_LOCK"),
+    (kvm_bindings::KVM_EXIT_NOTIFY, "KVM_EXIT_NOTIFY"),
+];
+
+impl fmt::Display for UnexpectedExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reason(number) => match EXIT_NAMES.iter().find(|(known, _)| known == number) {
+                Some((_, name)) => f.write_str(name),
+                None => write!(f, "KVM_EXIT number {number}"),
+            },
+            Self::SystemEvent(kind) => write!(f, "KVM_EXIT_SYSTEM_EVENT type {kind}"),
+        }
+    }
 }
 
 impl fmt::Display for ExitReason {
@@ -122,5 +159,19 @@ impl HostSched {
         let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
         let mut fields = text.split_whitespace().map(str::parse);
         Some(Self { run_ns: fields.next()?.ok()?, wait_ns: fields.next()?.ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unexpected_exits_have_the_names_of_kvm() {
+        let text = |exit| ExitReason::Unexpected(exit).to_string();
+        assert_eq!(text(UnexpectedExit::Reason(5)), "unexpected exit KVM_EXIT_HLT");
+        assert_eq!(text(UnexpectedExit::Reason(99)), "unexpected exit KVM_EXIT number 99");
+        let event = text(UnexpectedExit::SystemEvent(3));
+        assert_eq!(event, "unexpected exit KVM_EXIT_SYSTEM_EVENT type 3");
     }
 }

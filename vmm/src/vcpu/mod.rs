@@ -17,7 +17,7 @@ use vmm_sys_util::ioctl_iow_nr;
 use crate::kvm::{KvmError, failed};
 use crate::x86_64::{lapic, msrs, regs};
 
-pub use end::{ExitCounts, ExitReason, HostSched, VcpuEnd};
+pub use end::{ExitCounts, ExitReason, HostSched, UnexpectedExit, VcpuEnd};
 
 /// A vCPU that is ready for its first instruction.
 pub struct Vcpu {

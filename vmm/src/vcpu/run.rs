@@ -15,7 +15,7 @@ use crate::devices::power::{PowerEvent, PowerSwitch};
 use crate::memory::GuestRam;
 use crate::vcpu::Vcpu;
 use crate::vcpu::dump::{self, InternalError};
-use crate::vcpu::end::{ExitCounts, ExitReason, HostSched, VcpuEnd};
+use crate::vcpu::end::{ExitCounts, ExitReason, HostSched, UnexpectedExit, VcpuEnd};
 use crate::vcpu::kick::Kickable;
 
 /// KVM_SYSTEM_EVENT_* types (Linux include/uapi/linux/kvm.h).
@@ -119,6 +119,9 @@ fn run_once(
         ExitReason::InternalError(_) => {
             ExitReason::InternalError(InternalError::read(vcpu.get_kvm_run()))
         }
+        ExitReason::Unexpected(UnexpectedExit::Reason(_)) => {
+            ExitReason::Unexpected(UnexpectedExit::Reason(vcpu.get_kvm_run().exit_reason))
+        }
         other => other,
     })
 }
@@ -170,11 +173,12 @@ fn end_of(exit: VcpuExit<'_>) -> Option<ExitReason> {
         VcpuExit::SystemEvent(SYSTEM_EVENT_SHUTDOWN, _) => Some(ExitReason::PowerOff),
         VcpuExit::SystemEvent(SYSTEM_EVENT_RESET, _) => Some(ExitReason::Reset),
         VcpuExit::SystemEvent(kind, _) => {
-            Some(ExitReason::Unexpected(format!("KVM_EXIT_SYSTEM_EVENT type {kind}")))
+            Some(ExitReason::Unexpected(UnexpectedExit::SystemEvent(kind)))
         }
         // The kernel handles these itself; seeing one means only: go on.
         VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::IoapicEoi(_) => None,
-        other => Some(ExitReason::Unexpected(format!("{other:?}"))),
+        // Its number is where KVM has left it, which `run_once` reads.
+        _ => Some(ExitReason::Unexpected(UnexpectedExit::Reason(0))),
     }
 }
 

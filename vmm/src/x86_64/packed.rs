@@ -2,6 +2,7 @@
 //! What is packed: by which program, and whole files as a stream, since their size is not known
 //! before the end.
 
+use std::fmt;
 use std::io::{self, BufRead, Read};
 
 use liblzma::stream::{CONCATENATED, Stream};
@@ -22,6 +23,18 @@ pub enum Format {
     Lz4,
     /// RFC 8878.
     Zstd,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Lzma => "lzma",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        })
+    }
 }
 
 /// The format of `payload`, by its first bytes.

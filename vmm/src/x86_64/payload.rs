@@ -29,7 +29,7 @@ pub enum PayloadError {
     UnknownFormat(Vec<u8>),
     /// The decoder gave up.
     #[error(
-        "its {format:?} payload does not unpack to the {claimed} bytes it claims: {reason}; \
+        "its {format} payload does not unpack to the {claimed} bytes it claims: {reason}; \
          build or copy the kernel again"
     )]
     Damaged {

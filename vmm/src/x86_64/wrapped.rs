@@ -39,9 +39,7 @@ pub enum Wrapping {
 impl fmt::Display for Wrapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Packed(format) => {
-                write!(f, "unpacked ({})", format!("{format:?}").to_lowercase())
-            }
+            Self::Packed(format) => write!(f, "unpacked ({format})"),
             Self::Uki => f.write_str("section .linux of a UKI"),
             Self::Zboot => f.write_str("payload of an EFI zboot image"),
         }
@@ -100,7 +98,7 @@ fn unpack(format: Format, packed: &[u8]) -> Result<Vec<u8>, ImageError> {
         .map_err(|error| {
             let got = bytes.len();
             ImageError::Damaged(format!(
-                "it is packed ({format:?}), and after {got} bytes it does not unpack: {error}"
+                "it is packed ({format}), and after {got} bytes it does not unpack: {error}"
             ))
         })?;
     if bytes.len() as u64 > MAX_IMAGE_BYTES {

@@ -10,6 +10,7 @@ use results::model::{
 use vmm::vcpu::VcpuEnd;
 
 use crate::analysis::threads;
+use crate::convert;
 use crate::footprint;
 use crate::measurement::{Measurement, Span};
 use crate::pins;
@@ -141,7 +142,7 @@ impl Attempt {
 fn vcpu_end(end: &VcpuEnd) -> model::VcpuEnd {
     model::VcpuEnd {
         cpu: end.cpu,
-        end: end.reason.to_string(),
+        end: convert::vcpu_end(&end.reason),
         exits: ExitCounts {
             port_in: end.exits.port_in,
             port_out: end.exits.port_out,

@@ -215,6 +215,7 @@ mod tests {
 
     use clap::Parser;
     use protocol::job::MeterKind;
+    use protocol::tunable::TunableName;
 
     use super::*;
     use crate::cli::Cli;
@@ -238,7 +239,7 @@ mod tests {
             ["--threads", "4294967295"],
             ["--load-cpus", "4"],
             ["--records", "4000000000"],
-            ["--tune", "no-such-tunable=1"],
+            ["--tune", "slice=fast"],
             ["--trace-buffer", "99999G"],
             ["--meter=hwlat", "--meter-width=1001ms"],
             ["--meter=auto", "--meter-window=1ns"],
@@ -335,7 +336,8 @@ mod tests {
     fn a_tunable_given_by_the_user_replaces_ours() {
         let plan = plan(&["--tune", "slice=3ms"]).map_err(|failure| failure.to_string());
         let tune = plan.expect("a plan").job.tune;
-        let slices: Vec<_> = tune.iter().filter(|request| request.name == "slice").collect();
+        let slices: Vec<_> =
+            tune.iter().filter(|request| request.name == TunableName::Slice).collect();
         assert_eq!(slices.len(), 1);
         assert_eq!(slices[0].value, "3ms");
         assert!(tune.len() > 3);

@@ -13,8 +13,8 @@ use std::{fs, io};
 
 use protocol::duration;
 use protocol::error::Owner;
-use protocol::job::TuneRequest;
 use protocol::message::TunableReport;
+use protocol::tunable::{TunableName, TuneRequest};
 use thiserror::Error;
 
 use crate::kernel::files::write_file;
@@ -27,19 +27,11 @@ use crate::obstacle::Obstacle;
 /// Why a request makes no sense on any kernel.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum TunableError {
-    /// No such intent.
-    #[error("there is no tunable `{name}`; there are {known} and feature:NAME")]
-    Unknown {
-        /// What was asked for.
-        name: String,
-        /// What there is.
-        known: String,
-    },
     /// The value is not of the tunable's kind.
     #[error("`{value}` is no value for tunable `{name}`; it takes {takes}")]
     Value {
         /// The tunable.
-        name: String,
+        name: TunableName,
         /// What was asked for.
         value: String,
         /// What it takes.
@@ -61,15 +53,15 @@ pub enum TunableError {
 pub fn default_tune() -> Vec<TuneRequest> {
     // Scaling first: setting it recomputes the others.
     [
-        ("scaling", "0"),
-        ("latency", "30ms"),
-        ("slice", "1.875ms"),
-        ("bandwidth-slice", "100us"),
-        ("hrtick", "on"),
+        (TunableName::Scaling, "0"),
+        (TunableName::Latency, "30ms"),
+        (TunableName::Slice, "1.875ms"),
+        (TunableName::BandwidthSlice, "100us"),
+        (TunableName::Hrtick, "on"),
         // Forced idle time is counted only with these.
-        ("schedstats", "on"),
+        (TunableName::Schedstats, "on"),
     ]
-    .map(|(name, value)| TuneRequest { name: name.into(), value: value.into(), required: false })
+    .map(|(name, value)| TuneRequest { name, value: value.into(), required: false })
     .into()
 }
 
@@ -88,7 +80,8 @@ pub fn apply_all(
     root: &Path,
     requests: &[TuneRequest],
 ) -> Result<Vec<TunableReport>, TunableError> {
-    let autogroup = TuneRequest { name: "autogroup".into(), value: "off".into(), required: false };
+    let autogroup =
+        TuneRequest { name: TunableName::Autogroup, value: "off".into(), required: false };
     let requests = [&autogroup].into_iter().chain(requests);
     requests.map(|request| Change::of(request)?.apply(root, request).report(request)).collect()
 }
@@ -157,18 +150,12 @@ struct Change {
 impl Change {
     fn of(request: &TuneRequest) -> Result<Self, TunableError> {
         let TuneRequest { name, value, .. } = request;
-        if let Some(feature) = name.strip_prefix("feature:") {
-            if feature.is_empty()
-                || !feature
-                    .bytes()
-                    .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
-            {
-                return Err(unknown(name));
-            }
+        if let TunableName::Feature(feature) = name {
             return Self::feature(request, feature, FEATURES, NO_FEATURES);
         }
-        let tunable =
-            TUNABLES.iter().find(|tunable| tunable.name == name).ok_or_else(|| unknown(name))?;
+        // The table has all of them, as a test says.
+        let tunable = TUNABLES.iter().find(|tunable| tunable.name == *name);
+        let tunable = tunable.ok_or_else(|| bad_value(request, "nothing"))?;
         let (text, takes) = match tunable.unit {
             Unit::Feature(feature) => {
                 return Self::feature(request, feature, tunable.files, tunable.absent);
@@ -274,11 +261,6 @@ impl Change {
         };
         word.map(str::to_owned).ok_or_else(|| io::Error::other("it does not say"))
     }
-}
-
-fn unknown(name: &str) -> TunableError {
-    let known = TUNABLES.iter().map(|tunable| tunable.name).collect::<Vec<_>>().join(", ");
-    TunableError::Unknown { name: name.into(), known }
 }
 
 fn bad_value(request: &TuneRequest, takes: &'static str) -> TunableError {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The tunables that there are, and where each era of kernels keeps them.
 
+use protocol::tunable::TunableName;
+
 /// What a tunable's file holds.
 #[derive(Clone, Copy)]
 pub(super) enum Unit {
@@ -17,7 +19,7 @@ pub(super) enum Unit {
 
 /// A tunable by intent.
 pub(super) struct Tunable {
-    pub(super) name: &'static str,
+    pub(super) name: TunableName,
     pub(super) unit: Unit,
     /// Below the root of the file system, newest kernel first.
     pub(super) files: &'static [&'static str],
@@ -54,7 +56,7 @@ pub(super) const NO_FEATURES: &str = "needs CONFIG_SCHED_DEBUG=y (before 6.15)";
 
 pub(super) const TUNABLES: &[Tunable] = &[
     Tunable {
-        name: "scaling",
+        name: TunableName::Scaling,
         unit: Unit::Words(
             "none, log or linear, or 0, 1, 2",
             &[("none", "0"), ("log", "1"), ("linear", "2"), ("0", "0"), ("1", "1"), ("2", "2")],
@@ -63,20 +65,25 @@ pub(super) const TUNABLES: &[Tunable] = &[
         absent: NO_FEATURES,
     },
     Tunable {
-        name: "slice",
+        name: TunableName::Slice,
         unit: Unit::Nanoseconds,
         files: &[BASE_SLICE, MIN_GRANULARITY[0], MIN_GRANULARITY[1]],
         absent: NO_FEATURES,
     },
-    Tunable { name: "latency", unit: Unit::Nanoseconds, files: LATENCY, absent: NO_CFS_TUNABLE },
     Tunable {
-        name: "min-granularity",
+        name: TunableName::Latency,
+        unit: Unit::Nanoseconds,
+        files: LATENCY,
+        absent: NO_CFS_TUNABLE,
+    },
+    Tunable {
+        name: TunableName::MinGranularity,
         unit: Unit::Nanoseconds,
         files: MIN_GRANULARITY,
         absent: NO_CFS_TUNABLE,
     },
     Tunable {
-        name: "wakeup",
+        name: TunableName::Wakeup,
         unit: Unit::Nanoseconds,
         files: &[
             "sys/kernel/debug/sched/wakeup_granularity_ns",
@@ -85,7 +92,7 @@ pub(super) const TUNABLES: &[Tunable] = &[
         absent: NO_CFS_TUNABLE,
     },
     Tunable {
-        name: "migration-cost",
+        name: TunableName::MigrationCost,
         unit: Unit::Nanoseconds,
         files: &[
             "sys/kernel/debug/sched/migration_cost_ns",
@@ -94,34 +101,39 @@ pub(super) const TUNABLES: &[Tunable] = &[
         absent: NO_FEATURES,
     },
     Tunable {
-        name: "nr-migrate",
+        name: TunableName::NrMigrate,
         unit: Unit::Number,
         files: &["sys/kernel/debug/sched/nr_migrate", "proc/sys/kernel/sched_nr_migrate"],
         absent: NO_FEATURES,
     },
     Tunable {
-        name: "bandwidth-slice",
+        name: TunableName::BandwidthSlice,
         unit: Unit::Microseconds,
         files: &["proc/sys/kernel/sched_cfs_bandwidth_slice_us"],
         absent: "needs CONFIG_CFS_BANDWIDTH",
     },
     Tunable {
-        name: "autogroup",
+        name: TunableName::Autogroup,
         unit: Unit::Words("on or off", ON_OFF),
         files: &["proc/sys/kernel/sched_autogroup_enabled"],
         absent: "this kernel has no CONFIG_SCHED_AUTOGROUP, so it groups nothing",
     },
     Tunable {
-        name: "schedstats",
+        name: TunableName::Schedstats,
         unit: Unit::Words("on or off", ON_OFF),
         files: &["proc/sys/kernel/sched_schedstats"],
         absent: "needs CONFIG_SCHEDSTATS",
     },
     Tunable {
-        name: "preempt",
+        name: TunableName::Preempt,
         unit: Unit::Text,
         files: &["sys/kernel/debug/sched/preempt", "sys/kernel/debug/sched_preempt"],
         absent: "needs CONFIG_PREEMPT_DYNAMIC=y",
     },
-    Tunable { name: "hrtick", unit: Unit::Feature("HRTICK"), files: FEATURES, absent: NO_FEATURES },
+    Tunable {
+        name: TunableName::Hrtick,
+        unit: Unit::Feature("HRTICK"),
+        files: FEATURES,
+        absent: NO_FEATURES,
+    },
 ];
