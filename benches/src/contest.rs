@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A benchmark against QEMU: both monitors in one emulated host, driven there by this program.
+//! A benchmark against QEMU: both monitors in one emulated host, driven there by `bench-in-host`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 
+use super::IN_HOST;
 use super::boot::peers;
 use testhost::host::{Ended, Stream, TestHost};
 use testhost::{artifacts, setup};
@@ -24,6 +25,7 @@ pub(super) fn run<T: DeserializeOwned>(
     let mut host = TestHost::builder()
         .xtask(std::env::current_exe()?)
         .schedvmm(artifacts::schedvmm()?)
+        .own_executable(IN_HOST, artifacts::bench_in_host()?)
         .executable(peers::QEMU_PATH, find_in_path(setup::QEMU)?)
         .out(out.path())
         .timeout(timeout)

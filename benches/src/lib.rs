@@ -11,9 +11,14 @@ mod contest;
 pub mod meter;
 pub mod nested;
 pub mod start;
+#[cfg(test)]
+mod testing;
 pub mod trace;
 pub mod tracing;
 pub mod validity;
+
+/// What benchmarks run inside the emulated host (`src/bin/bench-in-host.rs`), as it is there.
+const IN_HOST: &str = "/bin/bench-in-host";
 
 /// The middle one of some numbers; the mean of the two middle ones where their count is even.
 fn median(numbers: impl IntoIterator<Item = f64>) -> Option<f64> {
@@ -22,6 +27,12 @@ fn median(numbers: impl IntoIterator<Item = f64>) -> Option<f64> {
     let upper = sorted.get(sorted.len() / 2)?;
     let lower = sorted.get((sorted.len() - 1) / 2)?;
     Some(f64::midpoint(*lower, *upper))
+}
+
+/// A count or a time as a figure for a table.
+#[allow(clippy::cast_precision_loss, reason = "figures for a table")]
+fn as_f64(number: u64) -> f64 {
+    number as f64
 }
 
 #[cfg(test)]

@@ -8,10 +8,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use results::saved;
 use serde::Serialize;
-use serde_json::Value;
 
-use super::median;
+use super::{as_f64, median};
 use testhost::{artifacts, process};
 
 /// Longer than this a run hangs: it measures for [`MEASURED`].
@@ -85,17 +85,19 @@ fn median_gap_ns(schedvmm: &Path, traced: bool) -> Result<f64> {
     let (status, text) = process::capture(&mut command, DEADLINE)?;
     let line = process::command_line(&command);
     ensure!(status.success(), "`{line}` ended with {status}: {text}");
-    let result: Value = serde_json::from_str(&text).context("schedvmm printed no JSON")?;
-    let events = result["setup"]["trace_events"].as_array().map_or(0, Vec::len);
+    let result = saved::printed(&text).context("schedvmm printed no result")?;
+    let setup = result.setup.as_ref().context("the result tells of no setup")?;
+    let events = setup.trace_events.len();
     if (events > 0) != traced {
         bail!(
             "tracing was asked to be {traced} and {events} events were traced: {}; this needs \
              root and tracefs",
-            result["setup"]["trace_note"]
+            setup.trace_note.as_deref().unwrap_or("the result does not say why")
         );
     }
-    let p50_ns = &result["statistics"]["quantiles"]["p50_ns"];
-    p50_ns.as_f64().filter(|ns| *ns > 0.0).with_context(|| format!("no gaps in `{line}`"))
+    let quantiles = result.statistics.quantiles.as_ref();
+    let p50_ns = quantiles.and_then(|quantiles| quantiles.p50_ns).filter(|ns| *ns > 0);
+    p50_ns.map(as_f64).with_context(|| format!("no gaps in `{line}`"))
 }
 
 /// From the lower quartile to the upper one, both by nearest rank.

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde::Deserialize;
 
 use crate::{process, project};
 
@@ -25,7 +26,7 @@ pub fn cargo() -> Command {
 
 /// The release build of `schedvmm`.
 pub fn schedvmm() -> Result<PathBuf> {
-    build("schedvmm", &["--release"])
+    build("schedvmm", &["--package", "schedvmm", "--release"])
 }
 
 /// `schedvmm` with shared libraries, as a user's own `cargo install` makes it. Built in a hurry:
@@ -39,34 +40,55 @@ pub fn dynamic_schedvmm() -> Result<PathBuf> {
         command.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
     }
     command.arg("build").arg("--target-dir").arg(folder);
-    executable_of(command, "schedvmm", &["--release"])
+    executable_of(command, "schedvmm", &["--package", "schedvmm", "--release"])
 }
 
 /// This program itself, for callers that are another one: the integration tests. Where
 /// `cargo xtask test` started them, it has said where it is.
 pub fn xtask() -> Result<PathBuf> {
-    std::env::var_os(XTASK_ENV).map_or_else(|| build("xtask", &[]), |path| Ok(path.into()))
+    std::env::var_os(XTASK_ENV)
+        .map_or_else(|| build("xtask", &["--package", "xtask"]), |path| Ok(path.into()))
 }
 
-/// Builds the executable of a package and finds out from cargo where it is.
-fn build(package: &str, options: &[&str]) -> Result<PathBuf> {
+/// What benchmarks run inside the emulated host.
+///
+/// # Errors
+/// It cannot be built.
+pub fn bench_in_host() -> Result<PathBuf> {
+    build("bench-in-host", &["--package", "benches"])
+}
+
+/// Builds an executable and finds out from cargo where it is.
+fn build(executable: &str, options: &[&str]) -> Result<PathBuf> {
     let mut command = cargo();
     command.arg("build");
-    executable_of(command, package, options)
+    executable_of(command, executable, options)
+}
+
+/// What cargo says of a target that it has built; its other messages have no target.
+#[derive(Deserialize)]
+struct Message {
+    target: Target,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
 }
 
 /// The same with a cargo that has been told to build, and how.
-fn executable_of(mut command: Command, package: &str, options: &[&str]) -> Result<PathBuf> {
+fn executable_of(mut command: Command, executable: &str, options: &[&str]) -> Result<PathBuf> {
     command.args(["--quiet", "--message-format=json-render-diagnostics", "--bin"]);
-    command.args([package, "--package", package]).args(options);
+    command.arg(executable).args(options);
     let line = process::command_line(&command);
     let (status, text) = process::capture(&mut command, BUILD_DEADLINE)?;
     if !status.success() {
         bail!("`{line}` failed: {status}");
     }
     text.lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == package)
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .filter_map(|line| serde_json::from_str::<Message>(line).ok())
+        .filter(|message| message.target.name == executable)
+        .find_map(|message| message.executable)
         .with_context(|| format!("`{line}` named no executable"))
 }

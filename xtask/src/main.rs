@@ -77,9 +77,6 @@ enum Verb {
     /// Benchmarks of schedvmm itself.
     #[command(subcommand)]
     Bench(BenchVerb),
-    /// What this program does inside the emulated host.
-    #[command(subcommand, hide = true)]
-    InHost(InHostVerb),
 }
 
 #[derive(Subcommand)]
@@ -172,40 +169,6 @@ enum BenchVerb {
     },
 }
 
-#[derive(Subcommand)]
-enum InHostVerb {
-    /// The inner part of `bench boot`.
-    BenchBoot {
-        /// Timed runs of each.
-        #[arg(long)]
-        runs: u32,
-    },
-    /// The inner part of `bench bulk`.
-    BenchBulk {
-        /// Size of a dump in MiB.
-        #[arg(long)]
-        mib: u32,
-        /// Timed dumps of each.
-        #[arg(long)]
-        runs: u32,
-    },
-    /// The inner part of `bench nested`.
-    BenchNested {
-        /// Virtual machines in each run.
-        #[arg(long)]
-        l2_count: u32,
-        /// Runs in a row.
-        #[arg(long)]
-        runs: u32,
-    },
-    /// PID 1 of the guests of `bench bulk`.
-    BulkGuest {
-        /// Size of a dump in MiB.
-        #[arg(long)]
-        mib: u32,
-    },
-}
-
 #[derive(clap::Args)]
 struct KernelsOptions {
     /// Folders that kernels' packages were unpacked into, instead of those that Debian offers.
@@ -281,16 +244,6 @@ fn main() -> ExitCode {
         Verb::Bench(BenchVerb::Validity { short, json }) => bench_validity(short, json),
         Verb::Bench(BenchVerb::Trace { trace, runs, json }) => {
             bench_trace(trace.as_deref(), runs, json)
-        }
-        Verb::InHost(InHostVerb::BenchBulk { mib, runs }) => {
-            bulk::driver::run(mib, runs).map(|()| ExitCode::SUCCESS)
-        }
-        Verb::InHost(InHostVerb::BenchNested { l2_count, runs }) => {
-            nested::driver::run_in_host(l2_count, runs).map(|()| ExitCode::SUCCESS)
-        }
-        Verb::InHost(InHostVerb::BulkGuest { mib }) => bulk::guest::main(mib),
-        Verb::InHost(InHostVerb::BenchBoot { runs }) => {
-            boot::driver::run(runs).map(|()| ExitCode::SUCCESS)
         }
     };
     result.unwrap_or_else(|error| {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde::Deserialize;
 
 use testhost::host::accident::Retries;
 use testhost::kernel::{self, Series, Variant, Wanted};
@@ -195,38 +195,56 @@ fn selftest(schedvmm: &Path) -> Result<Tally> {
     command.args(["selftest", "--json"]);
     let (status, text) = process::capture(&mut command, STEP_DEADLINE)?;
     println!("{}", text.trim_end());
-    let report: Value = serde_json::from_str(&text)
+    let report: Selftest = serde_json::from_str(&text)
         .with_context(|| format!("`schedvmm selftest --json` ended with {status}, no JSON"))?;
-    let tally = tally_of(&report)?;
-    let passed = report["passed"] == true;
+    let (tally, passed) = (tally_of(&report), report.passed);
     ensure!(status.success() == passed, "it ended with {status} and passed is {passed}");
     ensure!(!passed || tally.failed == 0, "it passed, and says {tally}");
     Ok(tally)
 }
 
-/// A case whose machine was too busy.
-const NOT_JUDGED: &str = "not-judged";
-
-/// Counts the cases of a self-test's report.
-fn tally_of(report: &Value) -> Result<Tally> {
-    let cases = report["cases"].as_array().context("the self-test has no cases")?;
-    // A machine that is too busy to tell fails nothing, and is no pass either.
-    for case in cases.iter().filter(|case| case["status"] == NOT_JUDGED) {
-        println!("skipped: {} was not judged: {}", case["name"], case["reason"]);
-    }
-    let tally = Tally {
-        passed: with_status("passed", cases),
-        failed: with_status("failed", cases),
-        skipped: with_status("skipped", cases) + with_status(NOT_JUDGED, cases),
-        ..Tally::default()
-    };
-    let counted = tally.passed + tally.failed + tally.skipped;
-    ensure!(counted == cases.len() as u64, "a case of the self-test has no known status: {report}");
-    Ok(tally)
+/// What `selftest --json` prints, as far as it is counted.
+#[derive(Deserialize)]
+struct Selftest {
+    passed: bool,
+    cases: Vec<SelftestCase>,
 }
 
-fn with_status(wanted: &str, cases: &[Value]) -> u64 {
-    cases.iter().filter(|case| case["status"] == wanted).count() as u64
+#[derive(Deserialize)]
+struct SelftestCase {
+    name: String,
+    status: CaseStatus,
+    reason: String,
+}
+
+/// What became of a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum CaseStatus {
+    Passed,
+    Failed,
+    Skipped,
+    /// Its machine was too busy.
+    NotJudged,
+}
+
+/// Counts the cases of a self-test's report.
+fn tally_of(report: &Selftest) -> Tally {
+    // A machine that is too busy to tell fails nothing, and is no pass either.
+    for case in report.cases.iter().filter(|case| case.status == CaseStatus::NotJudged) {
+        println!("skipped: {} was not judged: {}", case.name, case.reason);
+    }
+    Tally {
+        passed: with_status(CaseStatus::Passed, report),
+        failed: with_status(CaseStatus::Failed, report),
+        skipped: with_status(CaseStatus::Skipped, report)
+            + with_status(CaseStatus::NotJudged, report),
+        ..Tally::default()
+    }
+}
+
+fn with_status(wanted: CaseStatus, report: &Selftest) -> u64 {
+    report.cases.iter().filter(|case| case.status == wanted).count() as u64
 }
 
 fn cargo(arguments: &[&str]) -> Command {
@@ -262,13 +280,29 @@ fn test_programs() -> Result<Vec<String>> {
     let mut command = cargo(&["metadata", "--format-version", "1", "--no-deps"]);
     let (status, text) = process::capture(&mut command, STEP_DEADLINE)?;
     ensure!(status.success(), "`cargo metadata` ended with {status}");
-    let metadata: Value = serde_json::from_str(&text).context("`cargo metadata` is no JSON")?;
-    let packages = metadata["packages"].as_array().into_iter().flatten();
-    let ours = packages.filter(|package| package["name"] == "schedvmm");
-    let targets = ours.filter_map(|package| package["targets"].as_array()).flatten();
-    let tests = targets.filter(|target| target["kind"] == serde_json::json!(["test"]));
-    let names = tests.filter_map(|target| target["name"].as_str());
-    Ok(names.filter(|name| *name != REAL_KERNEL).map(str::to_owned).collect())
+    let metadata: Metadata =
+        serde_json::from_str(&text).context("`cargo metadata` is not what it should be")?;
+    let ours = metadata.packages.into_iter().filter(|package| package.name == "schedvmm");
+    let tests = ours.flat_map(|package| package.targets).filter(|target| target.kind == ["test"]);
+    Ok(tests.map(|target| target.name).filter(|name| name != REAL_KERNEL).collect())
+}
+
+/// What `cargo metadata` prints, as far as it is used.
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    targets: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
 }
 
 /// The steps that have run.
@@ -425,15 +459,18 @@ mod tests {
     #[test]
     fn every_case_of_the_self_test_counts() {
         let report = |statuses: &[&str]| {
-            let cases: Vec<_> =
-                statuses.iter().map(|status| serde_json::json!({ "status": status })).collect();
-            serde_json::json!({ "cases": cases })
+            let cases: Vec<_> = statuses
+                .iter()
+                .map(|status| serde_json::json!({ "name": "x", "status": status, "reason": "" }))
+                .collect();
+            serde_json::json!({ "passed": false, "cases": cases }).to_string()
         };
-        let all = ["passed", "skipped", "passed", "failed", "not-judged"];
-        let tally = tally_of(&report(&all)).unwrap();
+        let all = report(&["passed", "skipped", "passed", "failed", "not-judged"]);
+        let tally = tally_of(&serde_json::from_str(&all).unwrap());
         assert_eq!(tally, Tally { passed: 2, failed: 1, skipped: 2, retried: 0 });
-        tally_of(&report(&["passed", "perhaps"])).unwrap_err();
-        tally_of(&serde_json::json!({})).unwrap_err();
+        for bad in [&report(&["passed", "perhaps"]), "{}"] {
+            assert!(serde_json::from_str::<Selftest>(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

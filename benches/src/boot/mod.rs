@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{contest, median};
+use super::{IN_HOST, contest, median};
 
 /// What the driver leaves in the host's `/out`.
 const REPORT_FILE: &str = "bench-boot.json";
@@ -75,7 +75,7 @@ pub fn run(runs: u32) -> Result<Report> {
         bail!("{runs} runs give no median to rely on; --runs is at least {FEWEST_RUNS}");
     }
     let runs_word = runs.to_string();
-    let words = ["xtask", "in-host", "bench-boot", "--runs", &runs_word];
+    let words = [IN_HOST, "boot", "--runs", &runs_word];
     // A warm-up, a counted run and the timed ones, of three monitors and two more kernels.
     contest::run(&words, RUN_ALLOWANCE * (runs + 2) * 5, REPORT_FILE, modules::files()?)
 }

@@ -11,6 +11,7 @@ use initrd_builder::Archive;
 
 use super::guest::{self, Cost};
 use super::{Dump, PORT, REPORT_FILE, Report, Side};
+use crate::IN_HOST;
 use crate::boot::memory;
 use crate::boot::peers::{KERNEL_PATH, Peer, QEMU_PATH, SCHEDVMM_PATH};
 use crate::boot::running::Running;
@@ -158,7 +159,7 @@ fn read_cost(bytes: u64) -> Result<Cost> {
 }
 
 fn init_words(mib: u32) -> String {
-    format!("rdinit=/bin/xtask -- in-host bulk-guest --mib {mib}")
+    format!("rdinit={IN_HOST} -- bulk-guest --mib {mib}")
 }
 
 /// Ours, with a port of its own.
@@ -193,6 +194,6 @@ fn qemu(mib: u32) -> Peer {
 fn make_initrd() -> Result<()> {
     let mut archive = Archive::new();
     archive.standard_nodes()?;
-    archive.add_executable("/bin/xtask", &std::env::current_exe()?)?;
+    archive.add_executable(IN_HOST, &std::env::current_exe()?)?;
     std::fs::write(INITRD, archive.finish()).with_context(|| format!("cannot write `{INITRD}`"))
 }

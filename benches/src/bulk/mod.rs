@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::boot::peers::Peer;
 use super::boot::stats::Exits;
-use super::{contest, median};
+use super::{IN_HOST, contest, median};
 
 /// What the driver leaves in the host's `/out`.
 const REPORT_FILE: &str = "bench-bulk.json";
@@ -100,7 +100,7 @@ pub fn run(mib: u32, runs: u32) -> Result<Report> {
         bail!("{runs} dumps of {mib} MiB tell nothing; at least 1 of {MIN_MIB}: --runs, --mib");
     }
     let (size, count) = (mib.to_string(), runs.to_string());
-    let words = ["xtask", "in-host", "bench-bulk", "--mib", &size, "--runs", &count];
+    let words = [IN_HOST, "bulk", "--mib", &size, "--runs", &count];
     let each = RUN_ALLOWANCE + Duration::from_secs(u64::from(mib) / MIN_MIB_PER_SECOND);
     contest::run(&words, each * (runs + 1) * 2, REPORT_FILE, Vec::new())
 }

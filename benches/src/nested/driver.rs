@@ -9,7 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use results::model::{Phase, RunResult, VmResult};
+use results::saved;
 
 use super::{
     Footprint, GOAL_MEMORY_KIB, GOAL_RECORDED_MS, KERNEL_IN_HOST, REPORT_FILE, Report, Run,
@@ -73,62 +74,56 @@ fn measure(words: &[&OsStr], vms: u32) -> Result<Run> {
     // Beyond its own deadlines, which name what they waited for.
     let (status, text) = process::capture(&mut command, allowance(vms) * 2)?;
     if !status.success() {
-        let reason = serde_json::from_str(&text).map_or(text, |result: Value| {
-            result["reason"].as_str().unwrap_or("no reason in its result").into()
-        });
+        let reason = saved::printed(&text).map_or(text, |result| result.reason);
         bail!("a run ended with {status}: {reason}");
     }
-    let result = serde_json::from_str(&text).context("schedvmm printed no result")?;
+    let result = saved::printed(&text).context("schedvmm printed no result")?;
     Run::of(&result)
 }
 
 impl Run {
-    fn of(result: &Value) -> Result<Self> {
-        let (build, boot, setup) =
-            (phase_ms("build", result)?, phase_ms("boot", result)?, phase_ms("setup", result)?);
+    fn of(result: &RunResult) -> Result<Self> {
+        let (build, boot, setup) = (
+            phase_ms(Phase::Build, result)?,
+            phase_ms(Phase::Boot, result)?,
+            phase_ms(Phase::Setup, result)?,
+        );
         let confined_ms = build + boot + setup;
         // These count from when the agent began with its machines; setup ends when all are
         // confined.
-        let began = confined_ms.saturating_sub(phase_ms("l2_confined", result)?);
+        let began = confined_ms.saturating_sub(phase_ms(Phase::L2Confined, result)?);
         Ok(Self {
             up_ms: build + boot,
-            first_vm_up_ms: since_start("l2_first_up", began, result)?,
-            all_up_ms: since_start("l2_all_up", began, result)?,
-            vm_boot_ms: boots_ms(result),
-            standing_ms: since_start("l2_standing", began, result)?,
+            first_vm_up_ms: since_start(Phase::L2FirstUp, began, result)?,
+            all_up_ms: since_start(Phase::L2AllUp, began, result)?,
+            vm_boot_ms: of_vms(result, boot_ms),
+            standing_ms: since_start(Phase::L2Standing, began, result)?,
             confined_ms,
-            recorded_ms: since_start("l2_all_recorded", began, result).ok(),
-            total_ms: phase_ms("total", result)?,
-            rss_kib: of_vms("rss_kib", result),
-            pss_kib: of_vms("pss_kib", result),
+            recorded_ms: since_start(Phase::L2AllRecorded, began, result).ok(),
+            total_ms: phase_ms(Phase::Total, result)?,
+            rss_kib: of_vms(result, |vm| vm.status.rss_kib),
+            pss_kib: of_vms(result, |vm| vm.status.pss_kib),
         })
     }
 }
 
-fn phase_ms(name: &str, result: &Value) -> Result<u64> {
-    let value = result["phases_ms"][name].as_u64();
-    value.with_context(|| format!("the result has no phases_ms.{name}"))
+fn phase_ms(phase: Phase, result: &RunResult) -> Result<u64> {
+    let value = result.phases_ms.get(&phase).copied();
+    value.with_context(|| format!("the result has no phases_ms.{}", phase.name()))
 }
 
-fn since_start(name: &str, began: u64, result: &Value) -> Result<u64> {
-    phase_ms(name, result).map(|ms| began + ms)
+fn since_start(phase: Phase, began: u64, result: &RunResult) -> Result<u64> {
+    phase_ms(phase, result).map(|ms| began + ms)
 }
 
-fn of_vms(key: &str, result: &Value) -> Vec<u64> {
-    let vms = result["vms"].as_array().into_iter().flatten();
-    vms.filter_map(|vm| vm[key].as_u64()).collect()
+/// A figure of each machine that has it.
+fn of_vms(result: &RunResult, figure: fn(&VmResult) -> Option<u64>) -> Vec<u64> {
+    result.vms.iter().filter_map(figure).collect()
 }
 
-/// Boot time of each machine, of those that did.
-fn boots_ms(result: &Value) -> Vec<u64> {
-    let vms = result["vms"].as_array().into_iter().flatten();
-    vms.filter_map(|vm| {
-        Some(
-            vm["times"]["up_ns"].as_u64()?.checked_sub(vm["times"]["booting_ns"].as_u64()?)?
-                / 1_000_000,
-        )
-    })
-    .collect()
+fn boot_ms(vm: &VmResult) -> Option<u64> {
+    let times = &vm.status.times;
+    Some(times.up_ns?.checked_sub(times.booting_ns?)? / 1_000_000)
 }
 
 impl Footprint {
@@ -173,29 +168,38 @@ fn meminfo_kib(name: &str, meminfo: &str) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::collections::BTreeMap;
 
     use super::*;
+    use crate::testing;
 
     #[test]
     fn phases_are_counted_from_the_start() {
-        let result = json!({
-            "phases_ms": {
-                "build": 10, "boot": 4000, "setup": 50_000, "run": 5000, "total": 60_000,
-                "l2_first_up": 40_000, "l2_all_up": 42_000, "l2_standing": 43_000,
-                "l2_confined": 44_010, "l2_all_recorded": 46_000,
-            },
-            "vms": [
-                { "rss_kib": 7, "pss_kib": 5,
-                  "times": { "booting_ns": 2_000_000, "up_ns": 23_000_000 } },
-                { "rss_kib": null, "times": { "booting_ns": 2_000_000, "up_ns": null } },
-            ],
-        });
+        let mut result = testing::result("nested");
+        result.phases_ms = BTreeMap::from([
+            (Phase::Build, 10),
+            (Phase::Boot, 4000),
+            (Phase::Setup, 50_000),
+            (Phase::Run, 5000),
+            (Phase::Total, 60_000),
+            (Phase::L2FirstUp, 40_000),
+            (Phase::L2AllUp, 42_000),
+            (Phase::L2Standing, 43_000),
+            (Phase::L2Confined, 44_010),
+            (Phase::L2AllRecorded, 46_000),
+        ]);
+        result.vms.truncate(2);
+        let [one, other] = &mut result.vms[..] else { panic!("two machines") };
+        (one.status.rss_kib, one.status.pss_kib) = (Some(7), Some(5));
+        (one.status.times.booting_ns, one.status.times.up_ns) = (Some(2_000_000), Some(23_000_000));
+        (other.status.rss_kib, other.status.pss_kib) = (None, None);
+        other.status.times.up_ns = None;
         let run = Run::of(&result).unwrap();
         assert_eq!((run.up_ms, run.first_vm_up_ms), (4010, 50_000));
         assert_eq!((run.confined_ms, run.recorded_ms), (54_010, Some(56_000)));
         assert_eq!((run.rss_kib, run.pss_kib, run.vm_boot_ms), (vec![7], vec![5], vec![21]));
-        let error = Run::of(&json!({})).unwrap_err().to_string();
+        result.phases_ms.remove(&Phase::Build);
+        let error = Run::of(&result).unwrap_err().to_string();
         assert!(error.contains("phases_ms.build"), "{error}");
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::median;
+use super::{IN_HOST, median};
 use testhost::host::{Ended, Stream, TestHost};
 use testhost::venue::Venue;
 use testhost::{artifacts, kernel};
@@ -113,11 +113,12 @@ pub fn run(vms: u32, runs: u32) -> Result<Report> {
 
 fn run_emulated(schedvmm: &Path, (vms, runs): (u32, u32), out: &Path) -> Result<()> {
     let (vms_text, runs_text) = (vms.to_string(), runs.to_string());
-    let words = ["xtask", "in-host", "bench-nested", "--l2-count", &vms_text, "--runs", &runs_text];
+    let words = [IN_HOST, "nested", "--l2-count", &vms_text, "--runs", &runs_text];
     let mut complaints = Vec::new();
     let run = TestHost::builder()
         .xtask(std::env::current_exe()?)
         .schedvmm(schedvmm)
+        .own_executable(IN_HOST, artifacts::bench_in_host()?)
         .out(out)
         .timeout(allowance(vms) * (runs + 1))
         .forward_signals()

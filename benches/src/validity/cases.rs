@@ -2,13 +2,15 @@
 //! The runs of the product, and which figures of each have a known answer.
 
 use std::fmt::Write as _;
-use std::fs::File;
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use results::model::{RunResult, RunTimes};
+use results::saved;
+use serde::Deserialize;
 
-use super::rows::{self, Row};
+use super::rows::{self, Made, Row};
 
 /// One run of the product. It leaves its JSON in a folder of its name.
 pub(super) struct Case {
@@ -16,10 +18,30 @@ pub(super) struct Case {
     name: &'static str,
     /// What is run; words that begin with $ are in [`WORDS`].
     command: &'static str,
-    /// Its rows, from its JSON and, if it left a trace, what `explain --run` says of that.
-    judge: fn(&Value, &Value) -> Vec<Row>,
+    /// Its rows.
+    judge: Judge,
     /// It boots a guest, which takes a third of all the time.
     pub(super) is_long: bool,
+}
+
+/// From what a case has printed to its rows.
+enum Judge {
+    /// A result, and if the case left a trace, what `explain --run` says of that.
+    Run(fn(&RunResult, Option<&RunTimes>) -> Vec<Row>),
+    /// The self-test's table.
+    Selftest(fn(&[Made]) -> Vec<Row>),
+}
+
+/// What `explain --run --json` prints, as far as it is judged.
+#[derive(Deserialize)]
+struct Explained {
+    run: RunTimes,
+}
+
+/// What `selftest --json` prints, as far as it is judged.
+#[derive(Deserialize)]
+struct Selftest {
+    cases: Vec<Made>,
 }
 
 /// All of them, in their order.
@@ -33,12 +55,17 @@ pub(super) const CASES: &[Case] = &[
         |result, _| rows::shares(result),
     ),
     short("two-cookie", "schedvmm host --preset two-cookie --duration 2s $traced", rows::half_idle),
-    short("self-test", "schedvmm selftest --json", |result, _| rows::made(result)),
+    Case {
+        name: "self-test",
+        command: "schedvmm selftest --json",
+        judge: Judge::Selftest(rows::made),
+        is_long: false,
+    },
     Case {
         name: "guest",
         command: "schedvmm --kernel /bzImage --memory 512M --pin 0,1,2,3 --boot-timeout 120s \
                   --preset busy --duration 2s $traced",
-        judge: rows::guest,
+        judge: Judge::Run(rows::guest),
         is_long: true,
     },
 ];
@@ -46,9 +73,9 @@ pub(super) const CASES: &[Case] = &[
 const fn short(
     name: &'static str,
     command: &'static str,
-    judge: fn(&Value, &Value) -> Vec<Row>,
+    judge: fn(&RunResult, Option<&RunTimes>) -> Vec<Row>,
 ) -> Case {
-    Case { name, command, judge, is_long: false }
+    Case { name, command, judge: Judge::Run(judge), is_long: false }
 }
 
 /// What commands have in common. Nothing ends a run early, and its seed is no other's.
@@ -86,23 +113,31 @@ impl Case {
     /// The rows of what it left in its folder of `out`.
     pub(super) fn rows(&self, out: &Path) -> Vec<Row> {
         let folder = out.join(self.name);
-        match read(&folder.join("stdout")) {
-            Ok(result) => {
-                let explained = read(&folder.join(EXPLAINED)).unwrap_or_default();
-                (self.judge)(&result, &explained)
-            }
-            Err(error) => {
-                let said = std::fs::read_to_string(folder.join("stderr")).unwrap_or_default();
-                let last = said.lines().last().unwrap_or("nothing on stderr");
-                vec![Row::missing(self.name, format!("{error:#}: {last}"))]
-            }
-        }
+        self.judged(&folder).unwrap_or_else(|error| {
+            let said = fs::read_to_string(folder.join("stderr")).unwrap_or_default();
+            let last = said.lines().last().unwrap_or("nothing on stderr");
+            vec![Row::missing(self.name, format!("{error:#}: {last}"))]
+        })
     }
-}
 
-fn read(path: &Path) -> Result<Value> {
-    let file = File::open(path).context("it left no JSON")?;
-    serde_json::from_reader(file).context("it left no JSON")
+    fn judged(&self, folder: &Path) -> Result<Vec<Row>> {
+        let printed = fs::read_to_string(folder.join("stdout")).context("it left no JSON")?;
+        Ok(match self.judge {
+            Judge::Run(judge) => {
+                let result = saved::printed(&printed).context("it left no result")?;
+                // A case without it has rows that say so.
+                let explained = fs::read_to_string(folder.join(EXPLAINED)).ok();
+                let times =
+                    explained.and_then(|text| serde_json::from_str::<Explained>(&text).ok());
+                judge(&result, times.as_ref().map(|explained| &explained.run))
+            }
+            Judge::Selftest(judge) => {
+                let table: Selftest =
+                    serde_json::from_str(&printed).context("it left no self-test")?;
+                judge(&table.cases)
+            }
+        })
+    }
 }
 
 #[cfg(test)]

@@ -3,8 +3,10 @@
 
 use std::fmt;
 
-use serde::Serialize;
-use serde_json::Value;
+use results::model::{RunResult, RunTimes};
+use serde::{Deserialize, Serialize};
+
+use crate::as_f64;
 
 /// One figure with its answer.
 #[derive(Clone, Debug, Serialize)]
@@ -65,13 +67,12 @@ impl fmt::Display for Row {
     }
 }
 
-/// A number at this place of an object.
-fn number(json: &Value, pointer: &str) -> Option<f64> {
-    json.pointer(pointer).and_then(Value::as_f64)
+fn milliseconds(ns: u64) -> f64 {
+    as_f64(ns) / 1e6
 }
 
-fn milliseconds(json: &Value, pointer: &str) -> Option<f64> {
-    number(json, pointer).map(|ns| ns / 1e6)
+fn percent(share: Option<f64>) -> Option<f64> {
+    share.map(|share| 100.0 * share)
 }
 
 /// What switching adds to a turn of the simulated machine: its part of the turn on the host, where
@@ -84,16 +85,17 @@ const WAY_MS: f64 = 0.2;
 /// Each of so many threads that always want to run on a CPU waits for one turn of each of the
 /// others. Switching takes the simulated machine a part of a turn, `switch`, that hardware would
 /// not notice.
-fn turns(threads: u32, switch: f64, result: &Value) -> Row {
-    let expected = milliseconds(result, "/expected/gap_ns");
-    let measured = milliseconds(result, "/statistics/quantiles/p50_ns");
+fn turns(threads: u32, switch: f64, result: &RunResult) -> Row {
+    let expected = result.expected.gap_ns.map(milliseconds);
+    let quantiles = result.statistics.quantiles.as_ref();
+    let measured = quantiles.and_then(|quantiles| quantiles.p50_ns).map(milliseconds);
     let name = format!("median gap, {threads} threads on each CPU");
     let bound = switch * expected.unwrap_or_default() + WAY_MS;
     Row::new((name, "ms"), expected, measured, bound)
 }
 
 /// The same of a load on the host itself.
-pub(super) fn turns_on_host(threads: u32, result: &Value) -> Vec<Row> {
+pub(super) fn turns_on_host(threads: u32, result: &RunResult) -> Vec<Row> {
     vec![turns(threads, HOST_SWITCH, result)]
 }
 
@@ -103,14 +105,14 @@ const WEIGHTS: [(i32, f64); 3] = [(-5, 3121.0), (0, 1024.0), (5, 335.0)];
 
 /// Groups get the CPU by their weights: a single CPU, for on two of them shares also depend
 /// on how threads are spread.
-pub(super) fn shares(result: &Value) -> Vec<Row> {
+pub(super) fn shares(result: &RunResult) -> Vec<Row> {
     let all: f64 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
     WEIGHTS
         .iter()
         .enumerate()
         .map(|(n, (nice, weight))| {
-            let of = |group: usize| number(result, &format!("/groups/{group}/cpu_share"));
-            let measured = of(2 * n).zip(of(2 * n + 1)).map(|(one, other)| 100.0 * (one + other));
+            let (one, other) = (cpu_share(2 * n, result), cpu_share(2 * n + 1, result));
+            let measured = one.zip(other).map(|(one, other)| 100.0 * (one + other));
             let expected = 100.0 * weight / all;
             let name = format!("CPU share of two groups of nice {nice}");
             Row::new((name, "%"), Some(expected), measured, 0.05 * expected)
@@ -118,50 +120,37 @@ pub(super) fn shares(result: &Value) -> Vec<Row> {
         .collect()
 }
 
+fn cpu_share(group: usize, result: &RunResult) -> Option<f64> {
+    result.groups.get(group)?.cpu_share
+}
+
 /// Two threads of different cookies, one for each hyperthread of a core: one runs, and the other
 /// hyperthread is idle.
-pub(super) fn half_idle(result: &Value, explained: &Value) -> Vec<Row> {
-    let share = |pointer: &str| number(result, pointer).map(|share| 100.0 * share);
+pub(super) fn half_idle(result: &RunResult, times: Option<&RunTimes>) -> Vec<Row> {
+    let forced = percent(result.forced_idle.share);
+    let one = percent(cpu_share(0, result));
     vec![
-        Row::new(
-            ("forced idle, two cookies on a core", "%"),
-            Some(50.0),
-            share("/forced_idle/share"),
-            2.0,
-        ),
-        Row::new(
-            ("CPU share of one of two cookies", "%"),
-            Some(50.0),
-            share("/groups/0/cpu_share"),
-            1.0,
-        ),
-        forced_idle(("forced idle by trace and by counter", 1.5), result, explained),
+        Row::new(("forced idle, two cookies on a core", "%"), Some(50.0), forced, 2.0),
+        Row::new(("CPU share of one of two cookies", "%"), Some(50.0), one, 1.0),
+        forced_idle(("forced idle by trace and by counter", 1.5), result, times),
     ]
 }
 
 /// Forced idle as the trace tells it, with the kernel's counter as the answer, both in parts of the
 /// CPUs' time. The counter has the time of switching in it, and the trace has not. One that finds
 /// none at all has measured nothing.
-fn forced_idle((name, bound): (&str, f64), result: &Value, explained: &Value) -> Row {
-    let counted = number(result, "/forced_idle/share").map(|share| 100.0 * share);
-    let counted = counted.filter(|share| *share > 0.0);
-    let length = number(explained, "/run/length_ns").filter(|ns| *ns > 0.0);
-    let cpus = number_of_cpus(result);
-    let pieces = explained.pointer("/run/forced_idle").and_then(Value::as_array);
-    let sum: Option<f64> =
-        pieces.and_then(|pieces| pieces.iter().map(|piece| number(piece, "/ns")).sum());
-    let traced = sum
-        .filter(|ns| *ns > 0.0)
-        .zip(length)
-        .zip(cpus)
-        .map(|((ns, length), cpus)| 100.0 * ns / length / cpus);
-    Row::new((name, "%"), counted, traced, bound)
+fn forced_idle((name, bound): (&str, f64), result: &RunResult, times: Option<&RunTimes>) -> Row {
+    let counted = percent(result.forced_idle.share).filter(|share| *share > 0.0);
+    let traced = times.and_then(|times| traced_share(result, times));
+    Row::new((name, "%"), counted, percent(traced), bound)
 }
 
-/// CPUs that the load was on.
-fn number_of_cpus(result: &Value) -> Option<f64> {
-    let cpus = result.pointer("/job/load/cpus").and_then(Value::as_array)?;
-    u32::try_from(cpus.len()).ok().filter(|count| *count > 0).map(f64::from)
+/// Forced idle time in the trace, in parts of the time of the CPUs that the load was on.
+fn traced_share(result: &RunResult, times: &RunTimes) -> Option<f64> {
+    let cpus = u32::try_from(result.job.load.cpus.len()).ok().filter(|count| *count > 0)?;
+    let sum: u64 = times.forced_idle.iter().map(|piece| piece.ns).sum();
+    let is_measured = sum > 0 && times.length_ns > 0;
+    is_measured.then(|| milliseconds(sum) / milliseconds(times.length_ns) / f64::from(cpus))
 }
 
 /// Gaps of the self-test whose length is known: its name for them, and ours.
@@ -172,42 +161,51 @@ const MADE: [(&str, &str); 4] = [
     ("fifo-hog", "950 ms of real-time threads"),
 ];
 
+/// A case of the self-test, as far as it is judged.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Made {
+    /// Its name.
+    name: String,
+    /// Gaps that were made.
+    injected: u32,
+    /// Gaps that were found.
+    found: u32,
+    /// Largest difference of a gap's length from the one that was made, in per cent of that.
+    worst_error_percent: Option<f64>,
+}
+
 /// Gaps that are made are found, with their length. Shorter stops than these are not judged there:
 /// sending a signal takes too much of them.
-pub(super) fn made(result: &Value) -> Vec<Row> {
-    let cases = result.pointer("/cases").and_then(Value::as_array);
-    let row = |(case, name): &(&str, &str)| {
-        let case = cases.and_then(|cases| cases.iter().find(|found| found["name"] == *case));
-        let of = |pointer: &str| case.and_then(|case| number(case, pointer));
-        [
-            Row::new((format!("{name}: found"), ""), of("/injected"), of("/found"), 0.0),
-            Row::new(
-                (format!("{name}: largest error"), "%"),
-                Some(0.0),
-                of("/worst_error_percent"),
-                1.0,
-            ),
-        ]
-    };
-    MADE.iter().flat_map(row).collect()
+pub(super) fn made(cases: &[Made]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (case, name) in MADE {
+        let case = cases.iter().find(|found| found.name == case);
+        let (injected, found) =
+            (case.map(|case| case.injected.into()), case.map(|case| case.found.into()));
+        let worst = case.and_then(|case| case.worst_error_percent);
+        rows.push(Row::new((format!("{name}: found"), ""), injected, found, 0.0));
+        let name = format!("{name}: largest error");
+        rows.push(Row::new((name, "%"), Some(0.0), worst, 1.0));
+    }
+    rows
 }
 
 /// Eight groups with cookies on the second core of a guest.
-pub(super) fn guest(result: &Value, explained: &Value) -> Vec<Row> {
+pub(super) fn guest(result: &RunResult, times: Option<&RunTimes>) -> Vec<Row> {
     let gap = turns(8, GUEST_SWITCH, result);
-    let jain = number(result, "/fairness/threads/jain");
+    let jain = result.fairness.threads.jain;
     vec![
         Row { name: format!("guest: {}", gap.name), ..gap },
         Row::new(("guest: Jain's index of threads", ""), Some(1.0), jain, 0.005),
-        forced_idle(("guest: forced idle by trace and by counter", 0.2), result, explained),
+        forced_idle(("guest: forced idle by trace and by counter", 0.2), result, times),
     ]
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::testing;
+    use results::model::ForcedIdleTime;
 
     #[test]
     fn what_is_missing_or_too_far_away_is_not_ok() {
@@ -219,39 +217,59 @@ mod tests {
         assert!(!Row::new(("x", "ms"), Some(0.0), Some(f64::NAN), 1.0).ok);
     }
 
+    fn verdicts(rows: &[Row]) -> Vec<bool> {
+        rows.iter().map(|row| row.ok).collect()
+    }
+
+    fn times(ns: [u64; 2]) -> RunTimes {
+        let piece = |cpu, ns| ForcedIdleTime { cpu, by_group: Some(1), ns };
+        RunTimes {
+            tsc_begin: 0,
+            tsc_end: 1,
+            length_ns: 1_000_000_000,
+            threads: Vec::new(),
+            forced_idle: vec![piece(2, ns[0]), piece(3, ns[1])],
+            pieces_left_out: 0,
+        }
+    }
+
     #[test]
     fn figures_are_found_where_results_have_them() {
-        let result = json!({
-            "expected": { "gap_ns": 13_125_000 },
-            "statistics": { "quantiles": { "p50_ns": 13_800_000 } },
-            "fairness": { "threads": { "jain": 0.99 } },
-            "job": { "load": { "cpus": [2, 3] } },
-            "forced_idle": { "share": 0.49 },
-            "groups": [
-                { "cpu_share": 0.35 }, { "cpu_share": 0.345 }, { "cpu_share": 0.115 },
-                { "cpu_share": 0.115 }, { "cpu_share": 0.037 }, { "cpu_share": 0.038 },
-            ],
-            "cases": [
-                { "name": "stop-50ms", "injected": 10, "found": 10, "worst_error_percent": 0.2 },
-                { "name": "throttled", "injected": 19, "found": 18, "worst_error_percent": null },
-            ],
-        });
-        let explained = json!({ "run": { "length_ns": 1_000_000_000, "forced_idle": [
-            { "cpu": 2, "ns": 490_000_000 }, { "cpu": 3, "ns": 500_000_000 },
-        ] } });
-        let verdicts = |rows: Vec<Row>| rows.iter().map(|row| row.ok).collect::<Vec<_>>();
+        let mut result = testing::result("user");
+        result.expected.gap_ns = Some(13_125_000);
+        if let Some(quantiles) = &mut result.statistics.quantiles {
+            quantiles.p50_ns = Some(13_800_000);
+        }
+        result.fairness.threads.jain = Some(0.99);
+        result.job.load.cpus = vec![2, 3];
+        result.forced_idle.share = Some(0.49);
+        let shares_of_groups = [0.35, 0.345, 0.115, 0.115, 0.037, 0.038];
+        for (group, share) in result.groups.iter_mut().zip(shares_of_groups) {
+            group.cpu_share = Some(share);
+        }
+        let explained = times([490_000_000, 500_000_000]);
         assert!(turns(8, HOST_SWITCH, &result).ok);
-        assert_eq!(verdicts(shares(&result)), [true; 3]);
-        assert_eq!(verdicts(half_idle(&result, &explained)), [true, false, true]);
+        assert_eq!(verdicts(&shares(&result)), [true; 3]);
+        assert_eq!(verdicts(&half_idle(&result, Some(&explained))), [true, false, true]);
         // One thread that got less than the others, and half a point beside the counter, are seen.
-        assert_eq!(verdicts(guest(&result, &explained)), [true, false, false]);
-        let (mut even, mut close) = (result.clone(), explained.clone());
-        even["fairness"]["threads"]["jain"] = json!(0.999);
-        close["run"]["forced_idle"][1]["ns"] = json!(491_000_000);
-        assert_eq!(verdicts(guest(&even, &close)), [true; 3]);
-        close["run"]["forced_idle"] = json!([]);
-        assert!(!verdicts(guest(&even, &close))[2], "a trace that tells of none");
-        assert_eq!(verdicts(made(&result))[..6], [true, true, false, false, false, false]);
-        assert!(verdicts(half_idle(&Value::Null, &Value::Null)).iter().all(|ok| !ok));
+        assert_eq!(verdicts(&guest(&result, Some(&explained))), [true, false, false]);
+        result.fairness.threads.jain = Some(0.999);
+        let close = times([490_000_000, 491_000_000]);
+        assert_eq!(verdicts(&guest(&result, Some(&close))), [true; 3]);
+        assert!(!verdicts(&guest(&result, Some(&times([0, 0]))))[2], "a trace that tells of none");
+        assert!(!verdicts(&guest(&result, None))[2], "no trace");
+        result.forced_idle.share = None;
+        result.groups.clear();
+        assert!(verdicts(&half_idle(&result, None)).iter().all(|ok| !ok));
+    }
+
+    #[test]
+    fn gaps_that_were_made_are_all_found_or_not_ok() {
+        let cases = r#"[
+            { "name": "stop-50ms", "injected": 10, "found": 10, "worst_error_percent": 0.2 },
+            { "name": "throttled", "injected": 19, "found": 18, "worst_error_percent": null }
+        ]"#;
+        let cases: Vec<Made> = serde_json::from_str(cases).unwrap();
+        assert_eq!(verdicts(&made(&cases))[..6], [true, true, false, false, false, false]);
     }
 }

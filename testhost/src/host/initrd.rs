@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use initrd_builder::Archive;
 
-use super::Addition;
 use super::protocol::{JOB_PATH, Job, OUT_DIR};
+use super::{Addition, Taken};
 use crate::process;
 
 /// The small tools used here take a fraction of a second.
@@ -40,11 +40,11 @@ pub(super) fn compose(contents: &Contents) -> Result<Vec<u8>> {
     for applet in applets(contents.busybox)? {
         archive.symlink(&format!("/bin/{applet}"), "busybox")?;
     }
-    for Addition { guest, host, with_libraries } in contents.additions {
-        if *with_libraries {
-            archive.add_executable(guest, host)?;
-        } else {
-            archive.file_from(guest, mode(host)?, host)?;
+    for Addition { guest, host, how } in contents.additions {
+        match how {
+            Taken::WithLibraries => archive.add_executable(guest, host)?,
+            Taken::AsIs => archive.file_from(guest, mode(host)?, host)?,
+            Taken::Stripped => archive.file(guest, 0o755, stripped(host)?)?,
         }
     }
     Ok(archive.finish())

@@ -112,8 +112,17 @@ impl Default for Simulated {
 struct Addition {
     guest: String,
     host: PathBuf,
-    /// Whether the shared libraries it needs come along.
-    with_libraries: bool,
+    how: Taken,
+}
+
+/// How a file is taken along.
+#[derive(Clone, Copy, Debug)]
+enum Taken {
+    AsIs,
+    /// An executable, with the shared libraries that it needs.
+    WithLibraries,
+    /// An executable of this workspace, without its debug information.
+    Stripped,
 }
 
 /// How a run ended.
@@ -186,16 +195,21 @@ impl TestHost {
 
     /// Adds a file of this machine under a path of the host.
     pub fn file(self, guest: &str, host: impl Into<PathBuf>) -> Self {
-        self.add(guest, host.into(), false)
+        self.add(guest, host.into(), Taken::AsIs)
     }
 
     /// Adds an executable of this machine together with the shared libraries it needs.
     pub fn executable(self, guest: &str, host: impl Into<PathBuf>) -> Self {
-        self.add(guest, host.into(), true)
+        self.add(guest, host.into(), Taken::WithLibraries)
     }
 
-    fn add(mut self, guest: &str, host: PathBuf, with_libraries: bool) -> Self {
-        self.additions.push(Addition { guest: guest.into(), host, with_libraries });
+    /// Adds an executable of this workspace, which needs no shared libraries.
+    pub fn own_executable(self, guest: &str, host: impl Into<PathBuf>) -> Self {
+        self.add(guest, host.into(), Taken::Stripped)
+    }
+
+    fn add(mut self, guest: &str, host: PathBuf, how: Taken) -> Self {
+        self.additions.push(Addition { guest: guest.into(), host, how });
         self
     }
 

@@ -68,6 +68,9 @@ pub struct Figures {
     pub readers_of_result: Vec<String>,
     /// Files that parse gaps.csv.
     pub readers_of_gaps: Vec<String>,
+    /// Files that parse JSON into no type of ours, but for those in `results`, which lift older
+    /// results to this version.
+    pub untyped_readers: Vec<String>,
     /// Files from `main` to `KVM_RUN`.
     pub way_files: usize,
     /// Their lines.
@@ -101,6 +104,7 @@ pub fn figures() -> Result<Figures> {
         circles: circles::find(&sources),
         readers_of_result: readers(&sources, &["RunResult::deserialize", "\"result.json\""]),
         readers_of_gaps: readers(&sources, &["GAPS_FILE", "\"gaps.csv\""]),
+        untyped_readers: untyped_readers(&sources),
         way_files,
         way_lines,
         unsafe_blocks: functions.unsafe_blocks,
@@ -127,6 +131,13 @@ fn readers(sources: &[Source], names: &[&str]) -> Vec<String> {
         }
     }
     found
+}
+
+/// Files that name serde_json's `Value` and parse something, outside `results`.
+fn untyped_readers(sources: &[Source]) -> Vec<String> {
+    const VALUES: [&str; 3] = ["serde_json::Value", "serde_json::{Value", ", Value};"];
+    let found = readers(sources, &VALUES);
+    found.into_iter().filter(|path| !path.starts_with("results/")).collect()
 }
 
 fn contains_any(words: &[&str], text: &str) -> bool {
@@ -168,6 +179,7 @@ impl fmt::Display for Figures {
             ("import circles", self.circles.len().to_string()),
             ("readers of result.json", self.readers_of_result.len().to_string()),
             ("readers of gaps.csv", self.readers_of_gaps.len().to_string()),
+            ("readers of JSON without types", self.untyped_readers.len().to_string()),
             ("main to KVM_RUN, files", self.way_files.to_string()),
             ("main to KVM_RUN, lines", self.way_lines.to_string()),
             ("unsafe blocks", self.unsafe_blocks.to_string()),
@@ -184,6 +196,7 @@ impl fmt::Display for Figures {
             ("circles", &circles),
             ("read result.json", &self.readers_of_result),
             ("read gaps.csv", &self.readers_of_gaps),
+            ("read JSON without types", &self.untyped_readers),
             ("unargued", &self.unargued),
             ("over 60 lines", &self.long_functions),
             ("over 5 parameters", &self.wide_functions),
@@ -228,6 +241,7 @@ mod tests {
         assert_eq!(figures.wide_functions, Vec::<String>::new());
         assert!(figures.readers_of_result.len() <= 1, "{:?}", figures.readers_of_result);
         assert!(figures.readers_of_gaps.len() <= 1, "{:?}", figures.readers_of_gaps);
+        assert_eq!(figures.untyped_readers, Vec::<String>::new());
         assert!(figures.long_functions.len() <= 2, "{:?}", figures.long_functions);
         assert!(figures.closures_per_kloc() <= 1.0, "{:?}", figures.named_closures);
         assert!(figures.way_files <= 10 && figures.way_lines <= 2600, "{figures}");
