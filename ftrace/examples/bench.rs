@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use ftrace::attribution::{Context, Gap, Topology, explain};
-use ftrace::{Item, Region, Trace};
+use ftrace::{ByteSource, Item, Trace};
 use serde_json::json;
 
 /// Repetitions of the tests' trace: some four million events.
@@ -180,7 +180,7 @@ fn repeated(folder: &Path) -> Result<PathBuf, Box<dyn Error>> {
             }
         }
         out.flush()?;
-        pages.push(Region::open(&path)?);
+        pages.push(ByteSource::open(&path)?);
     }
     let path = folder.join("trace.dat");
     let mut out = BufWriter::new(File::create(&path)?);

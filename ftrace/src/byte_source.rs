@@ -11,13 +11,13 @@ use crate::error::FtraceError;
 
 /// Bytes that are read where and when they are needed.
 #[derive(Clone, Debug)]
-pub struct Region(Source);
+pub struct ByteSource(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
     File { file: Arc<File>, offset: u64, len: u64 },
     Bytes { bytes: Arc<[u8]>, offset: usize, len: usize },
-    Scattered { whole: Arc<Region>, parts: Arc<[Part]>, offset: u64, len: u64 },
+    Scattered { whole: Arc<ByteSource>, parts: Arc<[Part]>, offset: u64, len: u64 },
 }
 
 /// A run of bytes of another region.
@@ -29,7 +29,7 @@ struct Part {
     at: u64,
 }
 
-impl Region {
+impl ByteSource {
     /// `len` bytes of a regular file from `offset` on. What lies behind the file's end is
     /// missing when it is read, not here.
     pub fn file(file: Arc<File>, offset: u64, len: u64) -> Self {
@@ -133,15 +133,15 @@ impl Region {
     }
 
     /// A reader from the beginning on.
-    pub fn reader(&self) -> RegionReader<'_> {
-        RegionReader { region: self, position: 0 }
+    pub fn reader(&self) -> ByteSourceReader<'_> {
+        ByteSourceReader { region: self, position: 0 }
     }
 }
 
-fn open_whole(path: &Path) -> io::Result<Region> {
+fn open_whole(path: &Path) -> io::Result<ByteSource> {
     let file = File::open(path)?;
     let len = file.metadata()?.len();
-    Ok(Region::file(Arc::new(file), 0, len))
+    Ok(ByteSource::file(Arc::new(file), 0, len))
 }
 
 /// A number within a buffer in memory, which fits.
@@ -151,7 +151,7 @@ fn to_usize(n: u64) -> usize {
 
 /// Fills `buffer` from the parts from `position` on.
 fn read_parts(
-    whole: &Region,
+    whole: &ByteSource,
     parts: &[Part],
     position: u64,
     buffer: &mut [u8],
@@ -174,20 +174,20 @@ fn read_parts(
     Ok(done)
 }
 
-impl Default for Region {
+impl Default for ByteSource {
     fn default() -> Self {
         Self::bytes([])
     }
 }
 
-/// Reads a [`Region`] in order.
+/// Reads a [`ByteSource`] in order.
 #[derive(Debug)]
-pub struct RegionReader<'a> {
-    region: &'a Region,
+pub struct ByteSourceReader<'a> {
+    region: &'a ByteSource,
     position: u64,
 }
 
-impl io::Read for RegionReader<'_> {
+impl io::Read for ByteSourceReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.region.read_at(self.position, buffer)?;
         self.position += count as u64;
@@ -207,13 +207,13 @@ mod tests {
         file.write_all(b"0123456789")?;
         let file = Arc::new(file);
         let regions = [
-            Region::file(file.clone(), 2, 5),
-            Region::bytes(*b"23456"),
-            Region::file(file.clone(), 0, 10).part(2, 5),
-            Region::bytes(*b"xx23456").part(1, 100).part(1, 5),
-            Region::file(file.clone(), 0, 10).scattered(vec![(2, 1), (3, 3), (6, 1)]),
-            Region::bytes(*b"45.23.6").scattered(vec![(3, 2), (0, 2), (6, 1)]),
-            Region::bytes(*b"23x456").scattered(vec![(1, 1), (0, 2), (3, 3)]).part(1, 9),
+            ByteSource::file(file.clone(), 2, 5),
+            ByteSource::bytes(*b"23456"),
+            ByteSource::file(file.clone(), 0, 10).part(2, 5),
+            ByteSource::bytes(*b"xx23456").part(1, 100).part(1, 5),
+            ByteSource::file(file.clone(), 0, 10).scattered(vec![(2, 1), (3, 3), (6, 1)]),
+            ByteSource::bytes(*b"45.23.6").scattered(vec![(3, 2), (0, 2), (6, 1)]),
+            ByteSource::bytes(*b"23x456").scattered(vec![(1, 1), (0, 2), (3, 3)]).part(1, 9),
         ];
         for region in regions {
             let mut text = String::new();
@@ -226,8 +226,8 @@ mod tests {
         }
         // A file that is shorter than promised, and an offset beyond all files.
         let mut buffer = [0; 4];
-        assert_eq!(Region::file(file.clone(), 8, 100).read_at(0, &mut buffer)?, 2);
-        assert_eq!(Region::file(file, u64::MAX, 100).read_at(1, &mut buffer)?, 0);
+        assert_eq!(ByteSource::file(file.clone(), 8, 100).read_at(0, &mut buffer)?, 2);
+        assert_eq!(ByteSource::file(file, u64::MAX, 100).read_at(1, &mut buffer)?, 0);
         Ok(())
     }
 }

@@ -49,7 +49,7 @@ impl CoRun {
 struct Cpu {
     /// The thread that runs, 0 for idle; `None` if the trace does not tell.
     current: Option<i32>,
-    /// Its time up to here is booked.
+    /// Its time up to here is accounted for.
     since: u64,
 }
 
@@ -107,7 +107,7 @@ pub fn co_run(
 
 struct Cores<'a> {
     context: &'a Context,
-    /// What was before is not booked.
+    /// What was before is not accounted for.
     from: u64,
     cpus: Vec<Cpu>,
     found: BTreeMap<i32, CoRun>,
@@ -126,7 +126,7 @@ impl Cores<'_> {
         }
     }
 
-    /// From now on a CPU runs this thread. What ran on its core until now is booked.
+    /// From now on a CPU runs this thread. What ran on its core until now is accounted for.
     fn run(&mut self, on: u32, now: u64, current: Option<i32>) {
         let index = on as usize;
         if self.cpus.len() <= index {
@@ -140,7 +140,7 @@ impl Cores<'_> {
         self.cpus[index] = Cpu { current, since: now };
     }
 
-    /// Books the time of the thread on a CPU up to now.
+    /// Accounts for the time of the thread on a CPU up to now.
     fn settle(&mut self, index: usize, now: u64) {
         let Some(cpu) = self.cpus.get_mut(index) else { return };
         let ticks = now.saturating_sub(cpu.since.max(self.from));

@@ -56,14 +56,14 @@ mod trace;
 mod trace_id;
 mod tracedat;
 
-pub use byte_source::{Region, RegionReader};
+pub use byte_source::{ByteSource, ByteSourceReader};
 pub use co_run::{CoRun, co_run};
 pub use comms::Comms;
 pub use cpu_lanes::{Lane, Lanes, Slice, lanes};
 pub use error::FtraceError;
 pub use format::{EventFormat, Field, FieldKind, FormatFile, Formats, IntField};
 pub use kallsyms::marker_symbol;
-pub use persistent_ring::MappedRings;
+pub use persistent_ring::PersistentRings;
 pub use ring::{EntryLayout, Events, Item, LossReason, Lost, PageLayout, Record};
 pub use trace::{Metadata, Trace};
 pub use trace_id::TraceId;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Markers of one's own in a trace, as if they had been written into `trace_marker`.
 
-use crate::byte_source::Region;
+use crate::byte_source::ByteSource;
 use crate::error::FtraceError;
 use crate::format::EventFormat;
 use crate::ring::{EntryLayout, PageLayout};
@@ -29,14 +29,14 @@ impl Trace {
         for (time, text) in order {
             pages.push(*time, &record(format, address, text));
         }
-        let lanes = self.pages().iter().cloned().chain([Region::bytes(pages.finish())]);
+        let lanes = self.pages().iter().cloned().chain([ByteSource::bytes(pages.finish())]);
         Self::new(self.metadata().clone(), lanes.collect())
     }
 }
 
 /// Where `tracing_mark_write` is, by the lines that [`crate::marker_symbol`] finds: viewers name
 /// it, as they do with the kernel's markers. 0 where not known.
-fn marker_address(kallsyms: Region) -> u64 {
+fn marker_address(kallsyms: ByteSource) -> u64 {
     let mut line = [0; 64];
     let count = kallsyms.read_at(0, &mut line).unwrap_or(0);
     let text = String::from_utf8_lossy(&line[..count]);

@@ -35,7 +35,7 @@ const LENGTH_MASK: u64 = (1 << 30) - 1;
 type Memory<'a> = dyn Fn(u64, &mut [u8]) -> io::Result<()> + 'a;
 
 /// All ring buffers in a piece of memory.
-pub struct MappedRings<'a> {
+pub struct PersistentRings<'a> {
     memory: &'a Memory<'a>,
     cpus: Vec<Ring>,
 }
@@ -50,13 +50,13 @@ struct Ring {
     order: Vec<u32>,
 }
 
-impl std::fmt::Debug for MappedRings<'_> {
+impl std::fmt::Debug for PersistentRings<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MappedRings").field("cpus", &self.cpus.len()).finish_non_exhaustive()
+        f.debug_struct("PersistentRings").field("cpus", &self.cpus.len()).finish_non_exhaustive()
     }
 }
 
-impl<'a> MappedRings<'a> {
+impl<'a> PersistentRings<'a> {
     /// Finds them in `bytes` bytes of memory, those of `at_least` CPUs.
     ///
     /// # Errors
@@ -175,7 +175,7 @@ fn long(bytes: &[u8], at: usize) -> u64 {
     bytes[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
-/// See [`MappedRings::pages`].
+/// See [`PersistentRings::pages`].
 struct Pages<'a> {
     memory: &'a Memory<'a>,
     ring: Option<&'a Ring>,
@@ -239,7 +239,7 @@ mod tests {
             buffer.copy_from_slice(bytes);
             Ok(())
         };
-        let rings = MappedRings::find(&read, memory.len() as u64, 2)?;
+        let rings = PersistentRings::find(&read, memory.len() as u64, 2)?;
         let stamps = |cpu| {
             let (mut pages, mut page, mut stamps) = (rings.pages(cpu), [0; 65536], Vec::new());
             while pages.read(&mut page).expect("in memory") > 0 {

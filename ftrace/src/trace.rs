@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::byte_source::Region;
+use crate::byte_source::ByteSource;
 use crate::comms::Comms;
 use crate::error::FtraceError;
 use crate::format::{FormatFile, Formats, MAX_FORMATS_BYTES};
@@ -34,9 +34,9 @@ pub struct Metadata {
     pub comms: Vec<u8>,
     /// `/proc/kallsyms`, or the lines of it that matter, or empty. Viewers name the functions
     /// in records by it, such as `tracing_mark_write` in each marker.
-    pub kallsyms: Region,
+    pub kallsyms: ByteSource,
     /// `printk_formats`, or empty.
-    pub printk_formats: Region,
+    pub printk_formats: ByteSource,
     /// The trace clock in use, such as `x86-tsc`; empty where not known.
     pub clock: String,
     /// The traced system, in the words of `uname`; empty where not known.
@@ -49,7 +49,7 @@ pub struct Metadata {
 #[derive(Clone, Debug)]
 pub struct Trace {
     metadata: Metadata,
-    pages: Vec<Region>,
+    pages: Vec<ByteSource>,
     page_layout: PageLayout,
     entry_layout: EntryLayout,
     formats: Formats,
@@ -62,7 +62,7 @@ impl Trace {
     /// # Errors
     /// Where the metadata is of no use: [`FtraceError::Header`], [`FtraceError::Format`],
     /// [`FtraceError::TooLarge`].
-    pub fn new(metadata: Metadata, pages: Vec<Region>) -> Result<Self, FtraceError> {
+    pub fn new(metadata: Metadata, pages: Vec<ByteSource>) -> Result<Self, FtraceError> {
         FtraceError::check_size("number of CPUs", pages.len() as u64, MAX_CPUS.into())?;
         let page_layout = PageLayout::parse(&metadata.header_page)?;
         let entry_layout = EntryLayout::parse(&metadata.header_event)?;
@@ -87,8 +87,8 @@ impl Trace {
             header_event: read(&events.join("header_event"), MAX_SMALL_BYTES)?,
             formats: read_formats(&events)?,
             comms: read_if_there(&root.join("saved_cmdlines"), MAX_COMMS_BYTES)?,
-            kallsyms: region_if_there(&root.join("kallsyms"))?,
-            printk_formats: region_if_there(&root.join("printk_formats"))?,
+            kallsyms: source_if_there(&root.join("kallsyms"))?,
+            printk_formats: source_if_there(&root.join("printk_formats"))?,
             clock: clock_in_use(&String::from_utf8_lossy(&optional_file("trace_clock", root)?)),
             uname: String::from_utf8_lossy(&optional_file("uname", root)?).trim().to_owned(),
             id: None,
@@ -109,13 +109,13 @@ impl Trace {
     }
 
     /// The raw pages, by CPU.
-    pub fn pages(&self) -> &[Region] {
+    pub fn pages(&self) -> &[ByteSource] {
         &self.pages
     }
 
     /// Length of the pages of all CPUs together, in bytes.
     pub fn pages_bytes(&self) -> u64 {
-        self.pages.iter().map(Region::len).sum()
+        self.pages.iter().map(ByteSource::len).sum()
     }
 
     /// Where things are in a page.
@@ -186,8 +186,8 @@ fn read_if_there(path: &Path, limit: u64) -> Result<Vec<u8>, FtraceError> {
     if path.exists() { read(path, limit) } else { Ok(Vec::new()) }
 }
 
-fn region_if_there(path: &Path) -> Result<Region, FtraceError> {
-    if path.exists() { Region::open(path) } else { Ok(Region::default()) }
+fn source_if_there(path: &Path) -> Result<ByteSource, FtraceError> {
+    if path.exists() { ByteSource::open(path) } else { Ok(ByteSource::default()) }
 }
 
 /// The folders in a folder, with their names, in order of the names.
@@ -219,7 +219,7 @@ fn read_formats(events: &Path) -> Result<Vec<FormatFile>, FtraceError> {
     Ok(files)
 }
 
-fn per_cpu_pages(per_cpu: &Path) -> Result<Vec<Region>, FtraceError> {
+fn per_cpu_pages(per_cpu: &Path) -> Result<Vec<ByteSource>, FtraceError> {
     let mut pages = Vec::new();
     for (name, folder) in folders(per_cpu)? {
         let Some(cpu) = name.strip_prefix("cpu").and_then(|cpu| cpu.parse::<u64>().ok()) else {
@@ -228,9 +228,9 @@ fn per_cpu_pages(per_cpu: &Path) -> Result<Vec<Region>, FtraceError> {
         FtraceError::check_size("number of a CPU", cpu, (MAX_CPUS - 1).into())?;
         let index = usize::try_from(cpu).unwrap_or(usize::MAX);
         if pages.len() <= index {
-            pages.resize(index + 1, Region::default());
+            pages.resize(index + 1, ByteSource::default());
         }
-        pages[index] = region_if_there(&folder.join("trace_pipe_raw"))?;
+        pages[index] = source_if_there(&folder.join("trace_pipe_raw"))?;
     }
     Ok(pages)
 }

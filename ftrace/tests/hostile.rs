@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::{Builder, HEADER_EVENT, HEADER_PAGE};
 use ftrace::attribution::{Context, Gap, Topology, Units, explain};
 use ftrace::dump::{Dump, DumpWriter, Section};
-use ftrace::{EventFormat, FormatFile, Item, Metadata, Region, Slice, Trace, co_run, lanes};
+use ftrace::{ByteSource, EventFormat, FormatFile, Item, Metadata, Slice, Trace, co_run, lanes};
 
 /// Seeds that are always tried: some of each kind of mutation, and those that failed once.
 const SEEDS: [u64; 9] = [0, 1, 2, 3, 0xDEAD, 0xBEEF, 1 << 40, u64::MAX, 0xC35C_BFE0_0B0F];
@@ -107,7 +107,7 @@ fn sample() -> Builder {
 
 /// Reads all of a trace in every way there is. What comes out must hold together.
 fn use_up(trace: &Trace) {
-    let bytes: u64 = trace.pages().iter().map(Region::len).sum();
+    let bytes: u64 = trace.pages().iter().map(ByteSource::len).sum();
     let mut events = trace.events().expect("in memory");
     let mut items = 0_u64;
     while let Some(item) = events.next().expect("in memory") {
@@ -165,7 +165,7 @@ fn mutated_pages_are_read_to_their_end() {
             let cpu = random.below(pages.len());
             random.mutate(&mut pages[cpu]);
         }
-        let pages = pages.into_iter().map(Region::bytes).collect();
+        let pages = pages.into_iter().map(ByteSource::bytes).collect();
         use_up(&Trace::new(builder.metadata(), pages).expect("the metadata is good"));
     });
 }
@@ -202,7 +202,8 @@ fn pages_of_noise_are_read_to_their_end() {
             page[8..16].copy_from_slice(&(random.next() & 0xFF8).to_le_bytes());
             page
         };
-        let pages = (0..2).map(|_| Region::bytes([page(random), page(random)].concat())).collect();
+        let pages =
+            (0..2).map(|_| ByteSource::bytes([page(random), page(random)].concat())).collect();
         use_up(&Trace::new(builder.metadata(), pages).expect("the metadata is good"));
     });
 }
@@ -344,7 +345,7 @@ fn mutated_formats_are_read_or_refused() {
         metadata.header_event = HEADER_EVENT.into();
         random.mutate(&mut metadata.header_event);
         if let Ok(trace) =
-            Trace::new(metadata, sample().pages().into_iter().map(Region::bytes).collect())
+            Trace::new(metadata, sample().pages().into_iter().map(ByteSource::bytes).collect())
         {
             use_up(&trace);
         }
@@ -365,13 +366,13 @@ fn sizes_that_would_need_much_memory_are_refused() {
         let error = Trace::from_trace_dat_bytes(bad).expect_err("too much").to_string();
         assert!(error.contains("limit"), "{error}");
     }
-    let pages = vec![Region::default(); 8193];
+    let pages = vec![ByteSource::default(); 8193];
     let error = Trace::new(sample().metadata(), pages).expect_err("too many CPUs").to_string();
     assert!(error.contains("8193"), "{error}");
     // As many CPUs as may be, with pages as large as may be.
     let mut metadata = sample().metadata();
     metadata.header_page = HEADER_PAGE.replace("size:4080", "size:1048560").into();
-    let page: Region = Region::bytes(*b"x");
+    let page: ByteSource = ByteSource::bytes(*b"x");
     let trace = Trace::new(metadata, vec![page; 8192]).expect("possible");
     let error = trace.events().expect_err("8 GiB").to_string();
     assert!(error.contains("page size"), "{error}");

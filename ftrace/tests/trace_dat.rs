@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{Builder, run};
-use ftrace::{FtraceError, Item, Region, Trace};
+use ftrace::{ByteSource, FtraceError, Item, Trace};
 
 fn constructed() -> Builder {
     let mut trace = Builder::new(3);
@@ -104,7 +104,7 @@ fn a_source_that_has_shrunk_is_an_error() {
     let builder = constructed();
     let file = tempfile::NamedTempFile::new().expect("a file");
     fs::write(file.path(), &builder.pages()[0]).expect("written");
-    let region = Region::open(file.path()).expect("there");
+    let region = ByteSource::open(file.path()).expect("there");
     let trace = Trace::new(builder.metadata(), vec![region]).expect("good");
     file.as_file().set_len(100).expect("shrunk");
     let error = trace.write_trace_dat(&mut Vec::new()).expect_err("too short");

@@ -16,10 +16,10 @@ use crate::tsc;
 /// What the accounting says of a thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
-    /// Time on a CPU in nanoseconds, as far as it has been booked: at each tick of the CPU, and
+    /// Time on a CPU in nanoseconds, as far as it has been accounted: at each tick of the CPU, and
     /// whenever the thread is switched out.
     pub ran_ns: u64,
-    /// Time ready to run and not running, in nanoseconds. Booked when the thread runs again, so
+    /// Time ready to run and not running, in nanoseconds. Accounted when the thread runs again, so
     /// that of a running thread it is complete.
     pub waited_ns: u64,
     /// How often it was switched in.
@@ -114,7 +114,7 @@ fn ticks_may_stop() -> bool {
 }
 
 /// `CONFIG_IRQ_TIME_ACCOUNTING`, with a clock that is good enough for it, is the only way in which
-/// time of interrupts (the sixth figure of the first line of proc_stat(5)) is ever booked on x86:
+/// time of interrupts (the sixth figure of the first line of proc_stat(5)) is ever accounted on x86:
 /// a tick that finds the CPU in another interrupt is not served before that has ended.
 fn irq_kept_out(stat: &str) -> Option<bool> {
     /// So many interrupts take more than the 10 ms which that figure counts in.

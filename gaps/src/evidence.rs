@@ -226,17 +226,17 @@ impl<E: ThreadAccounting> Evidence<E> {
 
     /// How long the kernel believes that the thread ran in a gap, by the accounting.
     fn ran_by_accounting(&self, base: &Base, now: &Sample, booked_tsc: u64, length: u64) -> Bounds {
-        let booked = ns_to_ticks(now.ran_ns.saturating_sub(base.sample.ran_ns), self.khz);
+        let accounted = ns_to_ticks(now.ran_ns.saturating_sub(base.sample.ran_ns), self.khz);
         let elapsed = now.tsc.saturating_sub(base.sample.tsc);
         let outside = elapsed.saturating_sub(length);
-        let behind = |tsc: u64, booked: u64| tsc.saturating_sub(booked).min(self.tick_ticks);
+        let behind = |tsc: u64, accounted: u64| tsc.saturating_sub(accounted).min(self.tick_ticks);
         // The two clocks run at the same speed to one part in 16 384.
         let slack = elapsed >> 14;
         let late = slack.saturating_add(behind(base.sample.tsc, base.booked_tsc));
         let ahead = slack.saturating_add(behind(now.tsc, booked_tsc));
-        let least = booked.saturating_sub(outside.saturating_add(late));
+        let least = accounted.saturating_sub(outside.saturating_add(late));
         let not_outside = outside.saturating_sub(base.unsure_ticks);
-        let most = booked.saturating_add(ahead).saturating_sub(not_outside);
+        let most = accounted.saturating_add(ahead).saturating_sub(not_outside);
         Bounds { least: least.min(length), most: most.min(length) }
     }
 

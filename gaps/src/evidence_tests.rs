@@ -12,7 +12,7 @@ const COST: Cost = Cost { turn_ticks: 20, sample_ticks: 100 };
 #[derive(Clone, Copy, Default)]
 struct Script {
     sample: Sample,
-    /// What the thread has run, booked or not.
+    /// What the thread has run, accounted or not.
     ran: u64,
     next_tick: u64,
     /// Absences of the last interval; `None` for a kernel that records none.
@@ -203,7 +203,7 @@ fn interrupts_are_known_where_steal_cannot_be_meant() {
     }
 }
 
-/// What the thread ran since the last tick is in no book, so of less than a tick nobody can say
+/// What the thread ran since the last tick is not accounted, so of less than a tick nobody can say
 /// whether the kernel gave it to the thread: it may be no class but that of both.
 #[test]
 fn what_accounting_cannot_tell_is_unknown() {

@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn the_meters_own_cost_is_in_no_gap() {
-        // 0 -> 500 is a gap; the next reading, 60 later, is its book-keeping; 590 is 30 on.
+        // 0 -> 500 is a gap; the next reading, 60 later, is its accounting; 590 is 30 on.
         let outcome = play(&[(0, 0), (500, 0), (560, 0), (590, 0)], 1 << 40);
         assert_eq!(outcome.records, [record(0, 500)]);
     }

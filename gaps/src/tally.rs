@@ -2,7 +2,7 @@
 //! What one measuring thread leaves behind, in memory that others may read meanwhile.
 //!
 //! Everything here is made of atomics with one writer, and valid when all zero, so it can lie
-//! in a file mapping shared by the measuring process and the one that ships the results.
+//! in a file mapping shared by the measuring process and the one that sends the results.
 //! Writing takes no lock and no locked instruction: counters are loaded and stored, records
 //! are published by one release store of their number, and the two records that change in
 //! place (the longest gaps) are guarded by a sequence number.

@@ -31,14 +31,14 @@ use workload::observer::{Observer, Prepared};
 use workload::tracing::Tracing;
 use workload::{setup, supervisor};
 
-use crate::commands::Orders;
+use crate::commands::Commands;
 use crate::modules::{self, ModuleError};
 use crate::nested::{self, NestedError};
 use crate::pid1::{self, MountError};
 use crate::port::{Port, PortError};
 
 /// Longest time for the host to read ring buffers in our memory. It takes milliseconds.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+const TRACE_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the agent cannot go on.
 #[derive(Debug, Error)]
@@ -130,7 +130,7 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
     let ground = Ground::Guest { limited_by: job.cpu_limit.clone() };
     ground::check_cpus(&job.load.cpus, &affinity::online().map_err(AgentError::Cpus)?, &ground)?;
     keep_off(&job.load.cpus)?;
-    let orders = Orders::listen(host.port.reader()?)?;
+    let commands = Commands::listen(host.port.reader()?)?;
     let (context, mut setup, mut tracing) = prepare(&job, ground)?;
     let meter = set_up_meter(&job, &mut setup, &mut tracing)?;
     // Before anything is measured, and before anything can go wrong.
@@ -140,7 +140,7 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
     };
     let mut observer = Reporter {
         host,
-        orders: Arc::clone(&orders),
+        commands: Arc::clone(&commands),
         wait_for_go: job.wait_for_go,
         setup,
         tracing: tracing.as_ref(),
@@ -168,8 +168,8 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
     host.send(&Message::Finished(outcome.report))?;
     if let Some(tracing) = tracing.filter(|tracing| tracing.is_wanted(hit)) {
         match head {
-            Some(head) => leave(host, &orders, &tracing, &job.load.cpus, head)?,
-            None => ship(host, &tracing, &job.load.cpus)?,
+            Some(head) => leave(host, &commands, &tracing, &job.load.cpus, head)?,
+            None => send_trace(host, &tracing, &job.load.cpus)?,
         }
     }
     outcome.fault.map_or(Ok(()), |fault| Err(fault.into()))
@@ -236,7 +236,7 @@ fn set_up_meter(
 }
 
 /// Sends the trace over its own port, that of the measured CPUs first.
-fn ship(host: &mut Host, tracing: &Tracing, measured: &[u32]) -> Result<(), AgentError> {
+fn send_trace(host: &mut Host, tracing: &Tracing, measured: &[u32]) -> Result<(), AgentError> {
     let head = send_head(tracing)?;
     send_rest(host, tracing, measured, head)
 }
@@ -263,14 +263,14 @@ fn send_head(tracing: &Tracing) -> Result<DumpWriter<Port>, AgentError> {
 /// if the host cannot read them there. A host that does not answer is left what there is.
 fn leave(
     host: &mut Host,
-    orders: &Orders,
+    commands: &Commands,
     tracing: &Tracing,
     measured: &[u32],
     mut head: DumpWriter<Port>,
 ) -> Result<(), AgentError> {
     host.send(&Message::Trace(TraceProgress::InMemory))?;
-    orders.wait_for([Command::KeepTrace, Command::ShipTrace], LOOK_TIMEOUT);
-    if orders.has(Command::ShipTrace) {
+    commands.wait_for([Command::KeepTrace, Command::SendTrace], TRACE_ANSWER_TIMEOUT);
+    if commands.has(Command::SendTrace) {
         return send_rest(host, tracing, measured, head);
     }
     let bytes = tracing.send_stats(&mut head).map_err(AgentError::Trace)?;
@@ -308,7 +308,7 @@ impl Host {
 /// Hands on to the host what the load gives.
 struct Reporter<'a> {
     host: &'a mut Host,
-    orders: Arc<Orders>,
+    commands: Arc<Commands>,
     wait_for_go: Option<Duration>,
     setup: Setup,
     tracing: Option<&'a Tracing>,
@@ -318,10 +318,10 @@ struct Reporter<'a> {
 
 impl Reporter<'_> {
     /// Waits until the host wants the load to start, or no load at all.
-    fn stand(&mut self, patience: Duration) -> io::Result<()> {
+    fn stand(&mut self, timeout: Duration) -> io::Result<()> {
         self.host.send(&Message::Standing)?;
-        if !self.orders.wait_for([Command::Go, Command::Stop], patience) {
-            let text = format!("nobody told this guest to start within {patience:?}");
+        if !self.commands.wait_for([Command::Go, Command::Stop], timeout) {
+            let text = format!("nobody told this guest to start within {timeout:?}");
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
         self.host.send(&Message::Going { tsc: tsc::read().tsc })
@@ -330,8 +330,8 @@ impl Reporter<'_> {
 
 impl Observer for Reporter<'_> {
     fn prepared(&mut self, prepared: &Prepared) -> io::Result<()> {
-        if let Some(patience) = self.wait_for_go {
-            self.stand(patience)?;
+        if let Some(timeout) = self.wait_for_go {
+            self.stand(timeout)?;
         }
         setup::threads_stand(&mut self.setup, prepared, self.tracing);
         Ok(())
@@ -380,7 +380,7 @@ impl Observer for Reporter<'_> {
     }
 
     fn stop_requested(&mut self) -> bool {
-        self.orders.has(Command::Stop)
+        self.commands.has(Command::Stop)
     }
 
     fn processes(&mut self, pids: &[u32]) {

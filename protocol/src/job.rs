@@ -101,7 +101,7 @@ pub struct NestedSpec {
     /// Without it: how long one may not have come further.
     #[serde(rename = "boot_stall_ns", with = "nanoseconds")]
     pub boot_stall: Duration,
-    /// The orders of the agent in each.
+    /// The job of the agent in each.
     pub job: Job,
 }
 
@@ -323,7 +323,7 @@ pub struct TraceSpec {
     pub events: Vec<String>,
     /// Ring buffer per CPU, in KiB.
     pub buffer_kib: u32,
-    /// After which runs the trace is shipped.
+    /// After which runs the trace is sent.
     #[serde(default)]
     pub dump: TraceDump,
     /// Whether the user asked for a trace, or for something in it: a run without is of no use.
@@ -334,7 +334,7 @@ pub struct TraceSpec {
     pub id: Option<TraceId>,
 }
 
-/// After which runs the trace is shipped.
+/// After which runs the trace is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TraceDump {
@@ -346,7 +346,7 @@ pub enum TraceDump {
 }
 
 impl TraceDump {
-    /// Whether to ship it after a run that ended so.
+    /// Whether to send it after a run that ended so.
     pub fn wanted(self, hit: bool) -> bool {
         hit || self == Self::Always
     }

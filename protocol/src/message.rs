@@ -77,8 +77,8 @@ pub enum Command {
     Stop,
     /// Answers [`TraceProgress::InMemory`]: the trace can be read there, and stays.
     KeepTrace,
-    /// Answers [`TraceProgress::InMemory`]: the trace cannot be read there, and is to be shipped.
-    ShipTrace,
+    /// Answers [`TraceProgress::InMemory`]: the trace cannot be read there, and is to be sent.
+    SendTrace,
 }
 
 /// What a reader gets.
@@ -313,7 +313,7 @@ pub struct TraceRing {
 #[serde(rename_all = "kebab-case")]
 pub enum TraceProgress {
     /// Tracing has stopped, and the ring buffers are in [`Setup::trace_ring`]: can they be read
-    /// there? Waits for [`Command::KeepTrace`] or [`Command::ShipTrace`].
+    /// there? Waits for [`Command::KeepTrace`] or [`Command::SendTrace`].
     InMemory,
     /// About so many bytes will come (an estimate, for a progress bar).
     Begin {

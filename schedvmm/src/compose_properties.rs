@@ -103,7 +103,7 @@ fn run(most: u64) -> impl Strategy<Value = MadeRun> {
     )
 }
 
-/// What the guest's own book-keeping makes of a thread.
+/// What the guest's own accounting makes of a thread.
 fn report(made: &Made, khz: u64) -> (ThreadReport, Vec<GapRecord>) {
     let cells: Vec<_> = (0..made.room).map(|_| RecordCell::default()).collect();
     let tally = Box::<Tally>::default();

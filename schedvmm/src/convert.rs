@@ -18,7 +18,7 @@ impl From<Boot> for BootMethod {
     }
 }
 
-/// A machine's features, as orders and results have them.
+/// A machine's features, as jobs and results have them.
 pub fn pv(profile: PvProfile) -> job::Pv {
     match profile {
         PvProfile::Clock => job::Pv::Clock,
@@ -36,7 +36,7 @@ pub fn pv_profile(pv: job::Pv) -> PvProfile {
     }
 }
 
-/// How a machine reaches its devices, as orders and results have it.
+/// How a machine reaches its devices, as jobs and results have it.
 pub fn transport(transport: Transport) -> job::Transport {
     match transport {
         Transport::Mmio => job::Transport::Mmio,

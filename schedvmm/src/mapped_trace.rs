@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The trace without shipping it: the kernel has its ring buffers in a piece of its memory that it
+//! The trace without sending it: the kernel has its ring buffers in a piece of its memory that it
 //! was told to set aside, and they are read there when the machine has stopped, for whatever
 //! reason.
 
@@ -7,11 +7,11 @@ use std::io;
 use std::path::Path;
 
 use ftrace::dump::DumpWriter;
-use ftrace::{FtraceError, MappedRings};
+use ftrace::{FtraceError, PersistentRings};
 use protocol::message::TraceRing;
 use protocol::names::TRACE_INSTANCE;
 
-/// The kernels whose layout [`MappedRings`] knows. Those before have no such instances.
+/// The kernels whose layout [`PersistentRings`] knows. Those before have no such instances.
 const VERSION: (u32, u32) = (6, 12);
 
 /// All memory is at least this many times as much as is set aside: the load needs some, too.
@@ -31,7 +31,7 @@ pub struct TraceMemory {
 
 impl TraceMemory {
     /// For a kernel of this version, with rings of `buffer_kib` in a machine of `memory_mib`;
-    /// `None` where the trace has to be shipped.
+    /// `None` where the trace has to be sent.
     pub fn choose(
         version: (u32, u32),
         buffer_kib: u32,
@@ -100,9 +100,9 @@ impl GuestRings<'_> {
 
     fn find<T>(
         &self,
-        then: impl FnOnce(MappedRings<'_>) -> Result<T, FtraceError>,
+        then: impl FnOnce(PersistentRings<'_>) -> Result<T, FtraceError>,
     ) -> Result<T, FtraceError> {
-        then(MappedRings::find(
+        then(PersistentRings::find(
             &|offset: u64, buffer: &mut [u8]| {
                 let address = self.ring.address.checked_add(offset);
                 (self.read_ram)(

@@ -49,12 +49,12 @@ pub enum ProbeError {
 }
 
 /// Runs the probe guest: microseconds on hardware, some milliseconds in an emulated host,
-/// at most `patience`. Returns what its machine told about the host, such as the TSC's
+/// at most `timeout`. Returns what its machine told about the host, such as the TSC's
 /// frequency, which the guest under test has to be given before its own machine exists.
 ///
 /// # Errors
 /// Linux would not run here, with the reason.
-pub fn run(hypervisor: &Hypervisor, patience: Duration) -> Result<Facts, ProbeError> {
+pub fn run(hypervisor: &Hypervisor, timeout: Duration) -> Result<Facts, ProbeError> {
     let kernel = KernelImage::parse(image()).map_err(|error| BuildError::Load(error.into()))?;
     let config = Config {
         pv: PvProfile::Off,
@@ -75,10 +75,10 @@ pub fn run(hypervisor: &Hypervisor, patience: Duration) -> Result<Facts, ProbeEr
         // The receiver is gone once the deadline has passed.
         let _ = ended.send(end.reason);
     })?;
-    match ends.recv_timeout(patience) {
+    match ends.recv_timeout(timeout) {
         Ok(ExitReason::PowerOff) => Ok(facts),
         Ok(other) => Err(ProbeError::Cannot(other.to_string())),
-        Err(_) => Err(ProbeError::Undecided(patience)),
+        Err(_) => Err(ProbeError::Undecided(timeout)),
     }
 }
 

@@ -220,14 +220,14 @@ impl Session {
 
     /// When waiting for it becomes a failure.
     pub fn deadline(&self) -> Instant {
-        let patience = match self.stage {
+        let timeout = match self.stage {
             Stage::Boot => self.limits.boot,
             Stage::Setup => SETUP_DEADLINE,
             Stage::Run => HEARTBEAT_DEADLINE,
             Stage::Finish => FINISH_DEADLINE,
             Stage::PowerOff => POWER_OFF_DEADLINE,
         };
-        self.last_progress + patience
+        self.last_progress + timeout
     }
 
     /// Something moved that is no message: bytes of the trace arrived.

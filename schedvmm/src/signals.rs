@@ -41,7 +41,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The error of sigaction(2) or pthread_sigmask(3), or no thread left.
 pub fn forward(events: SyncSender<Event>) -> io::Result<()> {
     let Blocked { set, .. } = signals::block(&SIGNALS)?;
-    thread::Builder::new().name("svmm-signals".into()).spawn(move || listen(&set, &events))?;
+    thread::Builder::new().name("schedvmm-signal".into()).spawn(move || listen(&set, &events))?;
     Ok(())
 }
 
@@ -52,7 +52,7 @@ pub fn forward(events: SyncSender<Event>) -> io::Result<()> {
 /// As [`forward`].
 pub fn end_at_once() -> io::Result<()> {
     let Blocked { set, .. } = signals::block(&SIGNALS)?;
-    thread::Builder::new().name("svmm-signals".into()).spawn(move || {
+    thread::Builder::new().name("schedvmm-signal".into()).spawn(move || {
         if let Ok(signal) = set.wait() {
             leave(signal, "ended by a signal");
         }

@@ -129,7 +129,7 @@ impl TraceFile {
     /// Writes the trace.dat; it is there whole or not at all.
     fn convert(&self, trace: &Trace, show: &Show) -> Result<u64, FtraceError> {
         let part = with_suffix(&self.path, PART_SUFFIX);
-        let pages: u64 = trace.pages().iter().map(ftrace::Region::len).sum();
+        let pages: u64 = trace.pages().iter().map(ftrace::ByteSource::len).sum();
         show.phase("trace", pages);
         let written = File::create(&part).map_err(FtraceError::from).and_then(|file| {
             let mut out = Watched { out: BufWriter::new(file), bytes: 0, show };

@@ -327,7 +327,7 @@ mod tests {
         End::Vcpu(VcpuEnd { cpu: 0, reason, exits, state: None, host_sched: None })
     }
 
-    /// Orders with a threshold that no gap here is over, or with none.
+    /// Jobs with a threshold that no gap here is over, or with none.
     fn job(threshold: Option<Duration>) -> Job {
         let load = LoadSpec { threshold, ..testing::load(1, 1, 1) };
         Job::new(load, CoschedRequest::None)

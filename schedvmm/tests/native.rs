@@ -101,12 +101,12 @@ fn cpu_shares_are_those_of_the_kernel() {
         let late = if late < 100e3 { late } else { 0.0 };
         number(&thread["statistics"]["wanted_ns"]) - late - number(&thread["gap_ns"])
     };
-    let booked = |thread: &Value| number(&thread["run_ns"]);
+    let accounted = |thread: &Value| number(&thread["run_ns"]);
     let all = |of: &dyn Fn(&Value) -> f64| threads.iter().map(of).sum::<f64>();
-    let (all_ran, all_booked, all_unseen) = (all(&ran), all(&booked), all(&unseen));
+    let (all_ran, all_accounted, all_unseen) = (all(&ran), all(&accounted), all(&unseen));
     for thread in threads {
-        let (ours, theirs) = (ran(thread) / all_ran, booked(thread) / all_booked);
-        let undecided = (unseen(thread) + ours * all_unseen) / all_booked;
+        let (ours, theirs) = (ran(thread) / all_ran, accounted(thread) / all_accounted);
+        let undecided = (unseen(thread) + ours * all_unseen) / all_accounted;
         println!(
             "thread {}: {ours:.5} by the meter, {theirs:.5} by schedstat, {undecided:.5} either's",
             thread["thread"]

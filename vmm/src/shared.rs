@@ -23,8 +23,8 @@ use crate::x86_64::lint::LintError;
 use crate::x86_64::zero_page::InitrdPlace;
 
 const PAGE: u64 = 4096;
-/// First word of a file of ours: "svmmkrn1".
-const MAGIC: u64 = u64::from_le_bytes(*b"svmmkrn1");
+/// First word of a file of ours: "vmm-krn1".
+const MAGIC: u64 = u64::from_le_bytes(*b"vmm-krn1");
 /// The facts, the setup header in a page of its own, then the kernel's memory.
 const MEMORY_OFFSET: u64 = 2 * PAGE;
 /// Words in the first page.

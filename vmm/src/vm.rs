@@ -297,7 +297,7 @@ fn start_io(workers: Vec<PortWorker>, measured: &[usize]) -> Result<Vec<IoThread
     let mut workers = workers.into_iter();
     let mut threads = Vec::new();
     let first: Vec<_> = workers.by_ref().take(1).collect();
-    for (name, group) in [("svmm-io", first), ("svmm-bulk", workers.collect())] {
+    for (name, group) in [("vmm-io", first), ("vmm-bulk", workers.collect())] {
         if group.is_empty() {
             continue;
         }

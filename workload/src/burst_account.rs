@@ -65,7 +65,7 @@ pub struct BurstAccount<'a> {
 }
 
 impl BurstAccount<'_> {
-    /// Books a burst that ended with this reading. Returns how long of it the thread ran after
+    /// Accounts for a burst that ended with this reading. Returns how long of it the thread ran after
     /// the moment at which the figures end, in nanoseconds.
     pub fn burst(&self, wakeup: &Wakeup, last_tsc: u64, why: End) -> u64 {
         let hit_tsc = self.control.hit_tsc();
@@ -97,7 +97,7 @@ impl BurstAccount<'_> {
         self.slot.bursts.store(self.slot.bursts.load(Relaxed).saturating_add(bursts), Relaxed);
     }
 
-    /// Books work of an open loop that was begun so late.
+    /// Accounts for work of an open loop that was begun so late.
     pub fn late(&self, ticks: u64) {
         self.late_ns(ticks_to_ns(ticks, self.khz));
     }
@@ -110,7 +110,7 @@ impl BurstAccount<'_> {
         }
     }
 
-    /// Books a wake-up that had not come when the load was stopped, at this reading of the TSC, if
+    /// Accounts for a wake-up that had not come when the load was stopped, at this reading of the TSC, if
     /// it was due by then. Returns the wait, which would have been longer.
     ///
     /// After a hit it goes on to when the thread was let go, as every gap that is open then:
@@ -193,7 +193,7 @@ mod tests {
             self
         }
 
-        fn book(&self) -> BurstAccount<'_> {
+        fn account(&self) -> BurstAccount<'_> {
             BurstAccount { slot: &self.slot, cells: &self.cells, control: &self.control, khz: KHZ }
         }
 
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_burst_counts_whole_where_nothing_was_hit() {
         let thread = Thread::new(&[]);
-        assert_eq!(thread.book().burst(&woken(1000, 1010), 5000, End::Deadline), 0);
+        assert_eq!(thread.account().burst(&woken(1000, 1010), 5000, End::Deadline), 0);
         assert_eq!(thread.figures(), (4000, 1, 10, 0));
         assert_eq!(thread.slot.bursts.load(Relaxed), 1);
     }
@@ -223,7 +223,7 @@ mod tests {
     fn a_burst_counts_up_to_the_hit_and_what_it_ran_since_is_told() {
         // It ran on for 100, and after a gap of 300 for 50 more.
         let thread = Thread::new(&[(2000, 2100), (3100, 3400)]).hit_at(3000);
-        assert_eq!(thread.book().burst(&woken(1000, 1010), 3450, End::Stopped), 150);
+        assert_eq!(thread.account().burst(&woken(1000, 1010), 3450, End::Stopped), 150);
         assert_eq!(thread.figures(), (2000, 1, 10, 0));
         assert_eq!(thread.slot.bursts.load(Relaxed), 0);
     }
@@ -231,18 +231,18 @@ mod tests {
     #[test]
     fn of_a_gap_that_is_open_at_the_hit_the_part_before_it_is_time_wanted() {
         let thread = Thread::new(&[(2000, 9000)]).hit_at(3000);
-        assert_eq!(thread.book().burst(&woken(1000, 1000), 9020, End::Stopped), 20);
+        assert_eq!(thread.account().burst(&woken(1000, 1000), 9020, End::Stopped), 20);
         assert_eq!(thread.figures(), (2000, 1, 0, 0));
     }
 
     #[test]
     fn a_wake_up_after_the_hit_was_due_before_it() {
         let thread = Thread::new(&[]).hit_at(3000);
-        assert_eq!(thread.book().burst(&woken(2400, 3500), 3510, End::Stopped), 10);
+        assert_eq!(thread.account().burst(&woken(2400, 3500), 3510, End::Stopped), 10);
         assert_eq!(thread.figures(), (600, 0, 0, 600));
         // And one that was not planned until later is nothing at all.
         let thread = Thread::new(&[]).hit_at(3000);
-        assert_eq!(thread.book().burst(&woken(3200, 3500), 3510, End::Stopped), 10);
+        assert_eq!(thread.account().burst(&woken(3200, 3500), 3510, End::Stopped), 10);
         assert_eq!(thread.figures(), (0, 0, 0, 0));
     }
 
@@ -250,20 +250,20 @@ mod tests {
     fn a_wake_up_that_never_came_was_due_all_the_same() {
         // Looked at 5000 after it was planned; the load was stopped 100 earlier.
         let thread = Thread::new(&[]);
-        let due = |book: BurstAccount<'_>, wakeup: &Wakeup, end| {
-            let gap = book.due(wakeup, end, Class::Host)?;
+        let due = |account: BurstAccount<'_>, wakeup: &Wakeup, end| {
+            let gap = account.due(wakeup, end, Class::Host)?;
             assert!(gap.unfinished && gap.kind == GapKind::WakeUp && gap.class == Class::Host);
             Some((gap.tsc_begin, gap.tsc_end))
         };
-        assert_eq!(due(thread.book(), &woken(1000, 6000), 5900), Some((1000, 5900)));
+        assert_eq!(due(thread.account(), &woken(1000, 6000), 5900), Some((1000, 5900)));
         assert_eq!(thread.figures(), (4900, 0, 0, 4900));
         // After a hit it counts up to that.
         let thread = Thread::new(&[]).hit_at(3000);
-        assert_eq!(due(thread.book(), &woken(1000, 6000), 5900), Some((1000, 6000)));
+        assert_eq!(due(thread.account(), &woken(1000, 6000), 5900), Some((1000, 6000)));
         assert_eq!(thread.figures(), (2000, 0, 0, 2000));
         // And one that lies ahead is not due.
         let thread = Thread::new(&[]);
-        assert_eq!(due(thread.book(), &woken(1000, 1000), 900), None);
+        assert_eq!(due(thread.account(), &woken(1000, 1000), 900), None);
         assert_eq!(thread.figures(), (0, 0, 0, 0));
     }
 
@@ -271,6 +271,6 @@ mod tests {
     fn where_gaps_are_missing_nobody_says_how_long_it_ran() {
         let many: Vec<_> = (0..9).map(|n| (n * 100, n * 100 + 50)).collect();
         let thread = Thread::new(&many).hit_at(500);
-        assert_eq!(thread.book().burst(&woken(0, 0), 2000, End::Stopped), 0);
+        assert_eq!(thread.account().burst(&woken(0, 0), 2000, End::Stopped), 0);
     }
 }

@@ -39,7 +39,7 @@ pub struct Watch<'a> {
     start_ns: u64,
     second: u32,
     /// Records handed on so far, by thread.
-    shipped: Vec<usize>,
+    sent: Vec<usize>,
     hit_told: bool,
     tsc_end: u64,
     slope_khz: Option<f64>,
@@ -108,7 +108,7 @@ impl<'a> Watch<'a> {
             begin,
             start_ns,
             second: 0,
-            shipped: vec![0; shared.threads().len()],
+            sent: vec![0; shared.threads().len()],
             hit_told: false,
             tsc_end: start_tsc,
             slope_khz: None,
@@ -179,8 +179,8 @@ impl<'a> Watch<'a> {
         self.slope_khz = self.begin.slope_khz(&Anchor::now());
         // Told again: the hit may have been published while the load was ending.
         let told = told.and_then(|()| self.tell_hit(observer));
-        let shipped = self.send(observer, usize::MAX);
-        ended.and(told).and(shipped.map_err(LoadError::Observer))
+        let sent = self.send(observer, usize::MAX);
+        ended.and(told).and(sent.map_err(LoadError::Observer))
     }
 
     /// First of all, for the kernel's accounting goes on while the threads end, which takes long
@@ -233,17 +233,16 @@ impl<'a> Watch<'a> {
     /// Hands on new records of all threads, at most so many.
     fn send(&mut self, observer: &mut dyn Observer, most: usize) -> io::Result<()> {
         let mut left = most;
-        for ((thread, slot), shipped) in (0..).zip(self.shared.threads()).zip(&mut self.shipped) {
+        for ((thread, slot), sent) in (0..).zip(self.shared.threads()).zip(&mut self.sent) {
             let cells = self.shared.records(thread as usize);
             while left > 0 {
                 let room = left.min(MAX_RECORDS_PER_FRAME);
-                let records: Vec<GapRecord> =
-                    slot.tally.records(cells, *shipped).take(room).collect();
+                let records: Vec<GapRecord> = slot.tally.records(cells, *sent).take(room).collect();
                 if records.is_empty() {
                     break;
                 }
                 observer.gaps(thread, &records)?;
-                *shipped += records.len();
+                *sent += records.len();
                 left -= records.len();
             }
         }

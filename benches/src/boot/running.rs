@@ -46,16 +46,16 @@ impl<'a> Running<'a> {
     }
 
     /// The same with a deadline of the caller's.
-    pub(crate) fn wait_within(&mut self, patience: Duration, mut look: impl FnMut()) -> Result<()> {
+    pub(crate) fn wait_within(&mut self, timeout: Duration, mut look: impl FnMut()) -> Result<()> {
         let status = loop {
             if let Some(status) = self.process.0.try_wait().context("cannot wait")? {
                 break status;
             }
-            if self.start.elapsed() > patience {
+            if self.start.elapsed() > timeout {
                 bail!(
                     "{} did not exit within {} s{}",
                     self.peer.name,
-                    patience.as_secs(),
+                    timeout.as_secs(),
                     self.said()
                 );
             }

@@ -111,9 +111,9 @@ fn dump(peer: &Peer, mib: u32) -> Result<Dump> {
     );
     let (mut before, mut booted) = (Some(before), None);
     let (mut begin, mut end, mut memory_kib) = (None, None, 0);
-    let patience =
+    let timeout =
         BOOT_ALLOWANCE + Duration::from_secs(u64::from(mib) / u64::from(MIN_MIB_PER_SECOND));
-    running.wait_within(patience, || {
+    running.wait_within(timeout, || {
         let there = std::fs::metadata(SINK).map_or(0, |metadata| metadata.len());
         if there > 0 {
             begin.get_or_insert_with(Instant::now);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Books the time of threads under the cause that follows from where they are.
+//! Accounts for the time of threads under the cause that follows from where they are.
 
 use super::UnknownReason;
 use super::gap_account::{Comm, Why};
@@ -10,7 +10,7 @@ use super::tracker::{Attributor, Thread};
 const STOPPER: &[u8] = b"migration/";
 
 impl Attributor<'_> {
-    /// Books the time of the threads on a CPU, and of those that a sibling holds up there.
+    /// Accounts for the time of the threads on a CPU, and of those that a sibling holds up there.
     #[inline]
     pub(super) fn settle_core(&mut self, cpu: u32) {
         self.settle_cpu(cpu);
@@ -30,7 +30,7 @@ impl Attributor<'_> {
         }
     }
 
-    /// Books the time of the thread that runs on a CPU.
+    /// Accounts for the time of the thread that runs on a CPU.
     #[inline]
     pub(super) fn settle_running(&mut self, on: u32) {
         let running = self.cpus.get(on as usize).filter(|cpu| cpu.known).map(|cpu| cpu.current);
@@ -39,7 +39,7 @@ impl Attributor<'_> {
         }
     }
 
-    /// Books a thread's time up to now, and gives it a new place.
+    /// Accounts for a thread's time up to now, and gives it a new place.
     pub(super) fn place(&mut self, thread: usize, place: Place) {
         self.settle(thread, self.now);
         let before = self.threads[thread].place;
@@ -55,20 +55,20 @@ impl Attributor<'_> {
         }
     }
 
-    /// Books a thread's time up to `until` under the cause that holds since the last time.
+    /// Accounts for a thread's time up to `until` under the cause that holds since the last time.
     #[inline]
     pub(super) fn settle(&mut self, thread: usize, until: u64) {
         let state = &mut self.threads[thread];
         let since = std::mem::replace(&mut state.since, until);
         while let Some(&gap) = state.gaps.get(state.first_open)
-            && self.ledgers[gap].gap.end <= since
+            && self.accounts[gap].gap.end <= since
         {
             state.first_open += 1;
         }
         if since >= until
             || state.gaps[state.first_open..]
                 .first()
-                .filter(|&&gap| self.ledgers[gap].gap.begin < until)
+                .filter(|&&gap| self.accounts[gap].gap.begin < until)
                 .is_none()
         {
             return;
@@ -76,11 +76,11 @@ impl Attributor<'_> {
         let (why, comm) = self.why(thread);
         let Thread { gaps, first_open, .. } = &self.threads[thread];
         for &gap in &gaps[*first_open..] {
-            let ledger = &mut self.ledgers[gap];
-            if ledger.gap.begin >= until {
+            let account = &mut self.accounts[gap];
+            if account.gap.begin >= until {
                 break;
             }
-            ledger.book(since, until, why, &comm);
+            account.add(since, until, why, &comm);
         }
     }
 

@@ -12,14 +12,14 @@ use crate::sched::IrqSource;
 const STATE_LETTERS: [char; 8] = ['S', 'D', 'T', 't', 'X', 'Z', 'P', 'I'];
 
 impl Explanation {
-    pub(super) fn from_ledger(
-        ledger: GapAccount,
+    pub(super) fn from_account(
+        account: GapAccount,
         context: &Context,
         comms: &Comms,
         trace_begin: Option<u64>,
         irq_name: impl Fn(IrqSource) -> String,
     ) -> Self {
-        let GapAccount { gap, entries, mut segments, segments_left_out, migrations, .. } = ledger;
+        let GapAccount { gap, entries, mut segments, segments_left_out, migrations, .. } = account;
         let mut order: Vec<usize> = (0..entries.len()).collect();
         order.sort_by_key(|&index| std::cmp::Reverse(entries[index].ticks));
         let mut rank = vec![0; entries.len()];

@@ -4,7 +4,7 @@
 use super::{Gap, Segment, UnknownReason};
 use crate::sched::IrqSource;
 
-/// Causes kept apart in one gap; more are booked under [`OTHERS`].
+/// Causes kept apart in one gap; more are added to [`OTHERS`].
 const MAX_PARTS: usize = 512;
 /// Stands for all threads that there is no room to keep apart.
 pub(super) const OTHERS: i32 = -1;
@@ -67,7 +67,7 @@ pub(super) struct GapAccount {
     pub segments_left_out: u64,
     pub migrations: u64,
     max_segments: usize,
-    /// The entry booked last, and when its piece began and ended.
+    /// The entry added to last, and when its piece began and ended.
     last: Option<(usize, u64, u64)>,
 }
 
@@ -84,9 +84,9 @@ impl GapAccount {
         }
     }
 
-    /// Books what lies in the gap of the time from `begin` to `end`. Calls are in order of
+    /// Adds what lies in the gap of the time from `begin` to `end`. Calls are in order of
     /// time and leave no time out.
-    pub(super) fn book(&mut self, begin: u64, end: u64, why: Why, comm: &Comm) {
+    pub(super) fn add(&mut self, begin: u64, end: u64, why: Why, comm: &Comm) {
         let begin = begin.max(self.gap.begin);
         let end = end.min(self.gap.end);
         if begin >= end {
@@ -143,37 +143,37 @@ impl GapAccount {
 mod tests {
     use super::*;
 
-    fn ledger(begin: u64, end: u64, max_segments: usize) -> GapAccount {
+    fn account(begin: u64, end: u64, max_segments: usize) -> GapAccount {
         GapAccount::new(Gap { tid: 1, begin, end }, max_segments)
     }
 
     #[test]
     fn adjoining_time_of_one_cause_is_one_piece() {
-        let mut ledger = ledger(10, 100, 2);
+        let mut account = account(10, 100, 2);
         let (queued, idle) = (Why::Queued { cpu: 1, tid: 5 }, Why::Idle { cpu: 1 });
         for (begin, end, why) in
             [(0, 20, queued), (20, 30, queued), (30, 31, idle), (31, 50, queued), (50, 200, queued)]
         {
-            ledger.book(begin, end, why, &[0; 16]);
+            account.add(begin, end, why, &[0; 16]);
         }
         let entries: Vec<_> =
-            ledger.entries.iter().map(|e| (e.why, e.ticks, e.pieces, e.longest)).collect();
+            account.entries.iter().map(|e| (e.why, e.ticks, e.pieces, e.longest)).collect();
         assert_eq!(entries, [(queued, 89, 2, 69), (idle, 1, 1, 1)]);
         let segments =
             [Segment { begin: 10, end: 30, part: 0 }, Segment { begin: 30, end: 31, part: 1 }];
-        assert_eq!(ledger.segments, segments);
-        assert_eq!(ledger.segments_left_out, 1);
+        assert_eq!(account.segments, segments);
+        assert_eq!(account.segments_left_out, 1);
     }
 
     #[test]
     fn very_many_causes_take_bounded_memory_and_still_sum() {
-        let mut ledger = ledger(0, 100_000, 0);
+        let mut account = account(0, 100_000, 0);
         for tid in 0..100_000_i32 {
             let at = u64::from(tid.unsigned_abs());
-            ledger.book(at, at + 1, Why::Queued { cpu: 0, tid }, &[0; 16]);
+            account.add(at, at + 1, Why::Queued { cpu: 0, tid }, &[0; 16]);
         }
-        assert_eq!(ledger.entries.len(), MAX_PARTS + 1);
-        assert_eq!(ledger.entries.iter().map(|entry| entry.ticks).sum::<u64>(), 100_000);
-        assert_eq!(ledger.entries[MAX_PARTS].why, Why::Queued { cpu: MANY_CPUS, tid: OTHERS });
+        assert_eq!(account.entries.len(), MAX_PARTS + 1);
+        assert_eq!(account.entries.iter().map(|entry| entry.ticks).sum::<u64>(), 100_000);
+        assert_eq!(account.entries[MAX_PARTS].why, Why::Queued { cpu: MANY_CPUS, tid: OTHERS });
     }
 }

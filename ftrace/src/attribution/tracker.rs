@@ -23,11 +23,11 @@ const MAX_IRQ_NAMES: usize = 1024;
 pub(super) struct Thread {
     pub(super) group: Option<u32>,
     pub(super) place: Place,
-    /// Its time up to here is booked.
+    /// Its time up to here is accounted for.
     pub(super) since: u64,
     /// Somebody began to wake it while it ran; the switch that follows is no sleep.
     pub(super) woken_early: bool,
-    /// Its gaps by beginning: places in the ledgers.
+    /// Its gaps by beginning: places in the accounts.
     pub(super) gaps: Vec<usize>,
     /// Gaps before this one have ended.
     pub(super) first_open: usize,
@@ -92,7 +92,7 @@ pub struct Attributor<'a> {
     pub(super) cpus: Vec<Cpu>,
     pub(super) threads: Vec<Thread>,
     known: FxHashMap<i32, Known>,
-    pub(super) ledgers: Vec<GapAccount>,
+    pub(super) accounts: Vec<GapAccount>,
     irq_names: FxHashMap<i32, String>,
     /// Latest time of any record; time never goes back.
     pub(super) now: u64,
@@ -137,7 +137,7 @@ impl<'a> Attributor<'a> {
             cpus: Vec::new(),
             threads,
             known,
-            ledgers: gaps.iter().map(|&gap| GapAccount::new(gap, context.max_segments)).collect(),
+            accounts: gaps.iter().map(|&gap| GapAccount::new(gap, context.max_segments)).collect(),
             irq_names: FxHashMap::default(),
             now: 0,
             trace_begin: None,
@@ -234,10 +234,10 @@ impl<'a> Attributor<'a> {
             self.threads[thread].place = Place::Unknown(UnknownReason::AfterTrace);
             self.settle(thread, u64::MAX);
         }
-        self.ledgers
+        self.accounts
             .into_iter()
-            .map(|ledger| {
-                Explanation::from_ledger(ledger, self.context, comms, begin, |source| {
+            .map(|account| {
+                Explanation::from_account(account, self.context, comms, begin, |source| {
                     irq_name(source, &self.irq_names, &self.decoder)
                 })
             })
@@ -331,11 +331,11 @@ impl<'a> Attributor<'a> {
         let Some(thread) = self.watched(migrate.pid) else { return };
         let Thread { gaps, first_open, .. } = &self.threads[thread];
         for &gap in &gaps[*first_open..] {
-            let ledger = &mut self.ledgers[gap];
-            if ledger.gap.begin > self.now {
+            let account = &mut self.accounts[gap];
+            if account.gap.begin > self.now {
                 break;
             }
-            ledger.migrations += u64::from(ledger.gap.end > self.now);
+            account.migrations += u64::from(account.gap.end > self.now);
         }
         let cpu = migrate.dest_cpu;
         match self.threads[thread].place {

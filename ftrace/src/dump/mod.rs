@@ -171,7 +171,7 @@ mod tests {
             };
             let why = dump.torn().expect("it is torn");
             assert!(why.contains("ends"), "{why}");
-            let pages: u64 = dump.trace().pages().iter().map(crate::Region::len).sum();
+            let pages: u64 = dump.trace().pages().iter().map(crate::ByteSource::len).sum();
             assert!(pages >= before && pages.is_multiple_of(4096));
             before = pages;
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{END_BYTES, HEADER_BYTES, KIND_END, KIND_PAGES, MAGIC, MAX_FRAME_BYTES, Section};
-use crate::byte_source::Region;
+use crate::byte_source::ByteSource;
 use crate::error::FtraceError;
 use crate::format::{FormatFile, MAX_FORMATS_BYTES};
 use crate::ring::PageLayout;
@@ -47,7 +47,7 @@ impl Dump {
     /// [`FtraceError::ReadFile`]; [`FtraceError::Dump`] for what is no dump; and those of
     /// [`Trace::new`] where it ended before the pages began.
     pub fn open(path: &Path) -> Result<Self, FtraceError> {
-        Self::read(Region::open(path)?)
+        Self::read(ByteSource::open(path)?)
     }
 
     /// Like [`Self::open`], for a dump in memory.
@@ -55,7 +55,7 @@ impl Dump {
     /// # Errors
     /// As [`Self::open`].
     pub fn from_bytes(bytes: impl Into<Arc<[u8]>>) -> Result<Self, FtraceError> {
-        Self::read(Region::bytes(bytes))
+        Self::read(ByteSource::bytes(bytes))
     }
 
     /// Whether a file begins like a dump.
@@ -64,7 +64,7 @@ impl Dump {
     /// [`FtraceError::ReadFile`].
     pub fn is_at(path: &Path) -> Result<bool, FtraceError> {
         let mut magic = [0; MAGIC.len()];
-        let read = Region::open(path)?.read_at(0, &mut magic);
+        let read = ByteSource::open(path)?.read_at(0, &mut magic);
         Ok(read.map_err(FtraceError::read_file(path))? == MAGIC.len() && magic == *MAGIC)
     }
 
@@ -83,7 +83,7 @@ impl Dump {
         self.torn.as_deref()
     }
 
-    fn read(whole: Region) -> Result<Self, FtraceError> {
+    fn read(whole: ByteSource) -> Result<Self, FtraceError> {
         let chunk = vec![0; CHUNK_BYTES];
         let mut reader = Reader { whole, position: 0, checksum: crc32fast::Hasher::new(), chunk };
         let mut found = Found::default();
@@ -110,7 +110,7 @@ struct Found {
 }
 
 struct Reader {
-    whole: Region,
+    whole: ByteSource,
     position: u64,
     checksum: crc32fast::Hasher,
     /// For pages on their way into the checksum.
@@ -243,9 +243,9 @@ impl Reader {
         } else if is_kind(Section::Comms, kind) {
             metadata.comms = within_limit(contents, MAX_COMMS_BYTES)?;
         } else if is_kind(Section::Kallsyms, kind) {
-            metadata.kallsyms = Region::bytes(contents);
+            metadata.kallsyms = ByteSource::bytes(contents);
         } else if is_kind(Section::PrintkFormats, kind) {
-            metadata.printk_formats = Region::bytes(contents);
+            metadata.printk_formats = ByteSource::bytes(contents);
         } else if is_kind(Section::Clock, kind) {
             metadata.clock = trimmed_text(&within_limit(contents, MAX_SMALL_BYTES)?);
         } else if is_kind(Section::Uname, kind) {

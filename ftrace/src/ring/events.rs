@@ -7,7 +7,7 @@ use std::collections::binary_heap::PeekMut;
 
 use super::layout::{EntryLayout, PageLayout};
 use super::stream::{CpuStream, Head, Lost, Watch};
-use crate::byte_source::Region;
+use crate::byte_source::ByteSource;
 use crate::error::FtraceError;
 
 /// Buffers of all CPUs together, in bytes, unless single pages need more.
@@ -51,7 +51,7 @@ pub struct Events {
 impl Events {
     /// `pages[n]` are the pages of CPU n; `watch` is told what is read.
     pub(crate) fn new(
-        pages: &[Region],
+        pages: &[ByteSource],
         page_layout: PageLayout,
         entry_layout: EntryLayout,
         watch: &Watch,

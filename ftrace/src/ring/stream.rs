@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::layout::{EntryLayout, PageLayout};
 use super::page::{Missed, PageCursor, Step};
-use crate::byte_source::Region;
+use crate::byte_source::ByteSource;
 
 /// Why events are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub(crate) enum Head {
 /// One CPU's entries in order.
 #[derive(Debug)]
 pub(crate) struct CpuStream {
-    region: Region,
+    region: ByteSource,
     watch: Watch,
     page_layout: PageLayout,
     entry_layout: EntryLayout,
@@ -93,7 +93,7 @@ impl CpuStream {
     /// Reads `region` through a buffer of `buffer_size` bytes, rounded down to whole pages
     /// but at least one if there is anything to read.
     pub(crate) fn new(
-        region: Region,
+        region: ByteSource,
         watch: Watch,
         (page_layout, entry_layout): (PageLayout, EntryLayout),
         buffer_size: usize,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{
     FLYRECORD, FTRACE_SYSTEM, HEADER_EVENT, HEADER_PAGE, LATENCY, MAGIC, OPTIONS, VERSION, option,
 };
-use crate::byte_source::Region;
+use crate::byte_source::ByteSource;
 use crate::error::FtraceError;
 use crate::format::{FormatFile, MAX_FORMAT_BYTES, MAX_FORMATS_BYTES};
 use crate::trace::{MAX_COMMS_BYTES, MAX_CPUS, MAX_SMALL_BYTES, Metadata, Trace, clock_in_use};
@@ -27,7 +27,7 @@ impl Trace {
     /// [`FtraceError::ReadFile`]; [`FtraceError::TraceDat`] for what is no such file, with the
     /// place where that shows; and those of [`Self::new`].
     pub fn open(path: &Path) -> Result<Self, FtraceError> {
-        Self::from_trace_dat(Region::open(path)?)
+        Self::from_trace_dat(ByteSource::open(path)?)
     }
 
     /// Like [`Self::open`], for a trace.dat in memory.
@@ -35,10 +35,10 @@ impl Trace {
     /// # Errors
     /// As [`Self::open`].
     pub fn from_trace_dat_bytes(bytes: impl Into<Arc<[u8]>>) -> Result<Self, FtraceError> {
-        Self::from_trace_dat(Region::bytes(bytes))
+        Self::from_trace_dat(ByteSource::bytes(bytes))
     }
 
-    fn from_trace_dat(whole: Region) -> Result<Self, FtraceError> {
+    fn from_trace_dat(whole: ByteSource) -> Result<Self, FtraceError> {
         let mut reader = Reader { whole, position: 0 };
         reader.preamble()?;
         let mut metadata = Metadata {
@@ -61,7 +61,7 @@ impl Trace {
 }
 
 struct Reader {
-    whole: Region,
+    whole: ByteSource,
     position: u64,
 }
 
@@ -186,14 +186,14 @@ impl Reader {
     }
 
     /// A part of the file that is left where it is, after its 32-bit length.
-    fn region_u32(&mut self) -> Result<Region, FtraceError> {
+    fn region_u32(&mut self) -> Result<ByteSource, FtraceError> {
         let len = u64::from(self.u32()?);
         let region = self.part(self.position, len)?;
         self.position += len;
         Ok(region)
     }
 
-    fn part(&self, offset: u64, len: u64) -> Result<Region, FtraceError> {
+    fn part(&self, offset: u64, len: u64) -> Result<ByteSource, FtraceError> {
         match offset.checked_add(len) {
             Some(end) if end <= self.whole.len() => Ok(self.whole.part(offset, len)),
             _ => Err(self.broken(format!("{len} bytes from byte {offset} on are not in the file"))),
@@ -246,7 +246,7 @@ impl Reader {
     }
 
     /// Where the pages of the next CPU are.
-    fn table_entry(&mut self) -> Result<Region, FtraceError> {
+    fn table_entry(&mut self) -> Result<ByteSource, FtraceError> {
         let (offset, len) = (self.u64()?, self.u64()?);
         self.part(offset, len)
     }

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use super::{FLYRECORD, FTRACE_SYSTEM, HEADER_EVENT, HEADER_PAGE, MAGIC, OPTIONS, VERSION, option};
-use crate::byte_source::Region;
+use crate::byte_source::ByteSource;
 use crate::error::FtraceError;
 use crate::format::FormatFile;
 use crate::trace::{Metadata, Trace};
@@ -156,7 +156,7 @@ impl<W: Write> Counting<W> {
     }
 
     /// All of a region, or an error: its length is in the file already.
-    fn region(&mut self, region: &Region) -> io::Result<()> {
+    fn region(&mut self, region: &ByteSource) -> io::Result<()> {
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut position = 0;
         while position < region.len() {

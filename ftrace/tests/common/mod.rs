@@ -5,7 +5,7 @@
 
 use std::process::Command;
 
-use ftrace::{FormatFile, Metadata, Region, Trace, TraceId};
+use ftrace::{ByteSource, FormatFile, Metadata, Trace, TraceId};
 
 pub const PAGE_SIZE: usize = 4096;
 const HEADER_SIZE: usize = 16;
@@ -352,7 +352,7 @@ impl Builder {
             header_event: HEADER_EVENT.into(),
             formats: SPECS.iter().map(|spec| format_file(spec, self.mirrored)).collect(),
             comms: b"1 init\n".to_vec(),
-            kallsyms: Region::bytes(
+            kallsyms: ByteSource::bytes(
                 *b"ffffffff81000000 t tracing_mark_write\nffffffff81001000 t x\n",
             ),
             clock: "x86-tsc".into(),
@@ -363,7 +363,7 @@ impl Builder {
     }
 
     pub fn build(&self) -> Trace {
-        let pages = self.pages().into_iter().map(Region::bytes).collect();
+        let pages = self.pages().into_iter().map(ByteSource::bytes).collect();
         Trace::new(self.metadata(), pages).expect("a good trace")
     }
 }

@@ -107,7 +107,7 @@ fn is_ready(vm: &L2Vm) -> bool {
 impl L2Vms<'_> {
     /// Until each VM stands ready or is given up.
     fn until_ready(&mut self, starter: &Starter) -> Result<(), NestedError> {
-        let deadline = self.spec.boot_timeout.map(|patience| (Instant::now() + patience, patience));
+        let deadline = self.spec.boot_timeout.map(|timeout| (Instant::now() + timeout, timeout));
         loop {
             self.launch_due(starter)?;
             let to_come = self.load.groups.len() > self.vms.len();
@@ -121,19 +121,19 @@ impl L2Vms<'_> {
                 return Err(NestedError::NoneUp("told to stop before all stood ready".into()));
             }
             match deadline {
-                Some((deadline, patience)) if Instant::now() >= deadline => {
+                Some((deadline, timeout)) if Instant::now() >= deadline => {
                     if to_come {
-                        let text = format!("not all could be started within {patience:?}");
+                        let text = format!("not all could be started within {timeout:?}");
                         return Err(NestedError::NoneUp(text));
                     }
                     let text =
-                        format!("did not stand ready within {patience:?} (--l2-boot-timeout)");
+                        format!("did not stand ready within {timeout:?} (--l2-boot-timeout)");
                     self.give_up(|vm| !is_ready(vm), &text)?;
                 }
                 Some(_) => {}
                 None => self.give_up_stalled()?,
             }
-            if self.beat()? {
+            if self.take_messages()? {
                 self.look_after();
                 self.observer.waiting(&format!("VM {} to stand ready", names.join(", ")))?;
             }
@@ -142,10 +142,10 @@ impl L2Vms<'_> {
 
     /// Gives up on VMs that boot no further.
     fn give_up_stalled(&mut self) -> Result<(), NestedError> {
-        let patience = self.spec.boot_stall;
-        let stalled = |vm: &L2Vm| !is_ready(vm) && vm.progress.stalled_for() >= patience;
+        let timeout = self.spec.boot_stall;
+        let stalled = |vm: &L2Vm| !is_ready(vm) && vm.progress.stalled_for() >= timeout;
         let text = format!(
-            "has come no further for {patience:?}: it reached no other phase, and took no more \
+            "has come no further for {timeout:?}: it reached no other phase, and took no more \
              memory (--l2-boot-timeout gives all a fixed time instead)"
         );
         self.give_up(stalled, &text)
@@ -176,7 +176,7 @@ impl L2Vms<'_> {
         }
         let deadline = Instant::now() + CONFINED;
         while self.vms.iter().any(is_loose) && Instant::now() < deadline {
-            if self.beat()? {
+            if self.take_messages()? {
                 self.observer.waiting("vCPU threads to be confined")?;
             }
         }
@@ -261,7 +261,7 @@ impl L2Vms<'_> {
         self.next_word = begin + SECOND;
         let mut second = 0;
         loop {
-            let passed = self.beat()?;
+            let passed = self.take_messages()?;
             if let Some(hit) = self.hit {
                 if let Some(trace) = trace {
                     trace.stop(&self.marker(hit, choice));
@@ -324,7 +324,7 @@ impl L2Vms<'_> {
                 self.vms.iter_mut().filter(|it| it.report.is_some()).for_each(L2Vm::kill);
                 return self.wait_for_exit(|_| true, "the machines to end");
             }
-            if self.beat()? {
+            if self.take_messages()? {
                 self.observer.waiting("the machines to report and to end")?;
             }
         }

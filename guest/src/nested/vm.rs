@@ -27,7 +27,7 @@ use super::progress::Progress;
 use crate::cmdline::Drift;
 
 /// Longest time for a launcher to read a command; it has nothing else to do.
-const ORDER: Duration = Duration::from_secs(5);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes taken from a launcher at once.
 const PIECE_BYTES: usize = 64 << 10;
 /// Longest text of a fault, or of a dump of registers, that is kept.
@@ -85,7 +85,7 @@ impl L2Vm {
         (began, events): (Instant, SyncSender<Event>),
     ) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
-        ours.set_write_timeout(Some(ORDER))?;
+        ours.set_write_timeout(Some(COMMAND_TIMEOUT))?;
         let spec_text = serde_json::to_string(spec).map_err(io::Error::other)?;
         let mut command = Command::new(executable);
         command.arg(LAUNCH_COMMAND).arg(spec_text).stdin(Stdio::from(OwnedFd::from(theirs)));
@@ -148,9 +148,9 @@ impl L2Vm {
 
     /// True while it boots and the next one is to wait for it: for so long since its start where
     /// the time for all is fixed, else for so long since it has come further.
-    pub fn holds_up(&self, fixed: bool, patience: Duration) -> bool {
+    pub fn holds_up(&self, fixed: bool, timeout: Duration) -> bool {
         let taken = if fixed { self.launched.elapsed() } else { self.progress.stalled_for() };
-        self.is_healthy() && self.status.phase < VmPhase::Standing && taken < patience
+        self.is_healthy() && self.status.phase < VmPhase::Standing && taken < timeout
     }
 
     /// Notes the first thing that went wrong.

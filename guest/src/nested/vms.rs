@@ -71,13 +71,13 @@ impl<'a> L2Vms<'a> {
         let all = self.load.groups.len();
         let at_once = (self.spec.boot_at_once as usize).clamp(1, all.max(1));
         let turns = u32::try_from(all.div_ceil(at_once)).unwrap_or(u32::MAX).max(1);
-        let patience = match self.spec.boot_timeout {
+        let timeout = match self.spec.boot_timeout {
             Some(all) => all / turns,
             None => self.spec.boot_stall / STALLS_PER_TURN,
         };
         while self.vms.len() < all {
             let fixed = self.spec.boot_timeout.is_some();
-            let booting = self.vms.iter().filter(|vm| vm.holds_up(fixed, patience));
+            let booting = self.vms.iter().filter(|vm| vm.holds_up(fixed, timeout));
             if booting.count() >= at_once {
                 return Ok(());
             }
@@ -99,7 +99,7 @@ impl<'a> L2Vms<'a> {
     }
 
     /// Takes what the VMs say for one poll interval, or less. True if a second has passed.
-    pub(super) fn beat(&mut self) -> Result<bool, NestedError> {
+    pub(super) fn take_messages(&mut self) -> Result<bool, NestedError> {
         match self.inbox.recv_timeout(POLL_INTERVAL) {
             Ok((index, bytes)) => self.take_bytes(index, bytes)?,
             // All readers are gone: every VM has ended.
@@ -201,7 +201,7 @@ impl<'a> L2Vms<'a> {
             if Instant::now() >= deadline {
                 self.vms.iter_mut().filter(|vm| vm.is_running() && ending(vm)).for_each(L2Vm::kill);
             }
-            if self.beat()? {
+            if self.take_messages()? {
                 self.observer.waiting(what)?;
             }
         }

@@ -15,7 +15,7 @@ pub struct Trace {
     pub via: Option<TraceVia>,
     /// Length of the file.
     pub bytes: u64,
-    /// Length of what was shipped.
+    /// Length of what was sent, or read in memory: the key keeps its name, for results that there are.
     pub shipped_bytes: u64,
     /// Nothing of it is missing.
     pub complete: bool,
@@ -42,7 +42,7 @@ pub enum TraceForm {
 pub enum TraceVia {
     /// Read in the guest's memory.
     MappedRing,
-    /// Shipped by the guest.
+    /// Sent by the guest.
     BulkPort,
     /// Written by ourselves, on the running kernel.
     File,

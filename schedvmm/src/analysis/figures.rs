@@ -123,7 +123,7 @@ fn book_forced_idle(
     // Of the time for which the kernel's accounting was read.
     let accounted_ns = report.map_or(0, |report| clock.since_start_ns(report.tsc_end));
     let cpu_time_ns = accounted_ns.saturating_mul(clock.load().cpus.len() as u64);
-    forced_idle::book(groups, threads, report, cpu_time_ns)
+    forced_idle::fill_in(groups, threads, report, cpu_time_ns)
 }
 
 /// The length of the run, as far as its figures go; `None` before it has ended.

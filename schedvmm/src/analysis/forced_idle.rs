@@ -13,9 +13,9 @@ pub fn of_machines() -> ForcedIdle {
     ForcedIdle { note: Some(note.into()), ..ForcedIdle::default() }
 }
 
-/// Books it on the groups, and adds it up. `cpu_time_ns` is the time between the two readings
+/// Puts it down to the groups, and adds it up. `cpu_time_ns` is the time between the two readings
 /// of the kernel's accounting, on all CPUs of the load together.
-pub fn book(
+pub fn fill_in(
     groups: &mut [Group],
     threads: &[Thread],
     report: Option<&LoadReport>,
@@ -74,7 +74,7 @@ mod tests {
         testing::thread(thread, report)
     }
 
-    fn booked(
+    fn filled_in(
         cgroups: [Option<u64>; 2],
         threads: [Option<u64>; 4],
     ) -> (ForcedIdle, [Option<u64>; 2]) {
@@ -85,28 +85,28 @@ mod tests {
         let report = LoadReport { groups: groups_told.into(), ..Default::default() };
         let threads: Vec<_> =
             threads.into_iter().enumerate().map(|(n, ns)| thread(n, ns)).collect();
-        let found = book(&mut groups, &threads, Some(&report), 1000);
+        let found = fill_in(&mut groups, &threads, Some(&report), 1000);
         (found, groups.map(|group| group.force_idle_ns))
     }
 
     #[test]
     fn cgroups_come_first_and_threads_do_where_there_are_none() {
-        let (found, groups) = booked([Some(100), Some(50)], [Some(1); 4]);
+        let (found, groups) = filled_in([Some(100), Some(50)], [Some(1); 4]);
         assert_eq!(
             (found.source, found.ns, found.share),
             (Some(ForcedIdleSource::Cgroup), Some(150), Some(0.15))
         );
         assert_eq!(groups, [Some(100), Some(50)]);
-        let (found, groups) = booked([Some(100), None], [Some(1), Some(2), Some(3), Some(4)]);
+        let (found, groups) = filled_in([Some(100), None], [Some(1), Some(2), Some(3), Some(4)]);
         assert_eq!((found.source, groups), (Some(ForcedIdleSource::Threads), [Some(3), Some(7)]));
     }
 
     #[test]
     fn what_one_thread_does_not_tell_nobody_adds_up() {
-        let (found, groups) = booked([None; 2], [Some(1), Some(2), Some(3), None]);
+        let (found, groups) = filled_in([None; 2], [Some(1), Some(2), Some(3), None]);
         assert_eq!((found.ns, groups), (None, [None; 2]));
         assert!(found.note.is_some_and(|note| note.contains("schedstats=on")));
-        let nothing = book(&mut [], &[], None, 0);
+        let nothing = fill_in(&mut [], &[], None, 0);
         assert_eq!((nothing.ns, nothing.source), (None, None));
     }
 }

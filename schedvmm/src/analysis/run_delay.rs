@@ -13,7 +13,7 @@ const MAX_DIFFERENCE: f64 = 0.02;
 const MAX_UNSEEN: f64 = 0.001;
 
 /// What is to be said of the thread whose gaps and accounting differ most, if that is too much. Of
-/// a run that a hit ended nothing: gaps that are open then are in no book yet.
+/// a run that a hit ended nothing: gaps that are open then are not accounted for yet.
 pub fn note(threads: &[Thread], load: &LoadSpec, was_hit: bool) -> Option<String> {
     let kind = load.kind;
     if was_hit || kind == Kind::Vcpus {

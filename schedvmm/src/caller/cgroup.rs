@@ -145,14 +145,14 @@ pub fn read(root: &Path) -> (Vec<Cgroup>, bool) {
 
 /// Throttling by the kernel's accounting at one moment.
 #[derive(Clone, Debug, Default)]
-pub struct Books {
+pub struct ThrottleReadings {
     /// By the quota of each cgroup.
     levels: Vec<GroupReport>,
     /// Of this process's own cgroup, whoever's quota it was.
     own_ns: Option<u64>,
 }
 
-impl Books {
+impl ThrottleReadings {
     /// As they stand now.
     pub fn read(cgroups: &[Cgroup]) -> Self {
         Self {
@@ -300,10 +300,10 @@ pub mod tests {
             fs::write(path, text).expect("written");
         };
         write("cg/a/cpu.stat", "nr_periods 9\nnr_throttled 3\nthrottled_usec 70\n");
-        let before = Books::read(&cgroups);
+        let before = ThrottleReadings::read(&cgroups);
         assert!(!before.since(&before, &cgroups).is_some());
         write("cg/a/cpu.stat", "nr_periods 19\nnr_throttled 5\nthrottled_usec 100\n");
-        let found = Books::read(&cgroups).since(&before, &cgroups);
+        let found = ThrottleReadings::read(&cgroups).since(&before, &cgroups);
         assert_eq!(
             (found.facts.times, found.facts.ns, &found.facts.by[..]),
             (2, Some(30_000), &["/a".into()][..])
@@ -311,13 +311,13 @@ pub mod tests {
         assert!(found.is_some() && !before.see_hidden());
         // Where the kernel tells whose tasks they were, it may have been others'.
         write("cg/a/b/cpu.stat.local", "throttled_usec 40\n");
-        let before = Books::read(&cgroups);
+        let before = ThrottleReadings::read(&cgroups);
         write("cg/a/cpu.stat", "nr_periods 19\nnr_throttled 6\nthrottled_usec 100\n");
-        assert!(!Books::read(&cgroups).since(&before, &cgroups).is_some());
+        assert!(!ThrottleReadings::read(&cgroups).since(&before, &cgroups).is_some());
         // Or a quota's that cannot be seen.
         write("cg/a/cpu.stat", "");
         write("cg/a/b/cpu.stat.local", "throttled_usec 41\n");
-        let found = Books::read(&cgroups).since(&before, &cgroups);
+        let found = ThrottleReadings::read(&cgroups).since(&before, &cgroups);
         assert!(found.is_some() && found.facts.by.is_empty() && before.see_hidden());
         assert_eq!(found.facts.ns, Some(1_000));
     }

@@ -13,7 +13,7 @@ use results::model::{self, CallerFacts, CallerPolicy, CpuQuota, SchedClass};
 use workload::kernel::affinity;
 use workload::sched_policy::SchedAttr;
 
-use self::cgroup::{Books, Cgroup};
+use self::cgroup::{Cgroup, ThrottleReadings};
 use crate::status::Failure;
 use crate::units::show_ns;
 
@@ -27,7 +27,7 @@ pub struct Caller {
     cgroups: Vec<Cgroup>,
     /// All else, as result.json has it.
     facts: CallerFacts,
-    before: Books,
+    before: ThrottleReadings,
     root: PathBuf,
     demand: Demand,
 }
@@ -166,7 +166,13 @@ impl Caller {
             rt_period_us: number_in("proc/sys/kernel/sched_rt_period_us", root),
             throttled: None,
         };
-        Self { before: Books::read(&cgroups), cgroups, facts, root: root.to_owned(), demand }
+        Self {
+            before: ThrottleReadings::read(&cgroups),
+            cgroups,
+            facts,
+            root: root.to_owned(),
+            demand,
+        }
     }
 
     /// As result.json has it.
@@ -266,12 +272,12 @@ impl Caller {
 
     /// The load begins: what happened before does not count.
     pub fn load_begins(&mut self) {
-        self.before = Books::read(&self.cgroups);
+        self.before = ThrottleReadings::read(&self.cgroups);
     }
 
     /// The load has ended: what a quota had to do with it meanwhile.
     pub fn load_ended(&mut self) -> Meanwhile {
-        let throttled = Books::read(&self.cgroups).since(&self.before, &self.cgroups);
+        let throttled = ThrottleReadings::read(&self.cgroups).since(&self.before, &self.cgroups);
         let (mut notes, mut faults) = (Vec::new(), Vec::new());
         if throttled.is_some() {
             faults.push(describe(&throttled.facts));

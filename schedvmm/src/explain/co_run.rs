@@ -25,7 +25,7 @@ fn shares(found: &ftrace::CoRun, ns: impl Fn(u64) -> u64) -> Option<CoRun> {
 ///
 /// # Errors
 /// The trace cannot be read.
-pub fn book(result: &mut RunResult, question: &Question) -> Result<(), Failure> {
+pub fn fill_in(result: &mut RunResult, question: &Question) -> Result<(), Failure> {
     let window = result.window_tsc();
     let found =
         question.reading("co-run", |trace| ftrace::co_run(trace, question.context(), window));

@@ -26,5 +26,5 @@ pub fn complete(result: &mut RunResult, progress: &Progress) -> Result<(), Failu
     if let Some(gap) = result.gap() {
         result.explanation = Some(question.explain(gap)?.0);
     }
-    co_run::book(result, &question)
+    co_run::fill_in(result, &question)
 }

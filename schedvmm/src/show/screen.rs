@@ -47,7 +47,7 @@ fn write_screen(text: &mut String, result: &RunResult, folder: &Path) -> std::fm
         writeln!(
             text,
             "group             cookie     gaps    longest        p99  in gaps  CPU share  \
-             latest wake-up"
+                max wake-up"
         )?;
         for group in &result.groups {
             writeln!(text, "{}", group_line(group))?;

@@ -172,8 +172,8 @@ impl Attendant for Screen<'_> {
     fn look(&mut self) -> Option<Self::End> {
         self.show();
         (Instant::now() >= self.deadline).then(|| {
-            let patience = self.args.boot_timeout;
-            let text = format!("the machine has not ended within {patience:?} (--boot-timeout)");
+            let timeout = self.args.boot_timeout;
+            let text = format!("the machine has not ended within {timeout:?} (--boot-timeout)");
             Err(Failure::kernel(text))
         })
     }

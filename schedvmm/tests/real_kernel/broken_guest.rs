@@ -107,7 +107,7 @@ pub fn group() -> Group {
         // A kernel that lays out its ring buffers in memory in a way that is not known here.
         Case::new("other_ring", run("other_ring", ""), |outcome| {
             let result = hit(outcome);
-            let words = ["it begins with 0xbadfeee", "the guest ships it"];
+            let words = ["it begins with 0xbadfeee", "the guest sends it"];
             outcome.assert_says(&words);
             assert!(text(&result["trace"], "note").contains(words[0]), "{}", result["trace"]);
             trace(outcome, &result, "r/trace.dat", "bulk-port");

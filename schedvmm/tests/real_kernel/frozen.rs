@@ -6,7 +6,7 @@ use crate::case::{Case, main_job};
 use crate::early_end::{LONG, kill, meanwhile, seconds_to_end, written_on_the_way};
 use crate::outcome::{Outcome, list};
 
-/// The launcher's patience with a guest that was asked to end, in seconds. A second signal
+/// How long the launcher waits for a guest that was asked to end, in seconds. A second signal
 /// ends it sooner.
 const GRACE: f64 = 5.0;
 

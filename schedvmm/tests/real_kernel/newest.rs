@@ -26,7 +26,7 @@ pub fn group() -> Group {
         }),
         Case::run("trace", "", |outcome| {
             let result = hit(outcome);
-            // Where this kernel's ring buffers lie in memory is not known, so it ships them.
+            // Where this kernel's ring buffers lie in memory is not known, so it sends them.
             threshold::trace(outcome, &result, "r/trace.dat", "bulk-port");
             explained(outcome, &result);
         }),

@@ -13,8 +13,8 @@ use crate::outcome::{Outcome, list, number, text};
 use crate::threshold;
 use crate::trace::explained;
 
-/// Rings so large that they are not set aside in the guest's memory, but shipped.
-const SHIPPED: &str = "--transport pci --memory 512M --trace-buffer 32M";
+/// Rings so large that they are not set aside in the guest's memory, but sent.
+const SENT: &str = "--transport pci --memory 512M --trace-buffer 32M";
 
 /// A kernel that has no driver for virtio-mmio.
 const NO_MMIO: &str = "/tmp/no_mmio";
@@ -30,7 +30,7 @@ const NESTED_LIMIT: Duration = Duration::from_secs(400);
 pub fn group() -> Group {
     let cases = vec![
         // Control and trace ports carry data both ways, with bells and messages.
-        Case::run("pci", SHIPPED, |outcome| {
+        Case::run("pci", SENT, |outcome| {
             let result = threshold::hit(outcome);
             over(outcome, &result, "pci");
             threshold::trace(outcome, &result, "r/trace.dat", "bulk-port");

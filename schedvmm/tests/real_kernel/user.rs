@@ -217,7 +217,7 @@ pub fn group_of_cfs() -> Group {
         assert!(!tunables.contains("base_slice"), "6.1 has no base_slice_ns: {tunables}");
         assert!(text(&result["kernel"], "release").starts_with("6.1."));
     });
-    // What this kernel traces has to be shipped.
+    // What this kernel traces has to be sent.
     let trace = Case::run("trace", "", |outcome| {
         let result = hit(outcome);
         threshold::trace(outcome, &result, "r/trace.dat", "bulk-port");

@@ -149,10 +149,10 @@ impl Session {
                 };
                 return Err(HostLost(lost).into());
             }
-            let (since, patience) = self.patience();
-            let Some(left) = patience.checked_sub(since.elapsed()) else {
+            let (since, timeout) = self.timeout();
+            let Some(left) = timeout.checked_sub(since.elapsed()) else {
                 let what = self.waiting_for(job);
-                let seconds = patience.as_secs();
+                let seconds = timeout.as_secs();
                 let words = self.last_words();
                 let lost =
                     format!("{what}, or a sign of it, did not come within {seconds} s{words}");
@@ -174,7 +174,7 @@ impl Session {
     }
 
     /// How long to wait for the next step, and since when: of two limits the one that ends first.
-    fn patience(&self) -> (Instant, Duration) {
+    fn timeout(&self) -> (Instant, Duration) {
         let Limits { boot, command, silence } = self.limits;
         match self.phase {
             Phase::Booting => (self.phase_start, boot),

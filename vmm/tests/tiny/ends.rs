@@ -171,7 +171,7 @@ pub fn a_vcpu_that_does_not_stop_is_named() -> Result<Completion, Failed> {
     same("the others", others.iter().all(|end| end.reason == ExitReason::Stopped), true)?;
     let names: Vec<_> = threads()?.into_iter().map(|(name, _)| name).collect();
     same("threads left", names.iter().filter(|name| name.ends_with("/KVM")).count(), 1)?;
-    same("threads of I/O left", names.iter().filter(|name| name.starts_with("svmm-")).count(), 0)?;
+    same("threads of I/O left", names.iter().filter(|name| name.starts_with("vmm-")).count(), 0)?;
     // Let go, it ends as it was told to.
     drop(open);
     let (_, ends) = live.stop(false)?;

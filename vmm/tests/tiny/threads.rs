@@ -186,7 +186,7 @@ pub fn threads_are_named_and_pinned() -> Result<Completion, Failed> {
         // They keep off the measured CPUs where there are others.
         eventually(|| {
             let threads = self::threads().map_err(|error| format!("{error:?}"))?;
-            let mut of_io = threads.iter().filter(|(name, _)| name.starts_with("svmm-"));
+            let mut of_io = threads.iter().filter(|(name, _)| name.starts_with("vmm-"));
             let off = |list: &str| {
                 measured.is_none_or(|cpu: usize| {
                     list != cpu.to_string() && !list.starts_with(&format!("{cpu}-"))

@@ -42,7 +42,7 @@ impl ThreadAccount {
     }
 
     /// The figures of `earlier`, a reading before this one, as far as it has them. Time on a CPU
-    /// stays: the kernel's book of a thread that runs is behind, up to the next tick.
+    /// stays: the kernel's accounting of a thread that runs is behind, up to the next tick.
     pub fn with_waits_of(self, earlier: Self) -> Self {
         Self {
             run_ns: self.run_ns,

@@ -31,7 +31,7 @@ pub enum Kernels {
 }
 
 impl Kernels {
-    /// As orders and results have it.
+    /// As jobs and results have it.
     pub fn kind(self) -> MeterKind {
         match self {
             Self::Hwlat => MeterKind::Hwlat,

@@ -229,7 +229,7 @@ mod tests {
         assert!(metadata.uname.starts_with("Linux "));
         assert_eq!(metadata.id, ftrace::TraceId::of(5));
         assert_eq!((dump.stats()[0].events, dump.stats()[0].overwritten), (100, 5));
-        let lengths: Vec<u64> = dump.trace().pages().iter().map(ftrace::Region::len).collect();
+        let lengths: Vec<u64> = dump.trace().pages().iter().map(ftrace::ByteSource::len).collect();
         assert_eq!(lengths, [3 * 4096, 4096]);
         // Torn after the first CPU's pages, which are those of CPU 1.
         let torn = Dump::from_bytes(bytes[..bytes.len() - 2 * 4096].to_vec()).unwrap();

@@ -166,7 +166,7 @@ impl Run {
         self.measurement.judge_others(meanwhile, Vec::new());
         let hit = self.measurement.session.hit.is_some();
         if let Some(instance) = tracing.as_ref().filter(|it| it.tracing().is_wanted(hit)) {
-            self.ship(instance.tracing());
+            self.take_trace(instance.tracing());
         }
         restore.undo().into_iter().for_each(|note| self.measurement.note(note));
         self.tell(Message::Bye);
@@ -189,15 +189,15 @@ impl Run {
     }
 
     /// Writes the trace to its file.
-    fn ship(&mut self, tracing: &Tracing) {
+    fn take_trace(&mut self, tracing: &Tracing) {
         let estimate_bytes = tracing.estimate_bytes();
         self.tell(Message::Trace(TraceProgress::Begin { estimate_bytes }));
         let (mut sink, written) = TraceSink::new(self.trace_file.raw().to_owned());
         let Measurement { session, job, show, .. } = &self.measurement;
-        let shipped = tracing.send(&job.load.cpus, &mut sink);
+        let taken = tracing.send(&job.load.cpus, &mut sink);
         let bytes = written.load(Ordering::Acquire);
-        let sent = shipped.as_ref().ok().copied();
-        let error = shipped.err().map(|error| error.to_string());
+        let sent = taken.as_ref().ok().copied();
+        let error = taken.err().map(|error| error.to_string());
         let (gaps, clock) = (&session.gaps, self.measurement.clock());
         let arrival = Arrival { via: TraceVia::File, bytes, sent, error, gaps, clock };
         self.trace = self.trace_file.receive(&arrival, show);

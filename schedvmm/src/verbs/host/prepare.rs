@@ -26,7 +26,7 @@ use crate::status::Failure;
 
 /// A run before it begins.
 pub struct Prepare {
-    /// The orders, to ourselves.
+    /// The job, for ourselves.
     pub job: Job,
     /// Remark for the reader.
     pub notes: Vec<String>,

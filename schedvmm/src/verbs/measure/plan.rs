@@ -34,7 +34,7 @@ pub struct Plan {
     pub placement: Placement,
     /// What the host's CPUs are to it.
     pub host_cpus: HostCpus,
-    /// The agent's orders.
+    /// The agent's job.
     pub job: Job,
     /// When the run began.
     pub started_utc: String,

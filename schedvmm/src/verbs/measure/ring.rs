@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The trace in the guest's memory: whether it can be read there, while the guest can still ship
+//! The trace in the guest's memory: whether it can be read there, while the guest can still send
 //! it, and the reading, when the machine has stopped.
 
 use std::{fs, io};
@@ -13,22 +13,22 @@ use crate::trace_file::Arrival;
 use crate::verbs::measure::Attempt;
 
 impl Attempt {
-    /// Answers a guest that has stopped tracing: it is to ship its trace where we cannot read it.
+    /// Answers a guest that has stopped tracing: it is to send its trace where we cannot read it.
     /// Once, whatever it asks.
     pub(super) fn answer_about_ring(&mut self) {
         let ring = self.measurement.session.setup.as_ref().and_then(|setup| setup.trace_ring);
         let (Some(ring), None) = (ring, &self.ring_answer) else { return };
         let checked = self.with_rings(ring, |rings| rings.check().map_err(|error| chain(&error)));
-        let command = if checked.is_ok() { Command::KeepTrace } else { Command::ShipTrace };
+        let command = if checked.is_ok() { Command::KeepTrace } else { Command::SendTrace };
         if let Err(reason) = &checked {
-            self.measurement.note(format!("trace: {reason}; the guest ships it"));
+            self.measurement.note(format!("trace: {reason}; the guest sends it"));
         }
         self.ring_answer = Some(checked);
         // One that takes no answer goes on without.
         self.tell(command);
     }
 
-    /// Takes the pages out of guest memory, as after a run that ships its trace, and after one that
+    /// Takes the pages out of guest memory, as after a run that sends its trace, and after one that
     /// did not come to its end.
     pub(super) fn take_ring(&self, ring: TraceRing, arrival: &mut Arrival<'_>) {
         arrival.via = TraceVia::MappedRing;

@@ -69,7 +69,7 @@ fn cause_row(part: &ExplainedPart) -> Markup {
 /// Gaps of each group.
 pub fn groups(result: &RunResult) -> Markup {
     let head =
-        ["cookie", "gaps", "longest", "p50", "p99", "in gaps", "CPU share", "latest wake-up"];
+        ["cookie", "gaps", "longest", "p50", "p99", "in gaps", "CPU share", "max wake-up latency"];
     html! {
         div.scroll { table {
             caption { "Gaps by group" }

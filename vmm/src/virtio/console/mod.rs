@@ -55,9 +55,9 @@ const COLUMNS: u16 = 80;
 const ROWS: u16 = 25;
 
 /// Longest wait of a reset for sinks: below what a vCPU has to stop in.
-const RESET_PATIENCE: Duration = Duration::from_secs(2);
+const RESET_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two looks at them.
-const FLUSH_LOOK: Duration = Duration::from_micros(100);
+const FLUSH_POLL_INTERVAL: Duration = Duration::from_micros(100);
 
 /// A console device.
 ///
@@ -86,7 +86,7 @@ pub struct Console {
     output: ConsoleOutput,
     queue_sizes: Vec<u16>,
     config: [u8; 12],
-    reset_patience: Duration,
+    reset_timeout: Duration,
 }
 
 /// A new console with all that serves it.
@@ -130,7 +130,7 @@ impl Console {
         let control = ConsoleControl::new(Arc::clone(&shared));
         let queue_sizes = queues::sizes(&kinds);
         let config = config(kinds.len());
-        let console = Self { shared, output, queue_sizes, config, reset_patience: RESET_PATIENCE };
+        let console = Self { shared, output, queue_sizes, config, reset_timeout: RESET_TIMEOUT };
         Ok(ConsoleHandles { console, control, workers })
     }
 
@@ -138,9 +138,9 @@ impl Console {
     /// devices when it powers off (`virtio_device_shutdown` in drivers/virtio/virtio.c, 6.15 and
     /// stable kernels of that time), and a program's last words are still in the rings then.
     fn flush(&self) {
-        let deadline = Instant::now() + self.reset_patience;
+        let deadline = Instant::now() + self.reset_timeout;
         while !self.shared.flushed() && Instant::now() < deadline {
-            thread::sleep(FLUSH_LOOK);
+            thread::sleep(FLUSH_POLL_INTERVAL);
         }
     }
 

@@ -32,7 +32,7 @@ struct Bench {
 impl Bench {
     fn new(transport: Transport) -> Self {
         let sinks: Vec<_> = NAMES.iter().map(|_| TestSink::default()).collect();
-        let handles = without_patience(Console::new(specs(&sinks)).unwrap());
+        let handles = without_timeout(Console::new(specs(&sinks)).unwrap());
         let mut events = EventManager::new().unwrap();
         for worker in handles.workers {
             events.add_subscriber(worker);
@@ -125,12 +125,12 @@ fn specs(sinks: &[TestSink]) -> Vec<PortSpec> {
 /// A console of which only the registers matter.
 pub(in crate::virtio) fn console(sink: &TestSink) -> Console {
     let sinks: Vec<_> = NAMES.iter().map(|_| sink.clone()).collect();
-    without_patience(Console::new(specs(&sinks)).unwrap()).console
+    without_timeout(Console::new(specs(&sinks)).unwrap()).console
 }
 
 /// Its resets wait for no worker: in most tests the workers are on the thread that resets.
-fn without_patience(mut handles: ConsoleHandles) -> ConsoleHandles {
-    handles.console.reset_patience = Duration::ZERO;
+fn without_timeout(mut handles: ConsoleHandles) -> ConsoleHandles {
+    handles.console.reset_timeout = Duration::ZERO;
     handles
 }
 

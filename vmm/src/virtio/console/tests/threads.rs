@@ -172,7 +172,7 @@ fn a_sink_that_hangs_stops_nobody_else_not_even_a_reset(transport: Transport) {
     let mut specs = specs(&sinks);
     specs[2].sink = Box::new(Gate { entered, go_on });
     let mut handles = Console::new(specs).unwrap();
-    handles.console.reset_patience = Duration::from_millis(20);
+    handles.console.reset_timeout = Duration::from_millis(20);
     let mut bench = Bench {
         driver: Driver::new(transport, Box::new(handles.console)),
         control: handles.control,
