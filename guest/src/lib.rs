@@ -3,7 +3,6 @@
 //! second-level guests.
 
 pub mod agent;
-pub mod cmdline;
 pub mod commands;
 pub mod modules;
 pub mod nested;

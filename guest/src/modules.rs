@@ -50,11 +50,6 @@ fn in_its_words(log: &[String]) -> String {
     if words.is_empty() { words } else { format!(" (the kernel: {words})") }
 }
 
-/// Name of a module's file, so that the order of names is the one to load them in.
-pub fn file_name(place: usize, name: &str) -> String {
-    format!("{place:04}-{name}.ko")
-}
-
 /// Names and files of the modules in a folder, in order; none where there is no such folder.
 ///
 /// # Errors
@@ -128,6 +123,8 @@ fn said_of(name: &str, log: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use protocol::names::module_file;
+
     use super::*;
 
     #[test]
@@ -135,7 +132,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let names = ["virtio_ring", "virtio", "virtio_mmio"];
         for (place, name) in names.iter().enumerate() {
-            fs::write(folder.path().join(file_name(place, name)), name).unwrap();
+            fs::write(folder.path().join(module_file(place, name)), name).unwrap();
         }
         let found = files(folder.path()).unwrap();
         assert_eq!(found.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), names);
@@ -161,7 +158,7 @@ mod tests {
     fn what_is_no_module_is_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(load_all(folder.path()).unwrap(), Vec::<String>::new());
-        fs::write(folder.path().join(file_name(0, "bad")), b"no ELF").unwrap();
+        fs::write(folder.path().join(module_file(0, "bad")), b"no ELF").unwrap();
         let error = load_all(folder.path()).unwrap_err().to_string();
         assert!(error.starts_with("module bad cannot be loaded: "), "{error}");
     }

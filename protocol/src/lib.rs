@@ -4,6 +4,7 @@
 //! Types with serde names, the frames that carry them, and the names that both sides know. No file
 //! is read here and no system call made.
 
+pub mod cmdline;
 pub mod cpu_list;
 pub mod duration;
 pub mod error;

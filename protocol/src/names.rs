@@ -32,3 +32,9 @@ pub const TRACE_INSTANCE: &str = "schedvmm";
 
 /// Name of the virtio-console port that carries the trace, guest to host.
 pub const TRACE_PORT: &str = "schedvmm.trace";
+
+/// Name of a module's file in a folder of modules, so that the order of names is the one to load
+/// them in.
+pub fn module_file(place: usize, module: &str) -> String {
+    format!("{place:04}-{module}.ko")
+}

@@ -9,8 +9,8 @@ use protocol::error::Owner;
 use protocol::index::GroupIndex;
 use thiserror::Error;
 
-use crate::obstacle::Obstacle;
-use crate::sched_policy::PolicyError;
+use crate::kernel::obstacle::Obstacle;
+use crate::kernel::sched_policy::PolicyError;
 use crate::shared_memory::SharedError;
 
 /// Why the load cannot be run, or not to its end.

@@ -13,10 +13,11 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 use crate::hit::TraceFiles;
 use crate::kernel::{core_sched, files};
+use crate::kernel::{memory, sched_policy};
 use crate::shared_memory::Shared;
 use crate::slots::GroupSlot;
 use crate::thread::{Common, run};
-use crate::{memory, sched_policy, thread_accounting};
+use crate::thread_accounting;
 
 /// Enough for the measuring loop, and little to lock into memory.
 const STACK_BYTES: usize = 256 << 10;
@@ -190,7 +191,8 @@ mod tests {
         let now = getrlimit(Resource::Nofile).current;
         setrlimit(Resource::Nofile, before).unwrap();
         // As many as there may be, for who is not root.
-        let most = before.maximum.filter(|_| !crate::obstacle::is_root()).unwrap_or(u64::MAX);
+        let most =
+            before.maximum.filter(|_| !crate::kernel::obstacle::is_root()).unwrap_or(u64::MAX);
         assert!(now.is_none_or(|now| now >= 2064.min(most)), "{now:?} of {before:?}");
     }
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is found out between the preparations and the load, wherever it runs.
 
-use std::fs;
 use std::path::Path;
 
 use protocol::cpu_list::CpuSet;
@@ -10,9 +9,9 @@ use protocol::message::{Failure, Setup};
 
 use crate::context::WorkloadContext;
 use crate::error::LoadError;
-use crate::kernel::scheduler;
+use crate::kernel::obstacle::Obstacle;
+use crate::kernel::{info, scheduler};
 use crate::observer::Prepared;
-use crate::obstacle::Obstacle;
 use crate::tracing::Tracing;
 use crate::{noise_floor, supervisor};
 
@@ -26,8 +25,7 @@ pub fn describe_quiet(
     job: &Job,
     context: &mut WorkloadContext,
 ) -> Result<(), LoadError> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    setup.scheduler = scheduler::facts(Path::new("/"), release.trim());
+    setup.scheduler = scheduler::facts(Path::new("/"), &info::sysctl("osrelease"));
     setup.scheduler_files = scheduler::files(Path::new("/"));
     if job.noise.is_zero() {
         return Ok(());

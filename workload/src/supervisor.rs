@@ -21,11 +21,11 @@ use crate::context::WorkloadContext;
 use crate::error::LoadError;
 use crate::ground::check_cpus;
 use crate::group_processes::{Cost, Groups, POLL_INTERVAL, those_not};
+use crate::kernel::sched_policy;
 use crate::kernel::{affinity, futex};
 use crate::monitor::{Accounts, Watch};
 use crate::observer::{Observer, Outcome, Prepared};
 use crate::placement::Places;
-use crate::sched_policy;
 use crate::shared_memory::Shared;
 use crate::slots::State;
 

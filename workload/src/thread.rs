@@ -22,10 +22,10 @@ use crate::bursts::{Bursts, Ended, Moment};
 use crate::hit::{HitPublisher, TraceFiles};
 use crate::kernel::accounting::ThreadAccount;
 use crate::kernel::{affinity, core_sched, futex};
+use crate::kernel::{memory, sched_policy};
 use crate::shared_memory::Shared;
 use crate::slots::{State, ThreadSlot};
 use crate::thread_accounting::{self, KernelAccounting};
-use crate::{memory, sched_policy};
 
 /// How long a thread waits at the barrier; the supervisor's own deadline is shorter (a guest
 /// among many stands there until the last of them is up), so this one only ends what has lost

@@ -6,8 +6,9 @@
 //! one that hangs takes none, however busy its CPUs are. What it prints does not count: a kernel
 //! can complain for ever. Both its memory and its phases have an end, and so has this.
 
-use std::fs;
 use std::time::{Duration, Instant};
+
+use workload::kernel::process;
 
 /// Memory that has to come for it to count, in pages: less may come with whatever a launcher does
 /// when its VM hangs.
@@ -35,7 +36,7 @@ impl Progress {
 
     /// Looks at its launcher's memory; where the kernel does not tell, only phases count.
     pub fn look(&mut self, pid: u32) {
-        self.see(resident_pages(pid).unwrap_or(0));
+        self.see(process::resident_pages(pid).unwrap_or(0));
     }
 
     fn see(&mut self, pages: u64) {
@@ -49,12 +50,6 @@ impl Progress {
     pub fn stalled_for(&self) -> Duration {
         self.last.elapsed()
     }
-}
-
-/// Of a process, by the second number of its /proc/PID/statm.
-fn resident_pages(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    text.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -82,8 +77,8 @@ mod tests {
 
     #[test]
     fn a_process_tells_its_memory_and_one_that_is_gone_none() {
-        assert!(resident_pages(std::process::id()).unwrap() > STEP_PAGES);
-        assert_eq!(resident_pages(u32::MAX), None);
+        assert!(process::resident_pages(std::process::id()).unwrap() > STEP_PAGES);
+        assert_eq!(process::resident_pages(u32::MAX), None);
         let mut progress = stalled(0, Duration::from_secs(60));
         progress.look(u32::MAX);
         assert!(progress.stalled_for() >= Duration::from_secs(60));

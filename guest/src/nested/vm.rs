@@ -7,12 +7,12 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::SyncSender;
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, thread};
 
-use gaps::accounting::parse_schedstat;
 use gaps::record::GapRecord;
 use gaps::tsc;
+use protocol::cmdline::Drift;
 use protocol::frame::{Decoder, FrameError};
 use protocol::launcher::{
     LAUNCH_COMMAND, LaunchSpec, LauncherCommand, LauncherMessage, Report, encode_launcher_command,
@@ -21,10 +21,9 @@ use protocol::launcher::{
 use protocol::message::{Frame, LineGap, Message, MeterLine, ThresholdHit, Tick};
 use protocol::report::LoadReport;
 use protocol::vm::{TscCheck, VmPhase, VmStatus};
-use workload::kernel::{affinity, files};
+use workload::kernel::{affinity, files, process};
 
 use super::progress::Progress;
-use crate::cmdline::Drift;
 
 /// Longest time for a launcher to read a command; it has nothing else to do.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -222,18 +221,14 @@ impl L2Vm {
         &self,
         cookie_of: fn(u32) -> io::Result<u64>,
     ) -> io::Result<Vec<(u32, String, u64)>> {
-        let threads = format!("/proc/{}/task", self.status.pid);
+        let pid = self.status.pid;
         let mut found = Vec::new();
-        for entry in fs::read_dir(&threads).into_iter().flatten().flatten() {
-            let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
+        for tid in process::threads(pid) {
             let cookie = match cookie_of(tid) {
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
                 read => read?,
             };
-            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            found.push((tid, name.trim().to_owned(), cookie));
+            found.push((tid, process::thread_name(pid, tid), cookie));
         }
         Ok(found)
     }
@@ -389,8 +384,7 @@ impl L2Vm {
 
 /// Nanoseconds on a CPU and nanoseconds waiting for one, of a thread.
 fn schedstat_of(tid: u32, pid: u32) -> Option<(u64, u64)> {
-    let path = format!("/proc/{pid}/task/{tid}/schedstat");
-    let accounting = parse_schedstat(&fs::read(path).ok()?)?;
+    let accounting = process::schedstat(pid, tid)?;
     Some((accounting.ran_ns, accounting.waited_ns))
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use protocol::cpu_list::CpuSet;
 use results::model::{self, CallerFacts, CallerPolicy, CpuQuota, SchedClass};
 use workload::kernel::affinity;
-use workload::sched_policy::SchedAttr;
+use workload::kernel::sched_policy::SchedAttr;
 
 use self::cgroup::{Cgroup, ThrottleReadings};
 use crate::status::Failure;

@@ -21,8 +21,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use guest::modules::file_name;
 use initrd_builder::{Archive, InitrdError};
+use protocol::names::module_file;
 use vmm::config::Transport;
 
 pub use self::drivers::Drivers;
@@ -177,7 +177,7 @@ impl Modules {
     /// The archive takes no more.
     pub fn add_to(&self, archive: &mut Archive, folder: &str) -> Result<(), InitrdError> {
         for (place, module) in self.list.iter().enumerate() {
-            let path = format!("{folder}/{}", file_name(place, &module.name));
+            let path = format!("{folder}/{}", module_file(place, &module.name));
             archive.file(&path, 0o644, module.bytes.as_slice())?;
         }
         Ok(())

@@ -11,8 +11,8 @@ use crate::kernel::affinity;
 pub fn hello(uptime_ns: u64) -> Hello {
     let online = affinity::online().unwrap_or_default();
     Hello {
-        release: read("/proc/sys/kernel/osrelease"),
-        version: read("/proc/sys/kernel/version"),
+        release: sysctl("osrelease"),
+        version: sysctl("version"),
         cmdline: read("/proc/cmdline"),
         cpus_online: online.to_string(),
         siblings: online
@@ -24,6 +24,11 @@ pub fn hello(uptime_ns: u64) -> Hello {
         clocksource: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
         uptime_ns,
     }
+}
+
+/// A value of /proc/sys/kernel; empty where it cannot be read.
+pub fn sysctl(name: &str) -> String {
+    read(&format!("/proc/sys/kernel/{name}"))
 }
 
 fn read(path: &str) -> String {

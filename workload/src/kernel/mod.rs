@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The running kernel's interfaces: every file below /proc and /sys, and every system call that
-//! concerns scheduling.
+//! concerns scheduling or memory. Tracefs has a room of its own, [`crate::tracing`].
 
 pub mod accounting;
 pub mod affinity;
@@ -11,6 +11,10 @@ pub mod files;
 pub mod futex;
 pub mod hierarchy;
 pub mod info;
+pub(crate) mod memory;
+pub mod obstacle;
+pub mod process;
+pub mod sched_policy;
 pub mod scheduler;
 pub mod signals;
 pub mod switches;

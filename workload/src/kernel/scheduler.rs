@@ -8,8 +8,8 @@ use std::path::Path;
 use protocol::scheduler::{Family, SchedulerFacts};
 use rustix::time::ClockId;
 
+use crate::kernel::obstacle::Obstacle;
 use crate::kernel::tunables::table::{BASE_SLICE, FEATURES, LATENCY, MIN_GRANULARITY};
-use crate::obstacle::Obstacle;
 
 /// Facts about the kernel whose files are below `root`; its release as `uname -r` has it.
 pub fn facts(root: &Path, release: &str) -> SchedulerFacts {

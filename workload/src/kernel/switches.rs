@@ -8,7 +8,7 @@ use std::io;
 use perf_event::events::Software;
 use perf_event::{Builder, Clock, SampleFlag, Sampler};
 
-use crate::obstacle::is_root;
+use crate::kernel::obstacle::is_root;
 
 /// include/uapi/linux/perf_event.h.
 const PERF_RECORD_LOST: u32 = 2;

@@ -24,9 +24,9 @@ use protocol::meter::MeterFacts;
 
 use crate::context::WorkloadContext;
 use crate::error::{LoadError, MeterError};
+use crate::kernel::obstacle::Obstacle;
 use crate::kernel_meter::tracer::{Kernels, Tracer};
 use crate::observer::{Observer, Outcome};
-use crate::obstacle::Obstacle;
 use crate::supervisor;
 
 /// A meter that is ready to measure.

@@ -9,12 +9,12 @@ use protocol::job::{LoadSpec, MeterKind, MeterMode, MeterSpec};
 use protocol::report::MeterReport;
 
 use crate::error::MeterError;
+use crate::kernel::obstacle::Obstacle;
 use crate::kernel_meter::Meter;
 use crate::kernel_meter::lines::{Context, HwlatSample, LineBuffer, OsnoiseSample, Parsed, parse};
 use crate::kernel_meter::place::{Placed, Placing, WallClock};
 use crate::kernel_meter::tallies::{self, Tallies, ThreadTime};
 use crate::kernel_meter::tracer::Kernels;
-use crate::obstacle::Obstacle;
 use crate::testing::{groups, tree};
 
 /// Written by Linux 6.12 in a machine of ours.

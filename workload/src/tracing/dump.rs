@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use ftrace::dump::{DumpWriter, Section};
 use ftrace::marker_symbol;
 
+use crate::kernel::info;
 use crate::tracing::Tracing;
 
 /// The kernel hands out header files in the first read only, whatever its size.
@@ -133,14 +134,7 @@ fn read_at_once(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn uname() -> String {
-    ["ostype", "osrelease", "version"]
-        .map(|name| {
-            fs::read_to_string(format!("/proc/sys/kernel/{name}"))
-                .unwrap_or_default()
-                .trim()
-                .to_owned()
-        })
-        .join(" ")
+    ["ostype", "osrelease", "version"].map(info::sysctl).join(" ")
 }
 
 fn named<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {

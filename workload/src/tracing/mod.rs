@@ -23,7 +23,7 @@ use protocol::job::{TraceDump, TraceSpec};
 use protocol::message::{Failure, TraceRing};
 
 use crate::kernel::files::write_file;
-use crate::obstacle::Obstacle;
+use crate::kernel::obstacle::Obstacle;
 
 /// Where the tracing file system is, newest kernel first.
 const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];

@@ -11,9 +11,9 @@ use protocol::job::{CoschedRequest, Job, TraceSpec};
 use protocol::message::{self, CoschedInterface, Setup};
 use workload::context::WorkloadContext;
 use workload::kernel::core_sched::{self, CoschedError};
+use workload::kernel::obstacle::Obstacle;
+use workload::kernel::sched_policy::try_out;
 use workload::kernel::{files, tunables};
-use workload::obstacle::Obstacle;
-use workload::sched_policy::try_out;
 use workload::setup;
 use workload::tracing::Tracing;
 

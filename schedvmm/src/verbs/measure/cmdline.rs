@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line that the kernel runs with, against the one that it was given.
 
-use guest::cmdline::Drift;
+use protocol::cmdline::Drift;
 
 use crate::cli::Idle;
 use crate::measurement::Measurement;

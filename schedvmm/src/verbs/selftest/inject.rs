@@ -9,8 +9,8 @@ use std::{fs, io, thread};
 
 use gaps::tsc::{self, ns_to_ticks, ticks_to_ns};
 use protocol::cpu_list::CpuSet;
-use workload::kernel::affinity;
 use workload::kernel::files::write_file;
+use workload::kernel::{affinity, process};
 
 use crate::signals::{self, OnLeave};
 
@@ -159,9 +159,7 @@ pub fn keep_off(cpu: u32) {
 }
 
 fn measuring_thread(pid: u32) -> Option<u32> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
-    let mut ids = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
-    ids.find(|tid| *tid != pid)
+    process::threads(pid).into_iter().find(|tid| *tid != pid)
 }
 
 fn signal(pid: u32, tid: u32, signal: i32) {

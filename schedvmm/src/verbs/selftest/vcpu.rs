@@ -11,6 +11,7 @@ use gaps::record::GapRecord;
 use results::model::LocatedGap;
 use results::saved::Saved;
 use rustix::process::{Pid, Signal, kill_process};
+use workload::kernel::process;
 
 use crate::signals::{self, OnLeave};
 use crate::verbs::selftest::inject::{self, Stop};
@@ -154,11 +155,7 @@ impl Drop for Machine {
 }
 
 fn named_thread(pid: u32, name: &str) -> Option<u32> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
-    let mut named = tasks.filter(|task| {
-        fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
-    });
-    named.next()?.file_name().to_str()?.parse().ok()
+    process::threads(pid).into_iter().find(|tid| process::thread_name(pid, *tid) == name)
 }
 
 #[cfg(test)]

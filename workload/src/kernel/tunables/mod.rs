@@ -18,11 +18,11 @@ use protocol::tunable::{TunableName, TuneRequest};
 use thiserror::Error;
 
 use crate::kernel::files::write_file;
+use crate::kernel::obstacle::Obstacle;
 use crate::kernel::tunables::table::{
     BASE_SLICE, DURATION, FEATURES, NO_CFS_TUNABLE, NO_FEATURES, ON_OFF, TUNABLES, Unit,
     WHOLE_MICROSECONDS,
 };
-use crate::obstacle::Obstacle;
 
 /// Why a request makes no sense on any kernel.
 #[derive(Debug, Error, PartialEq, Eq)]
