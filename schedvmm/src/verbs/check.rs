@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::json;
 use vmm::boot_ram::BootRam;
 use vmm::config::BootMethod;
@@ -161,7 +162,7 @@ impl Report {
         }
     }
 
-    fn json(&self, named: &Path) -> serde_json::Value {
+    fn json(&self, named: &Path) -> impl Serialize {
         let Self { kernel, known, memory_mib, .. } = self;
         json!({
             "kernel": {
@@ -196,7 +197,7 @@ fn row(name: &str, value: &str, text: &mut String) {
     let _ = writeln!(text, "{name:<14}{}", terminal::one_line(value));
 }
 
-fn need_json(finding: &Finding) -> serde_json::Value {
+fn need_json(finding: &Finding) -> impl Serialize {
     let options = finding.lacking.iter().map(|opt| format!("CONFIG_{}", opt.name));
     json!({
         "name": finding.need.name,

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use source::{Errors, Statuses};
 
 /// Types whose errors end no process: what becomes of each.
-const NO_END: [(&str, &str); 6] = [
+const NO_END: [(&str, &str); 7] = [
     ("ActivationError", "the guest's driver is told, and goes without the device"),
     ("CpuListError", "a file of the kernel is read as far as it can be understood"),
     ("DurationError", "is quoted beside the option, the key or the tunable"),
     ("FrameError", "is quoted with a protocol error"),
     ("SendError", "the guest takes no order, and is ended without"),
     ("SessionError", "is quoted with a protocol error"),
+    ("UnknownTunable", "is quoted beside --tune, whose options clap refuses"),
 ];
 
 fn root() -> PathBuf {

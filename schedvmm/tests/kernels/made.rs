@@ -204,7 +204,7 @@ fn what_is_no_kernel_is_refused_with_a_reason() {
         ("text.deb", 200, &["this is a text file"]),
         ("arm", 200, &["arm64"]),
         ("narrow", 125, &["32-bit"]),
-        ("cut.zst", 125, &["damaged: it is packed (Zstd)"]),
+        ("cut.zst", 125, &["damaged: it is packed (zstd)"]),
         ("0.0.1-none", 200, &["no kernel 0.0.1-none is installed", "/boot/vmlinuz-0.0.1-none"]),
         ("missing", 200, &["missing", "No such file"]),
     ] {
