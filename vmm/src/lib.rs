@@ -19,6 +19,7 @@ pub mod memory;
 pub mod msi;
 mod running;
 pub mod shared;
+pub mod unpacked;
 pub mod vcpu;
 pub mod virtio;
 pub mod vm;

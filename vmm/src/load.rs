@@ -12,6 +12,7 @@ use crate::load_error::too_small;
 use crate::loaded::{Entered, Loaded, LoadedKernel};
 use crate::memory::GuestRam;
 use crate::shared::{SharedError, SharedInitrd, SharedKernel};
+use crate::unpacked::Unpacked;
 use crate::x86_64::elf::{ElfKernel, parse_elf};
 use crate::x86_64::image::{BzImage, KernelImage};
 use crate::x86_64::image_error::ImageError;
@@ -33,6 +34,8 @@ pub enum Kernel<'a> {
     Shared(&'a SharedKernel),
     /// The same, with pages of this machine's own: more memory, and huge pages.
     Copied(&'a SharedKernel),
+    /// One that was unpacked for an earlier machine of this process.
+    Unpacked(&'a Unpacked),
 }
 
 /// Where the initrd comes from.
@@ -62,6 +65,7 @@ pub fn fill(config: &Config, kernel: Kernel<'_>, initrd: Initrd<'_>) -> Result<L
         // Chosen when it was unpacked, by whoever has unpacked it.
         Kernel::Shared(kernel) => (kernel.map(&mut ram)?, kernel.transport()),
         Kernel::Copied(kernel) => (kernel.copy(&mut ram)?, kernel.transport()),
+        Kernel::Unpacked(kernel) => (kernel.copy(&mut ram)?, kernel.transport()),
     };
     let initrd = match initrd {
         Initrd::Bytes(bytes) => self::initrd(bytes, &kernel, &mut ram)?,
