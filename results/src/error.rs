@@ -97,3 +97,40 @@ pub enum ResultError {
         path: PathBuf,
     },
 }
+
+/// A folder has no trials, or none that are known here.
+#[derive(Debug, Error)]
+pub enum TrialsError {
+    /// The file that tells of them is not there, or nobody may read it.
+    #[error("cannot read {}: {why}; name a folder of `schedvmm trials`", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Reason.
+        why: io::Error,
+    },
+    /// It is there, and something else.
+    #[error("{} is no trials.json of schedvmm: {why}", .path.display())]
+    NoTrials {
+        /// The file.
+        path: PathBuf,
+        /// How that is known.
+        why: String,
+    },
+    /// The file that tells of a comparison is something else.
+    #[error("{} is no comparison.json of this version of schedvmm: {why}", .path.display())]
+    NoComparison {
+        /// The file.
+        path: PathBuf,
+        /// How that is known.
+        why: String,
+    },
+    /// A version that this program does not know.
+    #[error("{} is of schema `{schema}`; this program knows schedvmm-trials/1", .path.display())]
+    Schema {
+        /// The file.
+        path: PathBuf,
+        /// As it says.
+        schema: String,
+    },
+}

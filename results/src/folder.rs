@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -23,7 +24,9 @@ const CONSOLE: &str = "console.log";
 pub const OWN_FILES: [&str; 6] =
     [RESULT, gaps_csv::NAME, HISTOGRAMS, CONSOLE, "trace.dat", "trace.dat.raw"];
 /// Folder for results without a name.
-const PARENT: &str = "results";
+pub const PARENT: &str = "results";
+/// Beside them: a symbolic link to the newest.
+pub const LATEST: &str = "latest";
 /// The configuration of the kernel under test.
 const CONFIG: &str = "kernel.config";
 /// Distributions.
@@ -99,10 +102,7 @@ impl Folder {
     /// # Errors
     /// It cannot be written, or something is in it.
     pub fn create(named: Option<&Path>, stamp: &str) -> Result<Self, FolderError> {
-        let path = match named {
-            Some(path) => named_folder(path)?,
-            None => new_folder(Path::new(PARENT), stamp)?,
-        };
+        let path = make(named, stamp)?;
         let (log, gaps) = (path.join(CONSOLE), path.join(gaps_csv::NAME));
         let console = OpenOptions::new()
             .append(true)
@@ -214,10 +214,7 @@ impl Folder {
     /// # Errors
     /// The disk is full, for one.
     pub fn write_result(&self, result: &RunResult) -> Result<(), FolderError> {
-        self.write(RESULT, |file| {
-            json::write(&mut *file, result)?;
-            writeln!(file)
-        })
+        self.write(RESULT, |file| json::write_line(file, result))
     }
 
     /// Writes a file that is there whole or not at all. Where there is no room for an older one
@@ -240,18 +237,58 @@ impl Folder {
         name: &str,
         fill: impl Fn(&mut BufWriter<File>) -> io::Result<()>,
     ) -> Result<(), FolderError> {
-        let (path, part) = (self.path.join(name), self.path.join(format!("{name}.part")));
-        let written = File::create(&part).and_then(|file| {
-            let mut file = BufWriter::new(file);
-            fill(&mut file)?;
-            file.flush()?;
-            fs::rename(&part, &path)
-        });
-        written.map_err(|source| {
-            // Nothing of use is in it; if it cannot go either, it stays.
-            let _ = fs::remove_file(&part);
-            FolderError::Write { path, source }
-        })
+        write_whole(&self.path.join(name), fill)
+    }
+}
+
+/// Writes a file that is there whole or not at all.
+///
+/// # Errors
+/// The disk is full, for one: then the older one stays.
+pub fn write_whole(
+    path: &Path,
+    fill: impl Fn(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), FolderError> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let written = File::create(&part).and_then(|file| {
+        let mut file = BufWriter::new(file);
+        fill(&mut file)?;
+        file.flush()?;
+        fs::rename(&part, path)
+    });
+    written.map_err(|source| {
+        // Nothing of use is in it; if it cannot go either, it stays.
+        let _ = fs::remove_file(&part);
+        FolderError::Write { path: path.to_owned(), source }
+    })
+}
+
+/// Makes the folder named, which is new or empty, or a new one under `results/`, which is found again
+/// as `results/latest`.
+///
+/// # Errors
+/// It cannot be made, or something is in it.
+pub fn make(named: Option<&Path>, stamp: &str) -> Result<PathBuf, FolderError> {
+    match named {
+        Some(path) => named_folder(path),
+        None => {
+            let path = new_folder(Path::new(PARENT), stamp)?;
+            point_to_latest(&path);
+            Ok(path)
+        }
+    }
+}
+
+/// Has `latest` beside a folder lead to it. A comfort: a file system without symbolic links has none,
+/// and what somebody else has put there stays.
+fn point_to_latest(folder: &Path) {
+    let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else { return };
+    let (link, part) =
+        (parent.join(LATEST), parent.join(format!(".{LATEST}-{}", std::process::id())));
+    let is_ours = link.symlink_metadata().map_or(true, |there| there.is_symlink());
+    if is_ours && symlink(name, &part).is_ok() && fs::rename(&part, &link).is_err() {
+        let _ = fs::remove_file(&part);
     }
 }
 
@@ -300,6 +337,23 @@ mod tests {
         let name = folder.write_config(config).expect("written");
         let text = fs::read_to_string(folder.path().join(name)).expect("read");
         assert_eq!(text, "CONFIG_64BIT=y\nCONFIG_HZ=250\n");
+    }
+
+    #[test]
+    fn the_newest_is_found_by_a_link() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let link = dir.path().join(LATEST);
+        for stamp in ["first", "second"] {
+            let folder = new_folder(dir.path(), stamp).expect("made");
+            point_to_latest(&folder);
+            assert_eq!(fs::read_link(&link).expect("a link"), Path::new(stamp));
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 3);
+        // Somebody's own.
+        fs::remove_file(&link).expect("removed");
+        fs::write(&link, "mine").expect("written");
+        point_to_latest(&dir.path().join("first"));
+        assert_eq!(fs::read(&link).expect("read"), b"mine");
     }
 
     #[test]

@@ -44,6 +44,15 @@ pub fn write(out: impl Write, value: &impl Serialize) -> serde_json::Result<()> 
     value.serialize(&mut Serializer::with_formatter(out, formatter))
 }
 
+/// The same with an end to its last line, as files have it.
+///
+/// # Errors
+/// Those of the value, or of the writer.
+pub fn write_line(mut out: impl Write, value: &impl Serialize) -> io::Result<()> {
+    write(&mut out, value)?;
+    writeln!(out)
+}
+
 /// The same as a text.
 ///
 /// # Errors

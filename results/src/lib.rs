@@ -7,17 +7,23 @@
 //! - [`saved`]: a result folder that is read back, whatever version wrote it; [`upgrade`] is from
 //!   older versions to this one.
 //! - [`folder`]: a result folder that is written while a run goes on.
+//! - [`trials`]: `trials.json`, of many runs of one kernel; [`metric`]: the figures by which such runs
+//!   are compared.
+//! - [`comparison`]: what two such sets come to.
 //! - [`gaps_csv`], [`gaps_hlog`]: the files with single gaps, and with distributions.
 
 pub mod clock;
+pub mod comparison;
 pub mod error;
 pub mod folder;
 pub mod gaps_csv;
 pub mod gaps_hlog;
 pub mod host_cpus;
 pub mod json;
+pub mod metric;
 pub mod model;
 pub mod saved;
 #[cfg(test)]
 mod testing;
+pub mod trials;
 pub mod upgrade;

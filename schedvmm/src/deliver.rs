@@ -75,16 +75,20 @@ pub struct Delivery<'a> {
 impl Delivery<'_> {
     /// Writes the result's files and shows the result. The answer stands, and is not lost,
     /// even if the disk takes nothing.
-    pub fn deliver(&mut self, result: &mut RunResult) {
+    ///
+    /// # Errors
+    /// It takes nothing: the result has been printed.
+    pub fn deliver(&mut self, result: &mut RunResult) -> Result<(), FolderError> {
         if let Err(failure) = explain::complete(result, self.show.bar()) {
             result.notes.push(format!("no explanation: {failure}"));
         }
         let written = self.write(result);
         self.show.end(result, self.folder.path());
-        if let Err(error) = written {
+        if let Err(error) = &written {
             self.show.remark(&chain(error));
             self.show.rescue(result);
         }
+        written
     }
 
     /// On a full disk the trace, by far the largest of the files, gives up its end.

@@ -2,6 +2,7 @@
 //! `schedvmm`: one executable, several roles. As PID 1 of a guest it is the agent; started
 //! by the agent with a hidden word it is one group of the load; otherwise it is the command.
 
+mod alike;
 mod analysis;
 mod caller;
 mod cli;
@@ -53,7 +54,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::cli::{Cli, Verb};
+use crate::cli::{Cli, TrialsArgs, Verb};
 use crate::status::{ExitStatus, Failure};
 
 fn main() -> ExitCode {
@@ -91,16 +92,23 @@ fn main() -> ExitCode {
     let ended = std::panic::catch_unwind(|| match cli.verb {
         Some(Verb::Boot(args)) => verbs::boot::run(&args),
         Some(Verb::Check(args)) => verbs::check::run(&args),
+        Some(Verb::Compare(args)) => verbs::compare::run(&args),
         Some(Verb::Config { nested }) => verbs::config::run(nested),
         Some(Verb::Explain(args)) => verbs::explain::run(&args),
         Some(Verb::Host(args)) => verbs::host::run(&args),
+        Some(Verb::List { folder }) => verbs::list::run(folder.as_deref()),
         Some(Verb::Probe { json }) => verbs::probe::run(json),
         Some(Verb::Report { result, output }) => verbs::report::run(&result, output.as_deref()),
         Some(Verb::Run { from, output, json }) => verbs::run::run(&from, output.as_deref(), json),
         Some(Verb::Selftest { kernel, allow_quota, json }) => {
             verbs::selftest::run(kernel.as_deref(), allow_quota, json)
         }
-        None => verbs::measure::run(&cli.run),
+        Some(Verb::Show { result }) => verbs::show::run(result.as_deref()),
+        Some(Verb::Trials(args)) => verbs::trials::run(&args),
+        None => match TrialsArgs::of_main(&cli.runs, &cli.run) {
+            Some(args) => verbs::trials::run(&args),
+            None => verbs::measure::run(&cli.run),
+        },
     });
     let ended = ended.unwrap_or_else(|_| Err(Failure::internal("this is a defect: report it")));
     let status = ended.unwrap_or_else(|failure| {

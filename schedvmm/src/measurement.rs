@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use protocol::job::Job;
 use results::clock::Clock;
-use results::folder::Folder;
+use results::folder::{Folder, FolderError};
 use results::model::{LostPin, Phase, RunResult, Target, Trace};
 
 use crate::analysis::parted::clock_of;
@@ -102,9 +102,12 @@ impl Measurement {
     }
 
     /// Completes a result, writes and shows it.
-    pub fn deliver(&mut self, result: &mut RunResult) {
+    ///
+    /// # Errors
+    /// It could not be written, which has been told.
+    pub fn deliver(&mut self, result: &mut RunResult) -> Result<(), FolderError> {
         Delivery { folder: &mut self.folder, session: &self.session, show: &self.show }
-            .deliver(result);
+            .deliver(result)
     }
 
     fn account<'a>(&'a self, verdict: &'a Verdict, phases_ms: BTreeMap<Phase, u64>) -> Account<'a> {

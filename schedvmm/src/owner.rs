@@ -9,7 +9,7 @@ use std::path::Path;
 use ftrace::FtraceError;
 use initrd_builder::InitrdError;
 use protocol::error::Owner;
-use results::error::{GapsError, ResultError};
+use results::error::{GapsError, ResultError, TrialsError};
 use results::folder::FolderError;
 use vmm::bus::BusError;
 use vmm::config::ConfigError;
@@ -85,6 +85,13 @@ impl Owned for FolderError {
 impl Owned for ResultError {
     fn owner(&self) -> Owner {
         // A result that the user has named, or a file of it.
+        Owner::Request
+    }
+}
+
+impl Owned for TrialsError {
+    fn owner(&self) -> Owner {
+        // A folder that the user has named.
         Owner::Request
     }
 }

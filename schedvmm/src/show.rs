@@ -5,6 +5,7 @@
 mod screen;
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::time::Duration;
 
 use protocol::message::{ThresholdHit, Tick};
@@ -29,16 +30,24 @@ pub enum Style {
     Compat,
     /// Nothing but result.json at the end.
     Json,
+    /// Nothing: whoever does many runs shows what they come to.
+    Quiet,
 }
 
 impl Style {
     /// The style that the options ask for.
     pub fn of(args: &ShowArgs) -> Self {
-        match (args.json, args.compat) {
-            (true, _) => Self::Json,
-            (_, true) => Self::Compat,
+        match (args.quiet, args.json, args.compat) {
+            (true, ..) => Self::Quiet,
+            (_, true, _) => Self::Json,
+            (.., true) => Self::Compat,
             _ => Self::Screen,
         }
+    }
+
+    /// Whether stdout is for people, and they want to know what goes on.
+    fn is_told(self) -> bool {
+        matches!(self, Self::Screen | Self::Compat)
     }
 }
 
@@ -91,7 +100,7 @@ impl Show {
 
     /// Remarks for a person; whoever reads JSON finds them there.
     pub fn notes(&self, notes: &[String]) {
-        if self.style != Style::Json {
+        if self.style.is_told() {
             notes.iter().for_each(|note| self.remark(&one_line(note)));
         }
     }
@@ -105,7 +114,7 @@ impl Show {
                 self.second(*tick, clock);
                 self.progress(u64::from(tick.second));
             }
-            Notice::Line(..) if self.style == Style::Json => {}
+            Notice::Line(..) if !self.style.is_told() => {}
             Notice::Line(None, line) => self.line(&one_line(&line.text)),
             Notice::Line(Some(vm), line) => match self.show_vm {
                 ShowVm::All => self.line(&format!("VM {vm}: {}", one_line(&line.text))),
@@ -117,7 +126,7 @@ impl Show {
             Notice::Vm(status) => {
                 if let Some(fault) = &status.fault
                     && status.phase == VmPhase::Ended
-                    && self.style != Style::Json
+                    && self.style.is_told()
                 {
                     self.remark(&format!("VM {} {}", status.vm, one_line(fault)));
                 }
@@ -131,7 +140,7 @@ impl Show {
     /// On a terminal the bar moves; elsewhere a line tells when something has changed.
     fn waiting(&self, for_what: &str) {
         let mut last = self.waiting_for.borrow_mut();
-        if *last != for_what && self.style != Style::Json {
+        if *last != for_what && self.style.is_told() {
             self.remark(&format!("waiting for {}", one_line(for_what)));
             for_what.clone_into(&mut last);
         }
@@ -142,7 +151,7 @@ impl Show {
         let ticks = tick.longest.map_or(0, |gap| gap.record.ticks());
         let ns = clock.ns(ticks);
         match self.style {
-            Style::Json => {}
+            Style::Json | Style::Quiet => {}
             Style::Compat => self.line(&compat_second(ns, ticks, tick.online)),
             Style::Screen => {
                 let gap = tick.longest.map_or_else(
@@ -165,7 +174,7 @@ impl Show {
         let record = hit.gap.record;
         let ns = clock.ns(record.ticks());
         match self.style {
-            Style::Json => {}
+            Style::Json | Style::Quiet => {}
             Style::Compat => {
                 self.line(&format!("diff: {}ms", ns / 1_000_000));
                 self.line(&format!("TID: {}", hit.tid));
@@ -195,7 +204,7 @@ impl Show {
     }
 
     /// The end: a screen, or the whole result as JSON.
-    pub fn end(&self, result: &RunResult, folder: &std::path::Path) {
+    pub fn end(&self, result: &RunResult, folder: &Path) {
         self.bar.done();
         match self.style {
             // The original's lines have no place for a verdict; one that is plain needs none.
@@ -203,8 +212,14 @@ impl Show {
             Style::Compat => self.remark(&verdict_line(result, result.job.load.threshold)),
             Style::Screen => self.line(&screen(result, folder)),
             Style::Json => self.json(result),
+            Style::Quiet => {}
         }
     }
+}
+
+/// What a run prints at its end, for who wants it again.
+pub fn end_of(result: &RunResult, folder: &Path) -> String {
+    screen(result, folder)
 }
 
 /// Whether nothing is to be said of a result beside its figures.

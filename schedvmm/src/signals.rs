@@ -9,6 +9,7 @@
 //! results are there.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +22,9 @@ use workload::kernel::signals::{self, Blocked};
 use crate::service::Event;
 use crate::status::ExitStatus;
 use crate::terminal;
+
+/// The first signal that has come, else 0: for who is between two things that take events.
+static FIRST: AtomicI32 = AtomicI32::new(0);
 
 const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
@@ -45,6 +49,11 @@ pub fn forward(events: SyncSender<Event>) -> io::Result<()> {
     Ok(())
 }
 
+/// The signal that has come, if one has: whoever did not see its event is told all the same.
+pub fn received() -> Option<i32> {
+    Some(FIRST.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
+}
+
 /// The same for a verb that has no results to wait for: the first signal ends the process, with
 /// all put back.
 ///
@@ -66,6 +75,7 @@ fn listen(set: &SigSet, events: &SyncSender<Event>) {
         match first {
             None => {
                 first = Some(Instant::now());
+                FIRST.store(signal as i32, Ordering::Relaxed);
                 // In a thread of its own: the inbox may be full, and the second signal is not to
                 // wait for it.
                 let events = events.clone();

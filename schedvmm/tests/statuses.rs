@@ -141,6 +141,22 @@ fn requests_are_checked_before_a_folder_is_made() {
         ("boot --kernel stump --cpus 255", &["255 vCPUs", "give 1 to 254"]),
         ("boot --kernel stump --port a=x --port a=y", &["port name", "used twice"]),
         ("selftest --kernel missing", &["missing", "No such file"]),
+        ("trials 3 --kernel missing", &["missing", "No such file"]),
+        ("trials 3 --kernel stump --compat", &["--compat is of one run", "leave it out"]),
+        ("--kernel stump --runs 3 --trace-file t", &["--trace-file is of one run"]),
+        ("trials 0 --kernel stump", &["'0'", "1..=10000"]),
+        ("trials --kernel stump", &["<N>"]),
+        ("--kernel stump --until decided", &["--runs <N>"]),
+        ("compare stump", &["nothing to compare it with", "--option-a"]),
+        ("compare missing stump", &["missing", "No such file"]),
+        ("compare stump stump -- --seed 5", &["--seed is of the comparison", "before `--`"]),
+        ("compare stump stump -- --threshold 9ms", &["--threshold 9ms ends runs", "leave it out"]),
+        ("compare stump stump -- --no-such", &["--no-such"]),
+        ("compare stump stump --option-a= --option-b=", &["two settings of one kernel"]),
+        ("compare stump --option-a=' --option-b=", &["without its other one"]),
+        ("show", &["results/latest", "name a result"]),
+        ("show missing", &["missing", "cannot read"]),
+        ("list missing", &["missing", "No such file"]),
     ] {
         let output = finish(start(dir.path(), words));
         let text = String::from_utf8_lossy(&output.stderr);

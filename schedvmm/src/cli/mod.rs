@@ -3,6 +3,7 @@
 
 mod boot;
 mod check;
+mod compare;
 mod explain;
 mod host;
 mod load;
@@ -10,9 +11,11 @@ mod machine;
 mod meter;
 mod nested;
 mod output;
+mod trials;
 
 pub use boot::BootArgs;
 pub use check::CheckArgs;
+pub use compare::CompareArgs;
 pub use explain::ExplainArgs;
 pub use host::HostArgs;
 pub use load::{Cosched, LoadArgs};
@@ -20,6 +23,7 @@ pub use machine::{Boot, Idle, MachineArgs, Pin};
 pub use meter::MeterArgs;
 pub use nested::{NestedArgs, Pages, ShowVm};
 pub use output::{ShowArgs, TraceArgs};
+pub use trials::{RunsArgs, TrialsArgs};
 
 use std::path::PathBuf;
 
@@ -42,6 +46,9 @@ pub struct Cli {
     /// The main job.
     #[command(flatten)]
     pub run: RunArgs,
+    /// It many times.
+    #[command(flatten)]
+    pub runs: RunsArgs,
 }
 
 impl Cli {
@@ -49,6 +56,7 @@ impl Cli {
     pub fn lists_presets(&self) -> bool {
         match &self.verb {
             Some(Verb::Host(args)) => args.load.list_presets,
+            Some(Verb::Trials(args)) => args.run.load.list_presets,
             Some(_) => false,
             None => self.run.load.list_presets,
         }
@@ -66,6 +74,11 @@ pub enum Verb {
     /// Exit status 0 where all is there, 1 where it runs without something, or where that cannot be
     /// told, 125 where it cannot run.
     Check(CheckArgs),
+    /// Says whether kernels are better than the first, the same or worse, by trials that took turns.
+    ///
+    /// Exit status 0 where all are better or the same, 1 where one is worse, 125 where one is undecided,
+    /// 200 where they cannot be compared.
+    Compare(Box<CompareArgs>),
     /// Prints what to merge into a kernel's configuration, so that it has all that measurements
     /// need.
     Config {
@@ -77,6 +90,12 @@ pub enum Verb {
     Explain(ExplainArgs),
     /// Measures the kernel that is running: the same load and meter, no VM, no root needed.
     Host(Box<HostArgs>),
+    /// Lists results, trials and comparisons, the oldest first.
+    List {
+        /// The folder that they are in [default: results].
+        #[arg(value_name = "DIR", value_parser = crate::units::named())]
+        folder: Option<PathBuf>,
+    },
     /// Repeats a run, with the options that its result was measured with.
     Run {
         /// Its result folder, or its result.json. Its files are looked for where it was started;
@@ -115,6 +134,19 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Prints once more what a run, trials or a comparison printed at the end.
+    Show {
+        /// Its folder [default: results/latest].
+        #[arg(value_name = "RESULT", value_parser = crate::units::named())]
+        result: Option<PathBuf>,
+    },
+    /// Does the main job many times, each with a boot and a seed of its own, and says what the runs
+    /// come to: medians with their intervals, and how many had a gap over the threshold.
+    ///
+    /// Called again with the same --output it goes on where it was ended. Exit status 0 where no run
+    /// had a gap over the threshold, 1 where one had, else as of the main job; 201 also where too many
+    /// runs were contaminated.
+    Trials(Box<TrialsArgs>),
     /// Says whether this host's KVM can run Linux (exit status 0 or 201).
     Probe {
         /// Print one JSON object instead of a sentence.

@@ -126,4 +126,7 @@ pub struct ShowArgs {
     /// Print the lines of the original benchmark.
     #[arg(long, conflicts_with = "json")]
     pub compat: bool,
+    /// One of many runs: nothing but what went wrong is shown.
+    #[arg(skip)]
+    pub quiet: bool,
 }

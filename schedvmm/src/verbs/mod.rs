@@ -3,11 +3,15 @@
 
 pub mod boot;
 pub mod check;
+pub mod compare;
 pub mod config;
 pub mod explain;
 pub mod host;
+pub mod list;
 pub mod measure;
 pub mod probe;
 pub mod report;
 pub mod run;
 pub mod selftest;
+pub mod show;
+pub mod trials;

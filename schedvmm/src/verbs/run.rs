@@ -35,10 +35,17 @@ impl<'a> Earlier<'a> {
 
 /// Options that say where something goes: not repeated, for what the earlier run wrote is there.
 const OUTPUTS: [&str; 2] = ["output", "trace-file"];
+/// The option that is taken from the result where it has none.
+const SEED: &str = "--seed";
 /// Options that name a kernel.
 const KERNELS: [&str; 2] = ["kernel", "l2-kernel"];
 /// Verbs that leave a result, beside the main job, which has none.
 const VERBS: [&str; 1] = ["host"];
+/// The verb that does the main job many times: one of its results is repeated as the main job, with
+/// the seed that it had.
+const MANY: &str = "trials";
+/// Options that say how many there are to be.
+const COUNTS: [&str; 2] = ["runs", "until"];
 
 /// Becomes the earlier run: returns only if that cannot be.
 ///
@@ -59,11 +66,17 @@ pub fn run(from: &Path, output: Option<&Path>, json: bool) -> Result<ExitStatus,
     Err(Command::new(executable).args(words).exec()).or_fail(Owner::Host)
 }
 
+/// Whether a run that was called so was one of many, each with a seed of its own.
+fn is_one_of_many(command_line: &[String]) -> bool {
+    let mut words = command_line.iter().skip(1);
+    words.clone().next().is_some_and(|verb| verb == MANY)
+        || words.any(|word| word == "--runs" || word.starts_with("--runs="))
+}
+
 /// The seed of the earlier run, where it was not asked for by name.
 fn seed(result: &RunResult, words: &[OsString]) -> Option<OsString> {
     let has_pauses = result.target != Target::Nested && result.job.meter.is_none();
-    let named =
-        words.iter().any(|word| word.to_str().is_some_and(|word| word.starts_with("--seed")));
+    let named = words.iter().any(|word| word.to_str().is_some_and(|word| word.starts_with(SEED)));
     (has_pauses && !named).then(|| format!("--seed={}", result.job.load.seed).into())
 }
 
@@ -80,12 +93,19 @@ fn words(earlier: &Earlier<'_>) -> Result<Vec<OsString>, String> {
     command.build();
     let mut rest = earlier.command_line.iter().skip(1).peekable();
     let mut words: Vec<OsString> = Vec::new();
-    if let Some(verb) = rest.next_if(|word| !word.starts_with('-')) {
+    if rest.next_if(|word| *word == MANY).is_some() {
+        command = command.find_subcommand(MANY).cloned().unwrap_or(command);
+    } else if let Some(verb) = rest.next_if(|word| !word.starts_with('-')) {
         let known = VERBS.contains(&verb.as_str()).then(|| command.find_subcommand(verb).cloned());
         command = known.flatten().ok_or(format!("`{verb}` is no run that can be repeated"))?;
         words.push(verb.into());
     }
+    let is_one_of_many = is_one_of_many(earlier.command_line);
     while let Some(word) = rest.next() {
+        // How many there were to be.
+        if is_one_of_many && !word.starts_with('-') {
+            continue;
+        }
         let (name, value) = match word.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (word.as_str(), None),
@@ -99,7 +119,11 @@ fn words(earlier: &Earlier<'_>) -> Result<Vec<OsString>, String> {
             continue;
         };
         let value = value.or_else(|| rest.next().map(String::as_str)).unwrap_or_default();
-        if OUTPUTS.iter().any(|output| name.strip_prefix("--") == Some(output)) {
+        let is_left_out = OUTPUTS.iter().any(|output| name.strip_prefix("--") == Some(output))
+            || COUNTS.iter().any(|count| name.strip_prefix("--") == Some(count))
+            // What the seed of each was made of.
+            || is_one_of_many && name == SEED;
+        if is_left_out {
             continue;
         }
         let mut both = OsString::from(format!("{name}="));
@@ -158,6 +182,12 @@ mod tests {
         let line = ["x", "--kernel", "k", "--nested", "--l2-kernel", "l2/bz", "--trace-file", "t"];
         assert_eq!(repeat(&line), ["--kernel=/there/k", "--nested", "--l2-kernel=/there/l2/bz"]);
         assert_eq!(repeat(&["x", "host", "--groups", "2"]), ["host", "--groups=2"]);
+        // One of many: the seed is its own.
+        let line =
+            ["x", "trials", "10", "--kernel", "k", "--seed", "7", "--until=decided", "--output=r"];
+        assert_eq!(repeat(&line), ["--kernel=/there/k"]);
+        assert_eq!(repeat(&["x", "trials", "--kernel=k", "5"]), ["--kernel=/there/k"]);
+        assert_eq!(repeat(&["x", "--kernel=k", "--seed=1", "--runs", "9"]), ["--kernel=/there/k"]);
         assert_eq!(
             repeat(&["x", "host", "--trace-file=t.dat", "--load", "l.toml"]),
             ["host", "--load=/there/l.toml"]

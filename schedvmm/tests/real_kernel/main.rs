@@ -45,6 +45,7 @@ mod stock;
 mod threshold;
 mod trace;
 mod transport;
+mod trials;
 mod user;
 mod variants;
 
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         meter::group(),
         broken_guest::group(),
         stall::group(),
+        trials::group(),
         user::group_of_cfs(),
         newest::group(),
         variants::group(),

@@ -14,9 +14,8 @@ use crate::convert;
 use crate::footprint;
 use crate::measurement::{Measurement, Span};
 use crate::pins;
-use crate::status::ExitStatus;
 use crate::trace_file::Arrival;
-use crate::verbs::measure::Attempt;
+use crate::verbs::measure::{Attempt, Concluded};
 use crate::verdict::{End, judge};
 
 impl Attempt {
@@ -29,7 +28,7 @@ impl Attempt {
     }
 
     /// Judges, writes, shows.
-    pub(super) fn conclude(mut self, end: &End, ends: Vec<VcpuEnd>, span: Span) -> ExitStatus {
+    pub(super) fn conclude(mut self, end: &End, ends: Vec<VcpuEnd>, span: Span) -> Concluded {
         self.host_evidence.settle(&mut self.measurement.session);
         let (meanwhile, vcpus) = self.meanwhile.take().unwrap_or_default();
         self.measurement.judge_others(meanwhile, vcpus);
@@ -43,14 +42,14 @@ impl Attempt {
         let of = (result.groups.as_slice(), result.threads.as_slice());
         let folder = &measurement.folder;
         result.vms = threads::vms(&measurement.session, of, |vm| folder.vm_log_tail(vm));
-        measurement.deliver(&mut result);
+        let kept = measurement.deliver(&mut result);
         // What others did to the run the guest cannot tell.
         let others = verdict.code.is_some_and(ReasonCode::is_doubt);
         let others = others || !measurement.session.invalid.is_empty();
         if verdict.answer.is_failure() && !others {
             self.explain(&ends, &result.vms);
         }
-        verdict.status()
+        Concluded { status: verdict.status(), result, kept }
     }
 
     /// The trace, as far as it arrived or is there.

@@ -7,6 +7,7 @@ use std::thread;
 use vmm::config::{Config, Transport};
 use vmm::kvm::Hypervisor;
 use vmm::load::{self, Initrd, Kernel as Image};
+use vmm::unpacked::Unpacked;
 use vmm::vm::Loaded;
 use vmm::x86_64::lint::{Lint, Wanted};
 
@@ -71,11 +72,15 @@ pub(super) struct Laid {
 }
 
 impl Laid {
-    /// Puts them there.
+    /// Puts them there; the kernel as it was unpacked before, where it was.
     ///
     /// # Errors
     /// The kernel of second-level guests will not do, or memory does not hold all of it.
-    pub(super) fn new(plan: &mut Plan, opened: &Opened) -> Result<Self, Failure> {
+    pub(super) fn new(
+        plan: &mut Plan,
+        opened: &Opened,
+        unpacked: Option<&Unpacked>,
+    ) -> Result<Self, Failure> {
         let Opened { kernel, modules, .. } = opened;
         let mut config = plan.config(kernel.image.version());
         config.transport = opened.transport;
@@ -92,7 +97,8 @@ impl Laid {
         plan.until_consoles_come(&mut config, (kernel, modules), (second, &l2_modules));
         let second = SecondLevel { kernel: second.image.bytes(), modules: &l2_modules };
         let initrd = machine::initrd(&plan.job, modules, opened.vendor.map(|_| second))?;
-        let loaded = load::fill(&config, Image::Image(&kernel.image), Initrd::Bytes(&initrd))
+        let image = unpacked.map_or(Image::Image(&kernel.image), Image::Unpacked);
+        let loaded = load::fill(&config, image, Initrd::Bytes(&initrd))
             .map_err(|error| machine::build_failure(&kernel.path, error))?;
         Ok(Self { config, loaded, l2_kernel })
     }
@@ -131,6 +137,11 @@ impl Laid {
         });
         notes.extend(needs::note(&findings));
         Ok(known)
+    }
+
+    /// The kernel, for machines to come.
+    pub(super) fn unpacked(&self) -> Unpacked {
+        Unpacked::of(&self.loaded)
     }
 
     /// What the machine is built from; the file of the other kernel has served.

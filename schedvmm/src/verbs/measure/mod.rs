@@ -7,6 +7,7 @@ mod describe;
 mod loading;
 pub mod nested;
 pub mod plan;
+pub mod repeated;
 mod ring;
 
 use std::io::Write;
@@ -19,8 +20,8 @@ use protocol::error::Owner;
 use protocol::frame::encode_command;
 use protocol::message::Command;
 use protocol::names::{CONSOLE_PORT, CONTROL_PORT, TRACE_PORT};
-use results::folder::Folder;
-use results::model::{LostPin, Stage};
+use results::folder::{Folder, FolderError};
+use results::model::{LostPin, RunResult, Stage};
 use vmm::config::Transport;
 use vmm::vcpu::{ExitReason, VcpuEnd, sched};
 use vmm::virtio::console::{PortKind, PortSpec};
@@ -31,6 +32,7 @@ use crate::caller::{Caller, Meanwhile};
 use crate::cli::RunArgs;
 use crate::compose::Origin;
 use crate::host_steal::HostEvidence;
+use crate::kernel::Known;
 use crate::machine;
 use crate::mapped_trace::TraceMemory;
 use crate::measurement::{Measurement, Span, millis};
@@ -56,12 +58,118 @@ pub fn run(args: &RunArgs) -> Result<ExitStatus, Failure> {
     let begin = Instant::now();
     let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
     signals::forward(events.clone()).or_fail(Owner::Host)?;
-    let plan = Plan::make(args)?;
+    let mut plan = Plan::make(args)?;
     let caller = Caller::admit(plan.demand())?;
     sched::keep_off(&plan.placement.pins);
-    let mut attempt = Attempt::prepare(plan, caller, events)?;
+    let mut notes: Vec<String> = facts::emulation_note().into_iter().collect();
+    // 1. Host, kernel, modules, initrd: in memory, and found to do.
+    let opened = Opened::new(&mut plan, &mut notes)?;
+    let laid = Laid::new(&mut plan, &opened, None)?;
+    let known = laid.examine(&plan, &opened, &mut notes)?;
+    // 2. to 4. The machine, and the measurement in it.
+    let built = Built::new(plan, caller, &opened, Ready { laid, known, notes }, events.clone())?;
+    // The file's bytes have served; memory beside guest RAM is kept small.
+    drop(opened);
+    // 5. The first guest instruction.
+    let mut attempt = built.start(events)?;
     attempt.measurement.built_ms = millis(begin.elapsed());
-    Ok(attempt.watch(&inbox, begin))
+    Ok(attempt.watch(&inbox, begin).status)
+}
+
+/// A kernel in a machine's memory that will do.
+struct Ready {
+    laid: Laid,
+    known: Known,
+    /// What is to be said of all that.
+    notes: Vec<String>,
+}
+
+/// A machine before its first instruction, and all that watches it.
+struct Built {
+    plan: Plan,
+    measurement: Measurement,
+    console: Console,
+    trace_file: TraceFile,
+    trace_written: Arc<AtomicU64>,
+    trace_memory: Option<TraceMemory>,
+    vm: Vm,
+}
+
+/// What a run has come to.
+struct Concluded {
+    status: ExitStatus,
+    result: RunResult,
+    /// Whether the result is in its folder.
+    kept: Result<(), FolderError>,
+}
+
+impl Built {
+    /// From what is in memory to a machine before its first instruction.
+    fn new(
+        plan: Plan,
+        caller: Caller,
+        opened: &Opened,
+        ready: Ready,
+        events: SyncSender<Event>,
+    ) -> Result<Self, Failure> {
+        let Ready { laid, known, mut notes } = ready;
+        let Opened { hypervisor, kernel, modules, .. } = opened;
+        let mut taken = vec![known.line(kernel)];
+        taken.extend(laid.taken());
+        // 2. What can be refused has been: the result's folder, and where the ports lead.
+        let stamp = plan.started_utc.replace(':', "");
+        let folder = Folder::create(plan.args.show.output.as_deref(), &stamp)?;
+        let trace_file = TraceFile::new(plan.args.trace.trace_file.as_deref(), folder.path());
+        let console = Console::default();
+        let (trace_sink, trace_path, trace_written) = TraceSink::later();
+        // Nobody else has told it a place.
+        let _ = trace_path.set(trace_file.raw().to_owned());
+        let ports = ports(console.ring.clone(), events, trace_sink);
+        let trace_memory = plan.trace_memory(kernel.image.version());
+        // 3. The machine.
+        let (config, loaded) = laid.into_parts();
+        let serial = config.serial.then(|| Box::new(console.ring.clone()) as _);
+        let vm = Vm::build(hypervisor, &config, Parts { loaded, ports, serial })
+            .map_err(|error| machine::build_failure(&kernel.path, error))?;
+        // 4. The measurement, which begins with the boot.
+        notes.extend(plan.placement.notes.iter().cloned());
+        notes.extend(vm.kernel().note.clone());
+        notes.extend(modules.note());
+        notes.extend(caller.notes());
+        let facts = plan.kernel_facts(kernel, known, &vm, &folder);
+        let origin = Origin { notes, ..plan.origin(facts, plan.describe(&vm, modules)) };
+        let measurement = plan.measurement(origin, caller, folder, &taken);
+        Ok(Self { plan, measurement, console, trace_file, trace_written, trace_memory, vm })
+    }
+
+    /// To the first guest instruction.
+    fn start(self, events: SyncSender<Event>) -> Result<Attempt, Failure> {
+        let Self { plan, measurement, console, trace_file, trace_written, trace_memory, vm } = self;
+        let found = vm.facts();
+        footprint::give_back();
+        let running = vm.start(service::tell_end(events))?;
+        let host_evidence = plan.host_evidence(&running, found);
+        let mut attempt = Attempt {
+            plan,
+            measurement,
+            meanwhile: None,
+            console,
+            trace_file,
+            trace_written,
+            trace_seen: 0,
+            trace_memory,
+            ring_answer: None,
+            cmdline_fault: None,
+            running,
+            host_evidence,
+            transport: found.transport,
+            signalled: None,
+            stopped_in: None,
+        };
+        let note = attempt.host_evidence.note();
+        note.into_iter().for_each(|note| attempt.measurement.note(note));
+        Ok(attempt)
+    }
 }
 
 /// A machine that runs, and the measurement in it.
@@ -90,70 +198,8 @@ struct Attempt {
 }
 
 impl Attempt {
-    /// From the plan to the first guest instruction.
-    fn prepare(mut plan: Plan, caller: Caller, events: SyncSender<Event>) -> Result<Self, Failure> {
-        let mut notes: Vec<String> = facts::emulation_note().into_iter().collect();
-        // 1. Host, kernel, modules, initrd: in memory, and found to do.
-        let opened = Opened::new(&mut plan, &mut notes)?;
-        let laid = Laid::new(&mut plan, &opened)?;
-        let known = laid.examine(&plan, &opened, &mut notes)?;
-        let mut taken = vec![known.line(&opened.kernel)];
-        taken.extend(laid.taken());
-        // 2. What can be refused has been: the result's folder, and where the ports lead.
-        let stamp = plan.started_utc.replace(':', "");
-        let folder = Folder::create(plan.args.show.output.as_deref(), &stamp)?;
-        let trace_file = TraceFile::new(plan.args.trace.trace_file.as_deref(), folder.path());
-        let console = Console::default();
-        let (trace_sink, trace_path, trace_written) = TraceSink::later();
-        // Nobody else has told it a place.
-        let _ = trace_path.set(trace_file.raw().to_owned());
-        let ports = ports(console.ring.clone(), events.clone(), trace_sink);
-        let trace_memory = plan.trace_memory(opened.kernel.image.version());
-        // 3. The machine.
-        let Opened { hypervisor, kernel, modules, .. } = opened;
-        let (config, loaded) = laid.into_parts();
-        let serial = config.serial.then(|| Box::new(console.ring.clone()) as _);
-        let vm = Vm::build(&hypervisor, &config, Parts { loaded, ports, serial })
-            .map_err(|error| machine::build_failure(&kernel.path, error))?;
-        // 4. The measurement, which begins with the boot.
-        notes.extend(plan.placement.notes.iter().cloned());
-        notes.extend(vm.kernel().note.clone());
-        notes.extend(modules.note());
-        notes.extend(caller.notes());
-        let facts = plan.kernel_facts(&kernel, known, &vm, &folder);
-        // The file's bytes have served; memory beside guest RAM is kept small.
-        drop(kernel);
-        let origin = Origin { notes, ..plan.origin(facts, plan.describe(&vm, &modules)) };
-        let measurement = plan.measurement(origin, caller, folder, &taken);
-        // 5. The first guest instruction.
-        let found = vm.facts();
-        footprint::give_back();
-        let running = vm.start(service::tell_end(events))?;
-        let host_evidence = plan.host_evidence(&running, found);
-        let mut attempt = Self {
-            plan,
-            measurement,
-            meanwhile: None,
-            console,
-            trace_file,
-            trace_written,
-            trace_seen: 0,
-            trace_memory,
-            ring_answer: None,
-            cmdline_fault: None,
-            running,
-            host_evidence,
-            transport: found.transport,
-            signalled: None,
-            stopped_in: None,
-        };
-        let note = attempt.host_evidence.note();
-        note.into_iter().for_each(|note| attempt.measurement.note(note));
-        Ok(attempt)
-    }
-
-    /// From the first guest instruction to the exit status.
-    fn watch(mut self, inbox: &Receiver<Event>, begin: Instant) -> ExitStatus {
+    /// From the first guest instruction to the result.
+    fn watch(mut self, inbox: &Receiver<Event>, begin: Instant) -> Concluded {
         let end = service::serve(&mut self, inbox, POLL_INTERVAL);
         let decided = Instant::now();
         self.look_around();

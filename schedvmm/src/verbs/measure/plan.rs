@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the options come to, before anything is made.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use ftrace::TraceId;
 use protocol::error::Owner;
 use protocol::job::Job;
 use results::folder;
@@ -23,6 +24,7 @@ use crate::trace_file::TraceFile;
 use crate::verbs::measure::nested;
 
 /// A run before it begins.
+#[derive(Clone)]
 pub struct Plan {
     /// The options.
     pub args: RunArgs,
@@ -96,6 +98,18 @@ impl Plan {
         folder::check(args.show.output.as_deref())?;
         TraceFile::check(args.trace.trace_file.as_deref())?;
         Ok(plan)
+    }
+
+    /// The same run once more, now, with this seed and its result in this folder.
+    pub fn again(&self, seed: u64, folder: &Path) -> Self {
+        let mut plan = self.clone();
+        plan.started_utc = folder::started_utc();
+        plan.args.show.output = Some(folder.to_owned());
+        plan.job.load.seed = seed;
+        if let Some(trace) = &mut plan.job.trace {
+            trace.id = Some(TraceId::random());
+        }
+        plan
     }
 
     /// The machine for a kernel of this version, where it is known.

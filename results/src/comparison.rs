@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What `schedvmm compare` finds: `comparison.json`, and what it prints with `--json`.
+
+use std::fs;
+use std::path::Path;
+
+use decision::interval::{Interval, Median};
+use decision::sequential::{Answer, Finding};
+use serde::{Deserialize, Serialize};
+
+use crate::error::TrialsError;
+use crate::folder::{self, FolderError};
+use crate::json;
+use crate::metric::Metric;
+
+/// The file.
+const COMPARISON: &str = "comparison.json";
+
+/// Version of the format; raised when a field changes its meaning or goes away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ComparisonSchema {
+    /// The first.
+    #[default]
+    #[serde(rename = "schedvmm-comparison/1")]
+    V1,
+}
+
+/// Kernels, or settings, each compared with the first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Version of the format.
+    pub schema: ComparisonSchema,
+    /// Of the program.
+    pub version: String,
+    /// The figure that decides.
+    pub metric: Metric,
+    /// The smallest change that matters: 0.1 for 10 %.
+    pub min_effect: f64,
+    /// What a reader must know.
+    pub notes: Vec<String>,
+    /// What all of it was measured under, in a sentence.
+    pub conditions: String,
+    /// What the others are compared with.
+    pub base: SideFacts,
+    /// The others.
+    pub others: Vec<Versus>,
+}
+
+/// A kernel, or a setting, and its trials.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SideFacts {
+    /// As it was named.
+    pub name: String,
+    /// Its kernel, as that tells itself.
+    pub kernel: String,
+    /// How many trials it has.
+    pub trials: usize,
+    /// Of the figure that decides; `None` where no trial tells it.
+    pub median: Option<Median>,
+}
+
+/// One of them against the first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Versus {
+    /// Which.
+    pub side: SideFacts,
+    /// What it is.
+    pub answer: Answer,
+    /// Pairs of trials in which the figure is known of both.
+    pub pairs: usize,
+    /// Pairs in which it is not, and which are left out.
+    pub left_out: usize,
+    /// The look that gave the answer, or the last one; `None` before the first.
+    pub finding: Option<Finding>,
+    /// With so many pairs it may be decided; `None` where it is.
+    pub next_look_pairs: Option<usize>,
+    /// Other figures, at the same pairs.
+    pub secondary: Vec<Secondary>,
+}
+
+/// A figure beside the one that decides.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Secondary {
+    /// Which.
+    pub metric: Metric,
+    /// What it would say alone, with the probability below in place of its own.
+    pub answer: Answer,
+    /// Two-sided, of the signed-rank test.
+    pub p: f64,
+    /// The same after Holm's correction for all of these figures.
+    pub p_holm: f64,
+    /// Hodges and Lehmann's estimate of other / base.
+    pub ratio: f64,
+    /// Of that, for this figure alone.
+    pub interval: Interval,
+}
+
+impl Comparison {
+    /// Whether a folder has one.
+    pub fn is_in(folder: &Path) -> bool {
+        folder.join(COMPARISON).is_file()
+    }
+
+    /// Reads the one in a folder.
+    ///
+    /// # Errors
+    /// There is none, or it is none of this version.
+    pub fn open(folder: &Path) -> Result<Self, TrialsError> {
+        let path = folder.join(COMPARISON);
+        let text = fs::read_to_string(&path)
+            .map_err(|why| TrialsError::Read { path: path.clone(), why })?;
+        serde_json::from_str(&text)
+            .map_err(|error| TrialsError::NoComparison { path, why: error.to_string() })
+    }
+
+    /// Writes it, whole or not at all.
+    ///
+    /// # Errors
+    /// The disk is full, for one.
+    pub fn write(&self, folder: &Path) -> Result<(), FolderError> {
+        folder::write_whole(&folder.join(COMPARISON), |file| json::write_line(file, self))
+    }
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sides that are made up.
+
+use super::*;
+use crate::status::ExitStatus;
+use crate::testing::Random;
+
+/// So many trials of about this length, in nanoseconds, which scatter by some percent.
+pub fn side(name: &str, trials: u32, length_ns: f64, seed: u64) -> Side {
+    let mut random = Random::new(seed);
+    let points = (1..=trials).map(|trial| {
+        let scatter = 0.97 + f64::from(u32::try_from(random.below(600)).expect("small")) / 10_000.0;
+        let length = length_ns * scatter;
+        let metrics = BTreeMap::from([
+            (Metric::WaitP99, length),
+            (Metric::Longest, 3.0 * length),
+            (Metric::GapShare, 0.3),
+        ]);
+        let started_utc = format!("2026-11-22T20:{trial:02}:{:02}Z", seed % 60);
+        (trial, Point { seed: trial.into(), started_utc, metrics })
+    });
+    Side { name: name.into(), kernel: format!("6.12.{seed}"), points: points.collect() }
+}
+
+pub const ASKED: Asked = Asked { metric: Metric::WaitP99, min_effect: 0.1 };
+
+fn answer(base: &Side, other: &Side) -> (Answer, Option<usize>) {
+    let found = versus(base, other, ASKED).expect("an answer");
+    (found.answer, found.next_look_pairs)
+}
+
+#[test]
+fn four_answers() {
+    let base = side("a", 20, 10e6, 1);
+    assert_eq!(answer(&base, &side("b", 20, 15e6, 2)), (Answer::Worse, None));
+    assert_eq!(answer(&base, &side("b", 20, 7e6, 2)), (Answer::Better, None));
+    assert_eq!(answer(&base, &side("b", 20, 10e6, 2)), (Answer::Same, None));
+    // Six pairs are too few for the first look, and eight for the second.
+    assert_eq!(answer(&base, &side("b", 6, 15e6, 2)), (Answer::Undecided, Some(7)));
+    // On the edge of what matters, and no two pairs alike.
+    let mut wild = side("b", 8, 10e6, 2);
+    for (trial, point) in &mut wild.points {
+        let factor = if trial % 2 == 0 { 2.0 } else { 0.5 };
+        point.metrics.insert(Metric::WaitP99, factor * 10e6);
+    }
+    assert_eq!(answer(&base, &wild), (Answer::Undecided, Some(10)));
+}
+
+#[test]
+fn the_estimate_is_of_other_by_base() {
+    let found = versus(&side("a", 20, 10e6, 1), &side("b", 20, 15e6, 2), ASKED).expect("an answer");
+    let finding = found.finding.expect("decided");
+    assert!((finding.ratio - 1.5).abs() < 0.05, "{finding:?}");
+    assert!(finding.interval.low < 1.5 && 1.5 < finding.interval.high, "{finding:?}");
+    assert_eq!(finding.look.pairs, 7, "further pairs change nothing");
+    assert_eq!((found.pairs, found.left_out), (20, 0));
+    assert_eq!((found.side.trials, found.side.kernel.as_str()), (20, "6.12.2"));
+}
+
+#[test]
+fn other_figures_are_corrected_for_their_number() {
+    let found = versus(&side("a", 20, 10e6, 1), &side("b", 20, 15e6, 2), ASKED).expect("an answer");
+    let of = |metric| found.secondary.iter().find(|it| it.metric == metric).expect("known");
+    let longest = of(Metric::Longest);
+    assert!((longest.p - 2.0 / 128.0).abs() < 1e-12 && longest.p_holm > longest.p, "{longest:?}");
+    // By itself it would be; seven pairs are too few for two figures.
+    assert_eq!(longest.answer, Answer::Undecided);
+    assert_eq!(of(Metric::GapShare).answer, Answer::Same);
+    assert!(found.secondary.iter().all(|it| it.metric != Metric::WaitP99));
+}
+
+#[test]
+fn pairs_without_the_figure_are_left_out_and_counted() {
+    let base = side("a", 10, 10e6, 1);
+    let mut other = side("b", 10, 15e6, 2);
+    for trial in [2, 5] {
+        other.points.get_mut(&trial).expect("one").metrics.remove(&Metric::WaitP99);
+    }
+    other.points.remove(&9);
+    let found = versus(&base, &other, ASKED).expect("an answer");
+    assert_eq!((found.pairs, found.left_out, found.answer), (7, 2, Answer::Worse));
+    let none = Asked { metric: Metric::WakeupP99, min_effect: 0.1 };
+    let found = versus(&base, &other, none).expect("no answer");
+    assert_eq!((found.pairs, found.finding, found.answer), (0, None, Answer::Undecided));
+}
+
+#[test]
+fn no_change_is_no_question() {
+    let asked = Asked { min_effect: 0.0, ..ASKED };
+    let failure = versus(&side("a", 7, 1e6, 1), &side("b", 7, 1e6, 2), asked).expect_err("none");
+    assert_eq!(failure.status(), ExitStatus::Usage);
+    assert!(failure.to_string().contains("--min-effect 0 %"), "{failure}");
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sides that are measured now: kernels, or two settings of one kernel.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use results::comparison::{Comparison, Versus};
+use results::folder::{self, FolderError};
+use results::model::RunResult;
+use results::saved::Saved;
+use results::trials::{Conditions, TRIALS, Trials, TrialsSchema};
+
+use super::judge::{Asked, Side};
+use super::rounds::{Machines, Rounds};
+use super::stored::kernel;
+use super::{compare, words};
+use crate::alike;
+use crate::cli::{Cli, CompareArgs, RunArgs};
+use crate::signals;
+use crate::status::{ExitStatus, Failure};
+use crate::terminal;
+use crate::verbs::measure::repeated::{Inbox, Repeated};
+use crate::verbs::trials::check_options;
+use crate::verbs::trials::lines::show;
+use crate::verbs::trials::series::{Run, Series, check_alike};
+
+/// Names of the sides' folders.
+const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz";
+
+/// A side before it is measured.
+struct Wanted {
+    name: String,
+    run: RunArgs,
+}
+
+/// What was measured, and how the process ends if that is no answer.
+pub struct Measured {
+    /// What it came to so far.
+    pub comparison: Comparison,
+    /// Ended before there was an answer.
+    pub status: Option<ExitStatus>,
+}
+
+/// Measures until all sides are decided.
+///
+/// # Errors
+/// What kept it from an answer. What was measured is kept.
+pub fn run(args: &CompareArgs) -> Result<Measured, Failure> {
+    let wanted = wanted(args)?;
+    let output = args.output.as_deref();
+    let there = earlier(output)?;
+    let inbox = Inbox::new()?;
+    let mut kernels: Vec<Repeated> = Vec::new();
+    let seed = args.seed.or(there.as_ref().map(|it| it.conditions.seed));
+    for side in &wanted {
+        // The same seeds for all: those of the first.
+        let seed = kernels.first().map(|first| first.conditions().seed).or(seed);
+        kernels.push(Repeated::open(&side.run, seed)?);
+    }
+    let conditions: Vec<_> = kernels.iter().map(Repeated::conditions).collect();
+    let differing = differing(args, &wanted, &conditions)?;
+    let folder = match output.filter(|_| there.is_some()) {
+        Some(folder) => folder.to_owned(),
+        None => folder::make(output, &folder::started_utc().replace(':', ""))?,
+    };
+    let series = LETTERS
+        .chars()
+        .zip(conditions)
+        .map(|(letter, conditions)| begin(folder.join(letter.to_string()), conditions));
+    let names = wanted.into_iter().map(|side| side.name).collect();
+    let asked = Asked { metric: args.metric, min_effect: args.min_effect };
+    let mut rounds = Rounds::new(series.collect::<Result<_, _>>()?, names, asked);
+    let is_told = !args.json && !args.markdown;
+    if is_told {
+        terminal::out(&first_line(&folder));
+    }
+    let mut machines = Kernels { kernels, inbox };
+    let went_on = rounds.go_on(&mut machines, |rounds, found| {
+        if is_told {
+            terminal::out(&pair_line(rounds, found));
+        }
+    });
+    went_on?;
+    let status = rounds.status(machines.signal())?;
+    let comparison = compared(args, &rounds, differing)?;
+    comparison.write(&folder)?;
+    Ok(Measured { comparison, status })
+}
+
+/// The sides that the options ask for.
+fn wanted(args: &CompareArgs) -> Result<Vec<Wanted>, Failure> {
+    let sides: Vec<(&PathBuf, Option<&String>)> = match (&args.option_a, &args.option_b) {
+        (Some(a), Some(b)) => match args.sides.as_slice() {
+            [kernel] => vec![(kernel, Some(a)), (kernel, Some(b))],
+            _ => {
+                return Err(Failure::request(
+                    "--option-a and --option-b are two settings of one kernel; name only one",
+                ));
+            }
+        },
+        _ => args.sides.iter().map(|kernel| (kernel, None)).collect(),
+    };
+    if sides.len() < 2 {
+        return Err(Failure::request(
+            "there is nothing to compare it with; name another kernel, or give --option-a and \
+             --option-b",
+        ));
+    }
+    if sides.len() > LETTERS.len() {
+        return Err(Failure::request(format!(
+            "{} kernels are more than {}; name fewer",
+            sides.len(),
+            LETTERS.len()
+        )));
+    }
+    sides.into_iter().map(|(kernel, option)| side(args, kernel, option)).collect()
+}
+
+/// A side from words of the main job.
+fn side(args: &CompareArgs, kernel: &Path, option: Option<&String>) -> Result<Wanted, Failure> {
+    let mut words: Vec<OsString> = vec!["schedvmm".into(), "--kernel".into(), kernel.into()];
+    words.extend(args.run.iter().map(OsString::from));
+    if let Some(option) = option {
+        let split = shlex::split(option).ok_or_else(|| {
+            Failure::request(format!("`{option}` has a quotation mark without its other one"))
+        })?;
+        words.extend(split.into_iter().map(OsString::from));
+    }
+    // A gap would end a run, and its figures with it.
+    if !words.iter().any(|word| word.to_string_lossy().starts_with("--threshold")) {
+        words.push("--threshold=off".into());
+    }
+    let Cli { run, runs, .. } = Cli::try_parse_from(&words)
+        .map_err(|error| Failure::request(error.to_string().trim_end().to_owned()))?;
+    check_options(&run)?;
+    if runs.runs.is_some() {
+        return Err(Failure::request(
+            "--runs is of one side, and how many pairs there are the answer decides; leave it out",
+        ));
+    }
+    let of_compare = [
+        ("--seed", run.load.seed.is_some()),
+        ("--output", run.show.output.is_some()),
+        ("--json", run.show.json),
+    ];
+    if let Some((option, _)) = of_compare.into_iter().find(|(_, given)| *given) {
+        return Err(Failure::request(format!(
+            "{option} is of the comparison, and not of one side; give it before `--`"
+        )));
+    }
+    if let Some(threshold) = run.load.threshold.0 {
+        return Err(Failure::request(format!(
+            "--threshold {threshold:?} ends runs at a gap, and what is compared are whole runs; \
+             leave it out"
+        )));
+    }
+    let name = option.map_or_else(|| kernel.display().to_string(), |option| named(option));
+    Ok(Wanted { name, run })
+}
+
+/// A setting as a name.
+fn named(option: &str) -> String {
+    match option.trim() {
+        "" => "(no options)".to_owned(),
+        words => words.to_owned(),
+    }
+}
+
+/// What differs between the sides beside their kernels, which is what options ask for.
+fn differing(
+    args: &CompareArgs,
+    wanted: &[Wanted],
+    conditions: &[Conditions],
+) -> Result<Vec<String>, Failure> {
+    const KERNELS: [&str; 4] = ["kernel", "job.host_tsc_khz", "host", "machine.cmdline"];
+    let mut notes = Vec::new();
+    let Some((base, others)) = conditions.split_first() else { return Ok(notes) };
+    for (other, side) in others.iter().zip(wanted.iter().skip(1)) {
+        let found = alike::differences(base, other, &KERNELS)
+            .map_err(|error| Failure::internal(error.to_string()))?;
+        let line = machine_words(base) != machine_words(other);
+        if args.option_a.is_some() {
+            let kernel_words = if line { "; the kernel's command line, too" } else { "" };
+            notes.push(format!("the sides differ in {}{kernel_words}", alike::list(&found)));
+        } else if !found.is_empty() {
+            return Err(Failure::request(format!(
+                "{} and {} would not be measured alike: {}",
+                wanted[0].name,
+                side.name,
+                alike::list(&found)
+            )));
+        }
+    }
+    Ok(notes)
+}
+
+/// The kernel's command line without what depends on its version.
+fn machine_words(conditions: &Conditions) -> Vec<&str> {
+    super::stored::own_words_apart(&conditions.machine.cmdline)
+}
+
+/// The first side of a comparison that a folder has already; `None` where it is new or empty.
+fn earlier(output: Option<&Path>) -> Result<Option<Trials>, Failure> {
+    let Some(output) = output else { return Ok(None) };
+    let first = output.join(&LETTERS[..1]);
+    match folder::check(Some(output)) {
+        Ok(()) => Ok(None),
+        Err(FolderError::NotEmpty(_)) if first.join(TRIALS).exists() => {
+            Ok(Some(Trials::open(&first)?))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A side's trials: those that are there, or none yet.
+fn begin(folder: PathBuf, conditions: Conditions) -> Result<Series, Failure> {
+    let trials = if folder.join(TRIALS).exists() {
+        let there = Trials::open(&folder)?;
+        check_alike(&there.conditions, &conditions, &folder)?;
+        there
+    } else {
+        fs::create_dir_all(&folder)
+            .map_err(|source| FolderError::Create { path: folder.clone(), source })?;
+        Trials { started_utc: folder::started_utc(), ..Trials::new(conditions) }
+    };
+    let trials = Trials {
+        schema: TrialsSchema::V1,
+        version: env!("CARGO_PKG_VERSION").into(),
+        command_line: std::env::args_os().map(|it| it.to_string_lossy().into_owned()).collect(),
+        working_directory: std::env::current_dir().ok(),
+        ..trials
+    };
+    let series = Series::new(trials, folder);
+    series.write()?;
+    Ok(series)
+}
+
+/// Machines of all sides, one at a time.
+struct Kernels {
+    kernels: Vec<Repeated>,
+    inbox: Inbox,
+}
+
+impl Machines for Kernels {
+    fn boot(&mut self, side: usize, seed: u64, folder: &Path) -> Result<Run, Failure> {
+        let (result, kept) = self.kernels[side].measure(seed, folder, &mut self.inbox)?;
+        Ok(Run { result, kept })
+    }
+
+    fn signal(&self) -> Option<i32> {
+        signals::received()
+    }
+}
+
+fn first_line(folder: &Path) -> String {
+    let folder = folder.display();
+    format!(
+        "comparison in {folder} (called again with --output {folder} it goes on where it was ended)"
+    )
+}
+
+/// After each pair: what it found, and when more is known.
+fn pair_line(rounds: &Rounds, found: &[Versus]) -> String {
+    let metric = rounds.asked.metric;
+    let done = found.first().map_or(0, |versus| versus.pairs + versus.left_out);
+    let mut text = format!("pair {done:>3}  ");
+    for series in &rounds.series {
+        let last = series.trials.measured().last();
+        let value = last.and_then(|attempt| attempt.metrics.get(&metric));
+        let shown = value.map_or_else(|| "-".to_owned(), |value| show(metric, *value));
+        text += &format!("{shown:>10}  ");
+    }
+    let next = found.iter().filter_map(|versus| versus.next_look_pairs).max();
+    if let Some(next) = next {
+        text += &format!("next look after {next} pairs");
+        let each = rounds.series.iter().filter_map(Series::time_to_go);
+        let left = each.fold(std::time::Duration::ZERO, |sum, time| sum + time);
+        text += &format!(", {} to go", crate::verbs::trials::lines::show_time(left));
+    }
+    text
+}
+
+/// From the trials to what is printed.
+fn compared(
+    args: &CompareArgs,
+    rounds: &Rounds,
+    notes: Vec<String>,
+) -> Result<Comparison, Failure> {
+    let examples: Vec<_> = rounds.series.iter().map(example).collect();
+    let sides: Vec<_> = examples
+        .iter()
+        .enumerate()
+        .map(|(index, example)| {
+            let kernel = example.as_ref().map(kernel).unwrap_or_default();
+            Side { kernel, ..rounds.side(index) }
+        })
+        .collect();
+    let Some((base, others)) = sides.split_first() else {
+        return Err(Failure::internal("a comparison of nothing"));
+    };
+    let conditions = examples[0].as_ref().map(words::conditions).unwrap_or_default();
+    compare(args, (base, &others.iter().collect::<Vec<_>>()), notes, conditions)
+}
+
+/// A result of a side.
+fn example(series: &Series) -> Option<RunResult> {
+    let attempt = series.trials.measured().next()?;
+    Some(Saved::open(&series.folder.join(&attempt.folder)).ok()?.result)
+}

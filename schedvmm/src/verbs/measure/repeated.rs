@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The main job again and again on one kernel: it is read, checked and unpacked once. From one run
+//! to the next there is nothing to do but to build a machine.
+
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread;
+use std::time::Instant;
+
+use protocol::error::Owner;
+use protocol::job::Job;
+use results::folder::FolderError;
+use results::model::{Entered, RunResult};
+use results::trials::{Conditions, TrialKernel, TrialMachine, TrialTerms};
+use vmm::config::BootMethod;
+use vmm::unpacked::Unpacked;
+use vmm::vcpu::sched;
+
+use super::loading::{Laid, Opened};
+use super::plan::Plan;
+use super::{Built, EVENTS_IN_FLIGHT, Ready};
+use crate::caller::Caller;
+use crate::cli::RunArgs;
+use crate::kernel::Known;
+use crate::measurement::millis;
+use crate::service::Event;
+use crate::status::{Failure, OrFail};
+use crate::{convert, facts, footprint, signals};
+
+/// A kernel, ready to be booted many times.
+pub struct Repeated {
+    plan: Plan,
+    opened: Opened,
+    unpacked: Unpacked,
+    known: Known,
+    notes: Vec<String>,
+    conditions: Conditions,
+}
+
+/// How machines that run one after the other tell of themselves, and signals to this process come.
+pub struct Inbox {
+    events: SyncSender<Event>,
+    inbox: Receiver<Event>,
+}
+
+impl Inbox {
+    /// The only one of this process: signals come here from now on. To be called before any other
+    /// thread exists.
+    ///
+    /// # Errors
+    /// This host takes no signal handling.
+    pub fn new() -> Result<Self, Failure> {
+        let (events, inbox) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
+        signals::forward(events.clone()).or_fail(Owner::Host)?;
+        Ok(Self { events, inbox })
+    }
+}
+
+impl Repeated {
+    /// Reads, checks and unpacks the kernel. No folder is made. `seed` is what the seeds of the runs
+    /// are made of, where nobody asks for one.
+    ///
+    /// # Errors
+    /// As for the main job: what can be refused is refused here.
+    pub fn open(args: &RunArgs, seed: Option<u64>) -> Result<Self, Failure> {
+        let mut args = args.clone();
+        // Each run has its own.
+        args.show.output = None;
+        args.show.quiet = true;
+        args.load.seed = args.load.seed.or(seed);
+        let mut plan = Plan::make(&args)?;
+        Caller::admit(plan.demand())?;
+        let mut notes: Vec<String> = facts::emulation_note().into_iter().collect();
+        let opened = Opened::new(&mut plan, &mut notes)?;
+        let laid = Laid::new(&mut plan, &opened, None)?;
+        let known = laid.examine(&plan, &opened, &mut notes)?;
+        let unpacked = laid.unpacked();
+        drop(laid);
+        footprint::give_back();
+        let conditions = conditions(&plan, &opened);
+        Ok(Self { plan, opened, unpacked, known, notes, conditions })
+    }
+
+    /// What all runs are done under.
+    pub fn conditions(&self) -> Conditions {
+        self.conditions.clone()
+    }
+
+    /// One run. Returns what it came to, and whether that is in its folder.
+    ///
+    /// # Errors
+    /// It could not be begun.
+    pub fn measure(
+        &mut self,
+        seed: u64,
+        folder: &Path,
+        inbox: &mut Inbox,
+    ) -> Result<(RunResult, Result<(), FolderError>), Failure> {
+        // Borrowed alone: one thread at a time has them.
+        let Self { plan, opened, unpacked, known, notes, .. } = self;
+        let Inbox { events, inbox } = inbox;
+        // A thread of its own: it, and all that it starts, keeps off the CPUs that are measured, and
+        // the next one is to find this process as the first one did.
+        let done = thread::scope(|scope| {
+            let inbox = &mut *inbox;
+            let run = scope.spawn(move || {
+                let begin = Instant::now();
+                let mut plan = plan.again(seed, folder);
+                let caller = Caller::admit(plan.demand())?;
+                sched::keep_off(&plan.placement.pins);
+                let laid = Laid::new(&mut plan, opened, Some(unpacked))?;
+                let ready = Ready { laid, known: known.clone(), notes: notes.clone() };
+                let built = Built::new(plan, caller, opened, ready, events.clone())?;
+                let mut attempt = built.start(events.clone())?;
+                attempt.measurement.built_ms = millis(begin.elapsed());
+                Ok(attempt.watch(inbox, begin))
+            });
+            run.join()
+        });
+        // What came late is of a machine that is gone; of a signal `signals` knows.
+        inbox.try_iter().for_each(drop);
+        match done {
+            Ok(run) => run.map(|run| (run.result, run.kept)),
+            Err(_) => Err(Failure::internal("this is a defect: report it")),
+        }
+    }
+}
+
+/// What all runs of a plan are done under.
+fn conditions(plan: &Plan, opened: &Opened) -> Conditions {
+    let bytes = opened.kernel.image.bytes();
+    let mut config = plan.config(opened.kernel.image.version());
+    let terms = plan.args.load.terms(false);
+    let mut job: Job = plan.job.clone();
+    let seed = std::mem::take(&mut job.load.seed);
+    if let Some(trace) = &mut job.trace {
+        trace.id = None;
+    }
+    Conditions {
+        seed,
+        kernel: TrialKernel {
+            path: opened.kernel.path.clone(),
+            bytes: bytes.len() as u64,
+            crc32: crc32fast::hash(bytes),
+        },
+        job,
+        machine: TrialMachine {
+            cpus: config.topology.cpus,
+            threads_per_core: config.topology.threads_per_core,
+            memory_mib: config.memory_mib,
+            pins: config.pins,
+            pv: convert::pv(config.pv),
+            transport: config.transport.map(convert::transport),
+            entered: match config.boot {
+                BootMethod::Payload => Entered::Payload,
+                BootMethod::Stub => Entered::Stub,
+            },
+            cmdline: std::mem::take(&mut config.cmdline),
+        },
+        terms: TrialTerms {
+            steal_budget: terms.steal_budget,
+            noise_budget: terms.noise_budget,
+            report_contaminated: terms.report_contaminated,
+        },
+        host: facts::host(),
+    }
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `schedvmm show`: what a run, trials or a comparison printed at the end, printed again.
+
+use std::path::{Path, PathBuf};
+
+use results::comparison::Comparison;
+use results::folder::{LATEST, PARENT};
+use results::saved::Saved;
+use results::trials::{TRIALS, Trials};
+
+use crate::status::{ExitStatus, Failure};
+use crate::verbs::trials::series::Series;
+use crate::verbs::{compare, trials};
+use crate::{show, terminal};
+
+/// Prints the end of what is in a folder, by default the newest.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub fn run(named: Option<&Path>) -> Result<ExitStatus, Failure> {
+    let path = match named {
+        Some(path) => path.to_owned(),
+        None => latest()?,
+    };
+    terminal::out(&text(&path)?);
+    Ok(ExitStatus::Pass)
+}
+
+/// The newest, by its own name.
+fn latest() -> Result<PathBuf, Failure> {
+    let link = Path::new(PARENT).join(LATEST);
+    let target = link.read_link().map_err(|error| {
+        Failure::request(format!(
+            "there is no {}: {error}; name a result, or call it where `results/` is",
+            link.display()
+        ))
+    })?;
+    Ok(Path::new(PARENT).join(target))
+}
+
+fn text(path: &Path) -> Result<String, Failure> {
+    if path.join(TRIALS).is_file() {
+        return Ok(trials::table(&Series::new(Trials::open(path)?, path.to_owned())));
+    }
+    if Comparison::is_in(path) {
+        return Ok(compare::screen(&Comparison::open(path)?));
+    }
+    let saved = Saved::open(path)?;
+    Ok(show::end_of(&saved.result, &saved.folder))
+}

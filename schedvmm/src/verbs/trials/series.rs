@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One trial after the other: which comes next, what becomes of one that is no answer, and when
+//! there are enough.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use protocol::error::Owner;
+use results::folder::{self, FolderError};
+use results::metric::Metric;
+use results::model::{Answer, ReasonCode, RunResult};
+use results::trials::{Attempt, Conditions, Ended, State, TrialTerms, Trials, Until};
+use results::trials::{folder_name, seed_of};
+
+use super::summary;
+use crate::doubt;
+use crate::measurement::millis;
+use crate::status::{ExitStatus, Failure, chain};
+
+/// More of the attempts than this may not be contaminated.
+const CONTAMINATED_SHARE: f64 = 0.3;
+
+/// Starts machines that measure.
+pub trait Boot {
+    /// One run with this seed, its result in this new folder.
+    ///
+    /// # Errors
+    /// It could not be begun.
+    fn boot(&mut self, seed: u64, folder: &Path) -> Result<Run, Failure>;
+
+    /// A signal that has come.
+    fn signal(&self) -> Option<i32>;
+}
+
+/// A run that was begun.
+pub struct Run {
+    /// What it came to.
+    pub result: RunResult,
+    /// Whether that is in its folder.
+    pub kept: Result<(), FolderError>,
+}
+
+/// Trials that go on.
+pub struct Series {
+    /// What there is so far, as in the file.
+    pub trials: Trials,
+    /// Where they are.
+    pub folder: PathBuf,
+    /// Why they could not go on.
+    failure: Option<Failure>,
+}
+
+impl Series {
+    /// Those in this folder. What was under way when an earlier process was killed is done again.
+    pub fn new(mut trials: Trials, folder: PathBuf) -> Self {
+        for attempt in trials.attempts.iter_mut().filter(|it| it.state == State::Running) {
+            attempt.state = State::CutOff;
+            "the process was killed while it went on".clone_into(&mut attempt.why);
+        }
+        (trials.ended, trials.summary) = (None, None);
+        Self { trials, folder, failure: None }
+    }
+
+    /// Does what is left, and tells of each attempt.
+    ///
+    /// # Errors
+    /// The file cannot be written. What was measured stays.
+    pub fn go_on(
+        &mut self,
+        boot: &mut impl Boot,
+        mut tell: impl FnMut(&Self),
+    ) -> Result<(), Failure> {
+        // What ended an earlier call ends this one only if it happens again.
+        self.trials.ended = self.is_decided().then_some(Ended::Decided);
+        while self.trials.ended.is_none() {
+            let Some((trial, number)) = self.trials.next() else {
+                self.trials.ended = Some(Ended::All);
+                break;
+            };
+            if boot.signal().is_some() {
+                self.trials.ended = Some(Ended::Interrupted);
+                break;
+            }
+            self.attempt(trial, number, boot)?;
+            tell(self);
+        }
+        let ended = self.trials.ended.unwrap_or(Ended::All);
+        self.end(ended)
+    }
+
+    /// Nothing follows, for this reason.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn end(&mut self, ended: Ended) -> Result<(), Failure> {
+        self.trials.ended = Some(ended);
+        self.trials.summary = Some(summary::of(&self.trials));
+        self.write()
+    }
+
+    /// One attempt at a trial, on the disk before and after.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn attempt(
+        &mut self,
+        trial: u32,
+        number: u32,
+        boot: &mut impl Boot,
+    ) -> Result<(), Failure> {
+        let folder = folder_name(trial, number);
+        let seed = seed_of(self.trials.conditions.seed, trial);
+        self.trials.attempts.push(Attempt {
+            trial,
+            attempt: number,
+            folder: folder.clone(),
+            seed,
+            started_utc: folder::started_utc(),
+            took_ms: 0,
+            state: State::Running,
+            why: String::new(),
+            verdict: None,
+            exit_status: None,
+            over_threshold: false,
+            metrics: Default::default(),
+        });
+        self.write()?;
+        let begin = Instant::now();
+        let run = boot.boot(seed, &self.folder.join(folder));
+        let terms = self.trials.conditions.terms;
+        let Some(attempt) = self.trials.attempts.last_mut() else { return Ok(()) };
+        attempt.took_ms = millis(begin.elapsed());
+        match run {
+            Ok(run) => {
+                fill(attempt, &run.result, terms);
+                if let Err(error) = run.kept {
+                    (attempt.state, attempt.why) = (State::Failed, chain(&error));
+                    self.failure = Some(self.unkept(error));
+                }
+            }
+            Err(failure) => {
+                (attempt.state, attempt.why) = (State::Failed, failure.to_string());
+                self.failure = Some(failure);
+            }
+        }
+        self.trials.ended = self.is_enough();
+        self.write()
+    }
+
+    /// Whether another trial has no use, and why.
+    fn is_enough(&self) -> Option<Ended> {
+        let last = self.trials.attempts.last();
+        match last.map(|attempt| attempt.state) {
+            _ if self.failure.is_some() => Some(Ended::Failed),
+            Some(State::Interrupted) => Some(Ended::Interrupted),
+            Some(State::Contaminated) if self.is_host_unfit() => Some(Ended::HostUnfit),
+            Some(State::Failed) => Some(Ended::Failed),
+            Some(State::Untestable) if self.failed_twice() => Some(Ended::Untestable),
+            _ if self.is_decided() => Some(Ended::Decided),
+            _ => None,
+        }
+    }
+
+    /// Whether more of all attempts were contaminated than may be, even if none to come is.
+    fn is_host_unfit(&self) -> bool {
+        let contaminated = f64::from(self.trials.count(State::Contaminated));
+        contaminated > CONTAMINATED_SHARE * (f64::from(self.trials.planned) + contaminated)
+    }
+
+    /// Whether the last two attempts found that the kernel cannot be tested.
+    fn failed_twice(&self) -> bool {
+        let mut last = self.trials.attempts.iter().rev();
+        (0..2).all(|_| last.next().is_some_and(|attempt| attempt.state == State::Untestable))
+    }
+
+    /// Whether no further trial can change the exit status.
+    fn is_decided(&self) -> bool {
+        self.trials.until == Until::Decided
+            && self.trials.measured().any(|attempt| attempt.over_threshold)
+    }
+
+    /// How it all ends the process.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub fn status(&mut self, signal: Option<i32>) -> Result<ExitStatus, Failure> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        match self.trials.ended {
+            Some(Ended::Interrupted) => Ok(ExitStatus::of_signal(signal.unwrap_or(libc::SIGINT))),
+            Some(Ended::HostUnfit) => Err(self.unfit()),
+            Some(Ended::Untestable) => Err(self.untestable()),
+            Some(Ended::Failed) => Err(self.failed()),
+            _ if self.trials.measured().any(|attempt| attempt.over_threshold) => {
+                Ok(ExitStatus::OverThreshold)
+            }
+            _ => Ok(ExitStatus::Pass),
+        }
+    }
+
+    fn unfit(&self) -> Failure {
+        let (contaminated, all) =
+            (self.trials.count(State::Contaminated), self.trials.attempts.len());
+        let why = self.last_reason(State::Contaminated);
+        Failure::host(format!(
+            "this host is unfit to measure on: {contaminated} of {all} runs were contaminated, the \
+             last one because {why}; repeat it on a quieter host, with vCPUs pinned, or let them \
+             count (--on-contaminated report)"
+        ))
+    }
+
+    fn untestable(&self) -> Failure {
+        let why = self.last_reason(State::Untestable);
+        Failure::kernel(format!("this kernel could not be tested twice in a row: {why}"))
+    }
+
+    /// A run that failed and said so in its result.
+    fn failed(&self) -> Failure {
+        let last = self.trials.attempts.last();
+        let owner = match last.and_then(|attempt| attempt.verdict) {
+            Some(Answer::UsageError) => Owner::Request,
+            Some(Answer::InternalError) => Owner::Internal,
+            _ => Owner::Host,
+        };
+        Failure::new(owner, self.last_reason(State::Failed).to_owned())
+    }
+
+    fn last_reason(&self, state: State) -> &str {
+        let last = self.trials.attempts.iter().rev().find(|attempt| attempt.state == state);
+        last.map_or("nothing is known", |attempt| &attempt.why)
+    }
+
+    /// Keeps what there is.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self) -> Result<(), Failure> {
+        self.trials.write(&self.folder).map_err(|error| self.unkept(error))
+    }
+
+    /// What was measured before stays.
+    fn unkept(&self, error: FolderError) -> Failure {
+        let full = error.is_full();
+        let failure = Failure::from(error);
+        if !full {
+            return failure;
+        }
+        Failure::host(format!(
+            "{failure}; make room and call it again with --output {}: the trials that are there \
+             count",
+            self.folder.display()
+        ))
+    }
+
+    /// For the trials that are left, at the pace of those that were done.
+    pub fn time_to_go(&self) -> Option<Duration> {
+        let done: Vec<_> = self
+            .trials
+            .attempts
+            .iter()
+            .filter(|it| matches!(it.state, State::Measured | State::Contaminated))
+            .map(|attempt| attempt.took_ms)
+            .collect();
+        let all_ms = done.iter().fold(0u64, |sum, ms| sum.saturating_add(*ms));
+        let each_ms = all_ms.checked_div(done.len() as u64)?;
+        let left = self.trials.planned.saturating_sub(self.trials.count(State::Measured));
+        Some(Duration::from_millis(each_ms.saturating_mul(left.into())))
+    }
+}
+
+/// What a run is for its trial. Judged by the rule, before any figure of it is looked at.
+fn fill(attempt: &mut Attempt, result: &RunResult, terms: TrialTerms) {
+    (attempt.state, attempt.why) = judge(result, terms);
+    attempt.verdict = Some(result.verdict);
+    attempt.exit_status = result.exit_status;
+    attempt.over_threshold = result.verdict == Answer::OverThreshold;
+    attempt.metrics =
+        Metric::ALL.iter().filter_map(|metric| Some((*metric, metric.of(result)?))).collect();
+}
+
+/// Whether a run counts, and why not.
+fn judge(result: &RunResult, terms: TrialTerms) -> (State, String) {
+    let code = result.reason_code;
+    let others = code.is_some_and(|code| code.is_doubt() || code == ReasonCode::Disturbed);
+    match result.verdict {
+        Answer::Interrupted => (State::Interrupted, result.reason.clone()),
+        Answer::Untestable if others => (State::Contaminated, result.reason.clone()),
+        Answer::Untestable => (State::Untestable, result.reason.clone()),
+        Answer::UsageError | Answer::HostError | Answer::InternalError => {
+            (State::Failed, result.reason.clone())
+        }
+        Answer::Pass | Answer::Measured | Answer::OverThreshold => {
+            match contamination(result, terms) {
+                Some(why) => (State::Contaminated, why),
+                None => (State::Measured, String::new()),
+            }
+        }
+    }
+}
+
+/// Why a run that went as it should says less than another: the host had more than its budget.
+fn contamination(result: &RunResult, terms: TrialTerms) -> Option<String> {
+    if terms.report_contaminated {
+        return None;
+    }
+    // A run that is no fail may have had noise of any length.
+    let noise = result.setup.as_ref().and_then(|setup| setup.noise.as_ref());
+    doubt::of_run(&result.steal, noise, terms.noise_budget, Duration::MAX).map(doubt::Doubt::remark)
+}
+
+/// Whether the trials that are there are of these conditions.
+///
+/// # Errors
+/// What is not alike.
+pub fn check_alike(there: &Conditions, now: &Conditions, folder: &Path) -> Result<(), Failure> {
+    const IGNORED: [&str; 4] =
+        ["kernel.path", "job.host_tsc_khz", "host.load_average", "host.cgroup"];
+    let found = crate::alike::differences(there, now, &IGNORED)
+        .map_err(|error| Failure::internal(error.to_string()))?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::request(format!(
+        "the trials in {} were done under other conditions, and cannot go on: {}; call it as it was \
+         called, or name another folder with --output",
+        folder.display(),
+        crate::alike::list(&found)
+    )))
+}
+
+#[cfg(test)]
+#[path = "series_tests.rs"]
+pub mod tests;

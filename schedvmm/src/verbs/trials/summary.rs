@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What trials come to: intervals that assume no distribution.
+
+use std::time::Duration;
+
+use decision::interval::{Median, Share};
+use results::metric::Metric;
+use results::trials::{Attempt, MetricSummary, OverThreshold, State, Summary, Trials};
+
+use crate::units::as_ns;
+
+/// Of all intervals of one kernel's trials.
+pub const CONFIDENCE: f64 = 0.95;
+
+/// Of the trials that count so far.
+pub fn of(trials: &Trials) -> Summary {
+    let measured: Vec<_> = trials.measured().collect();
+    Summary {
+        measured: count(&measured),
+        contaminated: trials.count(State::Contaminated),
+        over_threshold: trials
+            .conditions
+            .job
+            .load
+            .threshold
+            .and_then(|threshold| over_threshold(trials, &measured, threshold)),
+        metrics: Metric::ALL.into_iter().filter_map(|metric| median(metric, &measured)).collect(),
+    }
+}
+
+fn over_threshold(
+    trials: &Trials,
+    measured: &[&Attempt],
+    threshold: Duration,
+) -> Option<OverThreshold> {
+    let hits = hits(measured.iter().copied());
+    let share = Share::new(hits.into(), count(measured).into())?;
+    // One that was contaminated and had a gap over the threshold has no answer of its own.
+    let contaminated = trials.attempts.iter().filter(|it| it.state == State::Contaminated);
+    let doubted = contaminated.filter(|it| it.exit_status == Some(125) || it.over_threshold);
+    (share.trials > 0).then(|| OverThreshold {
+        threshold_ns: as_ns(threshold),
+        hits,
+        trials: count(measured),
+        interval: share.interval(CONFIDENCE),
+        at_most: share.at_most(CONFIDENCE),
+        with_contaminated: (
+            hits.saturating_add(u32::try_from(doubted.count()).unwrap_or(u32::MAX)),
+            count(measured).saturating_add(trials.count(State::Contaminated)),
+        ),
+    })
+}
+
+/// A run that ended at a gap over the threshold has figures of the time until then: only its longest
+/// gap says something of a whole run, which is that it would have had one of at least that length.
+fn median(metric: Metric, measured: &[&Attempt]) -> Option<MetricSummary> {
+    let values: Vec<_> = measured
+        .iter()
+        .filter(|attempt| metric == Metric::Longest || !attempt.over_threshold)
+        .filter_map(|attempt| attempt.metrics.get(&metric).copied())
+        .collect();
+    let trials = u32::try_from(values.len()).unwrap_or(u32::MAX);
+    Some(MetricSummary { metric, trials, median: Median::new(&values, CONFIDENCE)? })
+}
+
+fn hits<'a>(attempts: impl Iterator<Item = &'a Attempt>) -> u32 {
+    u32::try_from(attempts.filter(|it| it.over_threshold).count()).unwrap_or(u32::MAX)
+}
+
+fn count(attempts: &[&Attempt]) -> u32 {
+    u32::try_from(attempts.len()).unwrap_or(u32::MAX)
+}
