@@ -38,6 +38,7 @@ impl Owned for KernelFileError {
         match self {
             Self::Read { .. }
             | Self::Mode { .. }
+            | Self::FolderMode { .. }
             | Self::NotAFile(_)
             | Self::Folder(_)
             | Self::NotBuilt(_)

@@ -39,6 +39,9 @@ pub struct Config {
     pub screen: bool,
     /// How virtio devices are reached; `None` takes what the kernel has a driver for.
     pub transport: Option<Transport>,
+    /// The one that lists beside the kernel tell of, which may be of another build: taken where none
+    /// is named above, unless the kernel itself shows that it has no driver for it.
+    pub listed_transport: Option<Transport>,
     /// Kernel command line.
     pub cmdline: String,
     /// What the kernel's random number generator begins with, so that it need not wait for
@@ -67,6 +70,7 @@ impl Config {
             serial: false,
             screen: false,
             transport: None,
+            listed_transport: None,
             cmdline: String::new(),
             rng_seed: None,
             boot: BootMethod::Payload,

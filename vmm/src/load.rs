@@ -59,7 +59,7 @@ pub fn fill(config: &Config, kernel: Kernel<'_>, initrd: Initrd<'_>) -> Result<L
     let (kernel, transport) = match kernel {
         Kernel::Image(image) => {
             let kernel = self::kernel(image, config.boot, &mut ram)?;
-            let transport = kernel.transport(&ram, config.transport);
+            let transport = kernel.transport(&ram, config.transport, config.listed_transport);
             (kernel, transport)
         }
         // Chosen when it was unpacked, by whoever has unpacked it.
@@ -209,7 +209,8 @@ pub fn share(
     let mut ram = BootRam::allocate(memory_mib)?;
     let kernel = kernel(image, BootMethod::Payload, &mut ram)?;
     kernel.lint(&ram, wanted)?;
-    SharedKernel::write(&kernel, &ram, kernel.transport(&ram, wanted.transport), file)
+    let transport = kernel.transport(&ram, wanted.transport, None);
+    SharedKernel::write(&kernel, &ram, transport, file)
 }
 
 /// Puts the command line in place and returns its length.
@@ -236,6 +237,7 @@ pub fn cmdline(text: &str, kernel: &LoadedKernel, ram: &GuestRam) -> Result<usiz
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Transport;
     use crate::x86_64::elf::flat_kernel;
     use crate::x86_64::image::tests as images;
 
@@ -263,6 +265,29 @@ mod tests {
         let (mut ram, kernel) = loaded(32);
         let error = initrd(&vec![1; 17 << 20], &kernel, &mut ram).expect_err("too large");
         assert!(matches!(error, LoadError::Memory { memory_mib: 32, needed_mib: 34 }), "{error}");
+    }
+
+    #[test]
+    fn a_list_of_another_build_does_not_choose_the_transport() {
+        let taken = |text: &str, asked, listed| {
+            let mut ram = BootRam::allocate(64).expect("memory");
+            let image = KernelImage::parse(flat_kernel(0x100_0000, text.as_bytes()));
+            let image = image.expect("image");
+            let kernel = kernel(&image, BootMethod::Payload, &mut ram).expect("loads");
+            kernel.transport(&ram, asked, listed)
+        };
+        let (mmio, pci, both) = ("LNRO0005", "virtio-pci\0", "LNRO0005 virtio-pci\0");
+        for (text, asked, listed, is) in [
+            (pci, None, Some(Transport::Mmio), Transport::Pci),
+            (mmio, None, Some(Transport::Pci), Transport::Mmio),
+            (both, None, Some(Transport::Pci), Transport::Pci),
+            (both, None, None, Transport::Mmio),
+            // What the kernel does not tell, the list may.
+            ("neither", None, Some(Transport::Pci), Transport::Pci),
+            (mmio, Some(Transport::Pci), Some(Transport::Mmio), Transport::Pci),
+        ] {
+            assert_eq!(taken(text, asked, listed), is, "{text:?}, {asked:?}, {listed:?}");
+        }
     }
 
     #[test]

@@ -34,6 +34,11 @@ impl Loaded {
         self.kernel.lint(&self.ram, wanted)
     }
 
+    /// How it reaches its devices.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
     /// The kernel's build ID in hexadecimal digits, where it is unpacked and has one.
     pub fn build_id(&self) -> Option<String> {
         self.kernel.build_id(&self.ram)
@@ -84,10 +89,22 @@ impl LoadedKernel {
         lint::check(&lint, kernel, wanted).map(|()| lint)
     }
 
-    /// The transport for it: the one that is asked for, or the first that it has a driver for. A
-    /// kernel that tells of none, as one that is entered packed, gets the default.
-    pub fn transport(&self, ram: &BootRam, asked: Option<Transport>) -> Transport {
-        asked.or_else(|| self.memory(ram).and_then(lint::choose)).unwrap_or_default()
+    /// The transport for it: the one that is asked for, or the one that is listed for it, unless the
+    /// kernel shows that the list is not its own, or the first that it has a driver for. A kernel
+    /// that tells of none, as one that is entered packed, gets the one that is listed or the default.
+    pub fn transport(
+        &self,
+        ram: &BootRam,
+        asked: Option<Transport>,
+        listed: Option<Transport>,
+    ) -> Transport {
+        if let Some(asked) = asked {
+            return asked;
+        }
+        let told = self.memory(ram).and_then(|kernel| {
+            listed.filter(|one| lint::may_have(*one, kernel)).or_else(|| lint::choose(kernel))
+        });
+        told.or(listed).unwrap_or_default()
     }
 
     /// The same of a kernel that need not run; nothing for a stub.

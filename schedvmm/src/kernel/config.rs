@@ -25,6 +25,8 @@ pub enum Source {
     File(PathBuf),
     /// A file in the package of the kernel.
     Package(PathBuf, String),
+    /// The module `configs`, in this file.
+    Module(String),
 }
 
 impl fmt::Display for Source {
@@ -33,6 +35,7 @@ impl fmt::Display for Source {
             Self::Image => f.write_str("image (IKCONFIG)"),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Package(path, member) => write!(f, "{}: {member}", path.display()),
+            Self::Module(file) => write!(f, "{file} (IKCONFIG)"),
         }
     }
 }
@@ -99,6 +102,19 @@ pub fn around<'a>(
     (config, notes)
 }
 
+/// The configuration in a module of the kernel, where neither a file nor the image has one; and why
+/// it cannot be had from a module that is there.
+pub fn in_module(tree: &Tree, release: Option<&str>) -> (Option<Configuration>, Option<String>) {
+    match tree.configs(release) {
+        Ok(found) => {
+            let found = found
+                .map(|(file, options)| Configuration { options, source: Source::Module(file) });
+            (found, None)
+        }
+        Err(error) => (None, Some(format!("no configuration is taken from a module: {error}"))),
+    }
+}
+
 /// The configuration beside `kernel`, on a machine that has its files below `root`; and what is
 /// to be said of files that looked like it.
 fn beside(
@@ -107,7 +123,14 @@ fn beside(
     release: Option<&str>,
 ) -> (Option<Configuration>, Vec<String>) {
     let mut notes = Vec::new();
-    for path in places(root, kernel, release) {
+    let mut all = places(root, kernel, release);
+    // The file that a link leads to has its configuration beside it, as well.
+    for path in target(kernel).iter().flat_map(|target| places(root, target, release)) {
+        if !all.contains(&path) {
+            all.push(path);
+        }
+    }
+    for path in all {
         if path.is_dir() {
             continue;
         }
@@ -128,6 +151,11 @@ fn beside(
         }
     }
     (None, notes)
+}
+
+/// What `kernel` is a link to, if it is one.
+fn target(kernel: &Path) -> Option<PathBuf> {
+    fs::read_link(kernel).and_then(|_| kernel.canonicalize()).ok()
 }
 
 /// Where it may be: in the build tree, beside the file, in the package's other folders, and where
@@ -205,6 +233,23 @@ mod tests {
         let parts = [("boot/vmlinuz-7.1", ""), ("lib/modules/7.1/config", OURS)];
         let taken = found(&parts, "boot/vmlinuz-7.1", None);
         assert_eq!(taken.as_deref(), Some("lib/modules/7.1/config"));
+    }
+
+    #[test]
+    fn a_link_to_the_kernel_has_the_configuration_of_that() {
+        let here = tree(&[("boot/vmlinuz-6.1", ""), ("boot/config-6.1", OURS), ("d/config", OURS)]);
+        let source = |link: &str| {
+            let link = here.path().join(link);
+            std::os::unix::fs::symlink(here.path().join("boot/vmlinuz-6.1"), &link)
+                .expect("linked");
+            let (config, _) = beside(Path::new("/none"), &link, None);
+            let Source::File(path) = config.expect("one").source else { panic!("no file") };
+            let here = here.path().canonicalize().expect("a folder");
+            path.canonicalize().expect("a file").strip_prefix(here).expect("in it").to_owned()
+        };
+        assert_eq!(source("vmlinuz"), Path::new("boot/config-6.1"));
+        // What lies beside the link was put there.
+        assert_eq!(source("d/bzImage"), Path::new("d/config"));
     }
 
     #[test]

@@ -2,11 +2,16 @@
 //! The kernel in a folder: a build tree, a folder that a package was unpacked into, a root file
 //! system, /boot, or just a folder with a kernel in it.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use vmm::x86_64::image::KernelImage;
+use vmm::x86_64::magic::MAX_IMAGE_BYTES;
+
 use super::KernelFileError;
-use crate::package;
+use crate::{package, plain_file};
 
 /// Where a build leaves it. The second is a link to the first.
 const BUILT: [&str; 2] = ["arch/x86/boot/bzImage", "arch/x86_64/boot/bzImage"];
@@ -30,8 +35,13 @@ pub fn kernel(folder: &Path) -> Result<PathBuf, KernelFileError> {
         return Ok(path);
     }
     let mut found = by_release(folder);
+    if found.len() > 1 {
+        found = of_one_release_each(found);
+    }
     match found.len() {
-        0 => Err(KernelFileError::Folder(folder.to_owned())),
+        0 => {
+            Err(out_of_sight(folder).unwrap_or_else(|| KernelFileError::Folder(folder.to_owned())))
+        }
         1 => Ok(found.remove(0).1),
         _ => {
             let names: Vec<_> = found.iter().map(|(_, path)| path.display().to_string()).collect();
@@ -52,8 +62,54 @@ fn is_build_tree(folder: &Path) -> bool {
         || (folder.join("Kconfig").exists() && folder.join("Makefile").exists())
 }
 
-/// The build tree whose bzImage, or vmlinux, this is.
+/// Why there may be a kernel all the same: the first folder that this user may not look into.
+fn out_of_sight(folder: &Path) -> Option<KernelFileError> {
+    let mut usual = BUILT.iter().chain(&PLAIN).map(|name| folder.join(name));
+    usual.find_map(|path| super::barred(&path)).or_else(|| {
+        BY_RELEASE.iter().find_map(|place| {
+            let place = folder.join(place);
+            super::barred(&place.join(package::KERNEL)).or_else(|| unlisted(&place))
+        })
+    })
+}
+
+/// The same of a folder whose names cannot be read, or of one in it.
+fn unlisted(place: &Path) -> Option<KernelFileError> {
+    match fs::read_dir(place) {
+        Ok(entries) => {
+            entries.flatten().find_map(|entry| super::barred(&entry.path().join(package::KERNEL)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let mode = super::mode(place)?;
+            Some(KernelFileError::FolderMode { path: place.to_owned(), mode })
+        }
+        Err(_) => None,
+    }
+}
+
+/// Of kernels that say the same release of themselves, whatever their names say, the first.
+fn of_one_release_each(found: Vec<(String, PathBuf)>) -> Vec<(String, PathBuf)> {
+    let mut seen = BTreeSet::new();
+    found
+        .into_iter()
+        .filter(|(named, path)| seen.insert(own_release(path).unwrap_or_else(|| named.clone())))
+        .collect()
+}
+
+/// What a kernel's image says of its release.
+fn own_release(path: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    let file = plain_file::open(path).ok()?;
+    file.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes).ok()?;
+    KernelImage::parse(bytes).ok()?.release()
+}
+
+/// The build tree whose bzImage, or vmlinux, this is, or what the link leads to.
 pub fn tree_of(kernel: &Path) -> Option<PathBuf> {
+    tree_around(kernel).or_else(|| tree_around(&kernel.canonicalize().ok()?))
+}
+
+fn tree_around(kernel: &Path) -> Option<PathBuf> {
     let folder = kernel.parent().unwrap_or(Path::new(""));
     let built = BUILT.iter().find_map(|built| {
         // Three folders up: arch/x86/boot.
@@ -126,7 +182,7 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
-    use crate::testing::tree;
+    use crate::testing::{made, tree};
 
     /// The file that is taken from a folder, as it is named there, or why none is.
     fn taken(files: &[&str]) -> Result<String, String> {
@@ -166,6 +222,21 @@ mod tests {
         // Two copies of one.
         let copies = ["boot/vmlinuz-6.17", "lib/modules/6.17/vmlinuz"];
         assert_eq!(taken(&copies).as_deref(), Ok("boot/vmlinuz-6.17"));
+    }
+
+    #[test]
+    fn copies_of_one_kernel_under_two_names_are_one() {
+        let root = tree(&[("boot/vmlinuz-linux", ""), ("usr/lib/modules/7.2.1-arch1/vmlinuz", "")]);
+        let put = |path: &str, release: &str| {
+            fs::write(root.path().join(path), made::vmlinux(release, path)).expect("written");
+        };
+        put("usr/lib/modules/7.2.1-arch1/vmlinuz", "7.2.1-arch1");
+        put("boot/vmlinuz-linux", "7.2.1-arch1");
+        let taken = kernel(root.path()).expect("one kernel");
+        assert_eq!(taken, root.path().join("boot/vmlinuz-linux"));
+        put("boot/vmlinuz-linux", "7.2.2-arch1");
+        let error = kernel(root.path()).expect_err("two").to_string();
+        assert!(error.contains("several kernels") && error.contains("vmlinuz-linux"), "{error}");
     }
 
     #[test]

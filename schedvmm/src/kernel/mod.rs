@@ -55,6 +55,18 @@ pub enum KernelFileError {
         /// Its permission bits.
         mode: u32,
     },
+    /// This user may not look into a folder.
+    #[error(
+        "cannot look for a kernel in {}: its mode is {mode:04o}, which leaves this user out; copy \
+         the kernel out of it with `sudo install -m 644 {}/KERNEL NEW` and give NEW",
+        .path.display(), .path.display()
+    )]
+    FolderMode {
+        /// The folder.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// It is no plain file.
     #[error("kernel {} is not a regular file", .0.display())]
     NotAFile(PathBuf),
@@ -231,16 +243,15 @@ fn open_below(root: &Path, named: &Path, modules: &[PathBuf]) -> Result<Kernel, 
     };
     notes.extend(told);
     notes.extend(folder::staleness(&found.path));
+    let tree = named.or(beside);
+    notes.extend(tree.iter().flat_map(Tree::notes).cloned());
+    let (config, told) = match (config, &tree) {
+        (None, Some(tree)) => config::in_module(tree, release.as_deref()),
+        (config, _) => (config, None),
+    };
+    notes.extend(told);
     let inside = found.member.into_iter().chain(wrappings.iter().map(ToString::to_string));
-    Ok(Kernel {
-        image,
-        path: found.path,
-        inside: inside.collect(),
-        release,
-        tree: named.or(beside),
-        config,
-        notes,
-    })
+    Ok(Kernel { image, path: found.path, inside: inside.collect(), release, tree, config, notes })
 }
 
 fn refused(error: ImageError, path: &Path) -> Failure {
@@ -249,8 +260,7 @@ fn refused(error: ImageError, path: &Path) -> Failure {
 
 /// The bytes of a kernel file, or of the one kernel in a package.
 fn read(path: &Path) -> Result<Found, KernelFileError> {
-    let metadata = fs::metadata(path)
-        .map_err(|source| KernelFileError::Read { path: path.to_owned(), source })?;
+    let metadata = fs::metadata(path).map_err(|error| denied(path, error))?;
     if !metadata.is_file() {
         return Err(KernelFileError::NotAFile(path.to_owned()));
     }
@@ -267,13 +277,34 @@ fn read(path: &Path) -> Result<Found, KernelFileError> {
 
 /// Why a file that is there cannot be read.
 fn denied(path: &Path, source: io::Error) -> KernelFileError {
-    let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o7777);
-    match (source.kind(), mode) {
-        (io::ErrorKind::PermissionDenied, Ok(mode)) => {
-            KernelFileError::Mode { path: path.to_owned(), mode }
+    if source.kind() == io::ErrorKind::PermissionDenied {
+        if let Some(mode) = mode(path) {
+            return KernelFileError::Mode { path: path.to_owned(), mode };
         }
-        _ => KernelFileError::Read { path: path.to_owned(), source },
+        if let Some(barred) = barred(path) {
+            return barred;
+        }
     }
+    KernelFileError::Read { path: path.to_owned(), source }
+}
+
+/// Permission bits, where they can be seen.
+fn mode(path: &Path) -> Option<u32> {
+    fs::metadata(path).ok().map(|metadata| metadata.permissions().mode() & 0o7777)
+}
+
+/// The folder that keeps this user from looking at `path`, if that is why it cannot be looked at: the
+/// last one on the way there that can be seen.
+fn barred(path: &Path) -> Option<KernelFileError> {
+    let error = fs::metadata(path).err()?;
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return None;
+    }
+    path.ancestors().skip(1).find_map(|folder| {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let mode = mode(folder)?;
+        Some(KernelFileError::FolderMode { path: folder.to_owned(), mode })
+    })
 }
 
 impl Kernel {

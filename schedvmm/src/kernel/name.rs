@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use super::{KernelFileError, folder};
+use super::{KernelFileError, barred, denied, folder};
 
 /// The kernel that runs here.
 const RUNNING: &str = "running";
@@ -32,7 +32,7 @@ pub fn file(root: &Path, named: &Path) -> Result<PathBuf, KernelFileError> {
         Ok(metadata) if metadata.is_dir() => folder::kernel(named),
         Ok(_) => Ok(named.to_owned()),
         Err(_) if is_bare_name(named) => installed(root, &named.to_string_lossy()),
-        Err(source) => Err(KernelFileError::Read { path: named.to_owned(), source }),
+        Err(error) => Err(denied(named, error)),
     }
 }
 
@@ -51,6 +51,9 @@ fn installed(root: &Path, name: &str) -> Result<PathBuf, KernelFileError> {
         root.join(format!("lib/modules/{version}/vmlinuz")),
     ];
     places.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
+        if let Some(barred) = places.iter().find_map(|path| barred(path)) {
+            return barred;
+        }
         let looked: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
         KernelFileError::NotInstalled { version, looked: looked.join(", ") }
     })

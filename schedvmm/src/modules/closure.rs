@@ -58,10 +58,7 @@ impl Tree {
                 };
                 let module = found.file;
                 let described = file::describe(&needed, &module, found.bytes)?;
-                if let Some(ours) = release.filter(|ours| *ours != described.release) {
-                    let (theirs, ours) = (described.release, ours.to_owned());
-                    return Err(ModulesError::Foreign { module, theirs, ours });
-                }
+                described.check(release, &module)?;
                 let depends = described.depends.iter().filter(|name| !self.is_builtin(name));
                 next.extend(depends.map(|name| (name.clone(), Some(needed.clone()))));
                 gathered.insert(needed, described);

@@ -8,8 +8,12 @@ use super::{CONSOLE, Modules, ModulesError, Tree};
 /// Transport of a kernel's devices.
 #[derive(Debug, Default)]
 pub struct Drivers {
-    /// By which transport; `None` leaves it to what the kernel has built in.
+    /// By which transport: the one that was asked for, or what the modules and their lists come to;
+    /// `None` leaves it to what the kernel has built in.
     pub transport: Option<Transport>,
+    /// Whether it is only listed as built in, and nobody has asked for it: the lists may be of
+    /// another build.
+    pub is_listed_only: bool,
     /// Modules to be loaded first.
     pub modules: Modules,
 }
@@ -27,7 +31,7 @@ impl Drivers {
         release: Option<&str>,
     ) -> Result<Self, ModulesError> {
         let Some(tree) = tree else {
-            return Ok(Self { transport: asked, modules: Modules::default() });
+            return Ok(Self { transport: asked, ..Self::default() });
         };
         // None can take fewer than one that is built in: others are not looked for.
         if let Some(transport) = Transport::ALL
@@ -38,6 +42,7 @@ impl Drivers {
         {
             return Ok(Self {
                 transport: Some(transport),
+                is_listed_only: asked.is_none(),
                 modules: closure(None, vendor, release, tree)?,
             });
         }
@@ -57,7 +62,8 @@ impl Drivers {
             let is_there = tree.is_builtin(driver) || modules.has(driver);
             let before = least.as_ref().map_or(usize::MAX, |least| least.modules.count());
             if is_there && modules.count() < before {
-                least = Some(Self { transport: Some(transport), modules });
+                let is_listed_only = asked.is_none() && !modules.has(driver);
+                least = Some(Self { transport: Some(transport), is_listed_only, modules });
             }
         }
         match (least, refused) {
@@ -65,14 +71,26 @@ impl Drivers {
             // Without a list of what is built in, what seems to be missing may be; the kernel
             // tells.
             (None, Some(ModulesError::Missing { .. })) if !tree.lists().tell_builtin() => {
-                Ok(Self { transport: asked, modules: closure(None, vendor, release, tree)? })
+                let modules = closure(None, vendor, release, tree)?;
+                Ok(Self { transport: asked, modules, is_listed_only: false })
             }
             (None, Some(refused)) => Err(refused),
             // Without a list of what is built in, the kernel itself tells.
             (None, None) => {
-                Ok(Self { transport: asked, modules: closure(None, vendor, release, tree)? })
+                let modules = closure(None, vendor, release, tree)?;
+                Ok(Self { transport: asked, modules, is_listed_only: false })
             }
         }
+    }
+
+    /// The transport that the machine has to have.
+    pub fn required(&self) -> Option<Transport> {
+        self.transport.filter(|_| !self.is_listed_only)
+    }
+
+    /// The one that it has if the kernel is of the same build as the lists.
+    pub fn listed(&self) -> Option<Transport> {
+        self.transport.filter(|_| self.is_listed_only)
     }
 }
 
@@ -101,6 +119,9 @@ mod tests {
         let choose = |asked| Drivers::choose(Some(&tree), asked, None, Some("6.1"));
         let drivers = choose(None).expect("over PCI");
         assert_eq!(drivers.transport, Some(Transport::Pci));
+        assert_eq!((drivers.required(), drivers.listed()), (None, Some(Transport::Pci)));
+        let drivers = choose(Some(Transport::Pci)).expect("over PCI");
+        assert_eq!((drivers.required(), drivers.listed()), (Some(Transport::Pci), None));
         assert!(drivers.modules.is_empty() && !drivers.modules.bring_console());
         let error = choose(Some(Transport::Mmio)).expect_err("it is damaged").to_string();
         assert!(error.contains("virtio_mmio.ko is damaged"), "{error}");

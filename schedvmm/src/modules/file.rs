@@ -36,6 +36,21 @@ pub struct Described {
     pub release: String,
 }
 
+impl Described {
+    /// # Errors
+    /// It, in the file `module`, is of another kernel than `release`.
+    pub fn check(&self, release: Option<&str>, module: &str) -> Result<(), ModulesError> {
+        match release.filter(|ours| *ours != self.release) {
+            None => Ok(()),
+            Some(ours) => Err(ModulesError::Foreign {
+                module: module.to_owned(),
+                theirs: self.release.clone(),
+                ours: ours.to_owned(),
+            }),
+        }
+    }
+}
+
 /// The bytes of a module's file, which may be packed.
 ///
 /// # Errors

@@ -34,6 +34,8 @@ use crate::package::PackageError;
 
 /// The console's driver. Together with the transport's it is the guest's way to its host.
 pub const CONSOLE: &str = "virtio_console";
+/// What carries the configuration of a kernel with `IKCONFIG=m`.
+const CONFIGS: &str = "configs";
 /// What a machine may want to load, with what these need in the kernels that were looked at. Others
 /// are found, too, by another reading of their package.
 const LIKELY: [&str; 12] = [

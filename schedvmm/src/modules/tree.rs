@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! All modules of a kernel: in a folder, or in packages.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::ModulesError;
-use super::file::Found;
+use vmm::x86_64::lint;
+
+use super::file::{self, Found};
 use super::folder::Folder;
 use super::lists::{Driver, Lists};
 use super::packed::Packed;
+use super::{CONFIGS, ModulesError};
 use crate::package::{self, Package};
 
 /// A kernel's modules.
@@ -17,6 +19,8 @@ use crate::package::{self, Package};
 pub struct Tree {
     places: Vec<Place>,
     lists: Lists,
+    /// What a reader should know of what was left out.
+    notes: Vec<String>,
     /// True if the user has named it. Where it was only found, it may as well have none: a kernel
     /// with all drivers built in needs none.
     pub(super) is_named: bool,
@@ -45,19 +49,25 @@ impl Tree {
         Self::of(places, beside.map(|tree| &tree.lists), true)
     }
 
-    /// Modules of the kernel in `package`, and of packages of its release in the same folder.
+    /// Modules of the kernel in `package`, and of packages of its release in the same folder. Nobody
+    /// has named those: one that cannot be opened is left out, and noted.
     ///
     /// # Errors
     /// One of these is damaged.
     pub fn of_package(package: Packed, release: &str) -> Result<Self, ModulesError> {
         let siblings = package::siblings(package.path(), release);
         let mut places = vec![Place::Package(package)];
+        let mut notes = Vec::new();
         for path in siblings {
-            if let Some(package) = Package::open(&path).map_err(|source| unread(source, &path))? {
-                places.push(Place::Package(Packed::new(package, Some(release), false)));
+            match Package::open(&path) {
+                Ok(Some(package)) => {
+                    places.push(Place::Package(Packed::new(package, Some(release), false)));
+                }
+                Ok(None) => {}
+                Err(error) => notes.push(format!("{} is left out: {error}", path.display())),
             }
         }
-        Self::of(places, None, false)
+        Ok(Self { notes, ..Self::of(places, None, false)? })
     }
 
     /// The modules of a kernel whose file lies in the root or the package where they are installed,
@@ -67,6 +77,7 @@ impl Tree {
         Some(Self {
             lists: folder.lists.clone(),
             places: vec![Place::Folder(folder)],
+            notes: Vec::new(),
             is_named: false,
         })
     }
@@ -91,7 +102,31 @@ impl Tree {
                 lists = lists.or(&package.lists()?);
             }
         }
-        Ok(Self { places, lists, is_named })
+        Ok(Self { places, lists, notes: Vec::new(), is_named })
+    }
+
+    /// What a reader should know of what was left out.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The configuration in the module `configs` of a kernel that has it as one (`IKCONFIG=m`), and
+    /// the file of that; `None` where no list has it.
+    ///
+    /// # Errors
+    /// The module cannot be read, or is of another kernel than `release`.
+    pub fn configs(
+        &self,
+        release: Option<&str>,
+    ) -> Result<Option<(String, HashMap<String, String>)>, ModulesError> {
+        if self.lists.driver(CONFIGS) != Driver::Module {
+            return Ok(None);
+        }
+        let mut files = self.files(&BTreeSet::from([CONFIGS.to_owned()]))?;
+        let Some(found) = files.remove(CONFIGS) else { return Ok(None) };
+        let described = file::describe(CONFIGS, &found.file, found.bytes)?;
+        described.check(release, &found.file)?;
+        Ok(lint::config(&described.module.bytes).map(|options| (found.file, options)))
     }
 
     /// Listed modules.

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-pub use self::table::{NEEDS, Need, Opt, Version, Weight};
+pub use self::table::{NEEDS, Need, ON_AMD, ON_INTEL, Opt, Version, Weight};
 use crate::kernel::Known;
 use crate::modules::Driver;
 
@@ -18,6 +18,8 @@ use crate::modules::Driver;
 pub enum State {
     /// It has not.
     Missing,
+    /// Not built in; whether it is a module, nothing tells.
+    NotBuiltIn,
     /// Nothing tells.
     CannotBeTold,
     /// As a module only, which a run does not load.
@@ -33,11 +35,17 @@ impl State {
     pub fn name(self) -> &'static str {
         match self {
             Self::Missing => "missing",
+            Self::NotBuiltIn => "not built in",
             Self::CannotBeTold => "cannot be told",
             Self::Module => "module",
             Self::Loaded => "loaded",
             Self::There => "there",
         }
+    }
+
+    /// True if a run does not have it.
+    pub fn is_off(self) -> bool {
+        matches!(self, Self::Missing | Self::NotBuiltIn | Self::Module)
     }
 
     /// True if a run has it.
@@ -62,15 +70,14 @@ pub struct Finding {
 impl Finding {
     /// True if a run is impossible without.
     fn is_fatal(&self) -> bool {
-        self.weight == Weight::Must && matches!(self.state, State::Missing | State::Module)
+        self.weight == Weight::Must && self.state.is_off()
     }
 
     /// True if a figure of a run depends on it, and it is not there.
     fn is_told(&self) -> bool {
-        let is_off = matches!(self.state, State::Missing | State::Module);
         // The run is on one vendor's host, and needs no other.
         let is_of_a_vendor = [table::ON_INTEL, table::ON_AMD].contains(&self.need.name);
-        is_off && !is_of_a_vendor && !table::ON_REQUEST.contains(&self.need.name)
+        self.state.is_off() && !is_of_a_vendor && !table::ON_REQUEST.contains(&self.need.name)
     }
 
     /// The version that a kernel must have for it, where this one is older.
@@ -137,17 +144,16 @@ fn finding(
     Finding { need, weight: weight(need, nested), state, lacking }
 }
 
-/// Whether an option is on: by the configuration if it is known, else by what lists the modules,
-/// else by texts in the image. Texts that every image has prove nothing, and are not looked for.
+/// Whether an option is on: by the configuration if it is known, else by the kernel's version, by
+/// what lists the modules, or by texts in the image. A kernel may have what came later than its
+/// version: its configuration goes before that. Texts that every image has prove nothing, and are not
+/// looked for.
 fn state(opt: &Opt, known: &Known, has: impl Fn(&str) -> Option<bool>) -> State {
     if is_since(opt.always_from, known.version) {
         return State::There;
     }
     if opt.module.is_some_and(|module| known.loaded.iter().any(|loaded| loaded == module)) {
         return State::Loaded;
-    }
-    if opt.from.is_some() && known.version.is_some() && !is_since(opt.from, known.version) {
-        return State::Missing;
     }
     if let Some(config) = &known.config {
         return match config.options.get(&format!("CONFIG_{}", opt.name)).map(String::as_str) {
@@ -157,6 +163,9 @@ fn state(opt: &Opt, known: &Known, has: impl Fn(&str) -> Option<bool>) -> State 
             None if opt.always_from.is_some() && known.version.is_none() => State::CannotBeTold,
             _ => State::Missing,
         };
+    }
+    if opt.from.is_some() && known.version.is_some() && !is_since(opt.from, known.version) {
+        return State::Missing;
     }
     match (opt.name, &known.banner) {
         // What has no 64-bit entry point is no kernel for us.
@@ -170,7 +179,9 @@ fn state(opt: &Opt, known: &Known, has: impl Fn(&str) -> Option<bool>) -> State 
     match (driver, in_image) {
         (Some(Driver::BuiltIn), _) | (_, Some(true)) => State::There,
         (Some(Driver::Module), _) => State::Module,
-        (Some(Driver::Absent), _) | (_, Some(false)) => State::Missing,
+        (Some(Driver::Absent), _) => State::Missing,
+        (_, Some(false)) if opt.module.is_some() => State::NotBuiltIn,
+        (_, Some(false)) => State::Missing,
         (Some(Driver::NotBuiltIn | Driver::NotTold) | None, None) => State::CannotBeTold,
     }
 }
@@ -194,8 +205,7 @@ pub fn note(findings: &[Finding]) -> Option<String> {
 
 /// Lines for a .config that would bring what is missing, or only a module; each once.
 pub fn lines(findings: &[Finding], known: &Known) -> Vec<String> {
-    let missing =
-        findings.iter().filter(|finding| matches!(finding.state, State::Missing | State::Module));
+    let missing = findings.iter().filter(|finding| finding.state.is_off());
     let mut lines = Vec::new();
     for opt in missing.flat_map(|finding| &finding.lacking) {
         // No line brings what came later.

@@ -104,7 +104,7 @@ const KVM_INTEL: Opt = opt("KVM_INTEL").module("kvm_intel").text("kvm_intel.");
 const KVM_AMD: Opt = opt("KVM_AMD").module("kvm_amd").text("kvm_amd.");
 
 /// All needs, what is vital first.
-pub const NEEDS: [Need; 22] = [
+pub const NEEDS: [Need; 23] = [
     Need {
         name: "processors",
         without: "it cannot run: the machine has several 64-bit CPUs",
@@ -173,10 +173,19 @@ pub const NEEDS: [Need; 22] = [
     },
     Need {
         name: "VMs' files",
-        without: "--nested cannot run: virtual machines share a kernel in memory, and have devices",
+        without: "--nested cannot run: virtual machines share a kernel in memory, have devices, and \
+                  talk to the agent through sockets",
         main: No,
         nested: Must,
-        ways: &[&[opt("MEMFD_CREATE"), opt("SHMEM"), opt("EPOLL"), opt("EVENTFD")]],
+        // Sockets are between the agent and the launchers of machines, timers in their consoles.
+        ways: &[&[
+            opt("MEMFD_CREATE"),
+            opt("SHMEM"),
+            opt("EPOLL"),
+            opt("EVENTFD"),
+            opt("TIMERFD"),
+            opt("UNIX").set(&["NET", "UNIX"]),
+        ]],
     },
     Need {
         name: ON_INTEL,
@@ -197,7 +206,8 @@ pub const NEEDS: [Need; 22] = [
         without: "virtual machines have small pages: they boot more slowly",
         main: No,
         nested: Wants,
-        ways: &[&[opt("TRANSPARENT_HUGEPAGE")]],
+        // Huge pages are asked for with madvise.
+        ways: &[&[opt("TRANSPARENT_HUGEPAGE"), opt("ADVISE_SYSCALLS")]],
     },
     Need {
         name: "clock",
@@ -212,6 +222,13 @@ pub const NEEDS: [Need; 22] = [
         main: Wants,
         nested: Wants,
         ways: &[&[opt("HIGH_RES_TIMERS")]],
+    },
+    Need {
+        name: "POSIX clocks",
+        without: "CLOCK_MONOTONIC_RAW is there by the vDSO alone: the TSC's frequency may not be found",
+        main: Wants,
+        nested: Wants,
+        ways: &[&[opt("POSIX_TIMERS")]],
     },
     Need {
         name: "cookies",
@@ -239,7 +256,8 @@ pub const NEEDS: [Need; 22] = [
         without: "the kernel does not tell how long threads waited, nor how long CPUs were forced idle",
         main: Wants,
         nested: Wants,
-        ways: &[&[opt("SCHEDSTATS")]],
+        // They are switched on in /proc/sys/kernel.
+        ways: &[&[opt("SCHEDSTATS"), opt("PROC_SYSCTL")]],
     },
     Need {
         name: "tunables",

@@ -71,6 +71,112 @@ fn the_table_and_the_test_kernels_agree() {
     }
 }
 
+/// What test kernels have, and no measurement asks a kernel for.
+const NOT_NEEDED: [(&str, &[&str]); 7] = [
+    (
+        "the machine boots, and its CPUs come up, without",
+        &["X86_X2APIC", "X86_MPPARSE", "PVH", "JUMP_LABEL"],
+    ),
+    (
+        "choices of the scheduler and of idle CPUs: either way is measured",
+        &[
+            "CPU_IDLE",
+            "HALTPOLL_CPUIDLE",
+            "NO_HZ_IDLE",
+            "HZ_250",
+            "PREEMPT_VOLUNTARY",
+            "SCHED_MC",
+            "SCHED_AUTOGROUP",
+            "CGROUP_CPUACCT",
+            "KVM_SMM",
+        ],
+    ),
+    (
+        "for a reader of the console: without, a kernel says less",
+        &[
+            "PRINTK",
+            "PRINTK_TIME",
+            "MAGIC_SYSRQ",
+            "KALLSYMS",
+            "STACKTRACE",
+            "UNWINDER_FRAME_POINTER",
+            "DEBUG_KERNEL",
+            "IKCONFIG_PROC",
+        ],
+    ),
+    (
+        "tracers and events beside those that are asked for",
+        &["TIMERLAT_TRACER", "SCHED_TRACER", "FTRACE_SYSCALLS", "ENABLE_DEFAULT_TRACERS"],
+    ),
+    (
+        "devices of other monitors, and how they name ours",
+        &["UNIX98_PTYS", "VIRTIO_MMIO_CMDLINE_DEVICES", "BLOCK", "BLK_DEV", "VIRTIO_BLK"],
+    ),
+    (
+        "the initrd is not packed, and has one ELF executable; the agent makes device files itself, \
+         and goes without tmpfs",
+        &[
+            "KERNEL_LZ4",
+            "RD_GZIP",
+            "RD_ZSTD",
+            "RD_LZ4",
+            "BINFMT_SCRIPT",
+            "DEVTMPFS",
+            "DEVTMPFS_MOUNT",
+            "TMPFS",
+        ],
+    ),
+    (
+        "no system call of these is made in a guest",
+        &[
+            "PROC_PAGE_MONITOR",
+            "MULTIUSER",
+            "SIGNALFD",
+            "MEMBARRIER",
+            "RSEQ",
+            "FILE_LOCKING",
+            "FHANDLE",
+            "AIO",
+            "SECCOMP",
+            "SECCOMP_FILTER",
+        ],
+    ),
+];
+
+/// What was given to the test kernels because something of ours failed without it is in the table.
+#[test]
+fn what_test_kernels_have_is_needed_or_known_not_to_be() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testhost/kernel/test.config");
+    let text = fs::read_to_string(path).expect("the fragment of test kernels");
+    let lines = text.lines().filter_map(|line| line.strip_prefix("CONFIG_")?.strip_suffix("=y"));
+    let test_kernel: BTreeSet<&str> = lines.collect();
+    let needed: BTreeSet<&str> = options().flat_map(|opt| opt.to_set().chain([opt.name])).collect();
+    let others: BTreeSet<&str> =
+        NOT_NEEDED.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+    let neither: Vec<_> =
+        test_kernel.iter().filter(|it| !needed.contains(*it) && !others.contains(*it)).collect();
+    assert!(neither.is_empty(), "in the table of needs, or named as not needed: {neither:?}");
+    let both: Vec<_> = others.intersection(&needed).collect();
+    assert!(both.is_empty(), "needed, after all: {both:?}");
+    let gone: Vec<_> = others.difference(&test_kernel).collect();
+    assert!(gone.is_empty(), "test kernels have no {gone:?}");
+}
+
+/// Of what virtual machines need, nothing is told to be there without its option.
+#[test]
+fn the_files_of_virtual_machines_are_all_asked_for() {
+    for option in ["UNIX", "TIMERFD", "EPOLL", "EVENTFD", "MEMFD_CREATE", "SHMEM"] {
+        let text = complete().replace(&format!("CONFIG_{option}=y\n"), "");
+        let known = configured(&text, Some((6, 12)));
+        let findings = assessed(true, &known);
+        assert_eq!(state_of(&findings, "VMs' files"), State::Missing, "{option}");
+        assert_eq!(Fit::of(&findings), Fit::CannotRun, "{option}");
+        let line = format!("CONFIG_{option}=y");
+        assert!(lines(&findings, &known).contains(&line), "{option}");
+        assert_eq!(Fit::of(&assessed(false, &known)), Fit::Complete, "{option}");
+    }
+}
+
 /// The configuration of any test kernel that was built with the fragment.
 #[test]
 fn all_that_the_fragment_brings_is_complete() {
@@ -161,7 +267,7 @@ fn what_no_figure_depends_on_is_told_by_check_alone() {
     assert!(table::ON_REQUEST.iter().chain(&special).all(|name| names.contains(name)));
     // Where nothing tells, that is what is missing.
     let findings = assess(false, &Known::default(), |text| Some(text != "IKCFG_ST"));
-    assert_eq!(state_of(&findings, "configuration"), State::Missing);
+    assert_eq!(state_of(&findings, "configuration"), State::NotBuiltIn);
     let told = note(&findings).expect("no configuration");
     assert!(told.contains("without: configuration ("), "{told}");
 }
@@ -181,6 +287,15 @@ fn options_have_their_versions() {
     let cookies = old.iter().find(|finding| finding.need.name == "cookies").expect("cookies");
     assert_eq!(cookies.needs_version(Some((5, 10))), Some((5, 14)));
     assert_eq!(cookies.needs_version(Some((5, 14))), None);
+    // One that has it all the same, from patches, has it.
+    let patched = configured(&complete(), Some((5, 10)));
+    let findings = assessed(false, &patched);
+    assert_eq!(state_of(&findings, "cookies"), State::There);
+    assert_eq!(state_of(&findings, "osnoise meter"), State::There);
+    assert_eq!(note(&findings), None);
+    // Where nothing else tells, the version does.
+    let bare = Known { version: Some((5, 10)), ..Known::default() };
+    assert_eq!(state_of(&assessed(false, &bare), "cookies"), State::Missing);
     // No line brings it to that one.
     let known = Known { version: Some((5, 10)), ..Known::default() };
     assert!(lines(&old, &known).is_empty(), "{:?}", lines(&old, &known));
@@ -228,7 +343,19 @@ fn without_a_configuration_modules_and_texts_tell() {
     let findings = of(modules(None), |_| None);
     assert_eq!(state_of(&findings, "results"), State::CannotBeTold);
     let findings = of(None, |text| Some(text != "virtio_console"));
+    assert_eq!(state_of(&findings, "results"), State::NotBuiltIn);
+    assert_eq!(Fit::of(&findings), Fit::CannotRun);
+    let without = Known::default();
+    assert!(lines(&findings, &without).contains(&"CONFIG_VIRTIO_CONSOLE=y".to_owned()));
+    // A list of all modules knows that it is none; and a list of what is built in, that it may be.
+    let findings = of(modules(Some("kernel/x.ko\n")), |text| Some(text != "virtio_console"));
     assert_eq!(state_of(&findings, "results"), State::Missing);
+    let findings = of(modules(None), |text| Some(text != "virtio_console"));
+    assert_eq!(state_of(&findings, "results"), State::NotBuiltIn);
+    // What can be no module is missing.
+    let findings = of(None, |text| Some(!text.starts_with("Initramfs")));
+    assert_eq!(state_of(&findings, "initrd"), State::Missing);
+    let findings = of(None, |_| Some(true));
     assert_eq!(state_of(&findings, "initrd"), State::There);
     // In every image there are texts of tracers: nothing is concluded from them.
     for name in ["hwlat meter", "osnoise meter", "cookies", "trace"] {

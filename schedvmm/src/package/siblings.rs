@@ -35,12 +35,18 @@ pub fn siblings(package: &Path, release: &str) -> Vec<PathBuf> {
 }
 
 /// Whether a package of this name is a part of the kernel `release`:
-/// `linux-modules-RELEASE_VERSION`,
-/// `kernel-modules-RELEASE.rpm`.
+/// `linux-modules-RELEASE_VERSION`, `kernel-modules-RELEASE.rpm`. Of a kernel that is another flavour
+/// of its version, `VERSION+FLAVOUR`, RPM's packages have the flavour in front:
+/// `kernel-FLAVOUR-modules-VERSION.rpm`.
 fn is_of(name: &str, release: &str) -> bool {
-    let Some((before, after)) = name.split_once(release) else { return false };
+    let (version, flavour) = match release.split_once('+') {
+        Some((version, flavour)) if name.ends_with(".rpm") => (version, flavour),
+        _ => (release, ""),
+    };
+    let Some((before, after)) = name.split_once(version) else { return false };
     let is_whole = before.ends_with('-') && after.starts_with(['_', '.']);
-    is_whole && !before.split('-').any(|word| OTHERS.contains(&word))
+    let is_flavour = flavour.is_empty() || before.contains(&format!("-{flavour}-"));
+    is_whole && is_flavour && !before.split('-').any(|word| OTHERS.contains(&word))
 }
 
 /// Version and architecture in a name of Debian, `PACKAGE_VERSION_ARCHITECTURE.deb`: two builds may
@@ -90,6 +96,27 @@ mod tests {
         let parts = found(&fedora, fedora[0], "6.17.1-300.fc43.x86_64");
         assert_eq!(parts, [fedora[1], fedora[2]]);
         assert_eq!(found(&debian, "none", "7.3-amd64"), [""; 0]);
+    }
+
+    #[test]
+    fn flavours_of_rpm_are_in_front() {
+        let core = "kernel-rt-core-5.14.0-503.el9.x86_64.rpm";
+        let files = [
+            core,
+            "kernel-rt-modules-core-5.14.0-503.el9.x86_64.rpm",
+            "kernel-rt-modules-5.14.0-503.el9.x86_64.rpm",
+            // Of the plain kernel, of another version, of no module.
+            "kernel-modules-5.14.0-503.el9.x86_64.rpm",
+            "kernel-rt-modules-5.14.0-504.el9.x86_64.rpm",
+            "kernel-rt-devel-5.14.0-503.el9.x86_64.rpm",
+        ];
+        let parts = found(&files, core, "5.14.0-503.el9.x86_64+rt");
+        assert_eq!(parts, [files[2], files[1]]);
+        let debug = ["kernel-debug-core-6.1-1.rpm", "kernel-debug-modules-6.1-1.rpm"];
+        assert_eq!(found(&debug, debug[0], "6.1-1+debug"), [debug[1]]);
+        // In Debian's names it stands where it is in the release.
+        let debian = ["a-6.12.9+deb13-amd64_1_amd64.deb", "b-6.12.9+deb13-amd64_1_amd64.deb"];
+        assert_eq!(found(&debian, debian[0], "6.12.9+deb13-amd64"), [debian[1]]);
     }
 
     #[test]

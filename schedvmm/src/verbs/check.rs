@@ -29,25 +29,34 @@ struct Report {
     /// Guest memory that the kernel fills before it manages any, initrd not included.
     memory_mib: u64,
     findings: Vec<Finding>,
-    /// What a run would load; for virtual machines once for each vendor's half of KVM.
+    loads: Loads,
+}
+
+/// Modules that a run would load.
+#[derive(Default)]
+struct Loads {
+    /// For virtual machines once for each vendor's half of KVM.
     drivers: Vec<Drivers>,
+    /// The vendor on whose hosts none can be loaded, and why; those of the other one can.
+    refused: Option<(Vendor, Failure)>,
 }
 
 /// Checks the kernel that `args` name, and prints what was found.
 ///
 /// # Errors
-/// There is no such kernel, its file is bad, or a module that a run would load.
+/// There is no such kernel, its file is bad, or a module that a run would load on any host.
 pub fn run(args: &CheckArgs) -> Result<ExitStatus, Failure> {
     let CheckArgs { nested, json, .. } = *args;
     let kernel = kernel::open(&args.kernel, &args.modules)?;
-    let drivers = drivers(&kernel, nested)?;
+    let loads = Loads::find(&kernel, nested)?;
     let mut ram = BootRam::allocate(MEMORY_MIB)?;
     let loaded = load::kernel(&kernel.image, BootMethod::Payload, &mut ram)
         .map_err(|error| machine::build_failure(&kernel.path, error.into()))?;
-    let known = kernel.known(loaded.says(&ram), loaded.build_id(&ram), &names(&drivers));
+    let mut known = kernel.known(loaded.says(&ram), loaded.build_id(&ram), &loads.names());
+    known.notes.extend(loads.note());
     let findings = needs::assess(nested, &known, |text| loaded.has(&ram, text.as_bytes()));
     let memory_mib = loaded.range.1.div_ceil(1 << 20);
-    let report = Report { kernel, known, nested, memory_mib, findings, drivers };
+    let report = Report { kernel, known, nested, memory_mib, findings, loads };
     if json {
         let value = report.json(&args.kernel);
         terminal::out(&results::json::pretty(&value).map_err(Failure::internal)?);
@@ -57,29 +66,54 @@ pub fn run(args: &CheckArgs) -> Result<ExitStatus, Failure> {
     Ok(report.status())
 }
 
-/// Modules that a run would load.
-fn drivers(kernel: &Kernel, nested: bool) -> Result<Vec<Drivers>, Failure> {
-    let vendors: &[Option<&str>] = match nested {
-        false => &[None],
-        true => &[Some(Vendor::Intel.module()), Some(Vendor::Amd.module())],
-    };
-    Ok(vendors
-        .iter()
-        .map(|vendor| {
-            Drivers::choose(kernel.tree.as_ref(), None, *vendor, kernel.release.as_deref())
-        })
-        .collect::<Result<_, _>>()?)
-}
-
-/// Names of all that these load, each once.
-fn names(drivers: &[Drivers]) -> Vec<&str> {
-    let mut names = Vec::new();
-    for name in drivers.iter().flat_map(|drivers| drivers.modules.names()) {
-        if !names.contains(&name) {
-            names.push(name);
+impl Loads {
+    /// For `kernel`.
+    ///
+    /// # Errors
+    /// What is needed cannot be had for any vendor.
+    fn find(kernel: &Kernel, nested: bool) -> Result<Self, Failure> {
+        let (tree, release) = (kernel.tree.as_ref(), kernel.release.as_deref());
+        if !nested {
+            let drivers = vec![Drivers::choose(tree, None, None, release)?];
+            return Ok(Self { drivers, refused: None });
         }
+        let mut loads = Self::default();
+        for vendor in [Vendor::Intel, Vendor::Amd] {
+            match Drivers::choose(tree, None, Some(vendor.module()), release) {
+                Ok(drivers) => loads.drivers.push(drivers),
+                Err(error) => match loads.refused.take() {
+                    Some((_, first)) => return Err(first),
+                    None => loads.refused = Some((vendor, error.into())),
+                },
+            }
+        }
+        Ok(loads)
     }
-    names
+
+    /// Names of all of them, each once.
+    fn names(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        for name in self.drivers.iter().flat_map(|drivers| drivers.modules.names()) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// The need that is not met because its module is no good.
+    fn refused_need(&self) -> Option<&'static str> {
+        let (vendor, _) = self.refused.as_ref()?;
+        Some(match vendor {
+            Vendor::Intel => needs::ON_INTEL,
+            Vendor::Amd => needs::ON_AMD,
+        })
+    }
+
+    fn note(&self) -> Option<String> {
+        let (_, failure) = self.refused.as_ref()?;
+        Some(format!("{}: {failure}", self.refused_need()?))
+    }
 }
 
 impl Report {
@@ -89,7 +123,7 @@ impl Report {
 
     /// Where that comes from.
     fn loads_from(&self) -> Option<&str> {
-        self.drivers.iter().find_map(|drivers| drivers.modules.from())
+        self.loads.drivers.iter().find_map(|drivers| drivers.modules.from())
     }
 
     fn status(&self) -> ExitStatus {
@@ -153,7 +187,14 @@ impl Report {
         match finding.state {
             State::There => String::new(),
             State::Loaded => "its module is loaded first".to_owned(),
+            State::Module if self.loads.refused_need() == Some(finding.need.name) => {
+                format!("its module is no good (see the note): {without}")
+            }
+            State::Module if finding.lacking.iter().all(|opt| opt.module.is_none()) => {
+                format!("a module only, which a run does not load: {without}")
+            }
             State::Module => format!("its module is not found: give --modules, else {without}"),
+            State::NotBuiltIn => format!("give --modules if it is a module, else {without}"),
             State::Missing | State::CannotBeTold => match finding.needs_version(self.known.version)
             {
                 Some((major, minor)) => format!("{without} (needs Linux {major}.{minor} or later)"),

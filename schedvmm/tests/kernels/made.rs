@@ -14,7 +14,7 @@ use crate::calls::{call, finish};
 use crate::files::{self, Pack};
 
 /// All cases.
-pub const CASES: [(&str, fn()); 8] = [
+pub const CASES: [(&str, fn()); 10] = [
     ("what_config_prints_makes_a_kernel_complete", what_config_prints_makes_a_kernel_complete),
     ("gaps_and_what_is_vital_are_told_apart", gaps_and_what_is_vital_are_told_apart),
     ("an_unknown_configuration_is_said", an_unknown_configuration_is_said),
@@ -22,6 +22,14 @@ pub const CASES: [(&str, fn()); 8] = [
     ("a_build_tree_is_named_by_its_folder", a_build_tree_is_named_by_its_folder),
     ("what_is_no_kernel_is_refused_with_a_reason", what_is_no_kernel_is_refused_with_a_reason),
     ("a_file_of_somebody_else_says_how_to_read_it", a_file_of_somebody_else_says_how_to_read_it),
+    (
+        "a_folder_of_somebody_else_is_not_told_to_be_empty",
+        a_folder_of_somebody_else_is_not_told_to_be_empty,
+    ),
+    (
+        "a_package_of_somebody_else_that_is_not_needed_is_left_out",
+        a_package_of_somebody_else_that_is_not_needed_is_left_out,
+    ),
     ("the_main_job_takes_the_same_names", the_main_job_takes_the_same_names),
 ];
 
@@ -124,7 +132,13 @@ fn an_unknown_configuration_is_said() {
     assert!(row("hwlat meter").contains("cannot be told"), "{text}");
     let bare = flat_kernel(0x100_0000, b"\0Linux version 6.12.1-made (tester) #1 SMP\n\0");
     fs::write(dir.join("bzImage"), bare).expect("written");
-    assert_eq!(status(&call(dir, &["check", "bzImage"])), Some(125));
+    let output = call(dir, &["check", "bzImage"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(status(&output), Some(125), "{text}");
+    // It may be a module of a kernel whose modules lie elsewhere.
+    let told =
+        "results         not built in    give --modules if it is a module, else it cannot run";
+    assert!(text.contains(told), "{text}");
 }
 
 fn a_package_is_looked_into() {
@@ -216,35 +230,95 @@ fn what_is_no_kernel_is_refused_with_a_reason() {
     }
 }
 
-fn a_file_of_somebody_else_says_how_to_read_it() {
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// What the program says to a user who is not root, in a folder that has a copy of it.
+fn call_as_nobody(dir: &Path, words: &[&str]) -> Output {
     const NOBODY: u32 = 65_534;
-    let dir = tempfile::tempdir().expect("tempdir");
-    let dir = dir.path();
     // Its own copy: the build's folder may be out of its reach. Not made by this process: a child
     // that another case forks meanwhile would have it open for writing, and it could not start.
     let program = dir.join("schedvmm");
-    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_schedvmm")).arg(&program).status();
-    assert!(copied.is_ok_and(|status| status.success()), "no copy at {}", program.display());
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("permitted");
+    if !program.exists() {
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_schedvmm")).arg(&program).status();
+        assert!(copied.is_ok_and(|status| status.success()), "no copy at {}", program.display());
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("permitted");
+    }
+    let mut command = Command::new(&program);
+    command.args(words).current_dir(dir);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    finish(command.spawn().expect("it starts"))
+}
+
+/// Takes what is at `path` away from users who are not root, or from the one that this is; returns
+/// its mode.
+fn keep(path: &Path, mode: u32) -> u32 {
+    let mode = if is_root() { mode } else { 0 };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("permitted");
+    mode
+}
+
+fn a_file_of_somebody_else_says_how_to_read_it() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
     let kept = dir.join("vmlinuz");
     fs::write(&kept, kernel()).expect("written");
-    // SAFETY: geteuid takes nothing and cannot fail.
-    let is_root = unsafe { libc::geteuid() } == 0;
-    let mode = if is_root { 0o600 } else { 0 };
-    fs::set_permissions(&kept, fs::Permissions::from_mode(mode)).expect("permitted");
+    let mode = keep(&kept, 0o600);
     for words in [["check", "vmlinuz"], ["--kernel", "vmlinuz"]] {
-        let mut command = Command::new(&program);
-        command.args(words).current_dir(dir);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if is_root {
-            command.uid(NOBODY).gid(NOBODY);
-        }
-        let output = finish(command.spawn().expect("it starts"));
+        let output = call_as_nobody(dir, &words);
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(status(&output), Some(200), "{text}");
         assert!(text.contains(&format!("its mode is {mode:04o}")), "{text}");
         assert!(text.contains("`sudo install -m 644 vmlinuz NEW`"), "{text}");
     }
+}
+
+fn a_folder_of_somebody_else_is_not_told_to_be_empty() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
+    let boot = dir.join("root/boot");
+    fs::create_dir_all(&boot).expect("made");
+    fs::write(boot.join("vmlinuz-6.12.1-made"), kernel()).expect("written");
+    // One that cannot be looked into, and one whose names can be read, and no more.
+    for mode in [0o700, 0o744] {
+        let mode = keep(&boot, mode);
+        for (named, folder) in [
+            ("root/boot", "root/boot"),
+            ("root", "root/boot"),
+            ("root/boot/vmlinuz-6.12.1-made", "root/boot"),
+        ] {
+            let output = call_as_nobody(dir, &["check", named]);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(status(&output), Some(200), "{named}: {text}");
+            let told = format!("kernel in {folder}: its mode is {mode:04o}, which leaves");
+            assert!(text.contains(&told), "{named}: {text}");
+            let next = format!("`sudo install -m 644 {folder}/KERNEL NEW`");
+            assert!(text.contains(&next), "{named}: {text}");
+        }
+    }
+    // So that it can be removed.
+    fs::set_permissions(&boot, fs::Permissions::from_mode(0o755)).expect("permitted");
+}
+
+fn a_package_of_somebody_else_that_is_not_needed_is_left_out() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
+    let (kernel, config) = (kernel(), complete(dir));
+    let files =
+        [("boot/vmlinuz-6.12.1-made", &kernel[..]), ("boot/config-6.12.1-made", config.as_bytes())];
+    let image = "linux-image-6.12.1-made_1_amd64.deb";
+    fs::write(dir.join(image), deb(&files)).expect("written");
+    let other = "linux-modules-6.12.1-made_1_amd64.deb";
+    fs::write(dir.join(other), deb(&[])).expect("written");
+    keep(&dir.join(other), 0o600);
+    let output = call_as_nobody(dir, &["check", image]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(status(&output), Some(0), "{output:?}");
+    assert!(text.contains(&format!("note          {other} is left out: ")), "{text}");
 }
 
 fn the_main_job_takes_the_same_names() {

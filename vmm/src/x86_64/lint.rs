@@ -17,13 +17,19 @@ const MAX_CONFIG_BYTES: u64 = 4 << 20;
 
 /// Something the kernel lacks without which it cannot be tested.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("this kernel cannot run in the microVM: {what}; build it with {options}")]
+#[error("this kernel cannot run in the microVM: {what}; {before}build it with {options}")]
 pub struct LintError {
     /// What is missing.
     pub what: &'static str,
+    /// What to try before that: [`MODULES`], where a module may bring it, or nothing.
+    pub before: &'static str,
     /// Options that bring it.
     pub options: &'static str,
 }
+
+/// What to do where something is not built in, and may be a module.
+pub const MODULES: &str =
+    "if that is a module, give --modules (--l2-modules for virtual machines), else ";
 
 /// A kernel's own statements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,6 +72,7 @@ const PCI: Need = Need {
 
 /// Neither of them.
 const NO_TRANSPORT: LintError = LintError {
+    before: "",
     what: "it has a driver neither for virtio-mmio nor for virtio-pci devices built in",
     options: "CONFIG_VIRTIO_MMIO=y CONFIG_ACPI=y, or with CONFIG_PCI=y CONFIG_PCI_MSI=y \
               CONFIG_VIRTIO_PCI=y CONFIG_ACPI=y",
@@ -73,7 +80,7 @@ const NO_TRANSPORT: LintError = LintError {
 
 const NEEDS: [Need; 2] = [
     Need {
-        what: "it has no virtio console",
+        what: "it has no virtio console built in",
         options: "CONFIG_VIRTIO_CONSOLE=y",
         // Driver name in drivers/char/virtio_console.c.
         trace: b"virtio_console",
@@ -118,8 +125,16 @@ impl Need {
         words.filter_map(|word| word.split_once('='))
     }
 
-    fn is_not_met(&self) -> LintError {
-        LintError { what: self.what, options: self.options }
+    fn is_not_met(&self, lint: &Lint) -> LintError {
+        let before = if self.may_be_module(lint) { MODULES } else { "" };
+        LintError { what: self.what, before, options: self.options }
+    }
+
+    /// Whether a module may bring it: its configuration says so, or nothing says that none does.
+    fn may_be_module(&self, lint: &Lint) -> bool {
+        let Some(module) = self.module else { return false };
+        let option = format!("CONFIG_{}", module.to_ascii_uppercase());
+        lint.config.as_ref().is_none_or(|config| config.get(&option).is_some_and(|is| is == "m"))
     }
 }
 
@@ -128,6 +143,16 @@ fn driver(transport: Transport) -> &'static Need {
         Transport::Mmio => &MMIO,
         Transport::Pci => &PCI,
     }
+}
+
+fn no_transport(lint: &Lint) -> LintError {
+    let may_be_module = Transport::ALL.into_iter().any(|one| driver(one).may_be_module(lint));
+    LintError { before: if may_be_module { MODULES } else { "" }, ..NO_TRANSPORT }
+}
+
+/// Whether a text of this transport's driver is in `kernel`: in none that has it not built in.
+pub fn may_have(one: Transport, kernel: &[u8]) -> bool {
+    memmem::find(kernel, driver(one).trace).is_some()
 }
 
 /// The first transport that `kernel` has a driver for.
@@ -161,12 +186,14 @@ pub fn read(kernel: &[u8]) -> Lint {
 pub fn check(lint: &Lint, kernel: &[u8], wanted: Wanted<'_>) -> Result<(), LintError> {
     let Wanted { cpus, modules, transport: asked } = wanted;
     match asked.map(driver) {
-        Some(driver) if !driver.is_met(lint, kernel, modules) => return Err(driver.is_not_met()),
-        None if transport(lint, kernel, modules).is_none() => return Err(NO_TRANSPORT),
+        Some(driver) if !driver.is_met(lint, kernel, modules) => {
+            return Err(driver.is_not_met(lint));
+        }
+        None if transport(lint, kernel, modules).is_none() => return Err(no_transport(lint)),
         _ => {}
     }
     if let Some(need) = NEEDS.iter().find(|need| !need.is_met(lint, kernel, modules)) {
-        return Err(need.is_not_met());
+        return Err(need.is_not_met(lint));
     }
     let smp = match &lint.config {
         Some(config) => config.contains_key("CONFIG_SMP"),
@@ -174,7 +201,7 @@ pub fn check(lint: &Lint, kernel: &[u8], wanted: Wanted<'_>) -> Result<(), LintE
     };
     if cpus > 1 && !smp {
         let what = "it runs on one CPU only";
-        return Err(LintError { what, options: "CONFIG_SMP=y" });
+        return Err(LintError { what, before: "", options: "CONFIG_SMP=y" });
     }
     Ok(())
 }
@@ -183,17 +210,28 @@ pub fn check(lint: &Lint, kernel: &[u8], wanted: Wanted<'_>) -> Result<(), LintE
 pub(super) const BANNER: &str = "Linux version ";
 
 /// The banner of an unpacked kernel.
+///
+/// Others begin as it does: a format string, which has conversions where the banner has a digit, and
+/// in some images the banner as it was before the number of the build was put in, `# SMP`.
 pub(super) fn banner(kernel: &[u8]) -> Option<String> {
-    // The first hit may be a format string with conversions in it; the banner has a digit.
-    memmem::find_iter(kernel, BANNER).find_map(|at| {
+    let mut texts = memmem::find_iter(kernel, BANNER).filter_map(|at| {
         let text = &kernel[at..kernel.len().min(at + 512)];
         let end = text.iter().position(|byte| matches!(byte, b'\n' | 0))?;
         let text = std::str::from_utf8(&text[..end]).ok()?;
-        text.as_bytes().get(BANNER.len()).is_some_and(u8::is_ascii_digit).then(|| text.to_owned())
-    })
+        text.as_bytes().get(BANNER.len()).is_some_and(u8::is_ascii_digit).then_some(text)
+    });
+    let first = texts.next()?;
+    let numbered = if is_numbered(first) { None } else { texts.find(|text| is_numbered(text)) };
+    Some(numbered.unwrap_or(first).to_owned())
 }
 
-fn config(kernel: &[u8]) -> Option<HashMap<String, String>> {
+/// Whether the number of a build is in it, as in `#1 SMP`.
+fn is_numbered(banner: &str) -> bool {
+    banner.as_bytes().windows(2).any(|pair| pair[0] == b'#' && pair[1].is_ascii_digit())
+}
+
+/// `CONFIG_X` to its value, of a kernel that carries its configuration, or of its module `configs`.
+pub fn config(kernel: &[u8]) -> Option<HashMap<String, String>> {
     let at = memmem::find(kernel, CONFIG_START)? + CONFIG_START.len();
     let mut text = String::new();
     flate2::bufread::GzDecoder::new(&kernel[at..])
@@ -245,6 +283,41 @@ mod tests {
         assert_eq!(lint.banner.as_deref(), Some("Linux version 6.12.1 (x) #1 SMP"));
         assert_eq!(lint.config.expect("config").len(), 5);
         assert_eq!(read(b"nothing here"), Lint::default());
+    }
+
+    #[test]
+    fn of_several_banners_that_with_a_number_counts() {
+        let template = "Linux version 6.12.1 (a@b) (gcc) # SMP PREEMPT_DYNAMIC";
+        let whole = "Linux version 6.12.1 (a@b) (gcc) #7 SMP PREEMPT_DYNAMIC Tue";
+        for (texts, found) in [
+            (&["Linux version %s", template, whole][..], whole),
+            (&[whole, template], whole),
+            (&["Linux version 6.1.0-3#x (y) # SMP", whole], whole),
+            (&[template], template),
+        ] {
+            let image = texts.join("\0") + "\0";
+            assert_eq!(banner(image.as_bytes()).as_deref(), Some(found), "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_module_is_told_so() {
+        let texts = b"LNRO0005 Initramfs unpacking failed Linux version 6.1 #1 SMP\n";
+        let may_be = |kernel: &[u8], asked| {
+            let error = judge(kernel, asked).expect_err("nothing to speak through");
+            error.to_string().contains("if that is a module, give --modules")
+        };
+        assert!(may_be(texts, None));
+        assert!(may_be(b"virtio_console Initramfs unpacking failed #1 SMP\n", None));
+        assert!(may_be(texts, Some(Transport::Pci)));
+        assert!(!may_be(b"LNRO0005 virtio_console #1 SMP\n", None), "no initramfs by a module");
+        for (value, told) in [("m", true), ("n", false)] {
+            for option in ["VIRTIO_CONSOLE", "VIRTIO_MMIO"] {
+                let line = format!("CONFIG_{option}=y");
+                let config = GOOD.replace(&line, &format!("CONFIG_{option}={value}"));
+                assert_eq!(may_be(&kernel_with_config(&config), None), told, "{option}={value}");
+            }
+        }
     }
 
     #[test]

@@ -108,40 +108,58 @@ fn decode(format: Format, payload: &[u8], out: &mut [u8]) -> Result<usize, Paylo
     let claimed = claimed_size(payload);
     let stream = &payload[..payload.len().saturating_sub(4)];
     match format {
-        Format::Gzip => {
-            let mut decoder = flate2::bufread::GzDecoder::new(payload);
-            let mut filled = 0;
-            while filled < out.len() {
-                match decoder
-                    .read(&mut out[filled..])
-                    .map_err(|e| damaged(e.to_string(), format, claimed))?
-                {
-                    0 => break,
-                    n => filled += n,
-                }
-            }
-            Ok(filled)
-        }
+        Format::Gzip => decode_gzip(payload, out),
         Format::Zstd => zstd::bulk::decompress_to_buffer(stream, out)
             .map_err(|e| damaged(e.to_string(), format, claimed)),
-        Format::Xz | Format::Lzma => {
-            let decoder = if format == Format::Xz {
-                Stream::new_stream_decoder(XZ_MEMORY_LIMIT, 0)
-            } else {
-                Stream::new_lzma_decoder(XZ_MEMORY_LIMIT)
-            };
-            let mut decoder = decoder.map_err(|e| damaged(e.to_string(), format, claimed))?;
-            let status = decoder
-                .process(stream, out, Action::Finish)
-                .map_err(|e| damaged(e.to_string(), format, claimed))?;
-            let written = usize::try_from(decoder.total_out()).unwrap_or(usize::MAX);
-            match status {
-                Status::StreamEnd => Ok(written),
-                _ if written == out.len() => Ok(written),
-                other => Err(damaged(format!("ended early ({other:?})"), format, claimed)),
-            }
-        }
+        Format::Xz | Format::Lzma => decode_xz(format, payload, out),
         Format::Lz4 => decode_lz4(stream, out).map_err(|reason| damaged(reason, format, claimed)),
+    }
+}
+
+/// To the stream's end: its checksum, which comes last, is compared only by whoever reads on when
+/// all bytes are there.
+fn decode_gzip(payload: &[u8], out: &mut [u8]) -> Result<usize, PayloadError> {
+    let claimed = claimed_size(payload);
+    let mut decoder = flate2::bufread::GzDecoder::new(payload);
+    let (mut filled, mut beyond) = (0, [0]);
+    loop {
+        let rest = if filled < out.len() { &mut out[filled..] } else { &mut beyond[..] };
+        match decoder.read(rest).map_err(|e| damaged(e.to_string(), Format::Gzip, claimed))? {
+            0 => return Ok(filled),
+            n => filled += n,
+        }
+        if filled > out.len() {
+            return Err(PayloadError::Lies { claimed, got: filled as u64 });
+        }
+    }
+}
+
+/// The same of .xz, and of .lzma, which has a mark at its end and no checksum.
+fn decode_xz(format: Format, payload: &[u8], out: &mut [u8]) -> Result<usize, PayloadError> {
+    let claimed = claimed_size(payload);
+    let stream = &payload[..payload.len().saturating_sub(4)];
+    let decoder = match format {
+        Format::Lzma => Stream::new_lzma_decoder(XZ_MEMORY_LIMIT),
+        _ => Stream::new_stream_decoder(XZ_MEMORY_LIMIT, 0),
+    };
+    let mut decoder = decoder.map_err(|e| damaged(e.to_string(), format, claimed))?;
+    let mut beyond = [0];
+    let mut status = Status::Ok;
+    for room in [out, &mut beyond[..]] {
+        let read = usize::try_from(decoder.total_in()).unwrap_or(usize::MAX);
+        let rest = stream.get(read..).unwrap_or_default();
+        status = decoder
+            .process(rest, room, Action::Finish)
+            .map_err(|e| damaged(e.to_string(), format, claimed))?;
+        if status == Status::StreamEnd {
+            break;
+        }
+    }
+    let got = decoder.total_out();
+    match status {
+        Status::StreamEnd => Ok(usize::try_from(got).unwrap_or(usize::MAX)),
+        _ if got > u64::from(claimed) => Err(PayloadError::Lies { claimed, got }),
+        other => Err(damaged(format!("ended early ({other:?})"), format, claimed)),
     }
 }
 
@@ -321,6 +339,50 @@ mod tests {
             }
             let cut = with_size(good[..last / 2].to_vec(), elf.len());
             assert!(unpack(&image(&cut), &mut vec![0; 32 * MIB]).is_err(), "{format:?} cut");
+        }
+    }
+
+    /// As `zstd` packs, and the kernel's build with it.
+    fn zstd_with_checksum(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).expect("zstd");
+        encoder.include_checksum(true).expect("zstd");
+        encoder.set_pledged_src_size(Some(bytes.len() as u64)).expect("zstd");
+        encoder.write_all(bytes).expect("zstd");
+        encoder.finish().expect("zstd")
+    }
+
+    /// Bytes that no format packs any further: one that is changed comes out changed, and nothing but
+    /// a checksum tells.
+    fn incompressible(len: usize) -> Vec<u8> {
+        let mut state = 1u64;
+        std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state.to_be_bytes()[0]
+        })
+        .take(len)
+        .collect()
+    }
+
+    #[test]
+    fn a_single_bit_is_told_where_there_is_a_checksum() {
+        let elf = flat_kernel(0x100_0000, &incompressible(MIB / 4));
+        let zstd = with_size(zstd_with_checksum(&elf), elf.len());
+        for (format, good) in [
+            (Format::Gzip, pack(Format::Gzip, &elf)),
+            (Format::Xz, pack(Format::Xz, &elf)),
+            (Format::Zstd, zstd),
+        ] {
+            assert!(good.len() > MIB / 4, "{format:?} packs this, and may tell by itself");
+            unpack(&image(&good), &mut vec![0; 32 * MIB]).expect("it is good");
+            // In what is packed, and at its end: the checksum itself.
+            let inside = (1..16).map(|part| good.len() / 16 * part);
+            for at in inside.chain([good.len() - 5, good.len() - 8]) {
+                let mut flipped = good.clone();
+                flipped[at] ^= 1;
+                let result = unpack(&image(&flipped), &mut vec![0; 32 * MIB]);
+                let is_told = matches!(result, Err(PayloadError::Damaged { .. }));
+                assert!(is_told, "{format:?}, byte {at} of {}: {result:?}", good.len());
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use super::plan::Plan;
 use crate::convert;
 use crate::kernel::{self, Kernel, Known};
 use crate::machine::{self, SecondLevel};
-use crate::modules::{Drivers, Modules};
+use crate::modules::Drivers;
 use crate::needs;
 use crate::probe::{self, ProbeError};
 use crate::status::Failure;
@@ -27,8 +27,7 @@ pub(super) struct Opened {
     /// With virtual machines as the load: whose virtualization the host has.
     vendor: Option<Vendor>,
     pub(super) kernel: Kernel,
-    transport: Option<Transport>,
-    pub(super) modules: Modules,
+    pub(super) drivers: Drivers,
 }
 
 impl Opened {
@@ -52,14 +51,14 @@ impl Opened {
         });
         let kernel = kernel?;
         machine::check_pv(&kernel.path, plan.args.machine.pv, kernel.image.version())?;
-        let Drivers { transport, modules } = plan.drivers(&kernel, vendor)?;
+        let drivers = plan.drivers(&kernel, vendor)?;
         match probed {
             Ok(Ok(facts)) => plan.job.know_tsc(facts.tsc_khz.into()),
             Ok(Err(undecided @ ProbeError::Undecided(_))) => notes.push(undecided.to_string()),
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => return Err(Failure::internal("the KVM probe panicked")),
         }
-        Ok(Self { hypervisor, vendor, kernel, transport, modules })
+        Ok(Self { hypervisor, vendor, kernel, drivers })
     }
 }
 
@@ -81,18 +80,20 @@ impl Laid {
         opened: &Opened,
         unpacked: Option<&Unpacked>,
     ) -> Result<Self, Failure> {
-        let Opened { kernel, modules, .. } = opened;
+        let Opened { kernel, drivers, .. } = opened;
+        let modules = &drivers.modules;
         let mut config = plan.config(kernel.image.version());
-        config.transport = opened.transport;
+        (config.transport, config.listed_transport) = (drivers.required(), drivers.listed());
         let l2_kernel = match plan.args.nested.l2_kernel.as_deref() {
             Some(path) => Some(second_kernel(plan, path)?),
             None => None,
         };
         let second = l2_kernel.as_ref().unwrap_or(kernel);
-        let Drivers { transport, modules: l2_modules } = plan.l2_drivers(second)?;
+        let l2_drivers = plan.l2_drivers(second)?;
         if let Some(nested) = &mut plan.job.nested {
-            nested.transport = transport.map(convert::transport);
+            nested.transport = l2_drivers.required().map(convert::transport);
         }
+        let l2_modules = l2_drivers.modules;
         plan.size_l2(&second.image, &l2_modules)?;
         plan.until_consoles_come(&mut config, (kernel, modules), (second, &l2_modules));
         let second = SecondLevel { kernel: second.image.bytes(), modules: &l2_modules };
@@ -113,9 +114,10 @@ impl Laid {
         opened: &Opened,
         notes: &mut Vec<String>,
     ) -> Result<Known, Failure> {
-        let Opened { kernel, modules, .. } = opened;
+        let Opened { kernel, drivers, .. } = opened;
+        let modules = &drivers.modules;
         let (cpus, names) = (self.config.topology.cpus, modules.names());
-        let wanted = Wanted { cpus, modules: &names, transport: opened.transport };
+        let wanted = Wanted { cpus, modules: &names, transport: drivers.required() };
         let lint = self.loaded.lint(wanted).map_err(|error| unusable(error, &kernel.path))?;
         let known = kernel.known(lint, self.loaded.build_id(), &names);
         if let Some(vendor) = opened.vendor {
@@ -132,6 +134,7 @@ impl Laid {
             notes.extend(l2_kernel.known(Lint::default(), None, &[]).notes);
         }
         notes.extend(known.notes.iter().cloned());
+        notes.extend(stale(drivers.listed(), self.loaded.transport(), &known));
         let findings = needs::assess(plan.args.nested.nested, &known, |text: &str| {
             self.loaded.kernel_has(text.as_bytes())
         });
@@ -156,6 +159,17 @@ impl Laid {
     }
 }
 
+/// What is to be said of lists by which another transport would have been taken.
+fn stale(listed: Option<Transport>, taken: Transport, known: &Known) -> Option<String> {
+    let listed = listed.filter(|listed| *listed != taken)?;
+    let place = &known.modules.as_ref()?.place;
+    Some(format!(
+        "the lists in {place} have {} built in, and this kernel has not: they are of another build of \
+         this release, and so may be the modules; the transport is {taken}",
+        listed.module()
+    ))
+}
+
 fn unusable(
     error: vmm::x86_64::lint::LintError,
     path: &std::path::Path,
@@ -167,4 +181,21 @@ fn second_kernel(plan: &Plan, path: &Path) -> Result<Kernel, Failure> {
     let kernel = kernel::open(path, &plan.args.nested.l2_modules)?;
     machine::check_pv(&kernel.path, plan.args.machine.pv, kernel.image.version())?;
     Ok(kernel)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::modules::Lists;
+
+    #[test]
+    fn lists_of_another_build_are_told() {
+        let modules = Some(Lists::new("lib/modules/6.1".into(), Some("x.ko"), None));
+        let known = Known { modules, ..Known::default() };
+        let note = stale(Some(Transport::Mmio), Transport::Pci, &known).expect("another");
+        assert!(note.contains("lists in lib/modules/6.1 have virtio_mmio built in"), "{note}");
+        assert!(note.ends_with("the transport is pci"), "{note}");
+        assert_eq!(stale(Some(Transport::Pci), Transport::Pci, &known), None);
+        assert_eq!(stale(None, Transport::Pci, &known), None);
+    }
 }

@@ -113,7 +113,8 @@ impl Built {
         events: SyncSender<Event>,
     ) -> Result<Self, Failure> {
         let Ready { laid, known, mut notes } = ready;
-        let Opened { hypervisor, kernel, modules, .. } = opened;
+        let Opened { hypervisor, kernel, drivers, .. } = opened;
+        let modules = &drivers.modules;
         let mut taken = vec![known.line(kernel)];
         taken.extend(laid.taken());
         // 2. What can be refused has been: the result's folder, and where the ports lead.

@@ -11,7 +11,7 @@ use protocol::index::Kind;
 use protocol::job::{CoschedRequest, Job, LoadSpec, MeterKind, MeterMode, MeterSpec, NestedSpec};
 use vmm::config::Topology;
 use vmm::kvm::Hypervisor;
-use vmm::x86_64::lint::LintError;
+use vmm::x86_64::lint::{LintError, MODULES};
 
 use crate::cli::{Idle, MachineArgs, NestedArgs, Pages, RunArgs};
 use crate::modules::Modules;
@@ -251,7 +251,8 @@ pub fn check_kernel(
         return if has(prefix.as_bytes()) {
             Ok(())
         } else {
-            Err(lacks("it has no KVM built in, which --nested needs (or --modules)", vendor))
+            let what = "it has no KVM built in, which --nested needs";
+            Err(LintError { before: MODULES, ..lacks(what, vendor) })
         };
     };
     match (config.get("CONFIG_KVM").map(String::as_str), config.get(option).map(String::as_str)) {
@@ -268,7 +269,7 @@ fn lacks(what: &'static str, vendor: Vendor) -> LintError {
         Vendor::Intel => "CONFIG_KVM=y CONFIG_KVM_INTEL=y",
         Vendor::Amd => "CONFIG_KVM=y CONFIG_KVM_AMD=y",
     };
-    LintError { what, options }
+    LintError { what, before: "", options }
 }
 
 #[cfg(test)]
