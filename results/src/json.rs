@@ -2,9 +2,11 @@
 //! JSON that may be shown. Guests, traces and files name threads, kernels and reasons as they like;
 //! no character of what is written commands a terminal or turns the direction of a line.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 /// Whether a letter does something to a terminal, or to how others are read, in place of being
@@ -118,6 +120,35 @@ impl Formatter for Escaping {
 
     fn end_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
         self.0.end_object_value(out)
+    }
+}
+
+/// Every plain value in it by its name, from the outside in, as JSON.
+///
+/// # Errors
+/// It cannot be written as JSON.
+pub fn leaves(value: &impl Serialize) -> serde_json::Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    // By way of a text, as files have it: the code for that is there.
+    let value = serde_json::from_str(&pretty(value)?)?;
+    add_leaves(value, String::new(), &mut found);
+    Ok(found)
+}
+
+fn add_leaves(value: Value, name: String, found: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Object(members) if !members.is_empty() => {
+            for (key, value) in members {
+                let name = if name.is_empty() { key } else { format!("{name}.{key}") };
+                add_leaves(value, name, found);
+            }
+        }
+        Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_array()) => {
+            for (at, item) in items.into_iter().enumerate() {
+                add_leaves(item, format!("{name}[{at}]"), found);
+            }
+        }
+        plain => drop(found.insert(name, plain.to_string())),
     }
 }
 

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 
 use results::json;
 use serde::Serialize;
-use serde_json::Value;
 
 /// So many differences are told one by one.
 const TOLD: usize = 8;
@@ -31,7 +30,7 @@ pub fn differences(
     other: &impl Serialize,
     ignored: &[&str],
 ) -> serde_json::Result<Vec<Difference>> {
-    let (one, other) = (flat(one)?, flat(other)?);
+    let (one, other) = (json::leaves(one)?, json::leaves(other)?);
     let keys = one.keys().chain(other.keys().filter(|key| !one.contains_key(*key)));
     let mut found: Vec<_> = keys
         .filter(|key| !ignored.iter().any(|name| is_below(name, key)))
@@ -60,32 +59,6 @@ fn is_below(name: &str, key: &str) -> bool {
 
 fn of(values: &BTreeMap<String, String>, key: &str) -> String {
     values.get(key).cloned().unwrap_or_else(|| "absent".to_owned())
-}
-
-/// Every plain value by its name.
-fn flat(value: &impl Serialize) -> serde_json::Result<BTreeMap<String, String>> {
-    let mut found = BTreeMap::new();
-    // By way of a text, as files have it: the code for that is there.
-    let value = serde_json::from_str(&json::pretty(value)?)?;
-    add(value, String::new(), &mut found);
-    Ok(found)
-}
-
-fn add(value: Value, name: String, found: &mut BTreeMap<String, String>) {
-    match value {
-        Value::Object(members) if !members.is_empty() => {
-            for (key, value) in members {
-                let name = if name.is_empty() { key } else { format!("{name}.{key}") };
-                add(value, name, found);
-            }
-        }
-        Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_array()) => {
-            for (at, item) in items.into_iter().enumerate() {
-                add(item, format!("{name}[{at}]"), found);
-            }
-        }
-        plain => drop(found.insert(name, plain.to_string())),
-    }
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ mod tests {
     fn a_kernel_is_unpacked_once_for_many_machines() {
         let mut code = vec![0xf4; 6000];
         code.extend_from_slice(&[0; 5000]);
-        let image = KernelImage::parse(flat_kernel(0x100_0000, &code)).expect("an image");
+        let image = KernelImage::parse(flat_kernel(0x300_0000, &code)).expect("an image");
         let first =
             fill(&config(64), Kernel::Image(&image), Initrd::Bytes(&[7; 100])).expect("loaded");
         let unpacked = Unpacked::of(&first);
@@ -87,10 +87,10 @@ mod tests {
         let again = fill(&config(64), kernel, Initrd::Bytes(&[9; 100])).expect("loaded");
         assert_eq!(first.kernel.range, again.kernel.range);
         assert_eq!(first.kernel.entry, again.kernel.entry);
-        let (start, end) = (0x100_0000, 0x100_0000 + code.len());
+        let (start, end) = (0x300_0000, 0x300_0000 + code.len());
         assert_eq!(first.ram.low()[start..end], again.ram.low()[start..end]);
         assert_eq!(again.ram.low()[again.initrd.start as usize], 9);
-        let small = fill(&config(16), kernel, Initrd::Bytes(&[])).err().expect("too small");
+        let small = fill(&config(32), kernel, Initrd::Bytes(&[])).err().expect("too small");
         assert!(small.to_string().contains("raise --memory"), "{small}");
     }
 }

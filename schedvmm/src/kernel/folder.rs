@@ -7,7 +7,6 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use vmm::x86_64::image::KernelImage;
 use vmm::x86_64::magic::MAX_IMAGE_BYTES;
 
 use super::KernelFileError;
@@ -36,7 +35,7 @@ pub fn kernel(folder: &Path) -> Result<PathBuf, KernelFileError> {
     }
     let mut found = by_release(folder);
     if found.len() > 1 {
-        found = of_one_release_each(found);
+        found = of_one_content_each(found);
     }
     match found.len() {
         0 => {
@@ -87,21 +86,22 @@ fn unlisted(place: &Path) -> Option<KernelFileError> {
     }
 }
 
-/// Of kernels that say the same release of themselves, whatever their names say, the first.
-fn of_one_release_each(found: Vec<(String, PathBuf)>) -> Vec<(String, PathBuf)> {
+/// Of kernels that are the same to the byte, whatever their names say, the first. One release is not
+/// enough: the build before it may lie beside it.
+fn of_one_content_each(found: Vec<(String, PathBuf)>) -> Vec<(String, PathBuf)> {
     let mut seen = BTreeSet::new();
     found
         .into_iter()
-        .filter(|(named, path)| seen.insert(own_release(path).unwrap_or_else(|| named.clone())))
+        .filter(|(_, path)| content(path).is_none_or(|bytes| seen.insert(bytes)))
         .collect()
 }
 
-/// What a kernel's image says of its release.
-fn own_release(path: &Path) -> Option<String> {
+/// What is in a kernel's file.
+fn content(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = plain_file::open(path).ok()?;
     file.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes).ok()?;
-    KernelImage::parse(bytes).ok()?.release()
+    Some(bytes)
 }
 
 /// The build tree whose bzImage, or vmlinux, this is, or what the link leads to.
@@ -227,14 +227,15 @@ mod tests {
     #[test]
     fn copies_of_one_kernel_under_two_names_are_one() {
         let root = tree(&[("boot/vmlinuz-linux", ""), ("usr/lib/modules/7.2.1-arch1/vmlinuz", "")]);
-        let put = |path: &str, release: &str| {
-            fs::write(root.path().join(path), made::vmlinux(release, path)).expect("written");
+        let put = |path: &str, release: &str, text: &str| {
+            fs::write(root.path().join(path), made::vmlinux(release, text)).expect("written");
         };
-        put("usr/lib/modules/7.2.1-arch1/vmlinuz", "7.2.1-arch1");
-        put("boot/vmlinuz-linux", "7.2.1-arch1");
+        put("usr/lib/modules/7.2.1-arch1/vmlinuz", "7.2.1-arch1", "one");
+        put("boot/vmlinuz-linux", "7.2.1-arch1", "one");
         let taken = kernel(root.path()).expect("one kernel");
         assert_eq!(taken, root.path().join("boot/vmlinuz-linux"));
-        put("boot/vmlinuz-linux", "7.2.2-arch1");
+        // Another build of one release.
+        put("boot/vmlinuz-linux", "7.2.1-arch1", "two");
         let error = kernel(root.path()).expect_err("two").to_string();
         assert!(error.contains("several kernels") && error.contains("vmlinuz-linux"), "{error}");
     }

@@ -14,6 +14,9 @@ use super::packed::Packed;
 use super::{CONFIGS, ModulesError};
 use crate::package::{self, Package};
 
+/// The file of the module `configs`, and the options in it.
+pub type Configs = (String, HashMap<String, String>);
+
 /// A kernel's modules.
 #[derive(Debug)]
 pub struct Tree {
@@ -115,10 +118,7 @@ impl Tree {
     ///
     /// # Errors
     /// The module cannot be read, or is of another kernel than `release`.
-    pub fn configs(
-        &self,
-        release: Option<&str>,
-    ) -> Result<Option<(String, HashMap<String, String>)>, ModulesError> {
+    pub fn configs(&self, release: Option<&str>) -> Result<Option<Configs>, ModulesError> {
         if self.lists.driver(CONFIGS) != Driver::Module {
             return Ok(None);
         }

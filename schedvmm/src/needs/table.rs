@@ -257,7 +257,7 @@ pub const NEEDS: [Need; 23] = [
         main: Wants,
         nested: Wants,
         // They are switched on in /proc/sys/kernel.
-        ways: &[&[opt("SCHEDSTATS"), opt("PROC_SYSCTL")]],
+        ways: &[&[opt("SCHEDSTATS"), opt("PROC_SYSCTL").always_from((7, 0))]],
     },
     Need {
         name: "tunables",
