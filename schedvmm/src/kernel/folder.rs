@@ -101,7 +101,7 @@ fn content(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = plain_file::open(path).ok()?;
     file.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+    Some(bytes).filter(|bytes| !bytes.is_empty())
 }
 
 /// The build tree whose bzImage, or vmlinux, this is, or what the link leads to.

@@ -193,7 +193,7 @@ fn what_is_no_kernel_is_refused_with_a_reason() {
     };
     write("tree/.config", b"CONFIG_SMP=y\n");
     write("two/boot/vmlinuz-6.1", &kernel());
-    write("two/boot/vmlinuz-6.12", &kernel());
+    write("two/boot/vmlinuz-6.12", &[kernel(), vec![0]].concat());
     write("empty/notes", b"");
     write("modules.deb", &deb(&[("lib/modules/6.1/kernel/fs/x.ko", b"ELF")]));
     write("two.deb", &deb(&[("boot/vmlinuz-6.1", b"a"), ("boot/vmlinuz-7.3", b"b")]));

@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(figures.untyped_readers, Vec::<String>::new());
         assert!(figures.long_functions.len() <= 2, "{:?}", figures.long_functions);
         assert!(figures.closures_per_kloc() <= 1.0, "{:?}", figures.named_closures);
-        assert!(figures.way_files <= 10 && figures.way_lines <= 2600, "{figures}");
+        assert!(figures.way_files <= 10 && figures.way_lines <= 2700, "{figures}");
         assert!(figures.unsafe_blocks <= 50, "{figures}");
     }
 }
