@@ -66,6 +66,9 @@ pub struct Versus {
     pub side: SideFacts,
     /// What it is.
     pub answer: Answer,
+    /// Why it is undecided although the look came to an answer: trials are missing in that, and not by
+    /// chance.
+    pub withheld: Option<String>,
     /// Pairs of trials in which the figure is known of both.
     pub pairs: usize,
     /// Pairs in which it is not, and which are left out.

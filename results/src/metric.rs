@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::RunResult;
+use crate::model::{Answer, RunResult};
 
 /// A figure of a whole run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -92,6 +92,8 @@ impl Metric {
     pub fn of(self, result: &RunResult) -> Option<f64> {
         let figures = &result.statistics;
         match self {
+            // Nothing is the best that there is.
+            Self::WaitP99 | Self::WaitP50 | Self::Longest if has_no_gap(result) => Some(0.0),
             Self::WaitP99 => figures.time_quantiles?.p99_ns.map(as_float),
             Self::WaitP50 => figures.time_quantiles?.p50_ns.map(as_float),
             Self::MeanWait => figures.mean_wait_ns,
@@ -101,6 +103,12 @@ impl Metric {
             Self::ForcedIdle => result.forced_idle.share.filter(|_| result.core_figures.measured),
         }
     }
+}
+
+/// It measured to its end, and nobody waited.
+fn has_no_gap(result: &RunResult) -> bool {
+    let whole = matches!(result.verdict, Answer::Pass | Answer::Measured);
+    whole && result.longest_gap.is_none() && result.statistics.classes.is_empty()
 }
 
 /// Lengths up to 104 days are exact.

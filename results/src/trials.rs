@@ -298,7 +298,10 @@ impl Trials {
         let strange = strange.map(|it| format!("`{}` is no folder of a trial", it.folder));
         let known: Vec<_> = self.attempts.iter().map(|it| (it.trial, it.attempt)).collect();
         let twice = (1..known.len()).find(|at| known[..*at].contains(&known[*at]));
-        strange.or_else(|| twice.map(|at| format!("attempt {} is there twice", at + 1)))
+        let counts: Vec<_> = self.measured().map(|it| it.trial).collect();
+        let again = (1..counts.len()).find(|at| counts[..*at].contains(&counts[*at]));
+        let again = again.map(|at| format!("trial {} was measured twice", counts[at]));
+        strange.or(again).or_else(|| twice.map(|at| format!("attempt {} is there twice", at + 1)))
     }
 
     /// Writes them, whole or not at all.

@@ -9,7 +9,7 @@ use decision::multiple::holm;
 use decision::sequential::{Answer, Finding, Look, Progress, Question, Worse, judge, judge_once};
 use results::comparison::{Secondary, SideFacts, Versus};
 use results::metric::{Metric, Quantity};
-use results::trials::{Attempt, Trials};
+use results::trials::{Attempt, State, Trials};
 
 use crate::status::Failure;
 
@@ -24,6 +24,10 @@ pub struct Side {
     pub kernel: String,
     /// Trials that count, by their number.
     pub points: BTreeMap<u32, Point>,
+    /// Attempts that came to no answer, and were done again: which they were is no chance.
+    pub without_answer: usize,
+    /// Attempts that others had a part in, and that were done again.
+    pub contaminated: usize,
 }
 
 /// A trial.
@@ -69,9 +73,34 @@ impl Asked {
 }
 
 impl Side {
+    /// A side with these trials.
+    pub fn new(name: String, trials: &Trials) -> Self {
+        let counted = |states: &[State]| {
+            trials.attempts.iter().filter(|it| states.contains(&it.state)).count()
+        };
+        Self {
+            name,
+            kernel: String::new(),
+            points: Self::points(trials),
+            without_answer: counted(&[State::Untestable, State::Failed]),
+            contaminated: counted(&[State::Contaminated]),
+        }
+    }
+
     /// Those of `trials` that count.
     pub fn points(trials: &Trials) -> BTreeMap<u32, Point> {
         trials.measured().map(|attempt| (attempt.trial, Point::of(attempt))).collect()
+    }
+
+    /// What became of attempts that are not among its trials.
+    pub fn note(&self) -> Option<String> {
+        let Self { name, without_answer, contaminated, .. } = self;
+        (without_answer + contaminated > 0).then(|| {
+            format!(
+                "of {name}, {without_answer} attempts came to no answer and {contaminated} were \
+                 contaminated; they were done again"
+            )
+        })
     }
 
     /// For a reader, with the median of this figure.
@@ -120,15 +149,33 @@ pub fn versus(base: &Side, other: &Side, asked: Asked) -> Result<Versus, Failure
         Some(finding) => secondary(asked, question, (base, other), finding.look),
         None => Vec::new(),
     };
+    let reached = finding.map_or(Answer::Undecided, |finding| finding.answer);
+    let withheld = withheld(asked.metric, left_out, [base, other], reached);
     Ok(Versus {
         side: other.facts(asked.metric),
-        answer: finding.map_or(Answer::Undecided, |finding| finding.answer),
+        answer: if withheld.is_some() { Answer::Undecided } else { reached },
+        withheld,
         pairs: pairs.len(),
         left_out,
         finding,
         next_look_pairs,
         secondary,
     })
+}
+
+/// Why an answer is not given: what is missing may be the worst, or the best, there was.
+fn withheld(metric: Metric, left_out: usize, sides: [&Side; 2], reached: Answer) -> Option<String> {
+    if reached == Answer::Undecided {
+        return None;
+    }
+    if left_out > 0 {
+        let name = metric.name();
+        return Some(format!("{left_out} pairs do not tell {name}; choose another --metric"));
+    }
+    // Who runs half of the time and is no worse then is not the same.
+    let lost = sides.into_iter().find(|side| side.without_answer > 0);
+    let lost = lost.filter(|_| reached != Answer::Worse)?;
+    Some(format!("{} runs of {} came to no answer", lost.without_answer, lost.name))
 }
 
 /// Other figures of the pairs that the look had. Their probabilities are corrected for their number,
@@ -142,7 +189,10 @@ fn secondary(
     let others = Metric::ALL.into_iter().filter(|metric| *metric != asked.metric);
     let found: Vec<(Metric, Finding)> = others
         .filter_map(|metric| {
-            let (pairs, _) = differences(metric, base, other);
+            let (pairs, left_out) = differences(metric, base, other);
+            if left_out > 0 {
+                return None;
+            }
             let finding = judge_once(question, pairs.get(..look.pairs)?, look.level)?;
             Some((metric, finding))
         })

@@ -78,10 +78,29 @@ fn pairs_without_the_figure_are_left_out_and_counted() {
     }
     other.points.remove(&9);
     let found = versus(&base, &other, ASKED).expect("an answer");
-    assert_eq!((found.pairs, found.left_out, found.answer), (7, 2, Answer::Worse));
+    // They may be the best, or the worst, of all.
+    assert_eq!((found.pairs, found.left_out, found.answer), (7, 2, Answer::Undecided));
+    assert_eq!(found.finding.map(|finding| finding.answer), Some(Answer::Worse));
+    assert!(found.withheld.is_some_and(|why| why.starts_with("2 pairs do not tell wait-p99")));
     let none = Asked { metric: Metric::WakeupP99, min_effect: 0.1 };
     let found = versus(&base, &other, none).expect("no answer");
     assert_eq!((found.pairs, found.finding, found.answer), (0, None, Answer::Undecided));
+}
+
+#[test]
+fn who_does_not_always_run_is_neither_the_same_nor_better() {
+    let crashes = |length| Side { without_answer: 3, ..side("b", 20, length, 5) };
+    for (length, reached, answer) in [
+        (10e6, Answer::Same, Answer::Undecided),
+        (7e6, Answer::Better, Answer::Undecided),
+        (15e6, Answer::Worse, Answer::Worse),
+    ] {
+        let found = versus(&side("a", 20, 10e6, 5), &crashes(length), ASKED).expect("an answer");
+        assert_eq!(found.finding.map(|finding| finding.answer), Some(reached));
+        assert_eq!(found.answer, answer);
+        let why = found.withheld.unwrap_or_default();
+        assert_eq!(why.contains("3 runs of b came to no answer"), answer == Answer::Undecided);
+    }
 }
 
 #[test]

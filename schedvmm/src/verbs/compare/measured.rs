@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use results::comparison::{Comparison, Versus};
 use results::folder::{self, FolderError};
-use results::model::RunResult;
+use results::model::{Answer, RunResult};
 use results::saved::Saved;
 use results::trials::{Conditions, TRIALS, Trials, TrialsSchema};
 
 use super::judge::{Asked, Side};
 use super::rounds::{Machines, Rounds};
-use super::stored::kernel;
+use super::stored::{Likeness, kernel};
 use super::{compare, words};
 use crate::alike;
 use crate::cli::{Cli, CompareArgs, RunArgs};
@@ -24,7 +24,7 @@ use crate::terminal;
 use crate::verbs::measure::repeated::{Inbox, Repeated};
 use crate::verbs::trials::check_options;
 use crate::verbs::trials::lines::show;
-use crate::verbs::trials::series::{Run, Series, check_alike};
+use crate::verbs::trials::series::{Run, Series, check_alike, check_version};
 
 /// Names of the sides' folders.
 const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz";
@@ -76,7 +76,9 @@ pub fn run(args: &CompareArgs) -> Result<Measured, Failure> {
     if is_told {
         terminal::out(&first_line(&folder));
     }
-    let mut machines = Kernels { kernels, inbox };
+    let like = args.option_a.is_none();
+    let like = like.then(|| FirstRun { run: None, allowed: args.allow.clone() });
+    let mut machines = Kernels { kernels, inbox, like };
     let went_on = rounds.go_on(&mut machines, |rounds, found| {
         if is_told {
             terminal::out(&pair_line(rounds, found));
@@ -183,7 +185,11 @@ fn differing(
         let line = machine_words(base) != machine_words(other);
         if args.option_a.is_some() {
             let kernel_words = if line { "; the kernel's command line, too" } else { "" };
-            notes.push(format!("the sides differ in {}{kernel_words}", alike::list(&found)));
+            notes.push(match (found.as_slice(), line) {
+                ([], false) => "the sides do not differ in anything that is known".to_owned(),
+                ([], true) => "the sides differ in the kernel's command line".to_owned(),
+                _ => format!("the sides differ in {}{kernel_words}", alike::list(&found)),
+            });
         } else if !found.is_empty() {
             return Err(Failure::request(format!(
                 "{} and {} would not be measured alike: {}",
@@ -218,6 +224,7 @@ fn earlier(output: Option<&Path>) -> Result<Option<Trials>, Failure> {
 fn begin(folder: PathBuf, conditions: Conditions) -> Result<Series, Failure> {
     let trials = if folder.join(TRIALS).exists() {
         let there = Trials::open(&folder)?;
+        check_version(&there, &folder)?;
         check_alike(&there.conditions, &conditions, &folder)?;
         there
     } else {
@@ -241,11 +248,31 @@ fn begin(folder: PathBuf, conditions: Conditions) -> Result<Series, Failure> {
 struct Kernels {
     kernels: Vec<Repeated>,
     inbox: Inbox,
+    /// What the first run was like, and what may differ from it; `None` where settings are compared,
+    /// which are to differ.
+    like: Option<FirstRun>,
+}
+
+/// All runs are to be like the first, whichever side had it.
+#[derive(Default)]
+struct FirstRun {
+    run: Option<Likeness>,
+    allowed: Vec<String>,
 }
 
 impl Machines for Kernels {
     fn boot(&mut self, side: usize, seed: u64, folder: &Path) -> Result<Run, Failure> {
         let (result, kept) = self.kernels[side].measure(seed, folder, &mut self.inbox)?;
+        if let Some(first) = &mut self.like
+            && matches!(result.verdict, Answer::Pass | Answer::Measured)
+        {
+            let like = Likeness::of(&result);
+            let this = folder.display().to_string();
+            match &first.run {
+                None => first.run = Some(like),
+                Some(run) => run.check(&like, ("the first run", &this), &first.allowed)?,
+            }
+        }
         Ok(Run { result, kept })
     }
 

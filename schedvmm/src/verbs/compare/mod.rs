@@ -7,11 +7,13 @@ mod rounds;
 mod stored;
 mod words;
 
-pub use self::words::{answer_word, screen};
+use std::path::PathBuf;
 
 use decision::sequential::{Answer, LOOKS};
 use results::comparison::{Comparison, ComparisonSchema, Versus};
 use results::json;
+
+pub use self::words::{answer_word, screen};
 
 use self::judge::{Asked, Side, versus};
 use self::measured::Measured;
@@ -73,6 +75,7 @@ fn of_stored(args: &CompareArgs) -> Result<Comparison, Failure> {
         return Err(Failure::internal("a comparison of nothing"));
     };
     let mut notes = Vec::new();
+    check_folders(&args.sides)?;
     for other in others {
         let names = (base.side.name.as_str(), other.side.name.as_str());
         base.likeness.check(&other.likeness, names, &args.allow)?;
@@ -81,6 +84,18 @@ fn of_stored(args: &CompareArgs) -> Result<Comparison, Failure> {
     }
     let sides: Vec<_> = others.iter().map(|other| &other.side).collect();
     compare(args, (&base.side, &sides), notes, words::conditions(&base.example))
+}
+
+/// A folder is the same as itself, whatever is in it.
+fn check_folders(sides: &[PathBuf]) -> Result<(), Failure> {
+    let real: Vec<_> = sides.iter().map(|side| side.canonicalize().ok()).collect();
+    let twice = (1..real.len()).find(|at| real[*at].is_some() && real[..*at].contains(&real[*at]));
+    twice.map_or(Ok(()), |at| {
+        Err(Failure::request(format!(
+            "{} is named twice, and is the same as itself; name two folders of trials",
+            sides[at].display()
+        )))
+    })
 }
 
 /// Fewer pairs than the first look takes say nothing, whatever they are.
@@ -103,6 +118,8 @@ fn compare(
     notes: Vec<String>,
     conditions: String,
 ) -> Result<Comparison, Failure> {
+    let mut notes = notes;
+    notes.extend([base].iter().chain(others).filter_map(|side| side.note()));
     let asked = Asked { metric: args.metric, min_effect: args.min_effect };
     let others = others.iter().map(|other| versus(base, other, asked)).collect::<Result<_, _>>()?;
     Ok(Comparison {

@@ -105,11 +105,7 @@ impl Rounds {
 
     /// A side with its trials so far.
     pub fn side(&self, index: usize) -> Side {
-        Side {
-            name: self.names[index].clone(),
-            kernel: String::new(),
-            points: Side::points(&self.series[index].trials),
-        }
+        Side::new(self.names[index].clone(), &self.series[index].trials)
     }
 
     /// A figure that no run tells is not waited for.

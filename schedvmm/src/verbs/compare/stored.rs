@@ -8,7 +8,7 @@ use protocol::message::CoschedInterface;
 use results::metric::Metric;
 use results::model::{HostFacts, Idle, RunResult, Target};
 use results::saved::Saved;
-use results::trials::{Attempt, TRIALS, Trials};
+use results::trials::{Attempt, State, TRIALS, Trials};
 use serde::Serialize;
 
 use super::judge::{Point, Side};
@@ -125,7 +125,8 @@ impl Stored {
     pub fn read(folder: &Path, allowed: &[String]) -> Result<Self, Failure> {
         let name = folder.display().to_string();
         let trials = Trials::open(folder)?;
-        let mut side = Side { name, kernel: String::new(), points: Default::default() };
+        let mut side = Side { points: Default::default(), ..Side::new(name, &trials) };
+        check_threshold(folder, &trials)?;
         let mut first: Option<(Likeness, RunResult, String)> = None;
         for attempt in trials.measured() {
             let at = folder.join(&attempt.folder);
@@ -171,6 +172,21 @@ fn check_whole(folder: &Path, result: &RunResult) -> Result<(), Failure> {
         return Ok(());
     };
     Err(Failure::request(format!("the run in {} cannot be compared: it {why}", folder.display())))
+}
+
+/// Where gaps over a threshold were no answer, and trials done again for them, those that are left are
+/// those without such gaps.
+fn check_threshold(folder: &Path, trials: &Trials) -> Result<(), Failure> {
+    let again = trials.attempts.iter().filter(|it| it.state == State::Contaminated).count();
+    if trials.conditions.job.load.threshold.is_none() || again == 0 {
+        return Ok(());
+    }
+    Err(Failure::request(format!(
+        "the trials in {} cannot be compared: {again} of them were done again, perhaps for gaps over \
+         the threshold that were no answer, and what is left is the better for it; measure both sides \
+         with --threshold off",
+        folder.display()
+    )))
 }
 
 /// Trials of one side are of one kernel.

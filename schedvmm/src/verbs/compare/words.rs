@@ -54,7 +54,7 @@ pub fn sentence(comparison: &Comparison, versus: &Versus) -> String {
     let mut text = format!(
         "{answer}: {} is {} ({}; {} pairs, signed rank p = {})",
         metric.name(),
-        times(metric, finding.ratio),
+        times(metric, finding.ratio, &comparison.base.name),
         interval(&finding.interval),
         finding.look.pairs,
         Probability(finding.p),
@@ -63,7 +63,10 @@ pub fn sentence(comparison: &Comparison, versus: &Versus) -> String {
         (Answer::Undecided, Some(next)) => {
             let _ = write!(text, "; the next look is after {next} pairs");
         }
-        (Answer::Undecided, None) => text += "; that was the last look",
+        (Answer::Undecided, None) => {
+            let why = versus.withheld.as_deref().unwrap_or("that was the last look");
+            let _ = write!(text, "; {why}");
+        }
         (Answer::Same, _) => {
             let _ = write!(text, "; changes of less than {}", percent(comparison.min_effect));
             text += " do not matter";
@@ -74,10 +77,10 @@ pub fn sentence(comparison: &Comparison, versus: &Versus) -> String {
 }
 
 /// `1.52 times` of a length, `odds 1.52 times` of a share.
-fn times(metric: Metric, ratio: f64) -> String {
+fn times(metric: Metric, ratio: f64, base: &str) -> String {
     match metric.quantity() {
-        Quantity::LengthNs => format!("{ratio:.3} times that of the other"),
-        Quantity::Share => format!("{ratio:.3} times that of the other, as odds"),
+        Quantity::LengthNs => format!("{ratio:.3} times that of {base}"),
+        Quantity::Share => format!("{ratio:.3} times that of {base}, as odds"),
     }
 }
 
@@ -239,8 +242,8 @@ fn statement(comparison: &Comparison, versus: &Versus) -> String {
         return format!("{} ({conditions}; schedvmm {version}).", sentence(comparison, versus));
     };
     format!(
-        "In {} pairs of runs, each pair with the same seed, the {} ({}) of {} (Linux {}) was {:.3} \
-         times that of {} (Linux {}), {} confidence interval {:.3} to {:.3}, exact Wilcoxon \
+        "In {} pairs of runs the {} ({}) of {} (Linux {}) was {:.3} times that of {} (Linux {}){}, {} \
+         confidence interval {:.3} to {:.3}, exact Wilcoxon \
          signed-rank p = {} at a sequential level of {}: {} ({conditions}; schedvmm {version}).",
         it.look.pairs,
         metric.words(),
@@ -250,6 +253,7 @@ fn statement(comparison: &Comparison, versus: &Versus) -> String {
         it.ratio,
         base.name,
         base.kernel,
+        if metric.quantity() == Quantity::Share { ", as odds" } else { "" },
         percent(it.interval.coverage),
         it.interval.low,
         it.interval.high,

@@ -12,7 +12,7 @@ use results::folder::{self, FolderError};
 use results::json;
 use results::trials::{TRIALS, Trials, TrialsSchema};
 
-use self::series::{Boot, Run, Series, check_alike};
+use self::series::{Boot, Run, Series, check_alike, check_version};
 use crate::cli::{RunArgs, TrialsArgs};
 use crate::show::Style;
 use crate::status::{ExitStatus, Failure};
@@ -35,6 +35,7 @@ pub fn run(args: &TrialsArgs) -> Result<ExitStatus, Failure> {
     let started_utc = folder::started_utc();
     let (trials, folder) = match there.zip(output) {
         Some((there, folder)) => {
+            check_version(&there, folder)?;
             check_alike(&there.conditions, &conditions, folder)?;
             (there, folder.to_owned())
         }

@@ -309,6 +309,23 @@ fn contamination(result: &RunResult, terms: TrialTerms) -> Option<String> {
     doubt::of_run(&result.steal, noise, terms.noise_budget, Duration::MAX).map(doubt::Doubt::remark)
 }
 
+/// Refuses to go on with what another version measured.
+///
+/// # Errors
+/// Both versions.
+pub fn check_version(there: &Trials, folder: &Path) -> Result<(), Failure> {
+    let now = env!("CARGO_PKG_VERSION");
+    if there.version == now {
+        return Ok(());
+    }
+    Err(Failure::request(format!(
+        "the trials in {} were done by schedvmm {}, and this is {now}: go on with that, or name another \
+         folder with --output",
+        folder.display(),
+        there.version
+    )))
+}
+
 /// Whether the trials that are there are of these conditions.
 ///
 /// # Errors
