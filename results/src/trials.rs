@@ -301,7 +301,8 @@ impl Trials {
         let counts: Vec<_> = self.measured().map(|it| it.trial).collect();
         let again = (1..counts.len()).find(|at| counts[..*at].contains(&counts[*at]));
         let again = again.map(|at| format!("trial {} was measured twice", counts[at]));
-        strange.or(again).or_else(|| twice.map(|at| format!("attempt {} is there twice", at + 1)))
+        let twice = twice.map(|at| format!("attempt {} is there twice", at + 1));
+        strange.or(twice).or(again)
     }
 
     /// Writes them, whole or not at all.

@@ -186,7 +186,7 @@ mod tests {
 
     /// The file that is taken from a folder, as it is named there, or why none is.
     fn taken(files: &[&str]) -> Result<String, String> {
-        let files: Vec<_> = files.iter().map(|file| (*file, "x")).collect();
+        let files: Vec<_> = files.iter().map(|file| (*file, *file)).collect();
         let root = tree(&files);
         let path = kernel(root.path()).map_err(|error| error.to_string())?;
         Ok(path.strip_prefix(root.path()).expect("in it").display().to_string())

@@ -19,7 +19,9 @@ pub fn side(name: &str, trials: u32, length_ns: f64, seed: u64) -> Side {
         let started_utc = format!("2026-11-22T20:{trial:02}:{:02}Z", seed % 60);
         (trial, Point { seed: trial.into(), started_utc, metrics })
     });
-    Side { name: name.into(), kernel: format!("6.12.{seed}"), points: points.collect() }
+    let kernel = format!("6.12.{seed}");
+    let points = points.collect();
+    Side { name: name.into(), kernel, points, without_answer: 0, contaminated: 0 }
 }
 
 pub const ASKED: Asked = Asked { metric: Metric::WaitP99, min_effect: 0.1 };

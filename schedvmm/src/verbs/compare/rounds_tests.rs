@@ -48,7 +48,10 @@ impl Machines for Made {
                 result.reason_code = Some(ReasonCode::Disturbed);
             }
             Next::Interrupted => result.verdict = Answer::Interrupted,
-            Next::TellsNothing => result.statistics.time_quantiles = None,
+            Next::TellsNothing => {
+                result.statistics.time_quantiles = None;
+                result.longest_gap_ns = Some(1);
+            }
         }
         Ok(Run { result, kept: Ok(()) })
     }

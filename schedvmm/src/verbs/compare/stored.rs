@@ -126,7 +126,6 @@ impl Stored {
         let name = folder.display().to_string();
         let trials = Trials::open(folder)?;
         let mut side = Side { points: Default::default(), ..Side::new(name, &trials) };
-        check_threshold(folder, &trials)?;
         let mut first: Option<(Likeness, RunResult, String)> = None;
         for attempt in trials.measured() {
             let at = folder.join(&attempt.folder);
@@ -150,6 +149,7 @@ impl Stored {
                 folder.display()
             )));
         };
+        check_threshold(folder, &trials)?;
         side.kernel = kernel(&example);
         Ok(Self { side, likeness, example })
     }
