@@ -11,8 +11,6 @@ mod contest;
 pub mod meter;
 pub mod nested;
 pub mod start;
-#[cfg(test)]
-mod testing;
 pub mod trace;
 pub mod tracing;
 pub mod validity;

@@ -98,9 +98,12 @@ fn high_half(value: u128) -> u64 {
     u64::try_from(value >> 64).unwrap_or(0)
 }
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): fills the state of the real generator.
-fn splitmix64(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+/// What the state of SplitMix64 grows by from one number to the next.
+pub const SPLITMIX64_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// SplitMix64 (Steele, Lea and Flood, 2014): the next number; fills the state of the real generator.
+pub fn splitmix64(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(SPLITMIX64_GAMMA);
     let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ (mixed >> 31)

@@ -255,10 +255,12 @@ impl ArrivalSpec {
     pub fn fault(self, duration: Duration) -> Option<String> {
         let pieces = duration.as_nanos() / self.mean().as_nanos().max(1);
         (pieces > Self::MAX_PIECES).then(|| {
+            let least = u64::try_from(duration.as_nanos().div_ceil(Self::MAX_PIECES));
             format!(
-                "arrival {self} in a load of {duration:?}: {pieces} pieces of work for a thread; \
-                 give {} at most",
-                Self::MAX_PIECES
+                "arrival {self} in a load of {duration:?}: {pieces} pieces of work for a thread are too \
+                 many to keep; let work come each {:?} or more rarely, or shorten the load \
+                 (--duration)",
+                Duration::from_nanos(least.unwrap_or(u64::MAX))
             )
         })
     }
@@ -330,6 +332,7 @@ mod tests {
         assert_eq!(each.fault(Duration::from_secs(100)), None);
         let text = each.fault(Duration::from_secs(101)).unwrap();
         assert!(text.contains("poisson:10µs in a load of 101s: 10100000 pieces"), "{text}");
+        assert!(text.contains("come each 10.1µs or more rarely"), "{text}");
         let quota = |time, period| GroupSpec {
             quota: Some(Quota {
                 time: Duration::from_micros(time),

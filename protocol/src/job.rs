@@ -106,10 +106,11 @@ pub struct NestedSpec {
 }
 
 /// KVM paravirtual features of a machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pv {
     /// A stable clock, and nothing that changes what the guest's scheduler decides.
+    #[default]
     Clock,
     /// All that KVM offers.
     Cloud,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The result folder while a run goes on. Files that a run completes are there whole or not at all.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -53,6 +53,9 @@ pub enum FolderError {
     /// There is something in it.
     #[error("result folder {} is not empty; name a new one with --output", .0.display())]
     NotEmpty(PathBuf),
+    /// Another process writes to it.
+    #[error("{} is in use by another schedvmm; wait until that has ended, or name another folder with --output", .0.display())]
+    Busy(PathBuf),
     /// A file cannot be written.
     #[error("cannot write {}", .path.display())]
     Write {
@@ -85,6 +88,21 @@ pub fn check(named: Option<&Path>) -> Result<(), FolderError> {
     match named.filter(|path| !fs::read_dir(path).map_or(true, |mut all| all.next().is_none())) {
         Some(path) => Err(FolderError::NotEmpty(path.to_owned())),
         None => Ok(()),
+    }
+}
+
+/// Keeps a folder that many runs go to for this process, as long as what is returned lives.
+///
+/// # Errors
+/// Another process has it, or it cannot be opened.
+pub fn lock(folder: &Path) -> Result<File, FolderError> {
+    let file = File::open(folder)
+        .map_err(|source| FolderError::Create { path: folder.to_owned(), source })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(FolderError::Busy(folder.to_owned())),
+        // A file system without locks has to do without.
+        Err(TryLockError::Error(_)) => Ok(file),
     }
 }
 
@@ -354,6 +372,16 @@ mod tests {
         fs::write(&link, "mine").expect("written");
         point_to_latest(&dir.path().join("first"));
         assert_eq!(fs::read(&link).expect("read"), b"mine");
+    }
+
+    #[test]
+    fn a_folder_is_locked_for_one_at_a_time() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let first = lock(dir.path()).expect("free");
+        let error = lock(dir.path()).expect_err("in use").to_string();
+        assert!(error.contains("is in use by another schedvmm; wait"), "{error}");
+        drop(first);
+        assert!(lock(dir.path()).is_ok());
     }
 
     #[test]

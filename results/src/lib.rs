@@ -23,7 +23,7 @@ pub mod json;
 pub mod metric;
 pub mod model;
 pub mod saved;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod trials;
 pub mod upgrade;

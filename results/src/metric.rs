@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Figures of a run by which kernels are compared: one number a trial, and less is better.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Answer, RunResult};
@@ -88,6 +90,11 @@ impl Metric {
         }
     }
 
+    /// All that a run tells.
+    pub fn all_of(result: &RunResult) -> BTreeMap<Self, f64> {
+        Self::ALL.into_iter().filter_map(|metric| Some((metric, metric.of(result)?))).collect()
+    }
+
     /// It of a run; `None` where the run does not tell.
     pub fn of(self, result: &RunResult) -> Option<f64> {
         let figures = &result.statistics;
@@ -148,5 +155,11 @@ mod tests {
         assert_eq!(Metric::ForcedIdle.of(&result), None, "an emulated core has no such figure");
         result.statistics.time_quantiles = None;
         assert_eq!(Metric::WaitP99.of(&result), None);
+        // Nobody waited at all; or nobody knows.
+        (result.longest_gap_ns, result.verdict) = (None, Answer::Measured);
+        assert_eq!(Metric::WaitP99.of(&result), Some(0.0));
+        assert_eq!(Metric::Longest.of(&result), Some(0.0));
+        result.verdict = Answer::Untestable;
+        assert_eq!(Metric::Longest.of(&result), None);
     }
 }

@@ -3,11 +3,12 @@
 //! own beside it. Written after every trial, and read again by whoever goes on with them, lists or
 //! compares them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use decision::interval::{Interval, Median};
+use gaps::pauses::{SPLITMIX64_GAMMA, splitmix64};
 use protocol::job::{Job, Pv, Transport};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,7 +17,7 @@ use crate::error::TrialsError;
 use crate::folder::{self, FolderError};
 use crate::json;
 use crate::metric::Metric;
-use crate::model::{Answer, Entered, HostFacts};
+use crate::model::{Answer, Entered, HostFacts, ReasonCode};
 
 /// The file.
 pub const TRIALS: &str = "trials.json";
@@ -142,6 +143,9 @@ pub struct Conditions {
     pub seed: u64,
     /// The kernel under test.
     pub kernel: TrialKernel,
+    /// That of second-level guests, where it is another one.
+    #[serde(default)]
+    pub l2_kernel: Option<TrialKernel>,
     /// The orders of the agent, without a seed and without the identity of a trace: these are each
     /// trial's own.
     pub job: Job,
@@ -154,7 +158,7 @@ pub struct Conditions {
 }
 
 /// The kernel under test.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrialKernel {
     /// The file that was read.
     pub path: PathBuf,
@@ -165,7 +169,7 @@ pub struct TrialKernel {
 }
 
 /// The machine that was asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrialMachine {
     /// How many.
     pub cpus: u32,
@@ -186,7 +190,7 @@ pub struct TrialMachine {
 }
 
 /// Which trials are contaminated.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrialTerms {
     /// Greatest share of the time that the host may take, of 1.
     pub steal_budget: f64,
@@ -219,8 +223,12 @@ pub struct Attempt {
     pub verdict: Option<Answer>,
     /// As the run alone would have exited.
     pub exit_status: Option<u8>,
+    /// What kept it from an answer, for programs; `None` where nothing did.
+    pub reason_code: Option<ReasonCode>,
     /// Whether it ended at a gap over the threshold: its figures end there, too.
     pub over_threshold: bool,
+    /// Cookies were wanted, and the kernel has none: it says nothing of core scheduling.
+    pub cookies_missing: bool,
     /// Its figures; those that are not known are left out.
     pub metrics: BTreeMap<Metric, f64>,
 }
@@ -330,8 +338,8 @@ impl Trials {
     /// The next trial that has no answer, and the how many-eth attempt at it that will be; `None`
     /// when all have one.
     pub fn next(&self) -> Option<(u32, u32)> {
-        let trial =
-            (1..=self.planned).find(|trial| self.measured().all(|it| it.trial != *trial))?;
+        let measured: BTreeSet<_> = self.measured().map(|attempt| attempt.trial).collect();
+        let trial = (1..=self.planned).find(|trial| !measured.contains(trial))?;
         let last = self.attempts.iter().filter(|it| it.trial == trial).map(|it| it.attempt).max();
         Some((trial, last.unwrap_or(0).saturating_add(1)))
     }
@@ -349,14 +357,13 @@ pub fn folder_name(trial: u32, attempt: u32) -> String {
     }
 }
 
-/// The seed of a trial, from that of its set: `SplitMix64`'s output number `trial`, short enough to be
-/// typed. Seeds of one set that are near each other make trials that have nothing in common.
+/// The seed of a trial (from 1), from that of its set: `SplitMix64`'s output number `trial`, short enough
+/// to be typed. Seeds of one set that are near each other make trials that have nothing in common.
 pub fn seed_of(set: u64, trial: u32) -> u64 {
     const SEEDS: u64 = 1_000_000_000;
-    let mut mix = set.wrapping_add(u64::from(trial).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    mix = (mix ^ (mix >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mix = (mix ^ (mix >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (mix ^ (mix >> 31)) % SEEDS
+    let before = u64::from(trial).wrapping_sub(1);
+    let mut state = set.wrapping_add(before.wrapping_mul(SPLITMIX64_GAMMA));
+    splitmix64(&mut state) % SEEDS
 }
 
 #[cfg(test)]
@@ -378,6 +385,8 @@ mod tests {
             why: String::new(),
             verdict: Some(Answer::Pass),
             exit_status: Some(0),
+            reason_code: None,
+            cookies_missing: false,
             over_threshold: false,
             metrics: BTreeMap::from([(Metric::Longest, 41_900_000.0)]),
         }
@@ -395,22 +404,10 @@ mod tests {
             conditions: Conditions {
                 seed: 7,
                 kernel: TrialKernel { path: "bzImage".into(), bytes: 5, crc32: 6 },
+                l2_kernel: None,
                 job: Job::new(testing::load(2, 2), CoschedRequest::Auto),
-                machine: TrialMachine {
-                    cpus: 4,
-                    threads_per_core: 2,
-                    memory_mib: 4096,
-                    pins: Vec::new(),
-                    pv: Pv::Clock,
-                    transport: None,
-                    entered: Entered::Payload,
-                    cmdline: "quiet".into(),
-                },
-                terms: TrialTerms {
-                    steal_budget: 0.005,
-                    noise_budget: 0.1,
-                    report_contaminated: false,
-                },
+                machine: TrialMachine { cmdline: "quiet".into(), ..TrialMachine::default() },
+                terms: TrialTerms { steal_budget: 0.005, ..TrialTerms::default() },
                 host: HostFacts::default(),
             },
             ended: None,
@@ -476,6 +473,9 @@ mod tests {
         let twice = trials(vec![attempt(1, 1, State::Measured), attempt(1, 1, State::Measured)]);
         let text = serde_json::to_string(&twice).expect("JSON");
         assert!(refused(&text).contains("attempt 2 is there twice"));
+        let both = trials(vec![attempt(1, 1, State::Measured), attempt(1, 2, State::Measured)]);
+        let text = serde_json::to_string(&both).expect("JSON");
+        assert!(refused(&text).contains("trial 1 was measured twice"));
         let none = Trials::open(&dir.path().join("none")).expect_err("none").to_string();
         assert!(none.contains("cannot read"), "{none}");
     }

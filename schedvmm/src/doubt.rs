@@ -122,19 +122,16 @@ impl Doubt {
 
 /// Why this gap alone may be the host's.
 pub fn of_gap(gap: &LocatedGap, threshold: Duration, on_hardware: bool) -> Option<Doubt> {
-    match (gap.host_ns.zip(gap.net_ns), gap.class) {
-        // Rounding takes nothing from a gap that is over the threshold by a tick.
-        (Some((host_ns, net_ns)), _) => (host_ns > 0 && net_ns <= as_ns(threshold))
-            .then_some(Doubt::HostTook { host_ns, net_ns }),
-        // Not all is known, and what is known is enough.
-        (None, _)
-            if gap.host_known_ns > 0 && gap.length_ns - gap.host_known_ns <= as_ns(threshold) =>
-        {
-            let (host_ns, net_ns) = (gap.host_known_ns, gap.length_ns - gap.host_known_ns);
-            Some(Doubt::HostTook { host_ns, net_ns })
-        }
-        // By the kernel's own records of switches its scheduler ran something else.
-        (None, Class::ScheduledOut) => None,
+    let host_ns = gap.host_ns.unwrap_or(gap.host_known_ns);
+    let net_ns = gap.length_ns.saturating_sub(host_ns);
+    // Rounding takes nothing from a gap that is over the threshold by a tick.
+    if host_ns > 0 && net_ns <= as_ns(threshold) {
+        return Some(Doubt::HostTook { host_ns, net_ns });
+    }
+    match (gap.host_ns, gap.class) {
+        // The rest is the kernel's; or by its own records of switches its scheduler ran something
+        // else.
+        (Some(_), _) | (None, Class::ScheduledOut) => None,
         (None, Class::Irq) if on_hardware => None,
         (None, class) => Some(Doubt::HostUnknown(class)),
     }

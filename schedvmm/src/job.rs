@@ -36,8 +36,10 @@ pub fn make(
         workload::kernel::tunables::check(request)?;
     }
     let shape = Shape::choose(load, &cpus)?;
-    let arrivals = shape.groups.iter().filter_map(|group| group.arrival);
-    if let Some(text) = arrivals.filter_map(|arrival| arrival.fault(load.duration)).next() {
+    let mut groups = (1..).zip(&shape.groups);
+    if let Some(text) = groups.find_map(|(number, group)| {
+        Some(format!("group {number}: {}", group.arrival?.fault(load.duration)?))
+    }) {
         return Err(Failure::request(text));
     }
     // A tunable given by the user replaces ours of the same name.

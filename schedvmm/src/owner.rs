@@ -77,7 +77,7 @@ impl Owned for ModulesError {
 impl Owned for FolderError {
     fn owner(&self) -> Owner {
         match self {
-            Self::NotEmpty(_) => Owner::Request,
+            Self::NotEmpty(_) | Self::Busy(_) => Owner::Request,
             Self::Create { source, .. } | Self::Write { source, .. } => of_file(source),
         }
     }

@@ -141,7 +141,7 @@ const MAX_HOST_PARTS: usize = 4096;
 /// What the host took of a gap, or makes it longer by, in ticks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostTime {
-    /// So much is told.
+    /// So much is told, as a bound.
     pub known: u64,
     /// It cannot be more than this; `None` where nobody knows.
     pub most: Option<u64>,

@@ -16,6 +16,10 @@ use anyhow::{Context, Result, bail};
 /// not wait for us, nor long ones be disturbed.
 const POLL_INTERVAL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
+/// A build that has printed nothing for so long hangs: the longest steps, the link of vmlinux and that
+/// with LTO, take some minutes.
+pub const BUILD_SILENCE: Duration = Duration::from_secs(15 * 60);
+
 /// A program that is silent for this long gets a sign of life printed for it.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 

@@ -75,7 +75,21 @@ impl BootRam {
         unsafe { slice::from_raw_parts(start, len) }
     }
 
+    /// RAM from one address to another, as far as it lies below the MMIO gap.
+    pub(crate) fn low_between(&self, (from, to): (u64, u64)) -> &[u8] {
+        let low = self.low();
+        let to = place(to, low.len());
+        &low[place(from, to)..to]
+    }
+
     /// The same, to be filled.
+    pub(crate) fn low_between_mut(&mut self, (from, to): (u64, u64)) -> &mut [u8] {
+        let low = self.low_mut();
+        let to = place(to, low.len());
+        &mut low[place(from, to)..to]
+    }
+
+    /// All of it, to be filled.
     pub fn low_mut(&mut self) -> &mut [u8] {
         let (start, len) = self.low_range();
         // SAFETY: as in `low`; and `&mut self` says that there is no other slice of it.
@@ -141,6 +155,17 @@ impl BootRam {
     pub(crate) fn into_inner(self) -> GuestRam {
         self.ram
     }
+}
+
+/// A guest address as a place in memory of which there is so much.
+fn place(at: u64, most: usize) -> usize {
+    usize::try_from(at).unwrap_or(usize::MAX).min(most)
+}
+
+/// Memory without the zeros at its end.
+pub(crate) fn without_zeros(memory: &[u8]) -> &[u8] {
+    let used = memory.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    &memory[..used]
 }
 
 #[cfg(test)]

@@ -143,15 +143,8 @@ impl LoadedKernel {
 
     /// The kernel's memory; `None` for a stub, whose kernel is still packed.
     fn memory<'a>(&self, ram: &'a BootRam) -> Option<&'a [u8]> {
-        let low = ram.low();
-        (self.entered != Entered::Stub)
-            .then(|| &low[clamp(self.range.0, low)..clamp(self.range.1, low)])
+        (self.entered != Entered::Stub).then(|| ram.low_between(self.range))
     }
-}
-
-/// A guest address as a place in low memory.
-fn clamp(at: u64, low: &[u8]) -> usize {
-    usize::try_from(at).unwrap_or(usize::MAX).min(low.len())
 }
 
 /// An address below the MMIO gap, and thus below 4 GiB.

@@ -14,7 +14,7 @@ use rustix::fs::{self, SealFlags};
 use thiserror::Error;
 use vm_memory::ByteValued;
 
-use crate::boot_ram::BootRam;
+use crate::boot_ram::{BootRam, without_zeros};
 use crate::config::Transport;
 use crate::load_error::{LoadError, too_small};
 use crate::loaded::{Entered, LoadedKernel};
@@ -70,12 +70,11 @@ impl SharedKernel {
         file: &File,
     ) -> Result<(), SharedError> {
         let start = kernel.range.0 & !(PAGE - 1);
-        let low = ram.low();
-        let memory = &low[clamp(start, low.len())..clamp(kernel.range.1, low.len())];
+        let memory = ram.low_between((start, kernel.range.1));
         // What is zero at the end is so in every machine's own memory, too.
-        let used = memory.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        let len = (used as u64).next_multiple_of(PAGE).min(memory.len() as u64);
-        file.write_all_at(&memory[..clamp(len, memory.len())], MEMORY_OFFSET)
+        let used = without_zeros(memory).len() as u64;
+        let len = used.next_multiple_of(PAGE).min(memory.len() as u64);
+        file.write_all_at(ram.low_between((start, start + len)), MEMORY_OFFSET)
             .map_err(cannot_write)?;
         let mut page = boot_params::default();
         let has_header = kernel.header.map(|header| page.hdr = header).is_some();
@@ -203,10 +202,6 @@ impl SharedInitrd {
     }
 }
 
-fn clamp(at: u64, most: usize) -> usize {
-    usize::try_from(at).unwrap_or(usize::MAX).min(most)
-}
-
 /// Nobody changes the file any more: a machine may rely on what it maps.
 const SEALS: SealFlags =
     SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::WRITE).union(SealFlags::SEAL);
@@ -231,9 +226,7 @@ fn copy_to(
     (file, offset): (&File, u64),
     len: u64,
 ) -> Result<(), SharedError> {
-    let low = ram.low_mut();
-    let end = clamp(gpa.saturating_add(len), low.len());
-    let place = &mut low[clamp(gpa, end)..end];
+    let place = ram.low_between_mut((gpa, gpa.saturating_add(len)));
     file.read_exact_at(place, offset).map_err(|source| SharedError::File("read", source))
 }
 

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::boot_ram::BootRam;
+use crate::boot_ram::{BootRam, without_zeros};
 use crate::config::Transport;
 use crate::load_error::{LoadError, too_small};
 use crate::loaded::{Loaded, LoadedKernel};
@@ -28,15 +28,8 @@ impl fmt::Debug for Unpacked {
 impl Unpacked {
     /// The one in a machine's memory.
     pub fn of(loaded: &Loaded) -> Self {
-        let low = loaded.ram.low();
-        let (start, end) = loaded.kernel.range;
-        let memory = &low[clamp(start, low)..clamp(end, low)];
-        let used = memory.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        Self {
-            kernel: loaded.kernel.clone(),
-            memory: memory[..used].to_vec(),
-            transport: loaded.transport,
-        }
+        let memory = without_zeros(loaded.ram.low_between(loaded.kernel.range));
+        Self { kernel: loaded.kernel.clone(), memory: memory.to_vec(), transport: loaded.transport }
     }
 
     /// The transport that its machines have.
@@ -46,20 +39,14 @@ impl Unpacked {
 
     /// Copies the kernel into `ram`, in which nothing has been written where it goes.
     pub(crate) fn copy(&self, ram: &mut BootRam) -> Result<LoadedKernel, LoadError> {
-        let (start, end) = self.kernel.range;
+        let (_, end) = self.kernel.range;
         if end > ram.low_end() {
             return Err(too_small(ram, end.div_ceil(1 << 20)));
         }
-        let low = ram.low_mut();
-        let start = clamp(start, low);
-        low[start..start + self.memory.len()].copy_from_slice(&self.memory);
+        let place = ram.low_between_mut(self.kernel.range);
+        place[..self.memory.len()].copy_from_slice(&self.memory);
         Ok(self.kernel.clone())
     }
-}
-
-/// A guest address as a place in low memory.
-fn clamp(at: u64, low: &[u8]) -> usize {
-    usize::try_from(at).unwrap_or(usize::MAX).min(low.len())
 }
 
 #[cfg(test)]

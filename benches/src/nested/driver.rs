@@ -171,7 +171,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::testing;
+    use results::testing;
 
     #[test]
     fn phases_are_counted_from_the_start() {

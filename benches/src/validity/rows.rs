@@ -204,8 +204,8 @@ pub(super) fn guest(result: &RunResult, times: Option<&RunTimes>) -> Vec<Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
     use results::model::ForcedIdleTime;
+    use results::testing;
 
     #[test]
     fn what_is_missing_or_too_far_away_is_not_ok() {

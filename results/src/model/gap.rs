@@ -100,7 +100,7 @@ pub struct LocatedGap {
 }
 
 impl LocatedGap {
-    /// The same with what the host took of it, for certain and at most.
+    /// The same with what it is longer by for what the host did: as far as that is told, and at most.
     pub fn with_host(self, known_ns: u64, most_ns: Option<u64>) -> Self {
         let host_ns = most_ns.map(|most_ns| most_ns.min(self.length_ns));
         let net_ns = host_ns.map(|host_ns| self.length_ns - host_ns);

@@ -137,6 +137,11 @@ pub enum ReasonCode {
 }
 
 impl ReasonCode {
+    /// Whether the host had more of the run than a budget allows.
+    pub fn is_budget(self) -> bool {
+        matches!(self, Self::Contaminated | Self::Noisy)
+    }
+
     /// Whether the run went as it should, and the host may have made what was found.
     pub fn is_doubt(self) -> bool {
         matches!(self, Self::HostTook | Self::HostUnknown | Self::Contaminated | Self::Noisy)

@@ -35,9 +35,9 @@ pub struct CompareArgs {
     /// [default: a new one under results/].
     #[arg(long, value_name = "DIR", value_parser = units::named())]
     pub output: Option<PathBuf>,
-    /// A value of stored trials that may differ, by its name in the list of differences, with all below it; may be
-    /// repeated.
-    #[arg(long, value_name = "NAME")]
+    /// A value that may differ between kernels, or between stored trials, by its name in the list of
+    /// differences, with all below it; may be repeated.
+    #[arg(long, value_name = "NAME", conflicts_with = "option_a")]
     pub allow: Vec<String>,
     /// Print one JSON object instead of a table.
     #[arg(long)]

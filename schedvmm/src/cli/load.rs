@@ -56,7 +56,8 @@ pub struct LoadArgs {
     /// thread has not done it does later, and what came meanwhile is late.
     #[arg(long, value_parser = units::arrival, value_name = "WHEN", conflicts_with = "sleep", requires = "busy")]
     pub arrival: Option<ArrivalSpec>,
-    /// Seed of the pauses [default: another one for each run].
+    /// Seed of the pauses, or (trials) what the seeds of all runs are made of [default: another one for
+    /// each call].
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// Room for gap records of one thread; what does not fit is still counted.

@@ -117,7 +117,8 @@ pub enum Switch {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub struct ShowArgs {
-    /// Result folder; must be new or empty [default: a new one under results/].
+    /// Result folder; must be new or empty, or (trials) one of the same trials, which go on
+    /// [default: a new one under results/].
     #[arg(long, value_name = "DIR", value_parser = units::named())]
     pub output: Option<PathBuf>,
     /// Print result.json instead of the screen.

@@ -4,6 +4,7 @@
 //! thread while the host ran something else.
 
 use std::collections::BTreeMap;
+use std::iter;
 
 use gaps::evidence::Class;
 use gaps::record::{GapKind, GapRecord};
@@ -27,7 +28,8 @@ impl HostGaps {
         let interval = (gap.tsc_begin, gap.tsc_end);
         if gap.class == Class::Host {
             // Where it ended on another CPU, nobody knows on which of them it was.
-            for cpu in BTreeMap::from([(gap.cpu_begin, ()), (gap.cpu_end, ())]).into_keys() {
+            let other = (gap.cpu_end != gap.cpu_begin).then_some(gap.cpu_end);
+            for cpu in iter::once(gap.cpu_begin).chain(other) {
                 self.by_cpu.entry(cpu).or_default().push(interval);
             }
         }
@@ -107,22 +109,28 @@ impl Settled {
     /// A thread that the guest believes to run while the host runs something else is charged for
     /// that time, and a fair scheduler has every other thread run as long before it runs again
     /// (`update_curr`, `place_entity` in kernel/sched/fair.c). Debts are paid by then: those that
-    /// are older than that are none any more.
-    pub fn debt(&self, thread: usize, gap: &GapRecord, at_begin: u64, sharing: Sharing) -> u64 {
+    /// are older than that are none any more. `None` where it has no bound.
+    pub fn debt(
+        &self,
+        thread: usize,
+        gap: &GapRecord,
+        at_begin: u64,
+        sharing: Sharing,
+    ) -> Option<u64> {
         let taken = self.by_thread.get(&thread).map_or(&[][..], Vec::as_slice);
         let before = &taken[..taken.partition_point(|(_, end)| *end <= gap.tsc_begin)];
         if !sharing.equal {
             // A light thread owes heavy ones a multiple of it.
             let alive = DEBT_MS.saturating_mul(sharing.khz);
             let last = before.last().is_some_and(|(_, end)| gap.tsc_begin - end <= alive);
-            return if last || at_begin > 0 { u64::MAX } else { 0 };
+            return (!last && at_begin == 0).then_some(0);
         }
         let now = at_begin.saturating_mul(sharing.others);
-        before.iter().fold(now, |debt, (begin, end)| {
+        Some(before.iter().fold(now, |debt, (begin, end)| {
             let owed = (end - begin).saturating_mul(sharing.others);
             let due = gap.tsc_begin - end <= owed;
             debt.saturating_add(if due { owed } else { 0 })
-        })
+        }))
     }
 }
 
@@ -206,7 +214,7 @@ mod tests {
         ]);
         let settled = settled.settled(nothing);
         let long = |begin| gap(2, Class::ScheduledOut, begin, begin + 500);
-        let debt = |thread, begin| settled.debt(thread, &long(begin), 0, EIGHT);
+        let debt = |thread, begin| settled.debt(thread, &long(begin), 0, EIGHT).expect("a bound");
         // 15 ticks for each of seven others.
         assert_eq!((debt(0, 115), debt(0, 220)), (105, 105));
         // They have had their time.
@@ -215,14 +223,14 @@ mod tests {
         assert_eq!((debt(0, 500), debt(1, 115), debt(7, 115)), (0, 0, 0));
         assert_eq!(debt(0, 9005), 7);
         // The host took it as the gap began.
-        assert_eq!(settled.debt(1, &long(500), 15, EIGHT), 105);
+        assert_eq!(settled.debt(1, &long(500), 15, EIGHT), Some(105));
         let alone = Sharing { others: 0, ..EIGHT };
-        assert_eq!(settled.debt(0, &long(115), 15, alone), 0);
+        assert_eq!(settled.debt(0, &long(115), 15, alone), Some(0));
         // Nobody says how much a light thread owes; after a second nothing.
         let weights = Sharing { equal: false, ..EIGHT };
-        assert_eq!(settled.debt(0, &long(1115), 0, weights), u64::MAX);
-        assert_eq!(settled.debt(0, &long(1116), 0, weights), 0);
-        assert_eq!(settled.debt(1, &long(500), 1, weights), u64::MAX);
+        assert_eq!(settled.debt(0, &long(1115), 0, weights), None);
+        assert_eq!(settled.debt(0, &long(1116), 0, weights), Some(0));
+        assert_eq!(settled.debt(1, &long(500), 1, weights), None);
     }
 
     #[test]

@@ -114,11 +114,7 @@ impl HostEvidence {
         let long_ticks = ticks(LONG, khz);
         let whole = !cpus.is_empty() && cpus.iter().all(|cpu| watched.contains_key(cpu));
         let asked_ticks = load.threshold.map_or(u64::MAX, |threshold| ticks(threshold, khz));
-        let sharing = Some(Sharing {
-            others: load.threads().saturating_sub(1) as u64,
-            equal: load.groups.iter().all(GroupSpec::is_ordinary),
-            khz,
-        });
+        let sharing = Some(sharing(load, khz));
         Self { watched, note, long_ticks, whole, asked_ticks, sharing, ..Self::none(None) }
     }
 
@@ -144,6 +140,10 @@ impl HostEvidence {
 
     /// Judges the records that are new.
     pub fn judge(&mut self, session: &mut Session) {
+        if self.watched.is_empty() && self.sharing.is_none() {
+            // Nobody asks.
+            return;
+        }
         self.take();
         let (gaps, parts) = (&mut session.gaps, &mut session.host_parts);
         self.judged.resize(gaps.len(), 0);
@@ -197,17 +197,23 @@ impl HostEvidence {
     /// before.
     fn add_indirect(&self, session: &mut Session) {
         let settled = self.host_gaps.settled(|cpu, (begin, end)| {
-            let timeline = self.watched.get(&cpu).map(|(_, timeline)| timeline);
-            timeline.and_then(|timeline| timeline.most_taken(begin, end)).unwrap_or(0)
+            self.watched.get(&cpu).map_or(0, |(_, timeline)| {
+                let most = timeline.most_taken(begin, end);
+                most.unwrap_or_else(|| timeline.surely_taken(begin, end))
+            })
         });
         for HostPart { thread, gap, time } in session.host_parts.each() {
             let direct = time.unwrap_or_else(|| self.host_time(gap));
-            let more = self.sharing.map_or(0, |sharing| {
-                let debt = settled.debt(*thread, gap, self.preempted_at(gap, sharing.khz), sharing);
-                settled.meanwhile(gap).saturating_add(debt)
-            });
-            let longer = |ticks: u64| ticks.saturating_add(more).min(gap.ticks());
-            let (known, most) = (longer(direct.known), direct.most.map(longer));
+            let Some(sharing) = self.sharing else {
+                *time = Some(direct);
+                continue;
+            };
+            let meanwhile = settled.meanwhile(gap);
+            let debt = settled.debt(*thread, gap, self.preempted_at(gap, sharing.khz), sharing);
+            // One without a bound can be anything, and tells nothing.
+            let (told_debt, most_debt) = (debt.unwrap_or(0), debt.unwrap_or(u64::MAX));
+            let known = longer(direct.known, [meanwhile, told_debt], gap);
+            let most = direct.most.map(|most| longer(most, [meanwhile, most_debt], gap));
             *time = Some(HostTime { known, most });
         }
     }
@@ -309,6 +315,22 @@ impl HostEvidence {
             gaps_not_covered: self.not_covered,
         }
     }
+}
+
+/// How the threads of a load share their CPUs.
+fn sharing(load: &LoadSpec, khz: u64) -> Sharing {
+    Sharing {
+        others: load.threads().saturating_sub(1) as u64,
+        equal: load.groups.iter().all(GroupSpec::is_ordinary)
+            // Groups have equal weights, whatever is in them.
+            && load.groups.windows(2).all(|pair| pair[0].threads == pair[1].threads),
+        khz,
+    }
+}
+
+/// So much of a gap, and this, but not more than all of it.
+fn longer(ticks: u64, by: [u64; 2], gap: &GapRecord) -> u64 {
+    by.into_iter().fold(ticks, u64::saturating_add).min(gap.ticks())
 }
 
 fn ticks(time: Duration, khz: u64) -> u64 {
@@ -522,6 +544,43 @@ mod tests {
         assert_eq!(most(&at_begin, eight(woken), true), Some(14));
     }
 
+    /// Groups of different sizes are due the same, and their threads are not.
+    #[test]
+    fn threads_of_a_larger_group_owe_more() {
+        let running = |sizes: &[u32]| {
+            let mut load = testing::load(2, 1, 1);
+            for (group, threads) in load.groups.iter_mut().zip(sizes) {
+                group.threads = *threads;
+            }
+            sharing(&load, KHZ)
+        };
+        assert_eq!(running(&[2, 2]), Sharing { others: 3, equal: true, khz: KHZ });
+        assert_eq!(running(&[1, 8]), Sharing { others: 8, equal: false, khz: KHZ });
+    }
+
+    #[test]
+    fn what_was_lost_is_not_told_twice() {
+        let mut timeline = VcpuTimeline::new(0);
+        timeline.leaves(300, true);
+        timeline.returns(340);
+        timeline.lost(350);
+        let tid = rustix::thread::gettid().as_raw_pid();
+        let Ok(watch) = Watch::start(tid, None).map_err(|why| println!("SKIPPED: {why}")) else {
+            return;
+        };
+        let watched = BTreeMap::from([(2, (watch, timeline))]);
+        let sharing = Some(Sharing { others: 1, equal: true, khz: KHZ });
+        let mut evidence =
+            HostEvidence { watched, whole: true, sharing, ..HostEvidence::none(None) };
+        let mut session = Session::new(testing::limits(2), Instant::now());
+        // It slept until then, and owes nothing.
+        let waits = GapRecord { kind: GapKind::WakeUp, ..gap(Class::ScheduledOut, 250, 1250) };
+        // The guest has the forty ticks that the host has, and sixty more.
+        session.gaps = vec![vec![waits], vec![gap(Class::Host, 300, 400)]];
+        evidence.settle(&mut session);
+        assert_eq!(session.host_parts.of(0, &waits), HostTime { known: 100, most: None });
+    }
+
     #[test]
     fn what_the_guest_says_counts_where_the_host_says_nothing() {
         let (waits, before) = (gap(Class::ScheduledOut, 250, 1250), gap(Class::Host, 240, 250));
@@ -530,6 +589,13 @@ mod tests {
         let mut session = Session::new(testing::limits(3), Instant::now());
         session.gaps = vec![vec![before, waits], vec![gap(Class::Host, 300, 400)], vec![waits]];
         evidence.settle(&mut session);
+        // What has no bound is not told, either.
+        let unequal = Sharing { others: 2, equal: false, khz: KHZ };
+        let mut blind = HostEvidence { sharing: Some(unequal), ..HostEvidence::none(None) };
+        let mut other = Session::new(testing::limits(3), Instant::now());
+        other.gaps.clone_from(&session.gaps);
+        blind.settle(&mut other);
+        assert_eq!(other.host_parts.of(0, &waits), HostTime { known: 100, most: None });
         let time = |known| HostTime { known, most: None };
         assert_eq!(session.host_parts.of(0, &waits), time(120));
         assert_eq!(session.host_parts.of(2, &waits), time(100));

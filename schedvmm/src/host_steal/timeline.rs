@@ -164,13 +164,13 @@ impl VcpuTimeline {
         if begin < self.complete_since {
             return None;
         }
-        let mut preempted = self.sums(begin, end).0;
+        let (mut preempted, absent) = self.sums(begin, end);
+        let away = absent - preempted;
         if let Some((left, _)) = self.left {
             // It is away and not back, and a halt is counted when it has ended: whether it halts
             // nobody knows.
             preempted += end.saturating_sub(left.max(begin));
         }
-        let away = self.ended_within(begin, end, (begin, u64::MAX)).away;
         if away == 0 {
             return Some(preempted);
         }

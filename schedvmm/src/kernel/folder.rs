@@ -2,7 +2,6 @@
 //! The kernel in a folder: a build tree, a folder that a package was unpacked into, a root file
 //! system, /boot, or just a folder with a kernel in it.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -89,11 +88,20 @@ fn unlisted(place: &Path) -> Option<KernelFileError> {
 /// Of kernels that are the same to the byte, whatever their names say, the first. One release is not
 /// enough: the build before it may lie beside it.
 fn of_one_content_each(found: Vec<(String, PathBuf)>) -> Vec<(String, PathBuf)> {
-    let mut seen = BTreeSet::new();
-    found
-        .into_iter()
-        .filter(|(_, path)| content(path).is_none_or(|bytes| seen.insert(bytes)))
-        .collect()
+    let mut kept: Vec<(String, PathBuf)> = Vec::new();
+    for one in found {
+        if !kept.iter().any(|other| is_same(&other.1, &one.1)) {
+            kept.push(one);
+        }
+    }
+    kept
+}
+
+/// Their lengths tell nearly always.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let len = |path: &Path| fs::metadata(path).ok().map(|it| it.len()).filter(|len| *len > 0);
+    len(one).is_some_and(|bytes| len(other) == Some(bytes))
+        && content(one).is_some_and(|bytes| content(other) == Some(bytes))
 }
 
 /// What is in a kernel's file.
@@ -101,7 +109,7 @@ fn content(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = plain_file::open(path).ok()?;
     file.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes).ok()?;
-    Some(bytes).filter(|bytes| !bytes.is_empty())
+    Some(bytes)
 }
 
 /// The build tree whose bzImage, or vmlinux, this is, or what the link leads to.

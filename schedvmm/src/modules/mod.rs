@@ -38,7 +38,8 @@ pub const CONSOLE: &str = "virtio_console";
 const CONFIGS: &str = "configs";
 /// What a machine may want to load, with what these need in the kernels that were looked at. Others
 /// are found, too, by another reading of their package.
-const LIKELY: [&str; 12] = [
+const LIKELY: [&str; 13] = [
+    CONFIGS,
     "virtio",
     "virtio_ring",
     "virtio_mmio",

@@ -9,8 +9,8 @@ use results::saved::Saved;
 use results::trials::{TRIALS, Trials};
 
 use crate::status::{ExitStatus, Failure};
-use crate::verbs::trials::series::Series;
-use crate::verbs::{compare, trials};
+use crate::verbs::compare;
+use crate::verbs::trials::lines;
 use crate::{show, terminal};
 
 /// Prints the end of what is in a folder, by default the newest.
@@ -40,7 +40,7 @@ fn latest() -> Result<PathBuf, Failure> {
 
 fn text(path: &Path) -> Result<String, Failure> {
     if path.join(TRIALS).is_file() {
-        return Ok(trials::table(&Series::new(Trials::open(path)?, path.to_owned())));
+        return Ok(lines::table(&Trials::open(path)?, path));
     }
     if Comparison::is_in(path) {
         return Ok(compare::screen(&Comparison::open(path)?));

@@ -2,19 +2,15 @@
 //! Folders of trials that are made up.
 
 use std::fs;
-use std::io::Read;
 use std::path::Path;
 
-use protocol::job::Pv;
 use results::metric::Metric;
-use results::model::{Answer, Entered, RunResult};
+use results::model::{Answer, RunResult};
+use results::testing;
 use results::trials::{
     Attempt, Conditions, Ended, State, TrialKernel, TrialMachine, TrialTerms, Trials, folder_name,
     seed_of,
 };
-
-/// A run as this version leaves it.
-const SAMPLE: &[u8] = include_bytes!("../../../results/tests/data/user.json.xz");
 
 /// One side of a comparison.
 #[derive(Clone)]
@@ -58,9 +54,7 @@ impl Side {
     }
 
     pub fn write(&self, folder: &Path) {
-        let mut text = String::new();
-        liblzma::read::XzDecoder::new(SAMPLE).read_to_string(&mut text).expect("a file of ours");
-        let sample: RunResult = serde_json::from_str(&text).expect("a result");
+        let sample = testing::result("user");
         let mut trials = Trials::new(conditions(&sample, self.seed));
         trials.planned = self.trials;
         trials.ended = Some(Ended::All);
@@ -69,26 +63,28 @@ impl Side {
             let seed = seed_of(self.seed, trial);
             fill(&mut result, self.wait_of(trial));
             result.job.load.seed = seed;
+            result.started_utc = format!("2026-11-22T{}:{trial:02}:00Z", self.hour);
             (self.change)(&mut result);
             let name = folder_name(trial, 1);
             let at = folder.join(&name);
             fs::create_dir_all(&at).expect("made");
             let text = serde_json::to_string(&result).expect("JSON");
             fs::write(at.join("result.json"), text).expect("written");
-            let metrics = Metric::ALL.iter().filter_map(|it| Some((*it, it.of(&result)?)));
             trials.attempts.push(Attempt {
                 trial,
                 attempt: 1,
                 folder: name,
                 seed,
-                started_utc: format!("2026-11-22T{}:{trial:02}:00Z", self.hour),
+                started_utc: result.started_utc.clone(),
                 took_ms: 30_000,
                 state: self.state,
                 why: String::new(),
                 verdict: Some(result.verdict),
                 exit_status: result.exit_status,
+                reason_code: result.reason_code,
                 over_threshold: false,
-                metrics: metrics.collect(),
+                cookies_missing: false,
+                metrics: Metric::all_of(&result),
             });
         }
         trials.write(folder).expect("written");
@@ -100,6 +96,7 @@ fn fill(result: &mut RunResult, wait_ns: u64) {
     (result.verdict, result.exit_status) = (Answer::Measured, Some(0));
     (result.threshold_hit, result.after_hit) = (None, None);
     result.job.load.threshold = None;
+    result.steal = Default::default();
     result.longest_gap_ns = Some(3 * wait_ns);
     let quantiles = result.statistics.time_quantiles.get_or_insert_default();
     quantiles.p99_ns = Some(wait_ns);
@@ -109,18 +106,10 @@ fn conditions(sample: &RunResult, seed: u64) -> Conditions {
     Conditions {
         seed,
         kernel: TrialKernel { path: "bzImage".into(), bytes: sample.kernel.bytes, crc32: 1 },
+        l2_kernel: None,
         job: sample.job.clone(),
-        machine: TrialMachine {
-            cpus: 4,
-            threads_per_core: 2,
-            memory_mib: 4096,
-            pins: Vec::new(),
-            pv: Pv::Clock,
-            transport: None,
-            entered: Entered::Payload,
-            cmdline: "quiet".into(),
-        },
-        terms: TrialTerms { steal_budget: 0.005, noise_budget: 0.1, report_contaminated: false },
+        machine: TrialMachine::default(),
+        terms: TrialTerms { steal_budget: 1.0, noise_budget: 1.0, report_contaminated: false },
         host: sample.host.clone(),
     }
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Output;
 
 use results::comparison::Comparison;
+use results::model::Answer;
 use results::trials::{State, TRIALS};
 use tempfile::TempDir;
 
@@ -211,6 +212,33 @@ fn what_cannot_be_compared_is_named() {
 }
 
 #[test]
+fn what_trials_json_says_of_a_run_is_not_believed() {
+    let seven = Side::new(7, 10 * MS);
+    let mut lies = seven.clone();
+    lies.change = |result| {
+        (result.verdict, result.exit_status) = (Answer::Untestable, Some(125));
+        result.reason = "the kernel panicked".into();
+    };
+    let no = "b/trial-001 cannot be compared: it is no measurement: the kernel panicked";
+    Case::new(&seven, &lies).refused(&[no]);
+
+    let mut another = seven.clone();
+    another.change = |result| result.job.load.seed = 5;
+    Case::new(&seven, &another).refused(&["b/trial-001", "it has seed 5, and by trials.json "]);
+
+    // What is left are the runs without such gaps.
+    let case = Case::new(&seven, &Side::new(9, 10 * MS));
+    let path = case.path("b").join(TRIALS);
+    replace(&path, "\"state\": \"measured\"", "\"state\": \"contaminated\"");
+    case.refused(&["the trials in b cannot be compared: 1 of them were done again", "off"]);
+
+    let case = Case::new(&seven, &seven);
+    let output = call(case.dir.path(), &["compare", "a", "./b/../a"]);
+    assert_eq!(output.status.code(), Some(200), "{output:?}");
+    assert!(text(&output.stderr).contains("./b/../a is named twice"), "{output:?}");
+}
+
+#[test]
 fn what_is_there_is_listed_and_shown_again() {
     let case = Case::new(&Side::new(8, 10 * MS), &Side::new(3, 10 * MS));
     let dir = case.dir.path();
@@ -226,6 +254,7 @@ fn what_is_there_is_listed_and_shown_again() {
     assert!(one.contains("a/trial-001  run of ") && one.contains(": measured, longest "), "{one}");
     let shown = text(&call(dir, &["show", "a"]).stdout);
     assert!(shown.contains("wait-p99") && shown.contains("8 of 8 measured"), "{shown}");
+    assert!(shown.contains("ended     all have been done"), "{shown}");
     let few = text(&call(dir, &["show", "b"]).stdout);
     assert!(few.contains("too few trials (6 needed)"), "{few}");
     let shown = text(&call(dir, &["show", "a/trial-001"]).stdout);

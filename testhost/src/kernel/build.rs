@@ -13,11 +13,8 @@ use super::variant::{Image, Recipe};
 use super::{IMAGE, config};
 use crate::process;
 
-/// A build that has printed nothing for so long hangs: the longest step, the link of vmlinux, takes a
-/// minute.
-const BUILD_SILENCE: Duration = Duration::from_secs(15 * 60);
-
-/// How long to wait for builds of others: one takes some minutes, a defconfig three times as many.
+/// How long to wait for builds of others: one takes some minutes, a defconfig three times as many. On a
+/// machine that does much else a build may take longer than that: then the next call finds it done.
 pub(super) const BUILD_DEADLINE: Duration = Duration::from_secs(60 * 60);
 
 /// Options that are merged into a configuration.
@@ -172,7 +169,7 @@ impl Work<'_> {
     }
 
     fn run(&self, mut command: Command, what: &str) -> Result<()> {
-        process::run_logged(&mut command, self.log, what, BUILD_SILENCE)
+        process::run_logged(&mut command, self.log, what, process::BUILD_SILENCE)
     }
 
     fn keep(&self, from: &str, to: &Path) -> Result<()> {

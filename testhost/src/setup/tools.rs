@@ -59,7 +59,7 @@ impl Tool {
             install.args(["--no-track", "--root"]).arg(&root);
             // Those of the build that started us are not meant for it.
             install.env_remove("MAKEFLAGS").env_remove("CARGO_MAKEFLAGS");
-            process::run_logged(&mut install, &log, "building a tool", BUILD_DEADLINE)?;
+            process::run_logged(&mut install, &log, "building a tool", process::BUILD_SILENCE)?;
         }
         Ok(executable)
     }

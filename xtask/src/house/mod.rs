@@ -155,10 +155,10 @@ fn way() -> Result<(usize, usize)> {
             bail!("`{file}` has no `{taken}`: the way to KVM_RUN leads elsewhere now");
         }
         lines += text.lines().count();
-        before.push_str(&text);
-        if file != WAY[0].file && !before[..before.len() - text.len()].contains(call) {
+        if !before.is_empty() && !before.contains(call) {
             bail!("no file before `{file}` has `{call}`: the way to KVM_RUN has a step more now");
         }
+        before.push_str(&text);
     }
     Ok((WAY.len(), lines))
 }

@@ -24,8 +24,9 @@ pub struct Side {
     pub kernel: String,
     /// Trials that count, by their number.
     pub points: BTreeMap<u32, Point>,
-    /// Attempts that came to no answer, and were done again: which they were is no chance.
-    pub without_answer: usize,
+    /// Trials of attempts that came to no answer for the kernel, and were done again: which they were
+    /// is no chance.
+    pub without_answer: Vec<u32>,
     /// Attempts that others had a part in, and that were done again.
     pub contaminated: usize,
 }
@@ -62,7 +63,11 @@ pub struct Asked {
 }
 
 impl Asked {
-    fn question(self) -> Result<Question, Failure> {
+    /// What the test is asked.
+    ///
+    /// # Errors
+    /// A change of nothing is none.
+    pub fn question(self) -> Result<Question, Failure> {
         Question::new(Worse::Larger, self.min_effect).ok_or_else(|| {
             Failure::request(format!(
                 "--min-effect {} % is no change: give more than 0 %",
@@ -75,15 +80,13 @@ impl Asked {
 impl Side {
     /// A side with these trials.
     pub fn new(name: String, trials: &Trials) -> Self {
-        let counted = |states: &[State]| {
-            trials.attempts.iter().filter(|it| states.contains(&it.state)).count()
-        };
+        let of = |state: State| trials.attempts.iter().filter(move |it| it.state == state);
         Self {
             name,
             kernel: String::new(),
             points: Self::points(trials),
-            without_answer: counted(&[State::Untestable, State::Failed]),
-            contaminated: counted(&[State::Contaminated]),
+            without_answer: of(State::Untestable).map(|attempt| attempt.trial).collect(),
+            contaminated: of(State::Contaminated).count(),
         }
     }
 
@@ -95,9 +98,10 @@ impl Side {
     /// What became of attempts that are not among its trials.
     pub fn note(&self) -> Option<String> {
         let Self { name, without_answer, contaminated, .. } = self;
-        (without_answer + contaminated > 0).then(|| {
+        let lost = without_answer.len();
+        (lost + contaminated > 0).then(|| {
             format!(
-                "of {name}, {without_answer} attempts came to no answer and {contaminated} were \
+                "of {name}, {lost} attempts came to no answer and {contaminated} were \
                  contaminated; they were done again"
             )
         })
@@ -116,22 +120,31 @@ impl Side {
     }
 }
 
-/// How far each pair of trials is apart in a figure, in the order of their numbers; and in how many
-/// pairs it is not known.
-fn differences(metric: Metric, base: &Side, other: &Side) -> (Vec<Difference>, usize) {
+/// A pair of trials by its number, and how far the two are apart in a figure; `None` where one of them
+/// does not tell it.
+type Pair = (u32, Option<Difference>);
+
+/// All pairs, in the order of their numbers.
+fn pairs(metric: Metric, base: &Side, other: &Side) -> Vec<Pair> {
     let scale = match metric.quantity() {
         Quantity::LengthNs => Scale::LENGTHS_NS,
         Quantity::Share => Scale::SHARES,
     };
-    let pairs = base.points.iter().filter_map(|(trial, one)| Some((one, other.points.get(trial)?)));
-    let all: Vec<_> = pairs
-        .map(|(one, other)| {
-            scale.difference(*one.metrics.get(&metric)?, *other.metrics.get(&metric)?)
-        })
-        .collect();
-    let known: Vec<_> = all.iter().flatten().copied().collect();
-    let left_out = all.len() - known.len();
-    (known, left_out)
+    let both =
+        base.points.iter().filter_map(|(pair, one)| Some((pair, one, other.points.get(pair)?)));
+    both.map(|(pair, one, other)| (*pair, difference(scale, metric, one, other))).collect()
+}
+
+fn difference(scale: Scale, metric: Metric, one: &Point, other: &Point) -> Option<Difference> {
+    scale.difference(*one.metrics.get(&metric)?, *other.metrics.get(&metric)?)
+}
+
+/// Those that the look had that decided, and all that lie between them; the rest of them has no say.
+fn used(pairs: &[Pair], decided: Option<Finding>) -> &[Pair] {
+    let Some(finding) = decided else { return pairs };
+    let mut known = pairs.iter().enumerate().filter(|(_, (_, difference))| difference.is_some());
+    let last = known.nth(finding.look.pairs.saturating_sub(1));
+    last.map_or(pairs, |(at, _)| &pairs[..=at])
 }
 
 /// The answer that the pairs give so far.
@@ -140,22 +153,26 @@ fn differences(metric: Metric, base: &Side, other: &Side) -> (Vec<Difference>, u
 /// The question is none.
 pub fn versus(base: &Side, other: &Side, asked: Asked) -> Result<Versus, Failure> {
     let question = asked.question()?;
-    let (pairs, left_out) = differences(asked.metric, base, other);
-    let (finding, next_look_pairs) = match judge(question, &pairs) {
+    let all = pairs(asked.metric, base, other);
+    let known: Vec<_> = all.iter().filter_map(|(_, difference)| *difference).collect();
+    let (finding, next_look_pairs) = match judge(question, &known) {
         Progress::Decided(finding) => (Some(finding), None),
         Progress::GoOn { next_look_pairs, so_far } => (so_far, Some(next_look_pairs)),
     };
+    let used = used(&all, finding.filter(|_| next_look_pairs.is_none()));
+    let left_out = used.iter().filter(|(_, difference)| difference.is_none()).count();
+    let last = used.last().map_or(0, |(pair, _)| *pair);
+    let reached = finding.map_or(Answer::Undecided, |finding| finding.answer);
+    let withheld = withheld(asked.metric, left_out, ([base, other], last), reached);
     let secondary = match finding {
         Some(finding) => secondary(asked, question, (base, other), finding.look),
         None => Vec::new(),
     };
-    let reached = finding.map_or(Answer::Undecided, |finding| finding.answer);
-    let withheld = withheld(asked.metric, left_out, [base, other], reached);
     Ok(Versus {
         side: other.facts(asked.metric),
         answer: if withheld.is_some() { Answer::Undecided } else { reached },
         withheld,
-        pairs: pairs.len(),
+        pairs: known.len(),
         left_out,
         finding,
         next_look_pairs,
@@ -163,19 +180,29 @@ pub fn versus(base: &Side, other: &Side, asked: Asked) -> Result<Versus, Failure
     })
 }
 
-/// Why an answer is not given: what is missing may be the worst, or the best, there was.
-fn withheld(metric: Metric, left_out: usize, sides: [&Side; 2], reached: Answer) -> Option<String> {
-    if reached == Answer::Undecided {
-        return None;
-    }
+/// Why an answer is not given: what is missing up to the `last` pair may be the worst, or the best,
+/// there was.
+fn withheld(
+    metric: Metric,
+    left_out: usize,
+    (sides, last): ([&Side; 2], u32),
+    reached: Answer,
+) -> Option<String> {
     if left_out > 0 {
         let name = metric.name();
-        return Some(format!("{left_out} pairs do not tell {name}; choose another --metric"));
+        let pairs = if left_out == 1 { "pair does" } else { "pairs do" };
+        return Some(format!(
+            "{left_out} {pairs} not tell {name}; choose another --metric, or a longer --duration"
+        ));
+    }
+    if !matches!(reached, Answer::Better | Answer::Same) {
+        return None;
     }
     // Who runs half of the time and is no worse then is not the same.
-    let lost = sides.into_iter().find(|side| side.without_answer > 0);
-    let lost = lost.filter(|_| reached != Answer::Worse)?;
-    Some(format!("{} runs of {} came to no answer", lost.without_answer, lost.name))
+    sides.into_iter().find_map(|side| {
+        let lost = side.without_answer.iter().filter(|trial| **trial <= last).count();
+        (lost > 0).then(|| format!("{lost} runs of {} came to no answer", side.name))
+    })
 }
 
 /// Other figures of the pairs that the look had. Their probabilities are corrected for their number,
@@ -189,11 +216,9 @@ fn secondary(
     let others = Metric::ALL.into_iter().filter(|metric| *metric != asked.metric);
     let found: Vec<(Metric, Finding)> = others
         .filter_map(|metric| {
-            let (pairs, left_out) = differences(metric, base, other);
-            if left_out > 0 {
-                return None;
-            }
-            let finding = judge_once(question, pairs.get(..look.pairs)?, look.level)?;
+            let all = pairs(metric, base, other);
+            let used = all.get(..look.pairs)?.iter().map(|(_, difference)| *difference);
+            let finding = judge_once(question, &used.collect::<Option<Vec<_>>>()?, look.level)?;
             Some((metric, finding))
         })
         .collect();

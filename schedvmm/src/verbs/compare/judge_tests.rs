@@ -4,6 +4,7 @@
 use super::*;
 use crate::status::ExitStatus;
 use crate::testing::Random;
+use crate::verbs::trials::series::tests::conditions;
 
 /// So many trials of about this length, in nanoseconds, which scatter by some percent.
 pub fn side(name: &str, trials: u32, length_ns: f64, seed: u64) -> Side {
@@ -21,7 +22,7 @@ pub fn side(name: &str, trials: u32, length_ns: f64, seed: u64) -> Side {
     });
     let kernel = format!("6.12.{seed}");
     let points = points.collect();
-    Side { name: name.into(), kernel, points, without_answer: 0, contaminated: 0 }
+    Side { name: name.into(), kernel, points, without_answer: Vec::new(), contaminated: 0 }
 }
 
 pub const ASKED: Asked = Asked { metric: Metric::WaitP99, min_effect: 0.1 };
@@ -91,7 +92,7 @@ fn pairs_without_the_figure_are_left_out_and_counted() {
 
 #[test]
 fn who_does_not_always_run_is_neither_the_same_nor_better() {
-    let crashes = |length| Side { without_answer: 3, ..side("b", 20, length, 5) };
+    let crashes = |length| Side { without_answer: vec![2, 3, 5], ..side("b", 20, length, 5) };
     for (length, reached, answer) in [
         (10e6, Answer::Same, Answer::Undecided),
         (7e6, Answer::Better, Answer::Undecided),
@@ -103,6 +104,55 @@ fn who_does_not_always_run_is_neither_the_same_nor_better() {
         let why = found.withheld.unwrap_or_default();
         assert_eq!(why.contains("3 runs of b came to no answer"), answer == Answer::Undecided);
     }
+}
+
+/// Trials that are added change nothing of what was decided.
+#[test]
+fn what_lies_behind_the_look_that_decided_has_no_say() {
+    let base = side("a", 20, 10e6, 1);
+    let mut other = side("b", 20, 15e6, 2);
+    let decided = versus(&base, &other, ASKED).expect("an answer");
+    assert_eq!(decided.finding.map(|finding| finding.look.pairs), Some(7));
+    other.points.get_mut(&15).expect("one").metrics.clear();
+    let found = versus(&base, &other, ASKED).expect("an answer");
+    assert_eq!((found.answer, found.left_out, found.withheld), (Answer::Worse, 0, None));
+    assert_eq!(found.secondary, decided.secondary);
+    let mut better = side("b", 20, 7e6, 2);
+    better.without_answer = vec![15];
+    assert_eq!(answer(&base, &better).0, Answer::Better);
+    better.without_answer = vec![7];
+    assert_eq!(answer(&base, &better).0, Answer::Undecided);
+}
+
+/// A disk that was full, and the call that was repeated then, are nothing of the kernel's.
+#[test]
+fn what_failed_and_was_done_again_is_no_reason() {
+    let mut trials = Trials::new(conditions(7));
+    let mut attempt = |state, number| {
+        trials.attempts.push(Attempt {
+            trial: 1,
+            attempt: number,
+            folder: String::new(),
+            seed: 1,
+            started_utc: String::new(),
+            took_ms: 0,
+            state,
+            why: String::new(),
+            verdict: None,
+            exit_status: None,
+            reason_code: None,
+            over_threshold: false,
+            cookies_missing: false,
+            metrics: BTreeMap::new(),
+        });
+    };
+    attempt(State::Failed, 1);
+    attempt(State::Contaminated, 2);
+    attempt(State::Untestable, 3);
+    attempt(State::Measured, 4);
+    let side = Side::new("a".into(), &trials);
+    assert_eq!((side.without_answer.as_slice(), side.contaminated), (&[1][..], 1));
+    assert_eq!(side.points.len(), 1);
 }
 
 #[test]

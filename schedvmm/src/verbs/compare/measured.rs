@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use results::comparison::{Comparison, Versus};
 use results::folder::{self, FolderError};
+use results::metric::Metric;
 use results::model::{Answer, RunResult};
 use results::saved::Saved;
-use results::trials::{Conditions, TRIALS, Trials, TrialsSchema};
+use results::trials::{Conditions, State, TRIALS, Trials};
+use serde::Serialize;
 
 use super::judge::{Asked, Side};
 use super::rounds::{Machines, Rounds};
@@ -20,11 +22,12 @@ use crate::alike;
 use crate::cli::{Cli, CompareArgs, RunArgs};
 use crate::signals;
 use crate::status::{ExitStatus, Failure};
-use crate::terminal;
+use crate::terminal::{self, one_line};
 use crate::verbs::measure::repeated::{Inbox, Repeated};
 use crate::verbs::trials::check_options;
-use crate::verbs::trials::lines::show;
-use crate::verbs::trials::series::{Run, Series, check_alike, check_version};
+use crate::verbs::trials::earlier;
+use crate::verbs::trials::lines::{self, show};
+use crate::verbs::trials::series::{Run, Series};
 
 /// Names of the sides' folders.
 const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz";
@@ -39,8 +42,8 @@ struct Wanted {
 pub struct Measured {
     /// What it came to so far.
     pub comparison: Comparison,
-    /// Ended before there was an answer.
-    pub status: Option<ExitStatus>,
+    /// How the process ends where there was no answer: by a status, or by what kept it from one.
+    pub ended: Result<Option<ExitStatus>, Failure>,
 }
 
 /// Measures until all sides are decided.
@@ -49,8 +52,11 @@ pub struct Measured {
 /// What kept it from an answer. What was measured is kept.
 pub fn run(args: &CompareArgs) -> Result<Measured, Failure> {
     let wanted = wanted(args)?;
+    let asked = Asked { metric: args.metric, min_effect: args.min_effect };
+    asked.question()?;
     let output = args.output.as_deref();
-    let there = earlier(output)?;
+    // The first side of a comparison that goes on.
+    let there = earlier(output, &LETTERS[..1])?;
     let inbox = Inbox::new()?;
     let mut kernels: Vec<Repeated> = Vec::new();
     let seed = args.seed.or(there.as_ref().map(|it| it.conditions.seed));
@@ -60,18 +66,27 @@ pub fn run(args: &CompareArgs) -> Result<Measured, Failure> {
         kernels.push(Repeated::open(&side.run, seed)?);
     }
     let conditions: Vec<_> = kernels.iter().map(Repeated::conditions).collect();
-    let differing = differing(args, &wanted, &conditions)?;
+    let mut notes = differing(args, &wanted, &conditions)?;
+    for note in kernels.iter().flat_map(Repeated::notes) {
+        if !notes.contains(note) {
+            notes.push(note.clone());
+        }
+    }
     let folder = match output.filter(|_| there.is_some()) {
         Some(folder) => folder.to_owned(),
         None => folder::make(output, &folder::started_utc().replace(':', ""))?,
     };
+    let _lock = folder::lock(&folder)?;
     let series = LETTERS
         .chars()
         .zip(conditions)
         .map(|(letter, conditions)| begin(folder.join(letter.to_string()), conditions));
     let names = wanted.into_iter().map(|side| side.name).collect();
-    let asked = Asked { metric: args.metric, min_effect: args.min_effect };
     let mut rounds = Rounds::new(series.collect::<Result<_, _>>()?, names, asked);
+    // What is asked is in the file before the first run, and stays.
+    let plan = compared(args, &rounds, notes.clone())?;
+    check_plan(&plan, &folder)?;
+    plan.write(&folder)?;
     let is_told = !args.json && !args.markdown;
     if is_told {
         terminal::out(&first_line(&folder));
@@ -79,16 +94,55 @@ pub fn run(args: &CompareArgs) -> Result<Measured, Failure> {
     let like = args.option_a.is_none();
     let like = like.then(|| FirstRun { run: None, allowed: args.allow.clone() });
     let mut machines = Kernels { kernels, inbox, like };
-    let went_on = rounds.go_on(&mut machines, |rounds, found| {
+    let went_on = rounds.go_on(&mut machines, |rounds, broken, found| {
         if is_told {
-            terminal::out(&pair_line(rounds, found));
+            terminal::out(&match broken {
+                Some(side) => broken_line(rounds, side),
+                None => pair_line(rounds, found),
+            });
         }
     });
-    went_on?;
-    let status = rounds.status(machines.signal())?;
-    let comparison = compared(args, &rounds, differing)?;
+    let comparison = compared(args, &rounds, notes)?;
     comparison.write(&folder)?;
-    Ok(Measured { comparison, status })
+    let ended = went_on.and_then(|_| rounds.status(machines.signal()));
+    Ok(Measured { comparison, ended })
+}
+
+/// Refuses another question than the one that a folder's runs were measured for: the figure, the
+/// smallest change and the sides are chosen beforehand.
+fn check_plan(now: &Comparison, folder: &Path) -> Result<(), Failure> {
+    if !Comparison::is_in(folder) {
+        return Ok(());
+    }
+    let there = Comparison::open(folder)?;
+    let found = alike::differences(&question_of(&there), &question_of(now), &[])
+        .map_err(|error| Failure::internal(error.to_string()))?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::request(format!(
+        "the comparison in {} asks something else: {}; call it as it was called, or name another folder \
+         with --output",
+        folder.display(),
+        alike::list(&found)
+    )))
+}
+
+/// What is chosen beforehand.
+#[derive(Serialize)]
+struct Chosen<'a> {
+    metric: Metric,
+    min_effect: f64,
+    sides: Vec<&'a str>,
+}
+
+fn question_of(comparison: &Comparison) -> Chosen<'_> {
+    let others = comparison.others.iter().map(|versus| versus.side.name.as_str());
+    Chosen {
+        metric: comparison.metric,
+        min_effect: comparison.min_effect,
+        sides: std::iter::once(comparison.base.name.as_str()).chain(others).collect(),
+    }
 }
 
 /// The sides that the options ask for.
@@ -177,10 +231,12 @@ fn differing(
     conditions: &[Conditions],
 ) -> Result<Vec<String>, Failure> {
     const KERNELS: [&str; 4] = ["kernel", "job.host_tsc_khz", "host", "machine.cmdline"];
+    let allowed = args.allow.iter().map(String::as_str);
+    let ignored: Vec<_> = KERNELS.into_iter().chain(allowed).collect();
     let mut notes = Vec::new();
     let Some((base, others)) = conditions.split_first() else { return Ok(notes) };
     for (other, side) in others.iter().zip(wanted.iter().skip(1)) {
-        let found = alike::differences(base, other, &KERNELS)
+        let found = alike::differences(base, other, &ignored)
             .map_err(|error| Failure::internal(error.to_string()))?;
         let line = machine_words(base) != machine_words(other);
         if args.option_a.is_some() {
@@ -192,7 +248,8 @@ fn differing(
             });
         } else if !found.is_empty() {
             return Err(Failure::request(format!(
-                "{} and {} would not be measured alike: {}",
+                "{} and {} would not be measured alike: {}; give what is listed as an option for all \
+                 sides (--l2-memory, for one), or name what may differ with --allow",
                 wanted[0].name,
                 side.name,
                 alike::list(&found)
@@ -207,39 +264,14 @@ fn machine_words(conditions: &Conditions) -> Vec<&str> {
     super::stored::own_words_apart(&conditions.machine.cmdline)
 }
 
-/// The first side of a comparison that a folder has already; `None` where it is new or empty.
-fn earlier(output: Option<&Path>) -> Result<Option<Trials>, Failure> {
-    let Some(output) = output else { return Ok(None) };
-    let first = output.join(&LETTERS[..1]);
-    match folder::check(Some(output)) {
-        Ok(()) => Ok(None),
-        Err(FolderError::NotEmpty(_)) if first.join(TRIALS).exists() => {
-            Ok(Some(Trials::open(&first)?))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// A side's trials: those that are there, or none yet.
 fn begin(folder: PathBuf, conditions: Conditions) -> Result<Series, Failure> {
-    let trials = if folder.join(TRIALS).exists() {
-        let there = Trials::open(&folder)?;
-        check_version(&there, &folder)?;
-        check_alike(&there.conditions, &conditions, &folder)?;
-        there
-    } else {
+    let there = folder.join(TRIALS).exists().then(|| Trials::open(&folder)).transpose()?;
+    if there.is_none() {
         fs::create_dir_all(&folder)
             .map_err(|source| FolderError::Create { path: folder.clone(), source })?;
-        Trials { started_utc: folder::started_utc(), ..Trials::new(conditions) }
-    };
-    let trials = Trials {
-        schema: TrialsSchema::V1,
-        version: env!("CARGO_PKG_VERSION").into(),
-        command_line: std::env::args_os().map(|it| it.to_string_lossy().into_owned()).collect(),
-        working_directory: std::env::current_dir().ok(),
-        ..trials
-    };
-    let series = Series::new(trials, folder);
+    }
+    let series = Series::begin(folder, there, conditions)?;
     series.write()?;
     Ok(series)
 }
@@ -285,6 +317,19 @@ fn first_line(folder: &Path) -> String {
     let folder = folder.display();
     format!(
         "comparison in {folder} (called again with --output {folder} it goes on where it was ended)"
+    )
+}
+
+/// After a pair that is no pair: whose run was no answer, and why.
+fn broken_line(rounds: &Rounds, side: usize) -> String {
+    let last = rounds.series[side].trials.attempts.last();
+    let (pair, state, why) =
+        last.map_or((0, State::Failed, ""), |last| (last.trial, last.state, last.why.as_str()));
+    format!(
+        "pair {pair:>3}  {} {}: {}; all of the pair again with the same seed",
+        one_line(&rounds.names[side]),
+        lines::state(state),
+        one_line(why)
     )
 }
 
@@ -335,4 +380,45 @@ fn compared(
 fn example(series: &Series) -> Option<RunResult> {
     let attempt = series.trials.measured().next()?;
     Some(Saved::open(&series.folder.join(&attempt.folder)).ok()?.result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::judge::tests::{ASKED, side};
+    use super::super::judge::versus;
+    use super::*;
+    use results::comparison::ComparisonSchema;
+
+    fn comparison(asked: Asked, other: &str) -> Comparison {
+        let (base, other) = (side("a", 0, 1e6, 1), side(other, 0, 1e6, 1));
+        Comparison {
+            schema: ComparisonSchema::V1,
+            version: "0.1.0".into(),
+            metric: asked.metric,
+            min_effect: asked.min_effect,
+            notes: Vec::new(),
+            conditions: String::new(),
+            base: base.facts(asked.metric),
+            others: vec![versus(&base, &other, asked).expect("a question")],
+        }
+    }
+
+    #[test]
+    fn what_is_asked_stays_what_it_was() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let plan = comparison(ASKED, "b");
+        assert!(check_plan(&plan, dir.path()).is_ok(), "there is none yet");
+        plan.write(dir.path()).expect("written");
+        assert!(check_plan(&comparison(ASKED, "b"), dir.path()).is_ok());
+        let other_effect = Asked { min_effect: 0.5, ..ASKED };
+        let other_metric = Asked { metric: Metric::Longest, ..ASKED };
+        for (other, name) in [
+            (comparison(other_effect, "b"), "min_effect (0.1 and 0.5)"),
+            (comparison(other_metric, "b"), "metric (\"wait-p99\" and \"longest\")"),
+            (comparison(ASKED, "c"), "sides ("),
+        ] {
+            let text = check_plan(&other, dir.path()).expect_err("another question").to_string();
+            assert!(text.contains(name) && text.contains("--output"), "{text}");
+        }
+    }
 }

@@ -29,9 +29,9 @@ use crate::terminal;
 pub fn run(args: &CompareArgs) -> Result<ExitStatus, Failure> {
     let stored = args.sides.iter().filter(|side| stored::has_trials(side)).count();
     if stored == 0 {
-        let Measured { comparison, status: ended } = measured::run(args)?;
+        let Measured { comparison, ended } = measured::run(args)?;
         print(&comparison, args)?;
-        return Ok(ended.unwrap_or_else(|| status(&comparison.others)));
+        return Ok(ended?.unwrap_or_else(|| status(&comparison.others)));
     }
     if let Some(kernel) = args.sides.iter().find(|side| !stored::has_trials(side)) {
         return Err(Failure::request(format!(

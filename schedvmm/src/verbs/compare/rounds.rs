@@ -12,8 +12,6 @@ use super::judge::{Asked, Side, versus};
 use crate::status::{ExitStatus, Failure};
 use crate::verbs::trials::series::{Boot, Run, Series};
 
-/// So many pairs have to tell the figure that decides, or one of them does.
-const FIRST_PAIRS: usize = 3;
 /// Makes the order of a pair something else than its seed.
 const ORDER: u64 = 0x6f72_6465_7220_6f66;
 
@@ -63,19 +61,21 @@ impl Rounds {
         Self { series, names, asked, ended_by: None }
     }
 
-    /// Does pairs until all sides are decided, and tells of each.
+    /// Does pairs until all sides are decided, and tells of each: of one that is to be done again, with
+    /// the side whose run was no answer.
     ///
     /// # Errors
     /// A file cannot be written, or the figure is none of these runs'.
     pub fn go_on(
         &mut self,
         machines: &mut impl Machines,
-        mut tell: impl FnMut(&Self, &[Versus]),
+        mut tell: impl FnMut(&Self, Option<usize>, &[Versus]),
     ) -> Result<Vec<Versus>, Failure> {
         loop {
             let found = self.found()?;
-            self.check_known(&found)?;
-            let next = found.iter().filter_map(|versus| versus.next_look_pairs).max();
+            // A pair that does not tell the figure leaves no answer, however many follow.
+            let open = found.iter().filter(|versus| versus.left_out == 0);
+            let next = open.filter_map(|versus| versus.next_look_pairs).max();
             let most = LOOKS[LOOKS.len() - 1].pairs;
             let pair = self.next_pair();
             let Some(next) = next.filter(|_| pair as usize <= most) else {
@@ -87,12 +87,15 @@ impl Rounds {
             for series in &mut self.series {
                 series.trials.planned = u32::try_from(next).unwrap_or(u32::MAX);
             }
-            self.ended_by = self.round(pair, machines)?;
-            if let Some(ended) = self.ended_by.and_then(|side| self.series[side].trials.ended) {
+            let broken = self.round(pair, machines)?;
+            if let Some((side, ended)) =
+                broken.and_then(|side| Some((side, self.series[side].trials.ended?)))
+            {
+                self.ended_by = Some(side);
                 self.end(ended)?;
                 return self.found();
             }
-            tell(self, &self.found()?);
+            tell(self, broken, &self.found()?);
         }
     }
 
@@ -108,20 +111,6 @@ impl Rounds {
         Side::new(self.names[index].clone(), &self.series[index].trials)
     }
 
-    /// A figure that no run tells is not waited for.
-    fn check_known(&self, found: &[Versus]) -> Result<(), Failure> {
-        let unknown = found.iter().find(|it| it.pairs == 0 && it.left_out >= FIRST_PAIRS);
-        match unknown {
-            None => Ok(()),
-            Some(versus) => Err(Failure::request(format!(
-                "none of {} pairs of runs tells {}: these have no such figure, or are too short for \
-                 it; choose another --metric, or a longer --duration",
-                versus.left_out,
-                self.asked.metric.name()
-            ))),
-        }
-    }
-
     /// The first pair that not all sides have.
     fn next_pair(&self) -> u32 {
         (1..)
@@ -129,22 +118,27 @@ impl Rounds {
             .unwrap_or(u32::MAX)
     }
 
-    /// One of each side. Returns the side that ended it all, if one did.
+    /// One of each side. Returns the side at which it was broken off, if it was.
     fn round(&mut self, pair: u32, machines: &mut impl Machines) -> Result<Option<usize>, Failure> {
         // What is there of it was measured at another time, by a call that was ended.
         self.unpair(pair)?;
         let seed = self.series[0].trials.conditions.seed;
         for side in order(seed, pair, self.series.len()) {
+            if machines.signal().is_some() {
+                // Between two runs nobody else asks for it.
+                self.unpair(pair)?;
+                self.series[side].trials.ended = Some(Ended::Interrupted);
+                return Ok(Some(side));
+            }
             let series = &mut self.series[side];
             let earlier = series.trials.attempts.iter().filter(|it| it.trial == pair);
             let number = earlier.map(|it| it.attempt).max().unwrap_or(0).saturating_add(1);
             series.attempt(pair, number, &mut OneSide { machines, side })?;
             let is_measured =
                 series.trials.attempts.last().is_some_and(|it| it.state == State::Measured);
-            let has_ended = series.trials.ended.is_some();
-            if has_ended || !is_measured {
+            if series.trials.ended.is_some() || !is_measured {
                 self.unpair(pair)?;
-                return Ok(has_ended.then_some(side));
+                return Ok(Some(side));
             }
         }
         Ok(None)

@@ -8,12 +8,13 @@ use protocol::message::CoschedInterface;
 use results::metric::Metric;
 use results::model::{HostFacts, Idle, RunResult, Target};
 use results::saved::Saved;
-use results::trials::{Attempt, State, TRIALS, Trials};
+use results::trials::{Attempt, State, TRIALS, TrialTerms, Trials};
 use serde::Serialize;
 
 use super::judge::{Point, Side};
 use crate::alike;
 use crate::status::Failure;
+use crate::verbs::trials::series::judge;
 
 /// Words of a kernel's command line that depend on its version, and change nothing that is measured.
 const OWN_WORDS: [&str; 4] =
@@ -131,6 +132,7 @@ impl Stored {
             let at = folder.join(&attempt.folder);
             let result = Saved::open(&at)?.result;
             check_whole(&at, &result)?;
+            check_attempt(&at, attempt, &result, trials.conditions.terms)?;
             let likeness = Likeness::of(&result);
             let place = at.display().to_string();
             match &first {
@@ -140,7 +142,7 @@ impl Stored {
                     check_kernel((there, one), (&place, &result))?;
                 }
             }
-            side.points.insert(attempt.trial, point(attempt, &result));
+            side.points.insert(attempt.trial, point(&result));
         }
         let Some((likeness, example, _)) = first else {
             return Err(Failure::request(format!(
@@ -156,9 +158,12 @@ impl Stored {
 }
 
 /// Figures are those of the result, and not what another file says of it.
-fn point(attempt: &Attempt, result: &RunResult) -> Point {
-    let metrics = Metric::ALL.iter().filter_map(|metric| Some((*metric, metric.of(result)?)));
-    Point { metrics: metrics.collect(), ..Point::of(attempt) }
+fn point(result: &RunResult) -> Point {
+    Point {
+        seed: result.job.load.seed,
+        started_utc: result.started_utc.clone(),
+        metrics: Metric::all_of(result),
+    }
 }
 
 /// A run that a gap ended has figures of the time until that gap: they are none of a whole run's.
@@ -172,6 +177,28 @@ fn check_whole(folder: &Path, result: &RunResult) -> Result<(), Failure> {
         return Ok(());
     };
     Err(Failure::request(format!("the run in {} cannot be compared: it {why}", folder.display())))
+}
+
+/// What trials.json says of a run is what the run's own result says.
+fn check_attempt(
+    folder: &Path,
+    attempt: &Attempt,
+    result: &RunResult,
+    terms: TrialTerms,
+) -> Result<(), Failure> {
+    let (state, why) = judge(result, terms);
+    let why = if state != State::Measured {
+        format!("is no measurement: {why}")
+    } else if result.job.load.seed != attempt.seed {
+        format!("has seed {}, and by trials.json {}", result.job.load.seed, attempt.seed)
+    } else {
+        return Ok(());
+    };
+    Err(Failure::request(format!(
+        "the run in {} cannot be compared: it {why}; have it done again (remove its folder, and it from \
+         trials.json), or compare others",
+        folder.display()
+    )))
 }
 
 /// Where gaps over a threshold were no answer, and trials done again for them, those that are left are

@@ -10,6 +10,7 @@ use results::comparison::{Comparison, SideFacts, Versus};
 use results::metric::{Metric, Quantity};
 use results::model::RunResult;
 
+use crate::terminal::one_line;
 use crate::verbs::trials::lines::show;
 
 /// What all of it was measured under.
@@ -35,7 +36,7 @@ pub fn conditions(result: &RunResult) -> String {
 
 /// The answer in a sentence.
 pub fn sentence(comparison: &Comparison, versus: &Versus) -> String {
-    let (base, other) = (&comparison.base.name, &versus.side.name);
+    let (base, other) = (one_line(&comparison.base.name), one_line(&versus.side.name));
     let metric = comparison.metric;
     let answer = match versus.answer {
         Answer::Better => format!("{other} is better than {base}"),
@@ -43,37 +44,36 @@ pub fn sentence(comparison: &Comparison, versus: &Versus) -> String {
         Answer::Same => format!("{other} and {base} are the same"),
         Answer::Undecided => format!("{other} against {base} is undecided"),
     };
+    let tail = tail(comparison, versus);
     let Some(finding) = &versus.finding else {
-        let next = versus.next_look_pairs.unwrap_or_default();
-        return format!(
-            "{answer}: {} pairs tell {}, and the first look is after {next}",
-            versus.pairs,
-            metric.name()
-        );
+        return format!("{answer}: {} pairs tell {}{tail}", versus.pairs, metric.name());
     };
-    let mut text = format!(
-        "{answer}: {} is {} ({}; {} pairs, signed rank p = {})",
+    format!(
+        "{answer}: {} is {} ({}; {} pairs, signed rank p = {}){tail}",
         metric.name(),
-        times(metric, finding.ratio, &comparison.base.name),
+        times(metric, finding.ratio, &base),
         interval(&finding.interval),
         finding.look.pairs,
         Probability(finding.p),
-    );
-    match (versus.answer, versus.next_look_pairs) {
-        (Answer::Undecided, Some(next)) => {
-            let _ = write!(text, "; the next look is after {next} pairs");
-        }
-        (Answer::Undecided, None) => {
-            let why = versus.withheld.as_deref().unwrap_or("that was the last look");
-            let _ = write!(text, "; {why}");
-        }
-        (Answer::Same, _) => {
-            let _ = write!(text, "; changes of less than {}", percent(comparison.min_effect));
-            text += " do not matter";
-        }
-        _ => {}
+    )
+}
+
+/// Behind an answer: why there is none, when there may be, and within what two are the same.
+fn tail(comparison: &Comparison, versus: &Versus) -> String {
+    if let Some(why) = &versus.withheld {
+        return format!("; withheld: {why}");
     }
-    text
+    match (versus.answer, versus.next_look_pairs) {
+        (Answer::Undecided, Some(next)) if versus.finding.is_none() => {
+            format!("; the first look is after {next}")
+        }
+        (Answer::Undecided, Some(next)) => format!("; the next look is after {next} pairs"),
+        (Answer::Undecided, None) => "; that was the last look".to_owned(),
+        (Answer::Same, _) => {
+            format!("; changes of less than {} do not matter", percent(comparison.min_effect))
+        }
+        _ => String::new(),
+    }
 }
 
 /// `1.52 times` of a length, `odds 1.52 times` of a share.
@@ -116,21 +116,13 @@ pub fn screen(comparison: &Comparison) -> String {
     for side in sides {
         let _ = writeln!(text, "side     {}", side_line(side, metric));
     }
-    let _ = writeln!(text, "measured {}", comparison.conditions);
+    let _ = writeln!(text, "measured {}", one_line(&comparison.conditions));
     for note in &comparison.notes {
-        let _ = writeln!(text, "note     {note}");
+        let _ = writeln!(text, "note     {}", one_line(note));
     }
     for versus in &comparison.others {
         if !versus.secondary.is_empty() {
             let _ = writeln!(text, "\n{}", secondary_table(versus));
-        }
-        if versus.left_out > 0 {
-            let _ = writeln!(
-                text,
-                "note     {} pairs do not tell {}, and are left out",
-                versus.left_out,
-                metric.name()
-            );
         }
         let _ = writeln!(text, "answer   {}", sentence(comparison, versus));
     }
@@ -141,10 +133,10 @@ pub fn screen(comparison: &Comparison) -> String {
 fn side_line(side: &SideFacts, metric: Metric) -> String {
     format!(
         "{}: median {} of {} trials; {}",
-        side.name,
+        one_line(&side.name),
         median(side, metric),
         side.trials,
-        side.kernel
+        one_line(&side.kernel)
     )
 }
 
@@ -230,7 +222,7 @@ pub fn markdown(comparison: &Comparison) -> String {
         let _ = writeln!(text, "\n{}", statement(comparison, versus));
     }
     for note in &comparison.notes {
-        let _ = writeln!(text, "\nNote: {note}.");
+        let _ = writeln!(text, "\nNote: {}.", one_line(note));
     }
     text.trim_end().to_owned()
 }
@@ -244,26 +236,27 @@ fn statement(comparison: &Comparison, versus: &Versus) -> String {
     format!(
         "In {} pairs of runs the {} ({}) of {} (Linux {}) was {:.3} times that of {} (Linux {}){}, {} \
          confidence interval {:.3} to {:.3}, exact Wilcoxon \
-         signed-rank p = {} at a sequential level of {}: {} ({conditions}; schedvmm {version}).",
+         signed-rank p = {} at a sequential level of {}: {}{} ({conditions}; schedvmm {version}).",
         it.look.pairs,
         metric.words(),
         metric.name(),
-        versus.side.name,
-        versus.side.kernel,
+        one_line(&versus.side.name),
+        one_line(&versus.side.kernel),
         it.ratio,
-        base.name,
-        base.kernel,
+        one_line(&base.name),
+        one_line(&base.kernel),
         if metric.quantity() == Quantity::Share { ", as odds" } else { "" },
         percent(it.interval.coverage),
         it.interval.low,
         it.interval.high,
         Probability(it.p),
         it.look.level,
-        answer_word(versus.answer)
+        answer_word(versus.answer),
+        tail(comparison, versus)
     )
 }
 
 /// Text that ends no cell.
 fn cell(text: &str) -> String {
-    text.replace('|', "\\|")
+    one_line(text).replace('|', "\\|")
 }

@@ -28,13 +28,17 @@ pub(super) struct Opened {
     vendor: Option<Vendor>,
     pub(super) kernel: Kernel,
     pub(super) drivers: Drivers,
+    /// Of second-level guests, where it is another one.
+    pub(super) l2_kernel: Option<Kernel>,
+    /// What these load.
+    l2_drivers: Drivers,
 }
 
 impl Opened {
-    /// Opens both.
+    /// Opens all of them.
     ///
     /// # Errors
-    /// This host's KVM will not do, or the kernel, or its modules.
+    /// This host's KVM will not do, or a kernel, or its modules.
     pub(super) fn new(plan: &mut Plan, notes: &mut Vec<String>) -> Result<Self, Failure> {
         let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).or_else(|error| {
             // A kernel that is bad, or a module of it, is bad on any host.
@@ -58,7 +62,16 @@ impl Opened {
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => return Err(Failure::internal("the KVM probe panicked")),
         }
-        Ok(Self { hypervisor, vendor, kernel, drivers })
+        let l2_kernel = plan.args.nested.l2_kernel.as_deref();
+        let l2_kernel = l2_kernel.map(|path| second_kernel(plan, path)).transpose()?;
+        let l2_drivers = plan.l2_drivers(l2_kernel.as_ref().unwrap_or(&kernel))?;
+        Ok(Self { hypervisor, vendor, kernel, drivers, l2_kernel, l2_drivers })
+    }
+
+    /// Which kernel was taken for second-level guests, where it is another one.
+    pub(super) fn taken(&self) -> Option<String> {
+        let kernel = self.l2_kernel.as_ref()?;
+        Some(format!("virtual machines: kernel {}", kernel.place()))
     }
 }
 
@@ -66,42 +79,34 @@ impl Opened {
 pub(super) struct Laid {
     config: Config,
     loaded: Loaded,
-    /// Of second-level guests, where it is another one.
-    l2_kernel: Option<Kernel>,
 }
 
 impl Laid {
     /// Puts them there; the kernel as it was unpacked before, where it was.
     ///
     /// # Errors
-    /// The kernel of second-level guests will not do, or memory does not hold all of it.
+    /// Memory does not hold all of it.
     pub(super) fn new(
         plan: &mut Plan,
         opened: &Opened,
         unpacked: Option<&Unpacked>,
     ) -> Result<Self, Failure> {
-        let Opened { kernel, drivers, .. } = opened;
-        let modules = &drivers.modules;
+        let Opened { kernel, drivers, l2_kernel, l2_drivers, .. } = opened;
+        let (modules, l2_modules) = (&drivers.modules, &l2_drivers.modules);
         let mut config = plan.config(kernel.image.version());
         (config.transport, config.listed_transport) = (drivers.required(), drivers.listed());
-        let l2_kernel = match plan.args.nested.l2_kernel.as_deref() {
-            Some(path) => Some(second_kernel(plan, path)?),
-            None => None,
-        };
         let second = l2_kernel.as_ref().unwrap_or(kernel);
-        let l2_drivers = plan.l2_drivers(second)?;
         if let Some(nested) = &mut plan.job.nested {
             nested.transport = l2_drivers.required().map(convert::transport);
         }
-        let l2_modules = l2_drivers.modules;
-        plan.size_l2(&second.image, &l2_modules)?;
-        plan.until_consoles_come(&mut config, (kernel, modules), (second, &l2_modules));
-        let second = SecondLevel { kernel: second.image.bytes(), modules: &l2_modules };
+        plan.size_l2(&second.image, l2_modules)?;
+        plan.until_consoles_come(&mut config, (kernel, modules), (second, l2_modules));
+        let second = SecondLevel { kernel: second.image.bytes(), modules: l2_modules };
         let initrd = machine::initrd(&plan.job, modules, opened.vendor.map(|_| second))?;
         let image = unpacked.map_or(Image::Image(&kernel.image), Image::Unpacked);
         let loaded = load::fill(&config, image, Initrd::Bytes(&initrd))
             .map_err(|error| machine::build_failure(&kernel.path, error))?;
-        Ok(Self { config, loaded, l2_kernel })
+        Ok(Self { config, loaded })
     }
 
     /// What the kernel tells now that it is unpacked.
@@ -130,7 +135,7 @@ impl Laid {
             )
             .map_err(|error| unusable(error, &kernel.path))?;
         }
-        if let Some(l2_kernel) = &self.l2_kernel {
+        if let Some(l2_kernel) = &opened.l2_kernel {
             notes.extend(l2_kernel.known(Lint::default(), None, &[]).notes);
         }
         notes.extend(known.notes.iter().cloned());
@@ -147,15 +152,9 @@ impl Laid {
         Unpacked::of(&self.loaded)
     }
 
-    /// What the machine is built from; the file of the other kernel has served.
+    /// What the machine is built from.
     pub(super) fn into_parts(self) -> (Config, Loaded) {
         (self.config, self.loaded)
-    }
-
-    /// Which kernel was taken for second-level guests, where it is another one.
-    pub(super) fn taken(&self) -> Option<String> {
-        let kernel = self.l2_kernel.as_ref()?;
-        Some(format!("virtual machines: kernel {}", kernel.place()))
     }
 }
 

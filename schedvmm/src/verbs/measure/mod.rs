@@ -116,7 +116,7 @@ impl Built {
         let Opened { hypervisor, kernel, drivers, .. } = opened;
         let modules = &drivers.modules;
         let mut taken = vec![known.line(kernel)];
-        taken.extend(laid.taken());
+        taken.extend(opened.taken());
         // 2. What can be refused has been: the result's folder, and where the ports lead.
         let stamp = plan.started_utc.replace(':', "");
         let folder = Folder::create(plan.args.show.output.as_deref(), &stamp)?;

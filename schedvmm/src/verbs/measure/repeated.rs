@@ -21,7 +21,7 @@ use super::plan::Plan;
 use super::{Built, EVENTS_IN_FLIGHT, Ready};
 use crate::caller::Caller;
 use crate::cli::RunArgs;
-use crate::kernel::Known;
+use crate::kernel::{Kernel, Known};
 use crate::measurement::millis;
 use crate::service::Event;
 use crate::status::{Failure, OrFail};
@@ -86,6 +86,11 @@ impl Repeated {
         self.conditions.clone()
     }
 
+    /// What is to be said of all runs.
+    pub fn notes(&self) -> impl Iterator<Item = &String> {
+        self.notes.iter().chain(&self.plan.placement.notes)
+    }
+
     /// One run. Returns what it came to, and whether that is in its folder.
     ///
     /// # Errors
@@ -126,9 +131,17 @@ impl Repeated {
     }
 }
 
+fn file_of(kernel: &Kernel) -> TrialKernel {
+    let bytes = kernel.image.bytes();
+    TrialKernel {
+        path: kernel.path.clone(),
+        bytes: bytes.len() as u64,
+        crc32: crc32fast::hash(bytes),
+    }
+}
+
 /// What all runs of a plan are done under.
 fn conditions(plan: &Plan, opened: &Opened) -> Conditions {
-    let bytes = opened.kernel.image.bytes();
     let mut config = plan.config(opened.kernel.image.version());
     let terms = plan.args.load.terms(false);
     let mut job: Job = plan.job.clone();
@@ -138,11 +151,8 @@ fn conditions(plan: &Plan, opened: &Opened) -> Conditions {
     }
     Conditions {
         seed,
-        kernel: TrialKernel {
-            path: opened.kernel.path.clone(),
-            bytes: bytes.len() as u64,
-            crc32: crc32fast::hash(bytes),
-        },
+        kernel: file_of(&opened.kernel),
+        l2_kernel: opened.l2_kernel.as_ref().map(file_of),
         job,
         machine: TrialMachine {
             cpus: config.topology.cpus,

@@ -2,6 +2,7 @@
 //! What is seen of trials: a line each, and a table at the end.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use results::metric::{Metric, Quantity};
@@ -86,7 +87,8 @@ fn bounds(over: &OverThreshold) -> String {
     }
 }
 
-fn state(state: State) -> &'static str {
+/// A state as words.
+pub fn state(state: State) -> &'static str {
     match state {
         State::Running => "goes on",
         State::Measured => "measured",
@@ -100,12 +102,12 @@ fn state(state: State) -> &'static str {
 }
 
 /// The table at the end.
-pub fn table(series: &Series, summary: &Summary) -> String {
-    let trials = &series.trials;
+pub fn table(trials: &Trials, folder: &Path) -> String {
+    let summary = summary::of(trials);
     let mut text = String::new();
     // Writing to a String does not fail.
-    let _ = write_table(&mut text, trials, summary);
-    let _ = write!(text, "{:<9} {}", "trials in", series.folder.display());
+    let _ = write_table(&mut text, trials, &summary);
+    let _ = write!(text, "{:<9} {}", "trials in", folder.display());
     text
 }
 
@@ -150,6 +152,13 @@ fn facts(trials: &Trials, summary: &Summary) -> Vec<(&'static str, String)> {
         }
     }
     facts.push(("trials", measured));
+    let without = trials.measured().filter(|attempt| attempt.cookies_missing).count();
+    if without > 0 {
+        let found = format!(
+            "none: --cosched auto found none in {without} of these (--cosched prctl insists)"
+        );
+        facts.push(("cookies", found));
+    }
     match &summary.over_threshold {
         Some(over) => {
             facts.push(("over", over_words(over)));
@@ -192,7 +201,7 @@ fn ended(ended: Option<Ended>) -> &'static str {
         Some(Ended::HostUnfit) => "the host is unfit: too many were contaminated",
         Some(Ended::Untestable) => "the kernel could not be tested",
         Some(Ended::Failed) => "failed",
-        None => "not yet",
+        None => "not yet, or it was killed: the same call goes on",
     }
 }
 

@@ -10,13 +10,13 @@ use std::path::Path;
 
 use results::folder::{self, FolderError};
 use results::json;
-use results::trials::{TRIALS, Trials, TrialsSchema};
+use results::trials::{TRIALS, Trials};
 
-use self::series::{Boot, Run, Series, check_alike, check_version};
+use self::series::{Boot, Run, Series};
 use crate::cli::{RunArgs, TrialsArgs};
 use crate::show::Style;
 use crate::status::{ExitStatus, Failure};
-use crate::terminal;
+use crate::terminal::{self, one_line};
 use crate::verbs::measure::repeated::{Inbox, Repeated};
 
 /// Does so many trials.
@@ -27,57 +27,39 @@ pub fn run(args: &TrialsArgs) -> Result<ExitStatus, Failure> {
     check_options(&args.run)?;
     let output = args.run.show.output.as_deref();
     // A folder of something else is refused before anything is done.
-    let there = earlier(output)?;
+    let there = earlier(output, "")?;
     let inbox = Inbox::new()?;
     let kernel = Repeated::open(&args.run, there.as_ref().map(|it| it.conditions.seed))?;
-    let conditions = kernel.conditions();
-    let mut machines = Machines { kernel, inbox };
-    let started_utc = folder::started_utc();
-    let (trials, folder) = match there.zip(output) {
-        Some((there, folder)) => {
-            check_version(&there, folder)?;
-            check_alike(&there.conditions, &conditions, folder)?;
-            (there, folder.to_owned())
-        }
-        None => {
-            let folder = folder::make(output, &started_utc.replace(':', ""))?;
-            (Trials { started_utc, ..Trials::new(conditions) }, folder)
-        }
+    let folder = match output.filter(|_| there.is_some()) {
+        Some(folder) => folder.to_owned(),
+        None => folder::make(output, &folder::started_utc().replace(':', ""))?,
     };
-    let trials = Trials {
-        schema: TrialsSchema::V1,
-        version: env!("CARGO_PKG_VERSION").into(),
-        command_line: std::env::args_os().map(|it| it.to_string_lossy().into_owned()).collect(),
-        working_directory: std::env::current_dir().ok(),
-        planned: args.count,
-        until: args.until(),
-        ..trials
-    };
-    let mut series = Series::new(trials, folder);
+    let _lock = folder::lock(&folder)?;
+    // As it is now that nobody else writes to it.
+    let there = there.map(|_| Trials::open(&folder)).transpose()?;
+    let mut series = Series::begin(folder, there, kernel.conditions())?;
+    (series.trials.planned, series.trials.until) = (args.count, args.until());
     let style = Style::of(&args.run.show);
     if style == Style::Screen {
         terminal::out(&lines::first(&series));
+        kernel.notes().for_each(|note| terminal::out(&format!("note: {}", one_line(note))));
     }
+    let mut machines = Machines { kernel, inbox };
     let went_on = series.go_on(&mut machines, |series| {
         if style == Style::Screen {
             terminal::out(&lines::attempt(series));
         }
     });
-    let summary = summary::of(&series.trials);
     match style {
         Style::Json => {
-            let trials = Trials { summary: Some(summary), ..series.trials.clone() };
+            let summary = Some(summary::of(&series.trials));
+            let trials = Trials { summary, ..series.trials.clone() };
             terminal::out(&json::pretty(&trials).map_err(Failure::internal)?);
         }
-        _ => terminal::out(&lines::table(&series, &summary)),
+        _ => terminal::out(&lines::table(&series.trials, &series.folder)),
     }
     went_on?;
     series.status(machines.signal())
-}
-
-/// What they print at their end.
-pub fn table(series: &Series) -> String {
-    lines::table(series, &summary::of(&series.trials))
 }
 
 /// Refuses options that are of one run only.
@@ -96,13 +78,17 @@ pub fn check_options(args: &RunArgs) -> Result<(), Failure> {
     }
 }
 
-/// The trials that are in a folder already; `None` where it is new or empty.
-fn earlier(output: Option<&Path>) -> Result<Option<Trials>, Failure> {
+/// The trials that are in a folder already, or in one in it; `None` where it is new or empty.
+///
+/// # Errors
+/// There is something else in it.
+pub fn earlier(output: Option<&Path>, within: &str) -> Result<Option<Trials>, Failure> {
     let Some(folder) = output else { return Ok(None) };
+    let first = folder.join(within);
     match folder::check(output) {
         Ok(()) => Ok(None),
-        Err(FolderError::NotEmpty(_)) if folder.join(TRIALS).exists() => {
-            Ok(Some(Trials::open(folder)?))
+        Err(FolderError::NotEmpty(_)) if first.join(TRIALS).exists() => {
+            Ok(Some(Trials::open(&first)?))
         }
         Err(error) => Err(error.into()),
     }

@@ -51,6 +51,33 @@ pub struct Series {
 }
 
 impl Series {
+    /// Those in this folder: the ones that are `there`, of this version and under these conditions, or
+    /// none yet.
+    ///
+    /// # Errors
+    /// Both versions, or what is not alike.
+    pub fn begin(
+        folder: PathBuf,
+        there: Option<Trials>,
+        conditions: Conditions,
+    ) -> Result<Self, Failure> {
+        let trials = match there {
+            Some(there) => {
+                check_version(&there, &folder)?;
+                check_alike(&there.conditions, &conditions, &folder)?;
+                there
+            }
+            None => Trials { started_utc: folder::started_utc(), ..Trials::new(conditions) },
+        };
+        let trials = Trials {
+            version: env!("CARGO_PKG_VERSION").into(),
+            command_line: std::env::args_os().map(|it| it.to_string_lossy().into_owned()).collect(),
+            working_directory: std::env::current_dir().ok(),
+            ..trials
+        };
+        Ok(Self::new(trials, folder))
+    }
+
     /// Those in this folder. What was under way when an earlier process was killed is done again.
     pub fn new(mut trials: Trials, folder: PathBuf) -> Self {
         for attempt in trials.attempts.iter_mut().filter(|it| it.state == State::Running) {
@@ -121,7 +148,9 @@ impl Series {
             why: String::new(),
             verdict: None,
             exit_status: None,
+            reason_code: None,
             over_threshold: false,
+            cookies_missing: false,
             metrics: Default::default(),
         });
         self.write()?;
@@ -187,14 +216,14 @@ impl Series {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
+        let is_over = self.trials.measured().any(|attempt| attempt.over_threshold);
         match self.trials.ended {
             Some(Ended::Interrupted) => Ok(ExitStatus::of_signal(signal.unwrap_or(libc::SIGINT))),
+            Some(Ended::Failed) => Err(self.failed()),
+            // What was found stands, whatever happened afterwards.
+            _ if is_over => Ok(ExitStatus::OverThreshold),
             Some(Ended::HostUnfit) => Err(self.unfit()),
             Some(Ended::Untestable) => Err(self.untestable()),
-            Some(Ended::Failed) => Err(self.failed()),
-            _ if self.trials.measured().any(|attempt| attempt.over_threshold) => {
-                Ok(ExitStatus::OverThreshold)
-            }
             _ => Ok(ExitStatus::Pass),
         }
     }
@@ -202,11 +231,15 @@ impl Series {
     fn unfit(&self) -> Failure {
         let (contaminated, all) =
             (self.trials.count(State::Contaminated), self.trials.attempts.len());
+        let last = self.trials.attempts.iter().rfind(|it| it.state == State::Contaminated);
+        // A gap that may be the host's is contaminated whatever is asked for.
+        let by_budget = last.is_some_and(|it| it.reason_code.is_none_or(ReasonCode::is_budget));
+        let allow =
+            if by_budget { "; or in a new folder, with --on-contaminated report" } else { "" };
         let why = self.last_reason(State::Contaminated);
         Failure::host(format!(
             "this host is unfit to measure on: {contaminated} of {all} runs were contaminated, the \
-             last one because {why}; repeat it on a quieter host, with vCPUs pinned, or let them \
-             count (--on-contaminated report)"
+             last one because {why}; repeat it on a quieter host, with vCPUs pinned{allow}"
         ))
     }
 
@@ -247,9 +280,8 @@ impl Series {
             return failure;
         }
         Failure::host(format!(
-            "{failure}; make room and call it again with --output {}: the trials that are there \
-             count",
-            self.folder.display()
+            "{failure}; make room and make the same call again with --output: the trials that are \
+             there count"
         ))
     }
 
@@ -274,13 +306,14 @@ fn fill(attempt: &mut Attempt, result: &RunResult, terms: TrialTerms) {
     (attempt.state, attempt.why) = judge(result, terms);
     attempt.verdict = Some(result.verdict);
     attempt.exit_status = result.exit_status;
+    attempt.reason_code = result.reason_code;
     attempt.over_threshold = result.verdict == Answer::OverThreshold;
-    attempt.metrics =
-        Metric::ALL.iter().filter_map(|metric| Some((*metric, metric.of(result)?))).collect();
+    attempt.cookies_missing = result.cosched.missing;
+    attempt.metrics = Metric::all_of(result);
 }
 
 /// Whether a run counts, and why not.
-fn judge(result: &RunResult, terms: TrialTerms) -> (State, String) {
+pub fn judge(result: &RunResult, terms: TrialTerms) -> (State, String) {
     let code = result.reason_code;
     let others = code.is_some_and(|code| code.is_doubt() || code == ReasonCode::Disturbed);
     match result.verdict {
@@ -313,7 +346,7 @@ fn contamination(result: &RunResult, terms: TrialTerms) -> Option<String> {
 ///
 /// # Errors
 /// Both versions.
-pub fn check_version(there: &Trials, folder: &Path) -> Result<(), Failure> {
+fn check_version(there: &Trials, folder: &Path) -> Result<(), Failure> {
     let now = env!("CARGO_PKG_VERSION");
     if there.version == now {
         return Ok(());
@@ -330,9 +363,9 @@ pub fn check_version(there: &Trials, folder: &Path) -> Result<(), Failure> {
 ///
 /// # Errors
 /// What is not alike.
-pub fn check_alike(there: &Conditions, now: &Conditions, folder: &Path) -> Result<(), Failure> {
-    const IGNORED: [&str; 4] =
-        ["kernel.path", "job.host_tsc_khz", "host.load_average", "host.cgroup"];
+fn check_alike(there: &Conditions, now: &Conditions, folder: &Path) -> Result<(), Failure> {
+    const IGNORED: [&str; 5] =
+        ["kernel.path", "l2_kernel.path", "job.host_tsc_khz", "host.load_average", "host.cgroup"];
     let found = crate::alike::differences(there, now, &IGNORED)
         .map_err(|error| Failure::internal(error.to_string()))?;
     if found.is_empty() {

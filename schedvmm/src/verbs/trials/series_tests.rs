@@ -6,10 +6,10 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-use protocol::job::{CoschedRequest, Job, Pv};
+use protocol::job::{CoschedRequest, Job};
 use protocol::message::Setup;
 use protocol::noise::NoiseFloor;
-use results::model::{Entered, HostFacts};
+use results::model::HostFacts;
 use results::trials::{TrialKernel, TrialMachine};
 
 use super::*;
@@ -62,17 +62,9 @@ pub fn conditions(seed: u64) -> Conditions {
     Conditions {
         seed,
         kernel: TrialKernel { path: "bzImage".into(), bytes: 5, crc32: 6 },
+        l2_kernel: None,
         job,
-        machine: TrialMachine {
-            cpus: 4,
-            threads_per_core: 2,
-            memory_mib: 4096,
-            pins: Vec::new(),
-            pv: Pv::Clock,
-            transport: None,
-            entered: Entered::Payload,
-            cmdline: "quiet".into(),
-        },
+        machine: TrialMachine::default(),
         terms: TrialTerms { steal_budget: 0.005, noise_budget: 0.1, report_contaminated: false },
         host: HostFacts::default(),
     }
@@ -191,6 +183,16 @@ fn a_contaminated_trial_is_done_again_with_its_seed_and_kept() {
     assert_eq!(status.expect("an answer"), ExitStatus::Pass);
 }
 
+/// Threads that were moved, or a quota, are no gap over the threshold.
+#[test]
+fn what_disturbed_a_trial_is_no_hit() {
+    let disturbed = untestable(ReasonCode::Disturbed);
+    let all = [disturbed].into_iter().chain((0..10).map(|_| passes(1)));
+    let (_, trials, _) = done(planned(10, Until::All), &mut Machines::new(all));
+    let over = trials.summary.expect("one").over_threshold.expect("a threshold");
+    assert_eq!((over.hits, over.with_contaminated), (0, (0, 11)));
+}
+
 #[test]
 fn noise_without_a_load_contaminates_too() {
     let mut noisy = result(Answer::Pass, 5);
@@ -292,7 +294,10 @@ fn a_full_disk_and_a_host_that_cannot_end_it_with_their_reason() {
     let (status, trials, _) = done(planned(3, Until::All), &mut Machines::new([passes(1), lost]));
     let failure = status.expect_err("no answer");
     assert_eq!(failure.status(), ExitStatus::Host);
-    assert!(failure.to_string().contains("make room and call it again with --output"), "{failure}");
+    assert!(
+        failure.to_string().contains("make room and make the same call again with --output"),
+        "{failure}"
+    );
     assert_eq!(states(&trials)[1], (2, 1, State::Failed));
     let cannot = Next::Cannot("no /dev/kvm");
     let (status, trials, _) = done(planned(3, Until::All), &mut Machines::new([cannot]));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use decision::interval::{Median, Share};
 use results::metric::Metric;
+use results::model::ReasonCode;
 use results::trials::{Attempt, MetricSummary, OverThreshold, State, Summary, Trials};
 
 use crate::units::as_ns;
@@ -37,7 +38,8 @@ fn over_threshold(
     let share = Share::new(hits.into(), count(measured).into())?;
     // One that was contaminated and had a gap over the threshold has no answer of its own.
     let contaminated = trials.attempts.iter().filter(|it| it.state == State::Contaminated);
-    let doubted = contaminated.filter(|it| it.exit_status == Some(125) || it.over_threshold);
+    let doubted = contaminated
+        .filter(|it| it.over_threshold || it.reason_code.is_some_and(ReasonCode::is_doubt));
     (share.trials > 0).then(|| OverThreshold {
         threshold_ns: as_ns(threshold),
         hits,
