@@ -58,10 +58,10 @@ impl Batch {
 
 /// The expected information, in nats, of one more trial of a kernel that has some. Not only of which
 /// side the kernel is on: how often it hits tells apart beliefs of how often good and bad ones do.
-fn of_one_more(beliefs: &[Belief], at: Place) -> f64 {
+fn of_one_more(search: &Search, beliefs: &[Belief], at: Place) -> f64 {
     let (mut mixed, mut known) = (0.0, 0.0);
     for belief in beliefs {
-        let is_bad = matches!(at, Place::Commit(at) if belief.begin <= at);
+        let is_bad = matches!(at, Place::Commit(at) if search.history.contains(at, belief.first));
         let rate = belief.rates[usize::from(is_bad)];
         mixed += belief.likely * rate;
         known += belief.likely * entropy(rate);
@@ -75,36 +75,35 @@ fn entropy(rate: f64) -> f64 {
     -rate * rate.ln() - (1.0 - rate) * (-rate).ln_1p()
 }
 
-/// The step with most information per second; `None` if none has any.
-pub(super) fn most_per_second(search: &Search, probabilities: &[f64]) -> Option<Step> {
+/// The step with most information per second, and how much that is; `None` if none has any.
+pub(super) fn most_per_second(search: &Search, probabilities: &[f64]) -> Option<(Step, f64)> {
     let beliefs = beliefs(search, probabilities);
     let costs = search.costs;
     let mut best = Best { per_second: 0.0, step: None };
     // The second trial of a kernel tells less than the first: of those that are built, one at a time.
-    let built = search.tested.keys().map(|at| Place::Commit(*at));
-    for at in built.chain([Place::Good]) {
-        best.offer(of_one_more(&beliefs, at) / costs.trial_s, at, 1);
+    let built = search.tested.keys().filter(|at| !search.skipped.contains(at));
+    for at in built.map(|at| Place::Commit(*at)).chain([Place::Good]) {
+        best.offer(of_one_more(search, &beliefs, at) / costs.trial_s, at, 1);
     }
     let rates = [0, 1].map(|side| beliefs.iter().map(|it| it.likely * it.rates[side]).sum());
-    let mut is_bad = Vec::with_capacity(probabilities.len());
-    let mut sum = 0.0;
-    for probability in probabilities {
-        sum += probability;
-        is_bad.push(f64::min(sum, 1.0));
-    }
+    let is_bad: Vec<_> =
+        search.history.sums(probabilities).iter().map(|sum| f64::min(*sum, 1.0)).collect();
     let is_new = |at: &usize| !search.tested.contains_key(at) && !search.skipped.contains(at);
-    let new: Vec<_> = (0..search.commits).filter(is_new).collect();
+    let mut new: Vec<_> = (0..search.commits()).filter(is_new).collect();
+    // Along a line they are in this order already.
+    new.sort_by(|one, other| is_bad[*one].total_cmp(&is_bad[*other]));
     for trials in 1..=MAX_BATCH {
         let batch = Batch::new(trials, rates);
         let cost_s = costs.build_s + f64::from(batch.trials) * costs.trial_s;
-        // Along the history the probability of being bad rises, and information rises with it and
-        // falls again: the most is on one side of where it turns.
+        // As the probability of being bad rises, information rises with it and falls again: the most
+        // is on one side of where it turns.
         let turn = new.partition_point(|at| batch.rises(is_bad[*at]));
         for at in new[turn.saturating_sub(1)..new.len().min(turn + 1)].iter() {
             best.offer(batch.information(is_bad[*at]) / cost_s, Place::Commit(*at), batch.trials);
         }
     }
-    best.step
+    let Best { per_second, step } = best;
+    step.map(|step| (step, per_second))
 }
 
 /// The best step so far.

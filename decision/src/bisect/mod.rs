@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The first bad commit of a history, by trials that hit only now and then.
 //!
-//! A trial of a kernel hits (a gap over the threshold, say) with one probability before the commit
-//! that is looked for, and with a higher one from it on. Neither is known: both are learned, at the
+//! A trial of a kernel hits (a gap over the threshold, say) with one probability where the commit
+//! that is looked for is not in it, and with a higher one where it is. History is a line, or a graph
+//! with merges ([`Search::of_graph`]). Neither is known: both are learned, at the
 //! two ends first, then everywhere. After each batch of trials every commit has a probability of
 //! being the first bad one, and the next batch is where the expected information per second is
 //! largest: a trial of a kernel that is built costs only the trial.
@@ -10,6 +11,7 @@
 //! A [`Search`] is plain data: stored after each step, it goes on where it was, and the same trials
 //! lead to the same steps.
 
+mod history;
 mod information;
 mod posterior;
 
@@ -21,10 +23,13 @@ use crate::interval::Interval;
 use crate::real;
 use crate::special::beta_quantile;
 
+use self::history::History;
+pub use self::history::MAX_GRAPH;
+
 /// Trials of each end before anything is said of them.
-const MIN_END_TRIALS: u32 = 10;
-/// Trials of each end after which ends that cannot be told apart are given up.
-const MAX_END_TRIALS: u32 = 100;
+pub const MIN_END_TRIALS: u32 = 10;
+/// Trials of each end after which ends that cannot be told apart are given up, if nobody says otherwise.
+pub const MAX_END_TRIALS: u32 = 100;
 /// Trials of a kernel that was built for them, at most.
 const MAX_BATCH: u32 = 14;
 /// The search ends where the first bad commit is known with this probability. Higher than the 0.95
@@ -60,8 +65,28 @@ pub enum SearchError {
         /// All of them.
         trials: u32,
     },
-    /// The bad end was skipped, or what has trials was.
-    #[error("commit {at} cannot be skipped: it is the bad end, or has trials")]
+    /// A history is too large for what is kept of each pair of its commits.
+    #[error("{commits} commits with merges are more than {MAX_GRAPH}; give ends that are nearer")]
+    TooMany {
+        /// How many.
+        commits: usize,
+    },
+    /// A parent does not stand before its child.
+    #[error("commit {at} has parent {parent}, which does not stand before it")]
+    Order {
+        /// The child.
+        at: usize,
+        /// The parent.
+        parent: usize,
+    },
+    /// A commit is not in the bad end.
+    #[error("commit {at} is not in the bad end")]
+    Outside {
+        /// Its number.
+        at: usize,
+    },
+    /// The bad end was skipped.
+    #[error("commit {at} cannot be skipped: it is the bad end")]
     Skipped {
         /// Its number.
         at: usize,
@@ -150,19 +175,25 @@ pub enum Step {
 /// A search and all that it has seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Stored")]
+#[serde(into = "Stored")]
 pub struct Search {
-    commits: usize,
+    history: History,
     costs: Costs,
+    max_end_trials: u32,
     good: Trials,
     tested: BTreeMap<usize, Trials>,
     skipped: BTreeSet<usize>,
 }
 
 /// A search as it was stored, by whomever.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
     commits: usize,
+    /// Of a history with merges.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parents: Option<Vec<Vec<usize>>>,
+    max_end_trials: u32,
     costs: Costs,
     good: Trials,
     tested: BTreeMap<usize, Trials>,
@@ -173,7 +204,11 @@ impl TryFrom<Stored> for Search {
     type Error = SearchError;
 
     fn try_from(stored: Stored) -> Result<Self, SearchError> {
-        let mut search = Self::new(stored.commits, stored.costs)?;
+        let mut search = match stored.parents {
+            None => Self::new(stored.commits, stored.costs)?,
+            Some(parents) => Self::of_graph(parents, stored.costs)?,
+        };
+        search.max_end_trials = stored.max_end_trials;
         search.record(Place::Good, stored.good)?;
         for (at, trials) in stored.tested {
             search.record(Place::Commit(at), trials)?;
@@ -185,6 +220,18 @@ impl TryFrom<Stored> for Search {
     }
 }
 
+impl From<Search> for Stored {
+    fn from(search: Search) -> Self {
+        let commits = search.commits();
+        let Search { history, costs, max_end_trials, good, tested, skipped } = search;
+        let parents = match history {
+            History::Line(_) => None,
+            History::Graph(graph) => Some(graph.parents),
+        };
+        Self { commits, parents, costs, max_end_trials, good, tested, skipped }
+    }
+}
+
 impl Search {
     /// Of a history of `commits`, the last of which is the bad end; the good end is in front of the
     /// first.
@@ -192,13 +239,42 @@ impl Search {
     /// # Errors
     /// There are no commits, or costs that are none.
     pub fn new(commits: usize, costs: Costs) -> Result<Self, SearchError> {
-        if commits == 0 {
+        Self::of(History::line(commits), costs)
+    }
+
+    /// Of a history with merges, an entry a commit: the numbers of its parents, as far as they are among
+    /// the commits. Parents stand before their children; the last commit is the bad end, and has all
+    /// others in it.
+    ///
+    /// # Errors
+    /// There are no commits, more than [`MAX_GRAPH`], or not such ones; or costs that are none.
+    pub fn of_graph(parents: Vec<Vec<usize>>, costs: Costs) -> Result<Self, SearchError> {
+        Self::of(
+            if parents.is_empty() { History::line(0) } else { History::graph(parents)? },
+            costs,
+        )
+    }
+
+    fn of(history: History, costs: Costs) -> Result<Self, SearchError> {
+        if history.commits() == 0 {
             return Err(SearchError::NoCommits);
         }
-        let (tested, skipped) = (BTreeMap::new(), BTreeSet::new());
-        let mut search = Self { commits, costs, good: Trials::default(), tested, skipped };
+        let mut search = Self {
+            history,
+            costs,
+            max_end_trials: MAX_END_TRIALS,
+            good: Trials::default(),
+            tested: BTreeMap::new(),
+            skipped: BTreeSet::new(),
+        };
         search.set_costs(costs)?;
         Ok(search)
+    }
+
+    /// Ends that cannot be told apart after so many trials of each are given up; not before the least
+    /// that each has.
+    pub fn set_max_end_trials(&mut self, trials: u32) {
+        self.max_end_trials = trials.max(MIN_END_TRIALS);
     }
 
     /// What a kernel and a trial were found to cost.
@@ -228,20 +304,19 @@ impl Search {
             Place::Good => self.good.add(made),
             Place::Commit(at) => {
                 self.check(at)?;
-                self.skipped.remove(&at);
                 self.tested.entry(at).or_default().add(made);
             }
         }
         Ok(())
     }
 
-    /// This commit cannot be tested, which tells nothing of it.
+    /// This commit cannot be tested, or no longer, which tells nothing of it. Trials that it has stay.
     ///
     /// # Errors
-    /// There is no such commit, or it is the bad end, or has trials.
+    /// There is no such commit, or it is the bad end.
     pub fn skip(&mut self, at: usize) -> Result<(), SearchError> {
         self.check(at)?;
-        if at + 1 == self.commits || self.tested.contains_key(&at) {
+        if at + 1 == self.commits() {
             return Err(SearchError::Skipped { at });
         }
         self.skipped.insert(at);
@@ -249,7 +324,7 @@ impl Search {
     }
 
     fn check(&self, at: usize) -> Result<(), SearchError> {
-        let commits = self.commits;
+        let commits = self.commits();
         if at < commits { Ok(()) } else { Err(SearchError::NoCommit { at, commits }) }
     }
 
@@ -263,7 +338,17 @@ impl Search {
 
     /// Commits of the history.
     pub fn commits(&self) -> usize {
-        self.commits
+        self.history.commits()
+    }
+
+    /// The probability that each commit's kernel is bad: that the first bad commit is in it.
+    pub fn probabilities_bad(&self) -> Vec<f64> {
+        self.history.sums(&self.probabilities())
+    }
+
+    /// Whether a commit's kernel has another commit in it.
+    pub fn contains(&self, kernel: usize, commit: usize) -> bool {
+        self.history.contains(kernel, commit)
     }
 
     /// What is to be done next. Asked twice, it is the same.
@@ -278,7 +363,30 @@ impl Search {
             return Step::Found(found);
         }
         // Somewhere there is something to learn as long as two kernels may be the first bad one.
-        information::most_per_second(self, &probabilities).unwrap_or(Step::Found(found))
+        let most = information::most_per_second(self, &probabilities);
+        most.map_or(Step::Found(found), |(step, _)| step)
+    }
+
+    /// Roughly how long the search goes on, in seconds: what is not known of the first bad commit, at
+    /// the pace at which the next step tells it. `None` while the ends are not told apart; 0 at the
+    /// end.
+    pub fn time_to_go_s(&self) -> Option<f64> {
+        if self.next_of_ends().is_some() {
+            return None;
+        }
+        let probabilities = self.probabilities();
+        let found: f64 = self.most_likely(&probabilities).iter().map(|it| it.probability).sum();
+        if found >= CONFIDENCE {
+            return Some(0.0);
+        }
+        let (_, per_second) = information::most_per_second(self, &probabilities)?;
+        // Commits that no trial parts are one.
+        let mut parted = vec![0.0; self.commits()];
+        for (at, like) in self.inseparable().into_iter().enumerate() {
+            parted[like] += probabilities[at];
+        }
+        let unknown: f64 = parted.iter().filter(|one| **one > 0.0).map(|one| -one * one.ln()).sum();
+        Some(unknown / per_second)
     }
 
     /// The probability that each commit is the first bad one. They sum to 1.
@@ -288,7 +396,7 @@ impl Search {
 
     /// The trials that the ends still need; `None` if they are told apart.
     fn next_of_ends(&self) -> Option<Step> {
-        let bad_end = Place::Commit(self.commits - 1);
+        let bad_end = Place::Commit(self.commits() - 1);
         let (good, bad) = (self.good, self.trials(bad_end));
         for (at, done) in [(Place::Good, good), (bad_end, bad)] {
             if done.trials < MIN_END_TRIALS {
@@ -300,28 +408,35 @@ impl Search {
         }
         let at = if good.trials < bad.trials { Place::Good } else { bad_end };
         let is_hopeless = good.interval().low > bad.interval().high;
-        if is_hopeless || self.trials(at).trials >= MAX_END_TRIALS {
+        if is_hopeless || self.trials(at).trials >= self.max_end_trials {
             return Some(Step::Alike { good, bad });
         }
         Some(Step::Run { at, trials: 1 })
     }
 
-    /// The commits that no trial can part, as likely together as any: one, and those in front of it
-    /// that were skipped.
+    /// The commits that no trial can part, as likely together as any: one, and those that were skipped
+    /// and are in the same kernels.
     fn most_likely(&self, probabilities: &[f64]) -> Vec<Candidate> {
-        let (mut best, mut best_sum) = (0..0, -1.0);
-        let mut begin = 0;
-        for end in 0..self.commits {
-            if self.skipped.contains(&end) {
-                continue;
-            }
-            let sum: f64 = probabilities[begin..=end].iter().sum();
-            if sum > best_sum {
-                (best, best_sum) = (begin..end + 1, sum);
-            }
-            begin = end + 1;
+        let like = self.inseparable();
+        let mut sums = vec![0.0; self.commits()];
+        for (at, group) in like.iter().enumerate() {
+            sums[*group] += probabilities[at];
         }
-        best.map(|commit| Candidate { commit, probability: probabilities[commit] }).collect()
+        let mut best = 0;
+        for (group, sum) in sums.iter().enumerate() {
+            if *sum > sums[best] {
+                best = group;
+            }
+        }
+        let found = like.iter().enumerate().filter(|(_, group)| **group == best);
+        found.map(|(commit, _)| Candidate { commit, probability: probabilities[commit] }).collect()
+    }
+
+    /// Of each commit, the first that no trial parts it from.
+    fn inseparable(&self) -> Vec<usize> {
+        let can_be_tested = |at| !self.skipped.contains(&at) || self.tested.contains_key(&at);
+        let can_be_tested: Vec<_> = (0..self.commits()).map(can_be_tested).collect();
+        self.history.inseparable(&can_be_tested)
     }
 }
 
