@@ -125,6 +125,14 @@ pub enum TrialsError {
         /// How that is known.
         why: String,
     },
+    /// The file that tells of a search is something else.
+    #[error("{} is no bisect.json of this version of schedvmm: {why}", .path.display())]
+    NoBisection {
+        /// The file.
+        path: PathBuf,
+        /// How that is known.
+        why: String,
+    },
     /// A version that this program does not know.
     #[error("{} is of schema `{schema}`; this program knows schedvmm-trials/1", .path.display())]
     Schema {

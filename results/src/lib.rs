@@ -9,9 +9,10 @@
 //! - [`folder`]: a result folder that is written while a run goes on.
 //! - [`trials`]: `trials.json`, of many runs of one kernel; [`metric`]: the figures by which such runs
 //!   are compared.
-//! - [`comparison`]: what two such sets come to.
+//! - [`comparison`]: what two such sets come to; [`bisection`]: a search of a history of kernels.
 //! - [`gaps_csv`], [`gaps_hlog`]: the files with single gaps, and with distributions.
 
+pub mod bisection;
 pub mod clock;
 pub mod comparison;
 pub mod error;

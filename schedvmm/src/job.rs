@@ -80,7 +80,7 @@ pub fn metered(job: &mut Job, meter: MeterSpec) {
 
 /// A seed that nobody asked for: runs that are to differ by chance alone must not have the same
 /// pauses. Short enough to be typed.
-fn any_seed() -> u64 {
+pub fn any_seed() -> u64 {
     const SEEDS: u64 = 1_000_000;
     // Keys of the standard library's hash maps are random.
     RandomState::new().build_hasher().finish() % SEEDS

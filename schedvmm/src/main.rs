@@ -65,6 +65,7 @@ fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();
     if let Some(word) = words.get(1) {
         l2::play(word, words.get(2));
+        verbs::bisect::become_shell(word, words.get(2));
     }
     let mut args = words.into_iter();
     if args.nth(1).is_some_and(|word| word == protocol::group_process::GROUP_COMMAND) {
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         terminal::err(&format!("schedvmm: {panic}{}", trace.unwrap_or_default()));
     }));
     let ended = std::panic::catch_unwind(|| match cli.verb {
+        Some(Verb::Bisect(args)) => verbs::bisect::run(&args),
         Some(Verb::Boot(args)) => verbs::boot::run(&args),
         Some(Verb::Check(args)) => verbs::check::run(&args),
         Some(Verb::Compare(args)) => verbs::compare::run(&args),

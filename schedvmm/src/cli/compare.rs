@@ -51,7 +51,7 @@ pub struct CompareArgs {
 }
 
 /// A metric by its name.
-fn metric() -> impl TypedValueParser<Value = Metric> {
+pub fn metric() -> impl TypedValueParser<Value = Metric> {
     PossibleValuesParser::new(Metric::ALL.map(Metric::name))
         // Those are all names that there are.
         .map(|name| Metric::named(&name).unwrap_or(Metric::WaitP99))

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line: verbs and what they take; each group of options has a file.
 
+mod bisect;
 mod boot;
 mod check;
 mod compare;
@@ -13,6 +14,7 @@ mod nested;
 mod output;
 mod trials;
 
+pub use bisect::BisectArgs;
 pub use boot::BootArgs;
 pub use check::CheckArgs;
 pub use compare::CompareArgs;
@@ -66,6 +68,13 @@ impl Cli {
 /// Everything but the main job.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Finds the commit from which on kernels have gaps, or more of something else, where single runs
+    /// tell little: builds kernels of a git history and runs them as often as it takes.
+    ///
+    /// Exit status 0 where the commit is found, 125 where the ends cannot be told apart or tested, or
+    /// where --max-runs or --max-hours end it, 200 where the commits make no sense, 201 where this host
+    /// cannot.
+    Bisect(Box<BisectArgs>),
     /// Boots a kernel with an initrd of your own and shows its console; measures nothing.
     Boot(Box<BootArgs>),
     /// Says what a kernel has of what measurements need, and what it means where something is
@@ -90,7 +99,7 @@ pub enum Verb {
     Explain(ExplainArgs),
     /// Measures the kernel that is running: the same load and meter, no VM, no root needed.
     Host(Box<HostArgs>),
-    /// Lists results, trials and comparisons, the oldest first.
+    /// Lists results, trials, comparisons and searches, the oldest first.
     List {
         /// The folder that they are in [default: results].
         #[arg(value_name = "DIR", value_parser = crate::units::named())]
@@ -134,7 +143,7 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Prints once more what a run, trials or a comparison printed at the end.
+    /// Prints once more what a run, trials, a comparison or a search printed at the end.
     Show {
         /// Its folder [default: results/latest].
         #[arg(value_name = "RESULT", value_parser = crate::units::named())]

@@ -21,6 +21,7 @@ use vmm::x86_64::magic::MAX_IMAGE_BYTES;
 use vmm::x86_64::wrapped;
 
 pub use self::config::{Configuration, MAX_CONFIG_BYTES, Source};
+pub use self::folder::kernel as in_folder;
 pub use self::name::is_bare_name;
 
 use crate::modules::{Lists, Packed, Tree};

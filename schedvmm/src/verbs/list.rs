@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use results::bisection::Bisection;
 use results::comparison::Comparison;
 use results::folder::{LATEST, PARENT, RESULT};
 use results::saved::Saved;
@@ -48,6 +49,8 @@ fn look(path: &Path) -> Option<Found> {
         Trials::open(path).map(|it| trials(&it)).map_err(Failure::from)
     } else if Comparison::is_in(path) {
         Comparison::open(path).map(|it| comparison(path, &it)).map_err(Failure::from)
+    } else if Bisection::is_in(path) {
+        Bisection::open(path).map(|it| bisection(&it)).map_err(Failure::from)
     } else if path.join(RESULT).is_file() {
         Saved::open(path).map(|saved| one(&saved)).map_err(Failure::from)
     } else {
@@ -87,4 +90,14 @@ fn comparison(path: &Path, comparison: &Comparison) -> (String, String) {
     let others: Vec<_> = others.collect();
     let what = format!("comparison with {}: {}", comparison.base.name, others.join(", "));
     (started_utc.unwrap_or_else(|_| "-".to_owned()), what)
+}
+
+fn bisection(state: &Bisection) -> (String, String) {
+    let found = match state.found.as_slice() {
+        [] => "not found yet".to_owned(),
+        [found] => format!("{} {}", found.commit, found.subject),
+        several => format!("one of {} commits", several.len()),
+    };
+    let what = format!("search of {} commits, {} runs: {found}", state.commits, state.runs.len());
+    (state.started_utc.clone(), what)
 }

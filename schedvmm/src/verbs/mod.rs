@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The verbs of `--help`, a module each. Without a verb it is [`measure`].
 
+pub mod bisect;
 pub mod boot;
 pub mod check;
 pub mod compare;

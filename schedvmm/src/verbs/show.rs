@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `schedvmm show`: what a run, trials or a comparison printed at the end, printed again.
+//! `schedvmm show`: what a run, trials, a comparison or a search printed at the end, printed again.
 
 use std::path::{Path, PathBuf};
 
+use results::bisection::Bisection;
 use results::comparison::Comparison;
 use results::folder::{LATEST, PARENT};
 use results::saved::Saved;
 use results::trials::{TRIALS, Trials};
 
 use crate::status::{ExitStatus, Failure};
-use crate::verbs::compare;
 use crate::verbs::trials::lines;
+use crate::verbs::{bisect, compare};
 use crate::{show, terminal};
 
 /// Prints the end of what is in a folder, by default the newest.
@@ -44,6 +45,9 @@ fn text(path: &Path) -> Result<String, Failure> {
     }
     if Comparison::is_in(path) {
         return Ok(compare::screen(&Comparison::open(path)?));
+    }
+    if Bisection::is_in(path) {
+        return Ok(bisect::screen(&Bisection::open(path)?, path));
     }
     let saved = Saved::open(path)?;
     Ok(show::end_of(&saved.result, &saved.folder))

@@ -250,12 +250,7 @@ impl Series {
 
     /// A run that failed and said so in its result.
     fn failed(&self) -> Failure {
-        let last = self.trials.attempts.last();
-        let owner = match last.and_then(|attempt| attempt.verdict) {
-            Some(Answer::UsageError) => Owner::Request,
-            Some(Answer::InternalError) => Owner::Internal,
-            _ => Owner::Host,
-        };
+        let owner = owner_of(self.trials.attempts.last());
         Failure::new(owner, self.last_reason(State::Failed).to_owned())
     }
 
@@ -301,8 +296,17 @@ impl Series {
     }
 }
 
+/// Whose fault it is that an attempt failed.
+pub fn owner_of(attempt: Option<&Attempt>) -> Owner {
+    match attempt.and_then(|attempt| attempt.verdict) {
+        Some(Answer::UsageError) => Owner::Request,
+        Some(Answer::InternalError) => Owner::Internal,
+        _ => Owner::Host,
+    }
+}
+
 /// What a run is for its trial. Judged by the rule, before any figure of it is looked at.
-fn fill(attempt: &mut Attempt, result: &RunResult, terms: TrialTerms) {
+pub fn fill(attempt: &mut Attempt, result: &RunResult, terms: TrialTerms) {
     (attempt.state, attempt.why) = judge(result, terms);
     attempt.verdict = Some(result.verdict);
     attempt.exit_status = result.exit_status;
