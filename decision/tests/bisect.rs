@@ -90,6 +90,26 @@ fn skipped_commits_are_candidates_with_the_one_behind_them() {
     assert!((0.97..=1.0 + 1e-9).contains(&sum), "{found:?}");
 }
 
+/// A range that cannot be built is not tried commit by commit.
+#[test]
+fn a_broken_range_is_left_in_long_steps() {
+    for culprit in [100, 380, 620, 900] {
+        let tried = std::cell::Cell::new(0);
+        let mut search = new(1_000);
+        let end = go(&mut search, |at| match at {
+            Place::Commit(400..600) => {
+                tried.set(tried.get() + 1);
+                None
+            }
+            Place::Commit(at) => Some(at >= culprit),
+            Place::Good => Some(false),
+        });
+        let Step::Found(found) = end else { panic!("{end:?}") };
+        assert_eq!((found.len(), found[0].commit), (1, culprit));
+        assert!(tried.get() <= 40, "{culprit}: {}", tried.get());
+    }
+}
+
 #[test]
 fn all_but_the_ends_skipped() {
     let mut search = new(9);

@@ -3,6 +3,7 @@
 
 use super::posterior::{Belief, beliefs};
 use super::{MAX_BATCH, Place, Search, Step};
+use crate::real;
 
 /// Numbers of hits in a batch, with their probabilities on a good and on a bad kernel.
 #[derive(Debug)]
@@ -90,6 +91,7 @@ pub(super) fn most_per_second(search: &Search, probabilities: &[f64]) -> Option<
         search.history.sums(probabilities).iter().map(|sum| f64::min(*sum, 1.0)).collect();
     let is_new = |at: &usize| !search.tested.contains_key(at) && !search.skipped.contains(at);
     let mut new: Vec<_> = (0..search.commits()).filter(is_new).collect();
+    let given_up: Vec<_> = search.skipped.iter().copied().collect();
     // Along a line they are in this order already.
     new.sort_by(|one, other| is_bad[*one].total_cmp(&is_bad[*other]));
     for trials in 1..=MAX_BATCH {
@@ -98,12 +100,35 @@ pub(super) fn most_per_second(search: &Search, probabilities: &[f64]) -> Option<
         // As the probability of being bad rises, information rises with it and falls again: the most
         // is on one side of where it turns.
         let turn = new.partition_point(|at| batch.rises(is_bad[*at]));
-        for at in new[turn.saturating_sub(1)..new.len().min(turn + 1)].iter() {
-            best.offer(batch.information(is_bad[*at]) / cost_s, Place::Commit(*at), batch.trials);
+        for at in around(turn, given_up.len()).filter_map(|place| new.get(place)) {
+            let expected = batch.information(is_bad[*at]) * testable(*at, &given_up);
+            best.offer(expected / cost_s, Place::Commit(*at), batch.trials);
         }
     }
     let Best { per_second, step } = best;
     step.map(|step| (step, per_second))
+}
+
+/// Places on both sides of where information turns: the next ones, and where commits were skipped also
+/// some that are further away, each twice as far as the one before.
+fn around(turn: usize, skipped: usize) -> impl Iterator<Item = usize> {
+    let steps = if skipped == 0 { 1 } else { usize::BITS };
+    (0..steps).flat_map(move |step| {
+        let far = 1usize << step;
+        // What wraps around is no place.
+        [turn.wrapping_sub(far), turn.wrapping_add(far - 1)]
+    })
+}
+
+/// The probability that a commit can be tested, as far as skipped ones tell: what is broken is broken
+/// for a while. So a range that cannot be built is left in steps that become longer.
+fn testable(at: usize, skipped: &[usize]) -> f64 {
+    /// More of them do not make others less likely to be tested.
+    const MOST: usize = 32;
+    let after = skipped.partition_point(|one| *one < at);
+    let before = after.checked_sub(1).and_then(|place| skipped.get(place));
+    let near = [before, skipped.get(after)].into_iter().flatten().map(|one| one.abs_diff(at)).min();
+    near.map_or(1.0, |near| real(near) / real(near + skipped.len().min(MOST)))
 }
 
 /// The best step so far.
