@@ -29,7 +29,7 @@ use workload::kernel::{affinity, info};
 use workload::kernel_meter::Meter;
 use workload::observer::{Observer, Prepared};
 use workload::tracing::Tracing;
-use workload::{setup, supervisor};
+use workload::{noise_floor, setup, supervisor};
 
 use crate::commands::Commands;
 use crate::modules::{self, ModuleError};
@@ -164,7 +164,10 @@ fn work(host: &mut Host) -> Result<(), AgentError> {
         // no harm any more.
         let _ = tracing.stop();
     }
-    let outcome = result?;
+    let mut outcome = result?;
+    if outcome.fault.is_none() && !commands.has(Command::Stop) {
+        noise_floor::measure_after(&mut outcome.report, &job);
+    }
     host.send(&Message::Finished(outcome.report))?;
     if let Some(tracing) = tracing.filter(|tracing| tracing.is_wanted(hit)) {
         match head {

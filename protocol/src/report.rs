@@ -6,6 +6,8 @@ use gaps::tally::ClassTotal;
 use gaps::tsc::{Choice, Source, Sources};
 use serde::{Deserialize, Serialize};
 
+use crate::noise::NoiseFloor;
+
 /// Results of the load.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LoadReport {
@@ -22,6 +24,9 @@ pub struct LoadReport {
     /// What the kernel's own meter left untold; `None` where it did not measure.
     #[serde(default)]
     pub meter: Option<MeterReport>,
+    /// The noise floor once more, when the load had ended; `None` where it was not measured.
+    #[serde(default)]
+    pub noise_after: Option<NoiseFloor>,
 }
 
 impl LoadReport {

@@ -9,7 +9,8 @@
 //! - [`folder`]: a result folder that is written while a run goes on.
 //! - [`trials`]: `trials.json`, of many runs of one kernel; [`metric`]: the figures by which such runs
 //!   are compared.
-//! - [`comparison`]: what two such sets come to; [`bisection`]: a search of a history of kernels.
+//! - [`comparison`]: what two such sets come to; [`bisection`]: a search of a history of kernels;
+//!   [`history`]: what many such sets come to, in the order of their kernels.
 //! - [`gaps_csv`], [`gaps_hlog`]: the files with single gaps, and with distributions.
 
 pub mod bisection;
@@ -19,6 +20,7 @@ pub mod error;
 pub mod folder;
 pub mod gaps_csv;
 pub mod gaps_hlog;
+pub mod history;
 pub mod host_cpus;
 pub mod json;
 pub mod metric;

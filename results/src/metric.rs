@@ -1,95 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Figures of a run by which kernels are compared: one number a trial, and less is better.
+//! Figures of a run by which it is judged and kernels are compared.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use crate::model::{Answer, RunResult};
-
-/// A figure of a whole run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Metric {
-    /// 99 % of the time in gaps was in gaps of at most this length, in nanoseconds; waits after
-    /// wake-ups are among them (`statistics.time_quantiles.p99_ns`).
-    WaitP99,
-    /// The same of half of the time (`statistics.time_quantiles.p50_ns`).
-    WaitP50,
-    /// What somebody who comes at a random moment waits, in nanoseconds (`statistics.mean_wait_ns`).
-    MeanWait,
-    /// Part of the time wanted that was spent in gaps, of 1 (`statistics.gap_share`).
-    GapShare,
-    /// The longest gap in nanoseconds: a maximum, to be compared between runs of equal length only
-    /// (`longest_gap_ns`).
-    Longest,
-    /// 99 % of wake-ups came at most so late, in nanoseconds (`statistics.wakeup.p99_ns`).
-    WakeupP99,
-    /// Part of the time for which cookies kept CPUs idle, of 1, where that is a measurement
-    /// (`forced_idle.share`).
-    ForcedIdle,
-}
-
-/// What a figure is a number of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quantity {
-    /// Nanoseconds.
-    LengthNs,
-    /// Parts of 1.
-    Share,
-}
+pub use crate::model::{Metric, Quantity};
 
 impl Metric {
-    /// All, the default one first.
-    pub const ALL: [Self; 7] = [
-        Self::WaitP99,
-        Self::WaitP50,
-        Self::MeanWait,
-        Self::GapShare,
-        Self::Longest,
-        Self::WakeupP99,
-        Self::ForcedIdle,
-    ];
-
-    /// As in options and files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::WaitP99 => "wait-p99",
-            Self::WaitP50 => "wait-p50",
-            Self::MeanWait => "mean-wait",
-            Self::GapShare => "gap-share",
-            Self::Longest => "longest",
-            Self::WakeupP99 => "wakeup-p99",
-            Self::ForcedIdle => "forced-idle",
-        }
-    }
-
-    /// The one with this name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|metric| metric.name() == name)
-    }
-
-    /// In words, for who does not know the name.
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::WaitP99 => "time-weighted 99th percentile of waits, wake-ups in it",
-            Self::WaitP50 => "time-weighted median of waits, wake-ups in it",
-            Self::MeanWait => "mean wait of who comes at a random moment",
-            Self::GapShare => "share of the time wanted that was waited",
-            Self::Longest => "longest wait of a run",
-            Self::WakeupP99 => "99th percentile of wake-up latencies",
-            Self::ForcedIdle => "share of forced idle time",
-        }
-    }
-
-    /// What it is a number of.
-    pub fn quantity(self) -> Quantity {
-        match self {
-            Self::GapShare | Self::ForcedIdle => Quantity::Share,
-            _ => Quantity::LengthNs,
-        }
-    }
-
     /// All that a run tells.
     pub fn all_of(result: &RunResult) -> BTreeMap<Self, f64> {
         Self::ALL.into_iter().filter_map(|metric| Some((metric, metric.of(result)?))).collect()
@@ -100,13 +17,26 @@ impl Metric {
         let figures = &result.statistics;
         match self {
             // Nothing is the best that there is.
-            Self::WaitP99 | Self::WaitP50 | Self::Longest if has_no_gap(result) => Some(0.0),
+            Self::WaitP50 | Self::WaitP90 | Self::WaitP99 | Self::WaitP999 | Self::Longest
+                if has_no_gap(result) =>
+            {
+                Some(0.0)
+            }
             Self::WaitP99 => figures.time_quantiles?.p99_ns.map(as_float),
             Self::WaitP50 => figures.time_quantiles?.p50_ns.map(as_float),
             Self::MeanWait => figures.mean_wait_ns,
             Self::GapShare => figures.gap_share,
             Self::Longest => result.longest_gap_ns.map(as_float),
+            Self::WaitP90 => figures.time_quantiles?.p90_ns.map(as_float),
+            Self::WaitP999 => figures.time_quantiles?.p999_ns.map(as_float),
             Self::WakeupP99 => figures.wakeup?.p99_ns.map(as_float),
+            Self::WakeupP50 => figures.wakeup?.p50_ns.map(as_float),
+            Self::WakeupP999 => figures.wakeup?.p999_ns.map(as_float),
+            Self::WakeupMax => {
+                let each = result.threads.iter().map(|it| it.report.wakeup_longest_ns);
+                figures.wakeup.and(each.max()).map(as_float)
+            }
+            Self::Lag => figures.largest_lag.iter().map(|lag| lag.lag_ns).max().map(as_float),
             Self::ForcedIdle => result.forced_idle.share.filter(|_| result.core_figures.measured),
         }
     }
@@ -128,16 +58,6 @@ fn as_float(ns: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::testing;
-
-    #[test]
-    fn names_are_those_in_files() {
-        for metric in Metric::ALL {
-            let written = serde_json::json!(metric);
-            assert_eq!(written, metric.name());
-            assert_eq!(Metric::named(metric.name()), Some(metric));
-        }
-        assert_eq!(Metric::named("p99"), None);
-    }
 
     #[test]
     fn figures_are_the_results_own() {

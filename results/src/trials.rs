@@ -78,10 +78,13 @@ pub struct Summary {
 }
 
 /// How many trials had a gap over the threshold.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OverThreshold {
-    /// The threshold.
-    pub threshold_ns: u64,
+    /// The threshold, where there was one.
+    pub threshold_ns: Option<u64>,
+    /// Limits on figures, and above: such runs count, too.
+    #[serde(default)]
+    pub limits: Vec<String>,
     /// So many had one.
     pub hits: u32,
     /// Of so many.
@@ -153,6 +156,9 @@ pub struct Conditions {
     pub machine: TrialMachine,
     /// Which trials are contaminated.
     pub terms: TrialTerms,
+    /// What a run fails by beside the threshold (`--fail-if`).
+    #[serde(default)]
+    pub limits: Vec<String>,
     /// The host.
     pub host: HostFacts,
 }
@@ -231,6 +237,13 @@ pub struct Attempt {
     pub cookies_missing: bool,
     /// Its figures; those that are not known are left out.
     pub metrics: BTreeMap<Metric, f64>,
+}
+
+impl Attempt {
+    /// Whether its kernel failed: a gap over the threshold, or a figure over its limit.
+    pub fn failed(&self) -> bool {
+        self.over_threshold || self.verdict == Some(Answer::OverLimit)
+    }
 }
 
 /// What an attempt is for its trial.
@@ -408,6 +421,7 @@ mod tests {
                 job: Job::new(testing::load(2, 2), CoschedRequest::Auto),
                 machine: TrialMachine { cmdline: "quiet".into(), ..TrialMachine::default() },
                 terms: TrialTerms { steal_budget: 0.005, ..TrialTerms::default() },
+                limits: Vec::new(),
                 host: HostFacts::default(),
             },
             ended: None,

@@ -133,7 +133,9 @@ type Later = (&'static str, fn() -> Value);
 
 /// What came later than the first result of some version, and what stands for it in older ones.
 /// `[]` is each item of a list. Where the object that has it is not there, or null, nothing is.
-const LATER: [Later; 64] = [
+const LATER: [Later; 66] = [
+    ("noise_after", || Value::Null),
+    ("limits", || json!([])),
     ("statistics.time_quantiles", || Value::Null),
     ("groups[].statistics.time_quantiles", || Value::Null),
     ("threads[].statistics.time_quantiles", || Value::Null),

@@ -16,6 +16,7 @@ use crate::analysis::figures::Figures;
 use crate::analysis::{run_delay, summary};
 use crate::doubt::Terms;
 use crate::facts;
+use crate::limits::Limit;
 use crate::session::Session;
 use crate::verdict::Verdict;
 
@@ -34,6 +35,8 @@ pub struct Origin {
     pub host_cpus: HostCpus,
     /// What a gap over the threshold must meet to be the kernel's.
     pub terms: Terms,
+    /// What figures of it may be.
+    pub limits: Vec<Limit>,
     /// Whether threads stayed where they were put.
     pub pins: Pins,
     /// Remark for the reader.
@@ -50,6 +53,7 @@ impl Origin {
             machine: Machine::default(),
             host_cpus: HostCpus::default(),
             terms: Terms::NONE,
+            limits: Vec::new(),
             pins: Pins::default(),
             notes: Vec::new(),
         }
@@ -119,12 +123,14 @@ impl<'a> Account<'a> {
             longest_gap_ns: figures.longest.map(|gap| gap.length_ns),
             longest_gap: figures.longest,
             threshold_hit: figures.hit,
+            limits: Vec::new(),
             after_hit: figures.after_hit,
             measured_ns: figures.measured_ns,
             too_short: figures.too_short,
             kernel: KernelFacts { hello: session.hello.clone(), ..kernel },
             cosched: cosched(self.job, setup),
             setup: setup.cloned(),
+            noise_after: session.report.as_ref().and_then(|it| it.noise_after.clone()),
             job: self.job.clone(),
             statistics: figures.statistics,
             fairness: figures.fairness,

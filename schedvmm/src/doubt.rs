@@ -138,17 +138,20 @@ pub fn of_gap(gap: &LocatedGap, threshold: Duration, on_hardware: bool) -> Optio
 }
 
 /// Why any gap of a run may be the host's, in which it took so much, and that found such noise
-/// beforehand.
-pub fn of_run(
+/// before and afterwards.
+pub fn of_run<'a>(
     steal: &Steal,
-    noise: Option<&NoiseFloor>,
+    mut noise: impl Iterator<Item = &'a NoiseFloor>,
     noise_budget: f64,
     threshold: Duration,
 ) -> Option<Doubt> {
     if let Some(share) = steal.share.filter(|_| steal.contaminated) {
         return Some(Doubt::Contaminated { share, budget: steal.budget });
     }
-    let noise = noise?;
+    noise.find_map(|noise| of_noise(noise, noise_budget, threshold))
+}
+
+fn of_noise(noise: &NoiseFloor, noise_budget: f64, threshold: Duration) -> Option<Doubt> {
     if noise.gap_share > noise_budget {
         return Some(Doubt::Noisy { share: noise.gap_share, budget: noise_budget });
     }

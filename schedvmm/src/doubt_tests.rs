@@ -112,6 +112,10 @@ fn session(made: Made) -> Session {
 }
 
 fn verdict(made: Made) -> Verdict {
+    verdict_of(&session(made), made)
+}
+
+fn verdict_of(session: &Session, made: Made) -> Verdict {
     let terms = Terms {
         steal_budget: 0.005,
         noise_budget: 0.1,
@@ -120,7 +124,15 @@ fn verdict(made: Made) -> Verdict {
     };
     let load = LoadSpec { threshold: Some(THRESHOLD), ..load(1, 1, 1) };
     let job = Job::new(load, CoschedRequest::None);
-    judge(&session(made), &job, terms, &End::Finished, "")
+    judge(session, &job, terms, &End::Finished, "")
+}
+
+/// The noise floor that was met after the load says as much as the one before it.
+fn with_noise_afterwards(mut session: Session) -> Session {
+    let setup = session.setup.as_mut().expect("it started");
+    let report = session.report.as_mut().expect("it ended");
+    report.noise_after = setup.noise.replace(noise("quiet"));
+    session
 }
 
 #[test]
@@ -268,6 +280,7 @@ proptest! {
         let found = verdict(made);
         prop_assert!(!explained || found.answer != Answer::OverThreshold, "{found:?}");
         prop_assert_eq!(found.answer == Answer::Pass, made.length <= 100);
+        prop_assert_eq!(verdict_of(&with_noise_afterwards(session(made)), made), found);
     }
 
     /// A gap gets longer by what the host takes, and the host tells how much that was.

@@ -20,6 +20,7 @@ mod hostile_tests;
 mod job;
 mod kernel;
 mod l2;
+mod limits;
 mod machine;
 mod mapped_trace;
 mod measurement;
@@ -90,13 +91,25 @@ fn main() -> ExitCode {
         let trace = (trace.status() == BacktraceStatus::Captured).then(|| format!("\n{trace}"));
         terminal::err(&format!("schedvmm: {panic}{}", trace.unwrap_or_default()));
     }));
-    let ended = std::panic::catch_unwind(|| match cli.verb {
+    let ended = std::panic::catch_unwind(|| run(cli));
+    let ended = ended.unwrap_or_else(|_| Err(Failure::internal("this is a defect: report it")));
+    let status = ended.unwrap_or_else(|failure| {
+        terminal::err(&format!("schedvmm: {failure}"));
+        failure.status()
+    });
+    ExitCode::from(status.code())
+}
+
+/// The verb, or the main job.
+fn run(cli: Cli) -> Result<ExitStatus, Failure> {
+    match cli.verb {
         Some(Verb::Bisect(args)) => verbs::bisect::run(&args),
         Some(Verb::Boot(args)) => verbs::boot::run(&args),
         Some(Verb::Check(args)) => verbs::check::run(&args),
         Some(Verb::Compare(args)) => verbs::compare::run(&args),
         Some(Verb::Config { nested }) => verbs::config::run(nested),
         Some(Verb::Explain(args)) => verbs::explain::run(&args),
+        Some(Verb::History(args)) => verbs::history::run(&args),
         Some(Verb::Host(args)) => verbs::host::run(&args),
         Some(Verb::List { folder }) => verbs::list::run(folder.as_deref()),
         Some(Verb::Probe { json }) => verbs::probe::run(json),
@@ -111,13 +124,7 @@ fn main() -> ExitCode {
             Some(args) => verbs::trials::run(&args),
             None => verbs::measure::run(&cli.run),
         },
-    });
-    let ended = ended.unwrap_or_else(|_| Err(Failure::internal("this is a defect: report it")));
-    let status = ended.unwrap_or_else(|failure| {
-        terminal::err(&format!("schedvmm: {failure}"));
-        failure.status()
-    });
-    ExitCode::from(status.code())
+    }
 }
 
 /// Shows help, or what is wrong with the words, which may be those of an earlier result.

@@ -16,6 +16,7 @@ use crate::analysis::threads;
 use crate::caller::{Caller, Meanwhile};
 use crate::compose::{Account, Origin};
 use crate::deliver::{Checkpoints, Delivery};
+use crate::limits;
 use crate::pins::PinCheck;
 use crate::session::{Notice, Session};
 use crate::show::Show;
@@ -93,12 +94,15 @@ impl Measurement {
         self.session.invalid.extend(faults);
     }
 
-    /// The result of a run that has ended.
-    pub fn result(&self, verdict: &Verdict, trace: Trace, span: Span) -> RunResult {
+    /// The result of a run that has ended, and what it comes to by the limits on its figures.
+    pub fn result(&self, verdict: Verdict, trace: Trace, span: Span) -> (RunResult, Verdict) {
         let mut phases_ms = threads::phases_ms(&self.session, self.built_ms, span.decided);
         phases_ms.extend(self.session.vm_phases_ms());
         phases_ms.insert(Phase::Total, millis(span.begin.elapsed()));
-        Account { trace, ..self.account(verdict, phases_ms) }.result()
+        let mut result = Account { trace, ..self.account(&verdict, phases_ms) }.result();
+        let Origin { limits, terms, .. } = &self.origin;
+        let verdict = limits::judge(limits, *terms, &mut result, verdict);
+        (result, verdict)
     }
 
     /// Completes a result, writes and shows it.

@@ -10,6 +10,7 @@ use protocol::index::GroupIndex;
 use protocol::message::{
     Failure, Frame, Gap, Hello, Message, MeterLine, Setup, ThresholdHit, Tick, TraceProgress,
 };
+use protocol::noise::NoiseFloor;
 use protocol::report::LoadReport;
 use protocol::vm::{VmStatus, VmTimes};
 use results::model::{Phase, Stage};
@@ -190,6 +191,13 @@ impl HostParts {
 }
 
 impl Session {
+    /// What was lost without a load: before it, and after.
+    pub fn noise_floors(&self) -> impl Iterator<Item = &NoiseFloor> {
+        let before = self.setup.as_ref().and_then(|setup| setup.noise.as_ref());
+        let after = self.report.as_ref().and_then(|report| report.noise_after.as_ref());
+        before.into_iter().chain(after)
+    }
+
     /// A run that starts now.
     pub fn new(limits: Limits, now: Instant) -> Self {
         Self {

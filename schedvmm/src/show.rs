@@ -14,6 +14,7 @@ use results::clock::Clock;
 use results::json;
 use results::model::{Answer, RunResult};
 
+pub use self::screen::noise_words;
 use self::screen::{screen, verdict_line};
 use crate::cli::{ShowArgs, ShowVm};
 use crate::progress::Progress;

@@ -9,6 +9,7 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use protocol::duration;
 use protocol::group::{ArrivalSpec, SleepSpec};
 use protocol::tunable::{TunableName, TuneRequest};
+use results::metric::Quantity;
 
 /// Longest duration accepted: longer than any run, and far from overflow.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
@@ -227,6 +228,21 @@ pub fn show_ns(ns: u64) -> String {
         1_000_000..1_000_000_000 => format!("{:.1} ms", value / 1e6),
         _ => format!("{:.2} s", value / 1e9),
     }
+}
+
+/// A figure for a reader.
+pub fn show_figure(quantity: Quantity, value: f64) -> String {
+    match quantity {
+        Quantity::LengthNs => show_ns(whole_ns(value)),
+        Quantity::Share => format!("{:.2} %", 100.0 * value),
+    }
+}
+
+/// What is no length is none.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn whole_ns(ns: f64) -> u64 {
+    // `as` saturates, and makes 0 of what is no number.
+    ns.round() as u64
 }
 
 #[cfg(test)]

@@ -56,7 +56,8 @@ impl Verdict {
         Self { answer, reason: String::new(), code: None, signal: None, note: None }
     }
 
-    fn new(answer: Answer, code: ReasonCode, reason: String) -> Self {
+    /// One with a reason.
+    pub fn new(answer: Answer, code: ReasonCode, reason: String) -> Self {
         Self { answer, reason, code: Some(code), signal: None, note: None }
     }
 
@@ -68,7 +69,7 @@ impl Verdict {
     pub fn status(&self) -> ExitStatus {
         match self.answer {
             Answer::Pass | Answer::Measured => ExitStatus::Pass,
-            Answer::OverThreshold => ExitStatus::OverThreshold,
+            Answer::OverThreshold | Answer::OverLimit => ExitStatus::OverThreshold,
             Answer::Untestable => ExitStatus::Untestable,
             Answer::Interrupted => ExitStatus::of_signal(self.signal.unwrap_or(libc::SIGTERM)),
             Answer::UsageError => ExitStatus::Usage,
@@ -180,8 +181,7 @@ fn doubt(over: &[LocatedGap], session: &Session, job: &Job, terms: Terms) -> Fin
         return Finding::Doubtful(first);
     }
     let steal = figures::steal(session, job, terms.steal_budget);
-    let noise = session.setup.as_ref().and_then(|setup| setup.noise.as_ref());
-    match doubt::of_run(&steal, noise, terms.noise_budget, threshold) {
+    match doubt::of_run(&steal, session.noise_floors(), terms.noise_budget, threshold) {
         None => Finding::Stands(None),
         Some(doubt) if terms.report_contaminated => Finding::Stands(Some(format!(
             "the gap over the threshold may be the host's, and counts as --on-contaminated report \

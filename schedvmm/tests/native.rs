@@ -53,13 +53,50 @@ fn a_run_leaves_a_whole_result() {
     assert!(number(&scheduled_out.expect("some")["share"]) > 0.5, "{classes:?}");
     let jain = number(&result["fairness"]["threads"]["jain"]);
     assert!((0.25..=1.0 + 1e-9).contains(&jain), "{jain}");
-    assert!(!result["setup"]["noise"]["cpus"].as_array().expect("CPUs").is_empty());
+    for noise in [&result["setup"]["noise"], &result["noise_after"]] {
+        assert_eq!(noise["duration_ns"], 100_000_000, "{noise}");
+        assert!(!noise["cpus"].as_array().expect("CPUs").is_empty(), "{noise}");
+    }
     let csv = fs::read_to_string(dir.path().join("out/gaps.csv")).expect("gaps.csv");
     assert_eq!(csv.lines().count() as f64, gaps + 1.0);
     assert!(csv.lines().next().expect("a heading").ends_with(",class,after_hit,kind,unfinished"));
     let log = fs::read_to_string(dir.path().join("out/gaps.hlog")).expect("gaps.hlog");
     let tagged = |name: &str| log.lines().filter(|line| line.starts_with(name)).count();
     assert_eq!((tagged("Tag=gap-"), tagged("Tag=wakeup-")), (4, 4));
+}
+
+/// Four threads that run for most of the time, on one core, are in gaps for a tenth of it at least.
+#[test]
+fn figures_have_limits() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let limit = |out: &str, limits: &[&str]| {
+        let limits = limits.iter().flat_map(|limit| ["--fail-if", limit]);
+        let more = ["--busy", "200ms", "--sleep", "fixed:10ms", "--on-contaminated", "report"];
+        let options: Vec<_> = more.into_iter().chain(["--output", out]).chain(limits).collect();
+        let output = quick(&dir, &options);
+        (output.status.code(), result(dir.path(), out), output)
+    };
+    let (status, kept, output) = limit("kept", &["longest > 100s", "gap.share > 100%"]);
+    assert_eq!((status, &kept["verdict"]), (Some(0), &"pass".into()), "{output:?}");
+    let screen = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        screen.contains("verdict  PASS") && screen.contains(": no figure over its limit"),
+        "{screen}"
+    );
+    let (status, over, output) = limit("over", &["longest > 100s", "gap-share > 10%"]);
+    assert_eq!((status, &over["verdict"]), (Some(1), &"over-limit".into()), "{output:?}");
+    let reason = over["reason"].as_str().expect("a reason");
+    assert!(reason.starts_with("gap-share is ") && reason.ends_with(", over 10.00 %"), "{reason}");
+    // Nobody is woken who never sleeps.
+    let never = ["--sleep", "fixed:0s", "--fail-if", "wakeup-p99 > 5ms", "--output", "unknown"];
+    let output = quick(&dir, &never);
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    let unknown = result(dir.path(), "unknown");
+    assert_eq!(unknown["reason_code"], "figure-unknown", "{}", unknown["limits"]);
+    let wrong = quick(&dir, &["--fail-if", "p99 > 5ms", "--output", "wrong"]);
+    let error = String::from_utf8_lossy(&wrong.stderr);
+    assert_eq!(wrong.status.code(), Some(200), "{error}");
+    assert!(error.contains("there is no figure \"p99\"; there are wait-p99"), "{error}");
 }
 
 /// A person at a terminal sees that it goes on.

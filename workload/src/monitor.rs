@@ -261,6 +261,7 @@ impl<'a> Watch<'a> {
                 })
                 .collect(),
             meter: None,
+            noise_after: None,
             groups: self.accounts.added.clone(),
         }
     }

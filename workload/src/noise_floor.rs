@@ -17,7 +17,9 @@ use gaps::stats::{Distribution, share_within};
 use gaps::tally::{Recorder, Tally};
 use gaps::tsc::{self, ns_to_ticks, ticks_to_ns};
 use protocol::cpu_list::CpuSet;
+use protocol::job::Job;
 use protocol::noise::{CpuNoise, NoiseFloor};
+use protocol::report::LoadReport;
 
 use crate::kernel::affinity;
 use crate::thread_accounting::{self, KernelAccounting};
@@ -59,6 +61,15 @@ pub fn measure(cpus: &[u32], duration: Duration, khz: u64) -> io::Result<NoiseFl
     });
     let cpus = found?;
     Ok(floor_of(cpus, duration_ns, ticks_to_ns(floor_ticks, khz)))
+}
+
+/// Measures it once more, when the load has ended by itself: what the host does now it may have done
+/// before.
+pub fn measure_after(report: &mut LoadReport, job: &Job) {
+    if !job.noise.is_zero() {
+        // That it can be measured the first time has shown.
+        report.noise_after = measure(&job.load.cpus, job.noise, report.tsc.khz).ok();
+    }
 }
 
 /// What the CPUs come to.

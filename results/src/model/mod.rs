@@ -8,6 +8,7 @@ mod flattened;
 mod gap;
 mod host;
 mod machine;
+mod metric;
 mod run;
 mod run_times;
 mod statistics;
@@ -23,6 +24,7 @@ use gaps::tsc::ns_to_ticks;
 use protocol::index::Kind;
 use protocol::job::Job;
 use protocol::message::Setup;
+use protocol::noise::NoiseFloor;
 use protocol::report::{MeterReport, TscReport};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +38,7 @@ pub use self::host::{CpuKind, EMULATION, HostFacts};
 pub use self::machine::{
     ConsoleStats, ExitCounts, HostEvidence, Idle, Machine, MachineEnd, MicroVm, VcpuEnd,
 };
+pub use self::metric::{LimitFinding, LimitOutcome, Metric, Quantity};
 pub use self::run::{
     Answer, Cosched, Entered, KernelFacts, Phase, ReasonCode, RunFairness, Schema, Stage, Target,
 };
@@ -80,6 +83,8 @@ pub struct RunResult {
     pub longest_gap: Option<LocatedGap>,
     /// The gap that ended the run.
     pub threshold_hit: Option<LocatedGap>,
+    /// What figures with a limit come to; empty where the run was not judged by any.
+    pub limits: Vec<LimitFinding>,
     /// What ended after that, and is in no other figure; `None` without such a gap.
     pub after_hit: Option<AfterHit>,
     /// What the figures are of: from the load's start to the end of the gap that ended it, or to
@@ -93,6 +98,8 @@ pub struct RunResult {
     pub cosched: Cosched,
     /// What was prepared; `None` if the run did not get there.
     pub setup: Option<Setup>,
+    /// The noise floor once more, when the load had ended; the first one is of `setup`.
+    pub noise_after: Option<NoiseFloor>,
     /// What was asked of the agent.
     pub job: Job,
     /// What all gaps come to.
@@ -136,6 +143,12 @@ pub struct RunResult {
 }
 
 impl RunResult {
+    /// What was lost without a load: before it, and after.
+    pub fn noise_floors(&self) -> impl Iterator<Item = &NoiseFloor> {
+        let before = self.setup.as_ref().and_then(|setup| setup.noise.as_ref());
+        before.into_iter().chain(&self.noise_after)
+    }
+
     /// What the groups of the load are.
     pub fn kind(&self) -> Kind {
         self.target.kind()

@@ -57,6 +57,8 @@ pub enum Answer {
     Measured,
     /// A gap over the threshold.
     OverThreshold,
+    /// A figure over a limit; the run went to its end.
+    OverLimit,
     /// The kernel could not be tested.
     Untestable,
     /// Ended before its time; no gap over the threshold until then.
@@ -76,6 +78,7 @@ impl Answer {
             Self::Pass => "pass",
             Self::Measured => "measured",
             Self::OverThreshold => "over-threshold",
+            Self::OverLimit => "over-limit",
             Self::Untestable => "untestable",
             Self::Interrupted => "interrupted",
             Self::UsageError => "usage-error",
@@ -98,7 +101,8 @@ pub enum ReasonCode {
     Failed,
     /// Others had a part in what was measured: a quota, a move to other CPUs.
     Disturbed,
-    /// The host took so much of a gap over the threshold that the rest is not over it.
+    /// The host took so much of a gap over the threshold that the rest is not over it; or what may
+    /// be its part of a figure leaves no more than the limit.
     HostTook,
     /// A gap over the threshold may be the host's: nothing tells how much of it the host took.
     HostUnknown,
@@ -106,6 +110,10 @@ pub enum ReasonCode {
     Contaminated,
     /// There is a gap over the threshold, and without a load there was too much noise.
     Noisy,
+    /// A figure is over its limit.
+    OverLimit,
+    /// The run does not tell a figure that has a limit.
+    FigureUnknown,
     /// Ended by a signal.
     Signal,
     /// Written while the run went on.

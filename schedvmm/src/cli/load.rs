@@ -11,6 +11,7 @@ use protocol::job::CoschedRequest;
 use protocol::tunable::TuneRequest;
 
 use crate::doubt::Terms;
+use crate::limits::Limit;
 use crate::shape;
 use crate::units::{self, CpuList, Threshold};
 
@@ -63,8 +64,9 @@ pub struct LoadArgs {
     /// Room for gap records of one thread; what does not fit is still counted.
     #[arg(long, default_value_t = 65_536, value_name = "N")]
     pub records: u32,
-    /// How long to measure the noise floor on the load's CPUs before the load, or `off`.
-    #[arg(long, default_value = "500ms", value_parser = units::optional_duration, value_name = "TIME")]
+    /// How long to measure the noise floor on the load's CPUs before the load, and after it, or
+    /// `off`; 10s at most.
+    #[arg(long, default_value = "500ms", value_parser = noise, value_name = "TIME")]
     pub noise: Threshold,
     /// A run of whose time the host took more than this is marked as contaminated.
     #[arg(long, default_value = "0.5%", value_parser = units::percent, value_name = "PERCENT")]
@@ -77,6 +79,10 @@ pub struct LoadArgs {
     /// same as always, with a note.
     #[arg(long, default_value = "untestable", value_parser = on_contaminated(), value_name = "ANSWER")]
     pub on_contaminated: String,
+    /// Fail a run of which this figure is above this value, such as 'wakeup-p99 > 5ms'; may be
+    /// repeated.
+    #[arg(long, value_parser = Limit::parse, value_name = "FIGURE > VALUE")]
+    pub fail_if: Vec<Limit>,
     /// Measure although a cgroup that schedvmm was started in has a CPU quota: what it throttles
     /// looks like gaps of the kernel.
     #[arg(long)]
@@ -101,6 +107,18 @@ impl LoadArgs {
             report_contaminated: self.on_contaminated == REPORT,
             on_hardware,
         }
+    }
+}
+
+/// Who waits for the guest meanwhile gives up after some seconds of silence.
+const MAX_NOISE: Duration = Duration::from_secs(10);
+
+fn noise(text: &str) -> Result<Threshold, String> {
+    match units::optional_duration(text)? {
+        Threshold(Some(time)) if time > MAX_NOISE => {
+            Err(format!("it is longer than {MAX_NOISE:?}, and what it is compared with are shares"))
+        }
+        time => Ok(time),
     }
 }
 

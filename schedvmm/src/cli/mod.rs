@@ -6,6 +6,7 @@ mod boot;
 mod check;
 mod compare;
 mod explain;
+mod history;
 mod host;
 mod load;
 mod machine;
@@ -19,6 +20,7 @@ pub use boot::BootArgs;
 pub use check::CheckArgs;
 pub use compare::CompareArgs;
 pub use explain::ExplainArgs;
+pub use history::HistoryArgs;
 pub use host::HostArgs;
 pub use load::{Cosched, LoadArgs};
 pub use machine::{Boot, Idle, MachineArgs, Pin};
@@ -97,6 +99,11 @@ pub enum Verb {
     },
     /// Says from its trace why a gap of a result was: who ran instead.
     Explain(ExplainArgs),
+    /// Says where a row of kernels changes, by their stored trials.
+    ///
+    /// Exit status 0, or 1 where the last change is one for the worse; 200 where they cannot be
+    /// compared.
+    History(Box<HistoryArgs>),
     /// Measures the kernel that is running: the same load and meter, no VM, no root needed.
     Host(Box<HostArgs>),
     /// Lists results, trials, comparisons and searches, the oldest first.

@@ -13,6 +13,7 @@ use protocol::noise::NoiseFloor;
 use results::model::{Answer, CoRun, FigureSource, Group, RunResult, Statistics, VmResult};
 
 use crate::analysis::expected;
+use crate::limits;
 use crate::terminal::one_line;
 use crate::units::show_ns;
 
@@ -39,23 +40,10 @@ fn write_screen(text: &mut String, result: &RunResult, folder: &Path) -> std::fm
     for note in &result.notes {
         line(text, "note", note)?;
     }
-    if !result.vms.is_empty() {
-        writeln!(text)?;
-        write_vms(text, &result.vms)?;
-    } else if result.setup.is_some() {
-        writeln!(text)?;
-        writeln!(
-            text,
-            "group             cookie     gaps    longest        p99  in gaps  CPU share  \
-                max wake-up"
-        )?;
-        for group in &result.groups {
-            writeln!(text, "{}", group_line(group))?;
-        }
-    }
+    write_groups(text, result)?;
     writeln!(text)?;
     line(text, "longest", &longest_line(result))?;
-    if let Some(setup) = &result.setup {
+    if result.setup.is_some() {
         // Of machines nothing is expected, and forced idle time is not accounted for.
         let threads = result.job.nested.is_none();
         if threads {
@@ -78,12 +66,34 @@ fn write_screen(text: &mut String, result: &RunResult, folder: &Path) -> std::fm
             });
             line(text, "why", &format!("{}{doubt}", explanation.paragraph))?;
         }
-        line(text, "noise", &noise_line(setup.noise.as_ref()))?;
+        line(text, "noise", &noise_line(result))?;
+    }
+    if !result.limits.is_empty() {
+        line(text, "limits", &limits::said(&result.limits))?;
     }
     line(text, "verdict", &verdict_line(result, result.job.load.threshold))?;
     line(text, "result", &folder.display().to_string())?;
     // Whoever shows it ends the last line.
     text.pop();
+    Ok(())
+}
+
+/// A line for each group, or for each machine.
+fn write_groups(text: &mut String, result: &RunResult) -> std::fmt::Result {
+    if !result.vms.is_empty() {
+        writeln!(text)?;
+        write_vms(text, &result.vms)?;
+    } else if result.setup.is_some() {
+        writeln!(text)?;
+        writeln!(
+            text,
+            "group             cookie     gaps    longest        p99  in gaps  CPU share  \
+                max wake-up"
+        )?;
+        for group in &result.groups {
+            writeln!(text, "{}", group_line(group))?;
+        }
+    }
     Ok(())
 }
 
@@ -284,17 +294,18 @@ fn cause_line(found: &Statistics) -> String {
 }
 
 /// Noise found by the meter without a load.
-fn noise_line(noise: Option<&NoiseFloor>) -> String {
-    noise.map_or_else(
-        || "not measured".to_owned(),
-        |noise| {
-            format!(
-                "longest {} in {} without a load, {} lost",
-                show_ns(noise.longest_ns),
-                show_ns(noise.duration_ns),
-                percent(Some(noise.gap_share))
-            )
-        },
+fn noise_line(result: &RunResult) -> String {
+    let each: Vec<_> = result.noise_floors().map(noise_words).collect();
+    if each.is_empty() { "not measured".to_owned() } else { each.join("; after it ") }
+}
+
+/// What was lost without a load.
+pub fn noise_words(noise: &NoiseFloor) -> String {
+    format!(
+        "longest {} in {} without a load, {} lost",
+        show_ns(noise.longest_ns),
+        show_ns(noise.duration_ns),
+        percent(Some(noise.gap_share))
     )
 }
 
@@ -391,7 +402,8 @@ pub(super) fn verdict_line(result: &RunResult, threshold: Option<Duration>) -> S
     let without = if result.cosched.missing { ", without cookies" } else { "" };
     let threshold = threshold.unwrap_or_default();
     let line = match result.verdict {
-        Answer::Pass => format!("PASS{without}: no gap over {threshold:?}"),
+        Answer::Pass => format!("PASS{without}: {}", kept(result)),
+        Answer::OverLimit => format!("OVER LIMIT{without}"),
         Answer::Measured => format!("MEASURED{without}: no threshold was set"),
         Answer::OverThreshold => format!("OVER THRESHOLD{without}: a gap over {threshold:?}"),
         Answer::Untestable => "UNTESTABLE".to_owned(),
@@ -401,6 +413,13 @@ pub(super) fn verdict_line(result: &RunResult, threshold: Option<Duration>) -> S
         Answer::InternalError => "INTERNAL ERROR".to_owned(),
     };
     if result.reason.is_empty() { line } else { format!("{line}: {}", result.reason) }
+}
+
+/// What a pass is about.
+fn kept(result: &RunResult) -> String {
+    let threshold = result.job.load.threshold.map(|threshold| format!("no gap over {threshold:?}"));
+    let limits = (!result.limits.is_empty()).then(|| "no figure over its limit".to_owned());
+    threshold.into_iter().chain(limits).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ fn one(saved: &Saved) -> (String, String) {
 }
 
 fn trials(trials: &Trials) -> (String, String) {
-    let over = trials.measured().filter(|attempt| attempt.over_threshold).count();
+    let over = trials.measured().filter(|attempt| attempt.failed()).count();
     let kernel = trials.conditions.kernel.path.display();
     let (measured, planned) = (trials.count(State::Measured), trials.planned);
     let what = format!("{measured} of {planned} trials of {kernel}: {over} over the threshold");

@@ -110,6 +110,7 @@ fn conditions(sample: &RunResult, seed: u64) -> Conditions {
         job: sample.job.clone(),
         machine: TrialMachine::default(),
         terms: TrialTerms { steal_budget: 1.0, noise_budget: 1.0, report_contaminated: false },
+        limits: Vec::new(),
         host: sample.host.clone(),
     }
 }

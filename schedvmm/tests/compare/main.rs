@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `schedvmm compare` of stored trials: every answer with its status, what is printed, and what is
+//! `schedvmm compare` and `schedvmm history` of stored trials: every answer with its status, what is printed, and what is
 //! refused. The trials are made up, of a result that a run has left.
 
 #[path = "../calls/mod.rs"]
 mod calls;
 mod folders;
+mod history;
 
 use std::fs;
 use std::path::Path;

@@ -26,8 +26,8 @@ pub fn group() -> Group {
     // goes on.
     let runs = format!("schedvmm --runs 3 {SHORT} {NOISY} --output r");
     let killed = format!(
-        "{runs} & pid=$!; until test -s r/trial-002/console.log; do sleep 0.2; done; kill -9 $pid; \
-         wait $pid; {runs}"
+        "{runs} & pid=$!; while kill -0 $pid && ! test -e r/trial-002/console.log; do sleep 0.2; done; \
+         kill -9 $pid; wait $pid; {runs}"
     );
     let other = "schedvmm trials 2 --kernel /bzImage --threshold off --trace off --duration 2s";
     let changed = format!("{runs} --until all > first; {other} {NOISY} --output r");

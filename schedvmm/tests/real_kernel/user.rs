@@ -68,6 +68,7 @@ pub fn group() -> Group {
     cases.push(Case::new("own_shape", format!("{OWN_SHAPE}{}", main_job(OF_OWN_SHAPE)), own_shape));
     cases.push(Case::run("quotas_without_smt", QUOTAS_WITHOUT_SMT, quotas));
     cases.push(Case::new("without_a_machine", ON_THE_HOST, on_the_host));
+    cases.push(Case::run("limits", LIMITS, limits));
     cases.extend(disturbed::cases());
     cases.push(Case::new("executable", "stat -c %s $(command -v schedvmm)", |outcome| {
         let bytes: u64 = outcome.stdout.trim().parse().expect("a size");
@@ -75,6 +76,23 @@ pub fn group() -> Group {
         assert!(bytes <= MAX_EXECUTABLE_BYTES, "{bytes} bytes");
     }));
     Group::new("user", TestKernel::V612, cases)
+}
+
+/// Sixteen threads on two CPUs wait for longer than a millisecond, and not for all of the time.
+const LIMITS: &str = "--threshold off --duration 2s --trace off --noise off \
+    --fail-if 'longest > 1ms' --fail-if 'gap_share > 100%'";
+
+fn limits(outcome: &Outcome) {
+    outcome.assert_status(1);
+    let result = outcome.assert_verdict("over-limit");
+    assert_eq!(result["reason_code"], "over-limit");
+    let found: Vec<_> = list(&result, "limits").iter().map(|it| text(it, "outcome")).collect();
+    assert_eq!(found, ["exceeded", "kept"], "{}", result["limits"]);
+    assert_eq!(result["limits"][0]["value"].as_f64(), result["longest_gap_ns"].as_f64());
+    let reason = text(&result, "reason");
+    assert!(reason.starts_with("longest is ") && reason.ends_with(", over 1.0 ms"), "{reason}");
+    let verdict = format!("verdict  OVER LIMIT: {reason}");
+    assert!(outcome.stdout.contains(&verdict), "no verdict{}", outcome.words());
 }
 
 /// Cookies are looked for in cgroups of version 1, and there are none; then the groups need the

@@ -218,7 +218,7 @@ impl Run<'_> {
         let threads = self.tallies.threads(times, &busy);
         self.tallies.complete(&mut self.report);
         let report =
-            LoadReport { tsc_end, tsc, threads, groups: Vec::new(), meter: Some(self.report) };
+            LoadReport { tsc_end, tsc, threads, meter: Some(self.report), ..LoadReport::default() };
         match self.hit_tsc {
             Some(hit_tsc) => report.until(self.placing.tsc_start, hit_tsc),
             None => report,

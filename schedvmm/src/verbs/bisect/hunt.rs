@@ -302,7 +302,7 @@ impl Hunt {
         }
         let is_other = first_without.is_some_and(|without| without != attempt.cookies_missing);
         let found = match hit {
-            Hit::Threshold { .. } => Some(attempt.over_threshold),
+            Hit::Threshold { .. } => Some(attempt.failed()),
             Hit::Limit { metric, limit } => attempt.metrics.get(&metric).map(|it| *it > limit),
         };
         let why = match (is_other, found, hit) {

@@ -109,14 +109,18 @@ impl Side {
 
     /// For a reader, with the median of this figure.
     pub fn facts(&self, metric: Metric) -> SideFacts {
-        let values: Vec<_> =
-            self.points.values().filter_map(|point| point.metrics.get(&metric).copied()).collect();
         SideFacts {
             name: self.name.clone(),
             kernel: self.kernel.clone(),
             trials: self.points.len(),
-            median: Median::new(&values, CONFIDENCE),
+            median: self.median(metric),
         }
+    }
+
+    /// The median of this figure; `None` where no trial tells it.
+    pub fn median(&self, metric: Metric) -> Option<Median> {
+        let told = self.points.values().filter_map(|point| point.metrics.get(&metric).copied());
+        Median::new(&told.collect::<Vec<_>>(), CONFIDENCE)
     }
 }
 
@@ -124,12 +128,17 @@ impl Side {
 /// does not tell it.
 type Pair = (u32, Option<Difference>);
 
-/// All pairs, in the order of their numbers.
-fn pairs(metric: Metric, base: &Side, other: &Side) -> Vec<Pair> {
-    let scale = match metric.quantity() {
+/// The scale on which its values are compared.
+pub fn scale(metric: Metric) -> Scale {
+    match metric.quantity() {
         Quantity::LengthNs => Scale::LENGTHS_NS,
         Quantity::Share => Scale::SHARES,
-    };
+    }
+}
+
+/// All pairs, in the order of their numbers.
+fn pairs(metric: Metric, base: &Side, other: &Side) -> Vec<Pair> {
+    let scale = scale(metric);
     let both =
         base.points.iter().filter_map(|(pair, one)| Some((pair, one, other.points.get(pair)?)));
     both.map(|(pair, one, other)| (*pair, difference(scale, metric, one, other))).collect()
@@ -213,7 +222,7 @@ fn secondary(
     (base, other): (&Side, &Side),
     look: Look,
 ) -> Vec<Secondary> {
-    let others = Metric::ALL.into_iter().filter(|metric| *metric != asked.metric);
+    let others = Metric::SHOWN.into_iter().filter(|metric| *metric != asked.metric);
     let found: Vec<(Metric, Finding)> = others
         .filter_map(|metric| {
             let all = pairs(metric, base, other);

@@ -13,11 +13,12 @@ use decision::sequential::{Answer, LOOKS};
 use results::comparison::{Comparison, ComparisonSchema, Versus};
 use results::json;
 
-pub use self::words::{answer_word, screen};
+pub use self::judge::{Side, scale};
+pub use self::stored::Stored;
+pub use self::words::{answer_word, conditions, screen};
 
-use self::judge::{Asked, Side, versus};
+use self::judge::{Asked, versus};
 use self::measured::Measured;
-use self::stored::Stored;
 use crate::cli::CompareArgs;
 use crate::status::{ExitStatus, Failure};
 use crate::terminal;

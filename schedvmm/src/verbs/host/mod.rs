@@ -22,7 +22,7 @@ use workload::error::LoadError;
 use workload::kernel::info;
 use workload::observer::{Observer, Outcome, Prepared};
 use workload::tracing::Tracing;
-use workload::{setup, supervisor};
+use workload::{noise_floor, setup, supervisor};
 
 use crate::caller::Caller;
 use crate::cli::{HostArgs, ShowVm};
@@ -68,6 +68,7 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
         // None of ours lie between.
         host_cpus: HostCpus { emulated: facts::emulated(), vcpus: None },
         terms: args.load.terms(facts::on_hardware()),
+        limits: args.load.fail_if.clone(),
         started_utc,
         ..Origin::new(Target::Host)
     };
@@ -93,7 +94,7 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     let span = Span { begin, decided: Instant::now() };
     let terms = measurement.origin.terms;
     let verdict = judge(&measurement.session, &measurement.job, terms, &end, "");
-    let mut result = measurement.result(&verdict, trace, span);
+    let (mut result, verdict) = measurement.result(verdict, trace, span);
     // That it could not be written has been told, and the answer stands.
     let _ = measurement.deliver(&mut result);
     Ok(verdict.status())
@@ -177,7 +178,10 @@ impl Run {
     /// Takes the load's report, and its fault.
     fn take_outcome(&mut self, outcome: Result<Outcome, LoadError>) {
         let fault = match outcome {
-            Ok(Outcome { report, fault }) => {
+            Ok(Outcome { mut report, fault }) => {
+                if fault.is_none() && self.signal.is_none() {
+                    noise_floor::measure_after(&mut report, &self.measurement.job);
+                }
                 self.tell(Message::Finished(report));
                 fault
             }

@@ -38,7 +38,7 @@ impl Attempt {
         footprint::give_back();
         self.describe_ends(&ends);
         let measurement = &mut self.measurement;
-        let mut result = measurement.result(&verdict, trace, span);
+        let (mut result, verdict) = measurement.result(verdict, trace, span);
         let of = (result.groups.as_slice(), result.threads.as_slice());
         let folder = &measurement.folder;
         result.vms = threads::vms(&measurement.session, of, |vm| folder.vm_log_tail(vm));

@@ -79,6 +79,7 @@ impl Plan {
             machine,
             host_cpus: self.host_cpus,
             terms: self.args.load.terms(false),
+            limits: self.args.load.fail_if.clone(),
             ..Origin::new(target)
         }
     }

@@ -22,6 +22,7 @@ use super::{Built, EVENTS_IN_FLIGHT, Ready};
 use crate::caller::Caller;
 use crate::cli::RunArgs;
 use crate::kernel::{Kernel, Known};
+use crate::limits::Limit;
 use crate::measurement::millis;
 use crate::service::Event;
 use crate::status::{Failure, OrFail};
@@ -172,6 +173,7 @@ fn conditions(plan: &Plan, opened: &Opened) -> Conditions {
             noise_budget: terms.noise_budget,
             report_contaminated: terms.report_contaminated,
         },
+        limits: plan.args.load.fail_if.iter().map(Limit::text).collect(),
         host: facts::host(),
     }
 }

@@ -98,11 +98,11 @@ fn count(lengths: &Lengths) -> u64 {
 }
 
 fn marks(result: &RunResult) -> Vec<Mark> {
-    let noise = result.setup.as_ref().and_then(|setup| setup.noise.as_ref());
+    let noise = result.noise_floors().map(|noise| noise.longest_ns).max();
     [
         mark(result.job.load.threshold.map(as_ns), "threshold", "threshold"),
         mark(result.expected.gap_ns, "expected", "longest by design"),
-        mark(noise.map(|noise| noise.longest_ns), "noise", "longest without a load"),
+        mark(noise, "noise", "longest without a load"),
     ]
     .into_iter()
     .flatten()

@@ -10,6 +10,7 @@ use results::model::{ExplainedPart, Group, RunResult};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::show::noise_words;
 use crate::units::{as_ns, show_ns};
 use crate::verbs::report::group_name;
 use crate::verbs::report::svg::{px, real};
@@ -276,6 +277,9 @@ pub fn environment(result: &RunResult) -> Markup {
     if let Some(setup) = &result.setup {
         rows.add_setup(setup);
     }
+    for (noise, name) in result.noise_floors().zip(["noise floor", "noise floor afterwards"]) {
+        rows.add(name, noise_words(noise));
+    }
     if let Some(tsc) = &result.tsc {
         rows.add("time stamp counter", format!("{} kHz ({})", tsc.khz, words(&tsc.source)));
     }
@@ -306,17 +310,6 @@ impl Rows {
             let value = tunable.effective.as_deref().or(tunable.note.as_deref()).unwrap_or("–");
             let file = tunable.file.as_deref().map(|file| format!(", {file}")).unwrap_or_default();
             self.add(&format!("tunable {}", tunable.request), format!("{value}{file}"));
-        }
-        if let Some(noise) = &setup.noise {
-            self.add(
-                "noise floor",
-                format!(
-                    "longest {} in {} without a load, {} lost",
-                    show_ns(noise.longest_ns),
-                    show_ns(noise.duration_ns),
-                    percent(Some(noise.gap_share))
-                ),
-            );
         }
     }
 }

@@ -10,7 +10,7 @@ mod distribution;
 mod facts;
 mod machines;
 mod page;
-mod svg;
+pub mod svg;
 mod timeline;
 mod why;
 

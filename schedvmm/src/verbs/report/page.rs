@@ -74,6 +74,10 @@ fn verdict(result: &RunResult) -> Verdict {
             let class = if without.is_empty() { "good" } else { "neutral" };
             (class, format!("PASS{without}"), format!("No gap over {threshold}."))
         }
+        (Answer::Pass, None) if !result.limits.is_empty() => {
+            let class = if without.is_empty() { "good" } else { "neutral" };
+            (class, format!("PASS{without}"), "No figure over its limit.".to_owned())
+        }
         // Older versions called that a pass.
         (Answer::Measured | Answer::Pass, _) => {
             neutral(&format!("MEASURED{without}"), "No threshold was set.")
@@ -81,6 +85,9 @@ fn verdict(result: &RunResult) -> Verdict {
         (Answer::OverThreshold, _) => {
             let over = threshold.as_deref().unwrap_or("the threshold");
             ("bad", format!("OVER THRESHOLD{without}"), format!("A gap over {over}."))
+        }
+        (Answer::OverLimit, _) => {
+            ("bad", format!("OVER LIMIT{without}"), "A figure over its limit.".to_owned())
         }
         (Answer::Interrupted, _) => neutral(&interrupted, "The run was ended before its time."),
         (Answer::Untestable, _) => neutral("UNTESTABLE", "This kernel could not be tested."),

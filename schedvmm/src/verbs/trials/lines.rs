@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use results::metric::{Metric, Quantity};
+use results::metric::Metric;
 use results::trials::{Attempt, Ended, MetricSummary, OverThreshold, State, Summary, Trials};
 
 use super::series::Series;
 use super::summary;
 use crate::terminal::one_line;
-use crate::units::show_ns;
+use crate::units::show_figure;
 
 /// Before the first trial.
 pub fn first(series: &Series) -> String {
@@ -61,7 +61,7 @@ pub fn attempt(series: &Series) -> String {
 
 /// What a trial found, of fixed width.
 fn found(attempt: &Attempt) -> String {
-    let over = if attempt.over_threshold { " OVER" } else { "" };
+    let over = if attempt.failed() { " OVER" } else { "" };
     format!(
         "longest {:>9}  {} {:>9}{over}",
         figure(attempt, Metric::Longest),
@@ -162,7 +162,7 @@ fn facts(trials: &Trials, summary: &Summary) -> Vec<(&'static str, String)> {
     match &summary.over_threshold {
         Some(over) => {
             facts.push(("over", over_words(over)));
-            if over.hits > 0 {
+            if trials.measured().any(|attempt| attempt.over_threshold) {
                 let note = "trials that ended at a gap over the threshold are among those of \
                             `longest` only, and there they are at least so long";
                 facts.push(("note", note.to_owned()));
@@ -179,11 +179,13 @@ fn facts(trials: &Trials, summary: &Summary) -> Vec<(&'static str, String)> {
 
 /// `0 of 10 over 100ms: at most 26 % of runs, with 95 % confidence`.
 fn over_words(over: &OverThreshold) -> String {
-    let threshold = Duration::from_nanos(over.threshold_ns);
+    let threshold = over.threshold_ns.map(|ns| format!("{:?}", Duration::from_nanos(ns)));
+    let limits = over.limits.iter().cloned();
     let mut text = format!(
-        "{} of {} over {threshold:?}: {} of runs, with 95 % confidence",
+        "{} of {} over {}: {} of runs, with 95 % confidence",
         over.hits,
         over.trials,
+        threshold.into_iter().chain(limits).collect::<Vec<_>>().join(" or "),
         bounds(over)
     );
     let (hits, trials) = over.with_contaminated;
@@ -196,7 +198,7 @@ fn over_words(over: &OverThreshold) -> String {
 fn ended(ended: Option<Ended>) -> &'static str {
     match ended {
         Some(Ended::All) => "all have been done",
-        Some(Ended::Decided) => "decided: a gap over the threshold was found (--until decided)",
+        Some(Ended::Decided) => "decided: a run failed (--until decided)",
         Some(Ended::Interrupted) => "interrupted",
         Some(Ended::HostUnfit) => "the host is unfit: too many were contaminated",
         Some(Ended::Untestable) => "the kernel could not be tested",
@@ -207,17 +209,7 @@ fn ended(ended: Option<Ended>) -> &'static str {
 
 /// A figure for a reader.
 pub fn show(metric: Metric, value: f64) -> String {
-    match metric.quantity() {
-        Quantity::LengthNs => show_ns(whole_ns(value)),
-        Quantity::Share => format!("{:.2} %", 100.0 * value),
-    }
-}
-
-/// What is no length is none.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn whole_ns(ns: f64) -> u64 {
-    // `as` saturates, and makes 0 of what is no number.
-    ns.round() as u64
+    show_figure(metric.quantity(), value)
 }
 
 fn percent(share: f64) -> String {

@@ -204,8 +204,7 @@ impl Series {
 
     /// Whether no further trial can change the exit status.
     fn is_decided(&self) -> bool {
-        self.trials.until == Until::Decided
-            && self.trials.measured().any(|attempt| attempt.over_threshold)
+        self.trials.until == Until::Decided && self.trials.measured().any(Attempt::failed)
     }
 
     /// How it all ends the process.
@@ -216,7 +215,7 @@ impl Series {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
-        let is_over = self.trials.measured().any(|attempt| attempt.over_threshold);
+        let is_over = self.trials.measured().any(Attempt::failed);
         match self.trials.ended {
             Some(Ended::Interrupted) => Ok(ExitStatus::of_signal(signal.unwrap_or(libc::SIGINT))),
             Some(Ended::Failed) => Err(self.failed()),
@@ -327,7 +326,7 @@ pub fn judge(result: &RunResult, terms: TrialTerms) -> (State, String) {
         Answer::UsageError | Answer::HostError | Answer::InternalError => {
             (State::Failed, result.reason.clone())
         }
-        Answer::Pass | Answer::Measured | Answer::OverThreshold => {
+        Answer::Pass | Answer::Measured | Answer::OverThreshold | Answer::OverLimit => {
             match contamination(result, terms) {
                 Some(why) => (State::Contaminated, why),
                 None => (State::Measured, String::new()),
@@ -342,7 +341,7 @@ fn contamination(result: &RunResult, terms: TrialTerms) -> Option<String> {
         return None;
     }
     // A run that is no fail may have had noise of any length.
-    let noise = result.setup.as_ref().and_then(|setup| setup.noise.as_ref());
+    let noise = result.noise_floors();
     doubt::of_run(&result.steal, noise, terms.noise_budget, Duration::MAX).map(doubt::Doubt::remark)
 }
 

@@ -66,6 +66,7 @@ pub fn conditions(seed: u64) -> Conditions {
         job,
         machine: TrialMachine::default(),
         terms: TrialTerms { steal_budget: 0.005, noise_budget: 0.1, report_contaminated: false },
+        limits: Vec::new(),
         host: HostFacts::default(),
     }
 }
@@ -195,12 +196,32 @@ fn what_disturbed_a_trial_is_no_hit() {
 
 #[test]
 fn noise_without_a_load_contaminates_too() {
-    let mut noisy = result(Answer::Pass, 5);
+    let (mut before, mut after) = (result(Answer::Pass, 5), result(Answer::OverLimit, 5));
     let noise = NoiseFloor { gap_share: 0.3, ..NoiseFloor::default() };
-    noisy.setup = Some(Setup { noise: Some(noise), ..Setup::default() });
-    let (state, why) = judge(&noisy, conditions(7).terms);
-    assert_eq!(state, State::Contaminated);
-    assert!(why.contains("--noise-budget"), "{why}");
+    after.noise_after = Some(noise.clone());
+    before.setup = Some(Setup { noise: Some(noise), ..Setup::default() });
+    for noisy in [before, after] {
+        let (state, why) = judge(&noisy, conditions(7).terms);
+        assert_eq!(state, State::Contaminated);
+        assert!(why.contains("--noise-budget"), "{why}");
+    }
+}
+
+/// A figure over its limit is a failure of the kernel as a gap over the threshold is, and its figures
+/// are those of a whole run.
+#[test]
+fn runs_over_a_limit_are_counted_and_decide() {
+    let over = Next::Ends(result(Answer::OverLimit, 50));
+    let mut planned = planned(3, Until::Decided);
+    planned.conditions.limits = vec!["longest > 40ms".into()];
+    let (status, trials, _) = done(planned, &mut Machines::new([passes(30), over]));
+    assert_eq!(status.expect("an answer"), ExitStatus::OverThreshold);
+    assert_eq!(trials.ended, Some(Ended::Decided));
+    let summary = trials.summary.expect("one");
+    let over = summary.over_threshold.expect("a limit");
+    assert_eq!((over.hits, over.trials), (1, 2));
+    assert_eq!(over.limits, ["longest > 40ms"]);
+    assert!(summary.metrics.iter().all(|it| it.trials == 2), "{:?}", summary.metrics);
 }
 
 /// Of 10, five are more than 30 % even if no other is.

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What trials come to: intervals that assume no distribution.
 
-use std::time::Duration;
-
 use decision::interval::{Median, Share};
 use results::metric::Metric;
 use results::model::ReasonCode;
-use results::trials::{Attempt, MetricSummary, OverThreshold, State, Summary, Trials};
+use results::trials::{Attempt, Conditions, MetricSummary, OverThreshold, State, Summary, Trials};
 
 use crate::units::as_ns;
 
@@ -19,29 +17,26 @@ pub fn of(trials: &Trials) -> Summary {
     Summary {
         measured: count(&measured),
         contaminated: trials.count(State::Contaminated),
-        over_threshold: trials
-            .conditions
-            .job
-            .load
-            .threshold
-            .and_then(|threshold| over_threshold(trials, &measured, threshold)),
-        metrics: Metric::ALL.into_iter().filter_map(|metric| median(metric, &measured)).collect(),
+        over_threshold: over_threshold(trials, &measured),
+        metrics: Metric::SHOWN.into_iter().filter_map(|metric| median(metric, &measured)).collect(),
     }
 }
 
-fn over_threshold(
-    trials: &Trials,
-    measured: &[&Attempt],
-    threshold: Duration,
-) -> Option<OverThreshold> {
+fn over_threshold(trials: &Trials, measured: &[&Attempt]) -> Option<OverThreshold> {
+    let Conditions { job, limits, .. } = &trials.conditions;
+    let threshold_ns = job.load.threshold.map(as_ns);
+    if threshold_ns.is_none() && limits.is_empty() {
+        return None;
+    }
     let hits = hits(measured.iter().copied());
     let share = Share::new(hits.into(), count(measured).into())?;
     // One that was contaminated and had a gap over the threshold has no answer of its own.
     let contaminated = trials.attempts.iter().filter(|it| it.state == State::Contaminated);
-    let doubted = contaminated
-        .filter(|it| it.over_threshold || it.reason_code.is_some_and(ReasonCode::is_doubt));
+    let doubted =
+        contaminated.filter(|it| it.failed() || it.reason_code.is_some_and(ReasonCode::is_doubt));
     (share.trials > 0).then(|| OverThreshold {
-        threshold_ns: as_ns(threshold),
+        threshold_ns,
+        limits: limits.clone(),
         hits,
         trials: count(measured),
         interval: share.interval(CONFIDENCE),
@@ -66,7 +61,7 @@ fn median(metric: Metric, measured: &[&Attempt]) -> Option<MetricSummary> {
 }
 
 fn hits<'a>(attempts: impl Iterator<Item = &'a Attempt>) -> u32 {
-    u32::try_from(attempts.filter(|it| it.over_threshold).count()).unwrap_or(u32::MAX)
+    u32::try_from(attempts.filter(|it| it.failed()).count()).unwrap_or(u32::MAX)
 }
 
 fn count(attempts: &[&Attempt]) -> u32 {

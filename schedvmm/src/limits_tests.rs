@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What limits come to, as a table and as rules that always hold.
+
+use proptest::prelude::*;
+use protocol::report::ThreadReport;
+use results::model::{Numbers, Steal};
+use results::testing;
+
+use super::*;
+
+const MS: u64 = 1_000_000;
+
+fn limits(texts: &[&str]) -> Vec<Limit> {
+    texts.iter().map(|text| Limit::parse(text).expect("a limit")).collect()
+}
+
+/// A run of ten seconds wanted with a hundred gaps of 10 ms each and one of `longest_ms`, of which
+/// those of the host are so many.
+fn run(longest_ms: u64, hosts: u64) -> RunResult {
+    let mut result = testing::result("user");
+    result.verdict = Answer::Measured;
+    (result.threshold_hit, result.after_hit, result.job.load.threshold) = (None, None, None);
+    result.setup.as_mut().expect("it started").noise = None;
+    result.steal = Steal { share: Some(0.0), budget: 0.005, contaminated: false };
+    let lengths = vec![(10 * MS, 100), (longest_ms * MS, 1)];
+    let report = ThreadReport {
+        gap_histogram_ns: lengths.clone(),
+        wakeup_histogram_ns: lengths.clone(),
+        wakeup_longest_ns: longest_ms * MS,
+        ..ThreadReport::default()
+    };
+    let mut thread = testing::thread(Numbers::default(), report);
+    thread.longest_gap_ns = longest_ms * MS;
+    result.threads = vec![thread];
+    let all = Distribution::of_buckets(&lengths);
+    let figures = &mut result.statistics;
+    figures.wanted_ns = 10_000 * MS;
+    figures.time_quantiles = all.time_quantiles();
+    figures.wakeup = all.quantiles();
+    figures.gap_share = Some(as_float(1000 * MS + longest_ms * MS) / 1e10);
+    figures.mean_wait_ns = all.mean_wait_ns(figures.wanted_ns);
+    let of = |class, gaps| ClassShare { class, gaps, gap_ns: gaps * 10 * MS, share: None };
+    figures.classes = vec![of(Class::ScheduledOut, 100 - hosts), of(Class::Host, hosts)];
+    figures.classes.retain(|it| it.gaps > 0);
+    result.longest_gap_ns = Some(longest_ms * MS);
+    let gap = result.longest_gap.as_mut().expect("one");
+    (gap.length_ns, gap.class) = (longest_ms * MS, Class::ScheduledOut);
+    (gap.host_ns, gap.host_known_ns) = (Some(0), 0);
+    result
+}
+
+fn judged(result: &mut RunResult, texts: &[&str], terms: Terms) -> Verdict {
+    let answer = result.verdict;
+    let plain = Verdict { answer, reason: String::new(), code: None, signal: None, note: None };
+    judge(&limits(texts), terms, result, plain)
+}
+
+fn come_to(mut result: RunResult, texts: &[&str]) -> (Answer, Option<ReasonCode>, String) {
+    let verdict = judged(&mut result, texts, Terms::NONE);
+    assert_eq!(verdict.answer, result.verdict);
+    assert_eq!(Some(verdict.status().code()), result.exit_status);
+    assert_eq!((verdict.code, &verdict.reason), (result.reason_code, &result.reason));
+    (verdict.answer, verdict.code, verdict.reason)
+}
+
+#[test]
+fn limits_are_read_as_they_are_written() {
+    for (text, is) in [
+        ("wakeup-p99 > 5ms", "wakeup-p99 > 5ms"),
+        ("wakeup.p99>5000us", "wakeup-p99 > 5ms"),
+        ("forced_idle > 20%", "forced-idle > 20%"),
+        (" lag > 50ms ", "lag > 50ms"),
+    ] {
+        let limit = Limit::parse(text).expect("a limit");
+        assert_eq!(limit.text(), is);
+        assert_eq!(Limit::parse(&limit.text()), Ok(limit));
+    }
+    for (text, says) in [
+        ("wakeup-p99", "FIGURE > VALUE"),
+        ("wakeup-p99 < 5ms", "FIGURE > VALUE"),
+        ("wakeup-p98 > 5ms", "no figure \"wakeup-p98\"; there are wait-p99, wait-p50"),
+        ("wakeup-p99 > 5", "the value \"5\" of wakeup-p99"),
+        ("gap-share > 5ms", "the value \"5ms\" of gap-share"),
+        ("gap-share > 120%", "between 0% and 100%"),
+        ("wakeup-p99 >= 5ms", "the value \"= 5ms\""),
+        ("", "FIGURE > VALUE"),
+    ] {
+        let error = Limit::parse(text).expect_err(text);
+        assert!(error.contains(says), "{text}: {error}");
+    }
+}
+
+#[test]
+fn what_is_over_its_limit_fails_and_says_which() {
+    let kept = ["longest > 60ms", "wait-p50 > 10ms", "gap-share > 11%", "mean-wait > 1ms"];
+    assert_eq!(come_to(run(50, 0), &kept), (Answer::Pass, None, String::new()));
+    let over = ["longest > 49ms", "wait-p50 > 10ms", "gap-share > 10%"];
+    let (answer, code, reason) = come_to(run(50, 0), &over);
+    assert_eq!((answer, code), (Answer::OverLimit, Some(ReasonCode::OverLimit)));
+    assert_eq!(reason, "longest is 50.0 ms, over 49.0 ms; gap-share is 10.50 %, over 10.00 %");
+    // One fails, whatever is not known of others.
+    let (answer, _, reason) = come_to(run(50, 0), &["wait-p999 > 1ms", "longest > 49ms"]);
+    assert_eq!((answer, reason.as_str()), (Answer::OverLimit, "longest is 50.0 ms, over 49.0 ms"));
+    let (answer, code, reason) = come_to(run(50, 0), &["wait-p999 > 1ms", "longest > 50ms"]);
+    assert_eq!((answer, code), (Answer::Untestable, Some(ReasonCode::FigureUnknown)));
+    assert!(reason.contains("does not tell wait-p999 (which may be 1.0 ms)"), "{reason}");
+}
+
+#[test]
+fn what_the_host_may_have_made_is_no_fail_and_what_is_kept_is_kept() {
+    // Ten gaps of ten milliseconds are the host's: without them, half of the time is in gaps of ten
+    // still, and 9.5 % of the time is spent in gaps.
+    let of_host = |limit: &str| come_to(run(50, 10), &[limit]);
+    assert_eq!(of_host("wait-p50 > 9ms").0, Answer::OverLimit);
+    assert_eq!(of_host("gap-share > 9.4%").0, Answer::OverLimit);
+    for doubtful in ["gap-share > 9.6%", "wait-p99 > 11ms", "wakeup-max > 40ms", "lag > 0ns"] {
+        let mut result = run(50, 10);
+        result.statistics.time_quantiles.as_mut().expect("gaps").p99_ns = Some(50 * MS);
+        result.statistics.largest_lag =
+            vec![results::model::Lag { window_ns: 100 * MS, lag_ns: 90 * MS }];
+        let (answer, code, reason) = come_to(result, &[doubtful]);
+        assert_eq!((answer, code), (Answer::Untestable, Some(ReasonCode::HostTook)), "{doubtful}");
+        assert!(reason.contains("may be no more than"), "{reason}");
+    }
+    assert_eq!(of_host("gap-share > 10.5%").0, Answer::Pass);
+    // Of the longest gap it is known how much is the host's.
+    let mut result = run(50, 0);
+    result.longest_gap.as_mut().expect("one").host_ns = Some(10 * MS);
+    assert_eq!(come_to(result.clone(), &["longest > 39ms"]).0, Answer::OverLimit);
+    assert_eq!(come_to(result.clone(), &["longest > 40ms"]).0, Answer::Untestable);
+    let gap = result.longest_gap.as_mut().expect("one");
+    (gap.host_ns, gap.class) = (None, Class::Unknown);
+    assert_eq!(come_to(result.clone(), &["longest > 1ms"]).0, Answer::Untestable);
+    // What is around it is what such a run measures.
+    result.target = Target::Nested;
+    assert_eq!(come_to(result, &["longest > 1ms"]).0, Answer::OverLimit);
+}
+
+#[test]
+fn a_contaminated_run_fails_no_limit_unless_it_is_to_count() {
+    let mut result = run(50, 0);
+    result.steal = Steal { share: Some(0.1), budget: 0.005, contaminated: true };
+    let (answer, code, reason) = come_to(result.clone(), &["longest > 49ms"]);
+    assert_eq!((answer, code), (Answer::Untestable, Some(ReasonCode::Contaminated)));
+    assert!(reason.contains("--on-contaminated report"), "{reason}");
+    assert_eq!(come_to(result.clone(), &["longest > 50ms"]).0, Answer::Pass);
+    let terms = Terms { report_contaminated: true, ..Terms::NONE };
+    let verdict = judged(&mut result, &["longest > 49ms"], terms);
+    assert_eq!(verdict.answer, Answer::OverLimit);
+    assert!(result.notes.iter().any(|note| note.contains("10.00 % of the time")));
+}
+
+#[test]
+fn a_run_without_figures_of_its_whole_length_has_no_limit() {
+    for answer in [Answer::OverThreshold, Answer::Untestable, Answer::Interrupted] {
+        let mut result = run(50, 0);
+        result.verdict = answer;
+        assert_eq!(judged(&mut result, &["longest > 1ms"], Terms::NONE).answer, answer);
+        assert_eq!(result.limits, []);
+    }
+    let mut plain = run(50, 0);
+    assert_eq!(judged(&mut plain, &[], Terms::NONE).answer, Answer::Measured);
+}
+
+proptest! {
+    /// Whatever the host did, no figure is less without it than it may be, and more of it never makes
+    /// a fail of what was none.
+    #[test]
+    fn more_of_the_host_is_never_a_fail(
+        longest_ms in 10u64..100, hosts in 0u64..99, bound in 1u64..60, which in 0usize..13,
+    ) {
+        let metric = Metric::ALL[which];
+        let text = match metric.quantity() {
+            Quantity::LengthNs => format!("{} > {bound}ms", metric.name()),
+            Quantity::Share => format!("{} > {}%", metric.name(), bound),
+        };
+        let (few, many) = (run(longest_ms, hosts), run(longest_ms, hosts + 1));
+        if come_to(many.clone(), &[&text]).0 == Answer::OverLimit {
+            prop_assert_eq!(come_to(few, &[&text]).0, Answer::OverLimit);
+        }
+        let limit = Limit::parse(&text).expect("a limit");
+        let found = limit.find(&many, false);
+        if let (Some(value), Some(least)) = (found.value, found.least) {
+            prop_assert!(least <= value && least >= 0.0);
+        }
+    }
+}
