@@ -9,6 +9,7 @@ use std::num::Wrapping;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -17,15 +18,68 @@ use crate::memory::GuestRam;
 
 /// A descriptor chain that keeps the memory it points into alive.
 ///
-/// Walking one always ends: the crate bounds it by the size of its table, 65,535 at most.
+/// Walking one always ends, but not soon: the crate bounds it by the size of its table, 65,535
+/// at most. On a vCPU thread a [`Budget`] does.
 pub type Chain = DescriptorChain<Arc<GuestRam>>;
 
 /// VRING_AVAIL_F_NO_INTERRUPT: "do not interrupt me" without EVENT_IDX (virtio 1.2, 2.7.6).
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
 
-/// How many descriptors of a chain [`gather`] and [`scatter`] look at. The Linux console driver
-/// puts a message or buffer into one, and at most two when it crosses a page.
-const MAX_SMALL_DESCRIPTORS: usize = 32;
+/// How many descriptors of a chain are looked at on a vCPU thread, of either direction. The Linux
+/// console driver puts a message or buffer into one, and at most two when it crosses a page.
+pub const MAX_SMALL_DESCRIPTORS: u32 = 32;
+
+/// Chains and descriptors that one exit looks at, of all queues together: some 0.1 ms.
+const MAX_STEPS: u32 = 1024;
+/// Bytes that it copies.
+const MAX_BYTES: usize = 64 << 10;
+
+/// What one exit of a vCPU may still cost. A vCPU in our hands can neither run nor be stopped, so
+/// whatever a driver has put into its queues, all walks of one exit together come to an end. What
+/// is left over waits for the next notification; the Linux driver never has so much in flight.
+#[derive(Debug)]
+pub struct Budget {
+    steps: u32,
+    bytes: usize,
+}
+
+impl Budget {
+    /// Of an exit that has just begun.
+    #[must_use]
+    pub fn of_an_exit() -> Self {
+        Self { steps: MAX_STEPS, bytes: MAX_BYTES }
+    }
+
+    /// Whether there is enough for one more chain, however long it is.
+    pub fn chain(&mut self) -> bool {
+        let is_enough = self.steps > MAX_SMALL_DESCRIPTORS;
+        if is_enough {
+            self.steps -= 1;
+        }
+        is_enough
+    }
+
+    /// The beginning of a chain, as far as it is looked at.
+    pub fn walk(&mut self, chain: &Chain) -> impl Iterator<Item = Descriptor> + use<> {
+        // Each is paid for, also one of the wrong direction.
+        let most = self.steps.min(MAX_SMALL_DESCRIPTORS);
+        self.steps -= most;
+        chain.clone().take(most as usize).inspect(|_| walked::one())
+    }
+
+    /// Whether a byte may still be copied.
+    #[must_use]
+    pub fn has_bytes(&self) -> bool {
+        self.bytes > 0
+    }
+
+    /// Of so many bytes, those that may be copied, and now are.
+    pub fn bytes(&mut self, wanted: usize) -> usize {
+        let granted = wanted.min(self.bytes);
+        self.bytes -= granted;
+        granted
+    }
+}
 
 /// A validated queue, from DRIVER_OK until reset.
 #[derive(Debug)]
@@ -181,10 +235,10 @@ impl Ring {
 }
 
 /// Copies the readable part of `chain` into `buffer`, as much as fits; returns the length.
-pub fn gather(chain: &Chain, buffer: &mut [u8]) -> usize {
+pub fn gather(chain: &Chain, buffer: &mut [u8], budget: &mut Budget) -> usize {
     let ram = chain.memory();
     let mut filled = 0;
-    for descriptor in chain.clone().readable().take(MAX_SMALL_DESCRIPTORS) {
+    for descriptor in budget.walk(chain).filter(|descriptor| !descriptor.is_write_only()) {
         let rest = &mut buffer[filled..];
         let wanted = rest.len().min(descriptor.len() as usize);
         let read = ram.read(&mut rest[..wanted], descriptor.addr()).unwrap_or(0);
@@ -197,10 +251,10 @@ pub fn gather(chain: &Chain, buffer: &mut [u8]) -> usize {
 }
 
 /// Copies `data` into the writable part of `chain`, as much as fits; returns the length.
-pub fn scatter(chain: &Chain, data: &[u8]) -> usize {
+pub fn scatter(chain: &Chain, data: &[u8], budget: &mut Budget) -> usize {
     let ram = chain.memory();
     let mut written = 0;
-    for descriptor in chain.clone().writable().take(MAX_SMALL_DESCRIPTORS) {
+    for descriptor in budget.walk(chain).filter(|descriptor| descriptor.is_write_only()) {
         let rest = &data[written..];
         let wanted = rest.len().min(descriptor.len() as usize);
         let copied = ram.write(&rest[..wanted], descriptor.addr()).unwrap_or(0);
@@ -210,4 +264,25 @@ pub fn scatter(chain: &Chain, data: &[u8]) -> usize {
         }
     }
     written
+}
+
+/// How many descriptors this thread has looked at, for tests.
+pub(super) mod walked {
+    #[cfg(test)]
+    use std::cell::Cell;
+
+    #[cfg(test)]
+    thread_local! {
+        static STEPS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    pub(super) fn one() {
+        #[cfg(test)]
+        STEPS.set(STEPS.get() + 1);
+    }
+
+    #[cfg(test)]
+    pub(in crate::virtio) fn take() -> u64 {
+        STEPS.take()
+    }
 }

@@ -18,7 +18,6 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
 
-use virtio_queue::DescriptorChainRwIter;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
@@ -34,6 +33,10 @@ const MAX_PIECES: usize = 128;
 /// drivers/char/virtio_console.c). The guest has its buffers back so much the sooner, and in the
 /// emulated host the same dump in writes of 2 MiB took two to three times as long.
 const MAX_WRITE_BYTES: usize = 32 << 10;
+
+/// Most descriptors walked for one write: those of the wrong direction are no pieces, and a chain of
+/// 65,535 of them is not to keep the other ports of the thread waiting.
+const MAX_STEPS: usize = 4096;
 
 /// Chains being written to a sink.
 #[derive(Debug, Default)]
@@ -51,7 +54,7 @@ pub(super) struct Batch {
 #[derive(Debug)]
 struct Walk {
     head: u16,
-    rest: DescriptorChainRwIter<Arc<GuestRam>>,
+    rest: Chain,
 }
 
 /// A step on the way through the chains.
@@ -130,15 +133,17 @@ impl Batch {
     /// Takes chains apart until there is enough for a write.
     fn walk(&mut self, counters: &Counters) {
         let Some(ram) = &self.ram else { return };
-        while self.pieces.len() < MAX_PIECES {
+        let mut steps = 0;
+        while self.pieces.len() < MAX_PIECES && steps < MAX_STEPS {
+            steps += 1;
             let Some(walk) = self.walking.as_mut() else {
                 let Some(chain) = self.chains.pop_front() else { break };
                 let head = chain.head_index();
-                self.walking = Some(Walk { head, rest: chain.readable() });
+                self.walking = Some(Walk { head, rest: chain });
                 continue;
             };
             if let Some(descriptor) = walk.rest.next() {
-                if resolve(ram, descriptor, &mut self.pieces) {
+                if descriptor.is_write_only() || resolve(ram, descriptor, &mut self.pieces) {
                     continue;
                 }
                 counters.guest_error();

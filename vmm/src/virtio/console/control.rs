@@ -18,7 +18,7 @@
 
 use super::counters::{Counters, lock};
 use super::port::{MAX_NAME_BYTES, Port, PortKind};
-use crate::virtio::ring::{self, Ring};
+use crate::virtio::ring::{self, Budget, Ring};
 
 const DEVICE_READY: u16 = 0;
 const PORT_ADD: u16 = 1;
@@ -29,11 +29,6 @@ const PORT_NAME: u16 = 7;
 
 /// struct virtio_console_control: id u32, event u16, value u16, all little-endian.
 const MESSAGE_BYTES: usize = 8;
-
-/// Most messages of one notification. The Linux driver has one in flight (__send_control_msg
-/// spins under a lock), so only a driver that posts from several CPUs without one gets here; the
-/// rest of its messages wait for the next notification.
-const MAX_MESSAGES: usize = 1024;
 
 /// The control queues and what each port is owed.
 #[derive(Debug)]
@@ -145,46 +140,43 @@ impl Control {
             state.host_open = false;
             state.owed.open = state.ready;
         }
-        self.answer(ports, counters);
+        self.answer(ports, counters, &mut Budget::of_an_exit());
     }
 
-    /// Hears what the guest has to say, and answers.
-    pub(super) fn listen(&mut self, ports: &[Port], counters: &Counters) {
+    /// Hears what the guest has to say, and answers. The Linux driver has one message in flight
+    /// (__send_control_msg spins under a lock): only another one gets to the end of the budget, and
+    /// the rest of its messages waits for the next notification.
+    pub(super) fn listen(&mut self, ports: &[Port], counters: &Counters, budget: &mut Budget) {
         // Taken out for the loop, so that a message can change the rest of `self`.
         if let Some(mut ring) = self.transmit.take() {
-            for _ in 0..MAX_MESSAGES {
+            while budget.chain() {
                 let Some(chain) = ring.pop_or_wait() else { break };
                 let head = chain.head_index();
                 let mut bytes = [0; MESSAGE_BYTES];
-                let whole = ring::gather(&chain, &mut bytes) == MESSAGE_BYTES;
+                let whole = ring::gather(&chain, &mut bytes, budget) == MESSAGE_BYTES;
                 ring.complete(head, 0);
-                if !whole || !self.handle(Message::decode(bytes), ports, counters) {
+                if !whole || !self.handle(Message::decode(bytes), (ports, counters), budget) {
                     counters.guest_error();
                 }
             }
             ring.notify_driver();
             self.transmit = Some(ring);
         }
-        self.answer(ports, counters);
+        self.answer(ports, counters, budget);
     }
 
     /// Sends what is owed, as far as the guest has posted buffers for it.
-    pub(super) fn answer(&mut self, ports: &[Port], counters: &Counters) {
+    pub(super) fn answer(&mut self, ports: &[Port], counters: &Counters, budget: &mut Budget) {
         let Some(ring) = self.receive.as_mut() else { return };
-        for _ in 0..MAX_MESSAGES {
-            let Some((id, event)) = self
-                .ports
-                .iter()
-                .enumerate()
-                .find_map(|(id, state)| Some((id, state.owed.next()?)))
-            else {
-                break;
-            };
+        while let Some((id, event)) =
+            self.ports.iter().enumerate().find_map(|(id, state)| Some((id, state.owed.next()?)))
+            && budget.chain()
+        {
             let Some(chain) = ring.pop_or_wait() else { break };
             let head = chain.head_index();
             let state = &mut self.ports[id];
             let (bytes, length) = message(id, event, state.host_open, &ports[id].name);
-            let written = ring::scatter(&chain, &bytes[..length]);
+            let written = ring::scatter(&chain, &bytes[..length], budget);
             if written == length {
                 state.owed.settle(event);
                 ring.complete(head, u32::try_from(written).unwrap_or(u32::MAX));
@@ -198,7 +190,12 @@ impl Control {
     }
 
     /// Takes in one message; false if it makes no sense.
-    fn handle(&mut self, message: Message, ports: &[Port], counters: &Counters) -> bool {
+    fn handle(
+        &mut self,
+        message: Message,
+        (ports, counters): (&[Port], &Counters),
+        budget: &mut Budget,
+    ) -> bool {
         let on = match message.value {
             0 => false,
             1 => true,
@@ -222,7 +219,7 @@ impl Control {
             PORT_OPEN => {
                 let mut receiver = lock(&port.receiver);
                 receiver.set_guest_open(on);
-                receiver.deliver(counters);
+                receiver.deliver(counters, budget);
             }
             _ => return false,
         }

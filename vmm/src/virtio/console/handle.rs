@@ -10,6 +10,7 @@ use super::counters::lock;
 use super::port::Port;
 use super::rx::MAX_PENDING_BYTES;
 use super::shared::Shared;
+use crate::virtio::ring::Budget;
 
 /// The owner's handle. Clones speak to the same console; any thread may hold one.
 #[derive(Clone, Debug)]
@@ -59,7 +60,7 @@ impl ConsoleControl {
         if !receiver.push(bytes) {
             return Err(SendError::Full { port: port.to_owned(), pending: receiver.pending() });
         }
-        receiver.deliver(&self.shared.counters);
+        receiver.deliver(&self.shared.counters, &mut Budget::of_an_exit());
         Ok(())
     }
 

@@ -25,6 +25,7 @@ use self::queues::Role;
 use self::shared::Shared;
 use self::tx::ConsoleOutput;
 use super::device::{Activation, IoEvent, VirtioDevice};
+use super::ring::Budget;
 
 mod batch;
 mod control;
@@ -200,21 +201,26 @@ impl VirtioDevice for Console {
 
     fn notify(&mut self, queue: usize) {
         let shared = &self.shared;
+        let budget = &mut Budget::of_an_exit();
         match queues::role(queue) {
             Role::Receive(id) => {
                 if let Some(port) = self.port(id) {
-                    lock(&port.receiver).deliver(&shared.counters);
+                    lock(&port.receiver).deliver(&shared.counters, budget);
                 }
             }
-            Role::Transmit(0) => self.output.drain(&shared.counters),
+            Role::Transmit(0) => self.output.drain(&shared.counters, budget),
             // Without an ioeventfd, and after activation.
             Role::Transmit(id) => {
                 if let Some(port) = self.port(id) {
                     port.wake();
                 }
             }
-            Role::ControlReceive => lock(&shared.control).answer(&shared.ports, &shared.counters),
-            Role::ControlTransmit => lock(&shared.control).listen(&shared.ports, &shared.counters),
+            Role::ControlReceive => {
+                lock(&shared.control).answer(&shared.ports, &shared.counters, budget);
+            }
+            Role::ControlTransmit => {
+                lock(&shared.control).listen(&shared.ports, &shared.counters, budget);
+            }
         }
     }
 

@@ -4,14 +4,10 @@
 use std::collections::VecDeque;
 
 use super::counters::Counters;
-use crate::virtio::ring::{self, Ring};
+use crate::virtio::ring::{self, Budget, Ring};
 
 /// Most bytes that wait for one port. We send the guest its orders, not bulk data.
 pub const MAX_PENDING_BYTES: usize = 64 << 10;
-
-/// Most buffers filled in one go. Only a driver that posts useless ones as fast as we return
-/// them gets here; what is left goes out with the next bytes to send.
-const MAX_BUFFERS: usize = 1024;
 
 /// The receiving side of one port. Everything here is a short copy: callers on any thread may
 /// deliver, so there is no thread to wake.
@@ -59,17 +55,20 @@ impl Receiver {
     }
 
     /// Fills the guest's buffers. The driver throws away what arrives while nobody has the port
-    /// open (in_intr in drivers/char/virtio_console.c), so nothing is sent before.
-    pub(super) fn deliver(&mut self, counters: &Counters) {
+    /// open (in_intr in drivers/char/virtio_console.c), so nothing is sent before. What is beyond
+    /// the budget, which only a driver that posts useless buffers gets to, goes out with the next
+    /// bytes to send.
+    pub(super) fn deliver(&mut self, counters: &Counters, budget: &mut Budget) {
         let Some(ring) = self.ring.as_mut().filter(|_| self.guest_open) else { return };
-        for _ in 0..MAX_BUFFERS {
+        loop {
             let (front, _) = self.pending.as_slices();
-            if front.is_empty() {
+            if front.is_empty() || !budget.has_bytes() || !budget.chain() {
                 break;
             }
             let Some(chain) = ring.pop_or_wait() else { break };
             let head = chain.head_index();
-            let written = ring::scatter(&chain, front);
+            let written = ring::scatter(&chain, front, budget);
+            budget.bytes(written);
             if written == 0 {
                 counters.guest_error();
             }

@@ -29,15 +29,7 @@ use super::batch::Batch;
 use super::counters::{Counters, lock};
 use super::port::Port;
 use super::shared::Shared;
-use crate::virtio::ring::{Chain, Ring};
-
-/// Most chains of the console handled for one notification, most descriptors of each, and most
-/// bytes of each: a vCPU in our hands cannot be stopped, so a bell never means much work. Linux
-/// sends one chain of 16 bytes and waits for it. The rest of a longer one is dropped; more chains
-/// than this, which only several CPUs without a lock can post, stay until the next bell.
-const MAX_INLINE_CHAINS: usize = 256;
-const MAX_INLINE_DESCRIPTORS: usize = 32;
-const MAX_INLINE_CHAIN_BYTES: usize = 64 << 10;
+use crate::virtio::ring::{Budget, Chain, Ring};
 
 /// Chains that a worker takes before it lets others on its thread have their turn.
 const CHAINS_PER_WAKE: usize = 64;
@@ -68,13 +60,15 @@ impl ConsoleOutput {
         self.ring = ring;
     }
 
-    /// Moves what the guest has printed to the sink.
-    pub(super) fn drain(&mut self, counters: &Counters) {
+    /// Moves what the guest has printed to the sink. Linux sends one chain of 16 bytes and waits for
+    /// it. The rest of one that is longer than the budget is dropped; more chains than that, which
+    /// only several CPUs without a lock can post, stay until the next bell.
+    pub(super) fn drain(&mut self, counters: &Counters, budget: &mut Budget) {
         let Some(ring) = self.ring.as_mut() else { return };
-        for _ in 0..MAX_INLINE_CHAINS {
+        while budget.chain() {
             let Some(chain) = ring.pop_or_wait() else { break };
             let head = chain.head_index();
-            copy_out(&chain, self.sink.as_mut(), counters);
+            copy_out(&chain, self.sink.as_mut(), counters, budget);
             ring.complete(head, 0);
         }
         ring.notify_driver();
@@ -89,16 +83,17 @@ impl fmt::Debug for ConsoleOutput {
 
 /// Copies the readable part of `chain` to `sink` by way of the stack: these are short, and a
 /// sink in memory must not see bytes that the guest still changes.
-fn copy_out(chain: &Chain, sink: &mut dyn Write, counters: &Counters) {
+fn copy_out(chain: &Chain, sink: &mut dyn Write, counters: &Counters, budget: &mut Budget) {
     let ram = chain.memory();
-    let mut budget = MAX_INLINE_CHAIN_BYTES;
     let mut buffer = [0; 1024];
-    for descriptor in chain.clone().readable().take(MAX_INLINE_DESCRIPTORS) {
+    for descriptor in budget.walk(chain) {
+        if descriptor.is_write_only() {
+            continue;
+        }
         let length = descriptor.len() as usize;
         let mut address = descriptor.addr();
-        let mut left = length.min(budget);
+        let mut left = budget.bytes(length);
         counters.dropped(length - left);
-        budget -= left;
         while left > 0 {
             let wanted = left.min(buffer.len());
             let read = ram.read(&mut buffer[..wanted], address).unwrap_or(0);

@@ -79,6 +79,14 @@ impl Bench {
         assert_eq!(self.driver.used(CTL_TX), Some((head, 0)));
     }
 
+    /// The same of a driver that does not look whether it was heard.
+    fn say_unheard(&mut self, id: u32, event: u16, value: u16) {
+        let mut bytes = id.to_le_bytes().to_vec();
+        bytes.extend(event.to_le_bytes());
+        bytes.extend(value.to_le_bytes());
+        self.driver.send(CTL_TX, &bytes);
+    }
+
     /// The next control message from the device.
     fn heard(&mut self) -> Option<(u32, u16, u16, String)> {
         let bytes = self.driver.received(CTL_RX)?;
