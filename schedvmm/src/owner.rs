@@ -195,7 +195,11 @@ impl Owned for PayloadError {
         match self {
             Self::Image(error) => error.owner(),
             Self::TooLarge { .. } => Owner::Request,
-            Self::UnknownFormat(_) | Self::Damaged { .. } | Self::Lies { .. } => Owner::Kernel,
+            Self::UnknownFormat(_)
+            | Self::Damaged { .. }
+            | Self::Lies { .. }
+            | Self::Bomb { .. }
+            | Self::Slow { .. } => Owner::Kernel,
         }
     }
 }

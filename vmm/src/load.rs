@@ -138,10 +138,10 @@ fn vmlinux(bytes: &[u8], ram: &mut BootRam) -> Result<LoadedKernel, LoadError> {
     for segment in &kernel.segments {
         // `parse_elf` has checked them against the file, and the last one's end lies in RAM.
         #[allow(clippy::cast_possible_truncation)]
-        let [from, to, len, end] =
-            [segment.offset, segment.address, segment.file_len, segment.end()].map(|n| n as usize);
+        let [from, to, len] =
+            [segment.offset, segment.address, segment.file_len].map(|n| n as usize);
         low[to..to + len].copy_from_slice(&bytes[from..from + len]);
-        low[to + len..end].fill(0);
+        // Behind it memory is zero: nothing has run in it.
     }
     Ok(LoadedKernel {
         entry: kernel.entry,

@@ -9,11 +9,12 @@ mod packaged;
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use vmm::x86_64::elf;
 use vmm::x86_64::image::KernelImage;
 use vmm::x86_64::image_error::ImageError;
 use vmm::x86_64::lint::Lint;
@@ -132,7 +133,7 @@ pub enum KernelFileError {
         version: (u32, u32),
     },
     /// It is larger than any kernel.
-    #[error("kernel {} has {len} bytes, more than any kernel", .path.display())]
+    #[error("kernel {} has {len} bytes, more than any kernel; give a bzImage, or `strip` it of what is for debuggers", .path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -269,11 +270,23 @@ fn read(path: &Path) -> Result<Found, KernelFileError> {
         return packaged::kernel(package);
     }
     let len = metadata.len();
-    if len > MAX_IMAGE_BYTES {
+    let file = File::open(path).map_err(|error| denied(path, error))?;
+    let wanted = if len > MAX_IMAGE_BYTES { loaded_len(&file) } else { len };
+    if wanted > MAX_IMAGE_BYTES {
         return Err(KernelFileError::TooLarge { path: path.to_owned(), len });
     }
-    let bytes = fs::read(path).map_err(|error| denied(path, error))?;
+    let mut bytes = Vec::new();
+    file.take(wanted).read_to_end(&mut bytes).map_err(|error| denied(path, error))?;
     Ok(Found { path: path.to_owned(), bytes, ..Found::default() })
+}
+
+/// How much of a large file is loaded: a vmlinux may be mostly for debuggers. All of it, where that
+/// cannot be told.
+fn loaded_len(mut file: &File) -> u64 {
+    const HEADERS_BYTES: usize = 4096;
+    let mut begin = [0; HEADERS_BYTES];
+    let read = file.read_exact(&mut begin).and_then(|()| file.rewind());
+    read.ok().and_then(|()| elf::loaded_len(&begin)).unwrap_or(u64::MAX)
 }
 
 /// Why a file that is there cannot be read.

@@ -76,6 +76,11 @@ pub fn parse_elf(bytes: &[u8]) -> Result<ElfKernel, ImageError> {
     if let Some(pair) = segments.windows(2).find(|pair| pair[0].end() > pair[1].address) {
         return Err(ImageError::Damaged(format!("segments overlap at {:#x}", pair[1].address)));
     }
+    let in_file: u64 = segments.iter().map(|segment| segment.file_len).sum();
+    if in_file > bytes.len() as u64 {
+        let text = format!("its segments have {in_file} bytes, more than the file");
+        return Err(ImageError::Damaged(text));
+    }
     // Not the segment's flags: the kernel is entered with a map of its loader's, in which all is
     // executable, and since Linux 6.18 its entry code lies in a segment without PF_X.
     if !segments.iter().any(|segment| segment.holds(entry)) {
@@ -91,6 +96,24 @@ pub fn parse_elf(bytes: &[u8]) -> Result<ElfKernel, ImageError> {
         })
     });
     Ok(ElfKernel { entry, segments, notes })
+}
+
+/// Where the first segment of a kernel is to lie, by the beginning of its file.
+pub(super) fn first_address(begin: &[u8]) -> Option<u64> {
+    if begin.len() < ELF_HEADER_LEN || !begin.starts_with(ELF_MAGIC) {
+        return None;
+    }
+    let headers = program_headers(begin).ok()?.chunks_exact(ELF_SEGMENT_LEN);
+    let loaded = headers.filter(|raw| u32_at(raw, 0) == ELF_LOAD && u64_at(raw, 40) > 0);
+    loaded.map(|raw| u64_at(raw, 24)).min()
+}
+
+/// How many bytes of a kernel's file are loaded, or before what is, by the beginning of it: what
+/// comes behind is for debuggers. `None` for what is no ELF file.
+pub fn loaded_len(begin: &[u8]) -> Option<u64> {
+    first_address(begin)?;
+    let headers = program_headers(begin).ok()?.chunks_exact(ELF_SEGMENT_LEN);
+    headers.map(|raw| u64_at(raw, 8).saturating_add(u64_at(raw, 32))).max()
 }
 
 /// Whether it is an ELF file for this architecture, and a kernel's.

@@ -11,7 +11,7 @@ use vm_memory::ByteValued;
 
 use crate::x86_64::elf::parse_elf;
 use crate::x86_64::image_error::{ImageError, truncated};
-use crate::x86_64::magic::{ELF_MAGIC, is_bzimage};
+use crate::x86_64::magic::{ELF_MAGIC, is_almost_bzimage, is_bzimage};
 use crate::x86_64::{lint, not_a_kernel, wrapped};
 
 /// Offset of the setup header in a bzImage.
@@ -128,6 +128,10 @@ impl KernelImage {
         }
         if is_bzimage(&bytes) {
             return parse_bzimage(bytes).map(Self::BzImage);
+        }
+        if is_almost_bzimage(&bytes) {
+            let text = "bits of the magic numbers in its boot header are wrong; copy it again";
+            return Err(ImageError::Damaged(text.into()));
         }
         if bytes.starts_with(b"MZ") && bytes.len() < HEADER_MIN_END {
             return Err(truncated("the boot header", HEADER_MIN_END, bytes.len()));

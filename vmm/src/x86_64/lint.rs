@@ -209,12 +209,15 @@ pub fn check(lint: &Lint, kernel: &[u8], wanted: Wanted<'_>) -> Result<(), LintE
 /// How the banner begins.
 pub(super) const BANNER: &str = "Linux version ";
 
+/// So many texts that begin like a banner are looked at; a kernel has a handful.
+const MAX_BANNERS: usize = 256;
+
 /// The banner of an unpacked kernel.
 ///
 /// Others begin as it does: a format string, which has conversions where the banner has a digit, and
 /// in some images the banner as it was before the number of the build was put in, `# SMP`.
 pub(super) fn banner(kernel: &[u8]) -> Option<String> {
-    let mut texts = memmem::find_iter(kernel, BANNER).filter_map(|at| {
+    let mut texts = memmem::find_iter(kernel, BANNER).take(MAX_BANNERS).filter_map(|at| {
         let text = &kernel[at..kernel.len().min(at + 512)];
         let end = text.iter().position(|byte| matches!(byte, b'\n' | 0))?;
         let text = std::str::from_utf8(&text[..end]).ok()?;
@@ -283,6 +286,15 @@ mod tests {
         assert_eq!(lint.banner.as_deref(), Some("Linux version 6.12.1 (x) #1 SMP"));
         assert_eq!(lint.config.expect("config").len(), 5);
         assert_eq!(read(b"nothing here"), Lint::default());
+    }
+
+    #[test]
+    fn a_kernel_full_of_banners_is_searched_for_one_in_bounds() {
+        let mut image = BANNER.repeat(MAX_BANNERS);
+        image.push_str("Linux version 6.12.1 (x) #1 SMP\n");
+        assert_eq!(banner(image.as_bytes()), None, "behind as many as are looked at");
+        let image = &image[BANNER.len()..];
+        assert!(banner(image.as_bytes()).is_some_and(|text| text.contains("6.12.1")));
     }
 
     #[test]

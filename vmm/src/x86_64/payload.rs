@@ -10,17 +10,22 @@ use std::io::Read;
 use liblzma::stream::{Action, Status, Stream};
 use thiserror::Error;
 
-use crate::x86_64::elf::{ElfKernel, parse_elf};
+use crate::x86_64::elf::{ElfKernel, Segment, first_address, parse_elf};
 use crate::x86_64::image::BzImage;
 use crate::x86_64::image_error::ImageError;
 use crate::x86_64::layout;
+use crate::x86_64::magic::{MAX_XZ_BYTES, most_unpacked};
 use crate::x86_64::packed::{Format, XZ_MEMORY_LIMIT, format};
+use crate::x86_64::wrapped;
 
 /// Where the first segment lies in the ELF file that Linux packs (its page size for
 /// alignment is 2 MiB, arch/x86/kernel/vmlinux.lds.S). Only a guess at the best address.
 const USUAL_FIRST_OFFSET: u64 = 2 << 20;
 /// LZ4 legacy frame: blocks unpack to this many bytes, but the last.
 const LZ4_BLOCK: usize = 8 << 20;
+/// A copy of the unpacked file is made only of those that are smaller.
+const MAX_COPIED_BYTES: usize = 120 << 20;
+
 /// Why a payload could not be unpacked.
 #[derive(Debug, Error)]
 pub enum PayloadError {
@@ -50,6 +55,30 @@ pub enum PayloadError {
         claimed: u32,
         /// Bytes that came out before the end or the limit.
         got: u64,
+    },
+    /// It claims more than any kernel has.
+    #[error(
+        "its payload of {packed} bytes claims to unpack to {claimed}, and no kernel of that size to \
+         more than {most}; build or copy the kernel again"
+    )]
+    Bomb {
+        /// Bytes it is packed in.
+        packed: usize,
+        /// Size in its trailer.
+        claimed: u32,
+        /// What it may have.
+        most: u64,
+    },
+    /// An .xz or .lzma payload that would take long.
+    #[error(
+        "its {format} payload has {packed} bytes, more than any kernel ({MAX_XZ_BYTES}); build it \
+         with CONFIG_KERNEL_ZSTD or CONFIG_KERNEL_LZ4"
+    )]
+    Slow {
+        /// Its format.
+        format: Format,
+        /// Bytes it is packed in.
+        packed: usize,
     },
     /// Guest memory is too small for it.
     #[error("the kernel needs {needed_mib} MiB of memory; raise --memory")]
@@ -82,7 +111,17 @@ pub fn unpack(image: &BzImage, low_ram: &mut [u8]) -> Result<ElfKernel, PayloadE
         let text = format!("its payload claims to unpack to [{base:#x}, {end:#x}), beyond 1 GiB");
         return Err(ImageError::Damaged(text).into());
     }
+    let packed = payload.len();
+    let most = most_unpacked(packed);
+    if u64::from(claimed) > most {
+        return Err(PayloadError::Bomb { packed, claimed, most });
+    }
+    if matches!(format, Format::Xz | Format::Lzma) && packed > MAX_XZ_BYTES {
+        return Err(PayloadError::Slow { format, packed });
+    }
     if end > low_ram.len() as u64 {
+        // More memory helps, unless the header lies.
+        check_preferred(image, first_address(&beginning(format, payload)))?;
         return Err(PayloadError::TooLarge { needed_mib: end.div_ceil(1 << 20) });
     }
     // Both are at most the length of `low_ram`.
@@ -93,8 +132,54 @@ pub fn unpack(image: &BzImage, low_ram: &mut [u8]) -> Result<ElfKernel, PayloadE
         return Err(PayloadError::Lies { claimed, got: got as u64 });
     }
     let kernel = parse_elf(&low_ram[base..end])?;
+    check_preferred(image, kernel.segments.first().map(|segment| segment.address))?;
+    check_size(image, &kernel, claimed)?;
     place(&kernel, base, end, low_ram)?;
     Ok(kernel)
+}
+
+/// Refuses a header that names another address than the kernel is linked to, both of which are its
+/// LOAD_PHYSICAL_ADDR (arch/x86/boot/header.S, arch/x86/kernel/vmlinux.lds.S). `first` is where its
+/// first segment is to lie, as far as that is known.
+fn check_preferred(image: &BzImage, first: Option<u64>) -> Result<(), ImageError> {
+    let preferred = image.header.pref_address;
+    match first {
+        Some(first) if first != preferred => Err(ImageError::Damaged(format!(
+            "its header prefers the address {preferred:#x}, and the kernel in it is linked to {first:#x}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a header that claims far more memory than the kernel in it takes to unpack and to run
+/// (arch/x86/boot/header.S, `INIT_SIZE`: the larger of the two, and little more).
+fn check_size(image: &BzImage, kernel: &ElfKernel, claimed: u32) -> Result<(), ImageError> {
+    const MAX_FACTOR: u64 = 2;
+    const ROOM: u64 = 32 << 20;
+    let end = kernel.segments.last().map_or(0, Segment::end);
+    let takes = u64::from(claimed).max(end.saturating_sub(image.header.pref_address));
+    let init_size = u64::from(image.header.init_size);
+    if init_size <= takes * MAX_FACTOR + ROOM {
+        return Ok(());
+    }
+    Err(ImageError::Damaged(format!(
+        "its header claims {init_size:#x} bytes of memory, and the kernel in it takes {takes:#x}"
+    )))
+}
+
+/// The beginning of what is packed; nothing where it cannot be unpacked.
+fn beginning(format: Format, payload: &[u8]) -> Vec<u8> {
+    if format != Format::Lz4 {
+        return wrapped::peek(payload);
+    }
+    let block = payload.get(4..).and_then(|rest| rest.split_first_chunk::<4>());
+    let block = block.and_then(|(length, rest)| rest.get(..u32::from_le_bytes(*length) as usize));
+    let mut out = vec![0; LZ4_BLOCK];
+    match block.map(|block| lz4_flex::block::decompress_into(block, &mut out)) {
+        Some(Ok(length)) => out.truncate(length),
+        _ => out.clear(),
+    }
+    out
 }
 
 /// The size in the payload's last four bytes: gzip's own trailer, or what the kernel build
@@ -213,12 +298,15 @@ fn place(
             (base + s.offset as usize, s.address as usize, s.file_len as usize, s.end() as usize)
         })
         .collect();
+    let unpacked_len = end - base;
     // In ascending order, a move downwards never overwrites a segment still to be moved.
     let in_order = moves.windows(2).all(|pair| pair[0].0 + pair[0].2 <= pair[1].0);
     if in_order && moves.iter().all(|(from, to, ..)| to <= from) {
         for &(from, to, len, _) in moves.iter().filter(|(from, to, ..)| from != to) {
             low_ram.copy_within(from..from + len, to);
         }
+    } else if end - base > MAX_COPIED_BYTES {
+        return Err(ImageError::Damaged("its segments are in no order".into()).into());
     } else {
         let file = low_ram[base..end].to_vec();
         for &(from, to, len, _) in &moves {
@@ -226,7 +314,12 @@ fn place(
         }
     }
     for &(_, to, len, end) in &moves {
-        low_ram[to + len..end].fill(0);
+        // The rest is of a machine that has not run, and zero.
+        let (zero, unpacked) = (to + len..end, base..base + unpacked_len);
+        let (from, to) = (zero.start.max(unpacked.start), zero.end.min(unpacked.end));
+        if from < to {
+            low_ram[from..to].fill(0);
+        }
     }
     Ok(())
 }
@@ -398,6 +491,51 @@ mod tests {
         far.header.pref_address = u64::MAX;
         let error = unpack(&far, &mut vec![0; 32 * MIB]).expect_err("nowhere");
         assert!(error.to_string().contains("beyond 1 GiB"), "{error}");
+    }
+
+    #[test]
+    fn what_unpacks_to_more_than_a_kernel_is_refused_before_it_does() {
+        // 100 KB of zstd for a GiB, in steps of what claims it.
+        let mut payload = pack(Format::Zstd, &flat_kernel(0x100_0000, &vec![0; 40 * MIB]));
+        let packed = payload.len();
+        let mut ram = vec![0; 64 * MIB];
+        let mut refused = |claim: usize, payload: &mut Vec<u8>| {
+            let last = payload.len() - 4;
+            payload[last..].copy_from_slice(&word(claim));
+            unpack(&image(payload), &mut ram).expect_err("too much")
+        };
+        assert!(packed < 100 << 10, "{packed}");
+        for claim in [40 * MIB, 240 * MIB, 500 * MIB] {
+            let error = refused(claim, &mut payload);
+            assert!(matches!(error, PayloadError::Bomb { .. }), "{claim}: {error}");
+        }
+        // As many bytes as it may have, of a file that has more.
+        let error = refused(32 * MIB, &mut payload);
+        assert!(matches!(error, PayloadError::Damaged { .. }), "{error}");
+        let mut slow = vec![0xfd, b'7', b'z', b'X', b'Z', 0];
+        slow.resize(MAX_XZ_BYTES + 16, 0);
+        let error = refused(MIB, &mut slow);
+        assert!(matches!(error, PayloadError::Slow { .. }), "{error}");
+    }
+
+    /// Whatever memory there is: with too little of it, more would not help.
+    #[test]
+    fn a_header_that_lies_about_its_address_is_no_lack_of_memory() {
+        for format in [Format::Gzip, Format::Xz, Format::Lzma, Format::Lz4, Format::Zstd] {
+            let mut image = image(&pack(format, &flat_kernel(0x100_0000, &noise(MIB))));
+            for bit in 20..30 {
+                image.header.pref_address = 0x100_0000 ^ 1 << bit;
+                for memory in [32 * MIB, 64 * MIB] {
+                    let error = unpack(&image, &mut vec![0; memory]).expect_err("a lie");
+                    let text = error.to_string();
+                    assert!(text.contains("is linked to 0x1000000"), "{format:?} {bit}: {text}");
+                }
+            }
+        }
+        let mut image = image(&pack(Format::Gzip, &flat_kernel(0x100_0000, &noise(MIB))));
+        image.header.init_size = 1 << 29;
+        let error = unpack(&image, &mut vec![0; 32 * MIB]).expect_err("a lie").to_string();
+        assert!(error.contains("claims 0x20000000 bytes of memory"), "{error}");
     }
 
     #[test]

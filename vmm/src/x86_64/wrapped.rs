@@ -10,7 +10,7 @@ use std::io::Read;
 use std::ops::Range;
 
 use crate::x86_64::image_error::ImageError;
-use crate::x86_64::magic::{ELF_MAGIC, MAX_IMAGE_BYTES, is_bzimage};
+use crate::x86_64::magic::{ELF_MAGIC, MAX_XZ_BYTES, is_bzimage, most_unpacked};
 use crate::x86_64::packed;
 use crate::x86_64::packed::Format;
 
@@ -92,18 +92,25 @@ fn is_packed_kernel(packed: &[u8]) -> bool {
 }
 
 fn unpack(format: Format, packed: &[u8]) -> Result<Vec<u8>, ImageError> {
+    if matches!(format, Format::Xz | Format::Lzma) && packed.len() > MAX_XZ_BYTES {
+        let len = packed.len();
+        let text = format!("it is packed ({format}) in {len} bytes, more than any kernel");
+        return Err(ImageError::Damaged(text));
+    }
+    let most = most_unpacked(packed.len());
     let mut bytes = Vec::new();
     packed::reader(format, packed)
-        .and_then(|reader| reader.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes))
+        .and_then(|reader| reader.take(most + 1).read_to_end(&mut bytes))
         .map_err(|error| {
             let got = bytes.len();
             ImageError::Damaged(format!(
                 "it is packed ({format}), and after {got} bytes it does not unpack: {error}"
             ))
         })?;
-    if bytes.len() as u64 > MAX_IMAGE_BYTES {
+    if bytes.len() as u64 > most {
         return Err(ImageError::Damaged(format!(
-            "it unpacks to more than {MAX_IMAGE_BYTES} bytes, as no kernel does"
+            "its {} bytes unpack to more than {most}, as those of no kernel do",
+            packed.len()
         )));
     }
     Ok(bytes)
