@@ -132,6 +132,16 @@ impl Folder {
         Ok(Self { path, console, gaps })
     }
 
+    /// Has gaps.csv take no more than so many bytes.
+    pub fn limit_gaps(&mut self, max_bytes: u64) {
+        self.gaps.limit(max_bytes);
+    }
+
+    /// Whether there are gaps that gaps.csv has no room for.
+    pub fn gaps_are_cut(&self) -> bool {
+        self.gaps.is_full()
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -269,7 +279,7 @@ pub fn write_whole(
 ) -> Result<(), FolderError> {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
-    let written = File::create(&part).and_then(|file| {
+    let written = create_fresh(part.as_ref()).and_then(|file| {
         let mut file = BufWriter::new(file);
         fill(&mut file)?;
         file.flush()?;
@@ -280,6 +290,18 @@ pub fn write_whole(
         let _ = fs::remove_file(&part);
         FolderError::Write { path: path.to_owned(), source }
     })
+}
+
+/// Makes a file of a name that is ours: what an earlier run has left there goes, and what somebody
+/// else has, too. Nothing is written through a link (`O_EXCL`), wherever it leads.
+///
+/// # Errors
+/// It cannot be made, or somebody is faster.
+pub fn create_fresh(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => File::create_new(path),
+    }
 }
 
 /// Makes the folder named, which is new or empty, or a new one under `results/`, which is found again
@@ -355,6 +377,23 @@ mod tests {
         let name = folder.write_config(config).expect("written");
         let text = fs::read_to_string(folder.path().join(name)).expect("read");
         assert_eq!(text, "CONFIG_64BIT=y\nCONFIG_HZ=250\n");
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_link() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (mine, name) = (dir.path().join("mine"), dir.path().join("result.json"));
+        fs::write(&mine, "precious").expect("written");
+        for link in [name.clone(), dir.path().join("result.json.part")] {
+            symlink(&mine, &link).expect("a link");
+            write_whole(&name, |file| file.write_all(b"{}")).expect("written");
+            assert_eq!(fs::read(&mine).expect("read"), b"precious", "{}", link.display());
+            assert_eq!(fs::read(&name).expect("read"), b"{}");
+            assert!(!name.is_symlink());
+        }
+        // A folder of the name is not taken away.
+        fs::create_dir(dir.path().join("other.part")).expect("made");
+        assert!(write_whole(&dir.path().join("other"), |_| Ok(())).is_err());
     }
 
     #[test]

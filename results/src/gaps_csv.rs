@@ -34,6 +34,7 @@ pub struct GapFile {
     /// When the last one of them ended.
     last_tsc: u64,
     until: Until,
+    max_bytes: u64,
 }
 
 impl GapFile {
@@ -45,7 +46,18 @@ impl GapFile {
         let mut file = OpenOptions::new().append(true).create_new(true).open(path)?;
         file.write_all(HEADING.as_bytes())?;
         let (whole_bytes, written) = (HEADING.len() as u64, Vec::new());
-        Ok(Self { file, whole_bytes, written, last_tsc: 0, until: Until::default() })
+        let until = Until::default();
+        Ok(Self { file, whole_bytes, written, last_tsc: 0, until, max_bytes: u64::MAX })
+    }
+
+    /// Has it take no more than so many bytes.
+    pub fn limit(&mut self, max_bytes: u64) {
+        self.max_bytes = max_bytes;
+    }
+
+    /// Whether there are gaps that it has no room for.
+    pub fn is_full(&self) -> bool {
+        self.whole_bytes >= self.max_bytes
     }
 
     /// Adds the records that are not in it yet, marked where they ended after the figures do. One
@@ -71,12 +83,20 @@ impl GapFile {
                 piece.clear();
                 let mut lines = 0;
                 for record in rest {
+                    if self.whole_bytes + (piece.len() + LINE_BYTES) as u64 > self.max_bytes {
+                        // No further line fits, of whichever thread.
+                        self.max_bytes = self.whole_bytes + piece.len() as u64;
+                        break;
+                    }
                     line(&mut piece, member, record, clock);
                     self.last_tsc = self.last_tsc.max(record.tsc_end);
                     lines += 1;
                     if piece.len() >= PIECE_BYTES {
                         break;
                     }
+                }
+                if lines == 0 {
+                    return Ok(());
                 }
                 self.write(&piece)?;
                 self.written[thread] += lines;

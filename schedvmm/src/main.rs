@@ -10,6 +10,7 @@ mod compose;
 mod convert;
 mod cpu_kinds;
 mod deliver;
+mod disk;
 mod doubt;
 mod explain;
 mod facts;
@@ -31,6 +32,7 @@ mod package;
 mod pins;
 mod placement;
 mod plain_file;
+mod printer;
 mod probe;
 mod progress;
 mod service;
@@ -47,8 +49,10 @@ mod trace_file;
 mod units;
 mod verbs;
 mod verdict;
+mod wall;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -86,17 +90,14 @@ fn main() -> ExitCode {
         return ExitCode::from(ExitStatus::Pass.code());
     }
     // A panic is a defect of ours and has its own status; its text is on stderr by then.
-    std::panic::set_hook(Box::new(|panic| {
-        let trace = Backtrace::capture();
-        let trace = (trace.status() == BacktraceStatus::Captured).then(|| format!("\n{trace}"));
-        terminal::err(&format!("schedvmm: {panic}{}", trace.unwrap_or_default()));
-    }));
+    std::panic::set_hook(Box::new(tell_of_panic));
     let ended = std::panic::catch_unwind(|| run(cli));
     let ended = ended.unwrap_or_else(|_| Err(Failure::internal("this is a defect: report it")));
     let status = ended.unwrap_or_else(|failure| {
         terminal::err(&format!("schedvmm: {failure}"));
         failure.status()
     });
+    signals::finish_printing();
     ExitCode::from(status.code())
 }
 
@@ -125,6 +126,12 @@ fn run(cli: Cli) -> Result<ExitStatus, Failure> {
             None => verbs::measure::run(&cli.run),
         },
     }
+}
+
+fn tell_of_panic(panic: &PanicHookInfo<'_>) {
+    let trace = Backtrace::capture();
+    let trace = (trace.status() == BacktraceStatus::Captured).then(|| format!("\n{trace}"));
+    terminal::err(&format!("schedvmm: {panic}{}", trace.unwrap_or_default()));
 }
 
 /// Shows help, or what is wrong with the words, which may be those of an earlier result.

@@ -22,6 +22,10 @@ use crate::session::{Notice, Session};
 use crate::show::Show;
 use crate::verdict::{End, Verdict, judge};
 
+/// Said where gaps.csv has reached its size.
+const GAPS_CUT: &str =
+    "gaps.csv is full (--max-gaps-csv): gaps after those in it are in the figures only";
+
 /// What is measured on what, and all that is known of it.
 pub struct Measurement {
     pub job: Job,
@@ -74,6 +78,9 @@ impl Measurement {
         let gaps = (self.session.gaps.as_slice(), clock_of(&self.session, &self.job.load));
         let lost = self.checkpoints.keep(&mut self.folder, gaps, result.as_ref(), begin);
         lost.into_iter().for_each(|note| self.note(note));
+        if self.folder.gaps_are_cut() {
+            self.note_once(GAPS_CUT.to_owned());
+        }
     }
 
     /// The result as it would be if the run ended now.
@@ -110,6 +117,12 @@ impl Measurement {
     /// # Errors
     /// It could not be written, which has been told.
     pub fn deliver(&mut self, result: &mut RunResult) -> Result<(), FolderError> {
+        // Those of the last second.
+        let clock = clock_of(&self.session, &self.job.load);
+        let _ = self.folder.add_gaps(&self.session.gaps, clock);
+        if self.folder.gaps_are_cut() && !result.notes.iter().any(|note| note == GAPS_CUT) {
+            result.notes.push(GAPS_CUT.to_owned());
+        }
         Delivery { folder: &mut self.folder, session: &self.session, show: &self.show }
             .deliver(result)
     }

@@ -2,8 +2,20 @@
 //! A bar on stderr, where that is a terminal, for what takes long.
 
 use std::io::{self, IsTerminal};
+use std::mem;
+use std::sync::{Mutex, PoisonError};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
+use rustix::termios;
+
+use crate::printer::{self, Stream};
+
+/// Draws a second, as indicatif has it on a terminal.
+const FRAMES_PER_SECOND: u8 = 20;
+/// Where a terminal does not tell how large it is.
+const USUAL_SIZE: (u16, u16) = (80, 24);
+/// A terminal that has taken so little of what was printed is not drawn on.
+const MAX_UNDRAWN_BYTES: usize = 16 << 10;
 
 /// The bar. Clones are the same one.
 #[derive(Clone, Debug)]
@@ -16,7 +28,10 @@ impl Progress {
     #[expect(clippy::disallowed_methods, reason = "a question; the bar's words are ours")]
     pub fn new() -> Self {
         let target = if io::stderr().is_terminal() {
-            ProgressDrawTarget::stderr()
+            ProgressDrawTarget::term_like_with_hz(
+                Box::new(BarTerminal::default()),
+                FRAMES_PER_SECOND,
+            )
         } else {
             ProgressDrawTarget::hidden()
         };
@@ -68,5 +83,77 @@ impl Progress {
     /// Writes something else, the bar out of its way.
     pub fn aside(&self, write: impl FnOnce()) {
         self.bar.suspend(write);
+    }
+}
+
+/// The terminal on stderr, as indicatif draws on it: by way of the printer, which does not block.
+#[derive(Debug, Default)]
+struct BarTerminal {
+    frame: Mutex<String>,
+}
+
+impl BarTerminal {
+    fn add(&self, text: &str) -> io::Result<()> {
+        self.frame.lock().unwrap_or_else(PoisonError::into_inner).push_str(text);
+        Ok(())
+    }
+
+    /// Moves the cursor (ECMA-48, 8.3.18 to 8.3.22).
+    fn go(&self, steps: usize, way: char) -> io::Result<()> {
+        if steps == 0 { Ok(()) } else { self.add(&format!("\x1b[{steps}{way}")) }
+    }
+}
+
+/// Columns and rows of stderr.
+#[expect(clippy::disallowed_methods, reason = "a question")]
+fn size() -> (u16, u16) {
+    let size = termios::tcgetwinsize(io::stderr()).ok().filter(|size| size.ws_col > 0);
+    size.map_or(USUAL_SIZE, |size| (size.ws_col, size.ws_row))
+}
+
+impl TermLike for BarTerminal {
+    fn width(&self) -> u16 {
+        size().0
+    }
+
+    fn height(&self) -> u16 {
+        size().1
+    }
+
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        self.go(n, 'A')
+    }
+
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        self.go(n, 'B')
+    }
+
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        self.go(n, 'C')
+    }
+
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        self.go(n, 'D')
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.add(text)?;
+        self.add("\n")
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.add(text)
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.add("\r\x1b[2K")
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let frame = mem::take(&mut *self.frame.lock().unwrap_or_else(PoisonError::into_inner));
+        if !frame.is_empty() && printer::pending_bytes() < MAX_UNDRAWN_BYTES {
+            printer::print(Stream::Err, frame.into_bytes());
+        }
+        Ok(())
     }
 }

@@ -26,6 +26,11 @@ const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(20);
 const FINISH_DEADLINE: Duration = Duration::from_secs(15);
 /// From the agent's last word to the power-off.
 const POWER_OFF_DEADLINE: Duration = Duration::from_secs(10);
+/// What those take at most without a sign of life.
+pub const QUIET_STAGES: Duration = SETUP_DEADLINE
+    .saturating_add(HEARTBEAT_DEADLINE)
+    .saturating_add(FINISH_DEADLINE)
+    .saturating_add(POWER_OFF_DEADLINE);
 /// Seconds of which the longest gap is kept: more than the longest run has.
 const MAX_TICKS: usize = 100_000;
 /// From the request to end early to the results.

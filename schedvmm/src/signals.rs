@@ -19,6 +19,7 @@ use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{self, Pid};
 use workload::kernel::signals::{self, Blocked};
 
+use crate::printer;
 use crate::service::Event;
 use crate::status::ExitStatus;
 use crate::terminal;
@@ -35,6 +36,10 @@ const SAME_SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
 /// Said where a second one does not wait.
 const SECOND: &str = "a second signal: ended at once, without the results of the last seconds";
 
+/// Said where nothing but the end of the process is left.
+const OVERRUN: &str = "ended long after --wall-limit: something on this host holds it (a disk that \
+    takes nothing?); what was kept of the run until then is in its folder";
+
 /// For all that is to be put back when the process leaves at once.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -45,6 +50,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The error of sigaction(2) or pthread_sigmask(3), or no thread left.
 pub fn forward(events: SyncSender<Event>) -> io::Result<()> {
     let Blocked { set, .. } = signals::block(&SIGNALS)?;
+    printer::start()?;
     thread::Builder::new().name("schedvmm-signal".into()).spawn(move || listen(&set, &events))?;
     Ok(())
 }
@@ -160,13 +166,37 @@ fn put_back(acts: &mut Vec<(u64, Act)>) -> Vec<String> {
 /// Ends the process without waiting for anything but what is to be put back, and for that not
 /// long. Our children are killed by the kernel when we are gone.
 fn leave(signal: Signal, why: &'static str) -> ! {
+    leave_with(ExitStatus::of_signal(signal as i32), why)
+}
+
+fn leave_with(status: ExitStatus, why: &'static str) -> ! {
     let (done, is_done) = mpsc::channel();
     if thread::Builder::new().spawn(move || put_back_and_tell(why, done)).is_ok() {
         let _ = is_done.recv_timeout(LEAVE_TIMEOUT);
     }
-    let code = ExitStatus::of_signal(signal as i32).code();
+    let code = status.code();
     // SAFETY: ends the process; no handlers of exit(3), which could wait for other threads.
     unsafe { libc::_exit(code.into()) }
+}
+
+/// How long a reader of ours may take nothing before the rest is not waited for. What was measured
+/// is in its folder by then.
+const READER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same once a signal has come: whoever ends us wants no more of it.
+const READER_TIMEOUT_SIGNALLED: Duration = Duration::from_millis(250);
+
+/// Waits for whoever reads what was printed, as long as they read.
+pub fn finish_printing() {
+    printer::finish(
+        || {
+            if received().is_some() { READER_TIMEOUT_SIGNALLED } else { READER_TIMEOUT }
+        },
+    );
+}
+
+/// Ends the process, which something holds since long after its limit.
+pub fn leave_overrun() -> ! {
+    leave_with(ExitStatus::Untestable, OVERRUN)
 }
 
 fn put_back_and_tell(why: &str, done: mpsc::Sender<()>) {
@@ -180,6 +210,7 @@ fn put_back_and_tell(why: &str, done: mpsc::Sender<()>) {
         terminal::err(&format!("schedvmm: {text}"));
     }
     terminal::err(&format!("schedvmm: {why}"));
+    printer::finish(|| READER_TIMEOUT_SIGNALLED);
     let _ = done.send(());
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use results::folder::create_fresh;
 use vmm::vm::Running;
 
 use crate::service::Event;
@@ -153,21 +154,24 @@ pub struct TraceSink {
     path: TracePath,
     file: Option<File>,
     written: Arc<AtomicU64>,
+    max_bytes: u64,
 }
 
 impl TraceSink {
-    /// A sink for `path`, and the count of bytes written to it.
-    pub fn new(path: PathBuf) -> (Self, Arc<AtomicU64>) {
-        let (sink, place, written) = Self::later();
+    /// A sink for `path` that takes so much, and the count of bytes written to it.
+    pub fn new(path: PathBuf, max_kib: u64) -> (Self, Arc<AtomicU64>) {
+        let (sink, place, written) = Self::later(max_kib);
         // It has just been made, and is empty.
         let _ = place.set(path);
         (sink, written)
     }
 
     /// A sink whose path is told later.
-    pub fn later() -> (Self, TracePath, Arc<AtomicU64>) {
+    pub fn later(max_kib: u64) -> (Self, TracePath, Arc<AtomicU64>) {
         let (path, written) = (TracePath::default(), Arc::new(AtomicU64::new(0)));
-        (Self { path: path.clone(), file: None, written: written.clone() }, path, written)
+        let max_bytes = max_kib.saturating_mul(1024);
+        let sink = Self { path: path.clone(), file: None, written: written.clone(), max_bytes };
+        (sink, path, written)
     }
 
     fn file(&mut self) -> io::Result<&mut File> {
@@ -175,7 +179,7 @@ impl TraceSink {
             Some(file) => Ok(file),
             slot => {
                 let path = self.path.get().ok_or_else(|| io::Error::other("it has no place"))?;
-                Ok(slot.insert(File::create(path)?))
+                Ok(slot.insert(create_fresh(path)?))
             }
         }
     }
@@ -183,7 +187,14 @@ impl TraceSink {
 
 impl Write for TraceSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = self.file()?.write(bytes)?;
+        let room = self.max_bytes.saturating_sub(self.written.load(Ordering::Acquire));
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        if room == 0 {
+            let max_kib = self.max_bytes >> 10;
+            let text = format!("it is as long as it may be ({max_kib}K, --max-trace)");
+            return Err(io::Error::other(text));
+        }
+        let taken = self.file()?.write(&bytes[..bytes.len().min(room)])?;
         self.written.fetch_add(taken as u64, Ordering::Release);
         Ok(taken)
     }
@@ -243,12 +254,16 @@ mod tests {
     fn the_trace_file_appears_with_its_first_byte() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("trace.dat.raw");
-        let (mut sink, written) = TraceSink::new(path.clone());
+        let (mut sink, written) = TraceSink::new(path.clone(), 1);
         assert!(!path.exists());
         sink.write_all(b"hello").expect("write");
         assert_eq!(written.load(Ordering::Acquire), 5);
         assert_eq!(std::fs::read(&path).expect("read"), b"hello");
-        let (mut sink, _) = TraceSink::new(dir.path().join("no/such/dir"));
+        // It takes so much, and the rest is told to be too much.
+        let error = sink.write_all(&[7; 1024]).expect_err("too long");
+        assert!(error.to_string().contains("--max-trace"), "{error}");
+        assert_eq!(std::fs::read(&path).expect("read").len(), 1024);
+        let (mut sink, _) = TraceSink::new(dir.path().join("no/such/dir"), 1);
         assert!(sink.write(b"x").is_err());
     }
 }

@@ -10,6 +10,8 @@ use std::io::{self, BufWriter, Stdout, Write};
 
 use results::json::commands;
 
+use crate::printer::{self, Stream};
+
 /// A text of several lines as it can be printed: what would command is shown as `\x1b` or
 /// `\u{202e}`; line feeds and tabs stay.
 pub fn plain(text: &str) -> Cow<'_, str> {
@@ -49,24 +51,22 @@ fn is_shown_escaped(letter: char, stays: fn(char) -> bool) -> bool {
 }
 
 /// A line on stdout. A closed one takes the text: files and the status tell all the same.
-#[expect(clippy::disallowed_methods, reason = "this is the way")]
 pub fn out(text: &str) {
-    line(io::stdout(), text);
+    line(Stream::Out, text);
 }
 
 /// A line on stderr, for a person.
-#[expect(clippy::disallowed_methods, reason = "this is the way")]
 pub fn err(text: &str) {
-    line(io::stderr(), text);
+    line(Stream::Err, text);
 }
 
-fn line(mut to: impl Write, text: &str) {
+fn line(to: Stream, text: &str) {
     let text = plain(text);
     #[cfg(test)]
     if tests::keep(&text) {
         return;
     }
-    let _ = writeln!(to, "{text}");
+    printer::print(to, format!("{text}\n").into_bytes());
 }
 
 #[cfg(test)]

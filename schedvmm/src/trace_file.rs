@@ -9,6 +9,7 @@ use ftrace::dump::Dump;
 use ftrace::{FtraceError, Trace};
 use gaps::record::GapRecord;
 use results::clock::Clock;
+use results::folder::create_fresh;
 use results::model::{self, TraceForm, TraceVia};
 
 use crate::owner::file_failure;
@@ -131,7 +132,7 @@ impl TraceFile {
         let part = with_suffix(&self.path, PART_SUFFIX);
         let pages: u64 = trace.pages().iter().map(ftrace::ByteSource::len).sum();
         show.phase("trace", pages);
-        let written = File::create(&part).map_err(FtraceError::from).and_then(|file| {
+        let written = create_fresh(&part).map_err(FtraceError::from).and_then(|file| {
             let mut out = Watched { out: BufWriter::new(file), bytes: 0, show };
             let length = trace.write_trace_dat(&mut out)?;
             fs::rename(&part, &self.path)?;

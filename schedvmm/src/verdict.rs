@@ -8,9 +8,11 @@ use vmm::vcpu::{ExitReason, VcpuEnd};
 
 use crate::analysis::figures;
 use crate::analysis::threads::over_threshold;
+use crate::disk::Short;
 use crate::doubt::{self, Doubt, Terms};
 use crate::session::{Session, waited_for};
 use crate::status::{ExitStatus, Owned};
+use crate::wall::Overrun;
 
 /// End of a run.
 #[derive(Debug)]
@@ -19,6 +21,10 @@ pub enum End {
     Vcpu(VcpuEnd),
     /// A stage took too long.
     Late(Stage),
+    /// The whole run did.
+    Overrun(Overrun),
+    /// The disk of the results has too little room left.
+    NoRoom(Short),
     /// The trace cannot be written; all else is there.
     TraceLost,
     /// SIGINT, SIGTERM or SIGHUP.
@@ -111,6 +117,11 @@ pub fn judge(session: &Session, job: &Job, terms: Terms, end: &End, console: &st
             let reason = format!("ended by signal {signal}{others}");
             Verdict::interrupted(*signal, ReasonCode::Signal, reason)
         }
+        // What it was asked to measure it has not, even if it has reported since.
+        End::Overrun(over) if over.stage <= Stage::Run => {
+            untestable(ReasonCode::WallLimit, over.reason())
+        }
+        End::NoRoom(short) if short.stage <= Stage::Run => no_room(short),
         End::UnderWay => {
             let second = session.ticks.last().map_or(0, |tick| tick.second);
             let reason = format!(
@@ -139,6 +150,8 @@ fn unreported(end: &End) -> Verdict {
             let reason = format!("the guest hangs: waited for {}", waited_for(*stage));
             untestable(ReasonCode::GuestHangs, reason)
         }
+        End::Overrun(over) => untestable(ReasonCode::WallLimit, over.reason()),
+        End::NoRoom(short) => no_room(short),
         End::Garbled(error) => {
             let reason = format!("protocol error of the agent in the guest: {error}");
             untestable(ReasonCode::ProtocolError, reason)
@@ -153,6 +166,10 @@ fn unreported(end: &End) -> Verdict {
             Verdict::new(Answer::InternalError, ReasonCode::NoReport, reason)
         }
     }
+}
+
+fn no_room(short: &Short) -> Verdict {
+    Verdict::new(Answer::HostError, ReasonCode::DiskSpace, short.reason())
 }
 
 fn untestable(code: ReasonCode, reason: String) -> Verdict {
@@ -216,6 +233,8 @@ fn over_with_remark(session: &Session, end: &End) -> Verdict {
             let what = waited_for(*stage);
             (ReasonCode::GuestHangs, format!("afterwards the guest did not answer ({what})"))
         }
+        End::NoRoom(short) => (ReasonCode::DiskSpace, format!("afterwards {}", short.reason())),
+        End::Overrun(over) => (ReasonCode::WallLimit, format!("afterwards {}", over.reason())),
         End::Signal(signal) => (ReasonCode::Signal, format!("afterwards ended by signal {signal}")),
         End::Garbled(error) => {
             let reason = format!("afterwards the guest's messages made no sense: {error}");
@@ -339,6 +358,24 @@ mod tests {
 
     fn status(messages: &[Message], end: &End) -> ExitStatus {
         verdict(messages, end, "").status()
+    }
+
+    /// The agent that was told to stop reports what it has: less than it was asked for.
+    #[test]
+    fn a_run_that_was_cut_short_is_no_pass() {
+        let report = [Message::Finished(LoadReport::default()), Message::Bye];
+        let over = |stage| End::Overrun(Overrun { limit: Duration::from_secs(9), stage });
+        let short = |stage| End::NoRoom(Short::of_a_test(stage));
+        for (stage, messages, statuses) in [
+            (Stage::Run, &report[..], [ExitStatus::Untestable, ExitStatus::Host]),
+            (Stage::Boot, &[], [ExitStatus::Untestable, ExitStatus::Host]),
+            (Stage::Finish, &[], [ExitStatus::Untestable, ExitStatus::Host]),
+            // All was measured; only the machine did not end.
+            (Stage::Finish, &report[..], [ExitStatus::Pass; 2]),
+        ] {
+            let ended = [over(stage), short(stage)].map(|end| status(messages, &end));
+            assert_eq!(ended, statuses, "{stage:?}, {} messages", messages.len());
+        }
     }
 
     #[test]

@@ -99,6 +99,77 @@ fn figures_have_limits() {
     assert!(error.contains("there is no figure \"p99\"; there are wait-p99"), "{error}");
 }
 
+/// Whatever goes on in it: with what was measured until then.
+#[test]
+fn a_run_ends_at_its_wall_limit() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let words = ["host", "--groups", "2", "--duration", "50s", "--threshold", "off"];
+    let more = ["--noise", "off", "--wall-limit", "3s", "--output", "out"];
+    let output = call(dir.path(), &[&words[..], &more].concat());
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    let result = result(dir.path(), "out");
+    assert_eq!(result["reason_code"], "wall-limit");
+    let reason = result["reason"].as_str().expect("a reason");
+    assert!(reason.contains("3.00 s (--wall-limit)"), "{reason}");
+    assert!(number(&result["threads"][0]["statistics"]["wanted_ns"]) > 0.0, "what was measured");
+    let csv = fs::read_to_string(dir.path().join("out/gaps.csv")).expect("gaps.csv");
+    assert!(csv.lines().count() > 1, "no gaps in {csv}");
+}
+
+/// A terminal that was stopped with Ctrl-S takes nothing, and neither does a pipe that is full.
+#[test]
+fn a_reader_that_takes_nothing_neither_stops_a_run_nor_keeps_signals_from_it() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (_reader, writer) = full_pipe();
+    let mut command = schedvmm(dir.path(), &[&QUICK, &["--output", "out"][..]].concat());
+    command.stdout(writer.try_clone().expect("a descriptor")).stderr(writer);
+    let mut child = command.spawn().expect("it starts");
+    drop(command);
+    // It has come to its end, although nobody has read a word.
+    let whole = || {
+        let text = fs::read(dir.path().join("out/result.json")).unwrap_or_default();
+        serde_json::from_slice::<Value>(&text).is_ok_and(|result| result["verdict"] == "measured")
+    };
+    calls::until("result", whole);
+    let begin = Instant::now();
+    let pid = i32::try_from(child.id()).expect("a process ID");
+    // SAFETY: takes two integers; the process is a child of ours that has not been waited for.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
+    while child.try_wait().expect("a child of ours").is_none() {
+        assert!(begin.elapsed() < DEADLINE, "it does not hear the signal");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    println!("it ended {:?} after the signal", begin.elapsed());
+    assert_eq!(result(dir.path(), "out")["verdict"], "measured");
+}
+
+/// A pipe that takes no byte more.
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    // SAFETY: takes integers; the descriptor is open.
+    let size = unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&writer), libc::F_GETPIPE_SZ) };
+    let size = usize::try_from(size).expect("a size");
+    std::io::Write::write_all(&mut writer, &vec![b'x'; size]).expect("it fits");
+    (reader, writer)
+}
+
+/// Every file has a size that it does not pass, and a note says so.
+#[test]
+fn files_have_a_size_that_they_do_not_pass() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let output = quick(&dir, &["--output", "out", "--max-gaps-csv", "2K"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let csv = fs::read_to_string(dir.path().join("out/gaps.csv")).expect("gaps.csv");
+    assert!(csv.len() <= 2048 && csv.ends_with('\n'), "{} bytes", csv.len());
+    let result = result(dir.path(), "out");
+    let notes = result["notes"].as_array().expect("notes");
+    let cut = |note: &&Value| note.as_str().is_some_and(|note| note.contains("--max-gaps-csv"));
+    assert_eq!(notes.iter().filter(cut).count(), 1, "{notes:?}");
+    let threads = result["threads"].as_array().expect("threads");
+    let whole: f64 = threads.iter().map(|thread| number(&thread["gaps"])).sum();
+    assert!(whole > csv.lines().count() as f64, "all {whole} are counted");
+}
+
 /// A person at a terminal sees that it goes on.
 #[test]
 fn a_terminal_has_a_progress_bar_and_a_file_has_none() {

@@ -122,6 +122,10 @@ pub enum ReasonCode {
     Degraded,
     /// The guest did not say in time what was waited for.
     GuestHangs,
+    /// The disk of the results had too little room left (`--min-free`).
+    DiskSpace,
+    /// The run had not ended at its limit (`--wall-limit`).
+    WallLimit,
     /// The guest's messages make no sense.
     ProtocolError,
     /// The kernel does not run as its command line says.
@@ -157,7 +161,7 @@ impl ReasonCode {
 }
 
 /// How far a run had come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
     /// Before PID 1's first word.

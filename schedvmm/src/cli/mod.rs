@@ -3,6 +3,7 @@
 
 mod bisect;
 mod boot;
+mod caps;
 mod check;
 mod compare;
 mod explain;
@@ -17,6 +18,7 @@ mod trials;
 
 pub use bisect::BisectArgs;
 pub use boot::BootArgs;
+pub use caps::CapArgs;
 pub use check::CheckArgs;
 pub use compare::CompareArgs;
 pub use explain::ExplainArgs;

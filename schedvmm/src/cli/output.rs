@@ -8,6 +8,7 @@ use ftrace::TraceId;
 use protocol::job::{TraceDump, TraceSpec};
 use workload::tracing::check_event;
 
+use super::CapArgs;
 use crate::status::Failure;
 use crate::units;
 
@@ -127,6 +128,9 @@ pub struct ShowArgs {
     /// Print the lines of the original benchmark.
     #[arg(long, conflicts_with = "json")]
     pub compat: bool,
+    /// What it may take.
+    #[command(flatten)]
+    pub caps: CapArgs,
     /// One of many runs: nothing but what went wrong is shown.
     #[arg(skip)]
     pub quiet: bool,

@@ -3,7 +3,7 @@
 //! Nothing is measured; it shows whether, and how fast, a kernel comes up in our machine.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Stdout, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -18,16 +18,20 @@ use vmm::vm::{Parts, Vm};
 
 use crate::cli::{BootArgs, MachineArgs};
 use crate::owner::file_failure;
+use crate::printer::Stream;
 use crate::service::{self, Attendant, Event};
 use crate::sinks::ConsoleRing;
 use crate::status::{ExitStatus, Failure, OrFail, Owned};
 use crate::terminal::Plain;
-use crate::{kernel, machine, placement, plain_file, signals};
+use crate::{kernel, machine, placement, plain_file, printer, signals};
 
 /// Interval at which the console is shown.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Events on their way to the main thread: one a vCPU, and signals.
 const EVENTS_IN_FLIGHT: usize = 1024;
+
+/// Bytes of the console that wait for who reads it, beside those in the ring.
+const MAX_PENDING_BYTES: usize = 1 << 20;
 
 /// An initrd lies below 4 GiB.
 const MAX_INITRD_BYTES: u64 = 4 << 30;
@@ -85,6 +89,7 @@ pub fn run(args: &BootArgs) -> Result<ExitStatus, Failure> {
     };
     config.cmdline = machine::cmdline(machine, &[], version, None);
     sched::keep_off(&config.pins);
+    printer::keep_off(&config.pins);
     let ports = ports(&args.port, &console, |path| {
         let file = File::create(path).map_err(|error| file_failure(&error, "write", path))?;
         Ok(Box::new(file))
@@ -145,6 +150,10 @@ struct Screen<'a> {
 
 impl Screen<'_> {
     fn show(&mut self) {
+        // What a terminal does not take waits in the ring, and is dropped there with a mark.
+        if printer::pending_bytes() >= MAX_PENDING_BYTES {
+            return;
+        }
         let bytes = self.console.take();
         if !bytes.is_empty() {
             self.output.write(&bytes);
@@ -186,21 +195,35 @@ impl Attendant for Screen<'_> {
 /// The console on its way to stdout: plain text for a terminal, as it is for anything else. A
 /// closed stdout takes what is shown; the machine goes on.
 enum Output {
-    Terminal(Plain<Stdout>),
-    Other(Stdout),
+    Terminal(Plain<Printed>),
+    Other(Printed),
+}
+
+/// By way of the printer, which does not block.
+struct Printed;
+
+impl Write for Printed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        printer::print(Stream::Out, bytes.to_vec());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Output {
     #[expect(clippy::disallowed_methods, reason = "what is no terminal has the bytes as they are")]
     fn new() -> Self {
-        let stdout = io::stdout();
-        if stdout.is_terminal() { Self::Terminal(Plain::new(stdout)) } else { Self::Other(stdout) }
+        let is_terminal = io::stdout().is_terminal();
+        if is_terminal { Self::Terminal(Plain::new(Printed)) } else { Self::Other(Printed) }
     }
 
     fn write(&mut self, bytes: &[u8]) {
         let out: &mut dyn Write = match self {
             Self::Terminal(plain) => plain,
-            Self::Other(stdout) => stdout,
+            Self::Other(other) => other,
         };
         let _ = out.write_all(bytes).and_then(|()| out.flush());
     }

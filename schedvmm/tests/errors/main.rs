@@ -94,3 +94,29 @@ fn formats_become_patterns() {
     assert_eq!(source::pattern("a {} b {x:?}{{y}}\n  z {0}"), "a … b …{y} z …");
     assert_eq!(source::pattern("{0}"), "…");
 }
+
+/// What docs/security.md says is bounded has a test, by the name that the last column has.
+#[test]
+fn every_test_that_the_page_on_security_names_is_there() {
+    let text = fs::read_to_string(root().join("docs/security.md")).expect("the document");
+    let cells = text.lines().filter_map(|line| {
+        let row = line.strip_prefix("| ")?.strip_suffix(" |")?;
+        (row.matches(" | ").count() == 2).then(|| row.rsplit(" | ").next()).flatten()
+    });
+    let names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let names: BTreeSet<_> = names.filter(|name| name.chars().all(is_of_a_name)).collect();
+    assert!(names.len() > 30, "{names:?}");
+    let folders = ["schedvmm/src", "schedvmm/tests", "results/src", "vmm/src", "vmm/tests"];
+    let source = folders.map(|folder| source::text_of_all(&root().join(folder))).concat();
+    let missing: Vec<_> = names.iter().filter(|name| !is_there(name, &source)).collect();
+    assert!(missing.is_empty(), "docs/security.md names tests that are not there: {missing:?}");
+}
+
+/// Whether there is a test of this name, or a case on real kernels.
+fn is_there(name: &str, source: &str) -> bool {
+    source.contains(&format!("fn {name}(")) || source.contains(&format!("\"{name}\""))
+}
+
+fn is_of_a_name(letter: char) -> bool {
+    letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_'
+}

@@ -64,6 +64,19 @@ fn add_files(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
+/// The text of all Rust files below a folder, tests included.
+pub fn text_of_all(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).expect("a folder of the repository");
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("readable").path()).collect();
+    paths.sort();
+    let texts = paths.iter().map(|path| match path.extension() {
+        _ if path.is_dir() => text_of_all(path),
+        Some(extension) if extension == "rs" => fs::read_to_string(path).expect("readable"),
+        _ => String::new(),
+    });
+    texts.collect()
+}
+
 fn parse(path: &Path) -> syn::File {
     let text = fs::read_to_string(path).expect("a file of the repository");
     syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

@@ -3,6 +3,7 @@
 
 mod prepare;
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Instant;
@@ -25,10 +26,10 @@ use workload::tracing::Tracing;
 use workload::{noise_floor, setup, supervisor};
 
 use crate::caller::Caller;
-use crate::cli::{HostArgs, ShowVm};
+use crate::cli::{CapArgs, HostArgs, ShowVm};
 use crate::compose::Origin;
 use crate::deliver::Checkpoints;
-use crate::facts;
+use crate::disk::{Disk, Short};
 use crate::measurement::{Measurement, Span, millis};
 use crate::service::Event;
 use crate::session::{Limits, Session};
@@ -39,6 +40,8 @@ use crate::status::{ExitStatus, Failure, OrFail, chain};
 use crate::trace_file::{Arrival, TraceFile};
 use crate::verbs::host::prepare::{Prepare, Ready};
 use crate::verdict::{End, judge};
+use crate::wall::{Overrun, WallLimit};
+use crate::{facts, printer};
 
 /// Signals on their way to the load's supervisor.
 const EVENTS_IN_FLIGHT: usize = 16;
@@ -56,12 +59,14 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
     let caller = Caller::admit(plan.demand(args.load.allow_quota))?;
     TraceFile::check(args.trace.trace_file.as_deref())?;
     let started_utc = folder::started_utc();
-    let folder = Folder::create(args.show.output.as_deref(), &started_utc.replace(':', ""))?;
+    let mut folder = Folder::create(args.show.output.as_deref(), &started_utc.replace(':', ""))?;
+    folder.limit_gaps(args.show.caps.max_gaps_csv_kib.saturating_mul(1024));
     let trace_file = TraceFile::new(args.trace.trace_file.as_deref(), folder.path());
     let show = Show::new(Style::of(&args.show), ShowVm::None);
     // What is not measuring keeps off the CPUs that are measured, if there are others.
     let measured: Vec<_> = plan.job.load.cpus.iter().map(|cpu| *cpu as usize).collect();
     sched::keep_off(&measured);
+    printer::keep_off(&measured);
     let mut origin = Origin {
         kernel: running_kernel(&folder),
         machine: Machine { summary: plan.summary(), vm: None },
@@ -86,7 +91,8 @@ pub fn run(args: &HostArgs) -> Result<ExitStatus, Failure> {
         checkpoints: Checkpoints::default(),
         built_ms: 0,
     };
-    let mut run = Run { measurement, inbox, signal: None, trace: Trace::default(), trace_file };
+    let bounds = Bounds::of(&args.show.caps, &plan, begin, measurement.folder.path())?;
+    let mut run = Run::new(measurement, inbox, bounds, trace_file);
     run.tell(Message::Hello(info::hello(clock_ns(libc::CLOCK_BOOTTIME))));
     run.measurement.built_ms = millis(begin.elapsed());
     let end = run.measure(&plan);
@@ -125,16 +131,47 @@ fn limits(job: &Job) -> Limits {
     }
 }
 
+/// What a run may take.
+struct Bounds {
+    wall: WallLimit,
+    disk: Disk,
+    max_trace_kib: u64,
+}
+
+impl Bounds {
+    /// Of a run that began at `begin`, with its result in `folder`.
+    fn of(caps: &CapArgs, plan: &Prepare, begin: Instant, folder: &Path) -> Result<Self, Failure> {
+        let limit = caps.wall_limit.unwrap_or_else(|| plan.wall_limit());
+        let wall = WallLimit::start(limit, begin).or_fail(Owner::Host)?;
+        let disk = Disk::of(folder, caps.min_free_kib);
+        Ok(Self { wall, disk, max_trace_kib: caps.max_trace_kib })
+    }
+}
+
 /// A run under way.
 struct Run {
     measurement: Measurement,
     inbox: Receiver<Event>,
     signal: Option<i32>,
+    bounds: Bounds,
+    overrun: Option<Overrun>,
+    short: Option<Short>,
     trace: Trace,
     trace_file: TraceFile,
 }
 
 impl Run {
+    fn new(
+        measurement: Measurement,
+        inbox: Receiver<Event>,
+        bounds: Bounds,
+        trace_file: TraceFile,
+    ) -> Self {
+        let trace = Trace::default();
+        let (signal, overrun, short) = (None, None, None);
+        Self { measurement, inbox, signal, bounds, overrun, short, trace, trace_file }
+    }
+
     /// Takes a message as if an agent had sent it, and shows what is worth it.
     fn tell(&mut self, message: Message) {
         if let Some(notice) = self.measurement.session.message(message, Instant::now()) {
@@ -172,7 +209,12 @@ impl Run {
         }
         restore.undo().into_iter().for_each(|note| self.measurement.note(note));
         self.tell(Message::Bye);
-        self.signal.map_or(End::Finished, End::Signal)
+        match (self.signal, self.overrun, self.short.take()) {
+            (Some(signal), ..) => End::Signal(signal),
+            (None, Some(over), _) => End::Overrun(over),
+            (None, None, Some(short)) => End::NoRoom(short),
+            (None, None, None) => End::Finished,
+        }
     }
 
     /// Takes the load's report, and its fault.
@@ -197,7 +239,8 @@ impl Run {
     fn take_trace(&mut self, tracing: &Tracing) {
         let estimate_bytes = tracing.estimate_bytes();
         self.tell(Message::Trace(TraceProgress::Begin { estimate_bytes }));
-        let (mut sink, written) = TraceSink::new(self.trace_file.raw().to_owned());
+        let (mut sink, written) =
+            TraceSink::new(self.trace_file.raw().to_owned(), self.bounds.max_trace_kib);
         let Measurement { session, job, show, .. } = &self.measurement;
         let taken = tracing.send(&job.load.cpus, &mut sink);
         let bytes = written.load(Ordering::Acquire);
@@ -255,7 +298,14 @@ impl Observer for Reporter<'_> {
                 self.run.signal.get_or_insert(signal);
             }
         }
-        self.run.signal.is_some()
+        let run = &mut self.run;
+        if run.overrun.is_none() {
+            run.overrun = run.bounds.wall.overrun(Instant::now(), run.measurement.session.stage());
+        }
+        if run.short.is_none() {
+            run.short = run.bounds.disk.look(Instant::now(), run.measurement.session.stage());
+        }
+        run.signal.is_some() || run.overrun.is_some() || run.short.is_some()
     }
 
     fn processes(&mut self, pids: &[u32]) {

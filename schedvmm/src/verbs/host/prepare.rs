@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use protocol::error::Owner;
 use protocol::index::GroupIndex;
@@ -23,6 +24,7 @@ use crate::job;
 use crate::placement;
 use crate::signals::{self, OnLeave};
 use crate::status::Failure;
+use crate::wall;
 
 /// A run before it begins.
 pub struct Prepare {
@@ -96,6 +98,12 @@ impl Prepare {
         let on: Vec<_> = job.load.cpus.iter().map(|cpu| *cpu as usize).collect();
         let notes = placement::note_on_kinds(&on).into_iter().collect();
         Ok(Self { notes, job, chosen })
+    }
+
+    /// When the run is ended, whatever goes on in it.
+    pub fn wall_limit(&self) -> Duration {
+        let cpus = u32::try_from(self.job.load.cpus.len()).unwrap_or(u32::MAX);
+        wall::default_limit(&self.job, Duration::ZERO, cpus, Duration::ZERO)
     }
 
     /// One line about what is measured.

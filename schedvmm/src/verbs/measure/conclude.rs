@@ -33,11 +33,16 @@ impl Attempt {
         let (meanwhile, vcpus) = self.meanwhile.take().unwrap_or_default();
         self.measurement.judge_others(meanwhile, vcpus);
         let Measurement { session, job, origin, .. } = &self.measurement;
+        let dropped = self.console.dropped_bytes;
         let verdict = judge(session, job, origin.terms, end, &self.console.tail.text());
         let trace = self.trace();
         footprint::give_back();
         self.describe_ends(&ends);
         let measurement = &mut self.measurement;
+        if dropped > 0 {
+            let note = format!("console.log lacks the last {dropped} bytes (--max-console)");
+            measurement.note(note);
+        }
         let (mut result, verdict) = measurement.result(verdict, trace, span);
         let of = (result.groups.as_slice(), result.threads.as_slice());
         let folder = &measurement.folder;

@@ -3,14 +3,15 @@
 
 mod cmdline;
 mod conclude;
+mod console;
 mod describe;
+mod ending;
 mod loading;
 pub mod nested;
 pub mod plan;
 pub mod repeated;
 mod ring;
 
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -19,18 +20,20 @@ use std::time::{Duration, Instant};
 use protocol::error::Owner;
 use protocol::frame::encode_command;
 use protocol::message::Command;
-use protocol::names::{CONSOLE_PORT, CONTROL_PORT, TRACE_PORT};
+use protocol::names::{CONTROL_PORT, TRACE_PORT};
 use results::folder::{Folder, FolderError};
 use results::model::{LostPin, RunResult, Stage};
 use vmm::config::Transport;
 use vmm::vcpu::{ExitReason, VcpuEnd, sched};
-use vmm::virtio::console::{PortKind, PortSpec};
 use vmm::vm::{Parts, Running, Vm};
 
+use self::console::{Console, ports};
+use self::ending::Ending;
 use self::loading::{Laid, Opened};
 use crate::caller::{Caller, Meanwhile};
 use crate::cli::RunArgs;
 use crate::compose::Origin;
+use crate::disk::Disk;
 use crate::host_steal::HostEvidence;
 use crate::kernel::Known;
 use crate::machine;
@@ -38,12 +41,13 @@ use crate::mapped_trace::TraceMemory;
 use crate::measurement::{Measurement, Span, millis};
 use crate::service::{self, Attendant, Event};
 use crate::session::{GRACE, Notice};
-use crate::sinks::{ConsoleRing, ControlSink, Drawn, Tail, TraceSink, WholeLines};
+use crate::sinks::TraceSink;
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::trace_file::TraceFile;
 use crate::verbs::measure::plan::Plan;
 use crate::verdict::End;
-use crate::{facts, footprint, signals};
+use crate::wall::WallLimit;
+use crate::{facts, footprint, printer, signals};
 
 /// Messages on their way to the main thread; beyond, the guest waits.
 const EVENTS_IN_FLIGHT: usize = 256;
@@ -61,6 +65,7 @@ pub fn run(args: &RunArgs) -> Result<ExitStatus, Failure> {
     let mut plan = Plan::make(args)?;
     let caller = Caller::admit(plan.demand())?;
     sched::keep_off(&plan.placement.pins);
+    printer::keep_off(&plan.placement.pins);
     let mut notes: Vec<String> = facts::emulation_note().into_iter().collect();
     // 1. Host, kernel, modules, initrd: in memory, and found to do.
     let opened = Opened::new(&mut plan, &mut notes)?;
@@ -71,7 +76,7 @@ pub fn run(args: &RunArgs) -> Result<ExitStatus, Failure> {
     // The file's bytes have served; memory beside guest RAM is kept small.
     drop(opened);
     // 5. The first guest instruction.
-    let mut attempt = built.start(events)?;
+    let mut attempt = built.start(events, begin)?;
     attempt.measurement.built_ms = millis(begin.elapsed());
     Ok(attempt.watch(&inbox, begin).status)
 }
@@ -119,10 +124,12 @@ impl Built {
         taken.extend(opened.taken());
         // 2. What can be refused has been: the result's folder, and where the ports lead.
         let stamp = plan.started_utc.replace(':', "");
-        let folder = Folder::create(plan.args.show.output.as_deref(), &stamp)?;
+        let mut folder = Folder::create(plan.args.show.output.as_deref(), &stamp)?;
+        folder.limit_gaps(plan.args.show.caps.max_gaps_csv_kib.saturating_mul(1024));
         let trace_file = TraceFile::new(plan.args.trace.trace_file.as_deref(), folder.path());
         let console = Console::default();
-        let (trace_sink, trace_path, trace_written) = TraceSink::later();
+        let (trace_sink, trace_path, trace_written) =
+            TraceSink::later(plan.args.show.caps.max_trace_kib);
         // Nobody else has told it a place.
         let _ = trace_path.set(trace_file.raw().to_owned());
         let ports = ports(console.ring.clone(), events, trace_sink);
@@ -143,11 +150,13 @@ impl Built {
         Ok(Self { plan, measurement, console, trace_file, trace_written, trace_memory, vm })
     }
 
-    /// To the first guest instruction.
-    fn start(self, events: SyncSender<Event>) -> Result<Attempt, Failure> {
+    /// To the first guest instruction, of a run that began at `begin`.
+    fn start(self, events: SyncSender<Event>, begin: Instant) -> Result<Attempt, Failure> {
         let Self { plan, measurement, console, trace_file, trace_written, trace_memory, vm } = self;
         let found = vm.facts();
+        let wall = WallLimit::start(plan.wall_limit(), begin).or_fail(Owner::Host)?;
         footprint::give_back();
+        let disk = Disk::of(measurement.folder.path(), plan.args.show.caps.min_free_kib);
         let running = vm.start(service::tell_end(events))?;
         let host_evidence = plan.host_evidence(&running, found);
         let mut attempt = Attempt {
@@ -164,7 +173,9 @@ impl Built {
             running,
             host_evidence,
             transport: found.transport,
-            signalled: None,
+            wall,
+            disk,
+            ending: None,
             stopped_in: None,
         };
         let note = attempt.host_evidence.note();
@@ -192,8 +203,10 @@ struct Attempt {
     running: Running,
     host_evidence: HostEvidence,
     transport: Transport,
-    /// A signal that the agent has been told of, and until when it may answer.
-    signalled: Option<(i32, Instant)>,
+    wall: WallLimit,
+    disk: Disk,
+    /// Why the agent was told to end early, and until when it may answer.
+    ending: Option<(Ending, Instant)>,
     /// Time that the machine took to stop, once it has.
     stopped_in: Option<Duration>,
 }
@@ -253,6 +266,15 @@ impl Attempt {
         self.measurement.session.stage() == Stage::Run && self.tell(Command::Stop)
     }
 
+    /// Ends the run, at once where nobody can be asked to.
+    fn end_early(&mut self, ending: Ending) -> Option<End> {
+        if !self.ask_to_stop() {
+            return Some(ending.into());
+        }
+        self.ending = Some((ending, Instant::now() + GRACE));
+        None
+    }
+
     /// Sends the agent a command. False if it takes none.
     fn tell(&self, command: Command) -> bool {
         let console = self.running.console();
@@ -307,6 +329,12 @@ impl Attempt {
         {
             self.measurement.show.remark(lines.trim_end());
         }
+        let room = self.plan.args.show.caps.max_console_kib.saturating_mul(1024);
+        let bytes = self.console.within(bytes, room);
+        if self.console.dropped_bytes > 0 {
+            let note = "console.log is full (--max-console): what came after it is dropped";
+            self.measurement.note_once(note.to_owned());
+        }
         if let Err(error) = self.measurement.folder.log(bytes)
             && !std::mem::replace(&mut self.console.lost, true)
         {
@@ -323,11 +351,7 @@ impl Attendant for Attempt {
             Event::Control(bytes) => self.control(&bytes),
             Event::Vcpu(end) => (end.reason != ExitReason::Stopped).then_some(End::Vcpu(end)),
             // There is no second one: the process leaves at once then.
-            Event::Signal(signal) if !self.ask_to_stop() => Some(End::Signal(signal)),
-            Event::Signal(signal) => {
-                self.signalled = Some((signal, Instant::now() + GRACE));
-                None
-            }
+            Event::Signal(signal) => self.end_early(Ending::Signal(signal)),
         }
     }
 
@@ -340,11 +364,18 @@ impl Attendant for Attempt {
         self.host_evidence.look();
         self.show_progress(now);
         let session = &self.measurement.session;
-        if let Some((signal, deadline)) = self.signalled
+        match &self.ending {
             // The guest's own end comes with its results, as asked.
-            && (session.bye || now >= deadline)
-        {
-            return Some(End::Signal(signal));
+            Some((ending, deadline)) if session.bye || now >= *deadline => {
+                return Some(ending.clone().into());
+            }
+            None if let Some(over) = self.wall.overrun(now, session.stage()) => {
+                return self.end_early(Ending::Overrun(over));
+            }
+            None if let Some(short) = self.disk.look(now, session.stage()) => {
+                return self.end_early(Ending::NoRoom(short));
+            }
+            _ => {}
         }
         if session.report.is_some() && self.running.console().port_error(TRACE_PORT).is_some() {
             // The agent waits for a port that takes nothing any more.
@@ -356,28 +387,4 @@ impl Attendant for Attempt {
     fn gone(&mut self) -> End {
         End::Gone
     }
-}
-
-/// The guest's console on its way to the log, the screen, and into errors.
-#[derive(Default)]
-struct Console {
-    ring: ConsoleRing,
-    /// What came before.
-    drawn: Drawn,
-    tail: Tail,
-    lines: WholeLines,
-    /// True if the log lacks some of it.
-    lost: bool,
-}
-
-fn ports(console: ConsoleRing, events: SyncSender<Event>, trace: TraceSink) -> Vec<PortSpec> {
-    vec![
-        port(CONSOLE_PORT, PortKind::Console, Box::new(console)),
-        port(CONTROL_PORT, PortKind::Generic, Box::new(ControlSink(events))),
-        port(TRACE_PORT, PortKind::Generic, Box::new(trace)),
-    ]
-}
-
-fn port(name: &str, kind: PortKind, sink: Box<dyn Write + Send>) -> PortSpec {
-    PortSpec { name: name.to_owned(), kind, sink }
 }

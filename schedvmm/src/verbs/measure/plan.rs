@@ -2,6 +2,7 @@
 //! What the options come to, before anything is made.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ftrace::TraceId;
 use protocol::error::Owner;
@@ -22,6 +23,7 @@ use crate::placement::{self, Placement};
 use crate::status::{Failure, OrFail};
 use crate::trace_file::TraceFile;
 use crate::verbs::measure::nested;
+use crate::wall;
 
 /// A run before it begins.
 #[derive(Clone)]
@@ -110,6 +112,11 @@ impl Plan {
             trace.id = Some(TraceId::random());
         }
         plan
+    }
+
+    /// When the run is ended, whatever goes on in it.
+    pub fn wall_limit(&self) -> Duration {
+        wall::limit_of_machine(&self.args, &self.job, self.topology.cpus)
     }
 
     /// The machine for a kernel of this version, where it is known.

@@ -26,7 +26,7 @@ use crate::limits::Limit;
 use crate::measurement::millis;
 use crate::service::Event;
 use crate::status::{Failure, OrFail};
-use crate::{convert, facts, footprint, signals};
+use crate::{convert, facts, footprint, printer, signals};
 
 /// A kernel, ready to be booted many times.
 pub struct Repeated {
@@ -114,10 +114,11 @@ impl Repeated {
                 let mut plan = plan.again(seed, folder);
                 let caller = Caller::admit(plan.demand())?;
                 sched::keep_off(&plan.placement.pins);
+                printer::keep_off(&plan.placement.pins);
                 let laid = Laid::new(&mut plan, opened, Some(unpacked))?;
                 let ready = Ready { laid, known: known.clone(), notes: notes.clone() };
                 let built = Built::new(plan, caller, opened, ready, events.clone())?;
-                let mut attempt = built.start(events.clone())?;
+                let mut attempt = built.start(events.clone(), begin)?;
                 attempt.measurement.built_ms = millis(begin.elapsed());
                 Ok(attempt.watch(inbox, begin))
             });

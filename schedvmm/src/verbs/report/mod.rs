@@ -20,6 +20,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use protocol::index::GroupIndex;
+use results::folder::create_fresh;
 use results::model::{Numbers, RunResult};
 use results::saved::Saved;
 
@@ -105,7 +106,9 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
-    let written = fs::write(&part, bytes).and_then(|()| fs::rename(&part, path));
+    let written = create_fresh(part.as_ref())
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&part, path));
     if written.is_err() {
         // Nothing of use is in it; if it cannot go either, it stays.
         let _ = fs::remove_file(&part);
