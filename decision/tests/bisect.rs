@@ -110,6 +110,35 @@ fn a_broken_range_is_left_in_long_steps() {
     }
 }
 
+/// One whose kernel hit once, and could not be tested after that: nothing more tells what that hit leaves
+/// open.
+#[test]
+fn a_kernel_that_is_lost_after_a_trial_does_not_keep_it_from_an_end() {
+    let mut search = new(100);
+    for (at, hits) in [(Place::Good, 30), (Place::Commit(48), 30), (Place::Commit(50), 70)] {
+        search.record(at, Trials { hits, trials: 100 }).expect("trials");
+    }
+    search.record(Place::Commit(99), Trials { hits: 70, trials: 100 }).expect("trials");
+    search.record(Place::Commit(49), Trials { hits: 1, trials: 1 }).expect("a trial");
+    assert!(matches!(search.next(), Step::Run { .. }), "{:?}", search.next());
+    search.skip(49).expect("no end");
+    let Step::Found(found) = search.next() else { panic!("{:?}", search.next()) };
+    assert_eq!(found.iter().map(|it| it.commit).collect::<Vec<_>>(), [49, 50]);
+    assert!(found.iter().map(|it| it.probability).sum::<f64>() >= 0.97, "{found:?}");
+    assert_eq!(search.time_to_go_s(), Some(0.0));
+}
+
+/// Neither is a warm-up of the host at the start one end's alone.
+#[test]
+fn the_ends_are_run_in_turn() {
+    let mut search = new(100);
+    for run in 0..20 {
+        let end = if run % 2 == 0 { Place::Good } else { Place::Commit(99) };
+        assert_eq!(search.next(), Step::Run { at: end, trials: 1 });
+        search.record(end, Trials { hits: 0, trials: 1 }).expect("a trial");
+    }
+}
+
 #[test]
 fn all_but_the_ends_skipped() {
     let mut search = new(9);

@@ -3,6 +3,7 @@
 //! run. Written after each of them, and read again by the call that goes on.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use decision::bisect::{Costs, Trials};
@@ -208,6 +209,10 @@ pub struct FoundCommit {
     pub author: String,
     /// When, as `2026-11-22`.
     pub date: String,
+    /// Commits in its kernel that `--path` leaves out and that are in the kernel of no commit before it: it
+    /// stands for them, and one of them can be it as well.
+    #[serde(default)]
+    pub left_out: u64,
 }
 
 impl From<Trials> for Rate {
@@ -265,7 +270,12 @@ impl Bisection {
     /// # Errors
     /// The disk is full, for one.
     pub fn write(&self, folder: &Path) -> Result<(), FolderError> {
-        folder::write_whole(&folder.join(BISECTION), |file| json::write_line(file, self))
+        folder::write_whole(&folder.join(BISECTION), |file| {
+            json::write_line(&mut *file, self)?;
+            // Before the older one goes: a power cut leaves one of them.
+            file.flush()?;
+            file.get_ref().sync_all()
+        })
     }
 
     /// Runs of a commit that are answers.
@@ -314,8 +324,8 @@ fn none_in(path: &Path, why: String) -> TrialsError {
     TrialsError::NoBisection { path: path.to_owned(), why }
 }
 
-/// The name of a commit in full: 40 digits of SHA-1, or 64 of SHA-256.
-fn is_commit(name: &str) -> bool {
+/// Whether this is the name of a commit in full: 40 digits of SHA-1, or 64 of SHA-256.
+pub fn is_commit(name: &str) -> bool {
     let is_digit = |letter: u8| matches!(letter, b'0'..=b'9' | b'a'..=b'f');
     matches!(name.len(), 40 | 64) && name.bytes().all(is_digit)
 }

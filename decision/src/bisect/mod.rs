@@ -357,14 +357,23 @@ impl Search {
             return step;
         }
         let probabilities = self.probabilities();
-        let found = self.most_likely(&probabilities);
-        let probability: f64 = found.iter().map(|candidate| candidate.probability).sum();
-        if probability >= CONFIDENCE {
+        if let Some(found) = self.known_enough(&probabilities) {
             return Step::Found(found);
         }
         // Somewhere there is something to learn as long as two kernels may be the first bad one.
         let most = information::most_per_second(self, &probabilities);
-        most.map_or(Step::Found(found), |(step, _)| step)
+        most.map_or_else(|| Step::Found(most_probable(&probabilities)), |(step, _)| step)
+    }
+
+    /// The end, if it has come: commits that cannot be parted and are likely enough together.
+    fn known_enough(&self, probabilities: &[f64]) -> Option<Vec<Candidate>> {
+        let is_tested = |at: usize| self.tested.contains_key(&at);
+        let parts = (0..self.commits()).map(|at| is_tested(at) || !self.skipped.contains(&at));
+        // What the trials of one that was skipped after them leave open, no more trials of it close.
+        let goes_on = (0..self.commits()).map(|at| !self.skipped.contains(&at));
+        let ways = [parts.collect::<Vec<_>>(), goes_on.collect()].into_iter();
+        let mut found = ways.map(|parting| self.most_likely(probabilities, &parting));
+        found.find(|found| found.iter().map(|it| it.probability).sum::<f64>() >= CONFIDENCE)
     }
 
     /// Roughly how long the search goes on, in seconds: what is not known of the first bad commit, at
@@ -375,14 +384,14 @@ impl Search {
             return None;
         }
         let probabilities = self.probabilities();
-        let found: f64 = self.most_likely(&probabilities).iter().map(|it| it.probability).sum();
-        if found >= CONFIDENCE {
+        if self.known_enough(&probabilities).is_some() {
             return Some(0.0);
         }
         let (_, per_second) = information::most_per_second(self, &probabilities)?;
         // Commits that no trial parts are one.
         let mut parted = vec![0.0; self.commits()];
-        for (at, like) in self.inseparable().into_iter().enumerate() {
+        let goes_on: Vec<_> = (0..self.commits()).map(|at| !self.skipped.contains(&at)).collect();
+        for (at, like) in self.history.inseparable(&goes_on).into_iter().enumerate() {
             parted[like] += probabilities[at];
         }
         let unknown: f64 = parted.iter().filter(|one| **one > 0.0).map(|one| -one * one.ln()).sum();
@@ -398,26 +407,28 @@ impl Search {
     fn next_of_ends(&self) -> Option<Step> {
         let bad_end = Place::Commit(self.commits() - 1);
         let (good, bad) = (self.good, self.trials(bad_end));
-        for (at, done) in [(Place::Good, good), (bad_end, bad)] {
-            if done.trials < MIN_END_TRIALS {
-                return Some(Step::Run { at, trials: MIN_END_TRIALS - done.trials });
-            }
+        // In turn from the first on: a host that changes meanwhile does so for both.
+        let (at, fewer) = match good.trials <= bad.trials {
+            true => (Place::Good, good.trials),
+            false => (bad_end, bad.trials),
+        };
+        if fewer < MIN_END_TRIALS {
+            return Some(Step::Run { at, trials: 1 });
         }
         if bad.interval().low > good.interval().high {
             return None;
         }
-        let at = if good.trials < bad.trials { Place::Good } else { bad_end };
         let is_hopeless = good.interval().low > bad.interval().high;
-        if is_hopeless || self.trials(at).trials >= self.max_end_trials {
+        if is_hopeless || fewer >= self.max_end_trials {
             return Some(Step::Alike { good, bad });
         }
         Some(Step::Run { at, trials: 1 })
     }
 
-    /// The commits that no trial can part, as likely together as any: one, and those that were skipped
-    /// and are in the same kernels.
-    fn most_likely(&self, probabilities: &[f64]) -> Vec<Candidate> {
-        let like = self.inseparable();
+    /// The commits that none of the `parting` kernels parts, as likely together as any: one, and those
+    /// whose kernels do not part and that are in the same ones.
+    fn most_likely(&self, probabilities: &[f64], parting: &[bool]) -> Vec<Candidate> {
+        let like = self.history.inseparable(parting);
         let mut sums = vec![0.0; self.commits()];
         for (at, group) in like.iter().enumerate() {
             sums[*group] += probabilities[at];
@@ -430,13 +441,6 @@ impl Search {
         }
         let found = like.iter().enumerate().filter(|(_, group)| **group == best);
         found.map(|(commit, _)| Candidate { commit, probability: probabilities[commit] }).collect()
-    }
-
-    /// Of each commit, the first that no trial parts it from.
-    fn inseparable(&self) -> Vec<usize> {
-        let can_be_tested = |at| !self.skipped.contains(&at) || self.tested.contains_key(&at);
-        let can_be_tested: Vec<_> = (0..self.commits()).map(can_be_tested).collect();
-        self.history.inseparable(&can_be_tested)
     }
 }
 
@@ -453,6 +457,24 @@ impl Sides {
     fn ln_evidence(self) -> f64 {
         posterior::ln_beta_of(self.good) + posterior::ln_beta_of(self.bad)
     }
+}
+
+/// As few commits as are likely enough together, the oldest first.
+fn most_probable(probabilities: &[f64]) -> Vec<Candidate> {
+    let of_all = probabilities.iter().copied().enumerate();
+    let mut order: Vec<_> =
+        of_all.map(|(commit, probability)| Candidate { commit, probability }).collect();
+    order.sort_by(|one, other| other.probability.total_cmp(&one.probability));
+    let mut sum = 0.0;
+    let needed = order.iter().take_while(|it| {
+        let is_needed = sum < CONFIDENCE;
+        sum += it.probability;
+        is_needed
+    });
+    let needed = needed.count();
+    order.truncate(needed);
+    order.sort_by_key(|it| it.commit);
+    order
 }
 
 /// The expected probability of a hit after these trials.

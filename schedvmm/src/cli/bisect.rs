@@ -53,7 +53,7 @@ pub struct BisectArgs {
     /// … is greater than this is a hit: a time, or a percentage of shares.
     #[arg(long, value_name = "LIMIT", requires = "metric")]
     pub limit: Option<String>,
-    /// Runs of each end, at most, until the ends are told apart.
+    /// Runs of each end, at most, until the ends are told apart. A later call may raise it, and goes on.
     #[arg(long, value_name = "N", default_value_t = decision::bisect::MAX_END_TRIALS,
           value_parser = clap::value_parser!(u32).range(MIN_END..=MOST_RUNS))]
     pub runs_at_ends: u32,

@@ -128,7 +128,8 @@ fn logs_of_git_give_the_ends_or_are_refused_by_line() {
     for (log, told) in [
         ("hello\n", "line 1 is no line of `git bisect log`: hello"),
         ("git bisect start\n", "has no good and bad commit yet"),
-        ("git bisect start v9 v1\n", "`v9` is no commit"),
+        ("git bisect start v6 v1\n", "line 1 names `v6`, which can be another commit by now"),
+        ("git bisect start\ngit bisect bad v9\ngit bisect good v1\n", "`v9` is no commit"),
     ] {
         fs::write(repository.path("log"), log).expect("written");
         let output = repository.bisect(&["--from-log", "../log", "--build", "true"]);
@@ -136,7 +137,8 @@ fn logs_of_git_give_the_ends_or_are_refused_by_line() {
     }
     let output = repository.bisect(&["--from-log", "../nothing", "--build", "true"]);
     repository.ends_with(&output, 200, &["cannot read ../nothing"]);
-    repository.git(&["bisect", "start", "v6", "v1"]);
+    // Names are what they were then.
+    repository.git(&["bisect", "start", "HEAD", "HEAD~5"]);
     repository.git(&["bisect", "good", "v2"]);
     repository.git(&["bisect", "skip", "v4"]);
     fs::write(repository.path("log"), repository.git(&["bisect", "log"])).expect("written");
@@ -179,6 +181,39 @@ fn a_build_that_fails_is_named_with_its_log_and_the_tree_stays_as_it_is() {
     let output = repository.build("echo hello > bzImage");
     repository.ends_with(&output, 125, &["its build left no kernel"]);
     assert_eq!(repository.state(), before);
+}
+
+/// Without a configuration a build makes its own, whatever an earlier one has left.
+#[test]
+fn a_build_that_configures_itself_begins_with_nothing() {
+    let repository = Repository::new();
+    let command = "ls -A; touch .config .config.old; exit 3";
+    for _ in 0..2 {
+        repository.ends_with(&repository.build(command), 125, &["failed with status 3"]);
+        let search = repository.search();
+        let kernel = search.kernels.last().expect("a kernel");
+        let log = kernel.why.rsplit_once("see ").expect("a log").1;
+        assert_eq!(fs::read_to_string(log).expect("a log"), ".git\nnumber\n");
+    }
+    // One that is there and cannot be read is not none.
+    fs::create_dir(repository.path("tree/.config")).expect("made");
+    repository.ends_with(&repository.build(command), 200, &["cannot read", ".config"]);
+}
+
+#[test]
+fn a_later_call_may_raise_the_runs_at_the_ends() {
+    let repository = Repository::new();
+    for runs in ["10", "300"] {
+        let ends = ["--good", "v1", "--bad", "v6", "--output", "../out", "--build", "exit 3"];
+        let output = repository.bisect(&[&ends, &["--runs-at-ends", runs][..]].concat());
+        repository.ends_with(&output, 125, &["an end of the search cannot be tested"]);
+        assert_eq!(repository.search().question.max_end_runs.to_string(), runs);
+    }
+    let output = repository.bisect(&[
+        "--good", "v1", "--good", "v2", "--bad", "v6", "--output", "../other", "--build", "exit 3",
+    ]);
+    let told = text(&output.stdout);
+    assert!(told.contains("(good and not run, taken on trust: 1 more)"), "{told}");
 }
 
 #[test]

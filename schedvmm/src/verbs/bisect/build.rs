@@ -117,11 +117,16 @@ impl Builder {
             .map_err(|source| FolderError::Create { path: place.clone(), source })?;
         let lock = self.lock()?;
         let tree = self.tree();
+        self.git.make_place(&tree, commit)?;
         // What an earlier commit's build has left is no kernel of this one.
         while let Ok(path) = kernel::in_folder(&tree) {
             fs::remove_file(&path).map_err(|source| FolderError::Write { path, source })?;
         }
-        self.git.check_out(&tree, commit)?;
+        // Nor is its configuration, where this one is to make its own. A committed one comes back.
+        for name in [".config", ".config.old"] {
+            remove(tree.join(name))?;
+        }
+        self.git.check_out(&tree, commit, &lock)?;
         if let Some(config) = &self.recipe.config {
             write(&tree.join(".config"), config)?;
         }
@@ -232,10 +237,21 @@ fn keep(tree: &Path, place: &Path) -> Result<Option<String>, Failure> {
     copy(&built, &place.join("bzImage")).map(|()| None)
 }
 
-/// A copy that is there whole or not at all.
+/// Removes a file, if it is there.
+fn remove(path: PathBuf) -> Result<(), Failure> {
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(FolderError::Write { path, source }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A copy that is there whole or not at all, also after a power cut.
 fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
     let part = to.with_extension("part");
-    let copied = fs::copy(from, &part).and_then(|_| fs::rename(&part, to));
+    let synced = fs::copy(from, &part).and_then(|_| File::open(&part)?.sync_all());
+    let copied = synced.and_then(|()| fs::rename(&part, to));
     copied.map_err(|source| {
         // Nothing of use is in it.
         let _ = fs::remove_file(&part);

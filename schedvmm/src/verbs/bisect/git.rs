@@ -1,24 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is asked of git, as a program: nothing of the user's work tree is changed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use results::bisection::{BisectQuestion, FoundCommit};
+use results::folder::FolderError;
 
 use crate::status::Failure;
 
-/// What git takes from its surroundings when it is called from a hook, or by `git bisect run`.
-pub const VARIABLES: [&str; 6] = [
-    "GIT_DIR",
-    "GIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_PREFIX",
-    "GIT_OBJECT_DIRECTORY",
+/// What git takes from its surroundings when it is called from a hook, or by `git bisect run`: what
+/// `git rev-parse --local-env-vars` lists.
+pub const VARIABLES: [&str; 15] = [
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_COMMON_DIR",
+    "GIT_CONFIG",
+    "GIT_CONFIG_COUNT",
+    "GIT_CONFIG_PARAMETERS",
+    "GIT_DIR",
+    "GIT_GRAFT_FILE",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_NO_REPLACE_OBJECTS",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_REPLACE_REF_BASE",
+    "GIT_SHALLOW_FILE",
+    "GIT_WORK_TREE",
+];
+
+/// What holds whatever somebody has configured: nobody's hooks or watchers see what is done for a search,
+/// and submodules stay as they are.
+const SETTINGS: [&str; 6] = [
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "core.fsmonitor=false",
+    "-c",
+    "submodule.recurse=false",
 ];
 
 /// A work tree of git's.
@@ -96,7 +120,7 @@ impl Git {
                 said(&asked)
             )));
         }
-        git.tree = PathBuf::from(text(&asked));
+        git.tree = path(&asked);
         Ok(git)
     }
 
@@ -111,8 +135,16 @@ impl Git {
     }
 
     /// A call that succeeds unless something is wrong with the repository.
+    fn asked<S: AsRef<OsStr>>(
+        &self,
+        words: impl IntoIterator<Item = S>,
+    ) -> Result<Output, Failure> {
+        asked(&self.tree, words)
+    }
+
+    /// What such a call prints.
     fn told<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<String, Failure> {
-        told(&self.tree, words)
+        self.asked(words).map(|asked| text(&asked))
     }
 
     /// The full name of the commit that somebody has named.
@@ -168,6 +200,9 @@ impl Git {
                     "their merge base is {name}: give --good {base}, or another commit that is in it"
                 )
             }
+            false if self.is_shallow()? => "what is between them is not in this clone, which is \
+                shallow: call `git fetch --unshallow`"
+                .to_owned(),
             false => "they have no commit in common: name two of one history".to_owned(),
         };
         let (good, bad) = (self.short(good)?, self.short(bad)?);
@@ -178,7 +213,20 @@ impl Git {
 
     /// A commit for a reader: its short name, and what it says of itself.
     fn short(&self, commit: &str) -> Result<String, Failure> {
-        self.told(["show", "-s", "--format=%h (%s)", commit])
+        self.told(["show", "-s", "--no-show-signature", "--format=%h (%s)", commit])
+    }
+
+    /// How many commits are in a kernel beside its own one, and in none of these others.
+    ///
+    /// # Errors
+    /// git cannot tell.
+    pub fn count_before(&self, commit: &str, others: &[&str]) -> Result<u64, Failure> {
+        let words = ["rev-list", "--count", commit].map(str::to_owned).into_iter();
+        let told = self.told(words.chain(others.iter().map(|other| format!("^{other}"))))?;
+        let count: Option<u64> = told.parse().ok();
+        count
+            .and_then(|count| count.checked_sub(1))
+            .ok_or_else(|| Failure::internal(format!("git counts `{told}` commits up to {commit}")))
     }
 
     /// What a commit says of itself.
@@ -186,12 +234,19 @@ impl Git {
     /// # Errors
     /// git cannot tell.
     pub fn describe(&self, commit: &str, probability: f64) -> Result<FoundCommit, Failure> {
-        let told =
-            self.told(["show", "-s", "--date=short", "--format=%an <%ae>%n%ad%n%s", commit])?;
+        let told = self.told([
+            "show",
+            "-s",
+            "--no-show-signature",
+            "--date=short",
+            "--format=%an <%ae>%n%ad%n%s",
+            commit,
+        ])?;
         let mut lines = told.lines().map(str::to_owned);
         let mut next = || lines.next().unwrap_or_default();
         let (author, date, subject) = (next(), next(), next());
-        Ok(FoundCommit { commit: commit.to_owned(), probability, subject, author, date })
+        let commit = commit.to_owned();
+        Ok(FoundCommit { commit, probability, subject, author, date, left_out: 0 })
     }
 
     /// All commits that may be the first bad one.
@@ -215,20 +270,66 @@ impl Git {
                 "no commit{of_paths} lies between good and bad; give other ends, or other paths"
             )));
         }
+        self.check_whole(question)?;
         Ok(commits)
     }
 
-    /// Makes a work tree at this place, or brings the one there to this commit.
+    /// Refuses ends between which a shallow clone ends: what its last commits are made of is not known.
+    fn check_whole(&self, question: &BisectQuestion) -> Result<(), Failure> {
+        if !self.is_shallow()? {
+            return Ok(());
+        }
+        let path = self.tree.join(path(&self.asked(["rev-parse", "--git-path", "shallow"])?));
+        let list = fs::read_to_string(&path)
+            .map_err(|error| crate::owner::file_failure(&error, "read", &path))?;
+        let last: BTreeSet<_> = list.lines().map(str::trim).collect();
+        let words = ["rev-list".to_owned(), question.bad.clone()].into_iter();
+        let between =
+            self.told(words.chain(question.good.iter().map(|good| format!("^{good}"))))?;
+        match between.lines().find(|commit| last.contains(commit)) {
+            None => Ok(()),
+            Some(commit) => Err(Failure::request(format!(
+                "the history of {} is cut off at {}, between the ends; call `git fetch --unshallow` there",
+                self.tree.display(),
+                self.short(commit)?
+            ))),
+        }
+    }
+
+    /// Whether the clone has a part of the history only.
+    fn is_shallow(&self) -> Result<bool, Failure> {
+        Ok(self.told(["rev-parse", "--is-shallow-repository"])? == "true")
+    }
+
+    /// Makes a work tree at this place, by its full path without symbolic links, if there is none. Files
+    /// come with [`Git::check_out`].
+    ///
+    /// # Errors
+    /// git cannot: the disk is full, for one. Or what is there is no work tree.
+    pub fn make_place(&self, place: &Path, commit: &str) -> Result<(), Failure> {
+        if fs::read_dir(place).map_or(true, |mut inside| inside.next().is_none()) {
+            // Twice: one that was being made when the power failed is locked.
+            let add = ["worktree", "add", "--force", "--force", "--quiet", "--detach"];
+            let add = add.into_iter().chain(["--no-checkout"]).map(OsStr::new);
+            let add = add.chain([place.as_os_str(), OsStr::new(commit)]);
+            self.told(add)?;
+        }
+        check_place(place)
+    }
+
+    /// Brings a work tree that was made to a commit. Nobody else does while the file is locked, which git
+    /// holds as well: it may outlive this process.
     ///
     /// # Errors
     /// git cannot: the disk is full, for one.
-    pub fn check_out(&self, place: &Path, commit: &str) -> Result<(), Failure> {
-        if !place.join(".git").exists() {
-            let add = ["worktree", "add", "--force", "--detach", "--no-checkout"].map(OsStr::new);
-            let add = add.into_iter().chain([place.as_os_str(), OsStr::new(commit)]);
-            self.told(add)?;
-        }
-        told(place, ["checkout", "--quiet", "--force", "--detach", commit]).map(drop)
+    pub fn check_out(&self, place: &Path, commit: &str, lock: &File) -> Result<(), Failure> {
+        check_place(place)?;
+        remove_left_lock(place)?;
+        let words = ["checkout", "--quiet", "--force", "--detach", commit];
+        let mut git = command_in_place(place, words);
+        let held = lock.try_clone().map_err(|error| cannot_run(&error))?;
+        let asked = git.stdin(held).output().map_err(|error| cannot_run(&error))?;
+        if asked.status.success() { Ok(()) } else { Err(failed(words[0], place, &asked)) }
     }
 
     /// Removes that work tree; one that stays harms nobody.
@@ -241,13 +342,52 @@ impl Git {
 /// A call of git in a folder.
 fn command<S: AsRef<OsStr>>(folder: &Path, words: impl IntoIterator<Item = S>) -> Command {
     let mut git = Command::new("git");
-    // Nobody's hooks are to see what is done for a search.
-    git.args(["-c", "core.hooksPath=/dev/null"]).arg("-C").arg(folder).args(words);
+    git.args(SETTINGS).arg("-C").arg(folder).args(words);
     for variable in VARIABLES {
         git.env_remove(variable);
     }
-    git.env("LC_ALL", "C").stdin(Stdio::null());
+    // A commit's parents are those that it was made with.
+    git.env("GIT_NO_REPLACE_OBJECTS", "1").env("LC_ALL", "C").stdin(Stdio::null());
     git
+}
+
+/// A call of git in a work tree of a search. Where it is none, git does not look for one further up: that
+/// would be somebody's own.
+fn command_in_place<S: AsRef<OsStr>>(place: &Path, words: impl IntoIterator<Item = S>) -> Command {
+    let mut git = command(place, words);
+    git.env("GIT_CEILING_DIRECTORIES", place.parent().unwrap_or(place));
+    git
+}
+
+/// Refuses a place that is not the top of a work tree: what is checked out there would be written over
+/// files of another one.
+fn check_place(place: &Path) -> Result<(), Failure> {
+    let top = command_in_place(place, ["rev-parse", "--show-toplevel"]).output();
+    let top = top.map_err(|error| cannot_run(&error))?;
+    if top.status.success() && path(&top) == place {
+        return Ok(());
+    }
+    Err(Failure::request(format!(
+        "{} is there and is no work tree of git; remove it and make the same call again",
+        place.display()
+    )))
+}
+
+/// Removes what a git that was killed in this work tree has left behind. No other git is at work there
+/// while the search's lock is held.
+fn remove_left_lock(place: &Path) -> Result<(), Failure> {
+    let words = ["rev-parse", "--git-path", "index.lock"];
+    let asked = command_in_place(place, words).output().map_err(|error| cannot_run(&error))?;
+    if !asked.status.success() {
+        return Err(failed(words[0], place, &asked));
+    }
+    let path = place.join(path(&asked));
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(FolderError::Write { path, source }.into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn ask<S: AsRef<OsStr>>(
@@ -262,14 +402,14 @@ fn cannot_run(error: &io::Error) -> Failure {
 }
 
 /// A call that succeeds unless something is wrong.
-fn told<S: AsRef<OsStr>>(
+fn asked<S: AsRef<OsStr>>(
     folder: &Path,
     words: impl IntoIterator<Item = S>,
-) -> Result<String, Failure> {
+) -> Result<Output, Failure> {
     let words: Vec<_> = words.into_iter().map(|word| word.as_ref().to_owned()).collect();
     let asked = ask(folder, &words)?;
     if asked.status.success() {
-        return Ok(text(&asked));
+        return Ok(asked);
     }
     let what = words.first().map(|word| word.display().to_string()).unwrap_or_default();
     Err(failed(&what, folder, &asked))
@@ -288,10 +428,17 @@ fn text(asked: &Output) -> String {
     String::from_utf8_lossy(&asked.stdout).trim_end_matches('\n').to_owned()
 }
 
-/// Why it did not do it, in a line.
+/// The path that git has printed.
+fn path(asked: &Output) -> PathBuf {
+    let bytes = asked.stdout.strip_suffix(b"\n").unwrap_or(&asked.stdout);
+    PathBuf::from(OsStr::from_bytes(bytes))
+}
+
+/// Why it did not do it, in a line: before it gives up, git may say other things.
 fn said(asked: &Output) -> String {
     let text = String::from_utf8_lossy(&asked.stderr);
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let first = lines.next().unwrap_or("git does not say why");
-    first.strip_prefix("fatal: ").unwrap_or(first).to_owned()
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let whys = ["fatal: ", "error: "].into_iter();
+    let mut whys = whys.filter_map(|start| lines.iter().find_map(|it| it.strip_prefix(start)));
+    whys.next().or(lines.first().copied()).unwrap_or("git does not say why").to_owned()
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use super::git::VARIABLES;
 use super::hunt::tests::{Made, question, state};
 use super::*;
 
@@ -57,6 +58,13 @@ impl Repository {
     fn open(&self) -> Git {
         Git::open(self.dir.path()).expect("a work tree")
     }
+}
+
+/// A commit in a work tree, which nobody else uses.
+fn check_out(git: &Git, place: &Path, commit: &str) -> Result<(), Failure> {
+    let lock = tempfile::tempfile().expect("a file");
+    git.make_place(place, commit)?;
+    git.check_out(place, commit, &lock)
 }
 
 /// Two branches from before the good end and behind it: good, bad, and a commit of a branch.
@@ -113,8 +121,19 @@ fn only_some_paths_or_first_parents_are_searched() {
     let mut question = question(&good, &bad);
     question.paths = vec!["d".into()];
     let commits = git.commits(&question).expect("commits");
-    assert_eq!(commits.names, [culprit, bad.clone()]);
+    assert_eq!(commits.names, [culprit.clone(), bad.clone()]);
     assert!(commits.bad_is_more && commits.parents == [vec![], vec![0]]);
+    // Either stands for those between: one in front of that commit, and four in front of the bad end.
+    assert_eq!(git.count_before(&culprit, &[&good]).expect("a count"), 1);
+    assert_eq!(git.count_before(&bad, &[&culprit, &good]).expect("a count"), 4);
+    let mut lab = Made::new([culprit.clone(), bad.clone()].into(), [0, 1000], 4);
+    lab.left_out = 3;
+    let state = state(question.clone(), 2);
+    let mut hunt = Hunt::new(state, commits, Limits::default()).expect("a search");
+    hunt.go_on(&mut lab, |_, _| ()).expect("kept");
+    let told = screen(&hunt.state, Path::new("out"));
+    let note = "it is this, or one of 3 commits before it that --path leaves out";
+    assert!(told.contains(note) && told.contains(&culprit), "{told}");
     question.paths = vec!["nothing".into()];
     let why = git.commits(&question).err().expect("nothing").to_string();
     assert!(why.contains("no commit that changes what --path names"), "{why}");
@@ -134,19 +153,81 @@ fn a_work_tree_of_its_own_leaves_that_of_the_user_alone() {
     let before = repository.git(&["status", "--porcelain=v2", "--branch"]);
     let git = repository.open();
     let dir = tempfile::tempdir().expect("tempdir");
-    let place = dir.path().join("tree");
+    let place = dir.path().canonicalize().expect("a folder").join("tree");
     for commit in [&bad, &good, &bad] {
-        git.check_out(&place, commit).expect("checked out");
+        check_out(&git, &place, commit).expect("checked out");
         assert_eq!(place.join("b").exists(), *commit == bad);
         fs::write(place.join("b"), "of a build").expect("written");
     }
     assert_eq!(repository.git(&["status", "--porcelain=v2", "--branch"]), before);
     // A place that somebody has removed is made again.
     fs::remove_dir_all(&place).expect("removed");
-    git.check_out(&place, &good).expect("checked out");
+    check_out(&git, &place, &good).expect("checked out");
+    // What a git that was killed has left does not stay in the way.
+    let names = ["rev-parse", "--path-format=absolute", "--git-path", "index.lock"];
+    let place_name = place.display().to_string();
+    let left = repository.git(&[&["-C", &place_name][..], &names].concat());
+    fs::write(&left, "").expect("written");
+    check_out(&git, &place, &bad).expect("checked out");
+    assert!(!Path::new(&left).exists());
     git.forget(&place);
     assert!(!place.exists());
     assert_eq!(repository.git(&["worktree", "list"]).lines().count(), 1);
+}
+
+/// In the user's own tree a search's folder may be as well: where its work tree has lost what makes it one,
+/// git finds that of the user.
+#[test]
+fn a_work_tree_that_is_none_any_more_is_refused() {
+    let (repository, good, bad, _) = merged();
+    let git = repository.open();
+    let top = repository.dir.path().canonicalize().expect("a folder");
+    let place = top.join("out/tree");
+    check_out(&git, &place, &good).expect("checked out");
+    fs::write(top.join("a"), "not committed\n").expect("written");
+    let head = repository.head();
+    let link = place.join(".git");
+    for lost in [fs::remove_file(&link), fs::create_dir(&link)] {
+        lost.expect("changed");
+        let why = check_out(&git, &place, &bad).expect_err("no work tree").to_string();
+        assert!(why.contains("out/tree is there and is no work tree of git; remove it"), "{why}");
+    }
+    std::os::unix::fs::symlink(&top, top.join("out/link")).expect("linked");
+    assert!(check_out(&git, &top.join("out/link"), &bad).is_err());
+    assert_eq!(fs::read_to_string(top.join("a")).expect("a file"), "not committed\n");
+    assert_eq!(repository.head(), head);
+    // Removed, it is made again.
+    fs::remove_dir_all(&place).expect("removed");
+    check_out(&git, &place, &bad).expect("checked out");
+}
+
+#[test]
+fn nothing_of_a_call_from_git_is_taken_over() {
+    let (repository, ..) = merged();
+    let listed = repository.git(&["rev-parse", "--local-env-vars"]);
+    let missing: Vec<_> = listed.lines().filter(|name| !VARIABLES.contains(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn a_clone_that_ends_between_the_ends_is_refused() {
+    let (repository, good, bad, _) = merged();
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (from, to) = (repository.dir.path().display(), dir.path().join("clone"));
+    let (from, place) = (format!("file://{from}"), to.display().to_string());
+    // The last three of one branch, and as many of the other; the good end is fetched by itself.
+    repository.git(&["tag", "good", &good]);
+    repository.git(&["clone", "--quiet", "--depth=3", &from, &place]);
+    let in_clone = |words: &[&str]| repository.git(&[&["-C", &place], words].concat());
+    in_clone(&["fetch", "--quiet", "--depth=1", "origin", "tag", "good"]);
+    let git = Git::open(&to).expect("a work tree");
+    let why = git.commits(&question(&good, &bad)).err().expect("cut off").to_string();
+    assert!(why.contains("is cut off at") && why.contains("git fetch --unshallow"), "{why}");
+    let why = git.check_ancestor(&good, &bad).expect_err("cut off").to_string();
+    assert!(why.contains("is shallow: call `git fetch --unshallow`"), "{why}");
+    in_clone(&["fetch", "--quiet", "--unshallow"]);
+    let commits = git.commits(&question(&good, &bad)).expect("the whole");
+    assert_eq!(commits.names.len(), 7);
 }
 
 #[test]

@@ -56,6 +56,12 @@ pub trait Lab {
     /// The repository does not tell.
     fn describe(&self, commit: &str, probability: f64) -> Result<FoundCommit, Failure>;
 
+    /// How many commits are in a kernel beside its own one, and in none of these others.
+    ///
+    /// # Errors
+    /// The repository does not tell.
+    fn count_before(&self, commit: &str, others: &[&str]) -> Result<u64, Failure>;
+
     /// Keeps what there is.
     ///
     /// # Errors
@@ -409,10 +415,19 @@ impl Hunt {
     }
 
     fn found(&mut self, found: Vec<Candidate>, lab: &impl Lab) -> Result<BisectEnded, Failure> {
+        let names = &self.commits.names;
+        let question = &self.state.question;
         let described = found.iter().map(|Candidate { commit, probability }| {
-            lab.describe(&self.commits.names[*commit], *probability)
+            let described = lab.describe(&names[*commit], *probability)?;
+            if question.paths.is_empty() {
+                return Ok::<_, Failure>(described);
+            }
+            let parents = self.commits.parents[*commit].iter().map(|parent| &names[*parent]);
+            let others: Vec<_> = parents.chain(&question.good).map(String::as_str).collect();
+            let left_out = lab.count_before(&described.commit, &others)?;
+            Ok(FoundCommit { left_out, ..described })
         });
-        self.state.found = described.collect::<Result<_, _>>()?;
+        self.state.found = described.collect::<Result<_, Failure>>()?;
         Ok(BisectEnded::Found)
     }
 

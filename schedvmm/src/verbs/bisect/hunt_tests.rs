@@ -101,6 +101,8 @@ pub struct Made {
     /// The disk is full at that time.
     pub full_at: Option<usize>,
     pub signal: Cell<Option<i32>>,
+    /// Commits that each one found stands for beside itself.
+    pub left_out: u64,
     pub open: String,
     pub built: BTreeSet<String>,
     pub builds: usize,
@@ -121,6 +123,7 @@ impl Made {
             keeps: 0,
             full_at: None,
             signal: Cell::new(None),
+            left_out: 0,
             open: String::new(),
             built: BTreeSet::new(),
             builds: 0,
@@ -180,7 +183,12 @@ impl Lab for Made {
 
     fn describe(&self, commit: &str, probability: f64) -> Result<FoundCommit, Failure> {
         let (subject, author, date) = ("a change".into(), "somebody".into(), "2026-11-22".into());
-        Ok(FoundCommit { commit: commit.to_owned(), probability, subject, author, date })
+        let commit = commit.to_owned();
+        Ok(FoundCommit { commit, probability, subject, author, date, left_out: 0 })
+    }
+
+    fn count_before(&self, _: &str, _: &[&str]) -> Result<u64, Failure> {
+        Ok(self.left_out)
     }
 
     fn keep(&mut self, state: &Bisection) -> Result<(), Failure> {

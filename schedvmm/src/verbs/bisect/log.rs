@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use decision::bisect::Search;
-use results::bisection::{Bisection, FoundCommit};
+use results::bisection::{Bisection, FoundCommit, is_commit};
 
 use super::git::Commits;
 
@@ -34,17 +34,23 @@ impl Log {
     pub fn read(text: &str) -> Result<Self, String> {
         let mut log = Self::default();
         let mut terms = ["bad".to_owned(), "good".to_owned()];
+        // What git says before a line of the commits that it names.
+        let mut resolved: Vec<Resolved> = Vec::new();
         for (number, line) in (1..).zip(text.lines()) {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
+                resolved.extend(Resolved::read(line));
                 continue;
             }
+            let before = std::mem::take(&mut resolved);
             let words = shlex::split(line).filter(|words| words.len() >= 3 && words[0] == "git");
             let Some(words) = words.filter(|words| words[1] == "bisect") else {
                 return Err(format!("line {number} is no line of `git bisect log`: {line}"));
             };
             let known = match words[2].as_str() {
-                "start" => log.start(&words[3..], &mut terms),
+                "start" => log
+                    .start(&words[3..], &mut terms, &before)
+                    .map_err(|why| format!("line {number} {why}"))?,
                 "skip" => {
                     log.skipped.extend_from_slice(&words[3..]);
                     true
@@ -59,8 +65,17 @@ impl Log {
         Ok(log)
     }
 
-    /// `git bisect start [--first-parent] [--term-…] [BAD [GOOD…]] [--] [PATH…]`
-    fn start(&mut self, words: &[String], terms: &mut [String; 2]) -> bool {
+    /// `git bisect start [--first-parent] [--term-…] [BAD [GOOD…]] [--] [PATH…]`, with what git has told
+    /// of its commits; false if words are not known.
+    ///
+    /// # Errors
+    /// Nobody knows which commit a word was, and the word.
+    fn start(
+        &mut self,
+        words: &[String],
+        terms: &mut [String; 2],
+        resolved: &[Resolved],
+    ) -> Result<bool, String> {
         let mut ends: Vec<String> = Vec::new();
         let mut words = words.iter();
         while let Some(word) = words.next() {
@@ -76,17 +91,37 @@ impl Log {
                 "--no-checkout" => {}
                 "--term-bad" | "--term-new" | "--term-good" | "--term-old" => {
                     let value = value.map(str::to_owned).or_else(|| words.next().cloned());
-                    let Some(value) = value else { return false };
+                    let Some(value) = value else { return Ok(false) };
                     terms[usize::from(!is_bad)] = value;
                 }
-                _ if word.starts_with("--") => return false,
+                _ if word.starts_with("--") => return Ok(false),
                 _ => ends.push(word.clone()),
             }
         }
-        let mut ends = ends.into_iter();
-        self.bad = ends.next().or(self.bad.take());
-        self.good.extend(ends);
-        true
+        for (place, word) in ends.into_iter().enumerate() {
+            let told = resolved.get(place).filter(|told| told.is_bad(terms) == Some(place == 0));
+            match told {
+                Some(told) if !is_commit(&word) => self.add_end(place, told.commit.clone()),
+                _ if is_commit(&word) => self.add_end(place, word),
+                // Behind the last commit git takes words for paths.
+                _ if !resolved.is_empty() && place >= resolved.len() => self.paths.push(word),
+                _ => {
+                    return Err(format!(
+                        "names `{word}`, which can be another commit by now, and no remark before it \
+                         says which it was"
+                    ));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The first one of a start is the bad one.
+    fn add_end(&mut self, place: usize, commit: String) {
+        match place {
+            0 => self.bad = Some(commit),
+            _ => self.good.push(commit),
+        }
     }
 
     /// `git bisect good COMMIT…`; false if the term is none.
@@ -102,6 +137,34 @@ impl Log {
             return false;
         }
         true
+    }
+}
+
+/// A remark `# bad: [COMMIT] …`: which commit a name was when git was told of it.
+struct Resolved {
+    term: String,
+    commit: String,
+}
+
+impl Resolved {
+    /// `None` if it is another remark.
+    fn read(line: &str) -> Option<Self> {
+        let (term, rest) = line.strip_prefix("# ")?.split_once(": [")?;
+        let (commit, _) = rest.split_once(']')?;
+        is_commit(commit).then(|| Self { term: term.to_owned(), commit: commit.to_owned() })
+    }
+
+    /// Which of the ends it is; `None` if neither.
+    fn is_bad(&self, terms: &[String; 2]) -> Option<bool> {
+        let [bad, good] = terms;
+        let term = &self.term;
+        if term == bad || term == "bad" || term == "new" {
+            Some(true)
+        } else if term == good || term == "good" || term == "old" {
+            Some(false)
+        } else {
+            None
+        }
     }
 }
 
@@ -194,12 +257,16 @@ mod tests {
 
     #[test]
     fn logs_of_git_are_read() {
-        let text = "# bad: [b] x\n# status: waiting\ngit bisect start 'b' 'a' '--' 'kernel/sched'\n\
-                    # good: [c] y\ngit bisect good c\ngit bisect skip d e\ngit bisect bad f\n\
-                    # first bad commit: [f] z\n";
-        let log = Log::read(text).expect("a log");
+        let [a, b] = ["a", "b"].map(|digit| digit.repeat(40));
+        let text = format!(
+            "# bad: [{b}] x\n# status: waiting\n# good: [{a}] y\n\
+             git bisect start 'HEAD' 'HEAD~15' 'kernel/sched'\n\
+             # good: [c] y\ngit bisect good c\ngit bisect skip d e\ngit bisect bad f\n\
+             # first bad commit: [f] z\n"
+        );
+        let log = Log::read(&text).expect("a log");
         let all = |words: &[&str]| words.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
-        assert_eq!(log.good, all(&["a", "c"]));
+        assert_eq!(log.good, all(&[&a, "c"]));
         assert_eq!((log.bad.as_deref(), log.skipped), (Some("f"), all(&["d", "e"])));
         assert_eq!(log.paths, all(&["kernel/sched"]));
     }
@@ -215,10 +282,15 @@ mod tests {
 
     #[test]
     fn what_is_no_log_is_named() {
+        // A bad commit that is known is none for the good one.
+        let bad = format!("# bad: [{0}] x\n# bad: [{0}] x\n", "b".repeat(40));
+        let half = format!("{bad}git bisect start v2 v1 --");
         for (text, told) in [
             ("hello", "line 1 is no line of `git bisect log`: hello"),
             ("git bisect start\ngit bisect slow a", "line 2 has words that are not known here"),
             ("git bisect start --odd", "line 1 has words"),
+            ("# x\ngit bisect start HEAD HEAD~15", "line 2 names `HEAD`, which can be another"),
+            (&half, "line 3 names `v1`, which can be"),
             ("git bisect good", "line 1 has words"),
             ("git bisect 'good a", "line 1 is no line"),
         ] {

@@ -82,6 +82,10 @@ impl Lab for Machines {
         self.builder.git().describe(commit, probability)
     }
 
+    fn count_before(&self, commit: &str, others: &[&str]) -> Result<u64, Failure> {
+        self.builder.git().count_before(commit, others)
+    }
+
     fn keep(&mut self, state: &Bisection) -> Result<(), Failure> {
         state.write(&self.folder).map_err(unkept)
     }

@@ -11,9 +11,9 @@ mod log;
 mod machines;
 mod words;
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
+use std::{fs, io};
 
 use clap::Parser;
 use results::bisection::{BisectEnded, BisectQuestion, Bisection, BisectionSchema, Hit};
@@ -149,7 +149,13 @@ fn recipe(args: &BisectArgs, git: &Git) -> Result<Recipe, Failure> {
     let path = args.config.clone().unwrap_or_else(|| git.tree().join(".config"));
     let config = match fs::read(&path) {
         Ok(bytes) => Some(bytes),
-        Err(_) if args.config.is_none() && args.build.is_some() => None,
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                && args.config.is_none()
+                && args.build.is_some() =>
+        {
+            None
+        }
         Err(error) if args.config.is_none() => {
             return Err(Failure::request(format!(
                 "cannot read {}: {error}; configure the kernel there, or name a configuration with \
@@ -251,7 +257,8 @@ fn begin(
     let state = match there {
         Some(there) => {
             check_question(&there, &question, folder)?;
-            there
+            // How long it goes on is no part of what is asked.
+            Bisection { question, ..there }
         }
         None => Bisection {
             schema: BisectionSchema::V1,
@@ -292,7 +299,7 @@ fn check_question(
             there.version
         )));
     }
-    let found = alike::differences(&there.question, question, &[])
+    let found = alike::differences(&there.question, question, &["max_end_runs"])
         .map_err(|error| Failure::internal(error.to_string()))?;
     if found.is_empty() {
         return Ok(());
@@ -328,8 +335,8 @@ fn status(hunt: &mut Hunt, signal: Option<i32>) -> Result<ExitStatus, Failure> {
             words::ends(state)
         ))),
         Some(BisectEnded::EndUntestable) => Err(Failure::kernel(format!(
-            "an end of the search cannot be tested: {}; mend its configuration or --build and make the \
-             same call with another --output, or give another commit",
+            "an end of the search cannot be tested: {}; mend what it lacks on this host and make the same \
+             call again, or name another --output with another commit, configuration or --build",
             words::why_given_up(state)
         ))),
         Some(BisectEnded::Spent) => Err(Failure::kernel(format!(

@@ -26,8 +26,12 @@ pub fn first(state: &Bisection, folder: &Path) -> String {
         0 => String::new(),
         runs => format!(", {runs} runs are there"),
     };
+    let trusted = match question.good.len().saturating_sub(1) {
+        0 => String::new(),
+        others => format!("\n(good and not run, taken on trust: {others} more)"),
+    };
     format!(
-        "{} commits from {} to {}, hit: {}, seed {}, in {folder}{there}\n(called again with --output \
+        "{} commits from {} to {}, hit: {}, seed {}, in {folder}{there}{trusted}\n(called again with --output \
          {folder} it goes on where it was ended)",
         state.commits,
         short(&question.good[0]),
@@ -135,7 +139,7 @@ fn write_end(text: &mut String, state: &Bisection) -> std::fmt::Result {
     match state.found.as_slice() {
         [] => {}
         [found] => {
-            let FoundCommit { commit, probability, subject, author, date } = found;
+            let FoundCommit { commit, probability, subject, author, date, .. } = found;
             writeln!(
                 text,
                 "{commit} is the first bad commit, with a probability of {probability:.3}"
@@ -167,11 +171,29 @@ fn write_end(text: &mut String, state: &Bisection) -> std::fmt::Result {
             writeln!(text, "{:<10} {more} more", "candidate")?;
         }
     }
-    if !state.question.paths.is_empty() {
-        let bad = short(&state.question.bad);
-        writeln!(text, "{:<10} {bad} stands for all commits that --path leaves out", "note")?;
+    if let Some(note) = left_out(&state.found) {
+        writeln!(text, "{:<10} {note}", "note")?;
+    }
+    if !state.found.is_empty() {
+        writeln!(text, "{:<10} one commit made hits more likely, for good", "assumed")?;
     }
     Ok(())
+}
+
+/// That commits which are found stand for others.
+fn left_out(found: &[FoundCommit]) -> Option<String> {
+    let count = found.iter().fold(0, |sum: u64, it| sum.saturating_add(it.left_out));
+    let commits = if count == 1 { "commit" } else { "commits" };
+    match found {
+        _ if count == 0 => None,
+        [_] => Some(format!(
+            "it is this, or one of {count} {commits} before it that --path leaves out"
+        )),
+        // Some can be before more than one of them.
+        _ => Some(format!(
+            "it is one of these, or of at most {count} {commits} before them that --path leaves out"
+        )),
+    }
 }
 
 /// `good 0 of 40 runs hit (0 % to 5 %), bad 12 of 40 (18 % to 45 %)`.
