@@ -33,8 +33,12 @@ impl Metric {
             Self::WakeupP50 => figures.wakeup?.p50_ns.map(as_float),
             Self::WakeupP999 => figures.wakeup?.p999_ns.map(as_float),
             Self::WakeupMax => {
-                let each = result.threads.iter().map(|it| it.report.wakeup_longest_ns);
-                figures.wakeup.and(each.max()).map(as_float)
+                // One that has not come at the end is so late at least.
+                let each = result
+                    .threads
+                    .iter()
+                    .map(|it| it.report.wakeup_longest_ns.max(it.report.wakeup_due_ns));
+                each.max().filter(|late_ns| figures.wakeup.is_some() || *late_ns > 0).map(as_float)
             }
             Self::Lag => figures.largest_lag.iter().map(|lag| lag.lag_ns).max().map(as_float),
             Self::ForcedIdle => result.forced_idle.share.filter(|_| result.core_figures.measured),
@@ -44,7 +48,12 @@ impl Metric {
 
 /// It measured to its end, and nobody waited.
 fn has_no_gap(result: &RunResult) -> bool {
-    let whole = matches!(result.verdict, Answer::Pass | Answer::Measured);
+    let whole = match result.verdict {
+        Answer::Pass | Answer::Measured | Answer::OverLimit => true,
+        // Only such runs are judged by limits.
+        Answer::Untestable => !result.limits.is_empty(),
+        _ => false,
+    };
     whole && result.longest_gap_ns.is_none() && result.statistics.time_quantiles.is_none()
 }
 
@@ -79,7 +88,12 @@ mod tests {
         (result.longest_gap_ns, result.verdict) = (None, Answer::Measured);
         assert_eq!(Metric::WaitP99.of(&result), Some(0.0));
         assert_eq!(Metric::Longest.of(&result), Some(0.0));
+        result.verdict = Answer::OverLimit;
+        assert_eq!(Metric::Longest.of(&result), Some(0.0), "another figure was over its limit");
         result.verdict = Answer::Untestable;
         assert_eq!(Metric::Longest.of(&result), None);
+        // A wake-up that never came is the latest of all.
+        result.threads[0].report.wakeup_due_ns = 9_000_000_000;
+        assert_eq!(Metric::WakeupMax.of(&result), Some(9e9));
     }
 }

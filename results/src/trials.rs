@@ -244,6 +244,12 @@ impl Attempt {
     pub fn failed(&self) -> bool {
         self.over_threshold || self.verdict == Some(Answer::OverLimit)
     }
+
+    /// Whether it was measured and yet says nothing of that: a figure that has a limit may be the
+    /// host's, or is not known. Its figures are those of a whole run all the same.
+    pub fn is_undecided(&self) -> bool {
+        self.state == State::Measured && self.verdict == Some(Answer::Untestable)
+    }
 }
 
 /// What an attempt is for its trial.

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use gaps::evidence::Class;
+use gaps::stats::share;
 use protocol::noise::NoiseFloor;
-use results::model::{LocatedGap, ReasonCode, Steal};
+use results::model::{LocatedGap, ReasonCode, RunResult, Steal};
 
 use crate::units::{as_ns, show_ns};
 
@@ -137,25 +138,51 @@ pub fn of_gap(gap: &LocatedGap, threshold: Duration, on_hardware: bool) -> Optio
     }
 }
 
-/// Why any gap of a run may be the host's, in which it took so much, and that found such noise
-/// before and afterwards.
-pub fn of_run<'a>(
+/// What was lost without a load: before it, and when it had ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Noise<'a> {
+    /// With what other tasks took.
+    pub before: Option<&'a NoiseFloor>,
+    /// Without: what the kernel does for the load that has ended is its own.
+    pub after: Option<&'a NoiseFloor>,
+}
+
+impl<'a> Noise<'a> {
+    /// Of a run.
+    pub fn of(result: &'a RunResult) -> Self {
+        let before = result.setup.as_ref().and_then(|setup| setup.noise.as_ref());
+        Self { before, after: result.noise_after.as_ref() }
+    }
+}
+
+/// Why any gap of a run may be the host's, in which it took so much, and that found such noise.
+pub fn of_run(
     steal: &Steal,
-    mut noise: impl Iterator<Item = &'a NoiseFloor>,
+    noise: Noise<'_>,
     noise_budget: f64,
     threshold: Duration,
 ) -> Option<Doubt> {
     if let Some(share) = steal.share.filter(|_| steal.contaminated) {
         return Some(Doubt::Contaminated { share, budget: steal.budget });
     }
-    noise.find_map(|noise| of_noise(noise, noise_budget, threshold))
+    let shares = noise.before.map(|it| it.gap_share).into_iter().chain(noise.after.map(of_others));
+    if let Some(share) = shares.into_iter().find(|share| *share > noise_budget) {
+        return Some(Doubt::Noisy { share, budget: noise_budget });
+    }
+    let both = noise.before.into_iter().chain(noise.after);
+    both.filter_map(|noise| noise_gap(noise, threshold)).max().map(Doubt::NoiseGap)
 }
 
-fn of_noise(noise: &NoiseFloor, noise_budget: f64, threshold: Duration) -> Option<Doubt> {
-    if noise.gap_share > noise_budget {
-        return Some(Doubt::Noisy { share: noise.gap_share, budget: noise_budget });
+/// The part of the time that others took than tasks that the kernel let run.
+fn of_others(noise: &NoiseFloor) -> f64 {
+    let mut ticks = (0u64, 0u64);
+    for it in noise.cpus.iter().flat_map(|cpu| &cpu.classes) {
+        ticks.1 = ticks.1.saturating_add(it.gap_ticks);
+        let of_others = if it.class == Class::ScheduledOut { 0 } else { it.gap_ticks };
+        ticks.0 = ticks.0.saturating_add(of_others);
     }
-    noise_gap(noise, threshold).map(Doubt::NoiseGap)
+    // Without classes nobody knows, and it may be all of it.
+    noise.gap_share * share(ticks.0, ticks.1).unwrap_or(1.0)
 }
 
 /// The longest gap without a load, if it is of the threshold's size and may be none of the

@@ -9,10 +9,11 @@ use gaps::evidence::Class;
 use gaps::stats::Distribution;
 use results::metric::{Metric, Quantity};
 use results::model::{
-    Answer, ClassShare, LimitFinding, LimitOutcome, LocatedGap, ReasonCode, RunResult, Target,
+    Answer, FigureSource, LimitFinding, LimitOutcome, LocatedGap, ReasonCode, RunResult, Stage,
+    Target,
 };
 
-use crate::doubt::{self, Doubt, Terms};
+use crate::doubt::{self, Doubt, Noise, Terms};
 use crate::units::{self, as_ns, show_figure};
 use crate::verdict::Verdict;
 
@@ -51,27 +52,48 @@ impl Limit {
     pub fn text(&self) -> String {
         let bound = match self.metric.quantity() {
             Quantity::LengthNs => format!("{:?}", Duration::from_secs_f64(self.bound / 1e9)),
-            Quantity::Share => format!("{}%", 100.0 * self.bound),
+            // 7 %, and not 7.000000000000001.
+            Quantity::Share => format!("{}%", (self.bound * 1e8).round() / 1e6),
         };
         format!("{} > {bound}", self.metric.name())
     }
 
     /// What a run that went to its end has of it.
     fn find(&self, result: &RunResult, on_hardware: bool) -> LimitFinding {
-        let value = self.metric.of(result);
-        let least = value.map(|value| least(self.metric, value, result, on_hardware));
-        let outcome = match (value, least) {
-            (Some(value), _) if value <= self.bound => LimitOutcome::Kept,
-            (Some(_), Some(least)) if least > self.bound => LimitOutcome::Exceeded,
-            (Some(_), _) => LimitOutcome::Doubtful,
-            (None, _) => LimitOutcome::Unknown,
+        let metric = self.metric;
+        let value = metric.of(result);
+        let bounds = value.map(|value| Bounds::of(metric, value, result, on_hardware));
+        let least = bounds.map(|bounds| match metric {
+            // What is shorter than the floor is no gap, and nobody has looked who made it.
+            Metric::WakeupP50 | Metric::WakeupP99 | Metric::WakeupP999 | Metric::WakeupMax
+                if self.bound < floor_ns(result) && !on_hardware =>
+            {
+                0.0
+            }
+            _ => bounds.least,
+        });
+        let outcome = match bounds {
+            None => LimitOutcome::Unknown,
+            Some(bounds) if bounds.most <= self.bound => LimitOutcome::Kept,
+            Some(_) if least.is_some_and(|least| least > self.bound) => LimitOutcome::Exceeded,
+            Some(_) => LimitOutcome::Doubtful,
         };
-        LimitFinding { metric: self.metric, bound: self.bound, value, least, outcome }
+        LimitFinding { metric, bound: self.bound, value, least, outcome }
     }
 }
 
-/// Judges a run by these limits, as the result has it from then on.
-pub fn judge(limits: &[Limit], terms: Terms, result: &mut RunResult, verdict: Verdict) -> Verdict {
+fn floor_ns(result: &RunResult) -> f64 {
+    as_float(as_ns(result.job.load.floor))
+}
+
+/// Judges a run by these limits, as the result has it from then on. It had come as far as `stage`.
+pub fn judge(
+    limits: &[Limit],
+    terms: Terms,
+    stage: Stage,
+    result: &mut RunResult,
+    verdict: Verdict,
+) -> Verdict {
     let whole = matches!(verdict.answer, Answer::Pass | Answer::Measured);
     if limits.is_empty() || !whole {
         // Figures of a run that was ended at an extreme, or not measured, have no limit.
@@ -82,8 +104,7 @@ pub fn judge(limits: &[Limit], terms: Terms, result: &mut RunResult, verdict: Ve
     result.verdict = verdict.answer;
     result.exit_status = Some(verdict.status().code());
     result.reason.clone_from(&verdict.reason);
-    result.reason_stage = verdict.code.and(result.reason_stage).or(result.reason_stage);
-    result.reason_code = verdict.code;
+    (result.reason_code, result.reason_stage) = (verdict.code, verdict.code.map(|_| stage));
     result.notes.extend(verdict.note.clone());
     verdict
 }
@@ -92,9 +113,7 @@ fn by_findings(terms: Terms, result: &RunResult, verdict: Verdict) -> Verdict {
     let of = |outcome| result.limits.iter().filter(move |it| it.outcome == outcome);
     let exceeded = said(of(LimitOutcome::Exceeded));
     let (doubtful, unknown) = (said(of(LimitOutcome::Doubtful)), said(of(LimitOutcome::Unknown)));
-    let noise = result.noise_floors();
-    let beyond = doubt::of_run(&result.steal, noise, terms.noise_budget, Duration::MAX)
-        .filter(|_| !measures_the_machine(result));
+    let beyond = beyond(terms, result, of(LimitOutcome::Exceeded));
     match beyond {
         _ if exceeded.is_empty() => {}
         None => return Verdict::new(Answer::OverLimit, ReasonCode::OverLimit, exceeded),
@@ -119,6 +138,22 @@ fn by_findings(terms: Terms, result: &RunResult, verdict: Verdict) -> Verdict {
         "this run does not tell {unknown}: measure longer, or with a load and a kernel that have it"
     );
     Verdict::new(Answer::Untestable, ReasonCode::FigureUnknown, reason)
+}
+
+/// Why what is over these limits may be the host's in all of the run.
+fn beyond<'a>(
+    terms: Terms,
+    result: &RunResult,
+    exceeded: impl Iterator<Item = &'a LimitFinding>,
+) -> Option<Doubt> {
+    if measures_the_machine(result) {
+        return None;
+    }
+    // A gap of that size without a load says that no scheduler is needed for one.
+    let lengths = exceeded.filter(|it| it.metric.quantity() == Quantity::LengthNs);
+    let shortest_ns = lengths.map(|it| it.bound).fold(f64::INFINITY, f64::min);
+    let size = Duration::try_from_secs_f64(shortest_ns / 1e9).unwrap_or(Duration::MAX);
+    doubt::of_run(&result.steal, Noise::of(result), terms.noise_budget, size)
 }
 
 fn untestable(code: ReasonCode, what: &str, why: &str) -> Verdict {
@@ -148,37 +183,82 @@ fn say(finding: &LimitFinding) -> String {
     }
 }
 
-/// The least that a figure can be, if all that may be the host's were taken from it.
-fn least(metric: Metric, value: f64, result: &RunResult, on_hardware: bool) -> f64 {
-    if measures_the_machine(result) {
-        return value;
+/// Between what a figure is, whatever of the gaps that may be the host's is taken from it.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    least: f64,
+    most: f64,
+}
+
+impl Bounds {
+    fn of(metric: Metric, value: f64, result: &RunResult, on_hardware: bool) -> Self {
+        if measures_the_machine(result) {
+            return Self { least: value, most: value };
+        }
+        let doubted = Doubted::of(result, on_hardware);
+        let least = least(metric, value, result, &doubted, on_hardware);
+        let most = match quantile_of(metric) {
+            // Many short gaps make the quantile of the time a shorter one.
+            Some((true, share)) if doubted.ns > 0.0 => {
+                let all = gaps(result);
+                let part = (doubted.ns / total_ns(&all)).min(1.0);
+                let longer = all.time_quantile_ns(millionths(part + share * (1.0 - part)));
+                longer.map_or(value, as_float).max(value)
+            }
+            _ => value,
+        };
+        Self { least: least.clamp(0.0, value), most }
     }
-    if metric == Metric::Longest {
-        return result.longest_gap.map_or(value, |gap| as_float(net_ns(&gap, on_hardware)));
+}
+
+/// Of which quantile a figure is, and whether of the time in gaps, or of wake-ups.
+fn quantile_of(metric: Metric) -> Option<(bool, f64)> {
+    Some(match metric {
+        Metric::WaitP50 => (true, 0.5),
+        Metric::WaitP90 => (true, 0.9),
+        Metric::WaitP99 => (true, 0.99),
+        Metric::WaitP999 => (true, 0.999),
+        Metric::WakeupP50 => (false, 0.5),
+        Metric::WakeupP99 => (false, 0.99),
+        Metric::WakeupP999 => (false, 0.999),
+        _ => return None,
+    })
+}
+
+fn least(
+    metric: Metric,
+    value: f64,
+    result: &RunResult,
+    doubted: &Doubted,
+    on_hardware: bool,
+) -> f64 {
+    if let Some((of_time, share)) = quantile_of(metric) {
+        return if of_time {
+            time_quantile(result, share, value, doubted)
+        } else {
+            wakeup_quantile(result, share, doubted)
+        };
     }
     let figures = &result.statistics;
-    let doubted = doubted(&figures.classes, result.target, on_hardware);
-    if doubted.gaps == 0 {
-        return value;
-    }
-    let doubted_ns = as_float(doubted.gap_ns);
-    let of_wanted = doubted_ns / as_float(figures.wanted_ns.max(1));
-    let least = match metric {
-        Metric::WaitP50 => time_quantile(result, 0.5, doubted_ns),
-        Metric::WaitP90 => time_quantile(result, 0.9, doubted_ns),
-        Metric::WaitP99 => time_quantile(result, 0.99, doubted_ns),
-        Metric::WaitP999 => time_quantile(result, 0.999, doubted_ns),
-        Metric::WakeupP50 => wakeup_quantile(result, 0.5, doubted.gaps),
-        Metric::WakeupP99 => wakeup_quantile(result, 0.99, doubted.gaps),
-        Metric::WakeupP999 => wakeup_quantile(result, 0.999, doubted.gaps),
-        // Told above.
-        Metric::Longest => 0.0,
+    let queued_ns = doubted.ns * doubted.sharers;
+    match metric {
+        Metric::Longest => {
+            result.longest_gap.map_or(value, |gap| as_float(net_ns(&gap, on_hardware)))
+        }
         // Each of them adds half of its square, and is no longer than the longest.
-        Metric::MeanWait => value - of_wanted * as_float(result.longest_gap_ns.unwrap_or(0)) / 2.0,
-        Metric::GapShare | Metric::ForcedIdle => value - of_wanted,
-        Metric::Lag | Metric::WakeupMax => value - doubted_ns,
-    };
-    least.clamp(0.0, value)
+        Metric::MeanWait => {
+            let exact = figures.source == FigureSource::Records;
+            let value = if exact { value } else { value * BUCKET * BUCKET };
+            let longest_ns = as_float(result.longest_gap_ns.unwrap_or(0));
+            value - queued_ns / as_float(figures.wanted_ns.max(1)) * longest_ns / 2.0
+        }
+        Metric::GapShare => value - queued_ns / as_float(figures.wanted_ns.max(1)),
+        Metric::ForcedIdle => {
+            let cpus = as_float(result.job.load.cpus.len() as u64);
+            value - queued_ns / (cpus * as_float(result.measured_ns.unwrap_or(0).max(1)))
+        }
+        _ => value - queued_ns,
+    }
 }
 
 /// Whether what the machine around it does is what is measured.
@@ -195,44 +275,72 @@ fn net_ns(gap: &LocatedGap, on_hardware: bool) -> u64 {
 }
 
 /// All gaps that may be the host's by their class.
-fn doubted(classes: &[ClassShare], target: Target, on_hardware: bool) -> ClassShare {
-    let none = ClassShare { class: Class::Host, gaps: 0, gap_ns: 0, share: None };
-    let may_be = |class| match class {
-        Class::Host | Class::Unknown => true,
-        Class::Irq => !(on_hardware && target == Target::Host),
-        Class::ScheduledOut => false,
-    };
-    classes.iter().filter(|it| may_be(it.class)).fold(none, |sum, it| ClassShare {
-        gaps: sum.gaps.saturating_add(it.gaps),
-        gap_ns: sum.gap_ns.saturating_add(it.gap_ns),
-        ..sum
-    })
+struct Doubted {
+    count: f64,
+    ns: f64,
+    /// So many threads wait for a CPU where one of them has such a gap.
+    sharers: f64,
 }
 
-/// The quantile of the time in gaps, if those in doubt are the longest of all. A histogram has upper
-/// bounds of lengths, at most 1/64 too high.
-fn time_quantile(result: &RunResult, share: f64, doubted_ns: f64) -> f64 {
+impl Doubted {
+    fn of(result: &RunResult, on_hardware: bool) -> Self {
+        let load = &result.job.load;
+        let may_be = |class| match class {
+            Class::Host | Class::Unknown => true,
+            Class::Irq => !on_hardware,
+            Class::ScheduledOut => false,
+        };
+        let found = result.statistics.classes.iter().filter(|it| may_be(it.class));
+        let (count, ns) = found.fold((0u64, 0u64), |(count, ns), it| {
+            (count.saturating_add(it.gaps), ns.saturating_add(it.gap_ns))
+        });
+        let sharers = load.threads().div_ceil(load.cpus.len().max(1)).max(1);
+        Self { count: as_float(count), ns: as_float(ns), sharers: as_float(sharers as u64) }
+    }
+}
+
+/// A length that is told as the upper bound of its bucket is at least this part of it.
+const BUCKET: f64 = 63.0 / 64.0;
+
+/// All gaps of a run, as histograms have them.
+fn gaps(result: &RunResult) -> Distribution {
     let each = result.threads.iter().map(|thread| {
         Distribution::of_buckets_up_to(&thread.report.gap_histogram_ns, thread.longest_gap_ns)
     });
-    let all = Distribution::merged(&each.collect::<Vec<_>>());
-    let all_ns = as_float(u64::try_from(all.total_ns()).unwrap_or(u64::MAX));
-    let kept = (1.0 - doubted_ns / all_ns.max(1.0)).max(0.0);
-    all.time_quantile_ns(millionths(share * kept)).map_or(0.0, |ns| as_float(ns) * 63.0 / 64.0)
+    Distribution::merged(&each.collect::<Vec<_>>())
 }
 
-/// The quantile of wake-up delays, if those in doubt are the longest of all.
-fn wakeup_quantile(result: &RunResult, share: f64, doubted: u64) -> f64 {
+fn total_ns(gaps: &Distribution) -> f64 {
+    as_float(u64::try_from(gaps.total_ns()).unwrap_or(u64::MAX).max(1))
+}
+
+/// The quantile of the time in gaps, if those in doubt, and what was queued behind them, are the
+/// longest of all.
+fn time_quantile(result: &RunResult, share: f64, value: f64, doubted: &Doubted) -> f64 {
+    if doubted.count == 0.0 && result.statistics.source == FigureSource::Records {
+        return value;
+    }
+    let all = gaps(result);
+    let kept = (1.0 - doubted.ns * doubted.sharers / (total_ns(&all) * BUCKET)).max(0.0);
+    let shorter = all.time_quantile_ns(millionths(share * kept * BUCKET));
+    if kept == 0.0 { 0.0 } else { shorter.map_or(0.0, |ns| as_float(ns) * BUCKET) }
+}
+
+/// The quantile of wake-up delays, if those that may be late by a gap in doubt are the latest of all:
+/// one of each thread that shares its CPU, or all that came meanwhile.
+fn wakeup_quantile(result: &RunResult, share: f64, doubted: &Doubted) -> f64 {
     let each = result.threads.iter().map(|thread| {
         let report = &thread.report;
         Distribution::of_buckets_up_to(&report.wakeup_histogram_ns, report.wakeup_longest_ns)
     });
     let all = Distribution::merged(&each.collect::<Vec<_>>());
-    let kept = as_float(all.count().saturating_sub(doubted)) / as_float(all.count().max(1));
-    if kept == 0.0 {
-        return 0.0;
-    }
-    all.quantile_ns(millionths(share * kept)).map_or(0.0, |ns| as_float(ns) * 63.0 / 64.0)
+    let arrivals = result.job.load.groups.iter().filter_map(|group| group.arrival);
+    let closest_ns = arrivals.map(|it| as_float(as_ns(it.mean()))).fold(f64::INFINITY, f64::min);
+    let late = doubted.sharers * (doubted.count + doubted.ns / closest_ns);
+    // They would have been the soonest.
+    let rest = (share - late / as_float(all.count().max(1))).max(0.0);
+    let sooner = all.quantile_ns(millionths(rest));
+    if rest == 0.0 { 0.0 } else { sooner.map_or(0.0, |ns| as_float(ns) * BUCKET) }
 }
 
 /// Rounded down: a quantile of less.

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use protocol::report::ThreadReport;
-use results::model::{Numbers, Steal};
+use results::model::{ClassShare, Numbers, Steal};
 use results::testing;
 
 use super::*;
@@ -17,34 +17,48 @@ fn limits(texts: &[&str]) -> Vec<Limit> {
 /// A run of ten seconds wanted with a hundred gaps of 10 ms each and one of `longest_ms`, of which
 /// those of the host are so many.
 fn run(longest_ms: u64, hosts: u64) -> RunResult {
+    let own = vec![(10 * MS, 100 - hosts), (longest_ms * MS, 1)];
+    made(&own, &[(10 * MS, hosts)])
+}
+
+/// A run with these gaps of the scheduler's and of the host's, each a late wake-up. No two threads
+/// share a CPU.
+fn made(own: &[(u64, u64)], hosts: &[(u64, u64)]) -> RunResult {
+    let lengths = [own, hosts].concat();
+    let longest_ns = lengths.iter().filter(|it| it.1 > 0).map(|it| it.0).max().unwrap_or(0);
     let mut result = testing::result("user");
     result.verdict = Answer::Measured;
     (result.threshold_hit, result.after_hit, result.job.load.threshold) = (None, None, None);
+    result.job.load.cpus = (0..16).collect();
     result.setup.as_mut().expect("it started").noise = None;
     result.steal = Steal { share: Some(0.0), budget: 0.005, contaminated: false };
-    let lengths = vec![(10 * MS, 100), (longest_ms * MS, 1)];
     let report = ThreadReport {
         gap_histogram_ns: lengths.clone(),
         wakeup_histogram_ns: lengths.clone(),
-        wakeup_longest_ns: longest_ms * MS,
+        wakeup_longest_ns: longest_ns,
         ..ThreadReport::default()
     };
     let mut thread = testing::thread(Numbers::default(), report);
-    thread.longest_gap_ns = longest_ms * MS;
+    thread.longest_gap_ns = longest_ns;
     result.threads = vec![thread];
     let all = Distribution::of_buckets(&lengths);
     let figures = &mut result.statistics;
+    figures.source = FigureSource::Records;
     figures.wanted_ns = 10_000 * MS;
     figures.time_quantiles = all.time_quantiles();
     figures.wakeup = all.quantiles();
-    figures.gap_share = Some(as_float(1000 * MS + longest_ms * MS) / 1e10);
+    figures.gap_share = Some(total_ns(&all) / 1e10);
     figures.mean_wait_ns = all.mean_wait_ns(figures.wanted_ns);
-    let of = |class, gaps| ClassShare { class, gaps, gap_ns: gaps * 10 * MS, share: None };
-    figures.classes = vec![of(Class::ScheduledOut, 100 - hosts), of(Class::Host, hosts)];
+    let of = |class, gaps: &[(u64, u64)]| {
+        let count = gaps.iter().map(|it| it.1).sum();
+        let gap_ns = gaps.iter().map(|it| it.0 * it.1).sum();
+        ClassShare { class, gaps: count, gap_ns, share: None }
+    };
+    figures.classes = vec![of(Class::ScheduledOut, own), of(Class::Host, hosts)];
     figures.classes.retain(|it| it.gaps > 0);
-    result.longest_gap_ns = Some(longest_ms * MS);
+    result.longest_gap_ns = Some(longest_ns);
     let gap = result.longest_gap.as_mut().expect("one");
-    (gap.length_ns, gap.class) = (longest_ms * MS, Class::ScheduledOut);
+    (gap.length_ns, gap.class) = (longest_ns, Class::ScheduledOut);
     (gap.host_ns, gap.host_known_ns) = (Some(0), 0);
     result
 }
@@ -52,7 +66,7 @@ fn run(longest_ms: u64, hosts: u64) -> RunResult {
 fn judged(result: &mut RunResult, texts: &[&str], terms: Terms) -> Verdict {
     let answer = result.verdict;
     let plain = Verdict { answer, reason: String::new(), code: None, signal: None, note: None };
-    judge(&limits(texts), terms, result, plain)
+    judge(&limits(texts), terms, Stage::PowerOff, result, plain)
 }
 
 fn come_to(mut result: RunResult, texts: &[&str]) -> (Answer, Option<ReasonCode>, String) {
@@ -60,6 +74,7 @@ fn come_to(mut result: RunResult, texts: &[&str]) -> (Answer, Option<ReasonCode>
     assert_eq!(verdict.answer, result.verdict);
     assert_eq!(Some(verdict.status().code()), result.exit_status);
     assert_eq!((verdict.code, &verdict.reason), (result.reason_code, &result.reason));
+    assert_eq!(result.reason_stage.is_some(), result.reason_code.is_some());
     (verdict.answer, verdict.code, verdict.reason)
 }
 
@@ -70,6 +85,7 @@ fn limits_are_read_as_they_are_written() {
         ("wakeup.p99>5000us", "wakeup-p99 > 5ms"),
         ("forced_idle > 20%", "forced-idle > 20%"),
         (" lag > 50ms ", "lag > 50ms"),
+        ("gap-share > 7%", "gap-share > 7%"),
     ] {
         let limit = Limit::parse(text).expect("a limit");
         assert_eq!(limit.text(), is);
@@ -136,6 +152,60 @@ fn what_the_host_may_have_made_is_no_fail_and_what_is_kept_is_kept() {
     assert_eq!(come_to(result, &["longest > 1ms"]).0, Answer::OverLimit);
 }
 
+/// Half of the time is in gaps of 60 ms without those that may be the host's, and in shorter ones with
+/// them.
+#[test]
+fn short_gaps_of_the_host_hide_no_long_ones() {
+    let result = made(&[(60 * MS, 50)], &[(MS, 4000)]);
+    assert_eq!(Metric::WaitP50.of(&result), Some(1e6));
+    assert_eq!(come_to(result.clone(), &["wait-p50 > 50ms"]).0, Answer::Untestable);
+    assert_eq!(come_to(result, &["wait-p50 > 60ms"]).0, Answer::Pass);
+}
+
+/// Where sixteen threads share two CPUs, seven wait behind the one that the host stopped.
+#[test]
+fn what_queues_behind_the_host_is_not_the_kernels() {
+    let mut result = run(50, 3);
+    assert_eq!(come_to(result.clone(), &["gap-share > 10%"]).0, Answer::OverLimit);
+    result.job.load.cpus = vec![2, 3];
+    assert_eq!(come_to(result, &["gap-share > 10%"]).0, Answer::Untestable);
+}
+
+#[test]
+fn wake_ups_are_known_to_their_buckets_and_above_the_floor() {
+    // Of 5.02 ms at most, and of 4.95 ms at least.
+    let result = made(&[(5_020_000, 1000)], &[]);
+    assert_eq!(come_to(result.clone(), &["wakeup-p50 > 5ms"]).0, Answer::Untestable);
+    assert_eq!(come_to(result.clone(), &["wakeup-p50 > 4900us"]).0, Answer::OverLimit);
+    let mut result = result;
+    result.job.load.floor = Duration::from_millis(6);
+    assert_eq!(come_to(result, &["wakeup-p50 > 4900us"]).0, Answer::Untestable);
+    // With work that comes every millisecond one stop is many late wake-ups.
+    let mut result = made(&[(20 * MS, 1000), (MS, 100_000)], &[(60 * MS, 1)]);
+    assert_eq!(come_to(result.clone(), &["wakeup-p999 > 10ms"]).0, Answer::OverLimit);
+    let arrival = Some(protocol::group::ArrivalSpec::Periodic(Duration::from_micros(50)));
+    result.job.load.groups.iter_mut().for_each(|group| group.arrival = arrival);
+    assert_eq!(come_to(result, &["wakeup-p999 > 10ms"]).0, Answer::Untestable);
+}
+
+/// A gap of the limit's size without a load was made by no scheduler.
+#[test]
+fn noise_of_the_limits_size_makes_a_fail_none() {
+    use protocol::noise::{CpuNoise, NoiseFloor};
+    let mut result = run(120, 0);
+    let class = gaps::tally::ClassTotal { class: Class::Unknown, gaps: 1, gap_ticks: 150 };
+    let cpu = CpuNoise {
+        gap_ns: 150 * MS,
+        longest_ns: 150 * MS,
+        classes: vec![class],
+        ..CpuNoise::default()
+    };
+    result.noise_after = Some(NoiseFloor { cpus: vec![cpu], ..NoiseFloor::default() });
+    let (answer, code, _) = come_to(result.clone(), &["longest > 100ms"]);
+    assert_eq!((answer, code), (Answer::Untestable, Some(ReasonCode::Noisy)));
+    assert_eq!(come_to(result, &["gap-share > 1%"]).0, Answer::OverLimit);
+}
+
 #[test]
 fn a_contaminated_run_fails_no_limit_unless_it_is_to_count() {
     let mut result = run(50, 0);
@@ -182,6 +252,34 @@ proptest! {
         let found = limit.find(&many, false);
         if let (Some(value), Some(least)) = (found.value, found.least) {
             prop_assert!(least <= value && least >= 0.0);
+        }
+    }
+
+    /// Taken away, the host's gaps leave a figure between the bounds; and what is kept is kept.
+    #[test]
+    fn the_figure_without_the_host_is_within_its_bounds(
+        own in prop::collection::vec((1u64..100, 1u64..50), 1..6),
+        hosts in prop::collection::vec((1u64..100, 1u64..50), 1..6),
+        bound in 1u64..100,
+    ) {
+        let ns = |of: &[(u64, u64)]| -> Vec<_> { of.iter().map(|it| (it.0 * MS, it.1)).collect() };
+        let (own, hosts) = (ns(&own), ns(&hosts));
+        let (all, mut without) = (made(&own, &hosts), made(&own, &[]));
+        // Who was woken late by the host would have been woken at once.
+        let at_once = (0, hosts.iter().map(|it| it.1).sum());
+        without.statistics.wakeup =
+            Distribution::of_buckets(&[&own[..], &[at_once]].concat()).quantiles();
+        for metric in [Metric::WaitP50, Metric::WaitP90, Metric::WakeupP50, Metric::GapShare] {
+            let Some(true_value) = metric.of(&without) else { continue };
+            let limit = Limit { metric, bound: as_float(bound * MS) };
+            let found = limit.find(&all, false);
+            if let Some(least) = found.least {
+                let rounded = true_value * (1.0 + 1e-9);
+                prop_assert!(least <= rounded, "{metric:?}: {least} and {true_value}");
+            }
+            if found.outcome == LimitOutcome::Kept {
+                prop_assert!(true_value <= limit.bound, "{metric:?}: {true_value}");
+            }
         }
     }
 }

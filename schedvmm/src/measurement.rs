@@ -108,7 +108,7 @@ impl Measurement {
         phases_ms.insert(Phase::Total, millis(span.begin.elapsed()));
         let mut result = Account { trace, ..self.account(&verdict, phases_ms) }.result();
         let Origin { limits, terms, .. } = &self.origin;
-        let verdict = limits::judge(limits, *terms, &mut result, verdict);
+        let verdict = limits::judge(limits, *terms, self.session.stage(), &mut result, verdict);
         (result, verdict)
     }
 

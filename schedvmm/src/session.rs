@@ -10,11 +10,12 @@ use protocol::index::GroupIndex;
 use protocol::message::{
     Failure, Frame, Gap, Hello, Message, MeterLine, Setup, ThresholdHit, Tick, TraceProgress,
 };
-use protocol::noise::NoiseFloor;
 use protocol::report::LoadReport;
 use protocol::vm::{VmStatus, VmTimes};
 use results::model::{Phase, Stage};
 use thiserror::Error;
+
+use crate::doubt::Noise;
 
 /// From PID 1's first word to the start of the load: a little more than the agent itself
 /// waits for its threads, because it can name those that are missing.
@@ -196,11 +197,11 @@ impl HostParts {
 }
 
 impl Session {
-    /// What was lost without a load: before it, and after.
-    pub fn noise_floors(&self) -> impl Iterator<Item = &NoiseFloor> {
+    /// What was lost without a load.
+    pub fn noise(&self) -> Noise<'_> {
         let before = self.setup.as_ref().and_then(|setup| setup.noise.as_ref());
         let after = self.report.as_ref().and_then(|report| report.noise_after.as_ref());
-        before.into_iter().chain(after)
+        Noise { before, after }
     }
 
     /// A run that starts now.

@@ -198,7 +198,7 @@ fn doubt(over: &[LocatedGap], session: &Session, job: &Job, terms: Terms) -> Fin
         return Finding::Doubtful(first);
     }
     let steal = figures::steal(session, job, terms.steal_budget);
-    match doubt::of_run(&steal, session.noise_floors(), terms.noise_budget, threshold) {
+    match doubt::of_run(&steal, session.noise(), terms.noise_budget, threshold) {
         None => Finding::Stands(None),
         Some(doubt) if terms.report_contaminated => Finding::Stands(Some(format!(
             "the gap over the threshold may be the host's, and counts as --on-contaminated report \

@@ -63,12 +63,16 @@ pub fn measure(cpus: &[u32], duration: Duration, khz: u64) -> io::Result<NoiseFl
     Ok(floor_of(cpus, duration_ns, ticks_to_ns(floor_ticks, khz)))
 }
 
+/// Whoever ended the load waits no longer than some seconds for its report.
+const MAX_AFTER: Duration = Duration::from_secs(3);
+
 /// Measures it once more, when the load has ended by itself: what the host does now it may have done
 /// before.
 pub fn measure_after(report: &mut LoadReport, job: &Job) {
     if !job.noise.is_zero() {
         // That it can be measured the first time has shown.
-        report.noise_after = measure(&job.load.cpus, job.noise, report.tsc.khz).ok();
+        let duration = job.noise.min(MAX_AFTER);
+        report.noise_after = measure(&job.load.cpus, duration, report.tsc.khz).ok();
     }
 }
 

@@ -30,7 +30,8 @@ pub enum Metric {
     WakeupP50,
     /// 99.9 % of them (`statistics.wakeup.p999_ns`).
     WakeupP999,
-    /// The latest one in nanoseconds (the greatest `threads[].report.wakeup_longest_ns`).
+    /// The latest one in nanoseconds, one that never came among them (the greatest
+    /// `threads[].report.wakeup_longest_ns` or `wakeup_due_ns`).
     WakeupMax,
     /// The most that a thread fell behind its fair share, in nanoseconds, in whatever window that
     /// fits into the run (`statistics.largest_lag`).

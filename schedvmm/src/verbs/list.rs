@@ -76,7 +76,7 @@ fn trials(trials: &Trials) -> (String, String) {
     let over = trials.measured().filter(|attempt| attempt.failed()).count();
     let kernel = trials.conditions.kernel.path.display();
     let (measured, planned) = (trials.count(State::Measured), trials.planned);
-    let what = format!("{measured} of {planned} trials of {kernel}: {over} over the threshold");
+    let what = format!("{measured} of {planned} trials of {kernel}: {over} failed");
     (trials.started_utc.clone(), what)
 }
 

@@ -249,7 +249,7 @@ fn what_is_there_is_listed_and_shown_again() {
     let listed = text(&call(dir, &["list", "."]).stdout);
     let lines: Vec<_> = listed.lines().collect();
     assert_eq!(lines.len(), 3, "{listed}");
-    assert!(listed.contains("./a  8 of 8 trials of bzImage: 0 over the threshold"), "{listed}");
+    assert!(listed.contains("./a  8 of 8 trials of bzImage: 0 failed"), "{listed}");
     assert!(listed.contains("./broken  ") && listed.contains("no result.json"), "{listed}");
     let one = text(&call(dir, &["list", "a"]).stdout);
     assert!(one.contains("a/trial-001  run of ") && one.contains(": measured, longest "), "{one}");

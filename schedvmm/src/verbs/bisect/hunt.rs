@@ -308,7 +308,7 @@ impl Hunt {
         }
         let is_other = first_without.is_some_and(|without| without != attempt.cookies_missing);
         let found = match hit {
-            Hit::Threshold { .. } => Some(attempt.failed()),
+            Hit::Threshold { .. } => (!attempt.is_undecided()).then(|| attempt.failed()),
             Hit::Limit { metric, limit } => attempt.metrics.get(&metric).map(|it| *it > limit),
         };
         let why = match (is_other, found, hit) {
@@ -317,6 +317,9 @@ impl Hunt {
             }
             (true, _, _) => "it has core scheduling, and the first kernel had none",
             (false, None, Hit::Limit { .. }) => "it does not tell the figure of --metric",
+            (false, None, Hit::Threshold { .. }) => {
+                "a figure of --fail-if is not known, or may be the host's"
+            }
             _ => "",
         };
         if !why.is_empty() {

@@ -206,6 +206,13 @@ fn side(args: &CompareArgs, kernel: &Path, option: Option<&String>) -> Result<Wa
             "{option} is of the comparison, and not of one side; give it before `--`"
         )));
     }
+    if let Some(limit) = run.load.fail_if.first() {
+        return Err(Failure::request(format!(
+            "--fail-if '{}' judges runs one by one, and what is compared are figures of all; leave it \
+             out, and name the figure with --metric",
+            limit.text()
+        )));
+    }
     if let Some(threshold) = run.load.threshold.0 {
         return Err(Failure::request(format!(
             "--threshold {threshold:?} ends runs at a gap, and what is compared are whole runs; \

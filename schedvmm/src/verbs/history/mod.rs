@@ -46,16 +46,16 @@ fn read(args: &HistoryArgs) -> Result<History, Failure> {
     let mut notes = Vec::new();
     let stored = all(args, &mut notes)?;
     let Some(first) = stored.first() else {
-        let named: Vec<_> = args.folders.iter().map(|it| it.display().to_string()).collect();
         return Err(Failure::request(format!(
-            "there are no trials in {}; do some with `schedvmm trials N`",
-            named.join(", ")
+            "no trials of these folders can be used: {}",
+            notes.join("; ")
         )));
     };
     for other in &stored[1..] {
         let names = (first.side.name.as_str(), other.side.name.as_str());
         first.likeness.check(&other.likeness, names, &args.allow)?;
     }
+    notes.extend(stored.iter().filter_map(|it| it.side.note()));
     let kernels: Vec<_> = stored.iter().map(|it| kernel(it, args.metric)).collect();
     let medians = kernels.iter().filter_map(|it| it.side.median);
     let medians: Vec<_> = medians.map(|median| median.median).collect();
@@ -89,7 +89,14 @@ fn all(args: &HistoryArgs, notes: &mut Vec<String>) -> Result<Vec<Stored>, Failu
             continue;
         }
         let mut within = Vec::new();
-        for path in below(folder)? {
+        let paths = below(folder)?;
+        if paths.is_empty() {
+            return Err(Failure::request(format!(
+                "there are no trials in {}; do some with `schedvmm trials N`, or leave it out",
+                folder.display()
+            )));
+        }
+        for path in paths {
             match Stored::read(&path, &args.allow) {
                 Ok(found) => within.push(found),
                 Err(why) => notes.push(format!("{} is left out: {why}", path.display())),

@@ -49,7 +49,7 @@ impl Attempt {
         result.vms = threads::vms(&measurement.session, of, |vm| folder.vm_log_tail(vm));
         let kept = measurement.deliver(&mut result);
         // What others did to the run the guest cannot tell.
-        let others = verdict.code.is_some_and(ReasonCode::is_doubt);
+        let others = !result.limits.is_empty() || verdict.code.is_some_and(ReasonCode::is_doubt);
         let others = others || !measurement.session.invalid.is_empty();
         if verdict.answer.is_failure() && !others {
             self.explain(&ends, &result.vms);

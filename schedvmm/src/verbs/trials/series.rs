@@ -13,7 +13,7 @@ use results::trials::{Attempt, Conditions, Ended, State, TrialTerms, Trials, Unt
 use results::trials::{folder_name, seed_of};
 
 use super::summary;
-use crate::doubt;
+use crate::doubt::{self, Noise};
 use crate::measurement::millis;
 use crate::status::{ExitStatus, Failure, chain};
 
@@ -223,7 +223,7 @@ impl Series {
             _ if is_over => Ok(ExitStatus::OverThreshold),
             Some(Ended::HostUnfit) => Err(self.unfit()),
             Some(Ended::Untestable) => Err(self.untestable()),
-            _ => Ok(ExitStatus::Pass),
+            _ => self.undecided().map_or(Ok(ExitStatus::Pass), Err),
         }
     }
 
@@ -240,6 +240,20 @@ impl Series {
             "this host is unfit to measure on: {contaminated} of {all} runs were contaminated, the \
              last one because {why}; repeat it on a quieter host, with vCPUs pinned{allow}"
         ))
+    }
+
+    /// Runs that neither pass nor fail let nobody say that all pass.
+    fn undecided(&self) -> Option<Failure> {
+        let count = self.trials.measured().filter(|attempt| attempt.is_undecided()).count();
+        let limits = self.trials.conditions.limits.join(", ");
+        (count > 0).then(|| {
+            Failure::kernel(format!(
+                "{count} of {} trials come to no answer by --fail-if ({limits}): the host may have \
+                 made what is over a limit, or the figure is not known; see their results, and repeat \
+                 them on a quieter host, or for longer",
+                self.trials.count(State::Measured)
+            ))
+        })
     }
 
     fn untestable(&self) -> Failure {
@@ -321,17 +335,24 @@ pub fn judge(result: &RunResult, terms: TrialTerms) -> (State, String) {
     let others = code.is_some_and(|code| code.is_doubt() || code == ReasonCode::Disturbed);
     match result.verdict {
         Answer::Interrupted => (State::Interrupted, result.reason.clone()),
+        // It went to its end, and would be chosen by its figures if it did not count.
+        Answer::Untestable if !result.limits.is_empty() => counts(result, terms),
         Answer::Untestable if others => (State::Contaminated, result.reason.clone()),
         Answer::Untestable => (State::Untestable, result.reason.clone()),
         Answer::UsageError | Answer::HostError | Answer::InternalError => {
             (State::Failed, result.reason.clone())
         }
         Answer::Pass | Answer::Measured | Answer::OverThreshold | Answer::OverLimit => {
-            match contamination(result, terms) {
-                Some(why) => (State::Contaminated, why),
-                None => (State::Measured, String::new()),
-            }
+            counts(result, terms)
         }
+    }
+}
+
+/// Of a run that went as it should.
+fn counts(result: &RunResult, terms: TrialTerms) -> (State, String) {
+    match contamination(result, terms) {
+        Some(why) => (State::Contaminated, why),
+        None => (State::Measured, String::new()),
     }
 }
 
@@ -341,7 +362,7 @@ fn contamination(result: &RunResult, terms: TrialTerms) -> Option<String> {
         return None;
     }
     // A run that is no fail may have had noise of any length.
-    let noise = result.noise_floors();
+    let noise = Noise::of(result);
     doubt::of_run(&result.steal, noise, terms.noise_budget, Duration::MAX).map(doubt::Doubt::remark)
 }
 

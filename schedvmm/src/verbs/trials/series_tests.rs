@@ -9,7 +9,7 @@ use std::time::Duration;
 use protocol::job::{CoschedRequest, Job};
 use protocol::message::Setup;
 use protocol::noise::NoiseFloor;
-use results::model::HostFacts;
+use results::model::{HostFacts, LimitFinding, LimitOutcome};
 use results::trials::{TrialKernel, TrialMachine};
 
 use super::*;
@@ -222,6 +222,32 @@ fn runs_over_a_limit_are_counted_and_decide() {
     assert_eq!((over.hits, over.trials), (1, 2));
     assert_eq!(over.limits, ["longest > 40ms"]);
     assert!(summary.metrics.iter().all(|it| it.trials == 2), "{:?}", summary.metrics);
+}
+
+/// Who left out the runs whose figures may be the host's would keep those with small ones.
+#[test]
+fn runs_in_doubt_by_a_limit_count_with_their_figures_and_are_no_pass() {
+    let mut doubtful = result(Answer::Untestable, 50);
+    doubtful.reason_code = Some(ReasonCode::HostTook);
+    doubtful.limits = vec![LimitFinding {
+        metric: Metric::Longest,
+        bound: 4e7,
+        value: Some(5e7),
+        least: Some(0.0),
+        outcome: LimitOutcome::Doubtful,
+    }];
+    let mut planned = planned(2, Until::All);
+    planned.conditions.limits = vec!["longest > 40ms".into()];
+    let (status, trials, _) = done(planned, &mut Machines::new([passes(30), Next::Ends(doubtful)]));
+    let failure = status.expect_err("no answer");
+    assert_eq!(failure.status(), ExitStatus::Untestable);
+    assert!(failure.to_string().starts_with("1 of 2 trials come to no answer"), "{failure}");
+    assert_eq!(states(&trials), [(1, 1, State::Measured), (2, 1, State::Measured)]);
+    let summary = trials.summary.expect("one");
+    let over = summary.over_threshold.expect("a limit");
+    assert_eq!((over.hits, over.trials, over.with_contaminated), (0, 1, (1, 2)));
+    let longest = summary.metrics.iter().find(|it| it.metric == Metric::Longest);
+    assert_eq!(longest.map(|it| it.trials), Some(2));
 }
 
 /// Of 10, five are more than 30 % even if no other is.

@@ -29,20 +29,25 @@ fn over_threshold(trials: &Trials, measured: &[&Attempt]) -> Option<OverThreshol
         return None;
     }
     let hits = hits(measured.iter().copied());
-    let share = Share::new(hits.into(), count(measured).into())?;
+    let undecided = measured.iter().filter(|it| it.is_undecided()).count();
+    let undecided = u32::try_from(undecided).unwrap_or(u32::MAX);
+    let answered = count(measured) - undecided;
+    let share = Share::new(hits.into(), answered.into())?;
     // One that was contaminated and had a gap over the threshold has no answer of its own.
     let contaminated = trials.attempts.iter().filter(|it| it.state == State::Contaminated);
-    let doubted =
-        contaminated.filter(|it| it.failed() || it.reason_code.is_some_and(ReasonCode::is_doubt));
+    let doubted = contaminated
+        .filter(|it| it.failed() || it.reason_code.is_some_and(ReasonCode::is_doubt))
+        .count();
+    let doubted = u32::try_from(doubted).unwrap_or(u32::MAX).saturating_add(undecided);
     (share.trials > 0).then(|| OverThreshold {
         threshold_ns,
         limits: limits.clone(),
         hits,
-        trials: count(measured),
+        trials: answered,
         interval: share.interval(CONFIDENCE),
         at_most: share.at_most(CONFIDENCE),
         with_contaminated: (
-            hits.saturating_add(u32::try_from(doubted.count()).unwrap_or(u32::MAX)),
+            hits.saturating_add(doubted),
             count(measured).saturating_add(trials.count(State::Contaminated)),
         ),
     })
