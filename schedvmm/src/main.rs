@@ -97,7 +97,9 @@ fn main() -> ExitCode {
         terminal::err(&format!("schedvmm: {failure}"));
         failure.status()
     });
-    signals::finish_printing();
+    let is_lost = !signals::finish_printing();
+    // Who reads what was cut off is to know it.
+    let status = if is_lost && status == ExitStatus::Pass { ExitStatus::Host } else { status };
     ExitCode::from(status.code())
 }
 

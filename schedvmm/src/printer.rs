@@ -116,12 +116,12 @@ impl Printer {
     }
 
     /// The next piece for `stream`, as soon as it is its turn.
-    fn next(&self, stream: Stream, placed: &mut u64) -> Vec<u8> {
+    fn next(&self, stream: Stream, placed: &mut u64, home: &[usize]) -> Vec<u8> {
         let mut queue = self.lock();
         loop {
             if *placed != queue.measured.0 {
                 *placed = queue.measured.0;
-                sched::keep_off(&queue.measured.1);
+                sched::keep_to(home, &queue.measured.1);
             }
             if let Some(at) = queue.turn(stream, Instant::now())
                 && let Some(piece) = queue.pieces.remove(at)
@@ -148,9 +148,11 @@ impl Printer {
     }
 
     fn serve(&self, stream: Stream, mut write: impl FnMut(&[u8])) {
+        // Each run measures CPUs of its own.
+        let home = sched::affinity().unwrap_or_default();
         let mut placed = 0;
         loop {
-            let bytes = self.next(stream, &mut placed);
+            let bytes = self.next(stream, &mut placed, &home);
             for chunk in bytes.chunks(CHUNK_BYTES) {
                 write(chunk);
                 self.moved(stream, false);
@@ -164,7 +166,8 @@ impl Printer {
         let mut queue = self.lock();
         let begin = Instant::now();
         while !queue.is_idle() {
-            let since = queue.moved.unwrap_or(begin);
+            // A reader that has taken nothing for long is given its time all the same.
+            let since = queue.moved.map_or(begin, |moved| moved.max(begin));
             if since.elapsed() >= patience() {
                 return false;
             }
@@ -219,6 +222,8 @@ pub fn keep_off(measured: &[usize]) {
     if let Some(printer) = PRINTER.get() {
         let mut queue = printer.lock();
         queue.measured = (queue.measured.0 + 1, measured.to_vec());
+        // Now, and not with the next word, which may come while they are measured.
+        printer.changed.notify_all();
     }
 }
 
@@ -282,6 +287,10 @@ mod tests {
         assert_eq!(takes.recv_timeout(Duration::from_secs(60)).as_deref(), Ok("to stderr"));
         assert!(printer.lock().bytes[0] <= MAX_PENDING_BYTES);
         assert!(!printer.finish(|| Duration::from_millis(1)), "nobody reads");
+        thread::sleep(Duration::from_millis(60));
+        let begin = Instant::now();
+        assert!(!printer.finish(|| Duration::from_millis(50)), "nobody has read for longer");
+        assert!(begin.elapsed() >= Duration::from_millis(50));
         // Somebody does again.
         drop(open);
         assert!(printer.finish(|| Duration::from_secs(60)));

@@ -183,15 +183,14 @@ fn leave_with(status: ExitStatus, why: &'static str) -> ! {
 /// is in its folder by then.
 const READER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same once a signal has come: whoever ends us wants no more of it.
-const READER_TIMEOUT_SIGNALLED: Duration = Duration::from_millis(250);
+const READER_TIMEOUT_SIGNALLED: Duration = Duration::from_secs(2);
 
-/// Waits for whoever reads what was printed, as long as they read.
-pub fn finish_printing() {
-    printer::finish(
-        || {
-            if received().is_some() { READER_TIMEOUT_SIGNALLED } else { READER_TIMEOUT }
-        },
-    );
+/// The same of the last words, where the process is to be gone at once.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Waits for whoever reads what was printed, as long as they read; false if they do not take all.
+pub fn finish_printing() -> bool {
+    printer::finish(|| if received().is_some() { READER_TIMEOUT_SIGNALLED } else { READER_TIMEOUT })
 }
 
 /// Ends the process, which something holds since long after its limit.
@@ -210,7 +209,7 @@ fn put_back_and_tell(why: &str, done: mpsc::Sender<()>) {
         terminal::err(&format!("schedvmm: {text}"));
     }
     terminal::err(&format!("schedvmm: {why}"));
-    printer::finish(|| READER_TIMEOUT_SIGNALLED);
+    printer::finish(|| LAST_WORDS_TIMEOUT);
     let _ = done.send(());
 }
 

@@ -183,9 +183,18 @@ fn pid(tid: i32) -> io::Result<Pid> {
 /// Moves the calling thread, and threads it starts later, off `measured`; stays where it is
 /// if no other CPU is left. Returns whether it moved.
 pub fn keep_off(measured: &[usize]) -> bool {
-    let Ok(allowed) = affinity() else { return false };
-    let rest: Vec<_> = allowed.into_iter().filter(|cpu| !measured.contains(cpu)).collect();
-    !rest.is_empty() && set_affinity(&rest).is_ok()
+    affinity().is_ok_and(|allowed| keep_to(&allowed, measured))
+}
+
+/// Moves the calling thread to those of `allowed` that are not `measured`; to all of them if there are
+/// none. Returns whether it is off `measured`.
+pub fn keep_to(allowed: &[usize], measured: &[usize]) -> bool {
+    let rest: Vec<_> = allowed.iter().copied().filter(|cpu| !measured.contains(cpu)).collect();
+    if rest.is_empty() {
+        let _ = set_affinity(allowed);
+        return false;
+    }
+    set_affinity(&rest).is_ok()
 }
 
 #[cfg(test)]
@@ -203,5 +212,11 @@ mod tests {
         assert!(!keep_off(&[cpu]), "nowhere else to go");
         set_affinity(&before).expect("restore");
         assert_eq!(keep_off(&[cpu]), before.len() > 1);
+        // Where it came from counts, and not where it was put before.
+        let Some(other) = before.get(1).copied() else { return };
+        assert!(keep_to(&before, &[cpu]) && !affinity().expect("affinity").contains(&cpu));
+        assert!(keep_to(&before, &[other]) && affinity().expect("affinity").contains(&cpu));
+        assert!(!keep_to(&before, &before));
+        assert_eq!(affinity().expect("affinity"), before);
     }
 }

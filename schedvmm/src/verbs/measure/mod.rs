@@ -349,7 +349,8 @@ impl Attendant for Attempt {
     fn event(&mut self, event: Event) -> Option<End> {
         match event {
             Event::Control(bytes) => self.control(&bytes),
-            Event::Vcpu(end) => (end.reason != ExitReason::Stopped).then_some(End::Vcpu(end)),
+            Event::Vcpu(end) => (end.reason != ExitReason::Stopped)
+                .then(|| Ending::or(self.ending.as_ref(), End::Vcpu(end))),
             // There is no second one: the process leaves at once then.
             Event::Signal(signal) => self.end_early(Ending::Signal(signal)),
         }
@@ -379,12 +380,13 @@ impl Attendant for Attempt {
         }
         if session.report.is_some() && self.running.console().port_error(TRACE_PORT).is_some() {
             // The agent waits for a port that takes nothing any more.
-            return Some(End::TraceLost);
+            return Some(Ending::or(self.ending.as_ref(), End::TraceLost));
         }
-        (now >= session.deadline()).then(|| End::Late(session.stage()))
+        (now >= session.deadline())
+            .then(|| Ending::or(self.ending.as_ref(), End::Late(session.stage())))
     }
 
     fn gone(&mut self) -> End {
-        End::Gone
+        Ending::or(self.ending.as_ref(), End::Gone)
     }
 }
