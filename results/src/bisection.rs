@@ -222,6 +222,25 @@ impl From<Trials> for Rate {
 }
 
 impl Bisection {
+    /// A search of so many commits that begins, of this version, with nothing found.
+    pub fn new(question: BisectQuestion, commits: usize, started_utc: String) -> Self {
+        Self {
+            schema: BisectionSchema::V1,
+            version: env!("CARGO_PKG_VERSION").into(),
+            command_line: Vec::new(),
+            working_directory: None,
+            started_utc,
+            question,
+            commits,
+            conditions: None,
+            ended: None,
+            kernels: Vec::new(),
+            runs: Vec::new(),
+            known: None,
+            found: Vec::new(),
+        }
+    }
+
     /// Whether a folder has one.
     pub fn is_in(folder: &Path) -> bool {
         folder.join(BISECTION).is_file()
@@ -336,22 +355,10 @@ mod tests {
 
     fn bisection() -> Bisection {
         let name = |digit: &str| digit.repeat(40);
-        let attempt = Attempt {
-            trial: 1,
-            attempt: 1,
-            folder: String::new(),
-            seed: 3,
-            started_utc: "2026-11-22T20:15:00Z".into(),
-            took_ms: 35_000,
-            state: State::Measured,
-            why: String::new(),
-            verdict: None,
-            exit_status: None,
-            reason_code: None,
-            over_threshold: true,
-            cookies_missing: false,
-            metrics: Default::default(),
-        };
+        let started_utc = "2026-11-22T20:15:00Z".to_owned();
+        let begun = Attempt::begun((1, 1), String::new(), 3, started_utc);
+        let attempt =
+            Attempt { took_ms: 35_000, state: State::Measured, over_threshold: true, ..begun };
         let mut run = BisectRun { commit: name("b"), hit: Some(true), attempt };
         run.attempt.folder = run.folder();
         Bisection {

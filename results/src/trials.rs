@@ -240,6 +240,31 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// Of a machine that is about to be started, with nothing found.
+    pub fn begun(
+        (trial, attempt): (u32, u32),
+        folder: String,
+        seed: u64,
+        started_utc: String,
+    ) -> Self {
+        Self {
+            trial,
+            attempt,
+            folder,
+            seed,
+            started_utc,
+            took_ms: 0,
+            state: State::Running,
+            why: String::new(),
+            verdict: None,
+            exit_status: None,
+            reason_code: None,
+            over_threshold: false,
+            cookies_missing: false,
+            metrics: BTreeMap::new(),
+        }
+    }
+
     /// Whether its kernel failed: a gap over the threshold, or a figure over its limit.
     pub fn failed(&self) -> bool {
         self.over_threshold || self.verdict == Some(Answer::OverLimit)

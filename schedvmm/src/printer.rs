@@ -130,10 +130,13 @@ impl Printer {
                 queue.writing[stream as usize] = Some(Instant::now());
                 return piece.bytes;
             }
-            queue = if queue.is_idle() {
-                self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner)
-            } else {
+            // Only who has a piece needs to look whether the other one is stuck: a stream that nobody
+            // reads wakes no thread beside a measurement.
+            let has_piece = queue.bytes[stream as usize] > 0;
+            queue = if has_piece {
                 self.wait(queue)
+            } else {
+                self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner)
             };
         }
     }

@@ -247,22 +247,8 @@ impl Hunt {
         let trial = self.state.count(State::Measured).saturating_add(1);
         let before = self.state.runs.iter().filter(|run| run.attempt.trial == trial);
         let attempt = before.map(|run| run.attempt.attempt).max().unwrap_or(0).saturating_add(1);
-        let attempt = Attempt {
-            trial,
-            attempt,
-            folder: String::new(),
-            seed: seed_of(self.state.question.seed, trial),
-            started_utc,
-            took_ms: 0,
-            state: State::Running,
-            why: String::new(),
-            verdict: None,
-            exit_status: None,
-            reason_code: None,
-            over_threshold: false,
-            cookies_missing: false,
-            metrics: Default::default(),
-        };
+        let seed = seed_of(self.state.question.seed, trial);
+        let attempt = Attempt::begun((trial, attempt), String::new(), seed, started_utc);
         let mut run = BisectRun { commit: commit.to_owned(), hit: None, attempt };
         run.attempt.folder = run.folder();
         run

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 
-use results::bisection::{BisectQuestion, BisectionSchema};
+use results::bisection::BisectQuestion;
 use results::json;
 use results::metric::Metric;
 
@@ -39,21 +39,8 @@ pub fn question(good: &str, bad: &str) -> BisectQuestion {
 }
 
 pub fn state(question: BisectQuestion, commits: usize) -> Bisection {
-    Bisection {
-        schema: BisectionSchema::V1,
-        version: env!("CARGO_PKG_VERSION").into(),
-        command_line: vec!["schedvmm".into()],
-        working_directory: None,
-        started_utc: "2026-11-22T20:15:00Z".into(),
-        question,
-        commits,
-        conditions: None,
-        ended: None,
-        kernels: Vec::new(),
-        runs: Vec::new(),
-        known: None,
-        found: Vec::new(),
-    }
+    let begun = Bisection::new(question, commits, "2026-11-22T20:15:00Z".into());
+    Bisection { command_line: vec!["schedvmm".into()], ..begun }
 }
 
 /// A history whose commits are made of these parents.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use clap::Parser;
-use results::bisection::{BisectEnded, BisectQuestion, Bisection, BisectionSchema, Hit};
+use results::bisection::{BisectEnded, BisectQuestion, Bisection, Hit};
 use results::folder::{self, FolderError};
 use results::json;
 use results::metric::Quantity;
@@ -260,21 +260,7 @@ fn begin(
             // How long it goes on is no part of what is asked.
             Bisection { question, ..there }
         }
-        None => Bisection {
-            schema: BisectionSchema::V1,
-            version: String::new(),
-            command_line: Vec::new(),
-            working_directory: None,
-            started_utc: folder::started_utc(),
-            question,
-            commits,
-            conditions: None,
-            ended: None,
-            kernels: Vec::new(),
-            runs: Vec::new(),
-            known: None,
-            found: Vec::new(),
-        },
+        None => Bisection::new(question, commits, folder::started_utc()),
     };
     Ok(Bisection {
         version: env!("CARGO_PKG_VERSION").into(),

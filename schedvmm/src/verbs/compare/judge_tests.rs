@@ -129,22 +129,8 @@ fn what_lies_behind_the_look_that_decided_has_no_say() {
 fn what_failed_and_was_done_again_is_no_reason() {
     let mut trials = Trials::new(conditions(7));
     let mut attempt = |state, number| {
-        trials.attempts.push(Attempt {
-            trial: 1,
-            attempt: number,
-            folder: String::new(),
-            seed: 1,
-            started_utc: String::new(),
-            took_ms: 0,
-            state,
-            why: String::new(),
-            verdict: None,
-            exit_status: None,
-            reason_code: None,
-            over_threshold: false,
-            cookies_missing: false,
-            metrics: BTreeMap::new(),
-        });
+        let begun = Attempt::begun((1, number), String::new(), 1, String::new());
+        trials.attempts.push(Attempt { state, ..begun });
     };
     attempt(State::Failed, 1);
     attempt(State::Contaminated, 2);

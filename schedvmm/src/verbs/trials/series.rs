@@ -137,22 +137,8 @@ impl Series {
     ) -> Result<(), Failure> {
         let folder = folder_name(trial, number);
         let seed = seed_of(self.trials.conditions.seed, trial);
-        self.trials.attempts.push(Attempt {
-            trial,
-            attempt: number,
-            folder: folder.clone(),
-            seed,
-            started_utc: folder::started_utc(),
-            took_ms: 0,
-            state: State::Running,
-            why: String::new(),
-            verdict: None,
-            exit_status: None,
-            reason_code: None,
-            over_threshold: false,
-            cookies_missing: false,
-            metrics: Default::default(),
-        });
+        let attempt = Attempt::begun((trial, number), folder.clone(), seed, folder::started_utc());
+        self.trials.attempts.push(attempt);
         self.write()?;
         let begin = Instant::now();
         let run = boot.boot(seed, &self.folder.join(folder));
