@@ -247,6 +247,52 @@ fn a_meter_is_there_to_find_the_host() {
     assert_eq!((found.answer, found.code), (Answer::OverThreshold, None));
 }
 
+/// Gaps of machines in the guest are the guest's, unless the host below it explains them.
+#[test]
+fn gaps_of_machines_are_judged_by_what_the_host_took_and_by_the_noise() {
+    use ReasonCode as Code;
+    let job = || {
+        let load = LoadSpec { threshold: Some(THRESHOLD), ..load(1, 1, 1) };
+        let nested = protocol::job::NestedSpec {
+            memory_mib: 64,
+            own_pages: false,
+            vcpus: 1,
+            threads_per_core: 1,
+            pv: protocol::job::Pv::Clock,
+            transport: None,
+            cmdlines: Vec::new(),
+            confine: protocol::job::Confine::Core,
+            boot_confined: false,
+            boot_at_once: 1,
+            boot_timeout: None,
+            boot_stall: Duration::ZERO,
+            job: Job::new(load.clone(), CoschedRequest::None),
+        };
+        Job { nested: Some(Box::new(nested)), ..Job::new(load, CoschedRequest::None) }
+    };
+    let of = |made: Made| {
+        let terms = Terms {
+            steal_budget: 0.005,
+            noise_budget: 0.1,
+            report_contaminated: made.report,
+            on_hardware: false,
+        };
+        let found = judge(&session(made), &job(), terms, &End::Finished, "");
+        (found.answer, found.code)
+    };
+    let host = Made { class: Class::Host, host: Some(20), ..PLAIN };
+    let none = |code| (Answer::Untestable, Some(code));
+    assert_eq!(of(host), (Answer::OverThreshold, None));
+    // What a machine calls its host has no budget: that is the guest.
+    assert_eq!(of(Made { stolen: 90, ..host }), (Answer::OverThreshold, None));
+    assert_eq!(of(Made { host: Some(21), ..host }), none(Code::HostTook));
+    assert_eq!(of(Made { host: None, ..host }), none(Code::HostUnknown));
+    assert_eq!(of(Made { host: None, ..PLAIN }), (Answer::OverThreshold, None));
+    let lost = Made { noise: Some("lost"), ..host };
+    assert_eq!(of(lost), none(Code::Noisy));
+    assert_eq!(of(Made { report: true, ..lost }), (Answer::OverThreshold, None));
+}
+
 fn made() -> impl Strategy<Value = Made> {
     let class = (0..Class::ALL.len()).prop_map(|index| Class::ALL[index]);
     let noise = prop_oneof![

@@ -146,7 +146,7 @@ fn beyond<'a>(
     result: &RunResult,
     exceeded: impl Iterator<Item = &'a LimitFinding>,
 ) -> Option<Doubt> {
-    if measures_the_machine(result) {
+    if result.job.meter.is_some() {
         return None;
     }
     // A gap of that size without a load says that no scheduler is needed for one.
@@ -193,7 +193,10 @@ struct Bounds {
 impl Bounds {
     fn of(metric: Metric, value: f64, result: &RunResult, on_hardware: bool) -> Self {
         if measures_the_machine(result) {
-            return Self { least: value, most: value };
+            let longest = result.longest_gap.filter(|_| metric == Metric::Longest);
+            let of_machines = longest.filter(|_| result.job.meter.is_none());
+            let least = of_machines.map_or(value, |gap| as_float(net_ns(&gap, on_hardware)));
+            return Self { least, most: value };
         }
         let doubted = Doubted::of(result, on_hardware);
         let least = least(metric, value, result, &doubted, on_hardware);
@@ -261,7 +264,7 @@ fn least(
     }
 }
 
-/// Whether what the machine around it does is what is measured.
+/// Whether the gaps are those that the machine around makes, which is what is measured.
 fn measures_the_machine(result: &RunResult) -> bool {
     result.target == Target::Nested || result.job.meter.is_some()
 }

@@ -186,7 +186,7 @@ enum Finding {
 
 /// What these gaps over the threshold come to, of which there is one at least.
 fn doubt(over: &[LocatedGap], session: &Session, job: &Job, terms: Terms) -> Finding {
-    if job.meter.is_some() || job.nested.is_some() {
+    if job.meter.is_some() {
         // What the machine around it does is what is measured.
         return Finding::Stands(None);
     }

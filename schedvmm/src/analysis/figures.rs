@@ -64,9 +64,8 @@ impl Figures {
         let longest = threads::longest(&threads, session, clock);
         let hit = threads::hit(session, clock);
         let after_hit = hit.map(|_| threads::after_hit(&parted, session, clock));
-        // What the host takes is what a meter in place of the load is there to find.
         let meters = job.meter.is_some() || nested;
-        let steal = summary::steal(&threads, if meters { 1.0 } else { steal_budget }, clock);
+        let steal = summary::steal(&threads, budget(steal_budget, job), clock);
         let mut fairness = fairness(&threads, &groups, clock);
         let too_short = measured_ns.and_then(|ns| too_short(ns, &threads, clock, meters));
         if too_short.is_some() {
@@ -101,7 +100,13 @@ impl Figures {
 pub fn steal(session: &Session, job: &Job, steal_budget: f64) -> Steal {
     let clock = clock_of(session, &job.load);
     let threads = threads::threads(session, &mut parted(session, clock), clock);
-    summary::steal(&threads, steal_budget, clock)
+    summary::steal(&threads, budget(steal_budget, job), clock)
+}
+
+/// What of the time gaps of class `host` may take. They are what a meter in place of the load is there
+/// to find, and what a machine in the guest calls its host is the guest.
+fn budget(steal_budget: f64, job: &Job) -> f64 {
+    if job.meter.is_some() || job.nested.is_some() { 1.0 } else { steal_budget }
 }
 
 /// Throttling of groups by quotas, by the kernel's accounting.

@@ -60,6 +60,16 @@ pub struct HostEvidence {
     host_gaps: HostGaps,
     /// How the load's threads share their CPUs; `None` where nobody asks what is the host's.
     sharing: Option<Sharing>,
+    /// The gaps are those of machines in the guest.
+    machines: Option<Machines>,
+}
+
+/// Machines in the guest, whose gaps are judged: their CPUs are none of its vCPUs, what they call
+/// their host's is the guest's, and that is what is measured.
+#[derive(Clone, Copy, Debug)]
+struct Machines {
+    /// A gap may have been so much earlier or later than its record says, in ticks.
+    slack_ticks: u64,
 }
 
 /// Gaps of a thread that changed their class.
@@ -88,7 +98,14 @@ impl HostEvidence {
             longest: Vec::new(),
             host_gaps: HostGaps::default(),
             sharing: None,
+            machines: None,
         }
+    }
+
+    /// The same where the gaps are those of machines in the guest, and were so much earlier or later
+    /// than their records say, at most.
+    pub fn of_machines(self, slack: Duration, khz: u64) -> Self {
+        Self { machines: Some(Machines { slack_ticks: ticks(slack, khz) }), ..self }
     }
 
     /// Watches, from now on, those vCPUs that the load runs on. A host that does not let us is no
@@ -153,8 +170,10 @@ impl HostEvidence {
         for (thread, records) in gaps.iter_mut().enumerate() {
             let from = std::mem::replace(&mut self.judged[thread], records.len());
             for record in &mut records[from..] {
-                // By the guest's own class; whoever asks for a gap asks for one of these.
-                self.host_gaps.add(thread, record);
+                if self.machines.is_none() {
+                    // By the guest's own class; whoever asks for a gap asks for one of these.
+                    self.host_gaps.add(thread, record);
+                }
                 let ticks = record.ticks();
                 if ticks > self.longest[thread] || ticks >= self.asked_ticks {
                     self.longest[thread] = ticks.max(self.longest[thread]);
@@ -187,8 +206,9 @@ impl HostEvidence {
     /// What the host took of this gap, by its own records.
     fn host_time(&self, record: &GapRecord) -> HostTime {
         let most = self.most_taken(record);
+        let (begin, end) = self.time_of(record);
         let each = self.watched.values();
-        let known = each.map(|(_, it)| it.surely_taken(record.tsc_begin, record.tsc_end));
+        let known = each.map(|(_, it)| it.surely_taken(begin, end));
         let known = known.fold(0, u64::saturating_add).min(record.ticks());
         HostTime { known, most: most.map(|most| most.max(known)) }
     }
@@ -221,32 +241,51 @@ impl HostEvidence {
     /// For how long the host ran something else as the gap began: its thread ran until then, as the
     /// guest sees it.
     fn preempted_at(&self, gap: &GapRecord, khz: u64) -> u64 {
-        let ran = gap.kind == GapKind::Preemption && gap.class != Class::Host;
-        let timeline = self.watched.get(&gap.cpu_begin).filter(|_| ran);
         let slack_ticks = ticks(BEGIN_SLACK, khz);
-        timeline.map_or(0, |(_, it)| it.preempted_at(gap.tsc_begin, gap.tsc_end, slack_ticks))
+        let preempted = |(_, it): &(Watch, VcpuTimeline)| {
+            let (begin, end) = self.time_of(gap);
+            it.preempted_at(begin, end, slack_ticks.saturating_add(begin.abs_diff(gap.tsc_begin)))
+        };
+        match self.machines {
+            _ if gap.kind != GapKind::Preemption => 0,
+            // On which vCPU a machine's thread ran, nobody has told.
+            Some(_) => self.watched.values().map(preempted).max().unwrap_or(0),
+            None if gap.class == Class::Host => 0,
+            None => self.watched.get(&gap.cpu_begin).map_or(0, preempted),
+        }
+    }
+
+    /// From when to when this gap was, at the earliest and at the latest.
+    fn time_of(&self, record: &GapRecord) -> (u64, u64) {
+        let slack = self.machines.map_or(0, |machines| machines.slack_ticks);
+        (record.tsc_begin.saturating_sub(slack), record.tsc_end.saturating_add(slack))
     }
 
     /// The most that the host can have taken of this gap, in ticks. Whichever vCPU of the load it
     /// took: who runs there may be what the gap's thread waits for.
     fn most_taken(&self, record: &GapRecord) -> Option<u64> {
         let on = [record.cpu_begin, record.cpu_end];
-        if !self.whole || on.iter().any(|cpu| !self.watched.contains_key(cpu)) {
+        let is_own = self.machines.is_none();
+        if !self.whole || is_own && on.iter().any(|cpu| !self.watched.contains_key(cpu)) {
             return None;
         }
-        if record.class == Class::Host {
+        if is_own && record.class == Class::Host {
             // The guest had its thread on the CPU and knows of nothing that it did there: that is
             // the host's, though it had the vCPU run, or the firmware's.
             return Some(record.ticks());
         }
+        let (begin, end) = self.time_of(record);
         let each = self.watched.values();
-        let sum = each.map(|(_, timeline)| timeline.most_taken(record.tsc_begin, record.tsc_end));
+        let sum = each.map(|(_, timeline)| timeline.most_taken(begin, end));
         let sum = sum.sum::<Option<u64>>()?;
         Some(sum.min(record.ticks()))
     }
 
     /// The class of this gap, by the guest's evidence and the host's.
     fn class_of(&mut self, record: &GapRecord) -> Class {
+        if self.machines.is_some() {
+            return record.class;
+        }
         let (begin, end) = (record.tsc_begin, record.tsc_end);
         let on = [record.cpu_begin, record.cpu_end];
         let mut taken = None::<Taken>;

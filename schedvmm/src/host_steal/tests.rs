@@ -138,6 +138,39 @@ fn what_the_host_did_to_others_and_before_counts_too() {
     assert_eq!(most(&at_begin, eight(woken), true), Some(14));
 }
 
+/// What a machine in the guest calls its host is the guest; its CPUs are not the guest's.
+#[test]
+fn of_a_gap_in_a_machine_only_the_hosts_own_records_tell() {
+    let tid = rustix::thread::gettid().as_raw_pid();
+    let made = |slack_ms, away: (u64, u64), kind| {
+        let mut timeline = VcpuTimeline::new(0);
+        timeline.leaves(away.0, true);
+        timeline.returns(away.1);
+        let watch = Watch::start(tid, None).map_err(|why| println!("SKIPPED: {why}")).ok()?;
+        let sharing = Some(Sharing { others: 3, equal: true, khz: 1 });
+        let watched = BTreeMap::from([(2, (watch, timeline))]);
+        let evidence = HostEvidence { watched, whole: true, sharing, ..HostEvidence::none(None) };
+        let mut evidence = evidence.of_machines(Duration::from_millis(slack_ms), 1);
+        let in_machine = GapRecord { cpu_begin: 0, cpu_end: 1, kind, ..GapRecord::default() };
+        let gap = GapRecord { tsc_begin: 1000, tsc_end: 2000, class: Class::Host, ..in_machine };
+        let mut session = Session::new(testing::limits(4), Instant::now());
+        // Another machine's gap at the same time takes nothing from this one.
+        session.gaps = vec![vec![gap], vec![gap], vec![], vec![]];
+        evidence.settle(&mut session);
+        assert_eq!((session.gaps[0][0].class, evidence.moved.len()), (Class::Host, 0));
+        session.host_parts.of(0, &gap).most
+    };
+    let Some(within) = made(0, (1500, 1600), GapKind::Preemption) else { return };
+    assert_eq!(within, 100);
+    // Three others have their turns for what its thread was charged for.
+    assert_eq!(made(0, (1000, 1100), GapKind::Preemption), Some(400));
+    assert_eq!(made(0, (1000, 1100), GapKind::WakeUp), Some(100));
+    // Just before, which only counts where nobody knows when the gap was.
+    assert_eq!(made(0, (900, 1000), GapKind::WakeUp), Some(0));
+    assert_eq!(made(100, (900, 1000), GapKind::WakeUp), Some(100));
+    assert_eq!(made(100, (2000, 2100), GapKind::WakeUp), Some(100));
+}
+
 /// Groups of different sizes are due the same, and their threads are not.
 #[test]
 fn threads_of_a_larger_group_owe_more() {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A plan, and what became of it, as the measurement begins with it and result.json has it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use protocol::job::MeterKind;
 use results::folder::Folder;
 use results::model::{KernelFacts, Machine, MicroVm, Target};
 use vmm::config::Transport;
@@ -36,14 +37,19 @@ impl Plan {
 
     /// What this host says of the vCPUs that the load runs on, from now on.
     pub fn host_evidence(&self, running: &Running, facts: Facts) -> HostEvidence {
-        if self.args.nested.nested {
-            // Their host is the guest, and that is what is measured.
-            return HostEvidence::none(None);
-        }
         if !facts.tsc_shared {
             return HostEvidence::none(Some("the guest's TSC is not the host's"));
         }
-        HostEvidence::of(running, &self.job.load, facts.tsc_khz.into())
+        let khz = facts.tsc_khz.into();
+        let evidence = HostEvidence::of(running, &self.job.load, khz);
+        match &self.job.nested {
+            None => evidence,
+            Some(nested) => {
+                // The kernel's meters tell of a gap, and not when in a window it was.
+                let meter = nested.job.meter.filter(|meter| meter.kind != MeterKind::Rdtsc);
+                evidence.of_machines(meter.map_or(Duration::ZERO, |meter| meter.width), khz)
+            }
+        }
     }
 
     /// The machine as result.json describes it.
