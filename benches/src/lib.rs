@@ -2,7 +2,7 @@
 //! Benchmarks of the product itself: booting against another virtual machine monitor, sending bulk
 //! data, starting on this machine's own KVM, the meter against a bare reading of the counter,
 //! reading a trace against trace-cmd, what tracing does to the gaps, the analysis of many gaps, and
-//! machines in a machine. And one of its figures: those whose answer is known.
+//! machines in a machine. And two of its figures: those whose answer is known, and how far they spread.
 
 pub mod analyse;
 pub mod boot;
@@ -10,6 +10,7 @@ pub mod bulk;
 mod contest;
 pub mod meter;
 pub mod nested;
+pub mod spread;
 pub mod start;
 pub mod trace;
 pub mod tracing;

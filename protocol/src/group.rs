@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::duration::{nanoseconds, optional_nanoseconds};
 
-/// One group: a process whose threads all behave alike. In the guest it has a cgroup of its
-/// own, as a virtual machine has.
+/// One group: a process whose threads all behave alike, but that some of them may yield at first. In
+/// the guest it has a cgroup of its own, as a virtual machine has, unless it is told otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GroupSpec {
     /// Threads.
@@ -24,6 +24,10 @@ pub struct GroupSpec {
     pub spread: bool,
     /// True if it gets a core-scheduling cookie of its own, where cookies are given at all.
     pub cookie: bool,
+    /// False if in the guest it stays in the cgroup of all others that have none of their own: then the
+    /// scheduler weighs its threads against theirs, one by one.
+    #[serde(rename = "cgroup", default = "yes", skip_serializing_if = "is_yes")]
+    pub own_cgroup: bool,
     /// Scheduling attributes.
     #[serde(flatten)]
     pub policy: Policy,
@@ -38,6 +42,9 @@ pub struct GroupSpec {
         skip_serializing_if = "Duration::is_zero"
     )]
     pub yielding: Duration,
+    /// So many of its threads do, its first ones; all of them where it is not said.
+    #[serde(rename = "yield_threads", default, skip_serializing_if = "Option::is_none")]
+    pub yielders: Option<u32>,
     /// Length of a burst; with `arrival`, the CPU time of each piece of work.
     #[serde(rename = "busy_ns", with = "nanoseconds")]
     pub busy: Duration,
@@ -57,9 +64,11 @@ impl GroupSpec {
             cpus: Vec::new(),
             spread: false,
             cookie: true,
+            own_cgroup: true,
             policy: Policy::default(),
             quota: None,
             yielding: Duration::ZERO,
+            yielders: None,
             busy,
             sleep,
             arrival: None,
@@ -71,8 +80,23 @@ impl GroupSpec {
         self.cpus.is_empty()
             && self.policy == Policy::default()
             && self.quota.is_none()
+            && self.own_cgroup
             && self.yielding.is_zero()
     }
+
+    /// For how long the thread at this place in it only yields; zero if it does not.
+    pub fn yielding_of(&self, thread: usize) -> Duration {
+        let yields = self.yielders.is_none_or(|first| thread < first as usize);
+        if yields { self.yielding } else { Duration::ZERO }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 /// Scheduling parameters of a group's threads. What is not given is inherited from whoever
@@ -198,6 +222,20 @@ pub fn fault(group: &GroupSpec) -> Option<String> {
     if !fair && (nice.is_some() || slice.is_some()) {
         return Some("only other and batch have a nice value and a slice".into());
     }
+    if let Some(yielders) = group.yielders {
+        if group.yielding.is_zero() {
+            return Some(format!(
+                "{yielders} threads yield, and not for how long: give yield a time"
+            ));
+        }
+        if !(1..=group.threads).contains(&yielders) {
+            let threads = group.threads;
+            return Some(format!("{yielders} threads yield, of {threads}: give 1 to {threads}"));
+        }
+    }
+    if group.quota.is_some() && !group.own_cgroup {
+        return Some("a quota is of a cgroup: leave cgroup = \"none\" out".into());
+    }
     if let Some(Quota { time, period }) = group
         .quota
         .filter(|quota| quota.time < Quota::MIN || !Quota::PERIODS.contains(&quota.period))
@@ -310,10 +348,13 @@ mod tests {
                 period: Duration::from_millis(100),
             }),
             yielding: Duration::from_secs(5),
+            yielders: Some(1),
             arrival: Some(ArrivalSpec::Poisson(Duration::from_millis(5))),
             ..plain()
         };
-        for group in [plain(), whole] {
+        let together = GroupSpec { own_cgroup: false, ..plain() };
+        assert!(serde_json::to_string(&together).unwrap().contains(r#""cgroup":false"#));
+        for group in [plain(), whole, together] {
             let json = serde_json::to_string(&group).unwrap();
             assert_eq!(serde_json::from_str::<GroupSpec>(&json).unwrap(), group);
         }
@@ -333,6 +374,12 @@ mod tests {
         let text = each.fault(Duration::from_secs(101)).unwrap();
         assert!(text.contains("poisson:10µs in a load of 101s: 10100000 pieces"), "{text}");
         assert!(text.contains("come each 10.1µs or more rarely"), "{text}");
+        let yields = |threads| GroupSpec {
+            yielders: Some(threads),
+            yielding: Duration::from_secs(1),
+            ..plain()
+        };
+        assert_eq!(fault(&yields(2)), None);
         let quota = |time, period| GroupSpec {
             quota: Some(Quota {
                 time: Duration::from_micros(time),
@@ -342,6 +389,10 @@ mod tests {
         };
         for (bad, words) in [
             (GroupSpec { threads: 0, ..plain() }, "1 thread"),
+            (GroupSpec { yielders: Some(1), ..plain() }, "give yield a time"),
+            (yields(0), "0 threads yield, of 2: give 1 to 2"),
+            (yields(3), "3 threads yield, of 2"),
+            (GroupSpec { own_cgroup: false, ..quota(50_000, 100_000) }, "of a cgroup"),
             (GroupSpec { busy: Duration::ZERO, ..plain() }, "longer than 0"),
             (arrival(ArrivalSpec::Periodic(Duration::from_micros(9))), "each 9µs: give 10µs"),
             (arrival(ArrivalSpec::Poisson(Duration::ZERO)), "each 0ns"),
@@ -365,6 +416,11 @@ mod tests {
         assert!(plain().is_ordinary());
         assert!(GroupSpec { cookie: false, threads: 9, ..plain() }.is_ordinary());
         assert!(!GroupSpec { cpus: vec![1], ..plain() }.is_ordinary());
+        assert!(!GroupSpec { own_cgroup: false, ..plain() }.is_ordinary());
+        let first = GroupSpec { yielders: Some(1), yielding: Duration::from_secs(5), ..plain() };
+        assert!(!first.is_ordinary());
+        assert_eq!([0, 1].map(|thread| first.yielding_of(thread).as_secs()), [5, 0]);
+        assert_eq!(GroupSpec { yielders: None, ..first }.yielding_of(1).as_secs(), 5);
         let nice = Policy { nice: Some(5), ..Policy::default() };
         assert!(!GroupSpec { policy: nice, ..plain() }.is_ordinary());
     }

@@ -134,6 +134,7 @@ struct Entry {
     /// Positions in the load's list of CPUs.
     cpus: Option<Vec<usize>>,
     cookie: Option<String>,
+    cgroup: Option<String>,
     policy: Option<String>,
     nice: Option<i32>,
     slice: Option<String>,
@@ -143,6 +144,8 @@ struct Entry {
     arrival: Option<String>,
     #[serde(rename = "yield")]
     yielding: Option<String>,
+    #[serde(rename = "yield-threads")]
+    yielders: Option<u32>,
 }
 
 fn one() -> u32 {
@@ -192,11 +195,8 @@ impl Entry {
         Ok(GroupSpec {
             cpus: self.cpus.as_ref().map_or(Ok(Vec::new()), |places| on(places, cpus))?,
             spread: false,
-            cookie: match self.cookie.as_deref() {
-                None | Some("own") => true,
-                Some("none") => false,
-                Some(other) => return Err(format!("cookie = \"{other}\": it is own or none")),
-            },
+            cookie: has_own("cookie", &self.cookie)?,
+            own_cgroup: has_own("cgroup", &self.cgroup)?,
             policy: Policy {
                 class: self.policy.as_deref().map(class).transpose()?,
                 nice: self.nice,
@@ -204,6 +204,7 @@ impl Entry {
             },
             quota: self.quota.as_deref().map(quota).transpose()?,
             yielding: time("yield", &self.yielding)?.unwrap_or_default(),
+            yielders: self.yielders,
             arrival: arrival.transpose()?,
             ..GroupSpec::plain(
                 self.threads,
@@ -211,6 +212,15 @@ impl Entry {
                 sleep.transpose()?.unwrap_or(NO_PAUSE),
             )
         })
+    }
+}
+
+/// Of what a group has for itself, unless it says `none`.
+fn has_own(key: &str, value: &Option<String>) -> Result<bool, String> {
+    match value.as_deref() {
+        None | Some("own") => Ok(true),
+        Some("none") => Ok(false),
+        Some(other) => Err(format!("{key} = \"{other}\": it is own or none")),
     }
 }
 
@@ -330,8 +340,8 @@ mod tests {
     fn a_file_says_all_there_is_to_say() {
         let text = "[[group]]\ncount = 2\nthreads = 3\ncpus = [1]\ncookie = \"none\"\n\
                     policy = \"batch\"\nnice = 5\nslice = \"3ms\"\nquota = \"50ms/100ms\"\n\
-                    busy = \"10ms\"\nsleep = \"exponential:5ms\"\nyield = \"2s\"\n[[group]]\n\
-                    policy = \"rr:7\"";
+                    busy = \"10ms\"\nsleep = \"exponential:5ms\"\nyield = \"2s\"\nyield-threads = 2\n\
+                    [[group]]\npolicy = \"rr:7\"\ncgroup = \"none\"";
         let ms = Duration::from_millis;
         let first = GroupSpec {
             threads: 3,
@@ -340,13 +350,16 @@ mod tests {
             cookie: false,
             policy: Policy { class: Some(Class::Batch), nice: Some(5), slice: Some(ms(3)) },
             quota: Some(Quota { time: ms(50), period: ms(100) }),
+            own_cgroup: true,
             yielding: ms(2000),
+            yielders: Some(2),
             busy: ms(10),
             sleep: SleepSpec::Exponential(ms(5)),
             arrival: None,
         };
         let last = GroupSpec {
             policy: Policy { class: Some(Class::RoundRobin(7)), ..Policy::default() },
+            own_cgroup: false,
             ..GroupSpec::plain(1, ALWAYS, SleepSpec::Fixed(Duration::ZERO))
         };
         assert_eq!(parse(text, &[2, 3]), Ok(vec![first.clone(), first, last]));
@@ -366,6 +379,8 @@ mod tests {
             ("[[group]]\nthread = 2", "unknown field `thread`"),
             ("[[group]]\nnice = 99", "number 1: nice 99"),
             ("[[group]]\ncookie = \"x\"", "own or none"),
+            ("[[group]]\ncgroup = \"x\"", "cgroup = \"x\": it is own or none"),
+            ("[[group]]\nyield-threads = 1", "number 1: 1 threads yield"),
             ("[[group]]\ncpus = [2]", "has 2 CPUs"),
             ("[[group]]\ncpus = []", "leave it out"),
             ("[[group]]\npolicy = \"fifo\"", "fifo:PRIORITY"),

@@ -70,6 +70,8 @@ impl Missed {
 pub struct Bursts<'a> {
     /// What they are like.
     pub group: &'a GroupSpec,
+    /// For how long it only yields, at first.
+    pub yielding: Duration,
     /// Seed of the load.
     pub seed: u64,
     /// Measures them.
@@ -116,7 +118,7 @@ struct Served {
 impl Bursts<'_> {
     /// All of them.
     pub fn run<A: ThreadAccounting>(&self, evidence: &mut Evidence<A>) -> Ended {
-        let yielding_ns = as_ns(self.group.yielding);
+        let yielding_ns = as_ns(self.yielding);
         if yielding_ns > 0 {
             self.yield_from_start();
         }
@@ -299,7 +301,7 @@ impl Bursts<'_> {
     /// does not want to run.
     fn yield_from_start(&self) {
         let stop = &self.account.control.stop;
-        let until_tsc = self.start.tsc.wrapping_add(self.ticks(self.group.yielding));
+        let until_tsc = self.start.tsc.wrapping_add(self.ticks(self.yielding));
         let mut stopped = futex::wait(stop, 0, self.start.ns);
         while !stopped && earlier(tsc::read().tsc, until_tsc) != until_tsc {
             rustix::thread::sched_yield();

@@ -155,6 +155,7 @@ fn measure(
     let member = common.member(index);
     let bursts = Bursts {
         group: common.group,
+        yielding: common.group.yielding_of(member.thread.index()),
         seed: spec.seed,
         meter: Meter::new(Recorder { tally: &slot.tally, cells, tsc_khz: khz }, limits),
         account: account_of(common, slot, index),

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use testhost::host::accident::HostLost;
 use testhost::host::{Ended, Simulated, TestHost};
-use testhost::kernel::{self, Wanted};
+use testhost::kernel::{self, Series, Wanted};
 use testhost::venue::{MachineOptions, Venue};
 use testhost::{artifacts, host, process, project};
 
@@ -43,11 +43,11 @@ impl Demo {
     pub fn run(&self) -> Result<Ended> {
         let output = self.prepare_output()?;
         let schedvmm = artifacts::schedvmm()?;
-        let venue = Venue::choose(&self.machine, &schedvmm)?;
+        let (venue, why) = self.place(Venue::choose(&self.machine, &schedvmm)?);
         if self.json {
-            eprintln!("{venue}");
+            eprintln!("{venue}{why}");
         } else {
-            println!("{venue}");
+            println!("{venue}{why}");
         }
         let image = kernel::ensure(self.kernel)?;
         let simulated = match venue {
@@ -80,6 +80,27 @@ impl Demo {
         })?;
         eprintln!("result folder: {}", output.display());
         Ok(run.ended)
+    }
+
+    /// Where its numbers are worth most: on this machine's own KVM; where that will not do, in the
+    /// simulated host, whose clock can be trusted. Machines in a machine take twenty minutes there, and
+    /// a kernel that takes no seed from its boot loader has no cookies: these are shown in the emulated
+    /// one. With it, why, for behind its name.
+    fn place(&self, found: Venue) -> (Venue, String) {
+        /// The first that credits the seed of its boot loader.
+        const SEEDED: Series = Series::new(6, 2);
+        let is_seeded = match self.kernel {
+            Wanted::Newest => true,
+            Wanted::Oldest => false,
+            Wanted::Series(series) => series >= SEEDED,
+        };
+        match found {
+            Venue::Emulated(Some(reason)) if is_seeded && !self.nested => {
+                let why = format!("\n  (this machine's own KVM will not do: {reason})");
+                (Venue::Simulated(Simulated::default()), why)
+            }
+            other => (other, String::new()),
+        }
     }
 
     /// The main job on this machine; Ctrl-C reaches it from the terminal.
@@ -181,6 +202,26 @@ mod tests {
             machine: MachineOptions::default(),
             timeout: Duration::from_secs(1),
             options: vec!["--duration".into(), "5s".into()],
+        }
+    }
+
+    #[test]
+    fn what_is_shown_without_our_own_kvm_is_shown_where_the_clock_counts() {
+        let no_svm = || Venue::Emulated(Some("no SVM".into()));
+        let newest = Demo { nested: false, kernel: Wanted::Newest, ..demo(None) };
+        let (venue, why) = newest.place(no_svm());
+        assert_eq!(venue, Venue::Simulated(Simulated::default()));
+        assert!(why.contains("own KVM will not do: no SVM"), "{why}");
+        // What was asked for, and our own, stay.
+        for venue in [Venue::Emulated(None), Venue::Own] {
+            assert_eq!(newest.place(venue.clone()), (venue, String::new()));
+        }
+        for other in [
+            Demo { nested: true, ..newest.clone() },
+            Demo { kernel: Wanted::Oldest, ..newest.clone() },
+            Demo { kernel: Wanted::Series(Series::CFS), ..newest.clone() },
+        ] {
+            assert_eq!(other.place(no_svm()).0, no_svm());
         }
     }
 

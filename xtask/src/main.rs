@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::demo::Demo;
 use crate::host::HostOptions;
 use crate::kernels::Matrix;
-use benches::{analyse, boot, bulk, meter, nested, start, trace, tracing, validity};
+use benches::{analyse, boot, bulk, meter, nested, spread, start, trace, tracing, validity};
 
 use testhost::host::{Interrupted, init};
 
@@ -155,6 +155,15 @@ enum BenchVerb {
         #[arg(long)]
         json: bool,
     },
+    /// The main job again and again in the simulated host: how far its figures spread
+    Spread {
+        /// Runs, each with a seed of its own.
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=100))]
+        runs: u32,
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Events read and explained in a second, against trace-cmd on the same trace.
     Trace {
         /// A trace.dat; one of four million events is made without it.
@@ -242,6 +251,9 @@ fn main() -> ExitCode {
             tracing::run(runs).and_then(|r| show(&r, json))
         }
         Verb::Bench(BenchVerb::Validity { short, json }) => bench_validity(short, json),
+        Verb::Bench(BenchVerb::Spread { runs, json }) => {
+            spread::run(runs).and_then(|r| show(&r, json))
+        }
         Verb::Bench(BenchVerb::Trace { trace, runs, json }) => {
             bench_trace(trace.as_deref(), runs, json)
         }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use results::model::{RunResult, RunTimes};
 use results::saved;
 use serde::Deserialize;
+use testhost::kernel::Variant;
 
 use super::rows::{self, Made, Row};
 
@@ -20,8 +21,10 @@ pub(super) struct Case {
     command: &'static str,
     /// Its rows.
     judge: Judge,
-    /// It boots a guest, which takes a third of all the time.
+    /// It takes a large part of all the time.
     pub(super) is_long: bool,
+    /// The kernel that it runs on, that of the host.
+    pub(super) kernel: Variant,
 }
 
 /// From what a case has printed to its rows.
@@ -60,6 +63,7 @@ pub(super) const CASES: &[Case] = &[
         command: "schedvmm selftest --json",
         judge: Judge::Selftest(rows::made),
         is_long: false,
+        kernel: Variant::Test,
     },
     Case {
         name: "guest",
@@ -67,15 +71,33 @@ pub(super) const CASES: &[Case] = &[
                   --preset busy --duration 2s $traced",
         judge: Judge::Run(rows::guest),
         is_long: true,
+        kernel: Variant::Test,
+    },
+    Case {
+        name: "yield",
+        command: YIELD,
+        judge: Judge::Run(rows::yields),
+        is_long: true,
+        kernel: Variant::Test,
+    },
+    Case {
+        name: "yield-runs-away",
+        command: YIELD,
+        judge: Judge::Run(rows::yields_and_runs_away),
+        is_long: true,
+        kernel: Variant::YieldRunsAway,
     },
 ];
+
+/// As published, but for its length.
+const YIELD: &str = "schedvmm host --preset yield --load-cpus 2,3 --duration 12500ms $plain";
 
 const fn short(
     name: &'static str,
     command: &'static str,
     judge: fn(&RunResult, Option<&RunTimes>) -> Vec<Row>,
 ) -> Case {
-    Case { name, command, judge: Judge::Run(judge), is_long: false }
+    Case { name, command, judge: Judge::Run(judge), is_long: false, kernel: Variant::Test }
 }
 
 /// What commands have in common. Nothing ends a run early, and its seed is no other's.

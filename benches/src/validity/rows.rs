@@ -21,10 +21,24 @@ pub struct Row {
     pub measured: Option<f64>,
     /// How far the measurement may be from the answer.
     pub bound: f64,
+    /// On which side of it.
+    pub side: Side,
     /// Whether it is there, and not further away.
     pub ok: bool,
     /// Why there is no measurement.
     pub note: Option<String>,
+}
+
+/// On which side of its answer a measurement is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// Not far from it.
+    Near,
+    /// Not above it.
+    AtMost,
+    /// Not below it.
+    AtLeast,
 }
 
 impl Row {
@@ -40,7 +54,22 @@ impl Row {
         bound: f64,
     ) -> Self {
         let ok = expected.zip(measured).is_some_and(|(one, other)| (one - other).abs() <= bound);
-        Self { name: name.into(), unit, expected, measured, bound, ok, note: None }
+        let side = Side::Near;
+        Self { name: name.into(), unit, expected, measured, bound, side, ok, note: None }
+    }
+
+    /// A figure that has to be on this side of `limit`.
+    pub fn beyond(
+        (name, unit): (impl Into<String>, &'static str),
+        side: Side,
+        limit: f64,
+        measured: Option<f64>,
+    ) -> Self {
+        let ok = measured.is_some_and(|measured| match side {
+            Side::Near | Side::AtMost => measured <= limit,
+            Side::AtLeast => measured >= limit,
+        });
+        Self { side, ok, ..Self::new((name, unit), Some(limit), measured, 0.0) }
     }
 
     /// Of a run that left nothing to judge.
@@ -54,12 +83,17 @@ impl fmt::Display for Row {
         if let Some(note) = &self.note {
             return write!(f, "{:<44}{note}  FAILED", self.name);
         }
-        let Self { name, unit, bound, .. } = self;
+        let Self { name, unit, .. } = self;
+        let bound = match self.side {
+            Side::Near => format!("{:.3}", self.bound),
+            Side::AtMost => "at most".to_owned(),
+            Side::AtLeast => "at least".to_owned(),
+        };
         let figure =
             |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
         write!(
             f,
-            "{name:<44}{:>12}{:>12}{bound:>12.3} {unit:<3} {}",
+            "{name:<44}{:>12}{:>12}{bound:>12} {unit:<3} {}",
             figure(self.expected),
             figure(self.measured),
             if self.ok { "ok" } else { "FAILED" }
@@ -190,6 +224,34 @@ pub(super) fn made(cases: &[Made]) -> Vec<Row> {
     rows
 }
 
+/// A thread that has yielded is owed nothing and owes nothing for that: both pairs have a half of the
+/// time, and nobody waits longer than for a few turns.
+pub(super) fn yields(result: &RunResult, _: Option<&RunTimes>) -> Vec<Row> {
+    let (share, longest) = (percent(cpu_share(0, result)), longest_ms(result));
+    vec![
+        Row::new(("yield: CPU share of the pair that yielded", "%"), Some(50.0), share, 1.0),
+        Row::beyond(("yield: longest gap", "ms"), Side::AtMost, 20.0, longest),
+    ]
+}
+
+/// Where yielding costs a thread its virtual runtime it has to make up for it, and for long.
+pub(super) fn yields_and_runs_away(result: &RunResult, _: Option<&RunTimes>) -> Vec<Row> {
+    let (share, longest) = (percent(cpu_share(0, result)), longest_ms(result));
+    vec![
+        Row::beyond(("yield, with its regression: CPU share", "%"), Side::AtMost, 43.0, share),
+        Row::beyond(
+            ("yield, with its regression: longest gap", "ms"),
+            Side::AtLeast,
+            100.0,
+            longest,
+        ),
+    ]
+}
+
+fn longest_ms(result: &RunResult) -> Option<f64> {
+    result.longest_gap_ns.map(milliseconds)
+}
+
 /// Eight groups with cookies on the second core of a guest.
 pub(super) fn guest(result: &RunResult, times: Option<&RunTimes>) -> Vec<Row> {
     let gap = turns(8, GUEST_SWITCH, result);
@@ -215,6 +277,29 @@ mod tests {
         let missing = Row::missing("x", "it hung".into());
         assert!(!missing.ok && missing.to_string().contains("it hung  FAILED"));
         assert!(!Row::new(("x", "ms"), Some(0.0), Some(f64::NAN), 1.0).ok);
+        let beyond = |side, measured| Row::beyond(("x", "ms"), side, 20.0, measured);
+        assert!(beyond(Side::AtMost, Some(20.0)).ok && !beyond(Side::AtMost, Some(20.1)).ok);
+        assert!(beyond(Side::AtLeast, Some(20.0)).ok && !beyond(Side::AtLeast, Some(19.9)).ok);
+        for side in [Side::AtMost, Side::AtLeast] {
+            assert!(!beyond(side, None).ok && !beyond(side, Some(f64::NAN)).ok);
+        }
+        assert!(beyond(Side::AtLeast, None).to_string().contains("at least"));
+    }
+
+    /// As measured in the simulated host on both kernels; neither is taken for the other.
+    #[test]
+    fn a_regression_and_a_sound_kernel_are_told_apart() {
+        let run = |share, longest_ns| {
+            let mut result = testing::result("user");
+            result.groups[0].cpu_share = Some(share);
+            result.longest_gap_ns = Some(longest_ns);
+            result
+        };
+        let (sound, broken) = (run(0.499, 7_100_000), run(0.389, 179_600_000));
+        assert_eq!(verdicts(&yields(&sound, None)), [true, true]);
+        assert_eq!(verdicts(&yields_and_runs_away(&broken, None)), [true, true]);
+        assert_eq!(verdicts(&yields(&broken, None)), [false, false]);
+        assert_eq!(verdicts(&yields_and_runs_away(&sound, None)), [false, false]);
     }
 
     fn verdicts(rows: &[Row]) -> Vec<bool> {

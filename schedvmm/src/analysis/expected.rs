@@ -66,6 +66,8 @@ fn not_alike(spec: &LoadSpec) -> Option<String> {
         "have a policy, nice value or slice of their own"
     } else if spec.groups.iter().any(|group| group.quota.is_some()) {
         "have a quota"
+    } else if spec.groups.iter().any(|group| !group.own_cgroup) {
+        "have no cgroup of their own"
     } else if spec.groups.iter().any(|group| !group.cpus.is_empty()) {
         "have CPUs of their own"
     } else if spec.groups.iter().any(|group| !group.yielding.is_zero()) {

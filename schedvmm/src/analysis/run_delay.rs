@@ -45,7 +45,8 @@ pub fn note(threads: &[Thread], load: &LoadSpec, was_hit: bool) -> Option<String
 fn yields(thread: &Thread, load: &LoadSpec) -> bool {
     let member = thread.who.member(load.kind).ok();
     let group = member.and_then(|member| load.groups.get(member.group.index()));
-    group.is_some_and(|group| !group.yielding.is_zero())
+    let thread = member.map_or(0, |member| member.thread.index());
+    group.is_some_and(|group| !group.yielding_of(thread).is_zero())
 }
 
 /// By how much the accounting is outside what the gaps leave open: time off the CPU is waited for,

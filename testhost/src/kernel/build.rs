@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::offers::Offer;
-use super::variant::{Image, Recipe};
+use super::variant::{Edit, Image, Recipe};
 use super::{IMAGE, config};
 use crate::process;
 
@@ -50,6 +50,7 @@ impl Build<'_> {
         let work = Work { build: self, tree: work.path(), log: &log };
         let kept = work.make_folder("kept")?;
         work.unpack()?;
+        self.recipe.edits.iter().try_for_each(|edit| work.edit(edit))?;
         work.make(&[base])?;
         for image in images {
             work.compile(&image.fragment, image.has_modules)?;
@@ -105,6 +106,15 @@ impl Work<'_> {
         tar.args(["--strip-components=1", "-C"]).arg(self.tree).arg("-xf").arg(&archive);
         self.run(tar, &format!("unpacking {}", archive.display()))?;
         fs::remove_dir_all(&package).context("cannot remove the unpacked package")
+    }
+
+    /// Changes the sources.
+    fn edit(&self, edit: &Edit) -> Result<()> {
+        let path = self.tree.join(edit.file);
+        let text = fs::read_to_string(&path);
+        let text = text.with_context(|| format!("cannot read `{}`", path.display()))?;
+        fs::write(&path, edit.made(&text)?)
+            .with_context(|| format!("cannot write `{}`", path.display()))
     }
 
     /// Adds options to the configuration and builds the image, and its modules.

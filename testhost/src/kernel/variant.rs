@@ -27,6 +27,15 @@ const REDHAT: &str = "CONFIG_MODULES=y\nCONFIG_MODULE_UNLOAD=y\nCONFIG_VIRTIO_MM
 /// The same kernel with that driver built in.
 const CONSOLE_BUILT_IN: &str = "CONFIG_VIRTIO_CONSOLE=y\n";
 
+/// What makes the yielding of a thread run away with its virtual runtime where core scheduling runs
+/// it all the same, as it did for a week of 2025 in the tip tree (78f8764d34c0): without the condition
+/// that commit 79104becf42b has instead.
+const YIELD_RUNS_AWAY: &[Edit] = &[Edit {
+    file: "kernel/sched/fair.c",
+    from: "if (entity_eligible(cfs_rq, se)) {\n\t\tse->vruntime = se->deadline;",
+    to: "{\n\t\tse->vruntime = se->deadline;",
+}];
+
 /// `schedvmm config` prints a text that it has in itself.
 const ASK_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -45,6 +54,8 @@ pub enum Variant {
     Redhat,
     /// The same with that driver built in: virtio-pci alone
     Pci,
+    /// The test kernel with a regression of 2025: yielding under core scheduling costs a thread its turns
+    YieldRunsAway,
 }
 
 impl Variant {
@@ -56,6 +67,7 @@ impl Variant {
             Self::Fragment => "fragment",
             Self::Redhat => "redhat",
             Self::Pci => "pci",
+            Self::YieldRunsAway => "yield-runs-away",
         }
     }
 }
@@ -74,7 +86,34 @@ pub(super) struct Recipe {
     pub(super) base: &'static str,
     /// Images of one tree, one after the other: each adds its options to those before.
     pub(super) images: Vec<Image>,
+    /// What is changed in the sources first.
+    pub(super) edits: &'static [Edit],
     hash: String,
+}
+
+/// A text of the sources that is there once, and what takes its place.
+#[derive(Debug)]
+pub(super) struct Edit {
+    /// In the tree.
+    pub(super) file: &'static str,
+    pub(super) from: &'static str,
+    pub(super) to: &'static str,
+}
+
+impl Edit {
+    /// The file with the change made.
+    ///
+    /// # Errors
+    /// It is not there, or not once: these are other sources.
+    pub(super) fn made(&self, text: &str) -> Result<String> {
+        let Self { file, from, to } = self;
+        match text.matches(from).count() {
+            1 => Ok(text.replacen(from, to, 1)),
+            count => {
+                bail!("`{file}` of these sources has {count} times what is to be changed: {from:?}")
+            }
+        }
+    }
 }
 
 /// One image, and what else of its build is kept.
@@ -114,6 +153,14 @@ impl Recipe {
                 let images = vec![image(variant, IMAGE, fragment.clone())];
                 Self::new(variant, "defconfig", images, &config::bare(&fragment))
             }
+            Variant::YieldRunsAway => {
+                let fragment = test_fragment()?;
+                let key = YIELD_RUNS_AWAY.iter().flat_map(|it| [it.file, it.from, it.to]);
+                let key = config::bare(&fragment) + &key.collect::<String>();
+                let images = vec![image(variant, IMAGE, fragment)];
+                let recipe = Self::new(variant, "tinyconfig", images, &key);
+                Self { edits: YIELD_RUNS_AWAY, ..recipe }
+            }
             // One build makes both: the second one is a matter of seconds.
             Variant::Redhat | Variant::Pci => {
                 let fragment = config::overlay(&test_fragment()?, REDHAT);
@@ -130,7 +177,7 @@ impl Recipe {
 
     fn new(variant: Variant, base: &'static str, images: Vec<Image>, key: &str) -> Self {
         let hash = format!("{:016x}", hash(&format!("{REVISION}\n{key}")));
-        Self { variant, base, images, hash }
+        Self { variant, base, images, edits: &[], hash }
     }
 
     /// Where the cache keeps the kernel of this version.
@@ -253,6 +300,25 @@ mod tests {
         assert!(!fragment.contains("CONFIG_VIRTIO_MMIO=y"), "{fragment}");
         assert!(fragment.contains("CONFIG_VIRTIO_CONSOLE=m\n"), "{fragment}");
         assert!(fragment.contains("CONFIG_VIRTIO_PCI=y\n"), "{fragment}");
+    }
+
+    #[test]
+    fn sources_are_changed_in_one_place_or_not_at_all() {
+        let [edit] = YIELD_RUNS_AWAY else { panic!("one change") };
+        let other = "\tif (x)\n\t\tse->vruntime = 0;\n";
+        let sources = format!("{other}\t{}\n", edit.from);
+        let made = edit.made(&sources).unwrap();
+        assert!(made.starts_with(other) && !made.contains("entity_eligible"), "{made}");
+        for (sources, count) in [(other.to_owned(), 0), (format!("{sources}{sources}"), 2)] {
+            let error = edit.made(&sources).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("fair.c` of these sources has {count} times")),
+                "{error}"
+            );
+        }
+        let plain = Recipe::read(Variant::Test).unwrap();
+        let away = Recipe::read(Variant::YieldRunsAway).unwrap();
+        assert_ne!(plain.hash, away.hash);
     }
 
     #[test]

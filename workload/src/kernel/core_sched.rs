@@ -202,6 +202,13 @@ fn tag_all(cgroups: &Cgroups, file: TagFile) -> Result<bool, String> {
     {
         return Ok(false);
     }
+    if let Some(number) = cgroups.tagged_outside() {
+        return Err(format!(
+            "{} gives cookies to cgroups, and group {} has none of its own (cgroup = \"none\")",
+            file.name(),
+            number + 1
+        ));
+    }
     for directory in cgroups.tagged_directories() {
         let path = directory.join(file.name());
         files::write_file(&path, "1")
@@ -310,6 +317,26 @@ mod tests {
         let (arranged, tags) = arrange_with(&["cpu.scheduled"], auto, no_prctl()).unwrap();
         assert_eq!(arranged.mechanism.interface().name(), "scheduled");
         assert_eq!(tags, ["1", "1"]);
+    }
+
+    #[test]
+    fn what_is_outside_of_its_cgroup_has_no_tag() {
+        let root = tempfile::tempdir().unwrap();
+        let mut groups = groups(2);
+        groups[1].own_cgroup = false;
+        for group in ["vm1", "vm2"] {
+            fs::create_dir_all(root.path().join(group)).unwrap();
+            fs::write(root.path().join(group).join("cpu.tag"), "0").unwrap();
+        }
+        let made = Cgroups::create_v1(root.path(), None, &groups, &"0".parse().unwrap()).unwrap();
+        let error = tag_all(&made, TagFile::Tag).unwrap_err();
+        assert!(error.contains("cpu.tag gives cookies to cgroups, and group 2"), "{error}");
+        let procs = made.procs();
+        assert!(procs[0][0].ends_with("vm1/cgroup.procs") && procs[1].is_empty(), "{procs:?}");
+        groups[1].cookie = false;
+        let made = Cgroups::create_v1(root.path(), None, &groups, &"0".parse().unwrap()).unwrap();
+        assert_eq!(tag_all(&made, TagFile::Tag), Ok(true));
+        assert_eq!(fs::read_to_string(root.path().join("vm2/cpu.tag")).unwrap(), "0");
     }
 
     #[test]

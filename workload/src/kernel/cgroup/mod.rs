@@ -22,6 +22,8 @@ pub struct Cgroups {
     cpu: Vec<PathBuf>,
     /// Whether each group is to have a cookie.
     tagged: Vec<bool>,
+    /// Groups whose threads stay outside of theirs.
+    outside: Vec<bool>,
     /// Directories of cpuset, where that is a hierarchy of its own.
     cpuset: Vec<PathBuf>,
     /// What could not be had.
@@ -39,6 +41,7 @@ impl Cgroups {
             version: Version::None,
             cpu: Vec::new(),
             tagged: Vec::new(),
+            outside: Vec::new(),
             cpuset: Vec::new(),
             notes: Vec::new(),
             no_cpu: None,
@@ -47,7 +50,9 @@ impl Cgroups {
     }
 
     fn of(version: Version, groups: &[GroupSpec]) -> Self {
-        Self { version, tagged: groups.iter().map(|group| group.cookie).collect(), ..Self::none() }
+        let tagged = groups.iter().map(|group| group.cookie).collect();
+        let outside = groups.iter().map(|group| !group.own_cgroup).collect();
+        Self { version, tagged, outside, ..Self::none() }
     }
 
     /// No cgroups, and why.
@@ -172,6 +177,15 @@ impl Cgroups {
         pairs.filter(|(_, tagged)| **tagged).map(|(directory, _)| directory.as_path())
     }
 
+    /// The number of a group, from 0, that is to have a cookie and stays outside of its cgroup.
+    pub fn tagged_outside(&self) -> Option<usize> {
+        (0..self.tagged.len()).find(|number| self.tagged[*number] && self.is_outside(*number))
+    }
+
+    fn is_outside(&self, number: usize) -> bool {
+        self.outside.get(number).is_some_and(|outside| *outside)
+    }
+
     /// Gives each group the weight of its nice value, and its quota, and reads them back.
     ///
     /// # Errors
@@ -183,6 +197,7 @@ impl Cgroups {
                 self.set_quota(directory, quota)
                     .map_err(|why| format!("no quota can be set: {why}"))?;
             }
+            let directory = directory.filter(|_| group.own_cgroup);
             let Some((nice, directory)) = group.policy.nice.zip(directory) else { continue };
             let path = directory.display();
             if let Some(why) = &self.no_cpu {
@@ -238,6 +253,9 @@ impl Cgroups {
     pub fn procs(&self) -> Vec<Vec<PathBuf>> {
         (0..self.cpu.len())
             .map(|number| {
+                if self.is_outside(number) {
+                    return Vec::new();
+                }
                 let directories = self.cpu.get(number).into_iter().chain(self.cpuset.get(number));
                 directories.map(|directory| directory.join("cgroup.procs")).collect()
             })
