@@ -41,6 +41,10 @@ fn reason(error: &io::Error) -> String {
             "the kernel takes no module without a signature that it knows (CONFIG_MODULE_SIG_FORCE)"
                 .into()
         }
+        Some(libc::EPERM) => {
+            "the kernel takes no module, or none without a signature (its lockdown, modules_disabled)"
+                .into()
+        }
         _ => error.to_string(),
     }
 }
@@ -111,14 +115,23 @@ fn kernel_log() -> String {
     String::from_utf8_lossy(&buffer).into_owned()
 }
 
-/// Lines of the log that begin with a module's name, without their level and time.
+/// Lines of the log that begin with a module's name, and the last one that says of none by name why
+/// it was refused, without their level and time.
 fn said_of(name: &str, log: &str) -> Vec<String> {
-    log.lines()
-        .filter_map(|line| {
-            let text = line.rsplit_once("] ").map_or(line, |(_, text)| text);
-            text.starts_with(&format!("{name}: ")).then(|| text.to_owned())
-        })
+    let lines = log.lines().map(|line| line.rsplit_once("] ").map_or(line, |(_, text)| text));
+    let refusal = lines.clone().rfind(|text| is_refusal(text));
+    lines
+        .filter(|text| text.starts_with(&format!("{name}: ")))
+        .chain(refusal)
+        .map(str::to_owned)
         .collect()
+}
+
+/// Whether this is how signatures are told of (kernel/module/signing.c), or the kernel's lockdown
+/// (security/lockdown/lockdown.c).
+fn is_refusal(text: &str) -> bool {
+    text.starts_with("Loading of ") && text.ends_with(" is rejected")
+        || text.starts_with("Lockdown: ") && text.contains("module loading is restricted")
 }
 
 #[cfg(test)]
@@ -161,5 +174,30 @@ mod tests {
         fs::write(folder.path().join(module_file(0, "bad")), b"no ELF").unwrap();
         let error = load_all(folder.path()).unwrap_err().to_string();
         assert!(error.starts_with("module bad cannot be loaded: "), "{error}");
+    }
+
+    /// As the kernels of distributions say it, which take what they have signed.
+    #[test]
+    fn a_refusal_has_the_kernels_words_on_signatures_and_symbols() {
+        let said = |errno, log: &str| {
+            let log = said_of("virtio_mmio", log);
+            let error = io::Error::from_raw_os_error(errno);
+            ModuleError::Refused { name: "virtio_mmio".into(), error, log }.to_string()
+        };
+        for (errno, words, reason) in [
+            (libc::ENOENT, "virtio_mmio: Unknown symbol vring_new (err -2)", "no symbol that it"),
+            (libc::EKEYREJECTED, "Loading of unsigned module is rejected", "without a signature"),
+            (
+                libc::EPERM,
+                "Lockdown: init: unsigned module loading is restricted; see man kernel_lockdown.7",
+                "its lockdown",
+            ),
+        ] {
+            let log = format!("<6>[    0.9] Run /init\n<5>[    1.0] {words}\n<6>[    1.1] x: y\n");
+            let text = said(errno, &log);
+            assert!(text.starts_with("module virtio_mmio cannot be loaded: the kernel "), "{text}");
+            assert!(text.contains(reason), "{text}");
+            assert!(text.ends_with(&format!("(the kernel: {words})")), "{text}");
+        }
     }
 }
