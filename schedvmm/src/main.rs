@@ -85,10 +85,6 @@ fn main() -> ExitCode {
             return ExitCode::from(status.code());
         }
     };
-    if cli.lists_presets() {
-        terminal::out(shape::list_presets().trim_end());
-        return ExitCode::from(ExitStatus::Pass.code());
-    }
     // A panic is a defect of ours and has its own status; its text is on stderr by then.
     std::panic::set_hook(Box::new(tell_of_panic));
     let ended = std::panic::catch_unwind(|| run(cli));
@@ -105,6 +101,10 @@ fn main() -> ExitCode {
 
 /// The verb, or the main job.
 fn run(cli: Cli) -> Result<ExitStatus, Failure> {
+    if cli.lists_presets() {
+        terminal::product(shape::list_presets().trim_end())?;
+        return Ok(ExitStatus::Pass);
+    }
     match cli.verb {
         Some(Verb::Bisect(args)) => verbs::bisect::run(&args),
         Some(Verb::Boot(args)) => verbs::boot::run(&args),

@@ -40,7 +40,9 @@ impl Owned for KernelFileError {
             | Self::Mode { .. }
             | Self::FolderMode { .. }
             | Self::NotAFile(_)
+            | Self::NotThere(_)
             | Self::Folder(_)
+            | Self::Packages(_)
             | Self::NotBuilt(_)
             | Self::Several { .. }
             | Self::NotInstalled { .. }
@@ -184,6 +186,7 @@ impl Owned for ImageError {
             Self::Empty
             | Self::Truncated { .. }
             | Self::NotAKernel(_)
+            | Self::TooOld { .. }
             | Self::Not64Bit(_)
             | Self::Damaged(_) => Owner::Kernel,
         }

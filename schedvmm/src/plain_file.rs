@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Opens it to read.
@@ -15,10 +15,25 @@ use std::path::Path;
 pub fn open(path: &Path) -> io::Result<File> {
     // Looked at before and after: opening may do something to a device, and a pipe waits for
     // whoever writes into it, but not so.
-    check(&std::fs::metadata(path)?)?;
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let metadata = std::fs::metadata(path)?;
+    check(&metadata)?;
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|error| denied(error, metadata.permissions().mode()))?;
     check(&file.metadata()?)?;
     Ok(file)
+}
+
+/// Why this user may not read it, where its mode tells.
+fn denied(error: io::Error, mode: u32) -> io::Error {
+    const READ_BY_ALL: u32 = 0o444;
+    if error.kind() != io::ErrorKind::PermissionDenied || mode & READ_BY_ALL == READ_BY_ALL {
+        return error;
+    }
+    let mode = mode & 0o7777;
+    let text = format!(
+        "its mode is {mode:04o}, which leaves this user out: copy it with `sudo`, or let all read it"
+    );
+    io::Error::new(error.kind(), text)
 }
 
 fn check(metadata: &std::fs::Metadata) -> io::Result<()> {

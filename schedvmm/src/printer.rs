@@ -204,15 +204,31 @@ pub fn print(stream: Stream, bytes: Vec<u8>) {
     }
 }
 
+/// Prints bytes on stdout as they are, and says whether they were taken. In a run they wait as all
+/// others do, and are taken so far.
+///
+/// # Errors
+/// They are not, as by a disk that is full.
+pub fn print_whole(bytes: &[u8]) -> io::Result<()> {
+    match PRINTER.get() {
+        Some(printer) => printer.push(Stream::Out, bytes.to_vec()),
+        None => write_out(bytes)?,
+    }
+    Ok(())
+}
+
 #[expect(clippy::disallowed_methods, reason = "this is the way")]
 fn write_now(stream: Stream, bytes: &[u8]) {
     let _ = match stream {
-        Stream::Out => {
-            let mut out = io::stdout();
-            out.write_all(bytes).and_then(|()| out.flush())
-        }
+        Stream::Out => write_out(bytes),
         Stream::Err => io::stderr().write_all(bytes),
     };
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the way")]
+fn write_out(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout();
+    out.write_all(bytes).and_then(|()| out.flush())
 }
 
 /// Bytes that were printed and that nobody has taken yet.

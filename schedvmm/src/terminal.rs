@@ -10,7 +10,9 @@ use std::io::{self, BufWriter, Stdout, Write};
 
 use results::json::commands;
 
+use crate::owner::of_file;
 use crate::printer::{self, Stream};
+use crate::status::Failure;
 
 /// A text of several lines as it can be printed: what would command is shown as `\x1b` or
 /// `\u{202e}`; line feeds and tabs stay.
@@ -53,6 +55,40 @@ fn is_shown_escaped(letter: char, stays: fn(char) -> bool) -> bool {
 /// A line on stdout. A closed one takes the text: files and the status tell all the same.
 pub fn out(text: &str) {
     line(Stream::Out, text);
+}
+
+/// The text that a verb was called for, as a line on stdout.
+///
+/// # Errors
+/// As for [`whole`].
+pub fn product(text: &str) -> Result<(), Failure> {
+    let text = plain(text);
+    #[cfg(test)]
+    if tests::keep(&text) {
+        return Ok(());
+    }
+    whole(format!("{text}\n").as_bytes())
+}
+
+/// The same, of bytes as they are.
+///
+/// # Errors
+/// Stdout does not take it. Whoever closes that early has had enough, and that is none.
+pub fn whole(bytes: &[u8]) -> Result<(), Failure> {
+    taken(printer::print_whole(bytes))
+}
+
+/// Whether a verb's answer was taken.
+///
+/// # Errors
+/// As for [`whole`].
+pub fn taken(written: io::Result<()>) -> Result<(), Failure> {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(of_file(&error), format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A line on stderr, for a person.

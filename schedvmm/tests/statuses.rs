@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
+use vmm::x86_64::elf::flat_kernel;
 
 use self::calls::{finish, result, schedvmm, until};
 
@@ -136,19 +137,19 @@ fn requests_are_checked_before_a_folder_is_made() {
         ("--kernel stump --load-cpus 7", &["--load-cpus", "CPU 7", "0 to 3"]),
         ("--kernel stump --pin 8000,8001,8002,8003", &["--pin", "8000", "this host has CPUs"]),
         ("--kernel stump --threshold 10us", &["--threshold", "--floor"]),
-        ("--kernel missing", &["missing", "No such file"]),
+        ("--kernel missing", &["there is no kernel missing"]),
         ("--kernel stump --append \u{e4}", &["--append", "printable ASCII"]),
         ("boot --kernel stump --cpus 255", &["255 vCPUs", "give 1 to 254"]),
         ("boot --kernel stump --port a=x --port a=y", &["port name", "used twice"]),
-        ("selftest --kernel missing", &["missing", "No such file"]),
-        ("trials 3 --kernel missing", &["missing", "No such file"]),
+        ("selftest --kernel missing", &["there is no kernel missing"]),
+        ("trials 3 --kernel missing", &["there is no kernel missing"]),
         ("trials 3 --kernel stump --compat", &["--compat is of one run", "leave it out"]),
         ("--kernel stump --runs 3 --trace-file t", &["--trace-file is of one run"]),
         ("trials 0 --kernel stump", &["'0'", "1..=10000"]),
         ("trials --kernel stump", &["<N>"]),
         ("--kernel stump --until decided", &["--runs <N>"]),
         ("compare stump", &["nothing to compare it with", "--option-a"]),
-        ("compare missing stump", &["missing", "No such file"]),
+        ("compare missing stump", &["there is no kernel missing"]),
         ("compare stump stump -- --seed 5", &["--seed is of the comparison", "before `--`"]),
         ("compare stump stump -- --threshold 9ms", &["--threshold 9ms ends runs", "leave it out"]),
         ("compare stump stump -- --no-such", &["--no-such"]),
@@ -190,6 +191,41 @@ fn rights_are_checked_before_a_folder_is_made() {
     assert_eq!(output.status.code(), Some(201), "{text}");
     assert!(text.contains("group 2") && text.contains("policy rr:7"), "{text}");
     assert!(text.contains("CAP_SYS_NICE") && !dir.path().join("results").exists(), "{text}");
+}
+
+/// What a verb is called for is not lost without a word, unless its reader has had enough.
+#[test]
+fn an_answer_that_nothing_takes_is_an_error() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
+    fs::write(dir.join("vmlinux"), flat_kernel(0x100_0000, &[0xf4; 64])).expect("written");
+    let output = finish(start(dir, &format!("{QUICK} --output results/one")));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    for words in [
+        "config",
+        "check vmlinux",
+        "check vmlinux --json",
+        "list",
+        "show results/one",
+        "report results/one --output -",
+        "--list-presets",
+    ] {
+        let words: Vec<_> = words.split(' ').collect();
+        let ended = |stdout: Stdio| {
+            let output = finish(schedvmm(dir, &words).stdout(stdout).spawn().expect("it starts"));
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let full = fs::File::options().write(true).open("/dev/full").expect("there");
+        let (status, text) = ended(full.into());
+        assert_eq!(status, Some(201), "{words:?}: {text}");
+        assert!(text.contains("cannot write to stdout: No space left"), "{words:?}: {text}");
+        let (status, _) = ended(Stdio::null());
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let (closed, text) = ended(writer.into());
+        assert_eq!(closed, status, "{words:?}: {text}");
+        assert!(!text.contains("stdout"), "{words:?}: {text}");
+    }
 }
 
 /// A kernel that lacks core scheduling passes nothing of it, and the run says so.

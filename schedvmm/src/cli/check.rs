@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::TransportChoice;
 use crate::units;
 
 /// What is to be checked.
@@ -17,6 +18,9 @@ pub struct CheckArgs {
     /// Its modules, as for the main job.
     #[arg(long, value_parser = units::named(), value_name = "DIR|PACKAGE")]
     pub modules: Vec<PathBuf>,
+    /// How the guest is to reach its virtio console.
+    #[arg(long, value_enum, default_value_t = TransportChoice::Auto)]
+    pub transport: TransportChoice,
     /// For virtual machines as the load.
     #[arg(long)]
     pub nested: bool,

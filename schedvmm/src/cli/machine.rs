@@ -106,7 +106,7 @@ impl From<Idle> for model::Idle {
 /// How the guest reaches its virtio devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TransportChoice {
-    /// What the kernel has a driver for built in: virtio-mmio, else virtio-pci.
+    /// The one for which the kernel loads fewer modules: virtio-mmio first.
     Auto,
     /// virtio-mmio.
     Mmio,

@@ -25,7 +25,7 @@ pub use explain::ExplainArgs;
 pub use history::HistoryArgs;
 pub use host::HostArgs;
 pub use load::{Cosched, LoadArgs};
-pub use machine::{Boot, Idle, MachineArgs, Pin};
+pub use machine::{Boot, Idle, MachineArgs, Pin, TransportChoice};
 pub use meter::MeterArgs;
 pub use nested::{NestedArgs, Pages, ShowVm};
 pub use output::{ShowArgs, TraceArgs};

@@ -2,8 +2,10 @@
 //! The kernel in a folder: a build tree, a folder that a package was unpacked into, a root file
 //! system, /boot, or just a folder with a kernel in it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use vmm::x86_64::magic::MAX_IMAGE_BYTES;
@@ -27,19 +29,21 @@ pub fn kernel(folder: &Path) -> Result<PathBuf, KernelFileError> {
         return Ok(path);
     }
     if is_build_tree(folder) {
-        return Err(KernelFileError::NotBuilt(folder.to_owned()));
+        let barred = out_of_sight(&BUILT, folder);
+        return Err(barred.unwrap_or_else(|| KernelFileError::NotBuilt(folder.to_owned())));
     }
     if let Some(path) = first_file(&PLAIN, folder) {
         return Ok(path);
     }
     let mut found = by_release(folder);
     if found.len() > 1 {
-        found = of_one_content_each(found);
+        found = of_one_content_each(readable(found));
     }
     match found.len() {
-        0 => {
-            Err(out_of_sight(folder).unwrap_or_else(|| KernelFileError::Folder(folder.to_owned())))
-        }
+        0 => Err(out_of_sight(&BUILT, folder)
+            .or_else(|| out_of_sight(&PLAIN, folder))
+            .or_else(|| unlisted(folder))
+            .unwrap_or_else(|| none(folder))),
         1 => Ok(found.remove(0).1),
         _ => {
             let names: Vec<_> = found.iter().map(|(_, path)| path.display().to_string()).collect();
@@ -55,24 +59,28 @@ fn first_file(names: &[&str], folder: &Path) -> Option<PathBuf> {
 
 /// True if kernels are built there.
 fn is_build_tree(folder: &Path) -> bool {
-    folder.join(".config").exists()
-        || folder.join("include/config/auto.conf").exists()
-        || (folder.join("Kconfig").exists() && folder.join("Makefile").exists())
+    // A home has a folder of the name .config.
+    folder.join(".config").is_file()
+        || folder.join("include/config/auto.conf").is_file()
+        || (folder.join("Kconfig").is_file() && folder.join("Makefile").is_file())
 }
 
-/// Why there may be a kernel all the same: the first folder that this user may not look into.
-fn out_of_sight(folder: &Path) -> Option<KernelFileError> {
-    let mut usual = BUILT.iter().chain(&PLAIN).map(|name| folder.join(name));
-    usual.find_map(|path| super::barred(&path)).or_else(|| {
-        BY_RELEASE.iter().find_map(|place| {
-            let place = folder.join(place);
-            super::barred(&place.join(package::KERNEL)).or_else(|| unlisted(&place))
-        })
+/// Why there may be one of these files all the same: the first folder that this user may not look
+/// into.
+fn out_of_sight(names: &[&str], folder: &Path) -> Option<KernelFileError> {
+    names.iter().find_map(|name| super::barred(&folder.join(name)))
+}
+
+/// The same of kernels by their releases.
+fn unlisted(folder: &Path) -> Option<KernelFileError> {
+    BY_RELEASE.iter().find_map(|place| {
+        let place = folder.join(place);
+        super::barred(&place.join(package::KERNEL)).or_else(|| unlisted_names(&place))
     })
 }
 
-/// The same of a folder whose names cannot be read, or of one in it.
-fn unlisted(place: &Path) -> Option<KernelFileError> {
+/// A folder whose names cannot be read, or one in it that cannot be looked into.
+fn unlisted_names(place: &Path) -> Option<KernelFileError> {
     match fs::read_dir(place) {
         Ok(entries) => {
             entries.flatten().find_map(|entry| super::barred(&entry.path().join(package::KERNEL)))
@@ -83,6 +91,32 @@ fn unlisted(place: &Path) -> Option<KernelFileError> {
         }
         Err(_) => None,
     }
+}
+
+/// There is none; there may be packages with one.
+fn none(folder: &Path) -> KernelFileError {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut packages = entries.filter(|entry| package::is_name(&entry.file_name()));
+    match packages.next() {
+        Some(_) => KernelFileError::Packages(folder.to_owned()),
+        None => KernelFileError::Folder(folder.to_owned()),
+    }
+}
+
+/// Without those that this user may not read, where another place of their release has one: some
+/// distributions keep the one of /boot from users other than root.
+fn readable(found: Vec<(String, PathBuf)>) -> Vec<(String, PathBuf)> {
+    let opens: Vec<_> = found.iter().map(|(_, path)| plain_file::open(path).is_ok()).collect();
+    let releases: BTreeSet<_> = found
+        .iter()
+        .zip(&opens)
+        .filter(|(_, opens)| **opens)
+        .map(|((it, _), _)| it.clone())
+        .collect();
+    let kept = found.into_iter().zip(opens);
+    kept.filter(|((release, _), opens)| *opens || !releases.contains(release))
+        .map(|(found, _)| found)
+        .collect()
 }
 
 /// Of kernels that are the same to the byte, whatever their names say, the first. One release is not
@@ -99,9 +133,12 @@ fn of_one_content_each(found: Vec<(String, PathBuf)>) -> Vec<(String, PathBuf)> 
 
 /// Their lengths tell nearly always.
 fn is_same(one: &Path, other: &Path) -> bool {
-    let len = |path: &Path| fs::metadata(path).ok().map(|it| it.len()).filter(|len| *len > 0);
-    len(one).is_some_and(|bytes| len(other) == Some(bytes))
-        && content(one).is_some_and(|bytes| content(other) == Some(bytes))
+    let (Ok(a), Ok(b)) = (fs::metadata(one), fs::metadata(other)) else { return false };
+    // Of one file a user need not be able to read what is in it.
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+        || a.len() == b.len()
+            && a.len() > 0
+            && content(one).is_some_and(|bytes| content(other) == Some(bytes))
 }
 
 /// What is in a kernel's file.
@@ -163,7 +200,7 @@ fn modified(path: &Path) -> Option<std::time::SystemTime> {
     fs::metadata(path).and_then(|it| it.modified()).ok()
 }
 
-/// Kernels by their releases, each once, however many copies there are.
+/// Kernels with the releases of their names.
 fn by_release(folder: &Path) -> Vec<(String, PathBuf)> {
     let mut found: Vec<(String, PathBuf)> = Vec::new();
     for place in BY_RELEASE {
@@ -177,7 +214,7 @@ fn by_release(folder: &Path) -> Vec<(String, PathBuf)> {
                 Some(release) => (release, place.join(&*name)),
                 None => (&*name, place.join(&*name).join(package::KERNEL)),
             };
-            if path.is_file() && found.iter().all(|(other, _)| other != release) {
+            if path.is_file() {
                 found.push((release.to_owned(), path));
             }
         }
@@ -227,9 +264,32 @@ mod tests {
         assert_eq!(taken(&["lib/modules/5.14/vmlinuz"]).as_deref(), Ok("lib/modules/5.14/vmlinuz"));
         // As /boot itself.
         assert_eq!(taken(&["vmlinuz-6.12", "initrd.img-6.12"]).as_deref(), Ok("vmlinuz-6.12"));
-        // Two copies of one.
-        let copies = ["boot/vmlinuz-6.17", "lib/modules/6.17/vmlinuz"];
-        assert_eq!(taken(&copies).as_deref(), Ok("boot/vmlinuz-6.17"));
+    }
+
+    /// Of one file by two ways, as where /lib is a link to usr/lib, too.
+    #[test]
+    fn copies_of_one_release_are_one_and_two_builds_of_it_are_two() {
+        let (boot, installed) = ("boot/vmlinuz-6.17", "usr/lib/modules/6.17/vmlinuz");
+        let root = tree(&[(boot, "one"), (installed, "one")]);
+        std::os::unix::fs::symlink("usr/lib", root.path().join("lib")).expect("linked");
+        assert_eq!(kernel(root.path()).expect("one"), root.path().join(boot));
+        fs::write(root.path().join(installed), "two").expect("written");
+        let error = kernel(root.path()).expect_err("two builds").to_string();
+        assert!(error.contains("several kernels: ") && error.contains(installed), "{error}");
+    }
+
+    #[test]
+    fn a_home_with_a_kernel_in_it_is_no_build_tree() {
+        let root = tree(&[(".config/user-dirs.dirs", ""), ("bzImage", "")]);
+        assert_eq!(kernel(root.path()).expect("one"), root.path().join("bzImage"));
+    }
+
+    #[test]
+    fn of_a_folder_of_packages_one_is_to_be_named() {
+        for package in ["linux-image-6.12_1_amd64.deb", "kernel-core-6.12.rpm"] {
+            let error = taken(&[package, "notes.txt"]).expect_err("a package");
+            assert!(error.contains("is a folder of packages: name the one"), "{error}");
+        }
     }
 
     #[test]

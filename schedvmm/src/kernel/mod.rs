@@ -14,6 +14,7 @@ use std::io::{self, Read, Seek};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use vmm::config::Transport;
 use vmm::x86_64::elf;
 use vmm::x86_64::image::KernelImage;
 use vmm::x86_64::image_error::ImageError;
@@ -45,11 +46,17 @@ pub enum KernelFileError {
         #[source]
         source: io::Error,
     },
+    /// There is nothing of that name.
+    #[error(
+        "there is no kernel {}; name a file, a folder, a package, the release of an installed \
+         kernel, or `running`", .0.display()
+    )]
+    NotThere(PathBuf),
     /// This user may not read it.
     #[error(
         "cannot read kernel {}: its mode is {mode:04o}, which leaves this user out; copy it with \
          `sudo install -m 644 {} NEW` and give NEW",
-        .path.display(), .path.display()
+        .path.display(), quoted(.path)
     )]
     Mode {
         /// The file.
@@ -60,8 +67,8 @@ pub enum KernelFileError {
     /// This user may not look into a folder.
     #[error(
         "cannot look for a kernel in {}: its mode is {mode:04o}, which leaves this user out; copy \
-         the kernel out of it with `sudo install -m 644 {}/KERNEL NEW` and give NEW",
-        .path.display(), .path.display()
+         the kernel out of it with `sudo install -m 644 {} NEW` and give NEW",
+        .path.display(), quoted(&.path.join("KERNEL"))
     )]
     FolderMode {
         /// The folder.
@@ -75,6 +82,13 @@ pub enum KernelFileError {
     /// It is a folder without a kernel.
     #[error("kernel {} is a folder: give the bzImage, vmlinuz or vmlinux in it", .0.display())]
     Folder(PathBuf),
+    /// It is a folder without a kernel, and with packages.
+    #[error(
+        "kernel {} is a folder of packages: name the one with the kernel (linux-image-*, \
+         linux-binary-*, kernel-core-*)",
+        .0.display()
+    )]
+    Packages(PathBuf),
     /// Nothing was built yet.
     #[error(
         "kernel {} is a build tree without a bzImage: run `make bzImage` there (with `make O=DIR`, \
@@ -151,6 +165,13 @@ pub enum KernelFileError {
     },
 }
 
+/// As a shell takes it.
+fn quoted(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    // What no shell can be given has a NUL in it, as no path has.
+    shlex::try_quote(&path).map_or_else(|_| path.to_string(), |quoted| quoted.into_owned())
+}
+
 /// An error of the kernel file's contents, with the file's name before it.
 pub fn unusable(path: &Path, error: impl Error + Send + Sync + 'static) -> KernelFileError {
     KernelFileError::Unusable { path: path.to_owned(), source: Box::new(error) }
@@ -205,6 +226,8 @@ pub struct Known {
     pub modules: Option<Lists>,
     /// Modules that a run loads first.
     pub loaded: Vec<String>,
+    /// The only transport that will do, where one is asked for.
+    pub asked: Option<Transport>,
     /// Remark for the reader of all this.
     pub notes: Vec<String>,
 }
@@ -299,7 +322,10 @@ fn denied(path: &Path, source: io::Error) -> KernelFileError {
             return barred;
         }
     }
-    KernelFileError::Read { path: path.to_owned(), source }
+    match source.kind() {
+        io::ErrorKind::NotFound => KernelFileError::NotThere(path.to_owned()),
+        _ => KernelFileError::Read { path: path.to_owned(), source },
+    }
 }
 
 /// Permission bits, where they can be seen.
@@ -348,6 +374,7 @@ impl Kernel {
             build_id,
             config,
             loaded: loaded.iter().map(|name| (*name).to_owned()).collect(),
+            asked: None,
             modules: self.tree.as_ref().map(|tree| tree.lists().clone()),
             notes,
         }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use super::{KernelFileError, barred, denied, folder};
+use crate::plain_file;
 
 /// The kernel that runs here.
 const RUNNING: &str = "running";
@@ -50,7 +51,9 @@ fn installed(root: &Path, name: &str) -> Result<PathBuf, KernelFileError> {
         root.join(format!("usr/lib/modules/{version}/vmlinuz")),
         root.join(format!("lib/modules/{version}/vmlinuz")),
     ];
-    places.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
+    // Some distributions keep the one of /boot from users other than root.
+    let opens = places.iter().find(|path| plain_file::open(path).is_ok());
+    opens.or(places.iter().find(|path| path.is_file())).cloned().ok_or_else(|| {
         if let Some(barred) = places.iter().find_map(|path| barred(path)) {
             return barred;
         }

@@ -32,7 +32,7 @@ fn refused(path: &Path) -> (ExitStatus, String) {
 fn files_that_are_not_there_are_usage_and_bad_ones_untestable() {
     let dir = tempfile::tempdir().expect("tempdir");
     let (status, text) = refused(&dir.path().join("none"));
-    assert!(status == ExitStatus::Usage && text.contains("No such file"), "{text}");
+    assert!(status == ExitStatus::Usage && text.contains("there is no kernel /"), "{text}");
     let (status, text) = refused(dir.path());
     assert!(status == ExitStatus::Usage && text.contains("is a folder: give the bzImage"));
     let empty = dir.path().join("empty");
@@ -48,6 +48,18 @@ fn files_that_are_not_there_are_usage_and_bad_ones_untestable() {
     assert!(status == ExitStatus::Usage && text.contains("a kernel module"), "{text}");
     let (status, _) = refused(Path::new("/dev/null"));
     assert_eq!(status, ExitStatus::Usage);
+}
+
+/// What is to be typed is what a shell takes.
+#[test]
+fn a_next_step_can_be_typed() {
+    let path = PathBuf::from("/my kernels/vmlinuz");
+    let text = KernelFileError::Mode { path, mode: 0o600 }.to_string();
+    assert!(text.contains("`sudo install -m 644 '/my kernels/vmlinuz' NEW`"), "{text}");
+    for (folder, kernel) in [("/", "/KERNEL"), ("/boot/", "/boot/KERNEL")] {
+        let text = KernelFileError::FolderMode { path: folder.into(), mode: 0o700 }.to_string();
+        assert!(text.contains(&format!("`sudo install -m 644 {kernel} NEW`")), "{text}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use vmm::config::Transport;
 
-use super::{CONSOLE, Modules, ModulesError, Tree};
+use super::{CONSOLE, Lists, Modules, ModulesError, Tree, belied};
 
 /// Transport of a kernel's devices.
 #[derive(Debug, Default)]
@@ -16,6 +16,8 @@ pub struct Drivers {
     pub is_listed_only: bool,
     /// Modules to be loaded first.
     pub modules: Modules,
+    /// Why another transport was not taken, of which a module is there and no good.
+    pub passed_over: Option<String>,
 }
 
 impl Drivers {
@@ -44,9 +46,10 @@ impl Drivers {
                 transport: Some(transport),
                 is_listed_only: asked.is_none(),
                 modules: closure(None, vendor, release, tree)?,
+                passed_over: None,
             });
         }
-        let (mut least, mut refused): (Option<Self>, _) = (None, None);
+        let (mut least, mut refused) = (None::<Self>, None);
         for transport in Transport::ALL.into_iter().filter(|one| asked.is_none_or(|it| it == *one))
         {
             let driver = transport.module();
@@ -55,7 +58,7 @@ impl Drivers {
             let modules = match closure(Some(driver), vendor, release, tree) {
                 Ok(modules) => modules,
                 Err(error) => {
-                    refused.get_or_insert(error);
+                    refused.get_or_insert((transport, error));
                     continue;
                 }
             };
@@ -63,29 +66,48 @@ impl Drivers {
             let before = least.as_ref().map_or(usize::MAX, |least| least.modules.count());
             if is_there && modules.count() < before {
                 let is_listed_only = asked.is_none() && !modules.has(driver);
-                least = Some(Self { transport: Some(transport), is_listed_only, modules });
+                let transport = Some(transport);
+                least = Some(Self { transport, is_listed_only, modules, passed_over: None });
             }
         }
         match (least, refused) {
-            (Some(least), _) => Ok(least),
+            (Some(least), refused) => {
+                let passed_over = refused
+                    .map(|(transport, error)| format!("virtio-{transport} is not taken: {error}"));
+                Ok(Self { passed_over, ..least })
+            }
             // Without a list of what is built in, what seems to be missing may be; the kernel
             // tells.
-            (None, Some(ModulesError::Missing { .. })) if !tree.lists().tell_builtin() => {
-                let modules = closure(None, vendor, release, tree)?;
-                Ok(Self { transport: asked, modules, is_listed_only: false })
+            (None, Some((_, ModulesError::Missing { .. }))) if !tree.lists().tell_builtin() => {
+                Self::told_by_the_kernel(asked, vendor, release, tree)
             }
-            (None, Some(refused)) => Err(refused),
+            (None, Some((_, refused))) => Err(refused),
             // Without a list of what is built in, the kernel itself tells.
-            (None, None) => {
-                let modules = closure(None, vendor, release, tree)?;
-                Ok(Self { transport: asked, modules, is_listed_only: false })
-            }
+            (None, None) => Self::told_by_the_kernel(asked, vendor, release, tree),
         }
+    }
+
+    fn told_by_the_kernel(
+        transport: Option<Transport>,
+        vendor: Option<&str>,
+        release: Option<&str>,
+        tree: &Tree,
+    ) -> Result<Self, ModulesError> {
+        let modules = closure(None, vendor, release, tree)?;
+        Ok(Self { transport, modules, ..Self::default() })
     }
 
     /// The transport that the machine has to have.
     pub fn required(&self) -> Option<Transport> {
         self.transport.filter(|_| !self.is_listed_only)
+    }
+
+    /// What is to be said of lists by which another transport than the one that is taken would have
+    /// been.
+    pub fn stale(&self, taken: Transport, lists: Option<&Lists>) -> Option<String> {
+        let listed = self.listed().filter(|listed| *listed != taken)?;
+        let told = belied(&lists?.place, listed.module());
+        Some(format!("{told}; the transport is {taken}"))
     }
 
     /// The one that it has if the kernel is of the same build as the lists.
@@ -125,5 +147,40 @@ mod tests {
         assert!(drivers.modules.is_empty() && !drivers.modules.bring_console());
         let error = choose(Some(Transport::Mmio)).expect_err("it is damaged").to_string();
         assert!(error.contains("virtio_mmio.ko is damaged"), "{error}");
+    }
+
+    #[test]
+    fn a_module_that_is_no_good_is_told_beside_one_that_is_taken() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let module = crate::testing::made::module("", "6.1");
+        for name in ["virtio_pci", "virtio_console"] {
+            std::fs::write(folder.path().join(format!("{name}.ko")), &module).expect("written");
+        }
+        let named = [folder.path().to_owned()];
+        let choose = || {
+            let tree = Tree::named(&named, Some("6.1"), None).expect("a tree");
+            Drivers::choose(Some(&tree), None, None, Some("6.1")).expect("over PCI")
+        };
+        assert_eq!(choose().passed_over, None);
+        std::fs::write(folder.path().join("virtio_mmio.ko"), "damaged").expect("it");
+        let drivers = choose();
+        assert_eq!(drivers.transport, Some(Transport::Pci));
+        let note = drivers.passed_over.expect("a note");
+        assert!(note.starts_with("virtio-mmio is not taken: module "), "{note}");
+        assert!(note.contains("virtio_mmio.ko is damaged"), "{note}");
+    }
+
+    #[test]
+    fn lists_of_another_build_are_told() {
+        let lists = Lists::new("lib/modules/6.1".into(), Some("x.ko"), None);
+        let told = |transport, taken| {
+            let drivers = Drivers { transport, is_listed_only: true, ..Drivers::default() };
+            drivers.stale(taken, Some(&lists))
+        };
+        let note = told(Some(Transport::Mmio), Transport::Pci).expect("another");
+        assert!(note.contains("lists in lib/modules/6.1 have virtio_mmio built in"), "{note}");
+        assert!(note.ends_with("the transport is pci"), "{note}");
+        assert_eq!(told(Some(Transport::Pci), Transport::Pci), None);
+        assert_eq!(told(None, Transport::Pci), None);
     }
 }

@@ -43,7 +43,7 @@ impl Described {
         match release.filter(|ours| *ours != self.release) {
             None => Ok(()),
             Some(ours) => Err(ModulesError::Foreign {
-                module: module.to_owned(),
+                module: format!("module {module}"),
                 theirs: self.release.clone(),
                 ours: ours.to_owned(),
             }),

@@ -40,23 +40,34 @@ impl Folder {
     /// The folder of modules that is meant by one that the user has named: itself, or one below it.
     ///
     /// # Errors
-    /// It cannot be read, or has the modules of several kernels, none of which is `release`.
+    /// It cannot be read, or has the modules of other kernels than `release`; of several, where the
+    /// kernel does not tell which it is.
     pub fn named(path: &Path, release: Option<&str>) -> Result<Self, ModulesError> {
         fs::read_dir(path).map_err(|source| unread(source, path))?;
         let installed = installed(path);
-        match (
-            installed.iter().find(|found| {
-                release.is_some_and(|release| found.file_name().is_some_and(|name| name == release))
-            }),
-            installed.as_slice(),
-        ) {
-            (Some(one), _) | (None, [one]) => Ok(Self::new(one.clone())),
-            (None, []) => Ok(Self::new(path.to_owned())),
-            (None, several) => {
-                let list: Vec<_> = several.iter().map(|one| one.display().to_string()).collect();
-                let list = list.join(", ");
-                Err(ModulesError::Several { folder: path.to_owned(), list })
-            }
+        let Some(ours) = release else {
+            return match installed.as_slice() {
+                [] => Ok(Self::new(path.to_owned())),
+                [one] => Ok(Self::new(one.clone())),
+                several => {
+                    let list: Vec<_> =
+                        several.iter().map(|one| one.display().to_string()).collect();
+                    let list = list.join(", ");
+                    Err(ModulesError::Several { folder: path.to_owned(), list })
+                }
+            };
+        };
+        if installed.is_empty() {
+            return match own_release(path).filter(|theirs| theirs != ours) {
+                None => Ok(Self::new(path.to_owned())),
+                Some(theirs) => Err(foreign(theirs, ours, path)),
+            };
+        }
+        let theirs: Vec<_> = installed.iter().filter_map(|one| last_name(one)).collect();
+        match theirs.iter().position(|name| name == ours).and_then(|at| installed.get(at)) {
+            Some(one) => Ok(Self::new(one.clone())),
+            // Their lists are believed where no module of them is loaded.
+            None => Err(foreign(theirs.join(", "), ours, path)),
         }
     }
 
@@ -112,6 +123,25 @@ impl Folder {
 
 fn unread(source: std::io::Error, path: &Path) -> ModulesError {
     ModulesError::Read { path: path.to_owned(), source }
+}
+
+fn foreign(theirs: String, ours: &str, path: &Path) -> ModulesError {
+    let module = format!("what is in {}", path.display());
+    ModulesError::Foreign { module, theirs, ours: ours.to_owned() }
+}
+
+fn last_name(path: &Path) -> Option<String> {
+    Some(path.file_name()?.to_string_lossy().into_owned())
+}
+
+/// The release that a folder of modules is of, where its place or its files tell: where it is
+/// installed, or a build tree.
+fn own_release(folder: &Path) -> Option<String> {
+    let place = folder.canonicalize().ok()?;
+    if place.parent().is_some_and(|parent| parent.ends_with(ROOTS[0])) {
+        return last_name(&place);
+    }
+    built_release(&place).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 fn built_release(folder: &Path) -> Result<String, std::io::Error> {

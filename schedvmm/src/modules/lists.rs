@@ -16,7 +16,7 @@ pub const ORDER: &str = "modules.order";
 /// The same, as depmod lists them, with what each depends on.
 const DEP: &str = "modules.dep";
 /// No list is larger: those of distributions have some hundred kilobytes.
-const MAX_LIST_BYTES: u64 = 16 << 20;
+pub const MAX_LIST_BYTES: u64 = 16 << 20;
 
 /// What is told of a kernel's modules. Where there is no list, that part is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,6 +111,15 @@ impl Lists {
     pub fn deny(&self, module: &str) -> bool {
         self.loadable.as_ref().is_some_and(|loadable| !loadable.contains_key(module))
     }
+}
+
+/// What is to be said of lists in `place` that have these drivers built in, of which the image has
+/// none.
+pub fn belied(place: &str, drivers: &str) -> String {
+    format!(
+        "the lists in {place} have {drivers} built in, and this kernel has not: they are of another \
+         build, and so may be the modules"
+    )
 }
 
 fn list_text(name: &str, folder: &Path) -> Option<String> {

@@ -27,7 +27,7 @@ use vmm::config::Transport;
 
 pub use self::drivers::Drivers;
 pub use self::file::MAX_MODULE_BYTES;
-pub use self::lists::{BUILTIN, Driver, Lists, ORDER};
+pub use self::lists::{BUILTIN, Driver, Lists, MAX_LIST_BYTES, ORDER, belied};
 pub use self::packed::{Packed, is_likely};
 pub use self::tree::Tree;
 use crate::package::PackageError;
@@ -118,11 +118,11 @@ pub enum ModulesError {
     },
     /// It is another kernel's.
     #[error(
-        "module {module} is of kernel {theirs}, and the kernel to be booted is {ours}; give \
+        "{module} is of kernel {theirs}, and the kernel to be booted is {ours}; give \
          --modules of the same build"
     )]
     Foreign {
-        /// Its file, or the package of all of them.
+        /// What it is, with its file, or the folder or the package of all of them.
         module: String,
         /// The release it was built for.
         theirs: String,

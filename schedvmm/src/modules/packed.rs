@@ -119,8 +119,8 @@ impl Packed {
         match &self.release {
             Some(ours) if contents.releases.contains_key(ours) => {}
             Some(ours) if self.is_named && !names.is_empty() => {
-                let (module, theirs, ours) =
-                    (self.path().display().to_string(), names.join(", "), ours.clone());
+                let module = format!("package {}", self.path().display());
+                let (theirs, ours) = (names.join(", "), ours.clone());
                 return Err(ModulesError::Foreign { module, theirs, ours });
             }
             None if names.len() > 1 => {

@@ -71,10 +71,42 @@ fn roots_and_packages_have_their_modules_below() {
     std::os::unix::fs::symlink("usr/lib", one.path().join("lib")).expect("linked");
     assert_eq!(names(one.path(), &["virtio_mmio"]).expect("the same twice"), ["virtio_mmio"]);
     let two = folder(&[("lib/modules/6.1/kernel/a.ko", &mmio), ("lib/modules/6.2/a.ko", &mmio)]);
-    let error = names(two.path(), &["a"]).expect_err("which?");
+    let tree = Tree::named(&[two.path().to_owned()], None, None);
+    let error = tree.expect_err("which?");
     assert_eq!(error.owner(), Owner::Request);
     let text = error.to_string();
     assert!(text.contains("lib/modules/6.1, ") && text.ends_with("lib/modules/6.2"), "{text}");
+}
+
+/// However it is named: its lists would be believed where none of its modules is loaded.
+#[test]
+fn a_folder_of_another_kernel_is_refused() {
+    let mmio = module("", RELEASE);
+    let (theirs, ours) = ("usr/lib/modules/7.3-amd64", format!("lib/modules/{RELEASE}"));
+    let builtin = b"kernel/virtio_mmio.ko\nkernel/virtio_console.ko\n";
+    let root = folder(&[
+        (&format!("{theirs}/modules.builtin"), builtin),
+        ("tree/modules.builtin", builtin),
+        ("tree/include/config/kernel.release", b"7.3-amd64\n"),
+        (&format!("both/{theirs}/modules.builtin"), builtin),
+        (&format!("both/{ours}/virtio_mmio.ko"), &mmio),
+        (&format!("two/{theirs}/modules.builtin"), builtin),
+        ("two/lib/modules/7.2-amd64/modules.builtin", builtin),
+    ]);
+    let named = |path: &str| Tree::named(&[root.path().join(path)], Some(RELEASE), None);
+    for (path, told) in [
+        ("", "is of kernel 7.3-amd64, and the kernel to be booted is 6.1.0-1-amd64"),
+        (theirs, "is of kernel 7.3-amd64, and"),
+        ("tree", "is of kernel 7.3-amd64, and"),
+        ("two", "is of kernel 7.2-amd64, 7.3-amd64, and"),
+    ] {
+        let error = named(path).expect_err(path);
+        assert_eq!(error.owner(), Owner::Request, "{path}");
+        assert!(error.to_string().contains(told), "{path}: {error}");
+    }
+    assert!(named("both").is_ok() && named(&format!("both/{ours}")).is_ok());
+    // Where the kernel does not tell its release, the user knows.
+    assert!(Tree::named(&[root.path().join(theirs)], None, None).is_ok());
 }
 
 #[test]

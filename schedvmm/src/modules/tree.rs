@@ -66,7 +66,7 @@ impl Tree {
                 Ok(Some(package)) => {
                     places.push(Place::Package(Packed::new(package, Some(release), false)));
                 }
-                Ok(None) => {}
+                Ok(None) => notes.push(format!("{} is left out: it is no package", path.display())),
                 Err(error) => notes.push(format!("{} is left out: {error}", path.display())),
             }
         }
@@ -149,6 +149,11 @@ impl Tree {
             })
             .collect::<Vec<_>>()
             .join(", ")
+    }
+
+    /// Where all this is, if the user has named it.
+    pub fn named_place(&self) -> Option<String> {
+        self.is_named.then(|| self.place())
     }
 
     /// Path and text of the configuration in the packages that have been read.

@@ -7,10 +7,11 @@ mod table;
 use std::fmt::Write as _;
 
 use serde::Serialize;
+use vmm::config::Transport;
 
-pub use self::table::{NEEDS, Need, ON_AMD, ON_INTEL, Opt, Version, Weight};
+pub use self::table::{DEVICES, NEEDS, Need, ON_AMD, ON_INTEL, Opt, Version, Weight};
 use crate::kernel::Known;
-use crate::modules::Driver;
+use crate::modules::{self, Driver};
 
 /// Whether a kernel has what is needed; in order of how good that is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -73,6 +74,11 @@ impl Finding {
         self.weight == Weight::Must && self.state.is_off()
     }
 
+    /// True if a run is impossible without, and nothing tells whether it is there.
+    pub fn is_open(&self) -> bool {
+        self.weight == Weight::Must && self.state == State::CannotBeTold
+    }
+
     /// True if a figure of a run depends on it, and it is not there.
     fn is_told(&self) -> bool {
         // The run is on one vendor's host, and needs no other.
@@ -95,6 +101,8 @@ pub enum Fit {
     Complete,
     /// It runs, and something is missing or cannot be told.
     Gaps,
+    /// Whether it has all that it cannot run without, nothing tells; nothing says that it has not.
+    CannotBeTold,
     /// It cannot run.
     CannotRun,
 }
@@ -104,6 +112,8 @@ impl Fit {
     pub fn of(findings: &[Finding]) -> Self {
         if findings.iter().any(Finding::is_fatal) {
             Self::CannotRun
+        } else if findings.iter().any(Finding::is_open) {
+            Self::CannotBeTold
         } else if findings.iter().all(|finding| finding.state.is_met()) {
             Self::Complete
         } else {
@@ -129,7 +139,7 @@ fn finding(
     nested: bool,
     known: &Known,
 ) -> Finding {
-    let ways = need.ways.iter().map(|way| {
+    let ways = need.ways.iter().filter(|way| is_asked_for(way, known.asked)).map(|way| {
         let states = way.iter().map(|opt| (opt, state(opt, known, has)));
         let states: Vec<_> = states.collect();
         let worst = states.iter().map(|(_, state)| *state).min().unwrap_or(State::There);
@@ -142,6 +152,27 @@ fn finding(
     let best = best.filter(|_| need.name != table::CONFIGURATION || known.config.is_none());
     let (state, lacking) = best.unwrap_or((State::There, Vec::new()));
     Finding { need, weight: weight(need, nested), state, lacking }
+}
+
+/// Whether this way is one of the transport that is asked for, or of none.
+fn is_asked_for(way: &[Opt], asked: Option<Transport>) -> bool {
+    let other = Transport::ALL.into_iter().find(|one| asked.is_some_and(|asked| asked != *one));
+    other.is_none_or(|other| way.iter().all(|opt| opt.module != Some(other.module())))
+}
+
+/// What is to be said of lists that have drivers built in which are not in the image, if no
+/// configuration knows better.
+pub fn belied(nested: bool, known: &Known, has: impl Fn(&str) -> Option<bool>) -> Option<String> {
+    let lists = known.modules.as_ref().filter(|_| known.config.is_none())?;
+    let needed = NEEDS.iter().filter(|need| weight(need, nested) != Weight::No);
+    let mut drivers = Vec::new();
+    for opt in needed.flat_map(|need| need.ways).copied().flatten() {
+        let is_listed = opt.module.is_some_and(|name| lists.driver(name) == Driver::BuiltIn);
+        if is_listed && opt.text.and_then(&has) == Some(false) {
+            drivers.extend(opt.module.filter(|name| !drivers.contains(name)));
+        }
+    }
+    (!drivers.is_empty()).then(|| modules::belied(&lists.place, &drivers.join(", ")))
 }
 
 /// Whether an option is on: by the configuration if it is known, else by the kernel's version, by
@@ -177,6 +208,8 @@ fn state(opt: &Opt, known: &Known, has: impl Fn(&str) -> Option<bool>) -> State 
     let driver = opt.module.and_then(|name| Some(known.modules.as_ref()?.driver(name)));
     let in_image = opt.text.and_then(has);
     match (driver, in_image) {
+        // The list may be of another build; the image is what runs.
+        (Some(Driver::BuiltIn), Some(false)) => State::NotBuiltIn,
         (Some(Driver::BuiltIn), _) | (_, Some(true)) => State::There,
         (Some(Driver::Module), _) => State::Module,
         (Some(Driver::Absent), _) => State::Missing,

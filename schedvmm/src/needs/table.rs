@@ -92,6 +92,8 @@ use Weight::{Must, No, Wants};
 /// Needs of which a run has one.
 pub const ON_INTEL: &str = "KVM on Intel";
 pub const ON_AMD: &str = "KVM on AMD";
+/// The way to the machine's devices, by one transport or the other.
+pub const DEVICES: &str = "devices";
 /// What a file beside the kernel is as good for.
 pub const CONFIGURATION: &str = "configuration";
 /// Needs of those only who ask for what they bring, and hear of it then: no figure of another run
@@ -113,7 +115,7 @@ pub const NEEDS: [Need; 23] = [
         ways: &[&[opt("64BIT"), opt("SMP")]],
     },
     Need {
-        name: "devices",
+        name: DEVICES,
         without: "it cannot run: it has no driver for the machine's virtio devices",
         main: Must,
         nested: Must,

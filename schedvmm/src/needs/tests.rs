@@ -216,6 +216,13 @@ fn one_transport_is_as_good_as_the_other() {
     assert_eq!(fit(&only_pci), Fit::Complete);
     let neither = only_pci.replace("CONFIG_PCI_MSI=y\n", "");
     assert_ne!(fit(&neither), Fit::Complete);
+    // One that is asked for is needed.
+    let asked = |asked| {
+        let known = Known { asked: Some(asked), ..configured(&only_pci, Some((6, 12))) };
+        Fit::of(&assessed(false, &known))
+    };
+    assert_eq!(asked(Transport::Pci), Fit::Complete);
+    assert_eq!(asked(Transport::Mmio), Fit::CannotRun);
 }
 
 #[test]
@@ -342,7 +349,17 @@ fn without_a_configuration_modules_and_texts_tell() {
     let findings = of(modules(Some("kernel/drivers/char/virtio_console.ko\n")), |_| None);
     assert_eq!(state_of(&findings, "results"), State::Module);
     assert_eq!(state_of(&findings, "KVM on AMD"), State::Missing);
+    // A list of another build has built in what this image has not.
+    let findings = of(modules(None), |text| Some(text != "LNRO0005" && text != "virtio-pci\0"));
+    assert_eq!(state_of(&findings, "devices"), State::NotBuiltIn);
+    assert_eq!(Fit::of(&findings), Fit::CannotRun);
+    let known = Known { modules: modules(None), ..Known::default() };
+    let told = belied(false, &known, |_| Some(false)).expect("another build");
+    assert!(told.starts_with("the lists in there have virtio_mmio built in, and this"), "{told}");
+    assert_eq!(belied(false, &known, |_| Some(true)), None);
+    assert_eq!(belied(false, &known, |_| None), None);
     // ACPI is no module.
+    let findings = of(modules(Some("kernel/drivers/char/virtio_console.ko\n")), |_| None);
     assert_eq!(state_of(&findings, "devices"), State::CannotBeTold);
     let findings = of(modules(None), |_| None);
     assert_eq!(state_of(&findings, "results"), State::CannotBeTold);
@@ -371,7 +388,7 @@ fn without_a_configuration_modules_and_texts_tell() {
     }
     let nothing = of(None, |_| None);
     assert!(nothing.iter().all(|finding| finding.state == State::CannotBeTold));
-    assert_eq!(Fit::of(&nothing), Fit::Gaps);
+    assert_eq!(Fit::of(&nothing), Fit::CannotBeTold);
 }
 
 #[test]

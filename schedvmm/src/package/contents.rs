@@ -8,12 +8,14 @@ use vmm::x86_64::magic::MAX_IMAGE_BYTES;
 
 use super::invalid;
 use crate::kernel::MAX_CONFIG_BYTES;
-use crate::modules::{self, BUILTIN, MAX_MODULE_BYTES, ORDER};
+use crate::modules::{self, BUILTIN, MAX_LIST_BYTES, MAX_MODULE_BYTES, ORDER};
 
 /// The kernel's name in a folder of its release.
 pub const KERNEL: &str = "vmlinuz";
-/// Modules whose bytes are kept have no more together; a bound for hostile packages.
+/// What is kept beside the kernel has no more in all; a bound for hostile packages.
 const MAX_KEPT_BYTES: usize = 256 << 20;
+/// A file of which no more is kept than its path takes so much memory beside that.
+const ENTRY_BYTES: usize = 128;
 
 /// A file of a kernel's package, by its path there; each with the kernel's release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,13 +57,24 @@ impl<'a> Member<'a> {
 /// What was found in a package.
 #[derive(Debug, Default)]
 pub struct Contents {
-    /// Release, path and bytes; bytes of the first one only.
-    pub kernels: Vec<(String, String, Vec<u8>)>,
+    /// Those that differ.
+    pub kernels: Vec<Kernel>,
     /// What else there is of a kernel, by its release.
     pub releases: BTreeMap<String, Release>,
     /// How many files there are.
     files: usize,
     kept_bytes: usize,
+}
+
+/// A kernel in a package, and its copies there.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// Releases by the names of all of them.
+    pub releases: Vec<String>,
+    /// Path of the first one.
+    pub path: String,
+    /// What is in it; nothing, if it is not the first kernel.
+    pub bytes: Vec<u8>,
 }
 
 /// What a package has of one kernel, beside the kernel.
@@ -92,51 +105,54 @@ impl Contents {
     ) -> io::Result<()> {
         self.files += 1;
         match Member::of(path) {
-            Some(Member::Kernel(release)) => {
-                // One package has copies of one kernel.
-                if self.kernels.iter().any(|(other, ..)| other == release) {
-                    return Ok(());
-                }
-                let mut bytes = Vec::new();
-                if self.kernels.is_empty() {
-                    file.take(MAX_IMAGE_BYTES).read_to_end(&mut bytes)?;
-                }
-                self.kernels.push((release.to_owned(), path.to_owned(), bytes));
-            }
+            Some(Member::Kernel(release)) => self.kernel(release, path, file)?,
             Some(Member::Config(release)) => {
-                self.of(release).config = Some((path.to_owned(), text(file)?));
+                let text = self.text(path, file, MAX_CONFIG_BYTES)?;
+                self.of(release).config = Some((path.to_owned(), text));
             }
-            Some(Member::Builtin(release)) => self.of(release).builtin = Some(text(file)?),
-            Some(Member::Order(release)) => self.of(release).order = Some(text(file)?),
+            Some(Member::Builtin(release)) => {
+                let text = self.text(path, file, MAX_LIST_BYTES)?;
+                self.of(release).builtin = Some(text);
+            }
+            Some(Member::Order(release)) => {
+                let text = self.text(path, file, MAX_LIST_BYTES)?;
+                self.of(release).order = Some(text);
+            }
             Some(Member::Module(release, name)) => {
-                self.module(release, name, path, file, is_wanted)?
+                self.module((release, name), path, file, is_wanted)?;
             }
             None => {}
         }
         Ok(())
     }
 
+    /// Copies of one kernel are one, whatever they are called, and two builds of one release are two.
+    fn kernel(&mut self, release: &str, path: &str, file: &mut dyn Read) -> io::Result<()> {
+        self.count(2 * path.len() + ENTRY_BYTES)?;
+        let (releases, path) = (vec![release.to_owned()], path.to_owned());
+        let Some(first) = self.kernels.first_mut() else {
+            let bytes = read(&path, file, MAX_IMAGE_BYTES)?;
+            self.kernels.push(Kernel { releases, path, bytes });
+            return Ok(());
+        };
+        if has_only(&first.bytes, file)? {
+            first.releases.extend(releases);
+        } else {
+            self.kernels.push(Kernel { releases, path, bytes: Vec::new() });
+        }
+        Ok(())
+    }
+
     fn module(
         &mut self,
-        release: &str,
-        name: &str,
+        (release, file_name): (&str, &str),
         path: &str,
         file: &mut dyn Read,
         is_wanted: impl Fn(&str) -> bool,
     ) -> io::Result<()> {
-        let Some(name) = modules::name_of(name) else { return Ok(()) };
-        let mut kept = None;
-        if is_wanted(&name) {
-            let mut bytes = Vec::new();
-            // One byte more than a module has shows one that is too large.
-            file.take(MAX_MODULE_BYTES + 1).read_to_end(&mut bytes)?;
-            self.kept_bytes += bytes.len();
-            if self.kept_bytes > MAX_KEPT_BYTES {
-                let most = MAX_KEPT_BYTES >> 20;
-                return Err(invalid(format!("the modules wanted of it have over {most} MiB")));
-            }
-            kept = Some(bytes);
-        }
+        let Some(name) = modules::name_of(file_name) else { return Ok(()) };
+        self.count(name.len() + path.len() + ENTRY_BYTES)?;
+        let kept = is_wanted(&name).then(|| self.keep(path, file, MAX_MODULE_BYTES)).transpose()?;
         let of = self.of(release);
         if let Some(bytes) = kept {
             // One without a byte in it, too: that it is damaged is for its reader to say.
@@ -146,8 +162,36 @@ impl Contents {
         Ok(())
     }
 
+    /// A text file.
+    fn text(&mut self, path: &str, file: &mut dyn Read, most_bytes: u64) -> io::Result<String> {
+        let bytes = self.keep(path, file, most_bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// All of a file that has at most `most_bytes`.
+    fn keep(&mut self, path: &str, file: &mut dyn Read, most_bytes: u64) -> io::Result<Vec<u8>> {
+        let bytes = read(path, file, most_bytes)?;
+        self.count(path.len() + bytes.len() + ENTRY_BYTES)?;
+        Ok(bytes)
+    }
+
+    fn count(&mut self, bytes: usize) -> io::Result<()> {
+        self.kept_bytes += bytes;
+        if self.kept_bytes > MAX_KEPT_BYTES {
+            let most = MAX_KEPT_BYTES >> 20;
+            return Err(invalid(format!("what is wanted of it has over {most} MiB")));
+        }
+        Ok(())
+    }
+
     fn of(&mut self, release: &str) -> &mut Release {
         self.releases.entry(release.to_owned()).or_default()
+    }
+
+    /// Whether it has modules of this kernel, or lists of them.
+    pub fn has_modules(&self, release: &str) -> bool {
+        let of = self.releases.get(release);
+        of.is_some_and(|of| !of.modules.is_empty() || of.builtin.is_some() || of.order.is_some())
     }
 
     /// What is in it, for whoever looked for something else.
@@ -163,11 +207,31 @@ impl Contents {
     }
 }
 
-/// A text file of a package.
-fn text(file: &mut dyn Read) -> io::Result<String> {
+/// All of a file that has at most `most_bytes`.
+fn read(path: &str, file: &mut dyn Read, most_bytes: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(MAX_CONFIG_BYTES).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    // One byte more shows that there are more.
+    file.take(most_bytes + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most_bytes {
+        let most = most_bytes >> 20;
+        return Err(invalid(format!(
+            "its {path} has over {most} MiB, more than any file of its kind"
+        )));
+    }
+    Ok(bytes)
+}
+
+/// Whether these bytes are all that is in a file.
+fn has_only(mut bytes: &[u8], file: &mut dyn Read) -> io::Result<bool> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let read = file.read(&mut buffer)?;
+        match bytes.strip_prefix(&buffer[..read]) {
+            _ if read == 0 => return Ok(bytes.is_empty()),
+            Some(rest) => bytes = rest,
+            None => return Ok(false),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -192,5 +256,41 @@ mod tests {
         ] {
             assert_eq!(Member::of(path), member, "{path}");
         }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        const MIB: u64 = 1 << 20;
+        let mut contents =
+            Contents { kept_bytes: MAX_KEPT_BYTES - (5 << 20), ..Contents::default() };
+        let mut take = |path: &str, bytes: u64| {
+            let taken = contents.take(path, &mut io::repeat(b'x').take(bytes), |_| true);
+            taken.map_err(|error| error.to_string())
+        };
+        for path in
+            ["boot/config-1", "lib/modules/1/modules.order", "lib/modules/1/modules.builtin"]
+        {
+            assert_eq!(take(path, MIB), Ok(()), "{path}");
+        }
+        assert_eq!(take("lib/modules/1/kernel/a.ko", MIB), Ok(()));
+        for path in ["boot/config-2", "lib/modules/2/modules.order", "lib/modules/2/kernel/a.ko"] {
+            let error = take(path, MIB).expect_err(path);
+            assert!(error.contains("what is wanted of it has over 256 MiB"), "{path}: {error}");
+        }
+        // None is cut, and the rest of it taken for all.
+        let mut contents = Contents::default();
+        let mut long = io::repeat(b'x').take(MAX_CONFIG_BYTES + 1);
+        let error =
+            contents.take("boot/config-1", &mut long, |_| true).expect_err("long").to_string();
+        assert!(error.contains("its boot/config-1 has over 4 MiB"), "{error}");
+    }
+
+    /// However little each of them has.
+    #[test]
+    fn many_small_files_are_bounded_too() {
+        let mut contents = Contents { kept_bytes: MAX_KEPT_BYTES - 9000, ..Contents::default() };
+        let mut names = (0..100).map(|n| format!("lib/modules/{n}/kernel/a.ko"));
+        let full = names.find(|name| contents.take(name, &mut io::empty(), |_| false).is_err());
+        assert!(full.is_some());
     }
 }

@@ -12,18 +12,24 @@ mod contents;
 mod rpm;
 mod siblings;
 
+use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use tar::{EntryType, PaxExtensions};
 use vmm::x86_64::packed;
 
-pub use self::contents::{Contents, KERNEL, Release};
+pub use self::contents::{Contents, KERNEL, Kernel, Release};
 pub use self::siblings::siblings;
 use crate::plain_file;
 
 const DEB_MAGIC: &[u8] = b"!<arch>\ndebian-binary";
 /// No package of a kernel unpacks to more; a bound for hostile ones.
 const MAX_UNPACKED_BYTES: u64 = 16 << 30;
+/// No path is longer (`PATH_MAX`).
+const MAX_PATH_BYTES: u64 = 4096;
+/// What fills an archive up behind its end has no more.
+const MAX_FILLER_BYTES: u64 = 1 << 20;
 
 /// A package that does not unpack.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +55,12 @@ pub struct Package {
 enum Kind {
     Deb,
     Rpm,
+}
+
+/// Whether a file of this name should be a package.
+pub fn is_name(name: &OsStr) -> bool {
+    let suffix = Path::new(name).extension();
+    suffix.is_some_and(|suffix| suffix == "deb" || suffix == "rpm")
 }
 
 /// What is shown each regular file of a package: its path from the root, and its bytes.
@@ -127,6 +139,35 @@ fn unpacked<'a>(mut packed: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>>
     Ok(Box::new(reader.take(MAX_UNPACKED_BYTES)))
 }
 
+/// Reads what is behind the end of an archive. Nothing of it is of use, but a decoder compares its
+/// checksum only when it is read to its end, and what was cut off is missed only there.
+///
+/// # Errors
+/// What is packed is damaged, or goes on.
+fn drain(archive: impl Read) -> io::Result<()> {
+    match io::copy(&mut archive.take(MAX_FILLER_BYTES + 1), &mut io::sink())? {
+        ..=MAX_FILLER_BYTES => Ok(()),
+        _ => Err(invalid("its archive goes on behind its end")),
+    }
+}
+
+/// A file of an archive, which does not end before it has as many bytes as its header claims.
+struct Whole<R> {
+    file: R,
+    left_bytes: u64,
+}
+
+impl<R: Read> Read for Whole<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        if read == 0 && !buffer.is_empty() && self.left_bytes > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left_bytes = self.left_bytes.saturating_sub(read as u64);
+        Ok(read)
+    }
+}
+
 /// An ar archive of a version, the archive control.tar, and data.tar with the files.
 fn deb(file: impl Read, visitor: &mut Visitor<'_>) -> io::Result<()> {
     let mut archive = ar::Archive::new(file);
@@ -135,17 +176,55 @@ fn deb(file: impl Read, visitor: &mut Visitor<'_>) -> io::Result<()> {
         if !member.header().identifier().starts_with(b"data.tar") {
             continue;
         }
-        let mut data = tar::Archive::new(unpacked(BufReader::new(member))?);
-        for entry in data.entries()? {
-            let mut entry = entry?;
-            if entry.header().entry_type().is_file() {
-                let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-                visitor(&path, &mut entry)?;
-            }
-        }
-        return Ok(());
+        let left_bytes = member.header().size();
+        let member = BufReader::new(Whole { file: member, left_bytes });
+        let mut data = tar::Archive::new(unpacked(member)?);
+        tar_files(&mut data, visitor)?;
+        return drain(data.into_inner());
     }
     Err(invalid("it has no data.tar"))
+}
+
+/// The files of a tar archive. Long names stand before their files, as files of GNU's or POSIX's kind;
+/// they are read here, since the library takes memory for whatever length they have.
+fn tar_files(data: &mut tar::Archive<impl Read>, visitor: &mut Visitor<'_>) -> io::Result<()> {
+    let mut long_path = None;
+    for entry in data.entries()?.raw(true) {
+        let mut entry = entry?;
+        match entry.header().entry_type() {
+            EntryType::GNULongName => {
+                let mut name = name_in(&mut entry)?;
+                name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
+                long_path = Some(name);
+                continue;
+            }
+            EntryType::XHeader => {
+                let extensions = name_in(&mut entry)?;
+                let extensions = PaxExtensions::new(&extensions).collect::<io::Result<Vec<_>>>()?;
+                let path = extensions.iter().find(|it| it.key_bytes() == b"path");
+                long_path = path.map(|it| it.value_bytes().to_vec()).or(long_path);
+                continue;
+            }
+            // Names of what is linked to come before their entry, too.
+            EntryType::GNULongLink | EntryType::XGlobalHeader => continue,
+            _ => {}
+        }
+        let path = long_path.take().unwrap_or_else(|| entry.path_bytes().into_owned());
+        if entry.header().entry_type().is_file() {
+            visitor(&String::from_utf8_lossy(&path), &mut entry)?;
+        }
+    }
+    Ok(())
+}
+
+/// What is said of a file before it.
+fn name_in(entry: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    entry.take(2 * MAX_PATH_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > 2 * MAX_PATH_BYTES {
+        return Err(invalid("a file in it has too long a name"));
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

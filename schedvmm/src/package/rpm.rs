@@ -7,8 +7,9 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::ops::Range;
 
-use super::{Visitor, invalid, unpacked};
+use super::{MAX_PATH_BYTES, Visitor, drain, invalid, unpacked};
 
 /// Magic number of a package.
 pub const MAGIC: &[u8] = b"\xed\xab\xee\xdb";
@@ -16,6 +17,9 @@ pub const MAGIC: &[u8] = b"\xed\xab\xee\xdb";
 const LEAD_LEN: u64 = 96;
 /// Magic number of each header, with its version.
 const HEADER_MAGIC: [u8; 4] = [0x8e, 0xad, 0xe8, 1];
+/// Bytes before the name of each file of cpio, and the digits there that tell how long that is.
+const CPIO_LEN: usize = 110;
+const CPIO_NAME_LEN: Range<usize> = 94..102;
 /// Magic number of each file of cpio.
 const CPIO_MAGIC: &[u8; 6] = b"070701";
 /// The same in version 6, before the file's place in eight hexadecimal digits.
@@ -62,9 +66,17 @@ pub fn files(mut file: impl BufRead, visitor: &mut Visitor<'_>) -> io::Result<()
 /// An archive of cpio.
 fn named(mut payload: impl Read, visitor: &mut Visitor<'_>) -> io::Result<()> {
     loop {
-        let mut member = cpio::newc::Reader::new(payload)?;
+        let mut head = [0; CPIO_LEN];
+        payload.read_exact(&mut head)?;
+        // The reader takes memory for a name of any length.
+        let len = std::str::from_utf8(&head[CPIO_NAME_LEN]);
+        let len = len.ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        if len.is_none_or(|len| len > MAX_PATH_BYTES) {
+            return Err(invalid("a file in it has too long a name"));
+        }
+        let mut member = cpio::newc::Reader::new(Cursor::new(head).chain(payload))?;
         if member.entry().is_trailer() {
-            return Ok(());
+            return drain(member.finish()?);
         }
         let path = member.entry().name().to_owned();
         // The last of several hard links has what is in all of them.
@@ -72,7 +84,7 @@ fn named(mut payload: impl Read, visitor: &mut Visitor<'_>) -> io::Result<()> {
         if u64::from(member.entry().mode()) & MODE_TYPE == MODE_REGULAR && !is_elsewhere {
             visitor(&path, &mut member)?;
         }
-        payload = member.finish()?;
+        payload = member.finish()?.into_inner().1;
     }
 }
 
@@ -87,7 +99,7 @@ fn stripped(
         payload.read_exact(&mut head)?;
         if head.starts_with(CPIO_MAGIC) {
             // The last one has a name, which says that.
-            return Ok(());
+            return drain(payload);
         }
         let digits = head.strip_prefix(STRIPPED_MAGIC).and_then(|rest| rest.get(..8));
         let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());

@@ -21,7 +21,7 @@ fn found(package: &[u8]) -> Result<Contents, String> {
 
 /// The same files in each kind of package.
 fn packages(files: &[(&str, &[u8])]) -> Vec<(String, Vec<u8>)> {
-    let packs = [Pack::Plain, Pack::Gzip, Pack::Xz, Pack::Zstd];
+    let packs = [Pack::Plain, Pack::Gzip, Pack::Bzip2, Pack::Xz, Pack::Zstd];
     packs
         .into_iter()
         .flat_map(|pack| {
@@ -44,11 +44,13 @@ fn all_that_tells_of_a_kernel_is_found_in_one_reading() {
         ("./lib/modules/6.1.0-56/kernel/lib/b.ko.xz", b"packed"),
         ("./lib/modules/6.1.0-56/kernel/lib/c.ko", b"ELF"),
         // A copy, as some have.
-        ("./lib/modules/6.1.0-56/vmlinuz", b"copy"),
+        ("./lib/modules/6.1.0-56/vmlinuz", KERNEL),
     ];
     for (name, package) in packages(&files) {
         let mut found = found(&package).expect(&name);
-        let kernel = ("6.1.0-56".into(), "boot/vmlinuz-6.1.0-56".into(), KERNEL.to_vec());
+        let releases = vec!["6.1.0-56".into(); 2];
+        let path = "boot/vmlinuz-6.1.0-56".into();
+        let kernel = Kernel { releases, path, bytes: KERNEL.to_vec() };
         assert_eq!(found.kernels, [kernel], "{name}");
         let release = found.releases.remove("6.1.0-56").expect("its own");
         let config = ("boot/config-6.1.0-56".to_owned(), "CONFIG_SMP=y\n".to_owned());
@@ -71,8 +73,9 @@ fn damaged_packages_are_told() {
         (0..5000).map(|_| u8::try_from(random.below(256)).expect("a byte")).collect();
     let files = [("boot/vmlinuz-6.1", &noise[..])];
     for (name, package) in packages(&files) {
-        // The last kibibyte of a tar archive is empty.
-        for len in [30, 100, 200, package.len() / 2, package.len() - 1100] {
+        let end = end_of_files(&package);
+        let cuts = [1, 2, 8, 20, 500, 600, 1100].map(|cut| end - cut);
+        for len in [30, 100, 200, package.len() / 2].into_iter().chain(cuts) {
             let text = found(&package[..len]).expect_err(&name);
             assert!(text.contains(" cannot be read: "), "{name} cut to {len}: {text}");
         }
@@ -85,6 +88,65 @@ fn damaged_packages_are_told() {
     let stripped = [&rpm[..at], b"07070X", &rpm[at + 6..]].concat();
     let text = found(&stripped).expect_err("its header has no list");
     assert!(text.contains("it has a file that its header does not list"), "{text}");
+}
+
+/// Where the archive of its files ends in a package: that of ar is filled up to an even length.
+fn end_of_files(package: &[u8]) -> usize {
+    let Some(header) = memchr::memmem::find(package, b"data.tar") else { return package.len() };
+    let (at, end) = (header + 48, header + 58);
+    let len = std::str::from_utf8(&package[at..end]).expect("digits").trim();
+    header + 60 + len.parse::<usize>().expect("a length")
+}
+
+/// A decoder compares it at the end of what is packed, behind all that an archive needs.
+#[test]
+fn checksums_are_compared() {
+    let files = [("boot/vmlinuz-6.1", KERNEL)];
+    for (name, package) in packages(&files) {
+        // Back from the end to a byte that is of a checksum in any case.
+        let back = match name.split_once(' ').expect("two words").1 {
+            "Plain" => continue,
+            "Gzip" => 5,
+            "Bzip2" => 2,
+            _ => 1,
+        };
+        assert!(found(&package).is_ok(), "{name}");
+        let mut bent = package.clone();
+        bent[end_of_files(&package) - back] ^= 1;
+        let text = found(&bent).expect_err(&name);
+        assert!(text.contains(" cannot be read: "), "{name}: {text}");
+    }
+    // A module behind the end of an archive is none of the package.
+    let mut data = Pack::Gzip.pack(vec![0; 4 << 20]);
+    let rpm = made::rpm(&files, Pack::Gzip);
+    data.splice(0..0, rpm);
+    let text = found(&data).expect_err("it goes on");
+    assert!(text.contains("its archive goes on behind its end"), "{text}");
+}
+
+/// Of the library's own builder, which puts those of over 100 bytes before their files.
+#[test]
+fn long_names_are_read_and_longer_ones_are_refused() {
+    let folder = "lib/modules/6.1.0-56";
+    let long = format!("{folder}/kernel/{}/b.ko", "x".repeat(200));
+    for (name, package) in packages(&[(&*long, b"packed"), ("boot/vmlinuz-6.1.0-56", KERNEL)]) {
+        let found = found(&package).expect(&name);
+        assert_eq!(found.releases["6.1.0-56"].modules["b"], long, "{name}");
+        assert_eq!(found.kernels[0].path, "boot/vmlinuz-6.1.0-56", "{name}");
+    }
+    let endless = format!("{folder}/kernel/{}/b.ko", "x/".repeat(5000));
+    for (name, package) in packages(&[(&*endless, b"packed")]) {
+        let text = found(&package).expect_err(&name);
+        assert!(text.contains("a file in it has too long a name"), "{name}: {text}");
+    }
+    // As POSIX has it.
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_pax_extensions([("path", long.as_bytes())]).expect("extensions");
+    let mut header = tar::Header::new_ustar();
+    header.set_size(6);
+    tar.append_data(&mut header, "short", &b"packed"[..]).expect("a file");
+    let deb = made::deb_of(&tar.into_inner().expect("an archive"));
+    assert_eq!(found(&deb).expect("pax").releases["6.1.0-56"].modules["b"], long);
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub enum Pack {
     /// Not at all.
     Plain,
     Gzip,
+    Bzip2,
     Xz,
     Zstd,
 }
@@ -46,7 +47,18 @@ impl Pack {
                 encoder.finish().expect("gzip")
             }
             Self::Xz => xz(&bytes),
-            Self::Zstd => zstd::bulk::compress(&bytes, 3).expect("zstd"),
+            Self::Bzip2 => {
+                let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), Default::default());
+                encoder.write_all(&bytes).expect("bzip2");
+                encoder.finish().expect("bzip2")
+            }
+            // With a checksum, as dpkg has it made.
+            Self::Zstd => {
+                let mut encoder = zstd::stream::Encoder::new(Vec::new(), 3).expect("zstd");
+                encoder.include_checksum(true).expect("zstd");
+                encoder.write_all(&bytes).expect("zstd");
+                encoder.finish().expect("zstd")
+            }
         }
     }
 }
@@ -67,11 +79,15 @@ pub fn deb(files: &[(&str, &[u8])], pack: Pack) -> Vec<u8> {
         header.set_mode(0o644);
         data.append_data(&mut header, path, *bytes).expect("a member");
     }
-    let data = data.into_inner().expect("an archive");
+    deb_of(&pack.pack(data.into_inner().expect("an archive")))
+}
+
+/// A Debian package with this archive of its files.
+pub fn deb_of(data: &[u8]) -> Vec<u8> {
     let mut package = ar::Builder::new(Vec::new());
     add_member("debian-binary", b"2.0\n", &mut package);
     add_member("control.tar", &[0; 1024], &mut package);
-    add_member("data.tar", &pack.pack(data), &mut package);
+    add_member("data.tar", data, &mut package);
     package.into_inner().expect("a package")
 }
 

@@ -7,12 +7,12 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::json;
 use vmm::boot_ram::BootRam;
-use vmm::config::BootMethod;
+use vmm::config::{BootMethod, Transport};
 use vmm::load;
 
 use crate::cli::CheckArgs;
 use crate::kernel::{self, Kernel, Known};
-use crate::modules::Drivers;
+use crate::modules::{Drivers, Tree};
 use crate::needs::{self, Finding, Fit, State, Weight};
 use crate::status::{ExitStatus, Failure};
 use crate::verbs::measure::nested::Vendor;
@@ -30,6 +30,8 @@ struct Report {
     memory_mib: u64,
     findings: Vec<Finding>,
     loads: Loads,
+    /// What a run takes of what it might.
+    transport: Transport,
 }
 
 /// Modules that a run would load.
@@ -48,20 +50,24 @@ struct Loads {
 pub fn run(args: &CheckArgs) -> Result<ExitStatus, Failure> {
     let CheckArgs { nested, json, .. } = *args;
     let kernel = kernel::open(&args.kernel, &args.modules)?;
-    let loads = Loads::find(&kernel, nested)?;
+    let asked = args.transport.asked();
+    let loads = Loads::find(&kernel, asked, nested)?;
     let mut ram = BootRam::allocate(MEMORY_MIB)?;
     let loaded = load::kernel(&kernel.image, BootMethod::Payload, &mut ram)
         .map_err(|error| machine::build_failure(&kernel.path, error.into()))?;
     let mut known = kernel.known(loaded.says(&ram), loaded.build_id(&ram), &loads.names());
-    known.notes.extend(loads.note());
+    known.asked = asked;
     let findings = needs::assess(nested, &known, |text| loaded.has(&ram, text.as_bytes()));
+    let belied = needs::belied(nested, &known, |text| loaded.has(&ram, text.as_bytes()));
+    known.notes.extend(loads.notes().into_iter().chain(belied));
     let memory_mib = loaded.range.1.div_ceil(1 << 20);
-    let report = Report { kernel, known, nested, memory_mib, findings, loads };
+    let transport = loaded.transport(&ram, loads.required(), loads.listed());
+    let report = Report { kernel, known, nested, memory_mib, findings, loads, transport };
     if json {
         let value = report.json(&args.kernel);
-        terminal::out(&results::json::pretty(&value).map_err(Failure::internal)?);
+        terminal::product(&results::json::pretty(&value).map_err(Failure::internal)?)?;
     } else {
-        terminal::out(&report.text());
+        terminal::product(&report.text())?;
     }
     Ok(report.status())
 }
@@ -71,15 +77,15 @@ impl Loads {
     ///
     /// # Errors
     /// What is needed cannot be had for any vendor.
-    fn find(kernel: &Kernel, nested: bool) -> Result<Self, Failure> {
+    fn find(kernel: &Kernel, asked: Option<Transport>, nested: bool) -> Result<Self, Failure> {
         let (tree, release) = (kernel.tree.as_ref(), kernel.release.as_deref());
         if !nested {
-            let drivers = vec![Drivers::choose(tree, None, None, release)?];
+            let drivers = vec![Drivers::choose(tree, asked, None, release)?];
             return Ok(Self { drivers, refused: None });
         }
         let mut loads = Self::default();
         for vendor in [Vendor::Intel, Vendor::Amd] {
-            match Drivers::choose(tree, None, Some(vendor.module()), release) {
+            match Drivers::choose(tree, asked, Some(vendor.module()), release) {
                 Ok(drivers) => loads.drivers.push(drivers),
                 Err(error) => match loads.refused.take() {
                     Some((_, first)) => return Err(first),
@@ -110,9 +116,21 @@ impl Loads {
         })
     }
 
-    fn note(&self) -> Option<String> {
-        let (_, failure) = self.refused.as_ref()?;
-        Some(format!("{}: {failure}", self.refused_need()?))
+    /// What a reader should know of modules that are no good.
+    fn notes(&self) -> Vec<String> {
+        let refused = self.refused.iter().zip(self.refused_need());
+        let refused = refused.map(|((_, failure), need)| format!("{need}: {failure}"));
+        // The same of each vendor.
+        let passed_over = self.drivers.first().and_then(|drivers| drivers.passed_over.clone());
+        refused.chain(passed_over).collect()
+    }
+
+    fn required(&self) -> Option<Transport> {
+        self.drivers.first().and_then(Drivers::required)
+    }
+
+    fn listed(&self) -> Option<Transport> {
+        self.drivers.first().and_then(Drivers::listed)
     }
 }
 
@@ -121,7 +139,20 @@ impl Report {
         Fit::of(&self.findings)
     }
 
-    /// Where that comes from.
+    /// The transport of a run; `None` where nothing tells that the kernel has a driver for one.
+    fn transport(&self) -> Option<Transport> {
+        let has_none = self.findings.iter().any(|finding| {
+            finding.need.name == needs::DEVICES
+                && (finding.state.is_off()
+                    || finding
+                        .lacking
+                        .iter()
+                        .any(|opt| opt.module == Some(self.transport.module())))
+        });
+        (!has_none).then_some(self.transport)
+    }
+
+    /// Where the modules that are loaded come from.
     fn loads_from(&self) -> Option<&str> {
         self.loads.drivers.iter().find_map(|drivers| drivers.modules.from())
     }
@@ -129,7 +160,7 @@ impl Report {
     fn status(&self) -> ExitStatus {
         match self.fit() {
             Fit::Complete => ExitStatus::Pass,
-            Fit::Gaps => ExitStatus::OverThreshold,
+            Fit::Gaps | Fit::CannotBeTold => ExitStatus::OverThreshold,
             Fit::CannotRun => ExitStatus::Untestable,
         }
     }
@@ -151,6 +182,8 @@ impl Report {
         if let Some(from) = self.loads_from() {
             row("loads", &format!("{}, from {from}", known.loaded.join(", ")), &mut text);
         }
+        let transport = self.transport().map_or("not known".to_owned(), |one| one.to_string());
+        row("transport", &transport, &mut text);
         row("memory", &format!("{memory_mib} MiB before it manages its own"), &mut text);
         known.notes.iter().for_each(|note| row("note", note, &mut text));
         text.push_str("\nneed            state           without it\n");
@@ -175,6 +208,11 @@ impl Report {
                 let how = if self.known.loaded.is_empty() { "," } else { ", with its modules," };
                 format!("{kind} runs{how} without what is missing or cannot be told")
             }
+            Fit::CannotBeTold => {
+                let open = self.findings.iter().filter(|finding| finding.is_open());
+                let open: Vec<_> = open.map(|finding| finding.need.name).collect();
+                format!("nothing says that {kind} cannot run; {} cannot be told", open.join(", "))
+            }
             Fit::CannotRun => format!("{kind} cannot run"),
         };
         let _ = write!(text, "\nverdict       {verdict}");
@@ -193,14 +231,26 @@ impl Report {
             State::Module if finding.lacking.iter().all(|opt| opt.module.is_none()) => {
                 format!("a module only, which a run does not load: {without}")
             }
-            State::Module => format!("its module is not found: give --modules, else {without}"),
-            State::NotBuiltIn => format!("give --modules if it is a module, else {without}"),
-            State::Missing | State::CannotBeTold => match finding.needs_version(self.known.version)
-            {
-                Some((major, minor)) => format!("{without} (needs Linux {major}.{minor} or later)"),
-                None => without.to_owned(),
+            State::Module | State::NotBuiltIn => match (self.named_modules(), finding.state) {
+                (Some(place), _) => format!("its module is not in {place}: {without}"),
+                (None, State::Module) => {
+                    format!("its module is not found: give --modules, else {without}")
+                }
+                (None, _) => format!("give --modules if it is a module, else {without}"),
             },
+            State::Missing | State::CannotBeTold => {
+                let told = if finding.state == State::Missing { "" } else { "if it is missing: " };
+                let later = finding
+                    .needs_version(self.known.version)
+                    .map(|(major, minor)| format!(" (needs Linux {major}.{minor} or later)"));
+                format!("{told}{without}{}", later.unwrap_or_default())
+            }
         }
+    }
+
+    /// Where the user has named modules.
+    fn named_modules(&self) -> Option<String> {
+        self.kernel.tree.as_ref().and_then(Tree::named_place)
     }
 
     fn json(&self, named: &Path) -> impl Serialize {
@@ -217,6 +267,7 @@ impl Report {
                 "modules_source": known.modules.as_ref().map(|modules| &modules.place),
                 "loads": known.loaded,
                 "loads_from": self.loads_from(),
+                "transport": self.transport().map(Transport::name),
                 "memory_mib": memory_mib,
             },
             "nested": self.nested,

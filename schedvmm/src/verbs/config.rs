@@ -7,9 +7,8 @@ use crate::{needs, terminal};
 /// Prints the fragment; with what virtual machines as the load need, too, if `nested`.
 ///
 /// # Errors
-/// None; it has the form of all verbs.
-#[expect(clippy::unnecessary_wraps, reason = "the form of all verbs")]
+/// Stdout does not take it.
 pub fn run(nested: bool) -> Result<ExitStatus, Failure> {
-    terminal::out(needs::fragment(nested).trim_end());
+    terminal::product(needs::fragment(nested).trim_end())?;
     Ok(ExitStatus::Pass)
 }

@@ -18,7 +18,7 @@ use crate::explain::text;
 use crate::explain::whole::Whole;
 use crate::progress::Progress;
 use crate::status::{ExitStatus, Failure, Owned};
-use crate::terminal::Plain;
+use crate::terminal::{self, Plain};
 
 /// Version of what `schedvmm explain --json` prints.
 const SCHEMA: &str = "schedvmm-explanation/2";
@@ -66,10 +66,11 @@ pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
         }
     };
     match printed.and_then(|()| Ok(out.flush()?)) {
-        // A closed stdout takes the text; the status tells all the same.
-        Ok(()) | Err(FtraceError::Write(_)) => Ok(ExitStatus::Pass),
-        Err(error) => Err(error.into()),
+        Ok(()) => {}
+        Err(FtraceError::Write(error)) => terminal::taken(Err(error))?,
+        Err(error) => return Err(error.into()),
     }
+    Ok(ExitStatus::Pass)
 }
 
 /// The object that `--json` prints: the answer has one of the two last keys.

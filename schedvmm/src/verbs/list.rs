@@ -35,7 +35,7 @@ pub fn run(named: Option<&Path>) -> Result<ExitStatus, Failure> {
     let mut found: Vec<_> = paths.iter().filter_map(|path| look(path)).collect();
     found.sort_by(|a, b| (&a.started_utc, &a.name).cmp(&(&b.started_utc, &b.name)));
     for Found { started_utc, name, what } in &found {
-        terminal::out(&one_line(&format!("{started_utc:<20}  {name}  {what}")));
+        terminal::product(&one_line(&format!("{started_utc:<20}  {name}  {what}")))?;
     }
     if found.is_empty() {
         terminal::err(&format!("schedvmm: there is no result in {}", folder.display()));

@@ -25,9 +25,9 @@ pub fn run(json: bool) -> Result<ExitStatus, Failure> {
     let reason = verdict.as_ref().err().map(ToString::to_string);
     if json {
         let answer = json!({ "usable": reason.is_none(), "reason": reason });
-        terminal::out(&results::json::pretty(&answer).map_err(Failure::internal)?);
+        terminal::product(&results::json::pretty(&answer).map_err(Failure::internal)?)?;
     } else if reason.is_none() {
-        terminal::out(&format!("{}: usable", device.display()));
+        terminal::product(&format!("{}: usable", device.display()))?;
     }
     match verdict {
         Err(_) if json => Ok(ExitStatus::Host),

@@ -23,7 +23,7 @@ pub fn run(named: Option<&Path>) -> Result<ExitStatus, Failure> {
         Some(path) => path.to_owned(),
         None => latest()?,
     };
-    terminal::out(&text(&path)?);
+    terminal::product(&text(&path)?)?;
     Ok(ExitStatus::Pass)
 }
 

@@ -14,7 +14,7 @@ use crate::calls::{call, finish};
 use crate::files::{self, Pack};
 
 /// All cases.
-pub const CASES: [(&str, fn()); 10] = [
+pub const CASES: [(&str, fn()); 15] = [
     ("what_config_prints_makes_a_kernel_complete", what_config_prints_makes_a_kernel_complete),
     ("gaps_and_what_is_vital_are_told_apart", gaps_and_what_is_vital_are_told_apart),
     ("an_unknown_configuration_is_said", an_unknown_configuration_is_said),
@@ -31,6 +31,13 @@ pub const CASES: [(&str, fn()); 10] = [
         a_package_of_somebody_else_that_is_not_needed_is_left_out,
     ),
     ("the_main_job_takes_the_same_names", the_main_job_takes_the_same_names),
+    ("a_build_tree_of_somebody_else_is_not_told_to_be_built", {
+        a_build_tree_of_somebody_else_is_not_told_to_be_built
+    }),
+    ("a_copy_that_can_be_read_is_taken", a_copy_that_can_be_read_is_taken),
+    ("what_lies_beside_says_why_it_is_not_read", what_lies_beside_says_why_it_is_not_read),
+    ("lists_of_another_kernel_are_not_believed", lists_of_another_kernel_are_not_believed),
+    ("the_transport_is_told", the_transport_is_told),
 ];
 
 /// A vmlinux that does nothing.
@@ -196,6 +203,7 @@ fn what_is_no_kernel_is_refused_with_a_reason() {
     write("two/boot/vmlinuz-6.12", &[kernel(), vec![0]].concat());
     write("empty/notes", b"");
     write("modules.deb", &deb(&[("lib/modules/6.1/kernel/fs/x.ko", b"ELF")]));
+    write("packages/linux-image-6.1_1_amd64.deb", b"!<arch>");
     write("two.deb", &deb(&[("boot/vmlinuz-6.1", b"a"), ("boot/vmlinuz-7.3", b"b")]));
     write("cut.deb", &deb(&[("boot/vmlinuz-6.1", &kernel())])[..150]);
     write("text.deb", &deb(&[("boot/vmlinuz-6.1", b"This is no kernel.")]));
@@ -213,6 +221,7 @@ fn what_is_no_kernel_is_refused_with_a_reason() {
         ("two", 200, &["several kernels", "two/boot/vmlinuz-6.1,", "two/boot/vmlinuz-6.12"]),
         ("two.deb", 200, &["several kernels: boot/vmlinuz-6.1, boot/vmlinuz-7.3"]),
         ("empty", 200, &["empty is a folder: give the bzImage"]),
+        ("packages", 200, &["packages is a folder of packages: name the one with"]),
         ("modules.deb", 200, &["modules.deb has no kernel in it: 1 module", "linux-image-*"]),
         ("cut.deb", 125, &["cut.deb cannot be read", "copy it again"]),
         ("text.deb", 200, &["this is a text file"]),
@@ -220,7 +229,7 @@ fn what_is_no_kernel_is_refused_with_a_reason() {
         ("narrow", 125, &["32-bit"]),
         ("cut.zst", 125, &["damaged: it is packed (zstd)"]),
         ("0.0.1-none", 200, &["no kernel 0.0.1-none is installed", "/boot/vmlinuz-0.0.1-none"]),
-        ("missing", 200, &["missing", "No such file"]),
+        ("missing", 200, &["there is no kernel missing; name a file, a folder"]),
     ] {
         let output = call(dir, &["check", named]);
         let text = String::from_utf8_lossy(&output.stderr);
@@ -321,6 +330,131 @@ fn a_package_of_somebody_else_that_is_not_needed_is_left_out() {
     assert!(text.contains(&format!("note          {other} is left out: ")), "{text}");
 }
 
+fn a_build_tree_of_somebody_else_is_not_told_to_be_built() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
+    let arch = dir.join("bt/arch");
+    fs::create_dir_all(arch.join("x86/boot")).expect("made");
+    fs::write(dir.join("bt/.config"), "CONFIG_SMP=y\n").expect("written");
+    fs::write(arch.join("x86/boot/bzImage"), kernel()).expect("written");
+    let mode = keep(&arch, 0o700);
+    let output = call_as_nobody(dir, &["check", "bt"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(status(&output), Some(200), "{text}");
+    let told = format!("cannot look for a kernel in bt/arch: its mode is {mode:04o}");
+    assert!(text.contains(&told), "{text}");
+    fs::set_permissions(&arch, fs::Permissions::from_mode(0o755)).expect("permitted");
+}
+
+/// As where a distribution keeps the one of /boot from users other than root.
+fn a_copy_that_can_be_read_is_taken() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
+    let copy = "lib/modules/6.12.1-made/vmlinuz";
+    for path in ["root/boot", "root/lib/modules/6.12.1-made"] {
+        fs::create_dir_all(dir.join(path)).expect("made");
+    }
+    let kept = dir.join("root/boot/vmlinuz-6.12.1-made");
+    for path in [&kept, &dir.join("root").join(copy)] {
+        fs::write(path, kernel()).expect("written");
+    }
+    keep(&kept, 0o600);
+    let output = call_as_nobody(dir, &["check", "root", "--json"]);
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(found["kernel"]["path"], format!("root/{copy}"), "{found:#}");
+}
+
+fn what_lies_beside_says_why_it_is_not_read() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
+    put(dir, "CONFIG_SMP=y\n");
+    fs::create_dir(dir.join("modules")).expect("made");
+    fs::write(dir.join("modules/virtio_console.ko"), files::module("", "6.12.1-made")).expect("it");
+    fs::write(dir.join("modules.deb"), deb(&[])).expect("written");
+    for (kept, words) in [
+        ("config", &["check", "vmlinux"][..]),
+        ("modules/virtio_console.ko", &["check", "vmlinux", "--modules", "modules"]),
+        ("modules.deb", &["check", "vmlinux", "--modules", "modules.deb"]),
+    ] {
+        let mode = keep(&dir.join(kept), 0o600);
+        let output = call_as_nobody(dir, words);
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        let told = format!("its mode is {mode:04o}, which leaves this user out: copy it");
+        assert!(text.contains(kept) && text.contains(&told), "{kept}: {text}");
+        fs::set_permissions(dir.join(kept), fs::Permissions::from_mode(0o644)).expect("permitted");
+    }
+}
+
+fn lists_of_another_kernel_are_not_believed() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
+    let builtin = "kernel/virtio_mmio.ko\nkernel/virtio_console.ko\n";
+    fs::write(dir.join("vmlinux"), kernel()).expect("written");
+    let theirs = dir.join("other/lib/modules/7.3-other");
+    fs::create_dir_all(&theirs).expect("made");
+    fs::write(theirs.join("modules.builtin"), builtin).expect("written");
+    for named in ["other", "other/lib/modules/7.3-other"] {
+        for words in [&["check", "vmlinux"][..], &["--kernel", "vmlinux"]] {
+            let output = call(dir, &[words, &["--modules", named]].concat());
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(status(&output), Some(200), "{named}: {text}");
+            assert!(text.contains("is of kernel 7.3-other, and the kernel to be"), "{text}");
+        }
+    }
+    // Beside the kernel nothing says whose they are, and the image does.
+    fs::write(dir.join("modules.builtin"), builtin).expect("written");
+    let output = call(dir, &["check", "vmlinux"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(status(&output), Some(125), "{text}");
+    let told = "have virtio_mmio, virtio_console built in, and this kernel has not: they are of";
+    assert!(text.contains(told), "{text}");
+    // What is not in the modules that were named is not asked for again.
+    fs::remove_file(dir.join("modules.builtin")).expect("removed");
+    fs::create_dir(dir.join("usr")).expect("made");
+    fs::write(dir.join("usr/tutor.ko"), "no module").expect("written");
+    let output = call(dir, &["check", "vmlinux", "--modules", "usr"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("results         not built in    its module is not in usr: "), "{text}");
+}
+
+fn the_transport_is_told() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = dir.path();
+    let told = |words: &[&str]| {
+        let output = call(dir, &[&["check", "vmlinux", "--json"], words].concat());
+        let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (status(&output), found["kernel"]["transport"].clone(), found["verdict"].clone())
+    };
+    let image = |texts: &str| {
+        let text = format!("\0Linux version 6.12.1-made (tester) #1 SMP\n\0{texts}\0");
+        fs::write(dir.join("vmlinux"), flat_kernel(0x100_0000, text.as_bytes())).expect("written");
+    };
+    let pci = "CONFIG_PCI=y\nCONFIG_PCI_MSI=y\nCONFIG_VIRTIO_PCI=y\n";
+    let (complete, runs) = (complete(dir) + pci, Value::from("complete"));
+    put(dir, &complete);
+    image("LNRO0005\0virtio-pci");
+    assert_eq!(told(&[]), (Some(0), "mmio".into(), runs.clone()));
+    assert_eq!(told(&["--transport", "pci"]), (Some(0), "pci".into(), runs.clone()));
+    let output = call(dir, &["check", "vmlinux"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("\ntransport     mmio\n"), "{text}");
+    put(dir, &complete.replace("CONFIG_VIRTIO_MMIO=y\n", ""));
+    image("virtio-pci");
+    assert_eq!(told(&[]), (Some(0), "pci".into(), runs));
+    let refused = (Some(125), Value::Null, "cannot-run".into());
+    assert_eq!(told(&["--transport", "mmio"]), refused);
+    // Without a configuration nothing tells of ACPI, and the verdict does not say that it runs.
+    fs::remove_file(dir.join("config")).expect("removed");
+    image("virtio-pci\0virtio_console\0Initramfs unpacking failed");
+    assert_eq!(told(&[]), (Some(1), "pci".into(), "cannot-be-told".into()));
+    let output = call(dir, &["check", "vmlinux"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("cannot be told  if it is missing: it cannot run: it has no"), "{text}");
+    let verdict = "nothing says that the main job cannot run; devices, user space cannot be told";
+    assert!(text.trim_end().ends_with(verdict), "{text}");
+}
+
 fn the_main_job_takes_the_same_names() {
     let dir = tempfile::tempdir().expect("tempdir");
     let dir = dir.path();
@@ -328,8 +462,14 @@ fn the_main_job_takes_the_same_names() {
     fs::write(dir.join("tree/.config"), "CONFIG_SMP=y\n").expect("written");
     fs::write(dir.join("modules.deb"), deb(&[("lib/modules/6.1/kernel/x.ko", b"ELF")]))
         .expect("written");
+    fs::write(dir.join("vmlinux"), kernel()).expect("written");
+    let mut arm = kernel();
+    arm[18] = 183;
+    fs::write(dir.join("arm"), arm).expect("written");
     for (words, told) in [
-        (&["--kernel", "tree"][..], "run `make bzImage`"),
+        // Whatever this host has.
+        (&["--kernel", "vmlinux", "--nested", "--l2-kernel", "arm"][..], "arm64"),
+        (&["--kernel", "tree"], "run `make bzImage`"),
         (&["--kernel", "modules.deb"], "has no kernel in it"),
         (&["--kernel", "0.0.1-none"], "no kernel 0.0.1-none is installed"),
     ] {

@@ -81,6 +81,12 @@ fn parts_of_a_kernel_are_found_together() {
     let mut loaded: Vec<_> = found["kernel"]["loads"].as_array().expect("a list").clone();
     loaded.sort_by_key(|name| loads.iter().position(|load| name == load));
     assert_eq!(loaded, loads);
+    // One without a byte in it is no package, and that is told.
+    fs::write(dir.join(name("modules")), "").expect("written");
+    let (status, found) = checked(dir, &[&name("binary")]);
+    assert_eq!(status, Some(125), "{found:#}");
+    let note = format!("{} is left out: it is no package", name("modules"));
+    assert!(found["notes"].as_array().expect("a list").contains(&note.into()), "{found:#}");
     // Without the modules it cannot run, and says so.
     fs::remove_file(dir.join(name("modules"))).expect("removed");
     let (status, found) = checked(dir, &[&name("binary")]);
@@ -133,7 +139,7 @@ fn modules_that_will_not_do_are_refused() {
         (
             "other.deb",
             200,
-            "module other.deb is of kernel 6.1.0-other, and the kernel to be booted",
+            "package other.deb is of kernel 6.1.0-other, and the kernel to be booted",
         ),
         ("damaged.deb", 125, "virtio_console.ko.xz is damaged: it does not unpack"),
         ("text", 200, "text is neither a folder nor a package"),
@@ -175,15 +181,13 @@ fn packages_of_rpmbuild_are_read() {
         let config = kernel["config_source"].as_str().expect("its own");
         assert!(config.ends_with(": lib/modules/6.12.1-made/config"), "{pack}: {config}");
     }
-    for (name, expected, told) in [
-        ("two", 200, "has several kernels: lib/modules/6.12.1-made/vmlinuz, lib/modules/6.12.2"),
-        ("doc", 200, "has no kernel in it: 1 file, and that is no module either"),
-    ] {
-        let package = data.join(format!("kernel-{name}.rpm"));
-        let package = package.to_str().expect("a path of letters");
-        let output = call(dir.path(), &["check", package]);
-        let text = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(status(&output), Some(expected), "{name}: {text}");
-        assert!(text.contains(told), "{name}: {text}");
-    }
+    let named = |name: &str| data.join(name).to_str().expect("a path of letters").to_owned();
+    // The same kernel twice.
+    let (_, found) = checked(dir.path(), &[&named("kernel-two.rpm")]);
+    assert_eq!(found["kernel"]["inside"], json!(["lib/modules/6.12.1-made/vmlinuz"]));
+    let output = call(dir.path(), &["check", &named("kernel-doc.rpm")]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(status(&output), Some(200), "{text}");
+    let told = "has no kernel in it: 1 file, and that is no module either";
+    assert!(text.contains(told), "{text}");
 }

@@ -154,7 +154,8 @@ fn parse_bzimage(bytes: Vec<u8>) -> Result<BzImage, ImageError> {
 
     let version = header.version;
     if version < VERSION_XLOADFLAGS {
-        return Err(ImageError::Not64Bit("boot protocol before 2.12, no 64-bit entry point"));
+        let [minor, major] = version.to_le_bytes();
+        return Err(ImageError::TooOld { major, minor });
     }
     if header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err(ImageError::Not64Bit("its header has no 64-bit entry point"));
@@ -231,7 +232,8 @@ pub(crate) mod tests {
         assert!(matches!(error(cut), ImageError::Truncated { .. }));
         let mut old = bzimage(&[]);
         old[0x206] = 0x0a;
-        assert!(matches!(error(old), ImageError::Not64Bit(_)));
+        let text = error(old).to_string();
+        assert!(text.contains("boot protocol 2.10") && text.contains("Linux 3.8"), "{text}");
         let mut narrow = bzimage(&[]);
         narrow[0x236] = 0;
         assert!(matches!(error(narrow), ImageError::Not64Bit(_)));

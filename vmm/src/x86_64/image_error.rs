@@ -31,7 +31,18 @@ pub enum ImageError {
     /// Something else that is known.
     #[error("{0}")]
     Other(Other),
-    /// 32-bit or too old.
+    /// From before kernels said whether they have a 64-bit entry point.
+    #[error(
+        "this kernel has boot protocol {major}.{minor:02}: it is older than Linux 3.8, or of 32 bits; give \
+         one for x86-64, of Linux 5.4 or later"
+    )]
+    TooOld {
+        /// Before the dot.
+        major: u8,
+        /// Behind it.
+        minor: u8,
+    },
+    /// 32-bit.
     #[error("this is a 32-bit kernel ({0}); build it with CONFIG_64BIT=y")]
     Not64Bit(&'static str),
     /// ELF of another architecture.

@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::Read;
 use std::ops::Range;
 
-use crate::x86_64::image_error::ImageError;
+use crate::x86_64::image_error::{ImageError, truncated};
 use crate::x86_64::magic::{ELF_MAGIC, MAX_XZ_BYTES, is_bzimage, most_unpacked};
 use crate::x86_64::packed;
 use crate::x86_64::packed::Format;
@@ -58,15 +58,15 @@ pub fn unwrap(mut bytes: Vec<u8>) -> Result<(Vec<u8>, Vec<Wrapping>), ImageError
             break;
         }
         if let Some(place) = section(&bytes, LINUX) {
-            bytes = bytes.get(place.clone()).map(<[u8]>::to_vec).ok_or_else(|| {
-                let (needed, got) = (place.end as u64, bytes.len() as u64);
-                ImageError::Truncated { what: "the section .linux of a UKI", needed, got }
-            })?;
+            bytes = bytes
+                .get(place.clone())
+                .map(<[u8]>::to_vec)
+                .ok_or_else(|| truncated("the section .linux of a UKI", place.end, bytes.len()))?;
             wrappings.push(Wrapping::Uki);
             continue;
         }
         // One for another architecture stays what it is, and is named as that.
-        if let Some(payload) = zboot(&bytes).filter(|payload| is_packed_kernel(payload)) {
+        if let Some(payload) = zboot(&bytes)?.filter(|payload| is_packed_kernel(payload)) {
             bytes = payload.to_vec();
             wrappings.push(Wrapping::Zboot);
         }
@@ -79,10 +79,14 @@ pub fn unwrap(mut bytes: Vec<u8>) -> Result<(Vec<u8>, Vec<Wrapping>), ImageError
     Ok((bytes, wrappings))
 }
 
-/// The payload of an EFI zboot image.
-fn zboot(bytes: &[u8]) -> Option<&[u8]> {
-    let start = word_at(8, bytes).filter(|_| bytes.get(4..8) == Some(ZBOOT_MAGIC))?;
-    bytes.get(start..start.checked_add(word_at(12, bytes)?)?)
+/// The payload of an EFI zboot image; `None` for what is none.
+fn zboot(bytes: &[u8]) -> Result<Option<&[u8]>, ImageError> {
+    let is_zboot = bytes.starts_with(b"MZ") && bytes.get(4..8) == Some(ZBOOT_MAGIC);
+    let place = word_at(8, bytes).zip(word_at(12, bytes)).filter(|_| is_zboot);
+    let Some((start, len)) = place else { return Ok(None) };
+    let end = start.saturating_add(len);
+    let payload = bytes.get(start..end);
+    payload.map(Some).ok_or(truncated("the payload of an EFI zboot image", end, bytes.len()))
 }
 
 /// True if a kernel begins in what is packed here.
@@ -274,12 +278,13 @@ pub(crate) mod tests {
             let (inside, wrappings) = unwrap(uki(&image)).expect("zboot in a UKI");
             assert!(inside == kernel && wrappings.len() == 3, "{wrappings:?}");
         }
-        // Cut, or with the kernel of another architecture: it is named as what it is.
+        // With the kernel of another architecture it is named as what it is.
+        let other = zboot(b"gzip", &gzip(b"MZ arm64"));
+        let text = KernelImage::parse(other).expect_err("no kernel for us").to_string();
+        assert!(text.contains("an EFI zboot image, as kernels for arm64"), "{text}");
         let image = zboot(b"gzip", &gzip(&kernel));
-        for other in [image[..image.len() - 9].to_vec(), zboot(b"gzip", &gzip(b"MZ arm64"))] {
-            let text = KernelImage::parse(other).expect_err("no kernel for us").to_string();
-            assert!(text.contains("an EFI zboot image"), "{text}");
-        }
+        let cut = KernelImage::parse(image[..image.len() - 9].to_vec()).expect_err("cut");
+        assert!(matches!(cut, ImageError::Truncated { .. }), "{cut}");
     }
 
     #[test]

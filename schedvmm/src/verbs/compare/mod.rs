@@ -137,11 +137,11 @@ fn compare(
 
 fn print(comparison: &Comparison, args: &CompareArgs) -> Result<(), Failure> {
     if args.json {
-        terminal::out(&json::pretty(comparison).map_err(Failure::internal)?);
+        terminal::product(&json::pretty(comparison).map_err(Failure::internal)?)?;
     } else if args.markdown {
-        terminal::out(&words::markdown(comparison));
+        terminal::product(&words::markdown(comparison))?;
     } else {
-        terminal::out(&words::screen(comparison));
+        terminal::product(&words::screen(comparison))?;
     }
     Ok(())
 }

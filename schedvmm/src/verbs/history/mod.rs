@@ -32,11 +32,11 @@ pub fn run(args: &HistoryArgs) -> Result<ExitStatus, Failure> {
         fs::write(path, picture).map_err(|error| file_failure(&error, "write", path))?;
     }
     if args.json {
-        terminal::out(&json::pretty(&history).map_err(Failure::internal)?);
+        terminal::product(&json::pretty(&history).map_err(Failure::internal)?)?;
     } else if args.csv {
-        terminal::out(words::csv(&history).trim_end());
+        terminal::product(words::csv(&history).trim_end())?;
     } else {
-        terminal::out(&words::table(&history));
+        terminal::product(&words::table(&history))?;
     }
     let is_worse = history.changes.last().is_some_and(|change| change.ratio > 1.0);
     Ok(if is_worse { ExitStatus::OverThreshold } else { ExitStatus::Pass })

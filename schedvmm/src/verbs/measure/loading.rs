@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::thread;
 
-use vmm::config::{Config, Transport};
+use vmm::config::Config;
 use vmm::kvm::Hypervisor;
 use vmm::load::{self, Initrd, Kernel as Image};
 use vmm::unpacked::Unpacked;
@@ -40,13 +40,10 @@ impl Opened {
     /// # Errors
     /// This host's KVM will not do, or a kernel, or its modules.
     pub(super) fn new(plan: &mut Plan, notes: &mut Vec<String>) -> Result<Self, Failure> {
-        let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE)).or_else(|error| {
-            // A kernel that is bad, or a module of it, is bad on any host.
-            let kernel = kernel::open(&plan.kernel_path, &plan.args.machine.modules)?;
-            plan.drivers(&kernel, None)?;
-            Err(Failure::from(error))
-        })?;
-        let vendor = plan.args.nested.nested.then(|| nested::vendor_of(&hypervisor)).transpose()?;
+        let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE))
+            .map_err(|error| first_of_files(plan, error.into()))?;
+        let vendor = plan.args.nested.nested.then(|| nested::vendor_of(&hypervisor)).transpose();
+        let vendor = vendor.map_err(|error| first_of_files(plan, error))?;
         // The probe runs beside the reading of the kernel: it costs no time of its own.
         let (probed, kernel) = thread::scope(|scope| {
             let probe = scope.spawn(|| probe::run(&hypervisor, probe::PROBE_TIMEOUT));
@@ -59,7 +56,7 @@ impl Opened {
         match probed {
             Ok(Ok(facts)) => plan.job.know_tsc(facts.tsc_khz.into()),
             Ok(Err(undecided @ ProbeError::Undecided(_))) => notes.push(undecided.to_string()),
-            Ok(Err(error)) => return Err(error.into()),
+            Ok(Err(error)) => return Err(first_of_files(plan, error.into())),
             Err(_) => return Err(Failure::internal("the KVM probe panicked")),
         }
         let l2_kernel = plan.args.nested.l2_kernel.as_deref();
@@ -121,6 +118,7 @@ impl Laid {
     ) -> Result<Known, Failure> {
         let Opened { kernel, drivers, .. } = opened;
         let modules = &drivers.modules;
+        notes.extend(drivers.passed_over.clone());
         let (cpus, names) = (self.config.topology.cpus, modules.names());
         let wanted = Wanted { cpus, modules: &names, transport: drivers.required() };
         let lint = self.loaded.lint(wanted).map_err(|error| unusable(error, &kernel.path))?;
@@ -139,7 +137,7 @@ impl Laid {
             notes.extend(l2_kernel.known(Lint::default(), None, &[]).notes);
         }
         notes.extend(known.notes.iter().cloned());
-        notes.extend(stale(drivers.listed(), self.loaded.transport(), &known));
+        notes.extend(drivers.stale(self.loaded.transport(), known.modules.as_ref()));
         let findings = needs::assess(plan.args.nested.nested, &known, |text: &str| {
             self.loaded.kernel_has(text.as_bytes())
         });
@@ -158,17 +156,6 @@ impl Laid {
     }
 }
 
-/// What is to be said of lists by which another transport would have been taken.
-fn stale(listed: Option<Transport>, taken: Transport, known: &Known) -> Option<String> {
-    let listed = listed.filter(|listed| *listed != taken)?;
-    let place = &known.modules.as_ref()?.place;
-    Some(format!(
-        "the lists in {place} have {} built in, and this kernel has not: they are of another build of \
-         this release, and so may be the modules; the transport is {taken}",
-        listed.module()
-    ))
-}
-
 fn unusable(
     error: vmm::x86_64::lint::LintError,
     path: &std::path::Path,
@@ -176,25 +163,19 @@ fn unusable(
     kernel::unusable(path, error)
 }
 
+/// The failure of this host, unless a kernel, or a module of it, is bad: that is so on any host.
+fn first_of_files(plan: &Plan, failure: Failure) -> Failure {
+    check_files(plan).err().unwrap_or(failure)
+}
+
+fn check_files(plan: &Plan) -> Result<(), Failure> {
+    let kernel = kernel::open(&plan.kernel_path, &plan.args.machine.modules)?;
+    plan.drivers(&kernel, None)?;
+    plan.args.nested.l2_kernel.as_deref().map_or(Ok(()), |path| second_kernel(plan, path).map(drop))
+}
+
 fn second_kernel(plan: &Plan, path: &Path) -> Result<Kernel, Failure> {
     let kernel = kernel::open(path, &plan.args.nested.l2_modules)?;
     machine::check_pv(&kernel.path, plan.args.machine.pv, kernel.image.version())?;
     Ok(kernel)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::modules::Lists;
-
-    #[test]
-    fn lists_of_another_build_are_told() {
-        let modules = Some(Lists::new("lib/modules/6.1".into(), Some("x.ko"), None));
-        let known = Known { modules, ..Known::default() };
-        let note = stale(Some(Transport::Mmio), Transport::Pci, &known).expect("another");
-        assert!(note.contains("lists in lib/modules/6.1 have virtio_mmio built in"), "{note}");
-        assert!(note.ends_with("the transport is pci"), "{note}");
-        assert_eq!(stale(Some(Transport::Pci), Transport::Pci, &known), None);
-        assert_eq!(stale(None, Transport::Pci, &known), None);
-    }
 }

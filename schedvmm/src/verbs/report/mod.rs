@@ -51,7 +51,8 @@ pub fn run(path: &Path, output: Option<&Path>) -> Result<ExitStatus, Failure> {
     // Nor is any character of it there to turn the page's words around.
     let html = terminal::plain(&html);
     if output.is_some_and(|output| output.as_os_str() == "-") {
-        return to_stdout(html.as_bytes());
+        terminal::whole(html.as_bytes())?;
+        return Ok(ExitStatus::Pass);
     }
     let output = output.map_or_else(|| saved.folder.join(FILE), Path::to_owned);
     write_whole(&output, html.as_bytes()).map_err(|error| {
@@ -83,19 +84,6 @@ fn complete_from_gaps(saved: &mut Saved) {
 fn group_name(result: &RunResult, group: u32) -> String {
     let group = GroupIndex::of_number(group);
     group.map_or_else(|| "a group without a number".into(), |it| result.kind().group_name(it))
-}
-
-/// Writes the report to stdout, and nothing else. Whoever closes it early has had enough.
-#[expect(clippy::disallowed_methods, reason = "the page is plain, and errors count")]
-fn to_stdout(html: &[u8]) -> Result<ExitStatus, Failure> {
-    let mut stdout = io::stdout();
-    match stdout.write_all(html).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let text = format!("cannot write the report to stdout: {error}");
-            Err(Failure::new(of_file(&error), text))
-        }
-        _ => Ok(ExitStatus::Pass),
-    }
 }
 
 /// Writes a file that is there whole or not at all. What is there and no regular file (a device, a

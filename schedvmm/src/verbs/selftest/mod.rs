@@ -191,7 +191,7 @@ pub fn run(kernel: Option<&Path>, allow_quota: bool, json: bool) -> Result<ExitS
     let report = Report::of(cases, (cpu, noise), caller.facts().clone());
     let text =
         if json { json::pretty(&report).or_fail(Owner::Internal)? } else { report.to_string() };
-    terminal::out(&text);
+    terminal::product(&text)?;
     Ok(if report.passed { ExitStatus::Pass } else { ExitStatus::Host })
 }
 

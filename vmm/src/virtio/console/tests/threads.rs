@@ -15,6 +15,7 @@ over_both_transports! {
     no_wake_up_is_lost_in_a_stream_of_large_pieces,
     no_wake_up_is_lost_on_a_single_cpu,
     a_chain_posted_while_the_worker_goes_to_sleep_is_not_forgotten,
+    what_was_sent_before_a_reset_reaches_the_sink,
     a_sink_that_hangs_stops_nobody_else_not_even_a_reset,
 }
 
@@ -119,11 +120,10 @@ fn a_chain_posted_while_the_worker_goes_to_sleep_is_not_forgotten(transport: Tra
 }
 
 /// A kernel that powers off resets the device at once, whatever was sent just before.
-#[test]
-fn what_was_sent_before_a_reset_reaches_the_sink() {
+fn what_was_sent_before_a_reset_reaches_the_sink(transport: Transport) {
     let sinks: Vec<_> = NAMES.iter().map(|_| TestSink::default()).collect();
     let handles = Console::new(specs(&sinks)).unwrap();
-    let mut driver = Driver::new(Transport::Mmio, Box::new(handles.console));
+    let mut driver = Driver::new(transport, Box::new(handles.console));
     let mut expected = 0;
     let mut workers = handles.workers;
     let mut started = Vec::new();
