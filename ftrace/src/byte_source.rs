@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A run of bytes that need not be in memory: a part of a file, or a buffer.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -18,6 +19,24 @@ enum Source {
     File { file: Arc<File>, offset: u64, len: u64 },
     Bytes { bytes: Arc<[u8]>, offset: usize, len: usize },
     Scattered { whole: Arc<ByteSource>, parts: Arc<[Part]>, offset: u64, len: u64 },
+    Pieces { pieces: Arc<dyn Pieces>, offset: u64, len: u64 },
+}
+
+/// Bytes that come in pieces, each of which costs something to get at: those of a compressed
+/// file.
+pub(crate) trait Pieces: fmt::Debug + Send + Sync {
+    /// Length in bytes.
+    fn len(&self) -> u64;
+
+    /// Reads from `position` until `buffer` is full or there is nothing left; the number of bytes.
+    fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// As many bytes from `position` on as end with a piece, at most `most`; `most` where the
+    /// first piece is longer.
+    fn whole_pieces(&self, position: u64, most: usize) -> io::Result<usize>;
+
+    /// The longest piece, in bytes.
+    fn longest(&self) -> usize;
 }
 
 /// A run of bytes of another region.
@@ -48,6 +67,31 @@ impl ByteSource {
     pub fn bytes(bytes: impl Into<Arc<[u8]>>) -> Self {
         let bytes = bytes.into();
         Self(Source::Bytes { offset: 0, len: bytes.len(), bytes })
+    }
+
+    /// All of what comes in pieces.
+    pub(crate) fn pieces(pieces: Arc<dyn Pieces>) -> Self {
+        let len = pieces.len();
+        Self(Source::Pieces { pieces, offset: 0, len })
+    }
+
+    /// How much to read at `position` at a time, up to `most` bytes, so that nothing has to be
+    /// made twice.
+    pub(crate) fn convenient(&self, position: u64, most: usize) -> io::Result<usize> {
+        match &self.0 {
+            Source::Pieces { pieces, offset, .. } => {
+                pieces.whole_pieces(offset.saturating_add(position), most)
+            }
+            Source::File { .. } | Source::Bytes { .. } | Source::Scattered { .. } => Ok(most),
+        }
+    }
+
+    /// What a buffer needs for [`Self::convenient`] to be of use, in bytes.
+    pub(crate) fn longest_piece(&self) -> usize {
+        match &self.0 {
+            Source::Pieces { pieces, .. } => pieces.longest(),
+            Source::File { .. } | Source::Bytes { .. } | Source::Scattered { .. } => 0,
+        }
     }
 
     /// The bytes at these places of it (position and length each), one after the other.
@@ -82,13 +126,18 @@ impl ByteSource {
                 let (whole, parts) = (whole.clone(), parts.clone());
                 Source::Scattered { whole, parts, offset: offset + skip, len }
             }
+            Source::Pieces { pieces, offset, .. } => {
+                Source::Pieces { pieces: pieces.clone(), offset: offset + skip, len }
+            }
         })
     }
 
     /// Length in bytes.
     pub fn len(&self) -> u64 {
         match &self.0 {
-            Source::File { len, .. } | Source::Scattered { len, .. } => *len,
+            Source::File { len, .. }
+            | Source::Scattered { len, .. }
+            | Source::Pieces { len, .. } => *len,
             Source::Bytes { len, .. } => *len as u64,
         }
     }
@@ -115,6 +164,9 @@ impl ByteSource {
             }
             Source::Scattered { whole, parts, offset, .. } => {
                 read_parts(whole, parts, offset.saturating_add(position), buffer)
+            }
+            Source::Pieces { pieces, offset, .. } => {
+                pieces.read_at(offset.saturating_add(position), buffer)
             }
             Source::File { file, offset, .. } => {
                 let mut done = 0;

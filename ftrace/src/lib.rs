@@ -3,8 +3,10 @@
 //!
 //! - **Reads** raw ring-buffer pages (`per_cpu/cpuN/trace_pipe_raw`) of Linux 5.4 and later, by
 //!   the kernel's own `header_page`, `header_event` and `format` files, on 64-bit and 32-bit
-//!   little-endian machines; trace.dat, version 6; and [`dump`], the same as one stream. All CPUs come in order of time, without
+//!   little-endian machines; trace.dat, versions 6 and 7, compressed or not, with all its buffers
+//!   ([`TraceFile`]); and [`dump`], the same as one stream. All CPUs come in order of time, without
 //!   a copy or an allocation for each event, in bounded memory whatever the trace's size.
+//! - **Finds** who waited for a CPU, and when: [`waits`].
 //! - **Explains** gaps of threads, to the tick: [`attribution`]. It knows core scheduling.
 //! - **Writes** trace.dat ([`Trace::write_trace_dat`]) for trace-cmd and KernelShark, and
 //!   Perfetto ([`Trace::write_perfetto`]) for ui.perfetto.dev.
@@ -48,6 +50,7 @@ mod error;
 mod format;
 mod kallsyms;
 mod markers;
+mod packed;
 mod perfetto;
 mod persistent_ring;
 mod ring;
@@ -55,6 +58,7 @@ mod sched;
 mod trace;
 mod trace_id;
 mod tracedat;
+mod waits;
 
 pub use byte_source::{ByteSource, ByteSourceReader};
 pub use co_run::{CoRun, co_run};
@@ -65,5 +69,7 @@ pub use format::{EventFormat, Field, FieldKind, FormatFile, Formats, IntField};
 pub use kallsyms::marker_symbol;
 pub use persistent_ring::PersistentRings;
 pub use ring::{EntryLayout, Events, Item, LossReason, Lost, PageLayout, Record};
-pub use trace::{Metadata, Trace};
+pub use trace::{Metadata, Trace, TscScale};
 pub use trace_id::TraceId;
+pub use tracedat::TraceFile;
+pub use waits::{Losses, Recorded, Wait, WaitKind, WaitSum, Waiter, Waits, Wanted, waits};

@@ -39,10 +39,34 @@ pub struct Metadata {
     pub printk_formats: ByteSource,
     /// The trace clock in use, such as `x86-tsc`; empty where not known.
     pub clock: String,
+    /// How its ticks become nanoseconds, where the clock is the TSC and the trace says so.
+    pub tsc_scale: Option<TscScale>,
     /// The traced system, in the words of `uname`; empty where not known.
     pub uname: String,
     /// What tells the trace from others, where it has been given something.
     pub id: Option<TraceId>,
+}
+
+/// How ticks of the TSC become nanoseconds: times `multiplier`, shifted right by `shift` bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TscScale {
+    multiplier: u32,
+    shift: u32,
+}
+
+impl TscScale {
+    /// From the two numbers; `None` where no TSC is so fast or slow.
+    pub fn of(multiplier: u32, shift: u32) -> Option<Self> {
+        let this = Self { multiplier, shift };
+        (multiplier > 0 && shift < 64 && this.khz() > 0).then_some(this)
+    }
+
+    /// Ticks in a millisecond, rounded.
+    pub fn khz(self) -> u64 {
+        let multiplier = u128::from(self.multiplier);
+        let khz = ((1_000_000 << self.shift) + multiplier / 2) / multiplier;
+        u64::try_from(khz).unwrap_or(0)
+    }
 }
 
 /// A trace that can be read any number of times.
@@ -91,9 +115,15 @@ impl Trace {
             printk_formats: source_if_there(&root.join("printk_formats"))?,
             clock: clock_in_use(&String::from_utf8_lossy(&optional_file("trace_clock", root)?)),
             uname: String::from_utf8_lossy(&optional_file("uname", root)?).trim().to_owned(),
-            id: None,
+            ..Metadata::default()
         };
         Self::new(metadata, per_cpu_pages(&root.join("per_cpu"))?)
+    }
+
+    /// The same with pages of another size.
+    pub(crate) fn with_page_size(self, page_size: usize) -> Result<Self, FtraceError> {
+        let page_layout = self.page_layout.with_page_size(page_size)?;
+        Ok(Self { page_layout, ..self })
     }
 
     /// From now on tells, whenever bytes of its pages have been read, how many they were: each

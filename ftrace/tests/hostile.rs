@@ -7,13 +7,14 @@
 
 mod common;
 
-use std::io::Read;
 use std::time::{Duration, Instant};
 
-use common::{Builder, HEADER_EVENT, HEADER_PAGE};
+use common::{Builder, HEADER_EVENT, HEADER_PAGE, unpack, version_7};
 use ftrace::attribution::{Context, Gap, Topology, Units, explain};
 use ftrace::dump::{Dump, DumpWriter, Section};
-use ftrace::{ByteSource, EventFormat, FormatFile, Item, Metadata, Slice, Trace, co_run, lanes};
+use ftrace::{
+    ByteSource, EventFormat, FormatFile, Item, Metadata, Slice, Trace, Wanted, co_run, lanes, waits,
+};
 
 /// Seeds that are always tried: some of each kind of mutation, and those that failed once.
 const SEEDS: [u64; 9] = [0, 1, 2, 3, 0xDEAD, 0xBEEF, 1 << 40, u64::MAX, 0xC35C_BFE0_0B0F];
@@ -138,6 +139,10 @@ fn use_up(trace: &Trace) {
         let sum: u64 = explanation.parts.iter().map(|part| part.ticks).sum();
         assert_eq!(sum, explanation.gap.end - explanation.gap.begin, "{explanation:#?}");
     }
+    let wanted = Wanted { worst: 1000, ..Wanted::default() };
+    let waited = waits(trace, &wanted).expect("in memory");
+    assert!(waited.records <= items && waited.worst.len() <= 1000, "{waited:?}");
+    assert!(waited.worst.iter().all(|wait| wait.begin <= wait.end && wait.tid != 0), "{waited:?}");
     let window = 1000..12_000_000_000;
     let shown = lanes(trace, window.clone(), &[0, 2, 3, 9000], 40).expect("in memory");
     for lane in shown.cpus.values() {
@@ -304,11 +309,7 @@ fn a_dump_of_very_many_frames_is_read_in_time() {
 fn mutated_real_traces_are_read_or_refused() {
     let real =
         [&include_bytes!("data/linux-6.12.dat.xz")[..], include_bytes!("data/linux-6.1.dat.xz")];
-    let corpus = real.map(|packed| {
-        let mut bytes = Vec::new();
-        liblzma::read::XzDecoder::new(packed).read_to_end(&mut bytes).expect("unpacked");
-        bytes
-    });
+    let corpus = real.map(unpack);
     for bytes in &corpus {
         use_up(&Trace::from_trace_dat_bytes(bytes.clone()).expect("a good one"));
     }
@@ -320,6 +321,83 @@ fn mutated_real_traces_are_read_or_refused() {
             Err(error) => assert!(!error.to_string().is_empty()),
         }
     });
+}
+
+/// Whether it could be opened; then it can be read, too.
+fn open_and_use(bytes: Vec<u8>) -> bool {
+    match Trace::from_trace_dat_bytes(bytes) {
+        Ok(trace) => {
+            use_up(&trace);
+            true
+        }
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            false
+        }
+    }
+}
+
+#[test]
+fn mutated_files_of_version_7_are_read_or_refused() {
+    let corpus = ["none", "zlib", "zstd"].map(|name| version_7(&sample().build(), name));
+    let (mut read, mut refused) = (0, 0);
+    with_seeds(|random| {
+        let mut bytes = corpus[random.below(corpus.len())].clone();
+        random.mutate(&mut bytes);
+        *if open_and_use(bytes) { &mut read } else { &mut refused } += 1;
+    });
+    assert!(read > 0 && refused > 0, "{read} read, {refused} refused");
+}
+
+/// Each way to cut a small file off, and each single bit of what is not padding.
+#[test]
+fn no_cut_and_no_flipped_bit_is_more_than_an_error() {
+    let mut small = Builder::new(2);
+    small.wake(0, 1000, "sched_waking", 11, 1).switch(1, 1010, 1, 11).switch(1, 1020, 1, 0);
+    for compression in ["zstd", "zlib", "none"] {
+        let whole = version_7(&small.build(), compression);
+        assert!(open_and_use(whole.clone()), "{compression}");
+        let step = 1 + whole.len() / 4000;
+        for cut in (0..whole.len()).step_by(step) {
+            match Trace::from_trace_dat_bytes(whole[..cut].to_vec()) {
+                Ok(trace) => use_up(&trace),
+                Err(error) => assert!(error.to_string().contains("byte"), "{cut}: {error}"),
+            }
+        }
+        let begin = Instant::now();
+        let mut flipped = 0;
+        for at in (0..whole.len()).filter(|at| whole[*at] != 0) {
+            for bit in 0..8 {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 1 << bit;
+                open_and_use(bytes);
+                flipped += 1;
+            }
+            if begin.elapsed() > TIME {
+                break;
+            }
+        }
+        assert!(flipped > 1000, "{flipped}");
+    }
+}
+
+/// Many chunks, buffers or sections in few bytes take no time and no memory of note.
+#[test]
+fn a_small_file_is_no_large_trace() {
+    let whole = version_7(&sample().build(), "zstd");
+    let magic = b"\x28\xb5\x2f\xfd";
+    let frames: Vec<usize> =
+        (0..whole.len() - 4).filter(|at| whole[*at..].starts_with(magic)).collect();
+    let begin = Instant::now();
+    for frame in frames {
+        // The two lengths before it, and the count of chunks before them.
+        for (at, value) in [(8, 0_u32), (4, u32::MAX), (4, 1 << 30), (4, 0), (12, u32::MAX)] {
+            let mut bytes = whole.clone();
+            bytes[frame - at..frame - at + 4].copy_from_slice(&value.to_le_bytes());
+            open_and_use(bytes);
+        }
+    }
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
 }
 
 #[test]

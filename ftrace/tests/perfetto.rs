@@ -74,6 +74,7 @@ fn the_published_descriptors_know_every_field() {
     assert!(text.starts_with("packet { trusted_packet_sequence_id: 1 sequence_flags: 1"), "{text}");
     assert_eq!(text.matches("sequence_flags").count(), 1);
     for part in [
+        "system_info { utsname { sysname: \"Linux\" release: \"6.12.0\" machine: \"constructed\" } }",
         "event { timestamp: 2000000 pid: 11 sched_switch { prev_comm: \"t11\" prev_pid: 11 \
          prev_prio: 120 prev_state: 256 next_comm: \"swapper/0\" next_pid: 0 next_prio: 120 } }",
         "event { timestamp: 900000 pid: 0 sched_waking { comm: \"t21\" pid: 21 prio: 120 \

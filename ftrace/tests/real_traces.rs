@@ -6,10 +6,9 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::process::Command;
 
-use common::run;
+use common::{run, unpack};
 use ftrace::attribution::{Cause, Context, Explanation, Gap, Topology, explain};
 use ftrace::{EventFormat, Field, Item, Record, Trace, lanes};
 
@@ -17,12 +16,6 @@ const V6_12: (&[u8], &str) =
     (include_bytes!("data/linux-6.12.dat.xz"), include_str!("data/linux-6.12.csv"));
 const V6_1: (&[u8], &str) =
     (include_bytes!("data/linux-6.1.dat.xz"), include_str!("data/linux-6.1.csv"));
-
-fn unpack(packed: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    liblzma::read::XzDecoder::new(packed).read_to_end(&mut bytes).expect("unpacked");
-    bytes
-}
 
 /// Each record with its format, in order.
 fn for_each(trace: &Trace, mut look: impl FnMut(&Record, &EventFormat)) {

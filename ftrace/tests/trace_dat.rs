@@ -121,8 +121,8 @@ fn what_is_no_trace_dat_is_refused_with_the_place() {
         good.windows(part.len()).position(|window| window == part).expect("in the file")
     };
     let cases: [(usize, &[u8], &str); 6] = [
-        (0, b"PERFILE2", "byte 0: here should be the first bytes of a trace.dat"),
-        (10, b"7\0", "byte 10: here should be version 6"),
+        (0, b"no trace", "byte 0: here should be the first bytes of a trace.dat"),
+        (10, b"8\0", "byte 10: here should be version 6 or 7"),
         (12, b"\x01", "big-endian"),
         (find(b"header_event\0"), b"x", "here should be `header_event`"),
         (find(b"flyrecord\0"), b"latency  \0", "text instead of pages"),

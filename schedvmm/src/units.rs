@@ -158,6 +158,21 @@ pub fn named() -> impl TypedValueParser<Value = PathBuf> {
     })
 }
 
+/// `2452.545379`: a time of a trace in seconds, as nanoseconds.
+///
+/// # Errors
+/// What is wrong.
+pub fn trace_time_ns(text: &str) -> Result<u64, String> {
+    let wanted = "it has the form SECONDS.FRACTION, such as 2452.545379";
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let is_number = |digits: &str| digits.bytes().all(|digit| digit.is_ascii_digit());
+    if seconds.is_empty() || fraction.len() > 9 || !is_number(seconds) || !is_number(fraction) {
+        return Err(wanted.into());
+    }
+    let digits = format!("{seconds}{fraction:0<9}");
+    digits.parse().map_err(|_| "it is too large".into())
+}
+
 /// A CPU list such as `2,3` or `0-3,8`, in the order written.
 ///
 /// # Errors

@@ -37,6 +37,12 @@ impl Units {
         u64::try_from(ns).unwrap_or(u64::MAX)
     }
 
+    /// Nanoseconds in ticks, up to what fits.
+    pub fn ticks(self, ns: u64) -> u64 {
+        let ticks = u128::from(ns) * u128::from(self.ticks_per_ms) / 1_000_000;
+        u64::try_from(ticks).unwrap_or(u64::MAX)
+    }
+
     /// For people: milliseconds, or microseconds below a tenth of one.
     pub(super) fn show(self, ticks: u64) -> String {
         let ms = self.ms(ticks);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A Perfetto trace, for ui.perfetto.dev: scheduling, wake-ups, interrupts and markers as the
-//! kernel traced them, and tracks of our own.
+//! A Perfetto trace, for ui.perfetto.dev: the system's name, scheduling, wake-ups, interrupts and
+//! markers as the kernel traced them, and tracks of our own.
 //!
 //! Own tracks: for each group a lane for each CPU with what of the group ran there; for each
 //! explained thread its gaps, with the pieces of each; for each CPU when it was forced idle.
@@ -39,6 +39,7 @@ impl Trace {
         out: &mut impl Write,
     ) -> Result<(), FtraceError> {
         let mut packets = Packets::new(out, units);
+        packets.system(&self.metadata().uname)?;
         tracks::write_gaps(&mut packets, explanations, context)?;
         tracks::write_forced_idle(&mut packets, explanations, context)?;
         let mut lanes = Lanes::new(context);

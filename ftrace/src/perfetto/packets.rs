@@ -16,6 +16,7 @@ pub(super) mod packet {
     pub(super) const SEQUENCE_ID: u32 = 10;
     pub(super) const TRACK_EVENT: u32 = 11;
     pub(super) const SEQUENCE_FLAGS: u32 = 13;
+    pub(super) const SYSTEM_INFO: u32 = 45;
     pub(super) const TRACK_DESCRIPTOR: u32 = 60;
 }
 
@@ -25,6 +26,14 @@ const STATE_CLEARED: u32 = 1;
 const SEQUENCE: u32 = 1;
 /// Written at a time.
 const CHUNK_BYTES: usize = 64 << 10;
+
+/// `SystemInfo.utsname`, and fields of `Utsname`.
+mod system_info {
+    pub(super) const UTSNAME: u32 = 1;
+    pub(super) const SYSNAME: u32 = 1;
+    pub(super) const RELEASE: u32 = 3;
+    pub(super) const MACHINE: u32 = 4;
+}
 
 /// Fields of `TrackDescriptor`.
 mod track_descriptor {
@@ -81,6 +90,27 @@ impl<W: Write> Packets<W> {
     pub(super) fn finish(mut self) -> io::Result<()> {
         self.write_out()?;
         self.out.flush()
+    }
+
+    /// Says which system was traced, by the words of `uname`: its name, perhaps the host's, the
+    /// kernel's release, and the machine.
+    pub(super) fn system(&mut self, uname: &str) -> io::Result<()> {
+        let words: Vec<&str> = uname.split_ascii_whitespace().collect();
+        let [sysname, rest @ ..] = &words[..] else { return Ok(()) };
+        let release = rest.iter().position(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+        self.packet(|message| {
+            message.message(packet::SYSTEM_INFO, |system| {
+                system.message(system_info::UTSNAME, |utsname| {
+                    utsname.text(system_info::SYSNAME, sysname);
+                    if let Some((release, [.., machine])) =
+                        release.map(|at| (rest[at], &rest[at..])).filter(|(_, rest)| rest.len() > 1)
+                    {
+                        utsname.text(system_info::RELEASE, release);
+                        utsname.text(system_info::MACHINE, machine);
+                    }
+                });
+            });
+        })
     }
 
     /// Makes a track; `parent` 0 is none.

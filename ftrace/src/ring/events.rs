@@ -59,10 +59,11 @@ impl Events {
         let cpus = pages.iter().filter(|region| !region.is_empty()).count().max(1);
         let least = cpus as u64 * page_layout.page_size as u64;
         FtraceError::check_size("CPUs times page size in bytes", least, MAX_PAGES_BYTES)?;
-        let buffer_size = (BUFFERS_BYTES / cpus).min(BUFFER_BYTES);
+        let share = BUFFERS_BYTES / cpus;
         let mut this = Self { streams: Vec::new(), order: BinaryHeap::new(), taken: false };
         for (cpu, region) in (0..).zip(pages) {
             let layouts = (page_layout, entry_layout);
+            let buffer_size = BUFFER_BYTES.max(region.longest_piece()).min(share);
             let mut stream = CpuStream::new(region.clone(), watch.clone(), layouts, buffer_size);
             let time = stream.advance().map_err(|source| FtraceError::ReadPages { cpu, source })?;
             this.streams.push(stream);

@@ -53,17 +53,22 @@ impl PageLayout {
         if data.offset < header_end {
             return Err(broken_page_header("the data overlaps the header"));
         }
-        let page_size = data.offset + data.size;
-        if !(MIN_PAGE_SIZE..=MAX_RECORD_BYTES).contains(&page_size) {
-            return Err(broken_page_header(&format!("pages of {page_size} bytes do not exist")));
-        }
-        Ok(Self {
+        let this = Self {
             timestamp_offset: timestamp.offset,
             commit_offset: commit.offset,
             commit_size: commit.size,
             data_offset: data.offset,
-            page_size,
-        })
+            page_size: 0,
+        };
+        this.with_page_size(data.offset + data.size)
+    }
+
+    /// The same with pages of another size.
+    pub(crate) fn with_page_size(self, page_size: usize) -> Result<Self, FtraceError> {
+        if !(MIN_PAGE_SIZE.max(self.data_offset)..=MAX_RECORD_BYTES).contains(&page_size) {
+            return Err(broken_page_header(&format!("pages of {page_size} bytes do not exist")));
+        }
+        Ok(Self { page_size, ..self })
     }
 }
 

@@ -187,7 +187,8 @@ impl CpuStream {
 
     /// Reads on when all pages of the buffer are done; whether there is a whole page now.
     fn fill(&mut self) -> io::Result<bool> {
-        self.filled = self.region.read_at(self.read_to, &mut self.buffer)?;
+        let wanted = self.region.convenient(self.read_to, self.buffer.len())?;
+        self.filled = self.region.read_at(self.read_to, &mut self.buffer[..wanted])?;
         self.read_to += self.filled as u64;
         self.watch.tell(self.filled);
         self.next_page = 0;

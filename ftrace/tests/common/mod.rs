@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::io::Read;
 use std::process::Command;
 
 use ftrace::{ByteSource, FormatFile, Metadata, Trace, TraceId};
@@ -19,6 +20,13 @@ pub fn run(command: &mut Command, package: &str) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}: {errors}", output.status);
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Unpacks what xz packed.
+pub fn unpack(packed: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    liblzma::read::XzDecoder::new(packed).read_to_end(&mut bytes).expect("unpacked");
+    bytes
 }
 
 pub const HEADER_PAGE: &str = "\tfield: u64 timestamp;\toffset:0;\tsize:8;\tsigned:0;\n\
@@ -370,4 +378,148 @@ impl Builder {
 
 fn name(cpu: usize, tid: i32) -> String {
     if tid == 0 { format!("swapper/{cpu}") } else { format!("t{tid}") }
+}
+
+/// Numbers of the sections of version 7.
+const SECTIONS: [u16; 6] = [16, 17, 18, 19, 20, 21];
+/// Pages of a chunk, as trace-cmd has it.
+const CHUNK_PAGES: usize = 10;
+
+/// A trace of one buffer in version 7 (trace-cmd.dat.v7(5)).
+pub fn version_7(trace: &Trace, compression: &str) -> Vec<u8> {
+    let metadata = trace.metadata();
+    let mut out = b"\x17\x08\x44tracing7\0\0\x08\0\x10\0\0".to_vec();
+    out.extend(format!("{compression}\x001.0\0").as_bytes());
+    let first_options = out.len();
+    out.extend([0; 8]);
+    let mut options = Vec::new();
+    for number in SECTIONS {
+        let at = out.len() as u64;
+        put_section(number, &section_7(number, metadata), compression, &mut out);
+        put_option(number, &at.to_le_bytes(), &mut options);
+    }
+    put_option(4, format!("[{}]\0", metadata.clock).as_bytes(), &mut options);
+    put_option(5, format!("{}\0", metadata.uname).as_bytes(), &mut options);
+    if let Some(id) = metadata.id {
+        put_option(11, &id.number().to_le_bytes(), &mut options);
+    }
+    let buffer = put_buffer(trace, compression, &mut out);
+    put_option(3, &buffer, &mut options);
+    put_option(0, &0_u64.to_le_bytes(), &mut options);
+    let at = out.len() as u64;
+    out[first_options..first_options + 8].copy_from_slice(&at.to_le_bytes());
+    put_section(0, &options, compression, &mut out);
+    out
+}
+
+/// What is in a section.
+fn section_7(number: u16, metadata: &Metadata) -> Vec<u8> {
+    let mut text = Vec::new();
+    match number {
+        16 => {
+            let headers =
+                [("header_page", &metadata.header_page), ("header_event", &metadata.header_event)];
+            for (name, header) in headers {
+                text.extend(name.as_bytes());
+                text.push(0);
+                text.extend((header.len() as u64).to_le_bytes());
+                text.extend(header);
+            }
+        }
+        17 => put_formats("ftrace", metadata, &mut text),
+        18 => {
+            let mut systems: Vec<_> = metadata.formats.iter().map(|file| &*file.system).collect();
+            systems.retain(|system| *system != "ftrace");
+            systems.dedup();
+            text.extend(u32::try_from(systems.len()).expect("few").to_le_bytes());
+            for system in systems {
+                text.extend(system.as_bytes());
+                text.push(0);
+                put_formats(system, metadata, &mut text);
+            }
+        }
+        19 | 20 => {
+            let source = if number == 19 { &metadata.kallsyms } else { &metadata.printk_formats };
+            text.extend(u32::try_from(source.len()).expect("short").to_le_bytes());
+            source.reader().read_to_end(&mut text).expect("readable");
+        }
+        _ => {
+            text.extend((metadata.comms.len() as u64).to_le_bytes());
+            text.extend(&metadata.comms);
+        }
+    }
+    text
+}
+
+fn put_formats(system: &str, metadata: &Metadata, text: &mut Vec<u8>) {
+    let files: Vec<_> = metadata.formats.iter().filter(|file| file.system == system).collect();
+    text.extend(u32::try_from(files.len()).expect("few").to_le_bytes());
+    for file in files {
+        text.extend((file.text.len() as u64).to_le_bytes());
+        text.extend(&file.text);
+    }
+}
+
+fn put_option(number: u16, value: &[u8], options: &mut Vec<u8>) {
+    options.extend(number.to_le_bytes());
+    options.extend(u32::try_from(value.len()).expect("short").to_le_bytes());
+    options.extend(value);
+}
+
+fn put_section(number: u16, contents: &[u8], compression: &str, out: &mut Vec<u8>) {
+    let chunk = (compression != "none").then(|| chunk(contents, compression));
+    let contents = chunk.as_deref().unwrap_or(contents);
+    out.extend(number.to_le_bytes());
+    out.extend(u16::from(chunk.is_some()).to_le_bytes());
+    out.extend([0; 4]);
+    out.extend((contents.len() as u64).to_le_bytes());
+    out.extend(contents);
+}
+
+/// Bytes compressed by themselves, with both lengths before them.
+fn chunk(bytes: &[u8], compression: &str) -> Vec<u8> {
+    let packed = match compression {
+        "zstd" => zstd::bulk::compress(bytes, 3).expect("packed"),
+        "zlib" => {
+            let level = flate2::Compression::default();
+            let mut packed = Vec::new();
+            let mut reader = flate2::read::ZlibEncoder::new(bytes, level);
+            reader.read_to_end(&mut packed).expect("packed");
+            packed
+        }
+        other => panic!("no compression {other}"),
+    };
+    let lengths = [packed.len(), bytes.len()].map(|len| u32::try_from(len).expect("short"));
+    [lengths[0].to_le_bytes().to_vec(), lengths[1].to_le_bytes().to_vec(), packed].concat()
+}
+
+/// The pages with their section; what the option says of them.
+fn put_buffer(trace: &Trace, compression: &str, out: &mut Vec<u8>) -> Vec<u8> {
+    let page_size = trace.page_layout().page_size;
+    let mut option = (out.len() as u64).to_le_bytes().to_vec();
+    option.extend(format!("\0{}\0", trace.metadata().clock).as_bytes());
+    let numbers =
+        [page_size, trace.pages().len()].map(|number| u32::try_from(number).expect("small"));
+    option.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    let head = out.len();
+    out.extend([3, 0, u8::from(compression != "none"), 0]);
+    out.extend([0; 12]);
+    for (cpu, source) in (0_u32..).zip(trace.pages()) {
+        out.resize(out.len().next_multiple_of(page_size), 0);
+        let at = out.len();
+        let mut pages = Vec::new();
+        source.reader().read_to_end(&mut pages).expect("readable");
+        if compression == "none" || pages.is_empty() {
+            out.extend(&pages);
+        } else {
+            let chunks = pages.chunks(CHUNK_PAGES * page_size);
+            out.extend(u32::try_from(chunks.len()).expect("few").to_le_bytes());
+            chunks.for_each(|pages| out.extend(chunk(pages, compression)));
+        }
+        option.extend(cpu.to_le_bytes());
+        option.extend([at as u64, (out.len() - at) as u64].iter().flat_map(|n| n.to_le_bytes()));
+    }
+    let len = (out.len() - head - 16) as u64;
+    out[head + 8..head + 16].copy_from_slice(&len.to_le_bytes());
+    option
 }

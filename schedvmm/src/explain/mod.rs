@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Why it happened: gaps of a result, explained from its trace.
+//! Why it happened: gaps of a result, explained from its trace, and the waits of any trace.
 
+pub mod account;
+pub mod any_trace;
 mod co_run;
+pub mod picture;
 pub mod question;
 pub mod text;
 pub mod whole;

@@ -5,16 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 
-use ftrace::attribution::{Clause, Context, Explanation, Gap, Part, Topology, Units, explain};
+use ftrace::attribution::{Context, Explanation, Gap, Topology, Units, explain};
 use ftrace::dump::Dump;
 use ftrace::{FtraceError, Trace};
 use protocol::index::Kind;
-use results::model::{
-    Explained, ExplainedClause, ExplainedCulprit, ExplainedPart, LocatedGap, Numbers, RunResult,
-    Thread,
-};
+use results::model::{Explained, LocatedGap, Numbers, RunResult, Thread};
 use results::saved::check_identity;
 
+use super::account::Account;
 use crate::progress::Progress;
 use crate::status::Failure;
 use crate::units;
@@ -174,6 +172,7 @@ impl Question {
     }
 }
 
+/// Opens a trace.dat or a stream as it came, and says why it is not all there, if so.
 fn open(path: &Path) -> Result<(Trace, Option<String>), FtraceError> {
     if !Dump::is_at(path)? {
         return Ok((Trace::open(path)?, None));
@@ -190,7 +189,7 @@ fn tid(thread: &Thread) -> i32 {
 /// Puts into time and words what was found out about a gap.
 fn explained(question: &Question, gap: &LocatedGap, found: &Explanation) -> Explained {
     let (context, units) = (question.context(), question.units());
-    let ticks = found.gap.end.saturating_sub(found.gap.begin);
+    let Account { paragraph, clauses, parts, unknown_share } = Account::of(found, context, units);
     Explained {
         who: gap.who,
         tid: found.gap.tid,
@@ -198,57 +197,14 @@ fn explained(question: &Question, gap: &LocatedGap, found: &Explanation) -> Expl
         length_ns: gap.length_ns,
         tsc_begin: gap.tsc_begin,
         tsc_end: gap.tsc_end,
-        paragraph: found.paragraph(context, units),
-        clauses: found
-            .clauses(context)
-            .into_iter()
-            .map(|clause| explained_clause(clause, ticks, question))
-            .collect(),
-        parts: found.parts.iter().map(|part| explained_part(part, ticks, question)).collect(),
-        unknown_share: share_of(found.unknown_ticks(), ticks),
+        paragraph,
+        clauses,
+        parts,
+        unknown_share,
         migrations: found.migrations,
         trace_late_ns: found
             .trace_begin
             .map(|begin| units.ns(begin.min(found.gap.end).saturating_sub(found.gap.begin))),
-    }
-}
-
-/// A part of a whole in ticks as a share of it; 0 of nothing.
-fn share_of(part: u64, whole: u64) -> f64 {
-    gaps::stats::share(part, whole).unwrap_or(0.0)
-}
-
-/// A part of a gap of that many ticks.
-fn explained_part(part: &Part, gap_ticks: u64, question: &Question) -> ExplainedPart {
-    ExplainedPart {
-        ns: question.units().ns(part.ticks),
-        longest_ns: question.units().ns(part.longest),
-        share: share_of(part.ticks, gap_ticks),
-        text: part.cause.describe(question.context()),
-        part: part.clone(),
-    }
-}
-
-/// A clause about a gap of that many ticks; its culprits have shares of the clause.
-fn explained_clause(clause: Clause, gap_ticks: u64, question: &Question) -> ExplainedClause {
-    let Clause { what, note, by, ticks, culprits } = clause;
-    let units = question.units();
-    let culprits = culprits
-        .into_iter()
-        .map(|culprit| ExplainedCulprit {
-            ns: units.ns(culprit.ticks),
-            share: share_of(culprit.ticks, ticks),
-            culprit,
-        })
-        .collect();
-    ExplainedClause {
-        what,
-        note,
-        by,
-        ticks,
-        ns: units.ns(ticks),
-        share: share_of(ticks, gap_ticks),
-        culprits,
     }
 }
 

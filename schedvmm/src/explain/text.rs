@@ -2,11 +2,11 @@
 //! The events of a gap as lines of text.
 
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 
-use ftrace::{EventFormat, FtraceError, Item, Record};
-use results::model::LocatedGap;
+use ftrace::attribution::Units;
+use ftrace::{EventFormat, FtraceError, Item, Record, Trace};
 
-use super::question::Question;
 use crate::terminal::one_line;
 
 /// Fields that all events have begin so; the line shows them elsewhere.
@@ -18,30 +18,30 @@ const COMMON: &str = "common_";
 /// # Errors
 /// The trace cannot be read, or nothing takes the text.
 pub fn write_events(
-    question: &Question,
-    gap: &LocatedGap,
+    trace: &Trace,
+    units: Units,
+    gap: RangeInclusive<u64>,
     out: &mut impl Write,
 ) -> Result<(), FtraceError> {
-    let trace = question.trace();
     let comms = trace.comms();
     let mut events = trace.events()?;
     while let Some(item) = events.next()? {
         let record = match item {
             Item::Record(record) => record,
             Item::Lost(lost) => {
-                if (gap.tsc_begin..=gap.tsc_end).contains(&lost.after) {
+                if gap.contains(&lost.after) {
                     writeln!(out, "{:>26} events of CPU {} are missing", "", lost.cpu)?;
                 }
                 continue;
             }
         };
-        if record.time > gap.tsc_end {
+        if record.time > *gap.end() {
             break;
         }
-        if record.time < gap.tsc_begin {
+        if record.time < *gap.start() {
             continue;
         }
-        let ns = question.units().ns(record.time - gap.tsc_begin);
+        let ns = units.ns(record.time - *gap.start());
         let pid = trace.formats().pid(record.data).unwrap_or_default();
         let name = if pid == 0 { "idle" } else { comms.get(pid).unwrap_or("?") };
         let name = one_line(name);

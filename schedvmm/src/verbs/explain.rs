@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `schedvmm explain`.
+//! `schedvmm explain` of a result.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use ftrace::FtraceError;
 use ftrace::attribution::Explanation;
 use results::json;
-use results::model::{CoreFigures, Explained, LocatedGap, RunResult, RunTimes};
+use results::model::{CoreFigures, Explained, LocatedGap, Numbers, RunResult, RunTimes};
 use results::saved::Saved;
 use serde::Serialize;
 
 use crate::cli::ExplainArgs;
+use crate::explain::any_trace::AnyTrace;
 use crate::explain::question::Question;
-use crate::explain::text;
 use crate::explain::whole::Whole;
+use crate::explain::{picture, text};
 use crate::progress::Progress;
-use crate::status::{ExitStatus, Failure, Owned};
+use crate::status::{ExitStatus, Failure};
 use crate::terminal::{self, Plain};
+use crate::verbs::explain_trace;
 
 /// Version of what `schedvmm explain --json` prints.
 const SCHEMA: &str = "schedvmm-explanation/2";
@@ -28,6 +29,15 @@ const SCHEMA: &str = "schedvmm-explanation/2";
 /// # Errors
 /// No such result, gap or trace; a file that cannot be written.
 pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
+    if AnyTrace::is_at(&args.result) {
+        return explain_trace::run(args);
+    }
+    if let Some(option) = args.of_traces() {
+        return Err(Failure::request(format!(
+            "{option} is of traces, and {} is a result; leave it out, or name the trace",
+            args.result.display()
+        )));
+    }
     let saved = Saved::open(&args.result)?;
     let result = &saved.result;
     let path = saved.trace_path()?;
@@ -59,7 +69,8 @@ pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
             Printed { gap: Some(&explained), ..Printed::new(&question, result, &path) }
                 .write(&mut out)
         } else if args.text {
-            text::write_events(&question, &gap, &mut out)
+            let range = gap.tsc_begin..=gap.tsc_end;
+            text::write_events(question.trace(), question.units(), range, &mut out)
         } else {
             write_screen(&question, (&explained, &found), result, &mut out)
                 .map_err(FtraceError::from)
@@ -129,7 +140,9 @@ fn choose(args: &ExplainArgs, saved: &Saved) -> Result<LocatedGap, Failure> {
             Failure::request(format!("--gap {number}: gaps.csv has gaps 1 to {}", gaps.len()))
         });
     }
-    if let Some(who) = args.thread {
+    if let Some(who) = &args.thread {
+        let who = Numbers::parse(who)
+            .map_err(|why| Failure::request(format!("--thread {who}: {why}")))?;
         let gaps = saved.gaps()?.into_iter().filter(|gap| gap.who == who);
         return gaps
             .max_by_key(|gap| (saved.result.counts(gap), gap.length_ns))
@@ -157,17 +170,8 @@ fn write_perfetto(question: &Question, gaps: &[LocatedGap], path: &Path) -> Resu
     let begin = question.trace().begin()?.unwrap_or(u64::MAX);
     let in_trace: Vec<_> = gaps.iter().filter(|gap| gap.tsc_end >= begin).copied().collect();
     let found = question.explanations(&in_trace)?;
-    let file =
-        File::create(path).map_err(FtraceError::from).map_err(|error| cannot_write(error, path))?;
-    let mut out = BufWriter::new(file);
     let (context, units) = (question.context(), question.units());
-    question
-        .reading("perfetto", |trace| trace.write_perfetto(&found, context, units, &mut out))
-        .and_then(|()| Ok(out.flush()?))
-        .map_err(|error| cannot_write(error, path))
-}
-
-fn cannot_write(error: FtraceError, path: &Path) -> Failure {
-    let text = format!("cannot write {}: {error}", path.display());
-    Failure::new(error.owner(), text)
+    picture::write_file(path, |out| {
+        question.reading("perfetto", |trace| trace.write_perfetto(&found, context, units, out))
+    })
 }

@@ -27,6 +27,12 @@ fn data() -> (Vec<u8>, String) {
     (bytes, fs::read_to_string(folder.join("linux-6.12.csv")).expect("its gaps"))
 }
 
+/// The trace alone.
+#[allow(dead_code, reason = "each test uses a part of it")]
+pub fn trace_bytes() -> Vec<u8> {
+    data().0
+}
+
 /// A result with all that one has, of another run.
 fn result() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../results/tests/data/user.json.xz");
