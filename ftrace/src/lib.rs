@@ -6,7 +6,7 @@
 //!   little-endian machines; trace.dat, versions 6 and 7, compressed or not, with all its buffers
 //!   ([`TraceFile`]); and [`dump`], the same as one stream. All CPUs come in order of time, without
 //!   a copy or an allocation for each event, in bounded memory whatever the trace's size.
-//! - **Finds** who waited for a CPU, and when: [`waits`].
+//! - **Finds** who waited for a CPU, and when: [`waits()`].
 //! - **Explains** gaps of threads, to the tick: [`attribution`]. It knows core scheduling.
 //! - **Writes** trace.dat ([`Trace::write_trace_dat`]) for trace-cmd and KernelShark, and
 //!   Perfetto ([`Trace::write_perfetto`]) for ui.perfetto.dev.

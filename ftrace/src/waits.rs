@@ -144,7 +144,7 @@ pub struct Wanted {
     pub window: Range<u64>,
     /// Waits on these CPUs, where it is not empty.
     pub cpus: Vec<u32>,
-    /// Waits of this thread alone: of its number, or of its name.
+    /// Waits of this thread alone: of its number, or of the name that it had then.
     pub thread: Option<String>,
     /// The longest ones to keep.
     pub worst: usize,
@@ -246,6 +246,8 @@ struct Thread {
     state: State,
     comm: [u8; 16],
     waiter: Waiter,
+    /// It had a wait that was wanted: by a name, perhaps, that it has no more.
+    is_wanted: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -463,6 +465,7 @@ impl Scan<'_> {
         let worst = self.wanted.worst;
         let Some(thread) = self.threads.get_mut(&wait.tid) else { return };
         let is_wanted = self.wanted.has(wait.tid, &thread.comm);
+        thread.is_wanted |= is_wanted;
         let sum = match wait.kind {
             WaitKind::Wakeup => &mut thread.waiter.wakeup,
             WaitKind::Preemption => &mut thread.waiter.preemption,
@@ -509,9 +512,9 @@ impl Scan<'_> {
                     Wait { tid, begin, end: begin + ticks, kind, cpu, ended, moved_unseen }
                 })
                 .collect();
-        for (tid, Thread { comm, mut waiter, .. }) in self.threads {
+        for (tid, Thread { comm, mut waiter, is_wanted, .. }) in self.threads {
             let waits = waiter.wakeup.count + waiter.preemption.count + waiter.unknown;
-            if waits > 0 && self.wanted.has(tid, &comm) {
+            if waits > 0 && (is_wanted || self.wanted.has(tid, &comm)) {
                 waiter.name = String::from_utf8_lossy(name(&comm)).into_owned();
                 found.threads.insert(tid, waiter);
             }

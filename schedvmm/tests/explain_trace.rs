@@ -91,6 +91,25 @@ fn a_person_gets_threads_and_waits() {
     assert_eq!(stdout(&path, &["--longest"]), stdout(&path, &["--gap", "1"]));
 }
 
+/// Each thread is accounted for, all the time.
+#[test]
+fn all_of_the_time_of_all_threads_is_accounted_for() {
+    let (_folder, path) = trace();
+    let times = json(&path, &["--run"]);
+    assert_eq!(times["schema"], "schedvmm-trace-times/1");
+    let length_ns = number(&times, "length_ns");
+    let keys = ["running_ns", "queued_ns", "forced_idle_ns", "asleep_ns", "unknown_ns", "other_ns"];
+    let threads = list(&times, "threads");
+    assert!(threads.len() > 8, "{times}");
+    for thread in threads {
+        let sum: u64 = keys.iter().map(|key| number(thread, key)).sum();
+        assert!(sum <= length_ns && length_ns - sum <= keys.len() as u64, "{thread}");
+    }
+    let text = stdout(&path, &["--run"]);
+    assert!(text.contains("    tid  name                running"), "{text}");
+    assert_eq!(text.lines().count(), threads.len() + 3);
+}
+
 #[test]
 fn what_is_asked_for_is_what_comes() {
     let (_folder, path) = trace();
@@ -101,8 +120,9 @@ fn what_is_asked_for_is_what_comes() {
     for (who, key) in [(tid.as_str(), "tid"), (name, "name")] {
         let found = json(&path, &["--thread", who, "--worst", "1000"]);
         let found = list(&found, "waits");
-        let expected = all.iter().filter(|wait| wait[key] == first[key]);
-        assert_eq!(found.len(), expected.count(), "{who}");
+        let expected = all.iter().filter(|wait| wait[key] == first[key]).count();
+        // A thread may have had the name of another before it took its own.
+        assert!(found.len() == expected || (key == "name" && found.len() > expected), "{who}");
         assert_eq!(found[0]["paragraph"], first["paragraph"]);
     }
     let found = json(&path, &["--cpus", "2", "--worst", "1000"]);
@@ -161,12 +181,11 @@ fn what_cannot_be_explained_is_a_usage_error_with_its_reason() {
     let cut = file("cut.dat", &fs::read(&path).expect("there")[..3000]);
     let empty = file("empty", b"");
     let result = traced::folder();
-    let cases: [(&Path, &[&str], &str); 14] = [
+    let cases: [(&Path, &[&str], &str); 13] = [
         (&path, &[], "--clock-khz"),
         (&path, &["--clock-khz", "2445406", "--gap", "0"], "waits have numbers 1 to"),
         (&path, &["--clock-khz", "2445406", "--gap", "9999"], "waits are known"),
         (&path, &["--clock-khz", "2445406", "--thread", "nobody"], "no thread of this number"),
-        (&path, &["--clock-khz", "2445406", "--run"], "--run is of results"),
         (&path, &["--clock-khz", "2445406", "--between", "2", "1"], "not behind the first"),
         (&path, &["--between", "2", "x"], "SECONDS.FRACTION"),
         (&path, &["--buffer", "foo"], "none of that name; those with events are: main"),

@@ -99,7 +99,8 @@ pub enum Verb {
         #[arg(long)]
         nested: bool,
     },
-    /// Says from its trace why a gap of a result was: who ran instead.
+    /// Says from its trace why a gap of a result was, or from a trace of any machine who waited longest
+    /// for a CPU: who ran instead.
     Explain(ExplainArgs),
     /// Says where a row of kernels changes, by their stored trials.
     ///

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ftrace::attribution::{Context, Explanation, Gap, Units, explain};
 use ftrace::dump::Dump;
-use ftrace::{FtraceError, Trace, TraceFile, Wait, Waits, Wanted};
+use ftrace::{FtraceError, Trace, TraceFile, Waits, Wanted};
 
 use crate::progress::Progress;
 use crate::status::Failure;
@@ -109,27 +109,26 @@ impl AnyTrace {
         }
         if !found.recorded.switches {
             return Err(Failure::request(
-                "this trace has no sched_switch, without which nobody knows who ran: record with \
-                 `trace-cmd record -e sched -e irq -e irq_vectors`",
+                "this trace has no sched_switch, without which nobody knows who ran: `trace-cmd record \
+                 -e sched -e irq -e irq_vectors` records it, and what else is of use",
             ));
         }
         Ok(found)
     }
 
-    /// Explains waits, in their order, with so many pieces of each, and what is known of the
+    /// Explains gaps, in their order, with so many pieces of each, and what is known of the
     /// threads: their names.
     ///
     /// # Errors
     /// The trace cannot be read.
     pub fn explanations(
         &self,
-        waits: &[Wait],
+        gaps: &[Gap],
         names: &Waits,
         max_segments: usize,
     ) -> Result<(Vec<Explanation>, Context), FtraceError> {
-        let gaps: Vec<Gap> = waits.iter().map(Wait::gap).collect();
         let context = Context { max_segments, ..Context::default() };
-        let mut found = self.reading("explain", |trace| explain(trace, &gaps, &context))?;
+        let mut found = self.reading("explain", |trace| explain(trace, gaps, &context))?;
         for explanation in &mut found {
             // Files need not have the names of threads; switches do.
             if let Some(thread) = names.threads.get(&explanation.gap.tid) {

@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use ftrace::attribution::{Cause, Explanation};
+use ftrace::attribution::{Cause, Explanation, Units};
 use ftrace::{FtraceError, Item, Trace};
 use protocol::index::{GroupIndex, Kind};
 use results::model::{ForcedIdleTime, LocatedGap, Numbers, RunTimes, ThreadTimes};
+use serde::Serialize;
 
 use super::question::Question;
 
@@ -49,9 +50,7 @@ impl Whole {
             tsc_begin,
             tsc_end,
             length_ns: units.ns(tsc_end - tsc_begin),
-            threads: of_threads
-                .map(|(who, found)| thread_times(*who, found, |ticks| units.ns(ticks)))
-                .collect(),
+            threads: of_threads.map(|(who, found)| thread_times(*who, found, units)).collect(),
             forced_idle: forced_idle(&found)
                 .into_iter()
                 .map(|((cpu, by_group), ticks)| ForcedIdleTime {
@@ -104,34 +103,60 @@ fn forced_idle(found: &[Explanation]) -> BTreeMap<(u32, Option<u32>), u64> {
     sums
 }
 
-fn thread_times(who: Numbers, found: &Explanation, ns: impl Fn(u64) -> u64) -> ThreadTimes {
+fn thread_times(who: Numbers, found: &Explanation, units: Units) -> ThreadTimes {
+    let Spent { running_ns, queued_ns, forced_idle_ns, asleep_ns, unknown_ns, other_ns } =
+        Spent::of(found, units);
     ThreadTimes {
         who,
         tid: found.gap.tid,
-        running_ns: spent_ns(&is_running, &ns, found),
-        queued_ns: spent_ns(&is_queued, &ns, found),
-        forced_idle_ns: spent_ns(&is_forced_idle, &ns, found),
-        asleep_ns: spent_ns(&is_asleep, &ns, found),
-        unknown_ns: spent_ns(&is_unknown, &ns, found),
-        other_ns: spent_ns(
-            &|cause| {
-                ![
-                    is_running(cause),
-                    is_queued(cause),
-                    is_forced_idle(cause),
-                    is_asleep(cause),
-                    is_unknown(cause),
-                ]
-                .contains(&true)
-            },
-            &ns,
-            found,
-        ),
+        running_ns,
+        queued_ns,
+        forced_idle_ns,
+        asleep_ns,
+        unknown_ns,
+        other_ns,
     }
 }
 
-fn spent_ns(select: &dyn Fn(&Cause) -> bool, ns: &impl Fn(u64) -> u64, found: &Explanation) -> u64 {
-    ns(found.ticks_of(select))
+/// What a thread did all the time of a gap; the parts sum to it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Spent {
+    /// It ran.
+    pub running_ns: u64,
+    /// On a run queue, and others ran.
+    pub queued_ns: u64,
+    /// On the run queue of a CPU that was kept idle.
+    pub forced_idle_ns: u64,
+    /// It slept.
+    pub asleep_ns: u64,
+    /// The trace does not tell.
+    pub unknown_ns: u64,
+    /// Throttled, being woken, migrating, idle without a reason, interrupts.
+    pub other_ns: u64,
+}
+
+impl Spent {
+    /// By its explanation.
+    pub fn of(found: &Explanation, units: Units) -> Self {
+        Self {
+            running_ns: spent_ns(&is_running, units, found),
+            queued_ns: spent_ns(&is_queued, units, found),
+            forced_idle_ns: spent_ns(&is_forced_idle, units, found),
+            asleep_ns: spent_ns(&is_asleep, units, found),
+            unknown_ns: spent_ns(&is_unknown, units, found),
+            other_ns: spent_ns(&is_other, units, found),
+        }
+    }
+}
+
+fn spent_ns(select: &dyn Fn(&Cause) -> bool, units: Units, found: &Explanation) -> u64 {
+    units.ns(found.ticks_of(select))
+}
+
+fn is_other(cause: &Cause) -> bool {
+    let known: [fn(&Cause) -> bool; 5] =
+        [is_running, is_queued, is_forced_idle, is_asleep, is_unknown];
+    !known.iter().any(|is_one| is_one(cause))
 }
 
 fn is_running(cause: &Cause) -> bool {

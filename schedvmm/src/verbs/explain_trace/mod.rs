@@ -2,14 +2,16 @@
 //! `schedvmm explain` of a trace from anywhere: who waited longest, and why.
 
 mod answer;
+mod times;
 mod words;
 
 use std::io::Write;
 use std::path::Path;
 
-use ftrace::attribution::{Context, Explanation};
+use ftrace::attribution::{Context, Explanation, Gap};
 use ftrace::{FtraceError, Wait, Waits, Wanted};
 
+use self::times::Times;
 use crate::cli::ExplainArgs;
 use crate::explain::any_trace::AnyTrace;
 use crate::explain::{picture, text};
@@ -40,11 +42,6 @@ struct Found<'a> {
 /// # Errors
 /// No such trace or wait; a file that cannot be written.
 pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
-    if args.run {
-        return Err(Failure::request(
-            "--run is of results; a trace has a table of its threads without it",
-        ));
-    }
     let path = &args.result;
     if let Some(file) = args.perfetto.as_ref().filter(|file| same_file(file, path)) {
         return Err(Failure::request(format!(
@@ -54,18 +51,27 @@ pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
     }
     let buffer = args.buffer.as_deref();
     let trace = AnyTrace::open(path, buffer, args.clock_khz, &Progress::new())?;
-    let waits = trace.waits(&wanted(args, &trace)?)?;
+    let wanted = wanted(args, &trace)?;
+    let waits = trace.waits(&wanted)?;
     let places = choose(args, &waits)?;
     if let Some(file) = &args.perfetto {
         write_perfetto(&trace, &waits, file)?;
     }
     let asked: Vec<Wait> = places.iter().map(|place| waits.worst[*place]).collect();
     let mut out = Plain::stdout();
-    let printed = if args.text {
+    let printed = if args.run {
+        let times = Times::read(&trace, &waits, &wanted.window, path)?;
+        if args.json {
+            times.write_json(&mut out)
+        } else {
+            times.write_text(&mut out).map_err(FtraceError::from)
+        }
+    } else if args.text {
         let Some(wait) = asked.first() else { return Ok(ExitStatus::Pass) };
         text::write_events(trace.trace(), trace.units(), wait.begin..=wait.end, &mut out)
     } else {
-        let (explained, context) = trace.explanations(&asked, &waits, 0)?;
+        let gaps: Vec<Gap> = asked.iter().map(Wait::gap).collect();
+        let (explained, context) = trace.explanations(&gaps, &waits, 0)?;
         let numbered = places.iter().map(|place| place + 1).zip(asked).zip(explained);
         let chosen = numbered.map(|((number, wait), found)| (number, wait, found)).collect();
         let found = Found { trace: &trace, waits: &waits, chosen, context };
@@ -130,8 +136,8 @@ fn choose(args: &ExplainArgs, waits: &Waits) -> Result<Vec<usize>, Failure> {
 
 /// Writes a Perfetto file with the longest waits.
 fn write_perfetto(trace: &AnyTrace, waits: &Waits, path: &Path) -> Result<(), Failure> {
-    let longest = &waits.worst[..waits.worst.len().min(WORST_IN_PICTURE)];
-    let (found, context) = trace.explanations(longest, waits, MAX_SEGMENTS)?;
+    let longest: Vec<Gap> = waits.worst.iter().take(WORST_IN_PICTURE).map(Wait::gap).collect();
+    let (found, context) = trace.explanations(&longest, waits, MAX_SEGMENTS)?;
     let units = trace.units();
     picture::write_file(path, |out| {
         trace.reading("perfetto", |trace| trace.write_perfetto(&found, &context, units, out))
