@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::sync::atomic::AtomicU32;
 
 use crate::accounting::Accounting;
-use crate::meter::{Limits, Meter, Rdtscp};
+use crate::meter::{Limits, Meter, Rdtscp, Until};
 use crate::record::GapRecord;
 use crate::tally::{RecordCell, Recorder, Tally};
 use crate::tsc;
@@ -105,7 +105,8 @@ fn meter_batch(bare_ticks: f64) -> f64 {
     let ticks = (bare_ticks * f64::from(BATCH)) as u64;
     let from = tsc::read();
     let until = black_box(from.tsc.wrapping_add(ticks));
-    let (_, last) = meter.burst(&mut Rdtscp, &mut (), from, until, black_box(&stop));
+    let (_, last) =
+        meter.burst(&mut Rdtscp, &mut (), from, Until { tsc: until, stop: black_box(&stop) });
     per_iteration(last.tsc.wrapping_sub(from.tsc), tally.iterations())
 }
 

@@ -6,6 +6,8 @@
 //! not read at every interruption, so what follows from it is known between two bounds; a class is
 //! given only where both bounds give the same. docs/method.md derives the rules.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::accounting::{Facts, Sample};
@@ -246,8 +248,9 @@ impl<E: ThreadAccounting> Evidence<E> {
         base: &Base,
         recorded: Option<Recorded>,
         off: Bounds,
-        (begin, end): (u64, u64),
+        gap: Range<u64>,
     ) -> u64 {
+        let Range { start: begin, end } = gap;
         let arrived_tsc = recorded.map_or_else(
             // It arrived after it had been off, at the earliest.
             || if off.least > 0 { begin.saturating_add(off.least) } else { 0 },
@@ -387,7 +390,7 @@ impl<E: ThreadAccounting> GapClassifier for Evidence<E> {
         let unsure_ticks = base.unsure_ticks;
         let base = Base { unsure_ticks: unsure_ticks.saturating_add(more), ..base };
         let off = recorded_off.unwrap_or_else(|| self.off_by_accounting(&base, &now, length));
-        let booked_tsc = self.booked_tsc(&base, recorded, off, (begin, end));
+        let booked_tsc = self.booked_tsc(&base, recorded, off, begin..end);
         let ran = self.ran_by_accounting(&base, &now, booked_tsc, length);
         let off = match recorded {
             // Time that it was not given while it was blocked counts as the scheduler's.

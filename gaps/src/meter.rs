@@ -40,6 +40,15 @@ pub struct Limits {
     pub threshold_ticks: Option<u64>,
 }
 
+/// When a burst is to end, whichever comes first.
+#[derive(Clone, Copy, Debug)]
+pub struct Until<'a> {
+    /// The counter reaches this value.
+    pub tsc: u64,
+    /// It is not 0.
+    pub stop: &'a AtomicU32,
+}
+
 /// Why a burst ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -71,7 +80,7 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// Spins until the counter reaches `until` or `stop` is not 0.
+    /// Spins until it is to end.
     ///
     /// `from` is the last reading before the burst: the first interval begins there. Returns
     /// the last reading together with the reason.
@@ -83,9 +92,9 @@ impl<'a> Meter<'a> {
         clock: &mut C,
         classifier: &mut W,
         from: Reading,
-        until: u64,
-        stop: &AtomicU32,
+        until: Until<'_>,
     ) -> (End, Reading) {
+        let Until { tsc: until, stop } = until;
         let (mut iterations, mut backwards) = (0u64, 0u64);
         let (notice, own) = (self.floor.min(classifier.notice_ticks()), classifier.own_ticks());
         let mut last = from;
@@ -229,8 +238,12 @@ mod tests {
         let from = Reading { tsc: readings[0].0, cpu: readings[0].1 };
         let readings = readings[1..].iter().copied();
         let mut script = Script { readings, last: from, stop: &stop };
-        let (end, last) =
-            Meter::new(recorder, limits).burst(&mut script, &mut (), from, until, &stop);
+        let (end, last) = Meter::new(recorder, limits).burst(
+            &mut script,
+            &mut (),
+            from,
+            Until { tsc: until, stop: &stop },
+        );
         let records = tally.records(&cells, 0).collect();
         Outcome { end, last, records, tally }
     }
@@ -308,7 +321,12 @@ mod tests {
         let last = Reading { tsc: 0, cpu: 0 };
         let mut script = Script { readings: readings.iter().copied(), last, stop: &stop };
         let mut classifier = Classified::default();
-        Meter::new(recorder, limits).burst(&mut script, &mut classifier, last, 1 << 40, &stop);
+        Meter::new(recorder, limits).burst(
+            &mut script,
+            &mut classifier,
+            last,
+            Until { tsc: 1 << 40, stop: &stop },
+        );
         let gaps: Vec<_> =
             tally.records(&cells, 0).map(|gap| (gap.tsc_begin, gap.tsc_end)).collect();
         assert_eq!(gaps, [(0, 1000), (1150, 2150), (2150, 2300)]);
@@ -324,7 +342,12 @@ mod tests {
         let last = Reading { tsc: 0, cpu: 0 };
         let mut script = Script { readings: readings.iter().copied(), last, stop: &stop };
         let mut classifier = Classified::default();
-        Meter::new(recorder, limits).burst(&mut script, &mut classifier, last, 1 << 40, &stop);
+        Meter::new(recorder, limits).burst(
+            &mut script,
+            &mut classifier,
+            last,
+            Until { tsc: 1 << 40, stop: &stop },
+        );
         assert_eq!(classifier.0, [(40, 100), (100, 500), (500, 620)]);
         let classes: Vec<_> = tally.records(&cells, 0).map(|gap| gap.class).collect();
         assert_eq!(classes, [Class::Host, Class::ScheduledOut]);
@@ -349,8 +372,12 @@ mod tests {
             let limits = Limits { floor_ticks: FLOOR, threshold_ticks: Some(THRESHOLD) };
             let mut clock = Stopped(readings.iter(), &stop);
             let from = Reading { tsc: 10_000, cpu: 0 };
-            let (end, last) =
-                Meter::new(recorder, limits).burst(&mut clock, &mut (), from, 1 << 40, &stop);
+            let (end, last) = Meter::new(recorder, limits).burst(
+                &mut clock,
+                &mut (),
+                from,
+                Until { tsc: 1 << 40, stop: &stop },
+            );
             let records: Vec<_> = tally.records(&cells, 0).collect();
             (end, last.tsc, records, tally.backwards())
         };
@@ -416,7 +443,10 @@ mod tests {
         let meter = Meter::new(recorder, Limits { floor_ticks: 1, threshold_ticks: None });
         let from = tsc::read();
         let until = from.tsc + 1_000_000;
-        assert_eq!(meter.burst(&mut Rdtscp, &mut (), from, until, &stop).0, End::Deadline);
+        assert_eq!(
+            meter.burst(&mut Rdtscp, &mut (), from, Until { tsc: until, stop: &stop }).0,
+            End::Deadline
+        );
         assert!(tally.gaps() > 0);
     }
 
@@ -451,8 +481,12 @@ mod tests {
         let limits = Limits { floor_ticks: 1 << 40, threshold_ticks: None };
         let from = tsc::read();
         let until = from.tsc + 1_000_000;
-        let (end, last) =
-            Meter::new(recorder, limits).burst(&mut Rdtscp, &mut (), from, until, &stop);
+        let (end, last) = Meter::new(recorder, limits).burst(
+            &mut Rdtscp,
+            &mut (),
+            from,
+            Until { tsc: until, stop: &stop },
+        );
         assert_eq!(end, End::Deadline);
         assert!(last.tsc >= until);
         assert!(tally.iterations() > 100);

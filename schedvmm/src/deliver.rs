@@ -24,6 +24,18 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 /// Writing them takes at most this part of the time.
 const CHECKPOINT_DUTY_DIVISOR: u32 = 50;
 
+/// What has been measured so far.
+pub struct SoFar<'a> {
+    /// Each thread's gaps.
+    pub gaps: &'a [Vec<GapRecord>],
+    /// The time and the threads in them.
+    pub clock: Clock<'a>,
+    /// All else, where it is due.
+    pub result: Option<&'a RunResult>,
+    /// Since then it was put together.
+    pub begin: Instant,
+}
+
 /// Keeps on the disk what has been measured so far, for a process that is killed.
 #[derive(Debug, Default)]
 pub struct Checkpoints {
@@ -37,22 +49,16 @@ impl Checkpoints {
         self.next.is_none_or(|next| next <= Instant::now())
     }
 
-    /// A second has passed, or the load has begun: adds the new gaps to gaps.csv and, where it
-    /// is due, writes the result as it is so far, which took since `begin` to make. Returns what
-    /// went wrong, the first time that something does: the run goes on without.
-    pub fn keep(
-        &mut self,
-        folder: &mut Folder,
-        (gaps, clock): (&[Vec<GapRecord>], Clock<'_>),
-        result: Option<&RunResult>,
-        begin: Instant,
-    ) -> Option<String> {
-        let mut kept = folder.add_gaps(gaps, clock);
-        if let Some(result) = result {
+    /// A second has passed, or the load has begun: adds the new gaps to gaps.csv and, where there
+    /// is one, writes the result. Returns what went wrong, the first time that something does: the
+    /// run goes on without.
+    pub fn keep(&mut self, folder: &mut Folder, so_far: &SoFar<'_>) -> Option<String> {
+        let mut kept = folder.add_gaps(so_far.gaps, so_far.clock);
+        if let Some(result) = so_far.result {
             kept = kept.and(folder.write_result(result));
             let now = Instant::now();
-            self.next =
-                Some(now + CHECKPOINT_INTERVAL.max((now - begin) * CHECKPOINT_DUTY_DIVISOR));
+            let took = now - so_far.begin;
+            self.next = Some(now + CHECKPOINT_INTERVAL.max(took * CHECKPOINT_DUTY_DIVISOR));
         }
         let error = kept.err()?;
         (!std::mem::replace(&mut self.failed, true)).then(|| {

@@ -15,7 +15,7 @@ use crate::analysis::parted::clock_of;
 use crate::analysis::threads;
 use crate::caller::{Caller, Meanwhile};
 use crate::compose::{Account, Origin};
-use crate::deliver::{Checkpoints, Delivery};
+use crate::deliver::{Checkpoints, Delivery, SoFar};
 use crate::limits;
 use crate::pins::PinCheck;
 use crate::session::{Notice, Session};
@@ -75,8 +75,13 @@ impl Measurement {
     fn checkpoint(&mut self) {
         let begin = Instant::now();
         let result = self.checkpoints.result_is_due().then(|| self.result_so_far());
-        let gaps = (self.session.gaps.as_slice(), clock_of(&self.session, &self.job.load));
-        let lost = self.checkpoints.keep(&mut self.folder, gaps, result.as_ref(), begin);
+        let so_far = SoFar {
+            gaps: &self.session.gaps,
+            clock: clock_of(&self.session, &self.job.load),
+            result: result.as_ref(),
+            begin,
+        };
+        let lost = self.checkpoints.keep(&mut self.folder, &so_far);
         lost.into_iter().for_each(|note| self.note(note));
         if self.folder.gaps_are_cut() {
             self.note_once(GAPS_CUT.to_owned());

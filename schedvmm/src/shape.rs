@@ -6,29 +6,16 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use clap::builder::PossibleValuesParser;
 use protocol::group::{Class, GroupSpec, Policy, Quota, SleepSpec, fault};
 use serde::Deserialize;
 use workload::supervisor::MAX_THREADS;
 
 use crate::cli::LoadArgs;
 use crate::plain_file;
+use crate::presets::PRESETS;
 use crate::status::Failure;
 use crate::units;
 
-/// Loads by name.
-const PRESETS: [(&str, &str); 10] = [
-    ("pairs-burst", include_str!("../presets/pairs-burst.toml")),
-    ("busy", include_str!("../presets/busy.toml")),
-    ("two-cookie", include_str!("../presets/two-cookie.toml")),
-    ("yield", include_str!("../presets/yield.toml")),
-    ("half-idle-vm", include_str!("../presets/half-idle-vm.toml")),
-    ("weights", include_str!("../presets/weights.toml")),
-    ("mixed-tagged", include_str!("../presets/mixed-tagged.toml")),
-    ("throttle", include_str!("../presets/throttle.toml")),
-    ("wakeup", include_str!("../presets/wakeup.toml")),
-    ("arrivals", include_str!("../presets/arrivals.toml")),
-];
 /// Larger files are no load.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 /// A burst that no run outlasts.
@@ -70,11 +57,6 @@ impl Shape {
             })
         })
     }
-}
-
-/// Names of presets, as clap wants them.
-pub fn preset_names() -> PossibleValuesParser {
-    PossibleValuesParser::new(PRESETS.map(|(name, _)| name))
 }
 
 /// One line for each preset.

@@ -10,9 +10,9 @@ use crate::analysis::figures;
 use crate::analysis::threads::over_threshold;
 use crate::disk::Short;
 use crate::doubt::{self, Doubt, Terms};
+use crate::overrun::Overrun;
 use crate::session::{Session, waited_for};
 use crate::status::{ExitStatus, Owned};
-use crate::wall::Overrun;
 
 /// End of a run.
 #[derive(Debug)]

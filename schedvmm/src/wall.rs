@@ -10,9 +10,9 @@ use protocol::job::Job;
 use results::model::Stage;
 
 use crate::cli::RunArgs;
-use crate::session::{QUIET_STAGES, waited_for};
+use crate::overrun::Overrun;
+use crate::session::QUIET_STAGES;
 use crate::signals;
-use crate::units;
 
 /// More than the sum of all deadlines: what a slow machine takes between them.
 const ROOM: Duration = Duration::from_secs(60);
@@ -61,24 +61,6 @@ pub struct WallLimit {
     begin: Instant,
     /// Ends the watch when it goes away.
     _watch: Option<Sender<()>>,
-}
-
-/// A run that had not ended at its limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Overrun {
-    /// The limit.
-    pub limit: Duration,
-    /// How far it had come.
-    pub stage: Stage,
-}
-
-impl Overrun {
-    /// What is to be said of it.
-    pub fn reason(&self) -> String {
-        let limit = units::show_ns(units::as_ns(self.limit));
-        let stage = waited_for(self.stage);
-        format!("the run had not ended after {limit} (--wall-limit), and waited for {stage}")
-    }
 }
 
 impl WallLimit {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use gaps::evidence::{Evidence, GapClassifier, ThreadAccounting};
-use gaps::meter::{End, Meter, Rdtscp};
+use gaps::meter::{End, Meter, Rdtscp, Until};
 use gaps::pauses::{Distribution, Pauses};
 use gaps::tsc::{self, Reading, clock_ns, earlier, ns_to_ticks, ticks_to_ns};
 use protocol::duration::as_ns;
@@ -289,7 +289,7 @@ impl Bursts<'_> {
         until: u64,
     ) -> (End, Reading) {
         let stop = &self.account.control.stop;
-        let (why, last) = self.meter.burst(&mut Rdtscp, evidence, from, until, stop);
+        let (why, last) = self.meter.burst(&mut Rdtscp, evidence, from, Until { tsc: until, stop });
         if let End::Hit(record) = why {
             self.publisher.publish(record);
             return (why, tsc::read());

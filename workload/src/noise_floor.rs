@@ -12,7 +12,7 @@ use std::{io, thread};
 
 use gaps::bench;
 use gaps::evidence::{Evidence, GapClassifier};
-use gaps::meter::{Limits, Meter, Rdtscp};
+use gaps::meter::{Limits, Meter, Rdtscp, Until};
 use gaps::stats::{Distribution, share_within};
 use gaps::tally::{Recorder, Tally};
 use gaps::tsc::{self, ns_to_ticks, ticks_to_ns};
@@ -100,7 +100,12 @@ fn watch(cpu: u32, ticks: u64, khz: u64, mut evidence: Evidence<KernelAccounting
     evidence.begin();
     let from = tsc::read();
     let until = from.tsc.wrapping_add(ticks);
-    let (_, last) = meter.burst(&mut Rdtscp, &mut evidence, from, until, &AtomicU32::new(0));
+    let (_, last) = meter.burst(
+        &mut Rdtscp,
+        &mut evidence,
+        from,
+        Until { tsc: until, stop: &AtomicU32::new(0) },
+    );
     noise_of(cpu, &tally, last.tsc.wrapping_sub(from.tsc), khz)
 }
 

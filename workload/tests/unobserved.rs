@@ -13,7 +13,7 @@ use std::{env, fs, thread, time::Duration};
 
 use gaps::bench;
 use gaps::evidence::{Evidence, GapClassifier};
-use gaps::meter::{Limits, Meter, Rdtscp};
+use gaps::meter::{Limits, Meter, Rdtscp, Until};
 use gaps::tally::{RecordCell, Recorder, Tally};
 use gaps::tsc::{self, Sources, ns_to_ticks, ticks_to_ns};
 use libtest_mimic::{Arguments, Completion, Trial};
@@ -119,7 +119,12 @@ fn spin(words: &[String]) -> io::Result<Spun> {
             confine(kind)?;
         }
         evidence.begin();
-        meter.burst(&mut Rdtscp, &mut evidence, tsc::read(), until, &AtomicU32::new(0));
+        meter.burst(
+            &mut Rdtscp,
+            &mut evidence,
+            tsc::read(),
+            Until { tsc: until, stop: &AtomicU32::new(0) },
+        );
         let gaps = tally.records(&cells, 0);
         spun.gaps_ns = gaps.map(|gap| ticks_to_ns(gap.ticks(), khz)).collect();
     }

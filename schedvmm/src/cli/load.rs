@@ -12,7 +12,7 @@ use protocol::tunable::TuneRequest;
 
 use crate::doubt::Terms;
 use crate::limits::Limit;
-use crate::shape;
+use crate::presets;
 use crate::units::{self, CpuList, Threshold};
 
 /// The load.
@@ -30,7 +30,7 @@ pub struct LoadArgs {
     #[arg(long, default_value = "100us", value_parser = units::positive_duration, value_name = "TIME")]
     pub floor: Duration,
     /// A load by name instead of --groups, --threads, --busy, --sleep and --arrival; see --list-presets.
-    #[arg(long, value_name = "NAME", value_parser = shape::preset_names(), conflicts_with_all = ["groups", "threads", "busy", "sleep", "arrival"])]
+    #[arg(long, value_name = "NAME", value_parser = presets::names(), conflicts_with_all = ["groups", "threads", "busy", "sleep", "arrival"])]
     pub preset: Option<String>,
     /// A load of your own from a TOML file (docs/formats.md), instead of the same.
     #[arg(long, value_name = "FILE", value_parser = units::named(), conflicts_with_all = ["preset", "groups", "threads", "busy", "sleep", "arrival"])]

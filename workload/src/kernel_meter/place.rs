@@ -7,6 +7,7 @@
 //! before 5.7 not even that. So a gap is placed as late as it can have been, and
 //! [`Placed::earlier_ticks`] says by how much it may have been earlier.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use gaps::evidence::Class;
@@ -98,8 +99,7 @@ impl Placing {
             _ => Class::Unknown,
         };
         let more = sample.count.map_or(0, |count| count.saturating_sub(1));
-        self.placed(at.cpu, (earliest, latest), ticks, class)
-            .map(|placed| Placed { more, ..placed })
+        self.placed(at.cpu, earliest..=latest, ticks, class).map(|placed| Placed { more, ..placed })
     }
 
     /// A gap that osnoise saw. `None` where it would have begun before the meter did.
@@ -107,16 +107,17 @@ impl Placing {
         // No interrupt and no other thread of this kernel ran: what is left is outside of it.
         let class = if sample.interference == 0 { Class::Host } else { Class::Unknown };
         let ticks = ns_to_ticks(sample.duration_ns, self.khz);
-        self.placed(at.cpu, (at.tsc, at.tsc), ticks, class)
+        self.placed(at.cpu, at.tsc..=at.tsc, ticks, class)
     }
 
     fn placed(
         &self,
         cpu: u32,
-        (earliest, latest): (u64, u64),
+        ends: RangeInclusive<u64>,
         ticks: u64,
         class: Class,
     ) -> Option<Placed> {
+        let (earliest, latest) = ends.into_inner();
         let tsc_begin = latest.checked_sub(ticks).filter(|&begin| begin >= self.tsc_start)?;
         let record = GapRecord {
             tsc_begin,

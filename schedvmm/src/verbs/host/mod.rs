@@ -31,6 +31,7 @@ use crate::compose::Origin;
 use crate::deliver::Checkpoints;
 use crate::disk::{Disk, Short};
 use crate::measurement::{Measurement, Span, millis};
+use crate::overrun::Overrun;
 use crate::service::Event;
 use crate::session::{Limits, Session};
 use crate::show::{Show, Style};
@@ -40,7 +41,7 @@ use crate::status::{ExitStatus, Failure, OrFail, chain};
 use crate::trace_file::{Arrival, TraceFile};
 use crate::verbs::host::prepare::{Prepare, Ready};
 use crate::verdict::{End, judge};
-use crate::wall::{Overrun, WallLimit};
+use crate::wall::WallLimit;
 use crate::{facts, printer};
 
 /// Signals on their way to the load's supervisor.

@@ -4,8 +4,8 @@
 use std::time::Instant;
 
 use crate::disk::Short;
+use crate::overrun::Overrun;
 use crate::verdict::End;
-use crate::wall::Overrun;
 
 /// Why a run is ended before its time.
 #[derive(Clone)]

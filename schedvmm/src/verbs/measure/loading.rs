@@ -12,7 +12,7 @@ use vmm::vm::Loaded;
 use vmm::x86_64::lint::{Lint, Wanted};
 
 use super::nested::{self, Vendor};
-use super::plan::Plan;
+use super::plan::{self, Plan};
 use crate::convert;
 use crate::kernel::{self, Kernel, Known};
 use crate::machine::{self, SecondLevel};
@@ -97,7 +97,8 @@ impl Laid {
             nested.transport = l2_drivers.required().map(convert::transport);
         }
         plan.size_l2(&second.image, l2_modules)?;
-        plan.until_consoles_come(&mut config, (kernel, modules), (second, l2_modules));
+        plan::until_console_comes(&mut config, kernel, modules);
+        plan.until_l2_consoles_come(second, l2_modules);
         let second = SecondLevel { kernel: second.image.bytes(), modules: l2_modules };
         let initrd = machine::initrd(&plan.job, modules, opened.vendor.map(|_| second))?;
         let image = unpacked.map_or(Image::Image(&kernel.image), Image::Unpacked);

@@ -189,25 +189,11 @@ impl Plan {
         Ok(())
     }
 
-    /// A kernel that has to load its console has no voice until it has: it gets one. Of
-    /// second-level guests, too.
-    pub fn until_consoles_come(
-        &mut self,
-        config: &mut Config,
-        first: (&Kernel, &Modules),
-        second: (&Kernel, &Modules),
-    ) {
-        if let (kernel, true) = (first.0, first.1.bring_console()) {
-            let voice = EarlyVoice::choose(kernel.can_draw(), &config.cmdline);
-            match voice {
-                EarlyVoice::Screen => config.screen = true,
-                EarlyVoice::Serial => config.serial = true,
-            }
-            config.cmdline = voice.before(&config.cmdline);
-        }
-        if let Some(nested) = self.job.nested.as_mut().filter(|_| second.1.bring_console()) {
+    /// The same as [`until_console_comes`] for second-level guests.
+    pub fn until_l2_consoles_come(&mut self, kernel: &Kernel, modules: &Modules) {
+        if let Some(nested) = self.job.nested.as_mut().filter(|_| modules.bring_console()) {
             for cmdline in &mut nested.cmdlines {
-                *cmdline = EarlyVoice::choose(second.0.can_draw(), cmdline).before(cmdline);
+                *cmdline = EarlyVoice::choose(kernel.can_draw(), cmdline).before(cmdline);
             }
         }
     }
@@ -227,6 +213,18 @@ impl Plan {
             real_time: false,
             heirs: Heirs::Vcpus,
         }
+    }
+}
+
+/// A kernel that has to load its console has no voice until it has: it gets one.
+pub fn until_console_comes(config: &mut Config, kernel: &Kernel, modules: &Modules) {
+    if modules.bring_console() {
+        let voice = EarlyVoice::choose(kernel.can_draw(), &config.cmdline);
+        match voice {
+            EarlyVoice::Screen => config.screen = true,
+            EarlyVoice::Serial => config.serial = true,
+        }
+        config.cmdline = voice.before(&config.cmdline);
     }
 }
 

@@ -45,6 +45,16 @@ pub struct Place {
     pub kernel: Option<PathBuf>,
 }
 
+/// Gaps that a case is to find.
+#[derive(Clone, Copy)]
+struct Expected {
+    length_ns: u64,
+    /// The error of a length that is still right.
+    limit_ns: u64,
+    /// So many of them.
+    least: usize,
+}
+
 impl Place {
     /// All cases, to be tried one after the other.
     pub fn all(&self) -> Vec<Box<dyn Fn() -> Case + '_>> {
@@ -205,7 +215,8 @@ impl Place {
         ) {
             Ok(measured) => {
                 let limit_ns = self.tick_ns() + MIN_LIMIT_NS + self.quiet_ns();
-                self.judge(name, self.like(&measured, DURATION, slice_ns, limit_ns, least))
+                let expected = Expected { length_ns: slice_ns, limit_ns, least };
+                self.judge(name, self.like(&measured, DURATION, expected))
             }
             Err(error) => Case::broken(name, error),
         }
@@ -229,7 +240,8 @@ impl Place {
             Ok(measured) => measured,
             Err(error) => return Case::broken(name, error),
         };
-        let all = self.like(&measured, DURATION, HalfCpu::GAP_NS, u64::MAX, 10);
+        let expected = Expected { length_ns: HalfCpu::GAP_NS, limit_ns: u64::MAX, least: 10 };
+        let all = self.like(&measured, DURATION, expected);
         let lengths = self.inside(&measured, DURATION, HalfCpu::GAP_NS);
         let count = u64::try_from(lengths.len()).unwrap_or(u64::MAX).max(1);
         let mean_ns = lengths.iter().map(|gap| self.ns(gap)).sum::<u64>() / count;
@@ -268,7 +280,8 @@ impl Place {
                 // The first one begins anywhere in the kernel's period, so it may be shorter;
                 // half of it belongs to another kind of gap.
                 let limit_ns = gap_ns / 20 + 2 * self.tick_ns() + self.quiet_ns();
-                let mut tried = self.like(&measured, DURATION, gap_ns, limit_ns, 1);
+                let expected = Expected { length_ns: gap_ns, limit_ns, least: 1 };
+                let mut tried = self.like(&measured, DURATION, expected);
                 tried.errors_ns.sort_by_key(|error| error.unsigned_abs());
                 let kept = tried
                     .errors_ns
@@ -299,14 +312,8 @@ impl Place {
     }
 
     /// All gaps of about this length.
-    fn like<T>(
-        &self,
-        measured: &Measured<T>,
-        duration: Duration,
-        length_ns: u64,
-        limit_ns: u64,
-        least: usize,
-    ) -> Tried {
+    fn like<T>(&self, measured: &Measured<T>, duration: Duration, expected: Expected) -> Tried {
+        let Expected { length_ns, limit_ns, least } = expected;
         let gaps = self.inside(measured, duration, length_ns);
         // Those that are far shorter are something else's.
         let lengths = measured.gaps.iter().flatten().map(|gap| self.ns(gap));
@@ -424,7 +431,8 @@ mod tests {
         };
         let duration = Duration::from_millis(100);
         assert_eq!(place().inside(&measured, duration, 50 * MS), [whole]);
-        let tried = place().like(&measured, duration, 50 * MS, 1, 1);
+        let expected = Expected { length_ns: 50 * MS, limit_ns: 1, least: 1 };
+        let tried = place().like(&measured, duration, expected);
         assert_eq!((tried.injected, tried.errors_ns, tried.class_right), (1, vec![0], 1));
     }
 }

@@ -5,15 +5,11 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::rom::Piece;
+use super::rom::{Piece, SETUP_ADDRESS, SETUP_STACK};
 
 /// Bytes of a sector.
 pub(super) const SECTOR: usize = 512;
 
-/// Where the kernel's real-mode code goes. Below the BIOS' own data, which end at 0x9fc00.
-pub(super) const SETUP_ADDRESS: u32 = 0x8_0000;
-/// The end of its stack, from there.
-pub(super) const SETUP_STACK: u32 = 0xe000;
 /// Where its heap ends, from there.
 const SETUP_HEAP_END: u16 = 0xde00;
 /// Where the command line goes.

@@ -19,6 +19,12 @@ const TABLE: usize = 320;
 /// The last byte makes the sum of all zero.
 const CHECKSUM: usize = LEN - 1;
 
+/// Where the kernel's real-mode code goes, which the ROM enters. Below the BIOS' own data, which end
+/// at 0x9fc00.
+pub(super) const SETUP_ADDRESS: u32 = 0x8_0000;
+/// The end of its stack, from there.
+pub(super) const SETUP_STACK: u32 = 0xe000;
+
 /// Something to load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
@@ -138,8 +144,8 @@ global_asm!(
     ".code64",
     ".popsection",
     table = const TABLE,
-    segment = const super::image::SETUP_ADDRESS >> 4,
-    stack = const super::image::SETUP_STACK,
+    segment = const SETUP_ADDRESS >> 4,
+    stack = const SETUP_STACK,
     address = const ADDRESS,
     len = const LEN,
     options(att_syntax)
