@@ -2,12 +2,14 @@
 //! Benchmarks of the product itself: booting against another virtual machine monitor, sending bulk
 //! data, starting on this machine's own KVM, the meter against a bare reading of the counter,
 //! reading a trace against trace-cmd, what tracing does to the gaps, the analysis of many gaps, and
-//! machines in a machine. And two of its figures: those whose answer is known, and how far they spread.
+//! machines in a machine. Two of its figures: those whose answer is known, and how far they spread. And
+//! one of the source: how long a change in it takes to be tested.
 
 pub mod analyse;
 pub mod boot;
 pub mod bulk;
 mod contest;
+pub mod edit_loop;
 pub mod meter;
 pub mod nested;
 pub mod spread;

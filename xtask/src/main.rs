@@ -20,7 +20,9 @@ use serde::Serialize;
 use crate::demo::Demo;
 use crate::host::HostOptions;
 use crate::kernels::Matrix;
-use benches::{analyse, boot, bulk, meter, nested, spread, start, trace, tracing, validity};
+use benches::{
+    analyse, boot, bulk, edit_loop, meter, nested, spread, start, trace, tracing, validity,
+};
 
 use testhost::host::{Interrupted, init};
 
@@ -126,6 +128,12 @@ enum BenchVerb {
         /// Runs in a row; 20 show whether anything leaks.
         #[arg(long, value_name = "N", default_value_t = 1)]
         runs: u32,
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// From a change in one file to the result of its crate's tests, crate by crate.
+    Loop {
         /// Print one JSON object instead of a table.
         #[arg(long)]
         json: bool,
@@ -246,6 +254,7 @@ fn main() -> ExitCode {
         Verb::Bench(BenchVerb::Nested { l2_count, runs, json }) => {
             nested::run(l2_count, runs).and_then(|r| show(&r, json))
         }
+        Verb::Bench(BenchVerb::Loop { json }) => edit_loop::run().and_then(|r| show(&r, json)),
         Verb::Bench(BenchVerb::Meter { json }) => meter::run().and_then(|r| show(&r, json)),
         Verb::Bench(BenchVerb::Tracing { runs, json }) => {
             tracing::run(runs).and_then(|r| show(&r, json))
