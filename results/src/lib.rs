@@ -11,6 +11,7 @@
 //!   are compared.
 //! - [`comparison`]: what two such sets come to; [`bisection`]: a search of a history of kernels;
 //!   [`history`]: what many such sets come to, in the order of their kernels.
+//! - [`selftest`]: whether the meter is right on a machine.
 //! - [`gaps_csv`], [`gaps_hlog`]: the files with single gaps, and with distributions.
 
 pub mod bisection;
@@ -26,6 +27,7 @@ pub mod json;
 pub mod metric;
 pub mod model;
 pub mod saved;
+pub mod selftest;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod trials;

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use results::selftest::{Selftest, Status};
 use serde::Deserialize;
 
 use testhost::host::accident::Retries;
@@ -203,48 +204,16 @@ fn selftest(schedvmm: &Path) -> Result<Tally> {
     Ok(tally)
 }
 
-/// What `selftest --json` prints, as far as it is counted.
-#[derive(Deserialize)]
-struct Selftest {
-    passed: bool,
-    cases: Vec<SelftestCase>,
-}
-
-#[derive(Deserialize)]
-struct SelftestCase {
-    name: String,
-    status: CaseStatus,
-    reason: String,
-}
-
-/// What became of a case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum CaseStatus {
-    Passed,
-    Failed,
-    Skipped,
-    /// Its machine was too busy.
-    NotJudged,
-}
-
 /// Counts the cases of a self-test's report.
 fn tally_of(report: &Selftest) -> Tally {
     // A machine that is too busy to tell fails nothing, and is no pass either.
-    for case in report.cases.iter().filter(|case| case.status == CaseStatus::NotJudged) {
+    for case in report.cases.iter().filter(|case| case.status == Status::NotJudged) {
         println!("skipped: {} was not judged: {}", case.name, case.reason);
     }
-    Tally {
-        passed: with_status(CaseStatus::Passed, report),
-        failed: with_status(CaseStatus::Failed, report),
-        skipped: with_status(CaseStatus::Skipped, report)
-            + with_status(CaseStatus::NotJudged, report),
-        ..Tally::default()
-    }
-}
-
-fn with_status(wanted: CaseStatus, report: &Selftest) -> u64 {
-    report.cases.iter().filter(|case| case.status == wanted).count() as u64
+    let [passed, failed, skipped, not_judged] =
+        [Status::Passed, Status::Failed, Status::Skipped, Status::NotJudged]
+            .map(|status| report.count(status) as u64);
+    Tally { passed, failed, skipped: skipped + not_judged, ..Tally::default() }
 }
 
 fn cargo(arguments: &[&str]) -> Command {
@@ -417,6 +386,10 @@ fn count(line: &str) -> Tally {
 
 #[cfg(test)]
 mod tests {
+    use protocol::noise::NoiseFloor;
+    use results::model::CallerFacts;
+    use results::selftest::Case;
+
     use super::*;
 
     #[test]
@@ -458,17 +431,16 @@ mod tests {
 
     #[test]
     fn every_case_of_the_self_test_counts() {
-        let report = |statuses: &[&str]| {
-            let cases: Vec<_> = statuses
-                .iter()
-                .map(|status| serde_json::json!({ "name": "x", "status": status, "reason": "" }))
-                .collect();
-            serde_json::json!({ "passed": false, "cases": cases }).to_string()
-        };
-        let all = report(&["passed", "skipped", "passed", "failed", "not-judged"]);
-        let tally = tally_of(&serde_json::from_str(&all).unwrap());
+        use Status::{Failed, NotJudged, Passed, Skipped};
+        let cases = [Passed, Skipped, Passed, Failed, NotJudged]
+            .map(|status| Case { status, ..Case::skipped("x", "") });
+        let report = Selftest::of(cases.to_vec(), 3, NoiseFloor::default(), CallerFacts::default());
+        let tally = tally_of(&report);
         assert_eq!(tally, Tally { passed: 2, failed: 1, skipped: 2, retried: 0 });
-        for bad in [&report(&["passed", "perhaps"]), "{}"] {
+        let text = serde_json::to_string(&report).unwrap();
+        let read: Selftest = serde_json::from_str(&text).unwrap();
+        assert_eq!(tally_of(&read), tally);
+        for bad in [&text.replace("\"failed\"", "\"perhaps\""), "{}"] {
             assert!(serde_json::from_str::<Selftest>(bad).is_err(), "{bad}");
         }
     }

@@ -2,16 +2,16 @@
 //! The runs of the product, and which figures of each have a known answer.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use anyhow::{Context, Result};
 use results::model::{RunResult, RunTimes};
-use results::saved;
+use results::{saved, selftest};
 use serde::Deserialize;
 use testhost::kernel::Variant;
 
-use super::rows::{self, Made, Row};
+use super::rows::{self, Row};
 
 /// One run of the product. It leaves its JSON in a folder of its name.
 pub(super) struct Case {
@@ -32,19 +32,13 @@ enum Judge {
     /// A result, and if the case left a trace, what `explain --run` says of that.
     Run(fn(&RunResult, Option<&RunTimes>) -> Vec<Row>),
     /// The self-test's table.
-    Selftest(fn(&[Made]) -> Vec<Row>),
+    Selftest(fn(&[selftest::Case]) -> Vec<Row>),
 }
 
 /// What `explain --run --json` prints, as far as it is judged.
 #[derive(Deserialize)]
 struct Explained {
     run: RunTimes,
-}
-
-/// What `selftest --json` prints, as far as it is judged.
-#[derive(Deserialize)]
-struct Selftest {
-    cases: Vec<Made>,
 }
 
 /// All of them, in their order.
@@ -147,19 +141,27 @@ impl Case {
         Ok(match self.judge {
             Judge::Run(judge) => {
                 let result = saved::printed(&printed).context("it left no result")?;
-                // A case without it has rows that say so.
-                let explained = fs::read_to_string(folder.join(EXPLAINED)).ok();
-                let times =
-                    explained.and_then(|text| serde_json::from_str::<Explained>(&text).ok());
-                judge(&result, times.as_ref().map(|explained| &explained.run))
+                let times = explained(&folder.join(EXPLAINED))?;
+                judge(&result, times.as_ref())
             }
             Judge::Selftest(judge) => {
-                let table: Selftest =
+                let table: selftest::Selftest =
                     serde_json::from_str(&printed).context("it left no self-test")?;
                 judge(&table.cases)
             }
         })
     }
+}
+
+/// What was said of its trace, if it left one. A case without has rows that say so.
+fn explained(path: &Path) -> Result<Option<RunTimes>> {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text.context("its explanation cannot be read")?,
+    };
+    let explained: Explained =
+        serde_json::from_str(&text).context("its trace was not explained")?;
+    Ok(Some(explained.run))
 }
 
 #[cfg(test)]
@@ -176,6 +178,15 @@ mod tests {
         }
         // The run, and whoever reads its trace.
         assert_eq!(script.matches("timeout -s KILL").count(), 2 * all.len());
+    }
+
+    #[test]
+    fn a_trace_that_was_not_explained_is_no_case_without_one() {
+        let out = tempfile::tempdir().unwrap();
+        let file = out.path().join(EXPLAINED);
+        assert!(explained(&file).unwrap().is_none());
+        std::fs::write(&file, "").unwrap();
+        assert!(explained(&file).is_err());
     }
 
     #[test]

@@ -4,7 +4,8 @@
 use std::fmt;
 
 use results::model::{RunResult, RunTimes};
-use serde::{Deserialize, Serialize};
+use results::selftest;
+use serde::Serialize;
 
 use crate::as_f64;
 
@@ -195,27 +196,14 @@ const MADE: [(&str, &str); 4] = [
     ("fifo-hog", "950 ms of real-time threads"),
 ];
 
-/// A case of the self-test, as far as it is judged.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Made {
-    /// Its name.
-    name: String,
-    /// Gaps that were made.
-    injected: u32,
-    /// Gaps that were found.
-    found: u32,
-    /// Largest difference of a gap's length from the one that was made, in per cent of that.
-    worst_error_percent: Option<f64>,
-}
-
 /// Gaps that are made are found, with their length. Shorter stops than these are not judged there:
 /// sending a signal takes too much of them.
-pub(super) fn made(cases: &[Made]) -> Vec<Row> {
+pub(super) fn made(cases: &[selftest::Case]) -> Vec<Row> {
     let mut rows = Vec::new();
     for (case, name) in MADE {
         let case = cases.iter().find(|found| found.name == case);
         let (injected, found) =
-            (case.map(|case| case.injected.into()), case.map(|case| case.found.into()));
+            (case.map(|case| count(case.injected)), case.map(|case| count(case.found)));
         let worst = case.and_then(|case| case.worst_error_percent);
         rows.push(Row::new((format!("{name}: found"), ""), injected, found, 0.0));
         let name = format!("{name}: largest error");
@@ -250,6 +238,10 @@ pub(super) fn yields_and_runs_away(result: &RunResult, _: Option<&RunTimes>) -> 
 
 fn longest_ms(result: &RunResult) -> Option<f64> {
     result.longest_gap_ns.map(milliseconds)
+}
+
+fn count(gaps: usize) -> f64 {
+    as_f64(gaps as u64)
 }
 
 /// Eight groups with cookies on the second core of a guest.
@@ -350,11 +342,11 @@ mod tests {
 
     #[test]
     fn gaps_that_were_made_are_all_found_or_not_ok() {
-        let cases = r#"[
-            { "name": "stop-50ms", "injected": 10, "found": 10, "worst_error_percent": 0.2 },
-            { "name": "throttled", "injected": 19, "found": 18, "worst_error_percent": null }
-        ]"#;
-        let cases: Vec<Made> = serde_json::from_str(cases).unwrap();
+        let case = |name, injected, found, worst_error_percent| {
+            let skipped = selftest::Case::skipped(name, "");
+            selftest::Case { injected, found, worst_error_percent, ..skipped }
+        };
+        let cases = [case("stop-50ms", 10, 10, Some(0.2)), case("throttled", 19, 18, None)];
         assert_eq!(verdicts(&made(&cases))[..6], [true, true, false, false, false, false]);
     }
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
+use serde::Serialize;
 use vmm::kvm::Hypervisor;
 
 use crate::status::{ExitStatus, Failure};
@@ -12,6 +12,15 @@ use crate::{probe, terminal};
 
 /// Somebody who only asks for the probe can wait longer than a run does.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Probed {
+    /// Whether a guest ran.
+    usable: bool,
+    /// Why it is not.
+    reason: Option<String>,
+}
 
 /// Says so; with `json` as one object.
 ///
@@ -24,7 +33,7 @@ pub fn run(json: bool) -> Result<ExitStatus, Failure> {
         .and_then(|hypervisor| Ok(probe::run(&hypervisor, PROBE_TIMEOUT)?));
     let reason = verdict.as_ref().err().map(ToString::to_string);
     if json {
-        let answer = json!({ "usable": reason.is_none(), "reason": reason });
+        let answer = Probed { usable: reason.is_none(), reason };
         terminal::product(&results::json::pretty(&answer).map_err(Failure::internal)?)?;
     } else if reason.is_none() {
         terminal::product(&format!("{}: usable", device.display()))?;

@@ -3,100 +3,30 @@
 //! disturbed it.
 
 use gaps::evidence::Class;
-use serde::Serialize;
+use results::selftest::{Case, Status};
 
 use crate::units::show_ns;
 
-/// Outcome of a case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Status {
-    /// All found, with their length and cause.
-    Passed,
-    /// Not so.
-    Failed,
-    /// Not so, and what else this machine does explains it: nothing follows for the meter.
-    NotJudged,
-    /// It cannot be tried here.
-    Skipped,
-}
-
-/// One kind of gap.
-#[derive(Clone, Debug, Serialize)]
-pub struct Case {
-    /// Its name.
-    pub name: String,
-    /// What became of it.
-    pub status: Status,
-    /// Number of gaps made.
-    pub injected: usize,
-    /// Number found.
-    pub found: usize,
-    /// Their length.
-    pub injected_ns: Option<u64>,
-    /// Mean of the errors' sizes.
-    pub mean_error_ns: Option<u64>,
-    /// The same, of their length.
-    pub mean_error_percent: Option<f64>,
-    /// The largest mean that passes.
-    pub mean_limit_ns: Option<u64>,
-    /// The largest error.
-    pub worst_error_ns: Option<u64>,
-    /// The same, of their length.
-    pub worst_error_percent: Option<f64>,
-    /// The largest error that passes.
-    pub limit_ns: Option<u64>,
-    /// The longest interruption that was seen before, between and after them.
-    pub noise_ns: Option<u64>,
-    /// Found gaps whose cause was told right, all of them being the scheduler's doing.
-    pub class_right: usize,
-    /// Gaps that are too long, or of another class: what else a machine does makes them so.
-    pub disturbed: usize,
-    /// How often it was tried: once more, and once again, where others on the machine disturbed
-    /// it. What the meter does wrong it does wrong each time.
-    pub attempts: u32,
-    /// Why it did not pass.
-    pub reason: String,
+/// A case as it was tried once.
+pub struct Attempt {
+    /// What came of it.
+    pub case: Case,
     /// True if another attempt may come out better.
-    #[serde(skip)]
     again: bool,
 }
 
-impl Case {
-    /// One that cannot be tried here.
+impl Attempt {
+    /// Of a case that cannot be tried here.
     pub fn skipped(name: &str, reason: impl Into<String>) -> Self {
-        Self {
-            name: name.to_owned(),
-            status: Status::Skipped,
-            injected: 0,
-            found: 0,
-            injected_ns: None,
-            mean_error_ns: None,
-            mean_error_percent: None,
-            mean_limit_ns: None,
-            worst_error_ns: None,
-            worst_error_percent: None,
-            limit_ns: None,
-            noise_ns: None,
-            class_right: 0,
-            disturbed: 0,
-            attempts: 1,
-            reason: reason.into(),
-            again: false,
-        }
+        Self { case: Case::skipped(name, reason), again: false }
     }
 
-    /// One whose load broke down.
+    /// Of one whose load broke down.
     pub fn broken(name: &str, reason: String) -> Self {
-        Self { status: Status::Failed, ..Self::skipped(name, reason) }
+        Self { case: Case::broken(name, reason), again: false }
     }
 
-    /// True if there was nothing to judge the meter by.
-    pub fn is_broken(&self) -> bool {
-        self.status == Status::Failed && self.limit_ns.is_none()
-    }
-
-    /// One that was tried.
+    /// Of one that was tried.
     pub fn judged(name: &str, tried: &Tried) -> Self {
         let worst_ns = tried.errors_ns.iter().map(|error| error.unsigned_abs()).max();
         let mean_ns = worst_ns.map(|_| tried.mean_ns());
@@ -107,7 +37,7 @@ impl Case {
             Some(Fault::Meter(text)) => (Status::Failed, text),
             Some(Fault::Disturbed { text, by_ns }) => tried.explain(&text, by_ns),
         };
-        Self {
+        let case = Case {
             name: name.to_owned(),
             status,
             injected: tried.injected,
@@ -124,34 +54,33 @@ impl Case {
             disturbed: tried.disturbed(),
             attempts: 1,
             reason,
-            again,
-        }
-    }
-
-    /// The line of a table.
-    pub fn line(&self) -> String {
-        let status = match self.status {
-            Status::Passed => "ok",
-            Status::Failed => "FAILED",
-            Status::NotJudged => "not judged",
-            Status::Skipped => "skipped",
         };
-        let limit =
-            self.limit_ns.map_or_else(String::new, |limit| format!(" of {}", show_ns(limit)));
-        let colon = if self.reason.is_empty() { "" } else { ": " };
-        format!(
-            "{:<14} {:>9}  found {:>2} of {:>2}  error mean {:>8}, worst {:>8}{limit}  cause right \
-             {:>2}  {status}{colon}{}",
-            self.name,
-            ns_or_dash(self.injected_ns),
-            self.found,
-            self.injected,
-            ns_or_dash(self.mean_error_ns),
-            ns_or_dash(self.worst_error_ns),
-            self.class_right,
-            self.reason
-        )
+        Self { case, again }
     }
+}
+
+/// A case as the line of a table.
+pub fn line(case: &Case) -> String {
+    let status = match case.status {
+        Status::Passed => "ok",
+        Status::Failed => "FAILED",
+        Status::NotJudged => "not judged",
+        Status::Skipped => "skipped",
+    };
+    let limit = case.limit_ns.map_or_else(String::new, |limit| format!(" of {}", show_ns(limit)));
+    let colon = if case.reason.is_empty() { "" } else { ": " };
+    format!(
+        "{:<14} {:>9}  found {:>2} of {:>2}  error mean {:>8}, worst {:>8}{limit}  cause right \
+         {:>2}  {status}{colon}{}",
+        case.name,
+        ns_or_dash(case.injected_ns),
+        case.found,
+        case.injected,
+        ns_or_dash(case.mean_error_ns),
+        ns_or_dash(case.worst_error_ns),
+        case.class_right,
+        case.reason
+    )
 }
 
 fn percent(ns: u64, whole_ns: u64) -> f64 {
@@ -178,14 +107,14 @@ pub enum Fault {
 }
 
 /// Tries a case, and tries it again while others disturb it.
-pub fn try_case(case: &dyn Fn() -> Case) -> Case {
+pub fn try_case(case: &dyn Fn() -> Attempt) -> Case {
     /// A fault of the meter's own is there in each of them.
     const ATTEMPTS: u32 = 3;
     let mut attempts = 1;
     loop {
         let tried = case();
         if !tried.again || attempts == ATTEMPTS {
-            return Case { attempts, ..tried };
+            return Case { attempts, ..tried.case };
         }
         attempts += 1;
     }
@@ -223,7 +152,7 @@ pub struct Tried {
 }
 
 impl Tried {
-    /// Takes down a gap that was found.
+    /// Records a gap that was found.
     pub fn add(&mut self, found_ns: u64, injected_ns: u64, class: Class) {
         self.errors_ns.push(found_ns.cast_signed() - injected_ns.cast_signed());
         self.add_doubtful(0, class);
@@ -356,15 +285,15 @@ mod tests {
     }
 
     fn status(tried: &Tried) -> Status {
-        Case::judged("x", tried).status
+        Attempt::judged("x", tried).case.status
     }
 
     #[test]
     fn a_case_passes_only_whole() {
-        let good = Case::judged("x", &tried());
+        let good = Attempt::judged("x", &tried()).case;
         assert_eq!((good.status, good.found, good.disturbed), (Status::Passed, 3, 0));
         assert_eq!((good.mean_error_percent, good.worst_error_percent), (Some(0.4), Some(0.9)));
-        assert!(good.line().contains("worst     9 ns of 10 ns"), "{}", good.line());
+        assert!(line(&good).contains("worst     9 ns of 10 ns"), "{}", line(&good));
         for (bad, text) in [
             (Tried { injected: 4, ..tried() }, "1 gaps were not found"),
             (Tried { injected: 1, ..tried() }, "at least 2"),
@@ -372,10 +301,10 @@ mod tests {
             (Tried { errors_ns: vec![1, 2, -11], ..tried() }, "too short by 11 ns"),
             (Tried { class_right: 2, ..tried() }, "wrong class"),
         ] {
-            let case = Case::judged("x", &bad);
+            let case = Attempt::judged("x", &bad).case;
             assert_eq!(case.status, Status::Failed);
             assert!(case.reason.contains(text), "{}", case.reason);
-            assert!(case.line().contains("FAILED: "), "{}", case.line());
+            assert!(line(&case).contains("FAILED: "), "{}", line(&case));
         }
     }
 
@@ -391,10 +320,10 @@ mod tests {
             noise_ns,
             ..tried()
         };
-        let case = Case::judged("stop-1ms", &loaded(40_000_000));
+        let case = Attempt::judged("stop-1ms", &loaded(40_000_000)).case;
         assert_eq!(case.status, Status::NotJudged);
         assert_eq!(case.worst_error_percent, Some(3694.0));
-        let line = case.line();
+        let line = line(&case);
         assert!(line.contains("worst  36.9 ms of 70.0 µs"), "{line}");
         assert!(line.contains("not judged: too long by 36.9 ms, where 70.0 µs may be;"), "{line}");
         assert!(line.contains("interruptions of up to 40.0 ms"), "{line}");
@@ -424,7 +353,7 @@ mod tests {
             let errors_ns = [vec![5; 20 - long - short], vec![1000; long], vec![-11; short]];
             let (errors_ns, found) = (errors_ns.concat(), 20);
             let case = Tried { injected: 20, found, class_right: 20, errors_ns, ..tried() };
-            Case::judged("x", &Tried { noise_ns: 30, ..case })
+            Attempt::judged("x", &Tried { noise_ns: 30, ..case }).case
         };
         let case = with(2, 0);
         assert_eq!(case.status, Status::NotJudged);
@@ -449,7 +378,7 @@ mod tests {
         let mut tried = Tried { injected: 4, ..tried() };
         tried.of_class[Class::ScheduledOut as usize] = 3;
         tried.add_doubtful(300, Class::ScheduledOut);
-        let case = Case::judged("x", &tried);
+        let case = Attempt::judged("x", &tried).case;
         assert_eq!((case.status, case.found, case.class_right), (Status::NotJudged, 4, 4));
         assert!(case.reason.contains("took up to 300 ns to be sent"), "{}", case.reason);
     }
@@ -472,7 +401,7 @@ mod tests {
             let case = try_case(&|| {
                 count.set(count.get() + 1);
                 let bad = Tried { errors_ns: errors_ns.to_vec(), ..tried() };
-                Case::judged("x", &if count.get() < right_from { bad } else { tried() })
+                Attempt::judged("x", &if count.get() < right_from { bad } else { tried() })
             });
             assert_eq!(case.attempts, count.get());
             (case.status, case.attempts)
@@ -484,14 +413,14 @@ mod tests {
 
     #[test]
     fn a_skipped_case_has_its_reason_and_no_figures() {
-        assert_eq!(Case::broken("x", "no load".into()).status, Status::Failed);
-        let case = Case::skipped("x", "no root");
+        assert_eq!(Attempt::broken("x", "no load".into()).case.status, Status::Failed);
+        let case = Attempt::skipped("x", "no root").case;
         let json = serde_json::to_value(&case).expect("JSON");
         assert_eq!(
             (json["status"].as_str(), json["reason"].as_str()),
             (Some("skipped"), Some("no root"))
         );
         assert!(json["worst_error_percent"].is_null());
-        assert!(case.line().ends_with("skipped: no root"));
+        assert!(line(&case).ends_with("skipped: no root"));
     }
 }

@@ -15,7 +15,8 @@ use workload::context::WorkloadContext;
 use workload::kernel::scheduler;
 use workload::noise_floor;
 
-use crate::verbs::selftest::case::{Case, Fault, Tried};
+use crate::units::as_ns;
+use crate::verbs::selftest::case::{Attempt, Fault, Tried};
 use crate::verbs::selftest::inject::{self, HalfCpu, LOAD_PRIORITY, Policy, Stop};
 use crate::verbs::selftest::measure::{Measured, measure};
 use crate::verbs::selftest::vcpu;
@@ -57,11 +58,11 @@ struct Expected {
 
 impl Place {
     /// All cases, to be tried one after the other.
-    pub fn all(&self) -> Vec<Box<dyn Fn() -> Case + '_>> {
+    pub fn all(&self) -> Vec<Box<dyn Fn() -> Attempt + '_>> {
         let stops = [(1, 20), (5, 20), (50, 10), (500, 4)];
         let mut cases: Vec<_> = stops
             .into_iter()
-            .map(|(ms, times)| -> Box<dyn Fn() -> Case + '_> {
+            .map(|(ms, times)| -> Box<dyn Fn() -> Attempt + '_> {
                 Box::new(move || self.stopped(Duration::from_millis(ms), times))
             })
             .collect();
@@ -97,7 +98,7 @@ impl Place {
     }
 
     /// SIGSTOP and SIGCONT.
-    fn stopped(&self, length: Duration, times: usize) -> Case {
+    fn stopped(&self, length: Duration, times: usize) -> Attempt {
         let name = format!("stop-{}ms", length.as_millis());
         // Without the right to it whatever else runs here makes gaps longer, and rightly so.
         let _above = Policy::fifo(LOAD_PRIORITY);
@@ -113,12 +114,12 @@ impl Place {
             }),
         ) {
             Ok(measured) => self.judge(&name, self.find_stops(&measured, length)),
-            Err(error) => Case::broken(&name, error),
+            Err(error) => Attempt::broken(&name, error),
         }
     }
 
     /// The same to the thread of a vCPU: the host's doing, as seen by the guest.
-    fn stopped_vcpu(&self, kernel: &Path, length: Duration, times: usize) -> Case {
+    fn stopped_vcpu(&self, kernel: &Path, length: Duration, times: usize) -> Attempt {
         let name = format!("vcpu-stop-{}ms", length.as_millis());
         match vcpu::stop_repeatedly(kernel, (length, times), self.cpu) {
             Ok(measured) => {
@@ -126,7 +127,7 @@ impl Place {
                 let class_right = found.of_class[Class::Host as usize];
                 self.judge(&name, Tried { class_right, ..found })
             }
-            Err(error) => Case::broken(&name, error),
+            Err(error) => Attempt::broken(&name, error),
         }
     }
 
@@ -178,14 +179,14 @@ impl Place {
     }
 
     /// Judges a case. Where something disturbed it, it is looked for that once more.
-    fn judge(&self, name: &str, mut tried: Tried) -> Case {
+    fn judge(&self, name: &str, mut tried: Tried) -> Attempt {
         if matches!(tried.fault(), Some(Fault::Disturbed { .. })) {
             let _above = Policy::fifo(LOAD_PRIORITY);
             // Without it, what was seen before has to do.
             let after = noise_floor::measure(&[self.cpu], NOISE_AFTER, self.khz);
             tried.noise_ns = tried.noise_ns.max(after.map_or(0, |after| after.longest_ns));
         }
-        Case::judged(name, &tried)
+        Attempt::judged(name, &tried)
     }
 
     /// Allowance of limits for the noise that was there before.
@@ -194,19 +195,22 @@ impl Place {
     }
 
     /// Two SCHED_RR threads of one priority: each waits for the other's timeslice.
-    fn round_robin(&self) -> Case {
+    fn round_robin(&self) -> Attempt {
         /// Shorter than what the kernel lets real-time threads have of a second (0.95 s).
         const DURATION: Duration = Duration::from_millis(900);
         let name = "round-robin";
         let Some(_policy) = Policy::round_robin(LOAD_PRIORITY) else {
-            return Case::skipped(name, NEEDS_ROOT);
+            return Attempt::skipped(name, NEEDS_ROOT);
         };
         let Some(slice_ns) = inject::round_robin_slice_ns() else {
-            return Case::skipped(name, "the kernel does not tell SCHED_RR's timeslice");
+            return Attempt::skipped(name, "the kernel does not tell SCHED_RR's timeslice");
         };
-        let least = usize::try_from(nanoseconds(DURATION) / slice_ns).unwrap_or(0) / 2;
+        let least = usize::try_from(as_ns(DURATION) / slice_ns).unwrap_or(0) / 2;
         if least == 0 {
-            return Case::skipped(name, "the timeslice of SCHED_RR is longer than half a second");
+            return Attempt::skipped(
+                name,
+                "the timeslice of SCHED_RR is longer than half a second",
+            );
         }
         match measure(
             &self.spec(2, DURATION),
@@ -218,18 +222,18 @@ impl Place {
                 let expected = Expected { length_ns: slice_ns, limit_ns, least };
                 self.judge(name, self.like(&measured, DURATION, expected))
             }
-            Err(error) => Case::broken(name, error),
+            Err(error) => Attempt::broken(name, error),
         }
     }
 
     /// A cgroup with half a CPU: throttled for the other half of each period. The quota is
     /// kept on average, for it is checked at ticks: so it is the mean gap that must be right.
-    fn throttled(&self) -> Case {
+    fn throttled(&self) -> Attempt {
         const DURATION: Duration = Duration::from_secs(2);
         let name = "throttled";
         let half = match HalfCpu::make() {
             Ok(half) => half,
-            Err(reason) => return Case::skipped(name, reason),
+            Err(reason) => return Attempt::skipped(name, reason),
         };
         let context = WorkloadContext { cgroups: vec![vec![half.procs()]], ..self.context() };
         let measured = match measure(
@@ -238,7 +242,7 @@ impl Place {
             Box::new(|_: Vec<u32>| thread::sleep(DURATION + Duration::from_millis(50))),
         ) {
             Ok(measured) => measured,
-            Err(error) => return Case::broken(name, error),
+            Err(error) => return Attempt::broken(name, error),
         };
         let expected = Expected { length_ns: HalfCpu::GAP_NS, limit_ns: u64::MAX, least: 10 };
         let all = self.like(&measured, DURATION, expected);
@@ -251,16 +255,16 @@ impl Place {
     }
 
     /// A fair thread under one of real-time policy: it gets what the kernel keeps for it.
-    fn under_a_hog(&self) -> Case {
+    fn under_a_hog(&self) -> Attempt {
         const HOG: Duration = Duration::from_millis(2300);
         const DURATION: Duration = Duration::from_millis(2800);
         let name = "fifo-hog";
         let gap_ns = match kept_from_fair_threads() {
             Ok(gap_ns) => gap_ns,
-            Err(reason) => return Case::skipped(name, reason),
+            Err(reason) => return Attempt::skipped(name, reason),
         };
         if Policy::fifo(LOAD_PRIORITY).is_none() {
-            return Case::skipped(name, NEEDS_ROOT);
+            return Attempt::skipped(name, NEEDS_ROOT);
         }
         let (cpu, khz) = (self.cpu, self.khz);
         match measure(
@@ -274,7 +278,7 @@ impl Place {
             }),
         ) {
             Ok(Measured { done: false, .. }) => {
-                Case::skipped(name, "the hog could not take its CPU")
+                Attempt::skipped(name, "the hog could not take its CPU")
             }
             Ok(measured) => {
                 // The first one begins anywhere in the kernel's period, so it may be shorter;
@@ -295,13 +299,13 @@ impl Place {
                 tried.class_right = tried.class_right.min(kept);
                 self.judge(name, tried)
             }
-            Err(error) => Case::broken(name, error),
+            Err(error) => Attempt::broken(name, error),
         }
     }
 
     /// Gaps of at least half this length that the load's end did not cut.
     fn inside<T>(&self, measured: &Measured<T>, duration: Duration, ns: u64) -> Vec<GapRecord> {
-        let end = measured.tsc_start.saturating_add(ns_to_ticks(nanoseconds(duration), self.khz));
+        let end = measured.tsc_start.saturating_add(ns_to_ticks(as_ns(duration), self.khz));
         measured
             .gaps
             .iter()
@@ -347,10 +351,6 @@ fn meets(gap: &GapRecord, stop: &Stop) -> bool {
     gap.tsc_begin <= stop.end && stop.begin <= gap.tsc_end
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// How long real-time threads may keep fair ones from running: `sched_rt_runtime_us` of each
 /// period, and the same from the fair server of 6.12 and later, whose defaults are equal.
 fn kept_from_fair_threads() -> Result<u64, String> {
@@ -364,7 +364,8 @@ fn kept_from_fair_threads() -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::case::Status;
+    use results::selftest::Status;
+
     use super::*;
 
     const KHZ: u64 = 1_000_000;
@@ -415,10 +416,10 @@ mod tests {
         assert_eq!(tried.limit_ns, MIN_LIMIT_NS + QUIET_NS + 10);
         // Of the second one, nobody knows how long it was.
         assert_eq!((tried.found, &tried.errors_ns, tried.doubt_ns), (2, &vec![37_000_000], 60_000));
-        assert_eq!(Case::judged("stop-1ms", &tried).status, Status::NotJudged);
+        assert_eq!(Attempt::judged("stop-1ms", &tried).case.status, Status::NotJudged);
         let quiet =
             Place { noise_ns: 1000, ..place() }.find_stops(&measured, Duration::from_millis(1));
-        assert_eq!(Case::judged("stop-1ms", &quiet).status, Status::Failed);
+        assert_eq!(Attempt::judged("stop-1ms", &quiet).case.status, Status::Failed);
     }
 
     #[test]

@@ -12,10 +12,8 @@ use std::path::Path;
 
 use gaps::tsc::{Sources, has_rdtscp};
 use protocol::error::Owner;
-use protocol::noise::NoiseFloor;
 use results::json;
-use results::model::CallerFacts;
-use serde::Serialize;
+use results::selftest::{Answer, Case, Selftest, Status};
 use vmm::kvm::Hypervisor;
 use workload::noise_floor;
 
@@ -24,93 +22,46 @@ use crate::probe::{self, ProbeError};
 use crate::progress::Progress;
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::units::show_ns;
-use crate::verbs::selftest::case::{Case, Status, try_case};
+use crate::verbs::selftest::case::{line, try_case};
 use crate::{kernel, placement, signals, terminal};
 
 /// Time for which the noise floor is measured.
 const NOISE: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// Summary of all cases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Answer {
-    /// All that could be tried is right.
-    Pass,
-    /// Something is wrong.
-    Failed,
-    /// Nothing is wrong, and of something it cannot be told.
-    NotJudged,
-}
+/// All of it, for a reader.
+struct Shown<'a>(&'a Selftest);
 
-/// Everything that was tried.
-#[derive(Debug, Serialize)]
-struct Report {
-    schema: &'static str,
-    verdict: Answer,
-    passed: bool,
-    cases: Vec<Case>,
-    skipped: usize,
-    not_judged: usize,
-    /// CPU on which the gaps were made.
-    cpu: u32,
-    /// What was found there before.
-    noise: NoiseFloor,
-    /// What schedvmm itself was given to run with.
-    caller: CallerFacts,
-}
-
-impl Report {
-    fn of(cases: Vec<Case>, (cpu, noise): (u32, NoiseFloor), caller: CallerFacts) -> Self {
-        let (failed, not_judged) =
-            (count(Status::Failed, &cases), count(Status::NotJudged, &cases));
-        let verdict = match (failed, not_judged, count(Status::Passed, &cases)) {
-            (0, 0, 1..) => Answer::Pass,
-            (0, ..) => Answer::NotJudged,
-            _ => Answer::Failed,
-        };
-        Self {
-            schema: "schedvmm-selftest/2",
-            verdict,
-            passed: verdict == Answer::Pass,
-            skipped: count(Status::Skipped, &cases),
-            not_judged,
-            cases,
-            cpu,
-            noise,
-            caller,
-        }
-    }
-
+impl Shown<'_> {
     fn names(&self, wanted: impl Fn(&Case) -> bool) -> String {
-        let named = self.cases.iter().filter(|case| wanted(case));
+        let named = self.0.cases.iter().filter(|case| wanted(case));
         named.map(|case| case.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
     /// The part that failed: the meter, or what was to be measured with it.
     fn failures(&self) -> String {
         match (&*failed_names(false, self), &*failed_names(true, self)) {
-            (wrong, "") => format!("the meter is wrong on CPU {} in {wrong}", self.cpu),
+            (wrong, "") => format!("the meter is wrong on CPU {} in {wrong}", self.0.cpu),
             ("", broken) => format!("nothing could be measured in {broken}"),
             (wrong, broken) => format!(
                 "the meter is wrong on CPU {} in {wrong}, and nothing could be measured in {broken}",
-                self.cpu
+                self.0.cpu
             ),
         }
     }
 
     /// One line that has it all.
     fn summary(&self) -> String {
-        let (cpu, all) = (self.cpu, self.cases.len());
-        let passed = self.cases.iter().filter(|case| case.status == Status::Passed).count();
-        match self.verdict {
+        let (cpu, all) = (self.0.cpu, self.0.cases.len());
+        let passed = self.0.count(Status::Passed);
+        match self.0.verdict {
             Answer::Pass => format!(
                 "PASS: the meter is right on CPU {cpu}: {passed} of {all} cases, {} skipped",
-                self.skipped
+                self.0.skipped
             ),
             Answer::Failed => {
                 format!("FAILED: {}; {passed} of {all} cases are right", self.failures())
             }
-            Answer::NotJudged if self.not_judged == 0 => {
+            Answer::NotJudged if self.0.not_judged == 0 => {
                 "NOT JUDGED: none of the cases can be tried here".into()
             }
             Answer::NotJudged => format!(
@@ -122,20 +73,16 @@ impl Report {
     }
 }
 
-fn count(status: Status, cases: &[Case]) -> usize {
-    cases.iter().filter(|case| case.status == status).count()
-}
-
-fn failed_names(broken: bool, report: &Report) -> String {
+fn failed_names(broken: bool, report: &Shown<'_>) -> String {
     report.names(|case| case.status == Status::Failed && case.is_broken() == broken)
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.summary())?;
-        self.cases.iter().try_for_each(|case| writeln!(f, "{}", case.line()))?;
-        let longest = show_ns(self.noise.longest_ns);
-        write!(f, "longest interruption of CPU {} before: {longest}", self.cpu)
+        self.0.cases.iter().try_for_each(|case| writeln!(f, "{}", line(case)))?;
+        let longest = show_ns(self.0.noise.longest_ns);
+        write!(f, "longest interruption of CPU {} before: {longest}", self.0.cpu)
     }
 }
 
@@ -188,9 +135,12 @@ pub fn run(kernel: Option<&Path>, allow_quota: bool, json: bool) -> Result<ExitS
     if !faults.is_empty() {
         return Err(Failure::kernel(faults.join("; ")));
     }
-    let report = Report::of(cases, (cpu, noise), caller.facts().clone());
-    let text =
-        if json { json::pretty(&report).or_fail(Owner::Internal)? } else { report.to_string() };
+    let report = Selftest::of(cases, cpu, noise, caller.facts().clone());
+    let text = if json {
+        json::pretty(&report).or_fail(Owner::Internal)?
+    } else {
+        Shown(&report).to_string()
+    };
     terminal::product(&text)?;
     Ok(if report.passed { ExitStatus::Pass } else { ExitStatus::Host })
 }
@@ -207,16 +157,19 @@ fn can_boot(path: &Path) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use protocol::noise::NoiseFloor;
+    use results::model::CallerFacts;
+
     use super::*;
 
-    fn report(statuses: &[Status]) -> Report {
+    fn report(statuses: &[Status]) -> Selftest {
         let case = |status| {
             let mut case = Case::skipped("x", "");
             (case.status, case.limit_ns) = (status, Some(1));
             case
         };
         let cases = statuses.iter().copied().map(case).collect();
-        Report::of(cases, (3, NoiseFloor::default()), CallerFacts::default())
+        Selftest::of(cases, 3, NoiseFloor::default(), CallerFacts::default())
     }
 
     #[test]
@@ -231,7 +184,7 @@ mod tests {
         ] {
             let report = report(statuses);
             assert_eq!((report.verdict, report.passed), (verdict, verdict == Answer::Pass));
-            let text = report.to_string();
+            let text = Shown(&report).to_string();
             let first = text.lines().next().unwrap_or_default();
             assert!(first.contains(words), "{text}");
             assert_eq!(text.lines().count(), statuses.len() + 2, "{text}");
@@ -239,12 +192,12 @@ mod tests {
         // A kernel that does not boot is no fault of the meter.
         let mut broken = report(&[Passed]).cases;
         broken.push(Case::broken("y", "no machine".into()));
-        let of = |cases| Report::of(cases, (3, NoiseFloor::default()), CallerFacts::default());
-        let text = of(broken).summary();
+        let of = |cases| Selftest::of(cases, 3, NoiseFloor::default(), CallerFacts::default());
+        let text = Shown(&of(broken)).summary();
         assert_eq!(text, "FAILED: nothing could be measured in y; 1 of 2 cases are right");
         let mut both = report(&[Failed]).cases;
         both.push(Case::broken("y", "no machine".into()));
-        let text = of(both).summary();
+        let text = Shown(&of(both)).summary();
         assert!(text.contains("wrong on CPU 3 in x, and nothing could be measured in y"), "{text}");
         let json = serde_json::to_value(report(&[Status::NotJudged])).expect("JSON");
         assert_eq!(json["verdict"], "not-judged");
