@@ -62,10 +62,18 @@ fn of(values: &BTreeMap<String, String>, key: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// Each of these names is a value of this, or has some below it: one that is none ignores nothing.
+    pub fn assert_names(value: &impl Serialize, names: &[&str]) {
+        let leaves = json::leaves(value).expect("JSON");
+        for name in names {
+            assert!(leaves.keys().any(|key| is_below(name, key)), "{name} in {leaves:#?}");
+        }
+    }
 
     #[test]
     fn values_are_told_by_their_names() {

@@ -41,7 +41,7 @@ pub trait Lab {
     /// Makes a commit's kernel the one that runs are of. What all of them are done under.
     ///
     /// # Errors
-    /// It cannot be run; whose fault that is, is told.
+    /// It cannot be run, for a reason of this owner.
     fn open(&mut self, commit: &str) -> Result<Conditions, Failure>;
 
     /// One run of that kernel: fills in what it came to.
@@ -269,7 +269,7 @@ impl Hunt {
         Ok(())
     }
 
-    /// A run that could not be done: whose fault it is decides what follows.
+    /// A run that could not be done: the owner of the error decides what follows.
     fn fail(&mut self, failure: Failure) {
         let Some(run) = self.state.runs.last_mut() else { return };
         run.attempt.why = failure.to_string();
@@ -495,17 +495,19 @@ fn median_s(mut times_ms: Vec<u64>) -> Option<f64> {
     Some(Duration::from_millis(*middle).as_secs_f64())
 }
 
+/// What may differ between the runs of two kernels.
+const IGNORED: [&str; 7] = [
+    "seed",
+    "kernel",
+    "l2_kernel.path",
+    "job.host_tsc_khz",
+    "machine.cmdline",
+    "host.load_average",
+    "host.cgroup",
+];
+
 /// Whether a kernel is run as the others were.
 fn check_alike(there: &Conditions, now: &Conditions) -> Result<(), Failure> {
-    const IGNORED: [&str; 7] = [
-        "seed",
-        "kernel",
-        "l2_kernel.path",
-        "job.host_tsc_khz",
-        "machine.cmdline",
-        "host.load_average",
-        "host.cgroup",
-    ];
     let found = alike::differences(there, now, &IGNORED)
         .map_err(|error| Failure::internal(error.to_string()))?;
     if found.is_empty() {

@@ -9,8 +9,9 @@ use results::json;
 use results::metric::Metric;
 
 use super::*;
+use crate::alike::tests::assert_names;
 use crate::testing::Random;
-use crate::verbs::trials::series::tests::conditions;
+use crate::verbs::trials::series::tests::{conditions, whole_conditions};
 
 /// What a build and a run take.
 const BUILD: Duration = Duration::from_secs(400);
@@ -440,4 +441,9 @@ fn other_conditions_and_another_history_are_refused() {
         refused.to_string().contains("has 9 commits between the ends, and had 10"),
         "{refused}"
     );
+}
+
+#[test]
+fn what_may_differ_has_the_names_that_files_have() {
+    assert_names(&whole_conditions(), &IGNORED);
 }

@@ -231,13 +231,15 @@ fn named(option: &str) -> String {
     }
 }
 
+/// What may differ between the sides: their kernels, and what follows from that or from the time.
+const KERNELS: [&str; 4] = ["kernel", "job.host_tsc_khz", "host", "machine.cmdline"];
+
 /// What differs between the sides beside their kernels, which is what options ask for.
 fn differing(
     args: &CompareArgs,
     wanted: &[Wanted],
     conditions: &[Conditions],
 ) -> Result<Vec<String>, Failure> {
-    const KERNELS: [&str; 4] = ["kernel", "job.host_tsc_khz", "host", "machine.cmdline"];
     let allowed = args.allow.iter().map(String::as_str);
     let ignored: Vec<_> = KERNELS.into_iter().chain(allowed).collect();
     let mut notes = Vec::new();
@@ -394,7 +396,14 @@ mod tests {
     use super::super::judge::tests::{ASKED, side};
     use super::super::judge::versus;
     use super::*;
+    use crate::alike::tests::assert_names;
+    use crate::verbs::trials::series::tests::whole_conditions;
     use results::comparison::ComparisonSchema;
+
+    #[test]
+    fn what_may_differ_has_the_names_that_files_have() {
+        assert_names(&whole_conditions(), &KERNELS);
+    }
 
     fn comparison(asked: Asked, other: &str) -> Comparison {
         let (base, other) = (side("a", 0, 1e6, 1), side(other, 0, 1e6, 1));

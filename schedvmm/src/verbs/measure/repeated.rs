@@ -12,7 +12,7 @@ use protocol::job::Job;
 use results::folder::FolderError;
 use results::model::{Entered, RunResult};
 use results::trials::{Conditions, TrialKernel, TrialMachine, TrialTerms};
-use vmm::config::BootMethod;
+use vmm::config::{BootMethod, Config, Topology};
 use vmm::unpacked::Unpacked;
 use vmm::vcpu::sched;
 
@@ -144,7 +144,28 @@ fn file_of(kernel: &Kernel) -> TrialKernel {
 
 /// What all runs of a plan are done under.
 fn conditions(plan: &Plan, opened: &Opened) -> Conditions {
-    let mut config = plan.config(opened.kernel.image.version());
+    // A field more is either a condition, too, or named here with the reason why it is none.
+    let Config {
+        topology: Topology { cpus, threads_per_core },
+        memory_mib,
+        pv,
+        // `job.nested`.
+        nested: _,
+        // Words of the command line ask for it.
+        serial: _,
+        // The kernel and its modules decide, later on.
+        screen: _,
+        transport,
+        listed_transport: _,
+        cmdline,
+        // Each run has one of its own.
+        rng_seed: _,
+        boot,
+        pins,
+        // Second-level guests have them, and theirs are in the job.
+        spread: _,
+        cookie: _,
+    } = plan.config(opened.kernel.image.version());
     let terms = plan.args.load.terms(false);
     let mut job: Job = plan.job.clone();
     let seed = std::mem::take(&mut job.load.seed);
@@ -157,17 +178,17 @@ fn conditions(plan: &Plan, opened: &Opened) -> Conditions {
         l2_kernel: opened.l2_kernel.as_ref().map(file_of),
         job,
         machine: TrialMachine {
-            cpus: config.topology.cpus,
-            threads_per_core: config.topology.threads_per_core,
-            memory_mib: config.memory_mib,
-            pins: config.pins,
-            pv: convert::pv(config.pv),
-            transport: config.transport.map(convert::transport),
-            entered: match config.boot {
+            cpus,
+            threads_per_core,
+            memory_mib,
+            pins,
+            pv: convert::pv(pv),
+            transport: transport.map(convert::transport),
+            entered: match boot {
                 BootMethod::Payload => Entered::Payload,
                 BootMethod::Stub => Entered::Stub,
             },
-            cmdline: std::mem::take(&mut config.cmdline),
+            cmdline,
         },
         terms: TrialTerms {
             steal_budget: terms.steal_budget,

@@ -295,7 +295,7 @@ impl Series {
     }
 }
 
-/// Whose fault it is that an attempt failed.
+/// The owner of the error by which an attempt failed.
 pub fn owner_of(attempt: Option<&Attempt>) -> Owner {
     match attempt.and_then(|attempt| attempt.verdict) {
         Some(Answer::UsageError) => Owner::Request,
@@ -369,13 +369,15 @@ fn check_version(there: &Trials, folder: &Path) -> Result<(), Failure> {
     )))
 }
 
+/// What may differ between two calls.
+const IGNORED: [&str; 5] =
+    ["kernel.path", "l2_kernel.path", "job.host_tsc_khz", "host.load_average", "host.cgroup"];
+
 /// Whether the trials that are there are of these conditions.
 ///
 /// # Errors
 /// What is not alike.
 fn check_alike(there: &Conditions, now: &Conditions, folder: &Path) -> Result<(), Failure> {
-    const IGNORED: [&str; 5] =
-        ["kernel.path", "l2_kernel.path", "job.host_tsc_khz", "host.load_average", "host.cgroup"];
     let found = crate::alike::differences(there, now, &IGNORED)
         .map_err(|error| Failure::internal(error.to_string()))?;
     if found.is_empty() {

@@ -13,6 +13,7 @@ use results::model::{HostFacts, LimitFinding, LimitOutcome};
 use results::trials::{TrialKernel, TrialMachine};
 
 use super::*;
+use crate::alike::tests::assert_names;
 use crate::testing;
 
 /// What a machine does that is started next.
@@ -69,6 +70,16 @@ pub fn conditions(seed: u64) -> Conditions {
         limits: Vec::new(),
         host: HostFacts::default(),
     }
+}
+
+/// Those of runs with a second kernel: all values that there can be.
+pub fn whole_conditions() -> Conditions {
+    Conditions { l2_kernel: Some(TrialKernel::default()), ..conditions(7) }
+}
+
+#[test]
+fn what_may_differ_has_the_names_that_files_have() {
+    assert_names(&whole_conditions(), &IGNORED);
 }
 
 fn planned(count: u32, until: Until) -> Trials {
