@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The measurement: the meter loop, gap records and histograms.
 //!
-//! Nothing here knows of virtual machines, of the kernel under test or of files: a thread
-//! calls the meter, the meter fills memory that was allocated beforehand. That memory is made
+//! Nothing here knows of virtual machines or of messages: a thread calls the meter, the meter fills
+//! memory that was allocated beforehand. Of the kernel, [`accounting`] reads what it says of the thread
+//! (/proc/thread-self/schedstat), and once what it counts at all (/proc/stat, nohz_full). That memory is made
 //! of atomics only, so it may be shared with another process that reads it while the thread
 //! writes, and no part of the meter needs `unsafe`.
 

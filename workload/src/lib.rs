@@ -6,8 +6,9 @@
 //! them all with one agreed moment to begin, and hands what they measure to an
 //! [`observer::Observer`] while they run. Nothing here needs to be PID 1, or root.
 //!
-//! All that is read of /proc and /sys, and all system calls that concern scheduling, are in
-//! [`kernel`].
+//! Files below /proc and /sys, and system calls that tell the scheduler something, are in [`kernel`];
+//! tracefs and /proc/kallsyms in [`tracing`]. A measuring thread's clocks, its yield and its timer
+//! slack are where it measures, its own accounting in [`gaps::accounting`].
 
 mod burst_account;
 mod bursts;

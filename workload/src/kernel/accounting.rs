@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use gaps::accounting::parse_schedstat;
+use gaps::accounting::{Sample, parse_schedstat};
 use protocol::report::GroupReport;
 
 /// Of one thread, in nanoseconds. `None` is what this kernel does not tell.
@@ -66,6 +66,20 @@ impl ThreadAccount {
     }
 }
 
+/// Of processes, those below `proc`, whose names begin so: the rest of each name, and what is accounted
+/// to it. `None` where the kernel counts nothing (CONFIG_SCHED_INFO), or it never ran.
+pub fn of_processes_named(proc: &Path, begin: &str) -> Vec<(String, Option<Sample>)> {
+    let mut found = Vec::new();
+    for process in fs::read_dir(proc).into_iter().flatten().flatten() {
+        let path = process.path();
+        let Ok(comm) = fs::read_to_string(path.join("comm")) else { continue };
+        let Some(rest) = comm.trim_end().strip_prefix(begin) else { continue };
+        let schedstat = fs::read(path.join("schedstat")).unwrap_or_default();
+        found.push((rest.to_owned(), parse_schedstat(&schedstat)));
+    }
+    found
+}
+
 /// A line of /proc/PID/sched: `name  :  milliseconds.nanoseconds`, the latter six digits.
 fn milliseconds(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.split([' ', ':']).next() == Some(name))?;
@@ -114,6 +128,7 @@ fn from_us(name: &str, stat: &str) -> Option<u64> {
 fn added(before: Option<u64>, after: Option<u64>) -> Option<u64> {
     Some(after?.saturating_sub(before?))
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The running kernel's interfaces: every file below /proc and /sys, and every system call that
-//! concerns scheduling or memory. Tracefs has a room of its own, [`crate::tracing`].
+//! The running kernel's interfaces: files below /proc and /sys, and system calls that tell the
+//! scheduler something, wait for another thread, or lock memory. Not here: tracefs and kallsyms
+//! ([`crate::tracing`]), memory that processes share ([`crate::shared_memory`]), what a measuring
+//! thread asks of itself (its clocks; [`gaps::accounting`]).
 
 pub mod accounting;
 pub mod affinity;

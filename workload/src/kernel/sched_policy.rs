@@ -41,7 +41,7 @@ const SIZE: u32 = 48;
 #[derive(Debug, Error)]
 #[error("{text}")]
 pub struct PolicyError {
-    /// Whose fault it is.
+    /// Its owner.
     pub owner: Owner,
     text: String,
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use gaps::evidence::Class;
 use gaps::record::GapRecord;
 use gaps::tsc::{bracket, ns_to_ticks};
+use protocol::duration::as_ns;
 
 use crate::kernel_meter::lines::{Context, HwlatSample, OsnoiseSample};
 
@@ -131,9 +132,4 @@ impl Placing {
         let room = tsc_begin - self.tsc_start;
         Some(Placed { record, earlier_ticks: (latest - earliest).min(room), more: 0 })
     }
-}
-
-/// Nanoseconds, at most as many as there can be.
-pub fn as_ns(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use gaps::tsc::{self, Anchor, ns_to_ticks, ticks_to_ns};
 use protocol::cpu_list::CpuSet;
+use protocol::duration::as_ns;
 use protocol::job::{LoadSpec, MeterMode};
 use protocol::message::{Gap, LineGap, MeterLine, ThresholdHit};
 use protocol::report::{LoadReport, MeterReport, TscReport};
@@ -22,7 +23,7 @@ use rustix::event::{self, PollFd, PollFlags, Timespec};
 use crate::context::WorkloadContext;
 use crate::error::{LoadError, MeterError};
 use crate::kernel_meter::lines::{Context, LineBuffer, Parsed, parse};
-use crate::kernel_meter::place::{Placed, Placing, WallClock, as_ns};
+use crate::kernel_meter::place::{Placed, Placing, WallClock};
 use crate::kernel_meter::tallies::{self, Tallies, ThreadTime};
 use crate::kernel_meter::tracer::Tracer;
 use crate::observer::{Observer, Outcome, Prepared};

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the kernel's meter has found so far, by CPU, in the same form as the load's threads.
 
-use std::fs;
 use std::path::Path;
 
 use gaps::record::GapRecord;
@@ -10,6 +9,7 @@ use protocol::job::LoadSpec;
 use protocol::message::{Gap, Tick};
 use protocol::report::{MeterReport, ThreadReport};
 
+use crate::kernel::accounting;
 use crate::kernel_meter::place::Placed;
 use crate::kernel_meter::tracer::Kernels;
 
@@ -77,7 +77,7 @@ impl Tallies {
         }
     }
 
-    /// Takes down a gap that the kernel thread `pid` met. Gives the number of its CPU among
+    /// Records a gap that the kernel thread `pid` met. Gives the number of its CPU among
     /// those that are measured, and whether the record is to be handed on; `None` if that CPU
     /// is not among them.
     pub fn gap(&mut self, pid: u32, placed: &Placed) -> Option<(u32, bool)> {
@@ -139,11 +139,9 @@ pub fn times(proc: &Path, which: Kernels, cpus: &[u32]) -> Vec<Option<ThreadTime
         Kernels::Osnoise => "osnoise",
     };
     let mut times = vec![None; cpus.len()];
-    for process in fs::read_dir(proc).into_iter().flatten().flatten() {
-        let path = process.path();
-        let Ok(comm) = fs::read_to_string(path.join("comm")) else { continue };
-        let Some(rest) = comm.trim_end().strip_prefix(name) else { continue };
-        let time = schedstat(&path.join("schedstat"));
+    for (rest, accounted) in accounting::of_processes_named(proc, name) {
+        let time = accounted
+            .map(|sample| ThreadTime { ran_ns: sample.ran_ns, waited_ns: sample.waited_ns });
         if rest.is_empty() {
             // One for all: it is on each of them in turn.
             times.fill(time.map(|time| time.share(cpus.len())));
@@ -162,12 +160,4 @@ impl ThreadTime {
         let among = (among as u64).max(1);
         Self { ran_ns: self.ran_ns / among, waited_ns: self.waited_ns / among }
     }
-}
-
-/// `CPU-TIME WAITING TIMES` (Documentation/scheduler/sched-stats.rst).
-fn schedstat(path: &Path) -> Option<ThreadTime> {
-    let text = fs::read_to_string(path).ok()?;
-    let mut words = text.split_ascii_whitespace().map(|word| word.parse().ok());
-    let (ran_ns, waited_ns) = (words.next()??, words.next()??);
-    (ran_ns > 0).then_some(ThreadTime { ran_ns, waited_ns })
 }

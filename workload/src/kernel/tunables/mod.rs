@@ -44,7 +44,7 @@ pub enum TunableError {
         request: String,
         /// Why.
         why: String,
-        /// Whose fault it is, where the kernel is not the only one whose it can be.
+        /// Its owner, where that is not the kernel for certain.
         owner: Owner,
     },
 }
@@ -121,7 +121,7 @@ pub fn apply_for_a_while(
 /// What became of a request.
 struct Applied {
     report: TunableReport,
-    /// Whose fault it is that it is not in force, where the report says that.
+    /// The owner of what keeps it from being in force, where the report says that.
     owner: Owner,
 }
 
