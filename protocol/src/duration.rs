@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Lengths of time as people write them, read exactly: `1.875ms`, `30s`, `1m30s`, `1d`.
 
+use std::fmt;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -90,6 +91,26 @@ fn part_ns(number: &str, unit_ns: u64) -> Result<u64, DurationError> {
     u64::try_from(product / scale).map_err(|_| DurationError::TooLong)
 }
 
+/// A length of time as [`parse`] reads it again: `1.875ms`, `30s`, `500µs`. What is longer than 584
+/// years is read by nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written(pub Duration);
+
+impl fmt::Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(&str, u128); 3] = [("s", 1_000_000_000), ("ms", 1_000_000), ("µs", 1_000)];
+        let ns = self.0.as_nanos();
+        let unit = UNITS.into_iter().find(|(_, unit_ns)| ns >= *unit_ns);
+        let (name, unit_ns) = unit.unwrap_or(("ns", 1));
+        write!(f, "{}", ns / unit_ns)?;
+        let digits = (unit_ns + ns % unit_ns).to_string();
+        match digits[1..].trim_end_matches('0') {
+            "" => f.write_str(name),
+            fraction => write!(f, ".{fraction}{name}"),
+        }
+    }
+}
+
 /// Nanoseconds of a duration; saturates after 584 years.
 pub fn as_ns(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
@@ -106,7 +127,7 @@ pub mod nanoseconds {
     /// # Errors
     /// Those of the format.
     pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u64(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+        to.serialize_u64(super::as_ns(*duration))
     }
 
     /// For serde.
@@ -129,8 +150,7 @@ pub mod optional_nanoseconds {
     /// # Errors
     /// Those of the format.
     pub fn serialize<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
-        let ns = duration.map(|duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
-        ns.serialize(to)
+        duration.map(super::as_ns).serialize(to)
     }
 
     /// For serde.
@@ -144,6 +164,8 @@ pub mod optional_nanoseconds {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
     use super::*;
 
     #[test]
@@ -168,6 +190,28 @@ mod tests {
             ("1.5h0.5s", 5_400_500_000_000),
         ] {
             assert_eq!(parse(text), Ok(Duration::from_nanos(ns)), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_again(ns in any::<u64>(), shift in 0u32..64) {
+            let time = Duration::from_nanos(ns >> shift);
+            prop_assert_eq!(parse(&Written(time).to_string()), Ok(time));
+        }
+    }
+
+    #[test]
+    fn a_time_is_written_in_the_longest_unit_that_it_has() {
+        for (ns, text) in [
+            (0, "0ns"),
+            (7, "7ns"),
+            (1_500, "1.5µs"),
+            (1_875_000, "1.875ms"),
+            (1_000_001, "1.000001ms"),
+            (90 * NS_PER_S, "90s"),
+        ] {
+            assert_eq!(Written(Duration::from_nanos(ns)).to_string(), text);
         }
     }
 

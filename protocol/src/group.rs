@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::duration::{nanoseconds, optional_nanoseconds};
+use crate::duration::{Written, nanoseconds, optional_nanoseconds};
 
 /// One group: a process whose threads all behave alike, but that some of them may yield at first. In
 /// the guest it has a cgroup of its own, as a virtual machine has, unless it is told otherwise.
@@ -315,8 +315,8 @@ impl ArrivalSpec {
 impl fmt::Display for ArrivalSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Periodic(period) => write!(f, "periodic:{period:?}"),
-            Self::Poisson(mean) => write!(f, "poisson:{mean:?}"),
+            Self::Periodic(period) => write!(f, "periodic:{}", Written(*period)),
+            Self::Poisson(mean) => write!(f, "poisson:{}", Written(*mean)),
         }
     }
 }

@@ -63,7 +63,7 @@ impl Job {
         }
     }
 
-    /// Takes down the TSC's frequency in kHz, which is the same at all levels.
+    /// Sets the TSC's frequency in kHz, which is the same at all levels.
     pub fn know_tsc(&mut self, khz: u64) {
         self.host_tsc_khz = Some(khz);
         if let Some(nested) = &mut self.nested {

@@ -330,7 +330,7 @@ pub enum TraceProgress {
 /// The agent's last words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Whose fault it is.
+    /// Its owner, which decides the exit status.
     pub owner: Owner,
     /// What was wrong, with the value and the next step.
     pub text: String,

@@ -33,7 +33,7 @@ const CONFIG: &str = "kernel.config";
 const HISTOGRAMS: &str = "gaps.hlog";
 /// A virtual machine in the guest that prints more than this has told enough.
 const MAX_VM_LOG_BYTES: u64 = 4 << 20;
-/// Of its console, so much is repeated where it failed.
+/// Length of the end of a failed VM's console that its result repeats.
 const VM_TAIL_BYTES: usize = 2048;
 /// So many runs may start within one second.
 const MAX_PER_SECOND: u32 = 1000;

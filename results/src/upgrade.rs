@@ -9,7 +9,7 @@ use protocol::index::Kind;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::model::{Numbers, RunResult, Schema, Target};
+use crate::model::{Numbers, RunResult, Schema, Target, VcpuEndReason};
 
 /// The first version: groups and threads counted from 0, threads over all groups.
 pub const FIRST_SCHEMA: &str = "schedvmm-result/1";
@@ -220,12 +220,28 @@ pub fn fill_in(value: &mut Value) {
     if value["machine"]["cpus"].is_null() {
         return;
     }
+    for vcpu in items(&mut value["machine"], "vcpus") {
+        name_end(vcpu);
+    }
     fill(value, "machine.transport", || json!("mmio"));
     fill(value, "machine.modules", || json!([]));
     fill(value, "machine.modules_bytes", || json!(0));
     fill(value, "machine.modules_from", || Value::Null);
     if !value["machine"]["vcpus"].is_null() {
         fill(value, "machine.host_evidence", || json!(crate::model::HostEvidence::default()));
+    }
+}
+
+/// Why a vCPU ended was a sentence.
+fn name_end(vcpu: &mut Value) {
+    if VcpuEndReason::deserialize(&*vcpu).is_ok() {
+        return;
+    }
+    if let Some(vcpu) = vcpu.as_object_mut()
+        && let Some(text) = vcpu.get("end").and_then(Value::as_str)
+        && let Ok(Value::Object(end)) = serde_json::to_value(VcpuEndReason::of_sentence(text))
+    {
+        vcpu.extend(end);
     }
 }
 
@@ -334,10 +350,25 @@ mod tests {
             "cosched": { "requested": "auto", "mechanism": "none" },
             "groups": [{ "statistics": { "open_ns": 5 } }, { "statistics": {} }],
             "vms": [{ "transport": "" }, {}],
-            "machine": { "cpus": 4 },
+            "machine": {
+                "cpus": 4,
+                "vcpus": [
+                    { "cpu": 0, "end": "triple fault" },
+                    { "cpu": 1, "end": "unexpected exit KVM_EXIT_HLT" },
+                    { "cpu": 2, "end": "unexpected", "detail": "KVM_EXIT_NMI" },
+                ],
+            },
             "setup": null,
         });
         fill_in(&mut value);
+        assert_eq!(
+            value["machine"]["vcpus"],
+            json!([
+                { "cpu": 0, "end": "triple-fault" },
+                { "cpu": 1, "end": "unexpected", "detail": "KVM_EXIT_HLT" },
+                { "cpu": 2, "end": "unexpected", "detail": "KVM_EXIT_NMI" },
+            ])
+        );
         assert_eq!(value["cosched"]["missing"], true);
         assert_eq!(value["groups"][0]["statistics"]["open_ns"], 5);
         assert_eq!(value["groups"][1]["statistics"]["open_ns"], 0);
@@ -349,6 +380,8 @@ mod tests {
             (&value["machine"]["transport"], &value["setup"]),
             (&json!("mmio"), &Value::Null)
         );
-        assert!(value["machine"].get("host_evidence").is_none(), "it has not ended");
+        let running = &mut json!({ "machine": { "cpus": 4 } });
+        fill_in(running);
+        assert!(running["machine"].get("host_evidence").is_none(), "it has not ended");
     }
 }

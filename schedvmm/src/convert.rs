@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A machine's features: [`vmm`] has types of its own for them, knowing no jobs and no results.
 
+use std::io;
+
 use protocol::job;
 use results::model;
 use vmm::config::{BootMethod, PvProfile, Transport};
@@ -64,21 +66,24 @@ pub fn entered(entered: Entered) -> model::Entered {
 /// Why a vCPU ended, as results have it.
 pub fn vcpu_end(reason: &ExitReason) -> model::VcpuEndReason {
     use model::VcpuEndReason as End;
-    // What is special to an end stands behind what all of its kind begin with.
-    let make = match reason {
-        ExitReason::Stopped => return End::Stopped,
-        ExitReason::PowerOff => return End::PowerOff,
-        ExitReason::Reset => return End::Reset,
-        ExitReason::TripleFault => return End::TripleFault,
-        ExitReason::InternalError(_) => End::InternalError,
-        ExitReason::FailedEntry { .. } => End::FailedEntry,
-        ExitReason::MemoryFault { .. } => End::MemoryFault,
-        ExitReason::RunFailed { .. } => End::RunFailed,
-        ExitReason::Unexpected(_) => End::Unexpected,
-        ExitReason::Panicked(_) => End::Panicked,
-    };
-    let (text, begin) = (reason.to_string(), make(String::new()).to_string());
-    make(text.strip_prefix(&begin).unwrap_or(&text).to_owned())
+    match reason {
+        ExitReason::Stopped => End::Stopped,
+        ExitReason::PowerOff => End::PowerOff,
+        ExitReason::Reset => End::Reset,
+        ExitReason::TripleFault => End::TripleFault,
+        ExitReason::InternalError(error) => End::InternalError(error.to_string()),
+        ExitReason::FailedEntry { reason, cpu } => {
+            End::FailedEntry(format!("on host CPU {cpu}, hardware reason {reason:#x}"))
+        }
+        ExitReason::MemoryFault { address } => {
+            End::MemoryFault(address.map(|address| format!("at {address:#x}")).unwrap_or_default())
+        }
+        ExitReason::RunFailed { errno } => {
+            End::RunFailed(io::Error::from_raw_os_error(*errno).to_string())
+        }
+        ExitReason::Unexpected(exit) => End::Unexpected(exit.to_string()),
+        ExitReason::Panicked(text) => End::Panicked(text.clone()),
+    }
 }
 
 #[cfg(test)]
@@ -107,7 +112,8 @@ mod tests {
         }
     }
 
-    /// The text in result.json is the one that is printed, and is read as what it was.
+    /// The sentence that is printed, which older results have, says the same as the name and the
+    /// detail in result.json.
     #[test]
     fn ends_of_vcpus_are_told_in_one_way() {
         for reason in [
@@ -123,9 +129,8 @@ mod tests {
             ExitReason::Unexpected(UnexpectedExit::Reason(5)),
             ExitReason::Panicked("why".into()),
         ] {
-            let end = vcpu_end(&reason);
-            assert_eq!(end.to_string(), reason.to_string());
-            assert_eq!(model::VcpuEndReason::from(reason.to_string()), end);
+            let end = model::VcpuEndReason::of_sentence(&reason.to_string());
+            assert_eq!(vcpu_end(&reason), end);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use gaps::evidence::Class;
 use gaps::stats::Distribution;
+use protocol::duration::Written;
 use results::metric::{Metric, Quantity};
 use results::model::{
     Answer, FigureSource, LimitFinding, LimitOutcome, LocatedGap, ReasonCode, RunResult, Stage,
@@ -48,12 +49,11 @@ impl Limit {
         Ok(Self { metric, bound })
     }
 
-    /// As a user may write it.
+    /// As a user may write it: [`Limit::parse`] reads it again.
     pub fn text(&self) -> String {
         let bound = match self.metric.quantity() {
-            Quantity::LengthNs => format!("{:?}", Duration::from_secs_f64(self.bound / 1e9)),
-            // 7 %, and not 7.000000000000001.
-            Quantity::Share => format!("{}%", (self.bound * 1e8).round() / 1e6),
+            Quantity::LengthNs => Written(units::whole_ns(self.bound)).to_string(),
+            Quantity::Share => units::percent_text(self.bound),
         };
         format!("{} > {bound}", self.metric.name())
     }

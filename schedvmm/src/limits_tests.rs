@@ -287,3 +287,26 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn a_limit_is_read_as_it_is_written(ns in 1u64..86_400_000_000_000, percent in 0u32..100_000_000) {
+        let time = Duration::from_nanos(ns);
+        for text in [
+            format!("wakeup-p99 > {}", Written(time)),
+            format!("forced-idle > {}%", f64::from(percent) / 1e6),
+            format!("forced-idle > {:e}%", f64::from(percent) / 1e17),
+        ] {
+            let limit = Limit::parse(&text).expect("a limit");
+            prop_assert_eq!(Limit::parse(&limit.text()), Ok(limit), "{}", text);
+        }
+    }
+}
+
+#[test]
+fn limits_are_written_with_few_digits() {
+    for text in ["wakeup-p99 > 5ms", "longest > 1.875ms", "forced-idle > 7%", "forced-idle > 0.57%"]
+    {
+        assert_eq!(limits(&[text])[0].text(), text);
+    }
+}

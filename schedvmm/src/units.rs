@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use protocol::duration;
+pub use protocol::duration::as_ns;
 use protocol::group::{ArrivalSpec, SleepSpec};
 use protocol::tunable::{TunableName, TuneRequest};
 use results::metric::Quantity;
@@ -87,6 +88,18 @@ pub fn percent(text: &str) -> Result<f64, String> {
     } else {
         Err("it must be between 0% and 100%".into())
     }
+}
+
+/// A part of 1 as [`percent`] reads it again: with as few digits as that takes, 7% and not
+/// 7.000000000000001%.
+pub fn percent_text(share: f64) -> String {
+    let near = share * 100.0;
+    // What was written has been divided and multiplied since: its neighbours, too.
+    let exact = [near, near.next_up(), near.next_down()];
+    let shorter = (0..17).filter_map(|digits| format!("{near:.digits$e}").parse::<f64>().ok());
+    let found = shorter.chain(exact).map(|percent| format!("{percent}%"));
+    let found = found.into_iter().find(|text| percent(text) == Ok(share));
+    found.unwrap_or_else(|| format!("{near}%"))
 }
 
 /// `uniform:0s-1s`, `fixed:500ms`, `exponential:300ms`.
@@ -227,11 +240,6 @@ fn cpu_number(text: &str) -> Result<usize, String> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuList(pub Vec<usize>);
 
-/// A length of time in nanoseconds, up to what fits.
-pub fn as_ns(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// Nanoseconds for a reader: `47.2 ms`, `812 µs`, `1.25 s`.
 pub fn show_ns(ns: u64) -> String {
     // A figure for a reader needs no more digits than f64 has.
@@ -248,21 +256,32 @@ pub fn show_ns(ns: u64) -> String {
 /// A figure for a reader.
 pub fn show_figure(quantity: Quantity, value: f64) -> String {
     match quantity {
-        Quantity::LengthNs => show_ns(whole_ns(value)),
+        Quantity::LengthNs => show_ns(as_ns(whole_ns(value))),
         Quantity::Share => format!("{:.2} %", 100.0 * value),
     }
 }
 
-/// What is no length is none.
+/// A length of time of so many nanoseconds; what is no length is none.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn whole_ns(ns: f64) -> u64 {
+pub fn whole_ns(ns: f64) -> Duration {
     // `as` saturates, and makes 0 of what is no number.
-    ns.round() as u64
+    Duration::from_nanos(ns.round() as u64)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn an_arrival_is_read_as_it_is_written(ns in 1u64..86_400_000_000_000, poisson in any::<bool>()) {
+            let make = if poisson { ArrivalSpec::Poisson } else { ArrivalSpec::Periodic };
+            let spec = make(Duration::from_nanos(ns));
+            prop_assert_eq!(arrival(&spec.to_string()), Ok(spec));
+        }
+    }
 
     #[test]
     fn tunables_have_a_name_that_is_known_and_a_value() {

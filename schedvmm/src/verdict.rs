@@ -37,7 +37,7 @@ pub enum End {
     NotAsTold(String),
     /// The load on this very kernel has ended.
     Finished,
-    /// It has not: for a result that is kept in case that there will be no end.
+    /// The run goes on: for a checkpoint.
     UnderWay,
 }
 
@@ -530,30 +530,8 @@ mod tests {
     /// What docs/formats.md promises.
     #[test]
     fn every_code_is_documented() {
-        use ReasonCode::*;
         let text = include_str!("../../docs/formats.md");
-        for code in [
-            Failed,
-            Disturbed,
-            HostTook,
-            HostUnknown,
-            Contaminated,
-            Noisy,
-            Signal,
-            UnderWay,
-            Degraded,
-            GuestHangs,
-            ProtocolError,
-            CommandLineIgnored,
-            KernelPanic,
-            AgentPanic,
-            AgentGaveUp,
-            KernelEnded,
-            TripleFault,
-            VcpuEnded,
-            NoReport,
-            Silent,
-        ] {
+        for code in ReasonCode::ALL {
             let name = serde_json::to_string(&code).expect("JSON").replace('"', "`");
             assert!(text.contains(&name), "docs/formats.md lacks {name}");
         }

@@ -115,7 +115,8 @@ pub struct ConsoleStats {
 pub struct VcpuEnd {
     /// Its number.
     pub cpu: u32,
-    /// Why.
+    /// Why: `end`, and `detail` of an end that nobody planned.
+    #[serde(flatten)]
     pub end: VcpuEndReason,
     /// Its exits to user space.
     pub exits: ExitCounts,

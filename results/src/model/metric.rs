@@ -17,7 +17,7 @@ pub enum Metric {
     WaitP90,
     /// The same of 99.9 % (`statistics.time_quantiles.p999_ns`).
     WaitP999,
-    /// What somebody who comes at a random moment waits, in nanoseconds (`statistics.mean_wait_ns`).
+    /// How long a request at a random moment waits, in nanoseconds (`statistics.mean_wait_ns`).
     MeanWait,
     /// Part of the time wanted that was spent in gaps, of 1 (`statistics.gap_share`).
     GapShare,
@@ -103,7 +103,7 @@ impl Metric {
         match self {
             Self::WaitP99 => "time-weighted 99th percentile of waits, wake-ups in it",
             Self::WaitP50 => "time-weighted median of waits, wake-ups in it",
-            Self::MeanWait => "mean wait of who comes at a random moment",
+            Self::MeanWait => "mean wait of a request at a random moment",
             Self::GapShare => "share of the time wanted that was waited",
             Self::Longest => "longest wait of a run",
             Self::WaitP90 => "time-weighted 90th percentile of waits, wake-ups in it",

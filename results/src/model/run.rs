@@ -149,6 +149,34 @@ pub enum ReasonCode {
 }
 
 impl ReasonCode {
+    /// All of them, in order; a test compares them with the names that serde knows.
+    pub const ALL: [Self; 24] = [
+        Self::Failed,
+        Self::Disturbed,
+        Self::HostTook,
+        Self::HostUnknown,
+        Self::Contaminated,
+        Self::Noisy,
+        Self::OverLimit,
+        Self::FigureUnknown,
+        Self::Signal,
+        Self::UnderWay,
+        Self::Degraded,
+        Self::GuestHangs,
+        Self::DiskSpace,
+        Self::WallLimit,
+        Self::ProtocolError,
+        Self::CommandLineIgnored,
+        Self::KernelPanic,
+        Self::AgentPanic,
+        Self::AgentGaveUp,
+        Self::KernelEnded,
+        Self::TripleFault,
+        Self::VcpuEnded,
+        Self::NoReport,
+        Self::Silent,
+    ];
+
     /// Whether the host had more of the run than a budget allows.
     pub fn is_budget(self) -> bool {
         matches!(self, Self::Contaminated | Self::Noisy)
@@ -311,5 +339,19 @@ impl Phase {
             Self::PowerOff => "power_off",
             Self::Total => "total",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// serde has its list from the enum itself, and tells it where a name is none.
+    #[test]
+    fn all_reason_codes_are_listed() {
+        let error = serde_json::from_str::<ReasonCode>("\"none\"").unwrap_err().to_string();
+        let names: Vec<_> = error.split('`').skip(3).step_by(2).collect();
+        let listed = ReasonCode::ALL.map(|code| serde_json::to_value(code).unwrap());
+        assert_eq!(names, listed, "{error}");
     }
 }

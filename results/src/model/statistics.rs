@@ -37,7 +37,7 @@ pub struct Statistics {
     pub quantiles: Option<Quantiles>,
     /// Part of the time wanted that was spent in gaps.
     pub gap_share: Option<f64>,
-    /// What somebody who comes at a random moment waits.
+    /// How long a request at a random moment waits.
     pub mean_wait_ns: Option<f64>,
     /// P(wait > x) for the same.
     pub wait_exceeds: Vec<WaitExceeds>,

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Why a vCPU ended: one of few ends, and for those that nobody planned what KVM or the host says.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
-/// Why a vCPU ended. In the file it is a text, such as `power-off` or `unexpected exit KVM_EXIT_HLT`.
+/// Why a vCPU ended: `"end": "power-off"`, or `"end": "unexpected", "detail": "KVM_EXIT_HLT"`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
+#[serde(tag = "end", content = "detail", rename_all = "kebab-case")]
 pub enum VcpuEndReason {
     /// It was told to stop.
     Stopped,
@@ -29,22 +27,14 @@ pub enum VcpuEndReason {
     Unexpected(String),
     /// The thread panicked: its message.
     Panicked(String),
-    /// One of another version, in its words.
+    /// One of an older version that is not known here, in its words.
     Other(String),
 }
 
-/// Ends that say it all.
-const PLAIN: [(&str, VcpuEndReason); 4] = [
-    ("stopped", VcpuEndReason::Stopped),
-    ("power-off", VcpuEndReason::PowerOff),
-    ("reset", VcpuEndReason::Reset),
-    ("triple fault", VcpuEndReason::TripleFault),
-];
-
 type MakeEnd = fn(String) -> VcpuEndReason;
 
-/// How a text begins that has more to say.
-const DETAILED: [(&str, MakeEnd); 6] = [
+/// In older results an end is a sentence: how those begin that have more to say.
+const SENTENCES: [(&str, MakeEnd); 6] = [
     ("KVM internal error: ", VcpuEndReason::InternalError),
     ("entry to the guest failed ", VcpuEndReason::FailedEntry),
     ("the host cannot back guest memory", VcpuEndReason::MemoryFault),
@@ -53,61 +43,70 @@ const DETAILED: [(&str, MakeEnd); 6] = [
     ("vCPU thread panicked: ", VcpuEndReason::Panicked),
 ];
 
-impl From<String> for VcpuEndReason {
-    fn from(text: String) -> Self {
-        if let Some((_, plain)) = PLAIN.iter().find(|(name, _)| *name == text) {
-            return plain.clone();
+impl VcpuEndReason {
+    /// An end as an older result has it: a sentence, or one of the names that are still in use.
+    pub fn of_sentence(text: &str) -> Self {
+        match text {
+            "stopped" => Self::Stopped,
+            "power-off" => Self::PowerOff,
+            "reset" => Self::Reset,
+            "triple fault" => Self::TripleFault,
+            _ => SENTENCES
+                .iter()
+                .find_map(|(begin, make)| Some(make(detail(text.strip_prefix(begin)?))))
+                .unwrap_or_else(|| Self::Other(text.to_owned())),
         }
-        let detailed = DETAILED.iter();
-        let found = detailed
-            .filter_map(|(begin, make)| Some(make(text.strip_prefix(begin)?.to_owned())))
-            .next();
-        found.unwrap_or(Self::Other(text))
     }
 }
 
-impl From<VcpuEndReason> for String {
-    fn from(reason: VcpuEndReason) -> Self {
-        reason.to_string()
-    }
-}
-
-impl fmt::Display for VcpuEndReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (begin, detail) = match self {
-            Self::Stopped => ("stopped", ""),
-            Self::PowerOff => ("power-off", ""),
-            Self::Reset => ("reset", ""),
-            Self::TripleFault => ("triple fault", ""),
-            Self::InternalError(detail) => (DETAILED[0].0, detail.as_str()),
-            Self::FailedEntry(detail) => (DETAILED[1].0, detail.as_str()),
-            Self::MemoryFault(detail) => (DETAILED[2].0, detail.as_str()),
-            Self::RunFailed(detail) => (DETAILED[3].0, detail.as_str()),
-            Self::Unexpected(detail) => (DETAILED[4].0, detail.as_str()),
-            Self::Panicked(detail) => (DETAILED[5].0, detail.as_str()),
-            Self::Other(text) => ("", text.as_str()),
-        };
-        write!(f, "{begin}{detail}")
-    }
+/// Without what a sentence had around it.
+fn detail(rest: &str) -> String {
+    rest.trim_end_matches("; is it out of memory?").trim_start().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::VcpuEndReason as End;
     use super::*;
 
     #[test]
-    fn each_end_is_read_as_it_was_written() {
-        for (name, plain) in PLAIN {
-            assert_eq!(VcpuEndReason::from(name.to_owned()), plain);
-            assert_eq!(plain.to_string(), name);
+    fn an_end_has_a_name_and_what_is_special_to_it() {
+        for (end, written) in [
+            (End::PowerOff, json!({ "end": "power-off" })),
+            (End::TripleFault, json!({ "end": "triple-fault" })),
+            (
+                End::Unexpected("KVM_EXIT_HLT".into()),
+                json!({ "end": "unexpected", "detail": "KVM_EXIT_HLT" }),
+            ),
+            (End::RunFailed(String::new()), json!({ "end": "run-failed", "detail": "" })),
+        ] {
+            assert_eq!(serde_json::to_value(&end).unwrap(), written);
+            assert_eq!(End::deserialize(&written).unwrap(), end);
         }
-        for (begin, make) in DETAILED {
-            let text = format!("{begin}why");
-            assert_eq!(VcpuEndReason::from(text.clone()), make("why".into()));
-            assert_eq!(String::from(VcpuEndReason::from(text.clone())), text);
+    }
+
+    #[test]
+    fn sentences_of_older_results_are_read() {
+        for (text, end) in [
+            ("stopped", End::Stopped),
+            ("power-off", End::PowerOff),
+            ("reset", End::Reset),
+            ("triple fault", End::TripleFault),
+            ("unexpected exit KVM_EXIT_HLT", End::Unexpected("KVM_EXIT_HLT".into())),
+            (
+                "the host cannot back guest memory at 0x1000; is it out of memory?",
+                End::MemoryFault("at 0x1000".into()),
+            ),
+            (
+                "the host cannot back guest memory; is it out of memory?",
+                End::MemoryFault(String::new()),
+            ),
+            ("vCPU thread panicked: why", End::Panicked("why".into())),
+            ("fell asleep", End::Other("fell asleep".into())),
+        ] {
+            assert_eq!(End::of_sentence(text), end, "{text}");
         }
-        let other = VcpuEndReason::from("fell asleep".to_owned());
-        assert_eq!(other, VcpuEndReason::Other("fell asleep".into()));
-        assert_eq!(serde_json::to_string(&other).unwrap(), "\"fell asleep\"");
     }
 }

@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use protocol::group::{ArrivalSpec, SleepSpec};
 use protocol::job::CoschedRequest;
@@ -35,7 +34,7 @@ pub struct LoadArgs {
     /// A load of your own from a TOML file (docs/formats.md), instead of the same.
     #[arg(long, value_name = "FILE", value_parser = units::named(), conflicts_with_all = ["preset", "groups", "threads", "busy", "sleep", "arrival"])]
     pub load: Option<PathBuf>,
-    /// Say what loads there are by name, and do nothing else.
+    /// List the presets.
     #[arg(long, exclusive = true)]
     pub list_presets: bool,
     /// Groups, each a process with a cookie of its own.
@@ -77,8 +76,8 @@ pub struct LoadArgs {
     pub noise_budget: f64,
     /// What a gap over the threshold of a contaminated run comes to: no answer (status 125), or the
     /// same as always, with a note.
-    #[arg(long, default_value = "untestable", value_parser = on_contaminated(), value_name = "ANSWER")]
-    pub on_contaminated: String,
+    #[arg(long, value_enum, default_value_t = OnContaminated::Untestable, value_name = "ANSWER")]
+    pub on_contaminated: OnContaminated,
     /// Fail a run of which this figure is above this value, such as 'wakeup-p99 > 5ms'; may be
     /// repeated.
     #[arg(long, value_parser = Limit::parse, value_name = "FIGURE > VALUE")]
@@ -104,7 +103,7 @@ impl LoadArgs {
         Terms {
             steal_budget: self.steal_budget,
             noise_budget: self.noise_budget,
-            report_contaminated: self.on_contaminated == REPORT,
+            report_contaminated: self.on_contaminated == OnContaminated::Report,
             on_hardware,
         }
     }
@@ -122,12 +121,13 @@ fn noise(text: &str) -> Result<Threshold, String> {
     }
 }
 
-/// A gap over the threshold of a contaminated run is what it would be of any run.
-const REPORT: &str = "report";
-
-/// What may become of one.
-fn on_contaminated() -> PossibleValuesParser {
-    PossibleValuesParser::new(["untestable", REPORT])
+/// What a gap over the threshold of a contaminated run comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnContaminated {
+    /// No answer: status 125.
+    Untestable,
+    /// What it would be of any run, with a note.
+    Report,
 }
 
 /// Cookie mechanisms.
