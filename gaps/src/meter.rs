@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The meter: a loop that reads the TSC and takes down every interval that is too long.
+//! The meter: a loop that reads the TSC and records every interval that is too long.
 //!
 //! A thread in this loop always wants to run, so an interval between two readings that is far
 //! longer than a turn of the loop is time in which it did not. On the way from one reading to
@@ -110,7 +110,7 @@ impl<'a> Meter<'a> {
                     self.recorder.burst(iterations, backwards);
                     return (End::Hit(hit), now);
                 } else {
-                    // Taking it down took time of its own, which belongs to no gap: go on
+                    // To record it took time of its own, which belongs to no gap: go on
                     // from a fresh reading. Unless that took as long as a gap: then one
                     // began meanwhile, and the next turn finds it.
                     now = self.resume(clock, now, own);
@@ -178,7 +178,7 @@ impl<'a> Meter<'a> {
         (record.ticks() > self.threshold).then_some(record)
     }
 
-    /// Takes down what the thread waited for before it could read the counter, if that is a gap;
+    /// Records what the thread waited for before it could read the counter, if that is a gap;
     /// returns it if it passed the threshold.
     pub fn waited(&self, record: GapRecord) -> Option<GapRecord> {
         if record.ticks() < self.floor {

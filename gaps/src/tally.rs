@@ -209,7 +209,7 @@ pub struct Recorder<'a> {
 }
 
 impl Recorder<'_> {
-    /// Takes down one gap: in the histogram always, as a record while there is room.
+    /// Records one gap: in the histogram always, as a record while there is room.
     pub fn gap(&self, record: GapRecord) {
         let tally = self.tally;
         let ticks = record.ticks();

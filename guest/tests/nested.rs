@@ -196,7 +196,7 @@ fn launcher(spec: &LaunchSpec) -> ! {
     process::exit(1)
 }
 
-/// Takes down what the run says.
+/// Records what the run says.
 #[derive(Default)]
 struct Taken {
     prepared: Option<Prepared>,
@@ -430,7 +430,7 @@ fn a_thread_elsewhere_fails_the_run() {
 fn none_that_comes_up_fails_the_run() {
     let (outcome, _) = run(&["panics", "is-killed"], Duration::from_secs(1));
     let text = outcome.unwrap_err().to_string();
-    assert!(text.contains("no virtual machine came up"), "{text}");
+    assert!(text.contains("no VM came up"), "{text}");
 }
 
 fn twenty_runs_leave_no_process_and_no_file() {

@@ -19,9 +19,9 @@ use crate::status::chain;
 /// How often the trace is halved to make room.
 const TRACE_CUTS: u32 = 4;
 
-/// From one result that is written while the run goes on to the next, at least.
+/// The shortest interval between results that are written while a run goes on.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
-/// Writing them takes at most this part of the time.
+/// They take one part of so many of the time, at most.
 const CHECKPOINT_DUTY_DIVISOR: u32 = 50;
 
 /// What has been measured so far.

@@ -20,7 +20,7 @@ const MIN_SHARE: u64 = 4;
 /// What each CPU's ring has beside its pages: the description, 4 bytes a page, and the way to the
 /// next page.
 const OVERHEAD_KIB: u64 = 16;
-/// A page has 4 KiB, so that 4 bytes a page are one of so many.
+/// A ring has this part of its size in addition: 4 bytes for each page of 4 KiB.
 const PAGES_PART: u64 = 1024;
 
 /// Memory that a kernel is to set aside.

@@ -105,7 +105,7 @@ impl Owned for GapsError {
     }
 }
 
-/// Whose fault it is that a file cannot be read or written that the user has named.
+/// The owner of an error in reading or writing a file that the user has named.
 pub fn of_file(error: &io::Error) -> Owner {
     use io::ErrorKind::{OutOfMemory, QuotaExceeded, StorageFull};
     match (error.kind(), error.raw_os_error()) {

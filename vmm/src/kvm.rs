@@ -13,7 +13,7 @@ use crate::x86_64::layout;
 
 /// Where the kernel offers KVM.
 pub const DEVICE: &str = "/dev/kvm";
-/// KVM_CREATE_VM is interrupted by signals under load; so often it is tried again.
+/// Attempts at KVM_CREATE_VM, which signals interrupt under load.
 const CREATE_ATTEMPTS: u32 = 5;
 const CREATE_PAUSE: Duration = Duration::from_millis(2);
 

@@ -39,7 +39,7 @@ pub fn describe_quiet(
     Ok(())
 }
 
-/// All threads stand at the start barrier: takes down what they have found about
+/// All threads stand at the start barrier: records what they have found about
 /// themselves, and starts the trace.
 pub fn threads_stand(setup: &mut Setup, prepared: &Prepared, tracing: Option<&Tracing>) {
     setup.cookies.clone_from(&prepared.cookies);
@@ -55,7 +55,7 @@ pub fn threads_stand(setup: &mut Setup, prepared: &Prepared, tracing: Option<&Tr
     }
 }
 
-/// Takes down what became of tracing, where it was asked for.
+/// Records what became of tracing, where it was asked for.
 ///
 /// # Errors
 /// It is not in force, and the user asked for it.

@@ -130,7 +130,7 @@ impl GroupSlot {
         self.failure.set(text);
     }
 
-    /// Why it cannot, and whose fault that is, if it has told.
+    /// Why it cannot, and the owner of that, if it has told.
     pub fn failure(&self) -> Option<(Owner, String)> {
         let text = self.failure.get()?;
         Some((Owner::from_number(self.owner.load(Relaxed)).unwrap_or(Owner::Internal), text))

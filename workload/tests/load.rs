@@ -78,7 +78,7 @@ fn main() {
     exit(failed.min(1));
 }
 
-/// Takes down all it is told, and does as a test wishes.
+/// Records all it is told, and does as a test wishes.
 #[derive(Default)]
 struct Notes {
     prepared: Option<Prepared>,

@@ -269,7 +269,7 @@ impl Distribution {
         self.parts.iter().map(|part| part.total_ns).fold(0, u128::saturating_add)
     }
 
-    /// Probability that somebody who comes at a random moment of `span_ns` waits longer than
+    /// Probability that a request at a random moment of `span_ns` waits longer than
     /// `limit_ns` for the thread to run: of a gap, all but its last `limit_ns` count.
     /// `None` without a span.
     pub fn wait_exceeds(&self, limit_ns: u64, span_ns: u64) -> Option<f64> {
@@ -277,7 +277,7 @@ impl Distribution {
         ratio(sum.saturating_sub(u128::from(limit_ns) * u128::from(count)), span_ns)
     }
 
-    /// How long somebody who comes at a random moment of `span_ns` waits on average: with the
+    /// How long a request at a random moment of `span_ns` waits on average: with the
     /// probability `length / span` half a gap's length. `None` without a span.
     pub fn mean_wait_ns(&self, span_ns: u64) -> Option<f64> {
         let squares: f64 = self.parts.iter().map(|part| part.squares).sum();

@@ -114,7 +114,7 @@ impl L2Vms<'_> {
             let waiting = self.vms.iter().filter(|vm| vm.is_healthy() && !is_ready(vm));
             let names: Vec<_> = waiting.map(|vm| vm.status.vm.to_string()).collect();
             if !to_come && names.is_empty() {
-                self.wait_for_exit(|vm| !vm.is_healthy(), "machines that were given up to end")?;
+                self.wait_for_exit(|vm| !vm.is_healthy(), "VMs that were given up to end")?;
                 return self.check_any();
             }
             if self.observer.stop_requested() {
@@ -322,10 +322,10 @@ impl L2Vms<'_> {
                 self.send_to_all(&LauncherCommand::End);
                 // Whoever has reported is not to blame for its end.
                 self.vms.iter_mut().filter(|it| it.report.is_some()).for_each(L2Vm::kill);
-                return self.wait_for_exit(|_| true, "the machines to end");
+                return self.wait_for_exit(|_| true, "the VMs to end");
             }
             if self.take_messages()? {
-                self.observer.waiting("the machines to report and to end")?;
+                self.observer.waiting("the VMs to report and to end")?;
             }
         }
         Ok(())

@@ -32,7 +32,7 @@ pub use measure::{require_kvm, run};
 #[derive(Debug, Error)]
 pub enum NestedError {
     /// No KVM in this kernel.
-    #[error("the kernel in the virtual machine has no usable /dev/kvm{}", no_kvm(.0))]
+    #[error("the kernel in the machine has no usable /dev/kvm{}", no_kvm(.0))]
     NoKvm(#[source] io::Error),
     /// Kernel and initrd of the virtual machines.
     #[error("the second-level guests cannot be prepared: {0}")]
@@ -50,7 +50,7 @@ pub enum NestedError {
         source: io::Error,
     },
     /// None is there any more.
-    #[error("no virtual machine came up: {0}")]
+    #[error("no VM came up: {0}")]
     NoneUp(String),
     /// vCPU threads are not where they should be.
     #[error("{0}")]

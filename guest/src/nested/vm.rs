@@ -140,7 +140,7 @@ impl L2Vm {
         self.status.phase < VmPhase::Ended
     }
 
-    /// True if it is in the race: it lives, and nothing is wrong with it.
+    /// True if it runs, and has no fault.
     pub fn is_healthy(&self) -> bool {
         self.is_running() && self.status.fault.is_none()
     }

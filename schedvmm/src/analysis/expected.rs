@@ -38,7 +38,7 @@ pub fn expected(spec: &LoadSpec, facts: &SchedulerFacts, longest_gap_ns: Option<
     expected
 }
 
-/// For machines in place of the load: a meter pauses, and each is busy beside it.
+/// With VMs as the load: their meters sleep, and each VM does more than its meter.
 pub fn of_machines() -> Expected {
     Expected { note: "does not apply: the load is VMs".into(), ..Expected::default() }
 }

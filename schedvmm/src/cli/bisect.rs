@@ -55,10 +55,10 @@ pub struct BisectArgs {
     pub limit: Option<String>,
     /// Runs of each end, at most, until the ends are told apart. A later call may raise it, and goes on.
     #[arg(long, value_name = "N", default_value_t = decision::bisect::MAX_END_TRIALS,
-          value_parser = clap::value_parser!(u32).range(MIN_END..=MOST_RUNS))]
+          value_parser = clap::value_parser!(u32).range(MIN_END..=MAX_RUNS))]
     pub runs_at_ends: u32,
     /// Give up after so many runs in all. A later call may raise it, and goes on.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_RUNS))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_RUNS))]
     pub max_runs: Option<u32>,
     /// Give up after so many hours of builds and runs. A later call may raise it, and goes on.
     #[arg(long, value_name = "HOURS", value_parser = hours)]
@@ -79,7 +79,7 @@ pub struct BisectArgs {
 }
 
 const MIN_END: i64 = decision::bisect::MIN_END_TRIALS as i64;
-const MOST_RUNS: i64 = 100_000;
+const MAX_RUNS: i64 = 100_000;
 
 const EXAMPLES: &str = "Examples, in a kernel's git tree with a .config:
   schedvmm bisect --good v6.11 --bad v6.12 --threshold 60ms --output ../gaps -- --cosched prctl

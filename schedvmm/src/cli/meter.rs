@@ -41,7 +41,7 @@ pub struct MeterArgs {
     /// hwlat and osnoise measure in windows of this length.
     #[arg(long, default_value = "1s", value_parser = units::positive_duration, value_name = "TIME", requires = METERS)]
     pub meter_window: Duration,
-    /// In each window they measure for so long, and sleep for the rest.
+    /// Time measured in each window; for the rest of it they sleep.
     #[arg(long, default_value = "500ms", value_parser = units::positive_duration, value_name = "TIME", requires = METERS)]
     pub meter_width: Duration,
     /// Whether hwlat goes from CPU to CPU, or is on all of them at once.

@@ -46,13 +46,13 @@ use clap::{Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {
-    /// Another job than the main one.
+    /// The verb; none is a run.
     #[command(subcommand)]
     pub verb: Option<Verb>,
-    /// The main job.
+    /// Options of a run.
     #[command(flatten)]
     pub run: RunArgs,
-    /// It many times.
+    /// How many runs, and when they end.
     #[command(flatten)]
     pub runs: RunsArgs,
 }
@@ -69,7 +69,7 @@ impl Cli {
     }
 }
 
-/// Everything but the main job.
+/// Verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Finds the commit from which on kernels have gaps, or more of something else, where single runs

@@ -7,13 +7,13 @@ use results::trials;
 use super::RunArgs;
 
 /// How many runs one call does at most.
-const MOST_TRIALS: i64 = 10_000;
+const MAX_TRIALS: i64 = 10_000;
 
 /// So many trials, and of what.
 #[derive(Clone, Debug, Args)]
 pub struct TrialsArgs {
     /// How many runs, each with a boot and a seed of its own.
-    #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_TRIALS))]
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_TRIALS))]
     pub count: u32,
     /// Do all of them, or end at the first gap over the threshold: no further run can change the exit
     /// status then.
@@ -29,7 +29,7 @@ pub struct TrialsArgs {
 #[command(next_help_heading = "Trials")]
 pub struct RunsArgs {
     /// As `schedvmm trials N`: so many runs in one folder, each with a boot and a seed of its own.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_TRIALS))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_TRIALS))]
     pub runs: Option<u32>,
     /// Do all of them, or end at the first gap over the threshold.
     #[arg(long, value_enum, default_value_t = Until::All, requires = "runs")]

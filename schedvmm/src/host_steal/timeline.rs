@@ -24,9 +24,9 @@ pub struct Taken {
     pub preempted: u64,
     /// Away for whatever reason: that, or it had halted, or was stopped.
     pub absent: u64,
-    /// At most so long it waited for a CPU after something had woken it.
+    /// Upper bound of the time it waited for a CPU after a wake-up.
     pub late: u64,
-    /// At most so long it halted, as far as that is known.
+    /// Upper bound of the time it halted, where that is known.
     pub halted: Option<u64>,
 }
 

@@ -40,7 +40,7 @@ use crate::sinks::{ConsoleRing, ControlSink, Drawn};
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Pieces of the control port on their way to the main thread; beyond, the guest waits.
 const EVENTS_IN_FLIGHT: usize = 64;
-/// The agent takes what we say at once; if it does not for so long, it is not there any more.
+/// An agent that has taken nothing of a message for so long is gone.
 const AGENT_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes taken from the agent at once.
 const PIECE_BYTES: usize = 4096;

@@ -110,7 +110,7 @@ pub fn confine(tid: i32, cpus: &[usize]) -> io::Result<Vec<usize>> {
     affinity_of(tid)
 }
 
-/// Where a vCPU thread belongs.
+/// CPUs, name and cookie of a vCPU thread.
 #[derive(Clone, Debug)]
 pub struct VcpuPlacement {
     /// The thread's name.

@@ -28,7 +28,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// A build that was told to end has so long to remove what it has not finished.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where less is free, a build has failed for want of it.
-const LEAST_FREE_BYTES: u64 = 16 << 20;
+const MIN_FREE_BYTES: u64 = 16 << 20;
 /// Of a log, so much is looked at for a full disk.
 const TAIL_BYTES: u64 = 16 << 10;
 /// How a full disk is told in it.
@@ -280,7 +280,7 @@ pub fn unkept(error: FolderError) -> Failure {
 fn is_full(tree: &Path, log: &Path) -> bool {
     let free = rustix::fs::statvfs(tree).map(|it| it.f_bavail.saturating_mul(it.f_frsize));
     let tail = tail(log).unwrap_or_default();
-    free.is_ok_and(|bytes| bytes < LEAST_FREE_BYTES) || FULL.iter().any(|told| tail.contains(told))
+    free.is_ok_and(|bytes| bytes < MIN_FREE_BYTES) || FULL.iter().any(|told| tail.contains(told))
 }
 
 fn tail(log: &Path) -> io::Result<String> {

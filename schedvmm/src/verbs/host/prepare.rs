@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the load needs from this kernel, taken as a guest takes a room: what was there before
-//! is there afterwards.
+//! Prepares the running kernel for the load (tunables, cgroups, tracing), and restores afterwards what
+//! was there before.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -68,7 +68,7 @@ impl Opened {
     /// Which kernel was taken for second-level guests, where it is another one.
     pub(super) fn taken(&self) -> Option<String> {
         let kernel = self.l2_kernel.as_ref()?;
-        Some(format!("virtual machines: kernel {}", kernel.place()))
+        Some(format!("VMs: kernel {}", kernel.place()))
     }
 }
 

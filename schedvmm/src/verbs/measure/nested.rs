@@ -32,7 +32,7 @@ const OVERHEAD_MIB: u64 = 28;
 const MEMORY_STEP_MIB: u64 = 2;
 /// Gap records of one vCPU that a second-level guest of little memory has room for.
 const MAX_RECORDS: u32 = 8192;
-/// A second-level guest ends by itself so much later than it is told to.
+/// Beyond the duration, after which a command ends a second-level guest: its own deadline.
 const L2_DURATION_MARGIN: Duration = Duration::from_secs(120);
 /// From the first guest that stands ready to the order to start, beyond the time to boot.
 const BARRIER: Duration = Duration::from_secs(120);

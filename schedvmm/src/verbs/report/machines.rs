@@ -9,8 +9,8 @@ use crate::units::show_ns;
 use crate::verbs::report::facts::{length, percent};
 use crate::verbs::report::timeline::colour;
 
-/// Machines in the table, at most.
-const MAX_MACHINES: usize = 256;
+/// VMs in the table, at most.
+const MAX_VMS: usize = 256;
 
 /// The section; nothing where the load was threads.
 pub fn section(result: &RunResult) -> Markup {
@@ -21,19 +21,19 @@ pub fn section(result: &RunResult) -> Markup {
         section aria-labelledby="h-machines" {
             h2 #h-machines { "Virtual machines" }
             (table(result))
-            @for vm in result.vms.iter().take(MAX_MACHINES) { (failure(vm)) }
+            @for vm in result.vms.iter().take(MAX_VMS) { (failure(vm)) }
         }
     }
 }
 
 fn table(result: &RunResult) -> Markup {
     let vcpus = result.vms.iter().map(|vm| vm.status.threads.len()).max().unwrap_or(0);
-    let left_out = result.vms.len().saturating_sub(MAX_MACHINES);
+    let left_out = result.vms.len().saturating_sub(MAX_VMS);
     html! {
         div.scroll { table {
-            caption { "What each machine's meter found, and what its vCPU threads got" }
+            caption { "What each VM's meter found, and what its vCPU threads got" }
             thead { tr {
-                th scope="col" { "machine" }
+                th scope="col" { "VM" }
                 @for name in ["cookie", "gaps", "longest"] { th.n scope="col" { (name) } }
                 @for vcpu in 0..vcpus { th.n scope="col" { "vCPU " (vcpu) } }
                 @for name in ["in gaps", "CPU share", "ran", "waited", "memory", "ready after"] {
@@ -42,9 +42,9 @@ fn table(result: &RunResult) -> Markup {
                 th scope="col" { "meter" }
                 th scope="col" { "came to" }
             } }
-            tbody { @for vm in result.vms.iter().take(MAX_MACHINES) { (row(vm, vcpus)) } }
+            tbody { @for vm in result.vms.iter().take(MAX_VMS) { (row(vm, vcpus)) } }
         } }
-        @if left_out > 0 { p.small { (left_out) " more machines are left out." } }
+        @if left_out > 0 { p.small { (left_out) " more VMs are left out." } }
     }
 }
 
