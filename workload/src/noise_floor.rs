@@ -17,6 +17,7 @@ use gaps::stats::{Distribution, share_within};
 use gaps::tally::{Recorder, Tally};
 use gaps::tsc::{self, ns_to_ticks, ticks_to_ns};
 use protocol::cpu_list::CpuSet;
+use protocol::duration::as_ns;
 use protocol::job::Job;
 use protocol::noise::{CpuNoise, NoiseFloor};
 use protocol::report::LoadReport;
@@ -29,7 +30,7 @@ use crate::thread_accounting::{self, KernelAccounting};
 /// # Errors
 /// A thread cannot be started, or not be pinned to its CPU.
 pub fn measure(cpus: &[u32], duration: Duration, khz: u64) -> io::Result<NoiseFloor> {
-    let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    let duration_ns = as_ns(duration);
     let facts = thread_accounting::facts();
     let mut accounting = KernelAccounting::of_this_thread(khz);
     let cost = thread_accounting::cost(&mut accounting, bench::turn_ticks());

@@ -4,6 +4,7 @@
 use std::time::Duration;
 use std::{io, thread};
 
+use protocol::duration::as_ns;
 use protocol::error::Owner;
 use protocol::group::{Class, Policy};
 use thiserror::Error;
@@ -125,7 +126,7 @@ fn attributes(policy: Policy, now: SchedAttr) -> SchedAttr {
         policy: number.cast_unsigned(),
         nice: if class.is_none_or(Class::is_fair) { nice.unwrap_or(now.nice) } else { 0 },
         priority: class.and_then(Class::priority).unwrap_or(0),
-        runtime: slice.map_or(0, |slice| u64::try_from(slice.as_nanos()).unwrap_or(u64::MAX)),
+        runtime: slice.map_or(0, as_ns),
         ..SchedAttr::default()
     }
 }

@@ -132,7 +132,7 @@ impl Place {
     }
 
     fn find_stops(&self, measured: &Measured<Vec<Stop>>, length: Duration) -> Tried {
-        let length_ns = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+        let length_ns = as_ns(length);
         // Whoever sends the signals may be held up between the clock and a signal: then nobody
         // knows how long the stop was, and it is no evidence.
         let most_doubt_ns = (length_ns / 100).max(QUIET_NS);

@@ -9,6 +9,7 @@ use std::{fs, io, thread};
 
 use gaps::tsc::{self, ns_to_ticks, ticks_to_ns};
 use protocol::cpu_list::CpuSet;
+use protocol::duration::as_ns;
 use workload::kernel::files::write_file;
 use workload::kernel::{affinity, process};
 
@@ -141,7 +142,7 @@ pub fn stop_thread((pid, tid): (u32, u32), length: Duration, times: usize, cpu: 
 pub fn hog(cpu: u32, length: Duration, khz: u64) -> io::Result<()> {
     affinity::confine_this_thread(&CpuSet::from_iter([cpu]))?;
     set_policy(libc::SCHED_FIFO, HOG_PRIORITY)?;
-    let length_ns = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+    let length_ns = as_ns(length);
     let begin = tsc::read().tsc;
     while tsc::read().tsc.saturating_sub(begin) < ns_to_ticks(length_ns, khz) {
         std::hint::spin_loop();
