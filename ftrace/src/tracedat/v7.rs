@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Version 7: sections in any order, which options lead to, and which may be compressed.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::cursor::Cursor;
@@ -247,20 +248,22 @@ impl File {
             if !pages[index].is_empty() {
                 return Err(cursor.broken(format!("CPU {cpu} is twice in a buffer")));
             }
-            pages[index] = self.pages(&section, (offset, len), page_size, cursor)?;
+            pages[index] =
+                self.pages(&section, offset..offset.saturating_add(len), page_size, cursor)?;
         }
         self.buffers.push(Buffer { name, clock, page_size: Some(page_size), pages });
         Ok(())
     }
 
-    /// The pages of one CPU.
+    /// The pages of one CPU, at this place of the file.
     fn pages(
         &mut self,
         section: &Section,
-        (offset, len): (u64, u64),
+        place: Range<u64>,
         page_size: u32,
         cursor: &Cursor,
     ) -> Result<ByteSource, FtraceError> {
+        let (offset, len) = (place.start, place.end - place.start);
         let file = Cursor::new(self.whole.clone(), offset, "buffer");
         let region = file.part(offset, len)?;
         self.pages_bytes = self.pages_bytes.saturating_add(len);

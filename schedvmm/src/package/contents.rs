@@ -118,8 +118,8 @@ impl Contents {
                 let text = self.text(path, file, MAX_LIST_BYTES)?;
                 self.of(release).order = Some(text);
             }
-            Some(Member::Module(release, name)) => {
-                self.module((release, name), path, file, is_wanted)?;
+            Some(Member::Module(release, _)) => {
+                self.module(release, path, file, is_wanted)?;
             }
             None => {}
         }
@@ -145,11 +145,12 @@ impl Contents {
 
     fn module(
         &mut self,
-        (release, file_name): (&str, &str),
+        release: &str,
         path: &str,
         file: &mut dyn Read,
         is_wanted: impl Fn(&str) -> bool,
     ) -> io::Result<()> {
+        let file_name = path.rsplit('/').next().unwrap_or(path);
         let Some(name) = modules::name_of(file_name) else { return Ok(()) };
         self.count(name.len() + path.len() + ENTRY_BYTES)?;
         let kept = is_wanted(&name).then(|| self.keep(path, file, MAX_MODULE_BYTES)).transpose()?;
