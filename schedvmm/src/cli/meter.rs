@@ -11,7 +11,7 @@ use crate::units;
 /// Options of the bursty threads, which mean nothing where something else is measured: clap
 /// refuses them rather than have them ignored. `--cosched`, which also concerns virtual machines,
 /// is checked when a run is planned.
-pub const BURSTY: [&str; 12] = [
+pub const BURSTY: [&str; 10] = [
     "groups",
     "threads",
     "busy",
@@ -22,9 +22,10 @@ pub const BURSTY: [&str; 12] = [
     "load",
     "noise",
     "steal_budget",
-    "noise_budget",
-    "on_contaminated",
 ];
+
+/// Budgets of noise, which virtual machines as the load have, and a meter in place of it has not.
+const NOISE: [&str; 2] = ["noise_budget", "on_contaminated"];
 
 /// Options without which no meter runs, and those of meters mean nothing.
 const METERS: &str = "what meters";
@@ -36,7 +37,7 @@ const METERS: &str = "what meters";
 pub struct MeterArgs {
     /// Keep the load's CPUs busy with this meter alone, and no bursty threads: what it misses
     /// is what the machine's host did to it.
-    #[arg(long, value_enum, value_name = "METER", conflicts_with_all = BURSTY)]
+    #[arg(long, value_enum, value_name = "METER", conflicts_with_all = BURSTY, conflicts_with_all = NOISE)]
     pub meter: Option<Meter>,
     /// hwlat and osnoise measure in windows of this length.
     #[arg(long, default_value = "1s", value_parser = units::positive_duration, value_name = "TIME", requires = METERS)]

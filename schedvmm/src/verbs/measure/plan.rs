@@ -330,6 +330,13 @@ mod tests {
                 ("--on-contaminated", "report"),
             ] {
                 let words = ["schedvmm", "--kernel", "x"].iter().chain(instead);
+                // Noise is the guest's own, whatever its machines measure.
+                if instead == ["--nested"]
+                    && ["--noise-budget", "--on-contaminated"].contains(&option)
+                {
+                    Cli::try_parse_from(words.chain(&[option, value])).expect(option);
+                    continue;
+                }
                 let error = Cli::try_parse_from(words.chain(&[option, value])).expect_err(option);
                 let text = error.to_string();
                 assert!(text.contains(option) && text.contains(instead[0]), "{text}");
