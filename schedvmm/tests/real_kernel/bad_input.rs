@@ -17,14 +17,14 @@ type Row = (&'static str, &'static str, u8, &'static [&'static str]);
 
 /// Kernel files, made by [`prepare`] in `/tmp`.
 const KERNELS: [Row; 19] = [
-    ("missing", "/no/such/bzImage", 200, &["/no/such/bzImage", "No such file"]),
+    ("missing", "/no/such/bzImage", 200, &["no kernel /no/such/bzImage", "name a file"]),
     ("directory", "/tmp", 200, &["/tmp is a folder", "give the bzImage"]),
     ("empty", "/tmp/empty", 125, &["/tmp/empty", "empty", "give a bzImage or a vmlinux"]),
     ("text", "/tmp/text", 200, &["/tmp/text", "this is a text file", "give a bzImage"]),
     ("truncated", "/tmp/half", 125, &["/tmp/half", "truncated", "2000000", "copy it again"]),
     ("header_only", "/tmp/stump", 125, &["/tmp/stump", "truncated", "copy it again"]),
     ("narrow", "/tmp/narrow", 125, &["/tmp/narrow", "32-bit", "CONFIG_64BIT=y"]),
-    ("old_protocol", "/tmp/old", 125, &["/tmp/old", "32-bit", "CONFIG_64BIT=y"]),
+    ("old_protocol", "/tmp/old", 125, &["/tmp/old", "boot protocol 2.10", "Linux 3.8"]),
     ("payload_lies", "/tmp/lies", 125, &["/tmp/lies", "payload", "4096"]),
     ("payload_too_long", "/tmp/long", 125, &["/tmp/long", "truncated", "payload"]),
     ("payload_damaged", "/tmp/damaged", 125, &["/tmp/damaged", "payload"]),
