@@ -9,18 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use common::{Builder, HEADER_PAGE, PAGE_SIZE, run, unpack, version_7};
+use common::{Builder, HEADER_PAGE, PAGE_SIZE, items, run, unpack, version_7};
 use ftrace::{ByteSource, Item, LossReason, Metadata, Trace, TraceFile};
-
-/// Every item of a trace, as text.
-fn items(trace: &Trace) -> Vec<String> {
-    let mut events = trace.events().expect("readable");
-    let mut items = Vec::new();
-    while let Some(item) = events.next().expect("readable") {
-        items.push(format!("{item:?}"));
-    }
-    items
-}
 
 fn real() -> Vec<u8> {
     unpack(include_bytes!("data/linux-6.12.dat.xz"))

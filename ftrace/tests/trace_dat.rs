@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Builder, run};
+use common::{Builder, items, run};
 use ftrace::{ByteSource, FtraceError, Item, Trace};
 
 fn constructed() -> Builder {
@@ -34,15 +34,6 @@ fn bytes(trace: &Trace) -> Vec<u8> {
     let count = trace.write_trace_dat(&mut bytes).expect("written");
     assert_eq!(count, bytes.len() as u64);
     bytes
-}
-
-fn items(trace: &Trace) -> Vec<String> {
-    let mut events = trace.events().expect("readable");
-    let mut items = Vec::new();
-    while let Some(item) = events.next().expect("readable") {
-        items.push(format!("{item:?}"));
-    }
-    items
 }
 
 fn trace_cmd(arguments: &[&str], file: &Path) -> String {

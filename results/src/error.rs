@@ -43,7 +43,7 @@ pub enum ResultError {
     },
     /// A version that this program does not know.
     #[error(
-        "{} is of schema `{schema}`; this program knows schedvmm-result/1 to schedvmm-result/3",
+        "{} is of schema `{schema}`; this program knows schedvmm-result/1 to schedvmm-result/4",
         .path.display()
     )]
     Schema {

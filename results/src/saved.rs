@@ -14,7 +14,7 @@ use crate::folder::{OWN_FILES, RESULT};
 use crate::gaps_csv::{self, Names};
 use crate::host_cpus::HostCpus;
 use crate::model::{LocatedGap, Numbers, RunResult, Schema, Steal};
-use crate::upgrade::{self, FIRST_SCHEMA, SECOND_SCHEMA};
+use crate::upgrade::{self, FIRST_SCHEMA, SECOND_SCHEMA, THIRD_SCHEMA};
 
 /// What a run that was killed may have left of its trace, the whole one first.
 const LEFT: [&str; 2] = ["trace.dat", "trace.dat.raw"];
@@ -134,11 +134,14 @@ fn parse(text: &str, path: &Path) -> Result<(RunResult, Option<Vec<Numbers>>), R
     let schema = value["schema"].as_str().unwrap_or_default().to_owned();
     let older = match schema.as_str() {
         FIRST_SCHEMA => Some(upgrade::from_first(&mut value).map_err(|why| no_result(why, path))?),
-        SECOND_SCHEMA | Schema::NAME => None,
+        SECOND_SCHEMA | THIRD_SCHEMA | Schema::NAME => None,
         _ => return Err(ResultError::Schema { path: path.to_owned(), schema }),
     };
-    if schema != Schema::NAME {
+    if older.is_some() || schema == SECOND_SCHEMA {
         upgrade::from_second(&mut value);
+    }
+    if schema != Schema::NAME {
+        upgrade::from_third(&mut value);
     }
     upgrade::fill_in(&mut value);
     let mut result =

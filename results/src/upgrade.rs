@@ -15,6 +15,8 @@ use crate::model::{Numbers, RunResult, Schema, Target, VcpuEndReason};
 pub const FIRST_SCHEMA: &str = "schedvmm-result/1";
 /// The second version: scheduler tunables were called knobs.
 pub const SECOND_SCHEMA: &str = "schedvmm-result/2";
+/// The third version: a vCPU's end was a sentence.
+pub const THIRD_SCHEMA: &str = "schedvmm-result/3";
 
 /// Of a run of the first version that a gap over the threshold ended.
 const GOES_ON: &str = "an older schedvmm wrote this: all figures but the longest gap go on beyond \
@@ -69,14 +71,22 @@ pub fn from_first(value: &mut Value) -> Result<Vec<Numbers>, String> {
     Ok(numbers)
 }
 
-/// From the second version, or one made of the first, to this one.
+/// From the second version, or one made of the first, to the third.
 pub fn from_second(value: &mut Value) {
     if let Some(setup) = value.get_mut("setup").and_then(Value::as_object_mut)
         && let Some(tunables) = setup.remove("knobs")
     {
         setup.insert("tunables".into(), tunables);
     }
-    value["schema"] = json!(Schema::V3);
+    value["schema"] = json!(THIRD_SCHEMA);
+}
+
+/// From the third version, or one made of an older, to this one.
+pub fn from_third(value: &mut Value) {
+    if let Some(machine) = value.get_mut("machine") {
+        items(machine, "vcpus").for_each(name_end);
+    }
+    value["schema"] = json!(Schema::V4);
 }
 
 fn numbers(threads: &Value, kind: Kind) -> Result<Vec<Numbers>, String> {
@@ -219,9 +229,6 @@ pub fn fill_in(value: &mut Value) {
     }
     if value["machine"]["cpus"].is_null() {
         return;
-    }
-    for vcpu in items(&mut value["machine"], "vcpus") {
-        name_end(vcpu);
     }
     fill(value, "machine.transport", || json!("mmio"));
     fill(value, "machine.modules", || json!([]));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use protocol::message::CoschedInterface;
 use protocol::vm::VmPhase;
 use results::json;
-use results::model::{Answer, Entered, Phase, Target, TraceVia};
+use results::model::{Answer, Entered, Phase, Target, TraceVia, VcpuEndReason};
 use results::saved::Saved;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -123,7 +123,17 @@ fn a_result_of_the_second_schema_has_its_tunables() {
     let p99_ns = saved.result.statistics.quantiles.expect("there were gaps").p99_ns;
     assert!(p99_ns.is_some_and(|p99_ns| p99_ns > 0));
     let written = json::pretty(&saved.result).expect("JSON");
-    assert!(written.contains("schedvmm-result/3") && !written.contains("knobs"));
+    assert!(written.contains("schedvmm-result/4") && !written.contains("knobs"));
+}
+
+/// What schema 3 had sentences for.
+#[test]
+fn a_result_of_the_third_schema_has_ends_by_name() {
+    let machine = open("results/tests/data/last-3.json.xz").result.machine.vm.expect("a machine");
+    let end = machine.end.expect("it ended");
+    let ends: Vec<_> = end.vcpus.into_iter().map(|vcpu| vcpu.end).collect();
+    let (stopped, fault) = (VcpuEndReason::Stopped, VcpuEndReason::TripleFault);
+    assert_eq!(ends, [VcpuEndReason::PowerOff, fault, stopped.clone(), stopped]);
 }
 
 /// The first result of schema 2 lacked what came later.
@@ -161,6 +171,7 @@ fn results_of_the_first_schema_are_read() {
 fn an_upgraded_result_is_one_of_this_version() {
     for path in [
         "results/tests/data/first-2.json.xz",
+        "results/tests/data/last-3.json.xz",
         "schedvmm/tests/report/data/result.json.xz",
         "schedvmm/tests/report/data/nested.json.xz",
         "schedvmm/tests/report/data/degraded.json.xz",
@@ -188,11 +199,11 @@ fn gaps_of_the_first_schema_are_of_the_threads_that_they_were() {
 fn a_newer_schema_is_refused_by_name() {
     let folder = folder("results/tests/data/host.json.xz");
     let path = folder.path().join("result.json");
-    let newer = fs::read_to_string(&path).expect("read").replace("result/3", "result/4");
+    let newer = fs::read_to_string(&path).expect("read").replace("result/4", "result/5");
     fs::write(&path, newer).expect("written");
     let error = Saved::open(&path).expect_err("unknown").to_string();
     assert!(
-        error.contains("`schedvmm-result/4`") && error.contains("schedvmm-result/3"),
+        error.contains("`schedvmm-result/5`") && error.contains("schedvmm-result/4"),
         "{error}"
     );
 }

@@ -106,7 +106,7 @@ impl<'a> Account<'a> {
         let mut trace = self.trace;
         trace.note = trace.note.or_else(|| setup?.trace_note.clone());
         RunResult {
-            schema: Schema::V3,
+            schema: Schema::V4,
             version: env!("CARGO_PKG_VERSION").into(),
             target,
             command_line: std::env::args_os()

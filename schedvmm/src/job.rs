@@ -94,6 +94,16 @@ pub fn check_alone(meter: MeterSpec, job: &Job, args: &RunArgs) -> Result<(), Fa
              out one of the two",
         ));
     }
+    let budgets = [
+        ("--noise-budget", args.load.noise_budget.is_some()),
+        ("--on-contaminated", args.load.on_contaminated.is_some()),
+    ];
+    if let Some((option, _)) = budgets.iter().find(|(_, is_given)| *is_given) {
+        return Err(Failure::request(format!(
+            "{option} is about the noise floor beside a load, and --meter measures without one; leave \
+             out one of the two"
+        )));
+    }
     let is_kernels = matches!(meter.kind, MeterKind::Hwlat | MeterKind::Osnoise);
     if is_kernels && job.trace.as_ref().is_some_and(|trace| trace.required) {
         return Err(Failure::request(format!(

@@ -20,6 +20,7 @@ mod host_steal;
 mod hostile_tests;
 mod job;
 mod kernel;
+mod kernel_files;
 mod l2;
 mod limits;
 mod machine;

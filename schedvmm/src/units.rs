@@ -186,6 +186,11 @@ pub fn trace_time_ns(text: &str) -> Result<u64, String> {
     digits.parse().map_err(|_| "it is too large".into())
 }
 
+/// The same time as [`trace_time_ns`] takes it.
+pub fn trace_time(ns: u64) -> String {
+    format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000)
+}
+
 /// A CPU list such as `2,3` or `0-3,8`, in the order written.
 ///
 /// # Errors

@@ -148,7 +148,16 @@ fn events_and_pictures_come_of_a_trace_as_of_a_result() {
     let file = folder.path().join("trace.perfetto");
     stdout(&path, &["--perfetto", &file.to_string_lossy()]);
     let written = fs::read(&file).expect("written");
-    assert!(written.windows(6).any(|part| part == b"waited") || written.len() > 10_000);
+    // A track for each thread with a wait, which has its number, and a slice for each wait.
+    let tids: BTreeSet<u64> = list(&json(&path, &["--worst", "100"]), "waits")
+        .iter()
+        .map(|wait| number(wait, "tid"))
+        .collect();
+    assert!(!tids.is_empty());
+    for track in tids.iter().map(|tid| format!("(tid {tid})")) {
+        assert!(written.windows(track.len()).any(|part| part == track.as_bytes()), "{track}");
+    }
+    assert!(written.windows(15).any(|part| part == b"Scheduling gaps"));
 }
 
 /// What trace-cmd writes by default says the same.
@@ -186,7 +195,11 @@ fn what_cannot_be_explained_is_a_usage_error_with_its_reason() {
         (&path, &["--clock-khz", "2445406", "--gap", "0"], "waits have numbers 1 to"),
         (&path, &["--clock-khz", "2445406", "--gap", "9999"], "waits are known"),
         (&path, &["--clock-khz", "2445406", "--thread", "nobody"], "no thread of this number"),
-        (&path, &["--clock-khz", "2445406", "--between", "2", "1"], "not behind the first"),
+        (
+            &path,
+            &["--clock-khz", "2445406", "--between", "2", "1"],
+            "--between 2.000000000 1.000000000: the second",
+        ),
         (&path, &["--between", "2", "x"], "SECONDS.FRACTION"),
         (&path, &["--buffer", "foo"], "none of that name; those with events are: main"),
         (&perf, &[], "perf.data"),

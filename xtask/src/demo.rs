@@ -141,7 +141,7 @@ impl Demo {
         let words = || self.options.iter().map(|word| word.to_string_lossy());
         // `--meter-width` and the like shape what machines in the machine measure with by themselves.
         let meters = words().any(|word| word == "--meter" || word.starts_with("--meter="));
-        if !meters {
+        if self.nested || !meters {
             decide(command, "--on-contaminated", "report");
         }
     }
@@ -253,7 +253,7 @@ mod tests {
             command.iter().any(|word| word == "report")
         };
         assert!(added(false, &["--duration", "5s"]));
-        assert!(added(true, &[]) && !added(true, &["--meter", "hwlat"]));
+        assert!(added(true, &[]) && added(true, &["--meter", "hwlat"]));
         assert!(!added(false, &["--meter", "hwlat"]) && !added(false, &["--meter=hwlat"]));
         assert!(!added(false, &["--on-contaminated=untestable"]));
     }

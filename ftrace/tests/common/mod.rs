@@ -523,3 +523,13 @@ fn put_buffer(trace: &Trace, compression: &str, out: &mut Vec<u8>) -> Vec<u8> {
     out[head + 8..head + 16].copy_from_slice(&len.to_le_bytes());
     option
 }
+
+/// Every item of a trace, as text.
+pub fn items(trace: &Trace) -> Vec<String> {
+    let mut events = trace.events().expect("readable");
+    let mut items = Vec::new();
+    while let Some(item) = events.next().expect("readable") {
+        items.push(format!("{item:?}"));
+    }
+    items
+}

@@ -42,7 +42,7 @@ pub use self::metric::{LimitFinding, LimitOutcome, Metric, Quantity};
 pub use self::run::{
     Answer, Cosched, Entered, KernelFacts, Phase, ReasonCode, RunFairness, Schema, Stage, Target,
 };
-pub use self::run_times::{ForcedIdleTime, RunTimes, ThreadTimes};
+pub use self::run_times::{ForcedIdleTime, RunTimes, Spent, ThreadTimes};
 pub use self::statistics::{
     ClassShare, Fairness, FigureSource, KindShare, Lag, Statistics, Steal, WaitExceeds,
 };

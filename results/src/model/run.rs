@@ -14,15 +14,15 @@ use super::statistics::Fairness;
 /// made this one as it is read ([`crate::upgrade`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Schema {
-    /// Tunables by that name, and quantiles that are not told where they would be an accident.
+    /// A vCPU's end by name, with its detail beside it.
     #[default]
-    #[serde(rename = "schedvmm-result/3")]
-    V3,
+    #[serde(rename = "schedvmm-result/4")]
+    V4,
 }
 
 impl Schema {
     /// As in the file.
-    pub const NAME: &'static str = "schedvmm-result/3";
+    pub const NAME: &'static str = "schedvmm-result/4";
 }
 
 /// Where the threads that measured ran.

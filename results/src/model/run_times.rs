@@ -31,6 +31,14 @@ pub struct ThreadTimes {
     pub who: Numbers,
     /// Its number in its kernel.
     pub tid: i32,
+    /// What it did.
+    #[serde(flatten)]
+    pub spent: Spent,
+}
+
+/// What a thread did all the time; the parts sum to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
     /// It ran.
     pub running_ns: u64,
     /// On a run queue, and others ran.

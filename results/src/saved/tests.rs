@@ -188,7 +188,7 @@ fn what_is_no_result_is_refused() {
         ("{\"schema\":\"schedvmm-result/4\"}", "schema `schedvmm-result/4`"),
         ("[]", "schema ``"),
         ("7", "schema ``"),
-        ("{\"schema\":\"schedvmm-result/3\"}", "missing field"),
+        ("{\"schema\":\"schedvmm-result/4\"}", "missing field"),
     ] {
         let error = read(text).expect_err("refused");
         assert!(error.contains(says), "{error}");

@@ -71,13 +71,13 @@ pub struct LoadArgs {
     #[arg(long, default_value = "0.5%", value_parser = units::percent, value_name = "PERCENT")]
     pub steal_budget: f64,
     /// A run whose noise floor lost more of the time than this, or has gaps of the threshold's size
-    /// itself, is contaminated, too.
-    #[arg(long, default_value = "10%", value_parser = units::percent, value_name = "PERCENT")]
-    pub noise_budget: f64,
+    /// itself, is contaminated, too [default: 10%].
+    #[arg(long, value_parser = units::percent, value_name = "PERCENT")]
+    pub noise_budget: Option<f64>,
     /// What a gap over the threshold of a contaminated run comes to: no answer (status 125), or the
-    /// same as always, with a note.
-    #[arg(long, value_enum, default_value_t = OnContaminated::Untestable, value_name = "ANSWER")]
-    pub on_contaminated: OnContaminated,
+    /// same as always, with a note [default: untestable].
+    #[arg(long, value_enum, value_name = "ANSWER")]
+    pub on_contaminated: Option<OnContaminated>,
     /// Fail a run of which this figure is above this value, such as 'wakeup-p99 > 5ms'; may be
     /// repeated.
     #[arg(long, value_parser = Limit::parse, value_name = "FIGURE > VALUE")]
@@ -102,13 +102,15 @@ impl LoadArgs {
     pub fn terms(&self, on_hardware: bool) -> Terms {
         Terms {
             steal_budget: self.steal_budget,
-            noise_budget: self.noise_budget,
-            report_contaminated: self.on_contaminated == OnContaminated::Report,
+            noise_budget: self.noise_budget.unwrap_or(NOISE_BUDGET),
+            report_contaminated: self.on_contaminated == Some(OnContaminated::Report),
             on_hardware,
         }
     }
 }
 
+/// Of a measurement that has budgets, unless the user says otherwise.
+const NOISE_BUDGET: f64 = 0.1;
 /// Who waits for the guest meanwhile gives up after some seconds of silence.
 const MAX_NOISE: Duration = Duration::from_secs(10);
 

@@ -9,8 +9,8 @@ use protocol::job::{MeterKind, MeterMode, MeterSpec};
 use crate::units;
 
 /// Options of the bursty threads, which mean nothing where something else is measured: clap
-/// refuses them rather than have them ignored. `--cosched`, which also concerns virtual machines,
-/// is checked when a run is planned.
+/// refuses them rather than have them ignored. `--cosched` and the budgets of noise, which also
+/// concern virtual machines, are checked when a run is planned.
 pub const BURSTY: [&str; 10] = [
     "groups",
     "threads",
@@ -24,9 +24,6 @@ pub const BURSTY: [&str; 10] = [
     "steal_budget",
 ];
 
-/// Budgets of noise, which virtual machines as the load have, and a meter in place of it has not.
-const NOISE: [&str; 2] = ["noise_budget", "on_contaminated"];
-
 /// Options without which no meter runs, and those of meters mean nothing.
 const METERS: &str = "what meters";
 
@@ -37,7 +34,7 @@ const METERS: &str = "what meters";
 pub struct MeterArgs {
     /// Keep the load's CPUs busy with this meter alone, and no bursty threads: what it misses
     /// is what the machine's host did to it.
-    #[arg(long, value_enum, value_name = "METER", conflicts_with_all = BURSTY, conflicts_with_all = NOISE)]
+    #[arg(long, value_enum, value_name = "METER", conflicts_with_all = BURSTY)]
     pub meter: Option<Meter>,
     /// hwlat and osnoise measure in windows of this length.
     #[arg(long, default_value = "1s", value_parser = units::positive_duration, value_name = "TIME", requires = METERS)]

@@ -8,8 +8,7 @@ use std::fmt;
 use ftrace::attribution::{Cause, Explanation, Units};
 use ftrace::{FtraceError, Item, Trace};
 use protocol::index::{GroupIndex, Kind};
-use results::model::{ForcedIdleTime, LocatedGap, Numbers, RunTimes, ThreadTimes};
-use serde::Serialize;
+use results::model::{ForcedIdleTime, LocatedGap, Numbers, RunTimes, Spent, ThreadTimes};
 
 use super::question::Question;
 
@@ -104,48 +103,18 @@ fn forced_idle(found: &[Explanation]) -> BTreeMap<(u32, Option<u32>), u64> {
 }
 
 fn thread_times(who: Numbers, found: &Explanation, units: Units) -> ThreadTimes {
-    let Spent { running_ns, queued_ns, forced_idle_ns, asleep_ns, unknown_ns, other_ns } =
-        Spent::of(found, units);
-    ThreadTimes {
-        who,
-        tid: found.gap.tid,
-        running_ns,
-        queued_ns,
-        forced_idle_ns,
-        asleep_ns,
-        unknown_ns,
-        other_ns,
-    }
+    ThreadTimes { who, tid: found.gap.tid, spent: spent(found, units) }
 }
 
-/// What a thread did all the time of a gap; the parts sum to it.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Spent {
-    /// It ran.
-    pub running_ns: u64,
-    /// On a run queue, and others ran.
-    pub queued_ns: u64,
-    /// On the run queue of a CPU that was kept idle.
-    pub forced_idle_ns: u64,
-    /// It slept.
-    pub asleep_ns: u64,
-    /// The trace does not tell.
-    pub unknown_ns: u64,
-    /// Throttled, being woken, migrating, idle without a reason, interrupts.
-    pub other_ns: u64,
-}
-
-impl Spent {
-    /// By its explanation.
-    pub fn of(found: &Explanation, units: Units) -> Self {
-        Self {
-            running_ns: spent_ns(&is_running, units, found),
-            queued_ns: spent_ns(&is_queued, units, found),
-            forced_idle_ns: spent_ns(&is_forced_idle, units, found),
-            asleep_ns: spent_ns(&is_asleep, units, found),
-            unknown_ns: spent_ns(&is_unknown, units, found),
-            other_ns: spent_ns(&is_other, units, found),
-        }
+/// What a thread did all the time of a gap, by its explanation.
+pub fn spent(found: &Explanation, units: Units) -> Spent {
+    Spent {
+        running_ns: spent_ns(&is_running, units, found),
+        queued_ns: spent_ns(&is_queued, units, found),
+        forced_idle_ns: spent_ns(&is_forced_idle, units, found),
+        asleep_ns: spent_ns(&is_asleep, units, found),
+        unknown_ns: spent_ns(&is_unknown, units, found),
+        other_ns: spent_ns(&is_other, units, found),
     }
 }
 
@@ -199,12 +168,12 @@ impl fmt::Display for Whole {
         for thread in &self.times.threads {
             write!(f, "{:>5}  {:>6}", thread.who.group, thread.who.thread)?;
             for ns in [
-                thread.running_ns,
-                thread.queued_ns,
-                thread.forced_idle_ns,
-                thread.asleep_ns,
-                thread.other_ns,
-                thread.unknown_ns,
+                thread.spent.running_ns,
+                thread.spent.queued_ns,
+                thread.spent.forced_idle_ns,
+                thread.spent.asleep_ns,
+                thread.spent.other_ns,
+                thread.spent.unknown_ns,
             ] {
                 write!(f, "{:>12.3}", ms(ns))?;
             }

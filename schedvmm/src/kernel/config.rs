@@ -10,11 +10,9 @@ use std::path::{Path, PathBuf};
 use vmm::x86_64::lint;
 
 use super::folder;
+use crate::kernel_files::MAX_CONFIG_BYTES;
 use crate::modules::Tree;
 use crate::plain_file;
-
-/// No .config is larger; a bound for what is none.
-pub const MAX_CONFIG_BYTES: u64 = 4 << 20;
 
 /// Where a configuration was found.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use vmm::x86_64::lint::Lint;
 use vmm::x86_64::magic::MAX_IMAGE_BYTES;
 use vmm::x86_64::wrapped;
 
-pub use self::config::{Configuration, MAX_CONFIG_BYTES, Source};
+pub use self::config::{Configuration, Source};
 pub use self::folder::kernel as in_folder;
 pub use self::name::is_bare_name;
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use object::{Object, ObjectSection};
 
 use super::{Module, ModulesError};
+use crate::kernel_files::{MAX_MODULE_BYTES, module_name};
 use crate::plain_file;
 
 /// The file of a module.
@@ -19,8 +20,6 @@ pub struct Found {
     pub bytes: Vec<u8>,
 }
 
-/// No module is larger: the largest of a distribution has some 10 MiB.
-pub const MAX_MODULE_BYTES: u64 = 128 << 20;
 /// Memory that the xz decoder may use.
 const XZ_MEMORY_LIMIT: u64 = 128 << 20;
 
@@ -96,11 +95,6 @@ fn damaged(reason: String, place: &str) -> ModulesError {
 fn info_value<'a>(key: &str, info: &'a [&'a str]) -> &'a str {
     let text = info.iter().find_map(|text| text.strip_prefix(key)?.strip_prefix('='));
     text.unwrap_or_default()
-}
-
-/// Names in files have dashes or underscores, names of loaded modules underscores.
-pub fn module_name(name: &str) -> String {
-    name.replace('-', "_")
 }
 
 /// By its first bytes: a name may lie, and MODULE_COMPRESS gives each its own suffix.

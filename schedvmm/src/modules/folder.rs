@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::lists::{BUILTIN, Lists};
-use super::{ModulesError, SUFFIXES, name_of};
+use super::ModulesError;
+use super::lists::Lists;
+use crate::kernel_files::{BUILTIN, SUFFIXES, name_of};
 use crate::plain_file;
 
 /// Most files and folders that are looked at: a build tree has about 200,000 of them.

@@ -6,17 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::file::module_name;
+use crate::kernel_files::{BUILTIN, MAX_LIST_BYTES, ORDER, module_name};
 use crate::plain_file;
 
-/// Drivers that are built in.
-pub const BUILTIN: &str = "modules.builtin";
-/// Drivers that are modules, as the build lists them.
-pub const ORDER: &str = "modules.order";
 /// The same, as depmod lists them, with what each depends on.
 const DEP: &str = "modules.dep";
-/// No list is larger: those of distributions have some hundred kilobytes.
-pub const MAX_LIST_BYTES: u64 = 16 << 20;
 
 /// What is told of a kernel's modules. Where there is no list, that part is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

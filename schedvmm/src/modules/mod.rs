@@ -26,8 +26,7 @@ use protocol::names::module_file;
 use vmm::config::Transport;
 
 pub use self::drivers::Drivers;
-pub use self::file::MAX_MODULE_BYTES;
-pub use self::lists::{BUILTIN, Driver, Lists, MAX_LIST_BYTES, ORDER, belied};
+pub use self::lists::{Driver, Lists, belied};
 pub use self::packed::{Packed, is_likely};
 pub use self::tree::Tree;
 use crate::package::PackageError;
@@ -53,14 +52,6 @@ const LIKELY: [&str; 13] = [
     "kvm_amd",
     "kvm_intel",
 ];
-/// Suffixes of a module's file (scripts/Makefile.modinst).
-const SUFFIXES: [&str; 4] = [".ko", ".ko.gz", ".ko.xz", ".ko.zst"];
-
-/// The module that a file is called after.
-pub fn name_of(file: &str) -> Option<String> {
-    let stem = SUFFIXES.iter().find_map(|suffix| file.strip_suffix(suffix))?;
-    Some(file::module_name(stem))
-}
 
 /// Modules that cannot be had.
 #[derive(Debug, thiserror::Error)]

@@ -4,6 +4,7 @@
 use protocol::error::Owner;
 
 use super::*;
+use crate::kernel_files::ORDER;
 use crate::package::Package;
 use crate::status::Owned;
 use crate::testing::made::{self, Pack, module};

@@ -7,8 +7,9 @@ use std::io::{self, Read};
 use vmm::x86_64::magic::MAX_IMAGE_BYTES;
 
 use super::invalid;
-use crate::kernel::MAX_CONFIG_BYTES;
-use crate::modules::{self, BUILTIN, MAX_LIST_BYTES, MAX_MODULE_BYTES, ORDER};
+use crate::kernel_files::{
+    BUILTIN, MAX_CONFIG_BYTES, MAX_LIST_BYTES, MAX_MODULE_BYTES, ORDER, name_of,
+};
 
 /// The kernel's name in a folder of its release.
 pub const KERNEL: &str = "vmlinuz";
@@ -48,7 +49,7 @@ impl<'a> Member<'a> {
             ORDER => Some(Self::Order(release)),
             _ => {
                 let file = name.rsplit('/').next()?;
-                modules::name_of(file).map(|_| Self::Module(release, file))
+                name_of(file).map(|_| Self::Module(release, file))
             }
         }
     }
@@ -151,7 +152,7 @@ impl Contents {
         is_wanted: impl Fn(&str) -> bool,
     ) -> io::Result<()> {
         let file_name = path.rsplit('/').next().unwrap_or(path);
-        let Some(name) = modules::name_of(file_name) else { return Ok(()) };
+        let Some(name) = name_of(file_name) else { return Ok(()) };
         self.count(name.len() + path.len() + ENTRY_BYTES)?;
         let kept = is_wanted(&name).then(|| self.keep(path, file, MAX_MODULE_BYTES)).transpose()?;
         let of = self.of(release);

@@ -269,7 +269,7 @@ mod tests {
             failure.to_string()
         };
         assert!(refused("{").contains("no result.json"));
-        let bare = r#"{"schema": "schedvmm-result/3"}"#;
+        let bare = r#"{"schema": "schedvmm-result/4"}"#;
         assert!(refused(bare).contains("missing field"));
         let other = r#"{"schema": "other/9", "command_line": [], "working_directory": "/"}"#;
         assert!(refused(other).contains("other/9"));

@@ -181,7 +181,7 @@ fn what_cannot_be_compared_is_named() {
     case.refused(&["cannot read", "b/trial-003"]);
 
     let case = Case::new(&seven, &seven);
-    replace(&case.path("b/trial-003/result.json"), "schedvmm-result/3", "schedvmm-result/9");
+    replace(&case.path("b/trial-003/result.json"), "schedvmm-result/4", "schedvmm-result/9");
     case.refused(&["b/trial-003/result.json", "schedvmm-result/9"]);
 
     let case = Case::new(&seven, &seven);

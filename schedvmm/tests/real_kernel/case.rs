@@ -88,7 +88,7 @@ pub const NOISY: &str = "--on-contaminated report";
 /// The main job on the kernel of the host, its results in `r`.
 pub fn main_job(options: &str) -> String {
     // What a meter in place of the load finds is judged by its length alone.
-    let metered = options.contains("--meter");
+    let metered = options.contains("--meter ") && !options.contains("--nested");
     let noisy = if metered { "" } else { NOISY };
     format!("schedvmm --kernel /bzImage --output r {noisy} {options}")
 }

@@ -26,8 +26,11 @@ const NESTED_LIMIT: Duration = Duration::from_secs(240);
 
 /// All vCPUs beside the siblings that they are shown.
 const MACHINE: &str = "--memory 512M --pin 0,1,2,3 --boot-timeout 60s";
-/// Of the main job there.
-const THRESHOLD_NS: u64 = 15_000_000;
+/// Far above what the host takes of a gap as it begins (some 2 ms), and far under what seven turns of
+/// `LONG_SLICE` come to, so that the first gap over it is the kernel's.
+const THRESHOLD: &str = "30ms";
+/// Ten times the default.
+const LONG_SLICE: &str = "slice=20ms";
 /// The cheapest load that has gaps.
 const SMALL: &str =
     "--groups 2 --threads 1 --noise off --duration 500ms --threshold off --trace off";
@@ -37,7 +40,7 @@ pub fn group() -> Group {
     let probe = format!(
         "cat {MODULE}/ept {MODULE}/nested; grep -c rdrand /proc/cpuinfo; schedvmm probe --json"
     );
-    let main_job = format!("{MACHINE} --duration 2s --threshold 15ms");
+    let main_job = format!("{MACHINE} --duration 2s --threshold {THRESHOLD} --tune {LONG_SLICE}");
     let poll = format!("{MACHINE} {SMALL} --idle poll --pv off");
     let two = "--nested --l2-count 2 --memory 768M --duration 3s --pin 0,1,2,3 --threshold off \
                --floor 50us --boot-timeout 100s --l2-boot-timeout 150s --show-vm all";
@@ -57,20 +60,15 @@ pub fn group() -> Group {
 /// A gap over the threshold, found and explained; vCPUs beside their siblings, and no time of
 /// theirs taken by the host.
 fn hit(outcome: &Outcome) {
-    // Which gap is the first one differs with all that is loaded, and the host is busy as it begins: one
-    // that is over the threshold by less than what it may have taken is no fail.
-    let net_ns = number(&outcome.result_of("user")["threshold_hit"], "net_ns");
-    let (status, verdict) =
-        if net_ns > THRESHOLD_NS { (1, "over-threshold") } else { (125, "untestable") };
-    outcome.assert_status(status);
-    let result = outcome.assert_verdict(verdict);
+    outcome.assert_status(1);
+    let result = outcome.assert_verdict("over-threshold");
     on_intel(&result);
     trace::explained(outcome, &result);
     let longest = number(&result, "longest_gap_ns");
     println!("     longest {:.1} ms, steal {}", milliseconds(longest), result["steal"]);
-    // Tens of milliseconds, as on hardware: eight groups wait for seven turns of 1.9 ms and what
-    // core scheduling adds. In the emulated host it is hundreds.
-    assert!((15_000_000..100_000_000).contains(&longest), "{longest} ns");
+    // Tens of milliseconds, as on hardware: eight groups wait for each other's turns. In the emulated
+    // host it is hundreds.
+    assert!((30_000_000..300_000_000).contains(&longest), "{longest} ns");
     assert_eq!(result["steal"]["contaminated"], false, "{}", result["steal"]);
     assert_eq!(result["core_figures"]["measured"], true, "{}", result["core_figures"]);
     let tsc = &result["tsc"];

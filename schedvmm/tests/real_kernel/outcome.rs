@@ -150,7 +150,7 @@ impl Outcome {
         for key in KEYS {
             assert!(result.get(key).is_some(), "result.json lacks `{key}`");
         }
-        assert_eq!(result["schema"], "schedvmm-result/3");
+        assert_eq!(result["schema"], "schedvmm-result/4");
         assert_eq!(result["target"], target);
         assert_eq!(result["exit_status"], self.status, "exit_status{}", self.words());
         result

@@ -227,7 +227,7 @@ fn what_is_no_result_is_refused() -> Result<(), Failed> {
         (r#"{"schema": "other/9"}"#, "other/9"),
         (r#"{"schema": "schedvmm-result/1", "threads": 7}"#, "no result.json"),
         (r#"{"schema": "schedvmm-result/2", "threads": 7}"#, "no result.json"),
-        (r#"{"schema": "schedvmm-result/3", "threads": 7}"#, "no result.json"),
+        (r#"{"schema": "schedvmm-result/4", "threads": 7}"#, "no result.json"),
     ] {
         fs::write(&file, text)?;
         refused(&file, words)?;

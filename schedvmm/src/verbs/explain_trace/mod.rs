@@ -18,6 +18,7 @@ use crate::explain::{picture, text};
 use crate::progress::Progress;
 use crate::status::{ExitStatus, Failure};
 use crate::terminal::{self, Plain};
+use crate::units;
 
 /// Waits that are explained unless the user says how many.
 const USUAL_WORST: u16 = 5;
@@ -97,7 +98,11 @@ fn wanted(args: &ExplainArgs, trace: &AnyTrace) -> Result<Wanted, Failure> {
     let mut wanted = Wanted { thread: args.thread.clone(), ..Wanted::default() };
     if let Some([begin, end]) = args.between.as_deref() {
         if begin >= end {
-            return Err(Failure::request("--between: the second time is not behind the first"));
+            return Err(Failure::request(format!(
+                "--between {} {}: the second time is not behind the first; swap them",
+                units::trace_time(*begin),
+                units::trace_time(*end)
+            )));
         }
         wanted.window = trace.units().ticks(*begin)..trace.units().ticks(*end);
     }

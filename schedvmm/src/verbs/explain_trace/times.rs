@@ -9,10 +9,11 @@ use std::path::Path;
 use ftrace::attribution::Gap;
 use ftrace::{FtraceError, Losses, Waits};
 use results::json;
+use results::model::Spent;
 use serde::Serialize;
 
 use crate::explain::any_trace::AnyTrace;
-use crate::explain::whole::Spent;
+use crate::explain::whole;
 use crate::terminal::one_line;
 
 /// Threads that are accounted for; those that waited the least are left out.
@@ -67,7 +68,7 @@ impl<'a> Times<'a> {
             .map(|found| ThreadTimes {
                 tid: found.gap.tid,
                 name: found.name.clone(),
-                spent: Spent::of(found, units),
+                spent: whole::spent(found, units),
             })
             .collect();
         Ok(Self {

@@ -326,20 +326,24 @@ mod tests {
                 ("--load", "x"),
                 ("--noise", "1s"),
                 ("--steal-budget", "1%"),
-                ("--noise-budget", "1%"),
-                ("--on-contaminated", "report"),
             ] {
                 let words = ["schedvmm", "--kernel", "x"].iter().chain(instead);
-                // Noise is the guest's own, whatever its machines measure.
-                if instead == ["--nested"]
-                    && ["--noise-budget", "--on-contaminated"].contains(&option)
-                {
-                    Cli::try_parse_from(words.chain(&[option, value])).expect(option);
-                    continue;
-                }
                 let error = Cli::try_parse_from(words.chain(&[option, value])).expect_err(option);
                 let text = error.to_string();
                 assert!(text.contains(option) && text.contains(instead[0]), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn budgets_of_noise_are_for_loads_and_for_machines_in_the_machine() {
+        for budget in [["--noise-budget", "1%"], ["--on-contaminated", "report"]] {
+            let alone = [&["--meter", "osnoise", "--cosched", "none"][..], &budget].concat();
+            let error = plan(&alone).err().expect("no plan").to_string();
+            assert!(error.contains(budget[0]) && error.contains("--meter"), "{error}");
+            for measured in [&[][..], &["--nested"], &["--nested", "--meter", "hwlat"]] {
+                let words = [measured, &budget].concat();
+                plan(&words).map_err(|failure| failure.to_string()).expect("a plan");
             }
         }
     }
