@@ -15,9 +15,8 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::io::IoThread;
 use crate::memory;
 use crate::vcpu::halts::HaltClock;
-use crate::vcpu::kick;
-use crate::vcpu::run::Machine;
 use crate::vcpu::sched::VcpuThread;
+use crate::vcpu::{Machine, kick};
 use crate::virtio::console::ConsoleControl;
 use crate::x86_64::{layout, screen};
 

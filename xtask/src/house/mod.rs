@@ -28,19 +28,17 @@ const MAX_PARAMETERS: usize = 5;
 /// hands on as a whole: options, job, kernel, initrd, memory, machine, vCPU. The list is chosen by
 /// that, not found: what one of these is composed of in turn has files that are left out
 /// (docs/architecture.md names them).
-const WAY: [Step; 12] = [
+const WAY: [Step; 10] = [
     step("schedvmm/src/main.rs", "fn main(", "fn main("),
     step("schedvmm/src/cli/mod.rs", "pub struct RunArgs", "Cli::try_parse("),
     step("schedvmm/src/verbs/measure/mod.rs", "pub fn run(", "verbs::measure::run("),
     step("schedvmm/src/verbs/measure/plan.rs", "pub fn make(", "Plan::make("),
     step("schedvmm/src/job.rs", "pub fn make(", "job::make("),
-    step("schedvmm/src/verbs/measure/loading.rs", "fn new(", "Laid::new("),
     step("schedvmm/src/kernel/mod.rs", "pub fn open(", "kernel::open("),
     step("schedvmm/src/machine.rs", "pub fn initrd(", "machine::initrd("),
     step("vmm/src/load.rs", "pub fn fill(", "load::fill("),
     step("vmm/src/vm.rs", "pub fn build(", "Vm::build("),
-    step("vmm/src/vcpu/mod.rs", "pub fn create(", "Vcpu::create("),
-    step("vmm/src/vcpu/run.rs", "vcpu.run()", ".spawn("),
+    step("vmm/src/vcpu/mod.rs", "vcpu.run()", "Vcpu::create("),
 ];
 
 /// A file on the way.
@@ -288,7 +286,7 @@ mod tests {
     #[test]
     fn what_is_in_order_stays_so() {
         let figures = figures().unwrap();
-        assert!(figures.circles.len() <= 1, "{:?}", figures.circles);
+        assert!(figures.circles.is_empty(), "{:?}", figures.circles);
         assert_eq!(figures.unargued, Vec::<String>::new());
         assert!(figures.wide_functions.is_empty(), "{:?}", figures.wide_functions);
         assert_eq!(figures.readers_of_result, ["results/src/saved.rs"]);
@@ -296,7 +294,7 @@ mod tests {
         assert_eq!(figures.untyped_readers, Vec::<String>::new());
         assert!(figures.long_functions.len() <= 1, "{:?}", figures.long_functions);
         assert!(figures.closures_per_kloc() <= 1.0, "{:?}", figures.named_closures);
-        assert!(figures.way_files <= 12 && figures.way_lines <= 2800, "{figures}");
+        assert!(figures.way_files <= 10 && figures.way_lines <= 3000, "{figures}");
         assert!(figures.unsafe_blocks <= 50, "{figures}");
     }
 }

@@ -1,58 +1,54 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The main job: one kernel, one machine, one load, one result.
 
-mod cmdline;
-mod conclude;
+mod attempt;
 mod console;
 mod describe;
-mod ending;
-mod loading;
 pub mod nested;
 pub mod plan;
 pub mod repeated;
-mod ring;
 
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread;
+use std::time::Instant;
 
 use protocol::error::Owner;
-use protocol::frame::encode_command;
-use protocol::message::Command;
-use protocol::names::{CONTROL_PORT, TRACE_PORT};
-use results::folder::{Folder, FolderError};
-use results::model::{LostPin, RunResult, Stage};
-use vmm::config::Transport;
-use vmm::vcpu::{ExitReason, VcpuEnd, sched};
-use vmm::vm::{Parts, Running, Vm};
+use results::folder::Folder;
+use vmm::config::Config;
+use vmm::kvm::Hypervisor;
+use vmm::load::{self, Initrd, Kernel as Image};
+use vmm::unpacked::Unpacked;
+use vmm::vcpu::sched;
+use vmm::vm::{Loaded, Parts, Vm};
+use vmm::x86_64::lint::{Lint, LintError, Wanted};
 
+use self::attempt::Attempt;
 use self::console::{Console, ports};
-use self::ending::Ending;
-use self::loading::{Laid, Opened};
-use crate::caller::{Caller, Meanwhile};
+use self::nested::Vendor;
+use crate::caller::Caller;
 use crate::cli::RunArgs;
 use crate::compose::Origin;
 use crate::disk::Disk;
-use crate::host_steal::HostEvidence;
-use crate::kernel::Known;
-use crate::machine;
+use crate::kernel::{self, Kernel, KernelFileError, Known};
+use crate::machine::{self, SecondLevel};
 use crate::mapped_trace::TraceMemory;
-use crate::measurement::{Measurement, Span, millis};
-use crate::service::{self, Attendant, Event};
-use crate::session::{GRACE, Notice};
+use crate::measurement::{Measurement, millis};
+use crate::modules::Drivers;
+use crate::needs;
+use crate::probe::{self, ProbeError};
+use crate::service::{self, Event};
 use crate::sinks::TraceSink;
 use crate::status::{ExitStatus, Failure, OrFail};
 use crate::trace_file::TraceFile;
 use crate::verbs::measure::plan::Plan;
-use crate::verdict::End;
 use crate::wall::WallLimit;
-use crate::{facts, footprint, printer, signals};
+use crate::{convert, facts, footprint, printer, signals};
 
 /// Messages on their way to the main thread; beyond, the guest waits.
 const EVENTS_IN_FLIGHT: usize = 256;
-/// Interval at which the main thread looks at the console and the deadlines.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Does the main job.
 ///
@@ -98,14 +94,6 @@ struct Built {
     trace_written: Arc<AtomicU64>,
     trace_memory: Option<TraceMemory>,
     vm: Vm,
-}
-
-/// What a run has come to.
-struct Concluded {
-    status: ExitStatus,
-    result: RunResult,
-    /// Whether the result is in its folder.
-    kept: Result<(), FolderError>,
 }
 
 impl Built {
@@ -184,209 +172,155 @@ impl Built {
     }
 }
 
-/// A machine that runs, and the measurement in it.
-struct Attempt {
-    plan: Plan,
-    measurement: Measurement,
-    /// What others did while the load ran, once it has ended.
-    meanwhile: Option<(Meanwhile, Vec<LostPin>)>,
-    console: Console,
-    trace_file: TraceFile,
-    trace_written: Arc<AtomicU64>,
-    /// How much of it has been seen to arrive.
-    trace_seen: u64,
-    trace_memory: Option<TraceMemory>,
-    /// Why the ring buffers cannot be read in guest memory, once that was asked.
-    ring_answer: Option<Result<(), String>>,
-    /// Difference between the kernel's command line and the one it was given.
-    cmdline_fault: Option<String>,
-    running: Running,
-    host_evidence: HostEvidence,
-    transport: Transport,
-    wall: WallLimit,
-    disk: Disk,
-    /// Why the agent was told to end early, and until when it may answer.
-    ending: Option<(Ending, Instant)>,
-    /// Time that the machine took to stop, once it has.
-    stopped_in: Option<Duration>,
+/// The host's KVM, and the kernel with the drivers that it needs.
+struct Opened {
+    hypervisor: Hypervisor,
+    /// With virtual machines as the load: whose virtualization the host has.
+    vendor: Option<Vendor>,
+    kernel: Kernel,
+    drivers: Drivers,
+    /// Of second-level guests, where it is another one.
+    l2_kernel: Option<Kernel>,
+    /// What these load.
+    l2_drivers: Drivers,
 }
 
-impl Attempt {
-    /// From the first guest instruction to the result.
-    fn watch(mut self, inbox: &Receiver<Event>, begin: Instant) -> Concluded {
-        let end = service::serve(&mut self, inbox, POLL_INTERVAL);
-        let decided = Instant::now();
-        self.look_around();
-        // Only a guest that does not answer has something to tell by its registers.
-        let mut ends = self.stop(inbox, decided, matches!(end, End::Late(_)));
-        self.drain_console();
-        // A kernel that has died before its console has drawn why.
-        let drawn = self.console.drawn.take(&self.running);
-        self.log(&drawn);
-        if let Some(rest) = self.console.lines.rest() {
-            self.measurement.show.remark(&rest);
-        }
-        if let End::Vcpu(end) = &end {
-            ends.push(end.clone());
-        }
-        self.conclude(&end, ends, Span { begin, decided })
-    }
-
-    /// Stops the machine and returns the ends of its vCPUs. What it says meanwhile is taken.
-    fn stop(&mut self, inbox: &Receiver<Event>, decided: Instant, dump: bool) -> Vec<VcpuEnd> {
-        let mut garbled = None;
-        let session = &mut self.measurement.session;
-        let stopped = service::stop(&mut self.running, inbox, dump, |bytes| {
-            if let Err(error) = session.take(bytes, decided) {
-                garbled.get_or_insert(error);
-            }
+impl Opened {
+    /// Opens all of them.
+    ///
+    /// # Errors
+    /// This host's KVM will not do, or a kernel, or its modules.
+    fn new(plan: &mut Plan, notes: &mut Vec<String>) -> Result<Self, Failure> {
+        let hypervisor = Hypervisor::open(Path::new(vmm::kvm::DEVICE))
+            .map_err(|error| first_of_files(plan, error.into()))?;
+        let vendor = plan.args.nested.nested.then(|| nested::vendor_of(&hypervisor)).transpose();
+        let vendor = vendor.map_err(|error| first_of_files(plan, error))?;
+        // The probe runs beside the reading of the kernel: it costs no time of its own.
+        let (probed, kernel) = thread::scope(|scope| {
+            let probe = scope.spawn(|| probe::run(&hypervisor, probe::PROBE_TIMEOUT));
+            let kernel = kernel::open(&plan.kernel_path, &plan.args.machine.modules);
+            (probe.join(), kernel)
         });
-        if let Some(error) = garbled {
-            self.measurement.note(format!("the guest's last words made no sense: {error}"));
+        let kernel = kernel?;
+        machine::check_pv(&kernel.path, plan.args.machine.pv, kernel.image.version())?;
+        let drivers = plan.drivers(&kernel, vendor)?;
+        match probed {
+            Ok(Ok(facts)) => plan.job.know_tsc(facts.tsc_khz.into()),
+            Ok(Err(undecided @ ProbeError::Undecided(_))) => notes.push(undecided.to_string()),
+            Ok(Err(error)) => return Err(first_of_files(plan, error.into())),
+            Err(_) => return Err(Failure::internal("the KVM probe panicked")),
         }
-        // The results stand, whatever became of the machine.
-        self.stopped_in = stopped.took.as_ref().ok().copied();
-        let fault = stopped.took.err();
-        fault.into_iter().for_each(|error| self.measurement.note(error.to_string()));
-        stopped.ends
+        let l2_kernel = plan.args.nested.l2_kernel.as_deref();
+        let l2_kernel = l2_kernel.map(|path| second_kernel(plan, path)).transpose()?;
+        let l2_drivers = plan.l2_drivers(l2_kernel.as_ref().unwrap_or(&kernel))?;
+        Ok(Self { hypervisor, vendor, kernel, drivers, l2_kernel, l2_drivers })
     }
 
-    /// What of the guest's messages wants more than to be told.
-    fn control(&mut self, bytes: &[u8]) -> Option<End> {
-        let notices = match self.measurement.session.take(bytes, Instant::now()) {
-            Ok(notices) => notices,
-            Err(error) => return Some(End::Garbled(error.to_string())),
-        };
-        notices.into_iter().for_each(|notice| self.announce(&notice));
-        self.cmdline_fault.take().map(End::NotAsTold)
-    }
-
-    /// Asks the agent to end early. False if it cannot answer yet.
-    fn ask_to_stop(&self) -> bool {
-        self.measurement.session.stage() == Stage::Run && self.tell(Command::Stop)
-    }
-
-    /// Ends the run, at once where nobody can be asked to.
-    fn end_early(&mut self, ending: Ending) -> Option<End> {
-        if !self.ask_to_stop() {
-            return Some(ending.into());
-        }
-        self.ending = Some((ending, Instant::now() + GRACE));
-        None
-    }
-
-    /// Sends the agent a command. False if it takes none.
-    fn tell(&self, command: Command) -> bool {
-        let console = self.running.console();
-        encode_command(command).is_ok_and(|frame| console.send(CONTROL_PORT, &frame).is_ok())
-    }
-
-    fn announce(&mut self, notice: &Notice) {
-        match notice {
-            Notice::Alive => self.compare_cmdlines(),
-            Notice::VmConsole(vm, bytes) => {
-                if let Err(error) = self.measurement.folder.log_vm(*vm, bytes) {
-                    let note = format!("a VM's console is incomplete: {error}");
-                    self.measurement.note_once(note);
-                }
-            }
-            Notice::TraceInMemory => self.answer_about_ring(),
-            Notice::Started | Notice::Second(_) => {
-                self.host_evidence.judge(&mut self.measurement.session);
-            }
-            _ => {}
-        }
-        self.measurement.announce(notice);
-    }
-
-    /// Shows how far it is, for who waits.
-    fn show_progress(&mut self, now: Instant) {
-        let Measurement { session, show, .. } = &mut self.measurement;
-        let written = self.trace_written.load(Ordering::Acquire);
-        if written != self.trace_seen {
-            self.trace_seen = written;
-            session.progressed(now);
-            show.progress(written);
-        }
-        if session.stage() == Stage::Boot {
-            show.progress(now.duration_since(session.entered[0].1).as_secs());
-        }
-    }
-
-    fn drain_console(&mut self) {
-        let bytes = self.console.drawn.before(self.console.ring.take(), &self.running);
-        self.log(&bytes);
-    }
-
-    /// Keeps what the kernel has said.
-    fn log(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        self.console.tail.push(bytes);
-        if self.plan.args.machine.debug_boot
-            && let Some(lines) = self.console.lines.push(bytes)
-        {
-            self.measurement.show.remark(lines.trim_end());
-        }
-        let room = self.plan.args.show.caps.max_console_kib.saturating_mul(1024);
-        let bytes = self.console.within(bytes, room);
-        if self.console.dropped_bytes > 0 {
-            let note = "console.log is full (--max-console): what came after it is dropped";
-            self.measurement.note_once(note.to_owned());
-        }
-        if let Err(error) = self.measurement.folder.log(bytes)
-            && !std::mem::replace(&mut self.console.lost, true)
-        {
-            self.measurement.note(format!("console.log is incomplete: {error}"));
-        }
+    /// Which kernel was taken for second-level guests, where it is another one.
+    fn taken(&self) -> Option<String> {
+        let kernel = self.l2_kernel.as_ref()?;
+        Some(format!("VMs: kernel {}", kernel.place()))
     }
 }
 
-impl Attendant for Attempt {
-    type End = End;
+/// Kernel and initrd in the machine's memory.
+struct Laid {
+    config: Config,
+    loaded: Loaded,
+}
 
-    fn event(&mut self, event: Event) -> Option<End> {
-        match event {
-            Event::Control(bytes) => self.control(&bytes),
-            Event::Vcpu(end) => (end.reason != ExitReason::Stopped)
-                .then(|| Ending::or(self.ending.as_ref(), End::Vcpu(end))),
-            // There is no second one: the process leaves at once then.
-            Event::Signal(signal) => self.end_early(Ending::Signal(signal)),
+impl Laid {
+    /// Puts them there; the kernel as it was unpacked before, where it was.
+    ///
+    /// # Errors
+    /// Memory does not hold all of it.
+    fn new(plan: &mut Plan, opened: &Opened, unpacked: Option<&Unpacked>) -> Result<Self, Failure> {
+        let Opened { kernel, drivers, l2_kernel, l2_drivers, .. } = opened;
+        let (modules, l2_modules) = (&drivers.modules, &l2_drivers.modules);
+        let mut config = plan.config(kernel.image.version());
+        (config.transport, config.listed_transport) = (drivers.required(), drivers.listed());
+        let second = l2_kernel.as_ref().unwrap_or(kernel);
+        if let Some(nested) = &mut plan.job.nested {
+            nested.transport = l2_drivers.required().map(convert::transport);
         }
+        plan.size_l2(&second.image, l2_modules)?;
+        plan::until_console_comes(&mut config, kernel, modules);
+        plan.until_l2_consoles_come(second, l2_modules);
+        let second = SecondLevel { kernel: second.image.bytes(), modules: l2_modules };
+        let initrd = machine::initrd(&plan.job, modules, opened.vendor.map(|_| second))?;
+        let image = unpacked.map_or(Image::Image(&kernel.image), Image::Unpacked);
+        let loaded = load::fill(&config, image, Initrd::Bytes(&initrd))
+            .map_err(|error| machine::build_failure(&kernel.path, error))?;
+        Ok(Self { config, loaded })
     }
 
-    fn look(&mut self) -> Option<End> {
-        let now = Instant::now();
-        if matches!(self.measurement.session.stage(), Stage::Finish | Stage::PowerOff) {
-            self.look_around();
+    /// What the kernel tells now that it is unpacked.
+    ///
+    /// # Errors
+    /// It lacks what a run cannot do without.
+    fn examine(
+        &self,
+        plan: &Plan,
+        opened: &Opened,
+        notes: &mut Vec<String>,
+    ) -> Result<Known, Failure> {
+        let Opened { kernel, drivers, .. } = opened;
+        let modules = &drivers.modules;
+        notes.extend(drivers.passed_over.clone());
+        let (cpus, names) = (self.config.topology.cpus, modules.names());
+        let wanted = Wanted { cpus, modules: &names, transport: drivers.required() };
+        let lint = self.loaded.lint(wanted).map_err(|error| unusable(error, &kernel.path))?;
+        let known = kernel.known(lint, self.loaded.build_id(), &names);
+        if let Some(vendor) = opened.vendor {
+            // A packed kernel tells nothing; the agent in it will.
+            nested::check_kernel(
+                known.options(),
+                modules,
+                |text: &[u8]| self.loaded.kernel_has(text) != Some(false),
+                vendor,
+            )
+            .map_err(|error| unusable(error, &kernel.path))?;
         }
-        self.drain_console();
-        self.host_evidence.look();
-        self.show_progress(now);
-        let session = &self.measurement.session;
-        match &self.ending {
-            // The guest's own end comes with its results, as asked.
-            Some((ending, deadline)) if session.bye || now >= *deadline => {
-                return Some(ending.clone().into());
-            }
-            None if let Some(over) = self.wall.overrun(now, session.stage()) => {
-                return self.end_early(Ending::Overrun(over));
-            }
-            None if let Some(short) = self.disk.look(now, session.stage()) => {
-                return self.end_early(Ending::NoRoom(short));
-            }
-            _ => {}
+        if let Some(l2_kernel) = &opened.l2_kernel {
+            notes.extend(l2_kernel.known(Lint::default(), None, &[]).notes);
         }
-        if session.report.is_some() && self.running.console().port_error(TRACE_PORT).is_some() {
-            // The agent waits for a port that takes nothing any more.
-            return Some(Ending::or(self.ending.as_ref(), End::TraceLost));
-        }
-        (now >= session.deadline())
-            .then(|| Ending::or(self.ending.as_ref(), End::Late(session.stage())))
+        notes.extend(known.notes.iter().cloned());
+        notes.extend(drivers.stale(self.loaded.transport(), known.modules.as_ref()));
+        let findings = needs::assess(plan.args.nested.nested, &known, |text: &str| {
+            self.loaded.kernel_has(text.as_bytes())
+        });
+        notes.extend(needs::note(&findings));
+        Ok(known)
     }
 
-    fn gone(&mut self) -> End {
-        Ending::or(self.ending.as_ref(), End::Gone)
+    /// The kernel, for machines to come.
+    fn unpacked(&self) -> Unpacked {
+        Unpacked::of(&self.loaded)
     }
+
+    /// What the machine is built from.
+    fn into_parts(self) -> (Config, Loaded) {
+        (self.config, self.loaded)
+    }
+}
+
+fn unusable(error: LintError, path: &Path) -> KernelFileError {
+    kernel::unusable(path, error)
+}
+
+/// The failure of this host, unless a kernel, or a module of it, is bad: that is so on any host.
+fn first_of_files(plan: &Plan, failure: Failure) -> Failure {
+    check_files(plan).err().unwrap_or(failure)
+}
+
+fn check_files(plan: &Plan) -> Result<(), Failure> {
+    let kernel = kernel::open(&plan.kernel_path, &plan.args.machine.modules)?;
+    plan.drivers(&kernel, None)?;
+    plan.args.nested.l2_kernel.as_deref().map_or(Ok(()), |path| second_kernel(plan, path).map(drop))
+}
+
+fn second_kernel(plan: &Plan, path: &Path) -> Result<Kernel, Failure> {
+    let kernel = kernel::open(path, &plan.args.nested.l2_modules)?;
+    machine::check_pv(&kernel.path, plan.args.machine.pv, kernel.image.version())?;
+    Ok(kernel)
 }

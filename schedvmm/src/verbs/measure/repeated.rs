@@ -16,9 +16,8 @@ use vmm::config::{BootMethod, Config, Topology};
 use vmm::unpacked::Unpacked;
 use vmm::vcpu::sched;
 
-use super::loading::{Laid, Opened};
 use super::plan::Plan;
-use super::{Built, EVENTS_IN_FLIGHT, Ready};
+use super::{Built, EVENTS_IN_FLIGHT, Laid, Opened, Ready};
 use crate::caller::Caller;
 use crate::cli::RunArgs;
 use crate::kernel::{Kernel, Known};

@@ -9,13 +9,13 @@ use results::model::{
 };
 use vmm::vcpu::VcpuEnd;
 
+use super::{Attempt, Concluded};
 use crate::analysis::threads;
 use crate::convert;
 use crate::footprint;
 use crate::measurement::{Measurement, Span};
 use crate::pins;
 use crate::trace_file::Arrival;
-use crate::verbs::measure::{Attempt, Concluded};
 use crate::verdict::{End, judge};
 
 impl Attempt {

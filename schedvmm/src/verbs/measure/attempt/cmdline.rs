@@ -3,9 +3,9 @@
 
 use protocol::cmdline::Drift;
 
+use super::Attempt;
 use crate::cli::Idle;
 use crate::measurement::Measurement;
-use crate::verbs::measure::Attempt;
 
 impl Attempt {
     /// Whether the kernel runs with the command line that it was given.

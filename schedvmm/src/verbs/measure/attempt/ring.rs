@@ -7,10 +7,10 @@ use std::{fs, io};
 use protocol::message::{Command, TraceRing};
 use results::model::TraceVia;
 
+use super::Attempt;
 use crate::mapped_trace::GuestRings;
 use crate::status::chain;
 use crate::trace_file::Arrival;
-use crate::verbs::measure::Attempt;
 
 impl Attempt {
     /// Answers a guest that has stopped tracing: it is to send its trace where we cannot read it.
