@@ -2,6 +2,8 @@
 //! `cargo xtask`: everything around the product, one verb each.
 
 mod demo;
+#[cfg(test)]
+mod docs;
 mod host;
 mod house;
 mod kernels;
