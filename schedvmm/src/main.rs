@@ -141,6 +141,10 @@ fn tell_of_panic(panic: &PanicHookInfo<'_>) {
 
 /// Shows help, or what is wrong with the words, which may be those of an earlier result.
 fn say_why(error: &clap::Error) {
+    if std::env::args_os().skip(1).eq(["-h"]) {
+        let _ = terminal::product(cli::SHORT_HELP.trim_end());
+        return;
+    }
     let text = error.to_string();
     if terminal::plain(&text) == text {
         // With colours. A closed stdout or stderr takes it; the status tells all the same.

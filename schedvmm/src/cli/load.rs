@@ -19,17 +19,17 @@ use crate::units::{self, CpuList, Threshold};
 #[command(next_help_heading = "Load")]
 pub struct LoadArgs {
     /// How long to measure.
-    #[arg(long, default_value = "30s", value_parser = units::positive_duration, value_name = "TIME")]
+    #[arg(long, short, default_value = "30s", value_parser = units::positive_duration, value_name = "TIME")]
     pub duration: Duration,
     /// A gap above this ends the run, with status 1 unless the host may have made it; `off` never
     /// does.
-    #[arg(long, default_value = "100ms", value_parser = units::optional_duration, value_name = "TIME")]
+    #[arg(long, short, default_value = "100ms", value_parser = units::optional_duration, value_name = "TIME")]
     pub threshold: Threshold,
     /// Gaps from this length on are recorded one by one.
     #[arg(long, default_value = "100us", value_parser = units::positive_duration, value_name = "TIME")]
     pub floor: Duration,
     /// A load by name instead of --groups, --threads, --busy, --sleep and --arrival; see --list-presets.
-    #[arg(long, value_name = "NAME", value_parser = presets::names(), conflicts_with_all = ["groups", "threads", "busy", "sleep", "arrival"])]
+    #[arg(long, short, value_name = "NAME", value_parser = presets::names(), conflicts_with_all = ["groups", "threads", "busy", "sleep", "arrival"])]
     pub preset: Option<String>,
     /// A load of your own from a TOML file (docs/formats.md), instead of the same.
     #[arg(long, value_name = "FILE", value_parser = units::named(), conflicts_with_all = ["preset", "groups", "threads", "busy", "sleep", "arrival"])]

@@ -57,6 +57,9 @@ pub struct Cli {
     pub runs: RunsArgs,
 }
 
+/// What `schedvmm -h` prints: a page that fits a screen. `--help` has every option.
+pub const SHORT_HELP: &str = include_str!("help.txt");
+
 impl Cli {
     /// Whether only a list of presets is wanted.
     pub fn lists_presets(&self) -> bool {
@@ -179,7 +182,7 @@ pub enum Verb {
 pub struct RunArgs {
     /// The kernel under test: a bzImage, a vmlinux, a build tree (`.`), a package (.deb, .rpm), a
     /// folder that one was unpacked into, the release of an installed kernel, or `running`.
-    #[arg(long, required = true, value_name = "KERNEL", value_parser = crate::units::named())]
+    #[arg(long, short, required = true, value_name = "KERNEL", value_parser = crate::units::named())]
     pub kernel: Option<PathBuf>,
     /// What the machine is like.
     #[command(flatten)]
@@ -223,6 +226,45 @@ mod tests {
         assert_eq!((load.groups, load.threads, load.seed), (8, 2, None));
         assert_eq!(load.threshold, Threshold(Some(Duration::from_millis(100))));
         assert_eq!((load.duration, load.busy), (Duration::from_secs(30), Duration::from_secs(1)));
+    }
+
+    /// Drawn by hand, and so compared: with what there is to be named, and with a screen.
+    #[test]
+    fn the_short_help_fits_a_screen_and_names_what_there_is() {
+        assert!(SHORT_HELP.lines().count() <= 40);
+        for line in SHORT_HELP.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        let command = Cli::command();
+        let verbs: Vec<_> = command.get_subcommands().map(|verb| verb.get_name()).collect();
+        let (_, listed) = SHORT_HELP.split_once("\nMeasure ").expect("the verbs");
+        let (listed, _) = listed.split_once("\nExamples").expect("their end");
+        let mut named: Vec<_> = listed
+            .split(|c: char| !c.is_ascii_lowercase())
+            .filter(|word| verbs.contains(word))
+            .collect();
+        named.sort_unstable();
+        let mut all: Vec<_> = verbs.iter().copied().filter(|verb| *verb != "help").collect();
+        all.sort_unstable();
+        assert_eq!(named, all);
+        for word in SHORT_HELP.split_whitespace().filter(|word| word.starts_with('-')) {
+            let word = word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+            let is_known = command.get_arguments().any(|arg| {
+                arg.get_long().is_some_and(|long| word == format!("--{long}"))
+                    || arg.get_short().is_some_and(|short| word == format!("-{short}"))
+            });
+            assert!(is_known || ["--", "--help"].contains(&word), "{word}");
+        }
+    }
+
+    #[test]
+    fn what_is_typed_often_is_short() {
+        let words = ["schedvmm", "-k", "x", "-d", "2s", "-t", "off", "-o", "r", "-j", "-n", "3"];
+        let cli = Cli::try_parse_from(words).expect("parses");
+        assert_eq!(cli.run.load.duration, Duration::from_secs(2));
+        assert!(cli.run.show.json && cli.run.load.threshold == Threshold(None));
+        let cli = Cli::try_parse_from(["schedvmm", "-k", "x", "-p", "yield"]).expect("parses");
+        assert_eq!(cli.run.load.preset.as_deref(), Some("yield"));
     }
 
     /// A file called `-` is nobody's wish, and stdout takes one report only.

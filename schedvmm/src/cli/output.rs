@@ -120,10 +120,10 @@ pub enum Switch {
 pub struct ShowArgs {
     /// Result folder; must be new or empty, or (trials) one of the same trials, which go on
     /// [default: a new one under results/].
-    #[arg(long, value_name = "DIR", value_parser = units::named())]
+    #[arg(long, short, value_name = "DIR", value_parser = units::named())]
     pub output: Option<PathBuf>,
     /// Print result.json instead of the screen.
-    #[arg(long)]
+    #[arg(long, short)]
     pub json: bool,
     /// Print the lines of the original benchmark.
     #[arg(long, conflicts_with = "json")]

@@ -29,7 +29,7 @@ pub struct TrialsArgs {
 #[command(next_help_heading = "Trials")]
 pub struct RunsArgs {
     /// As `schedvmm trials N`: so many runs in one folder, each with a boot and a seed of its own.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_TRIALS))]
+    #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_TRIALS))]
     pub runs: Option<u32>,
     /// Do all of them, or end at the first gap over the threshold.
     #[arg(long, value_enum, default_value_t = Until::All, requires = "runs")]
