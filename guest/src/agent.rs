@@ -322,7 +322,7 @@ struct Reporter<'a> {
 impl Reporter<'_> {
     /// Waits until the host wants the load to start, or no load at all.
     fn stand(&mut self, timeout: Duration) -> io::Result<()> {
-        self.host.send(&Message::Standing)?;
+        self.host.send(&Message::Prepared)?;
         if !self.commands.wait_for([Command::Go, Command::Stop], timeout) {
             let text = format!("nobody told this guest to start within {timeout:?}");
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));

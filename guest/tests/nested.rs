@@ -130,9 +130,9 @@ fn launcher(spec: &LaunchSpec) -> ! {
                 thread::sleep(Duration::from_millis(500));
                 memory.push(vec![1u8; 1 << 20]);
             }
-            tell(guest(Message::Standing));
+            tell(guest(Message::Prepared));
         }
-        _ => tell(guest(Message::Standing)),
+        _ => tell(guest(Message::Prepared)),
     }
     let mut decoder = Decoder::default();
     let mut bytes = [0; 4096];
@@ -332,7 +332,7 @@ fn all_measure_and_nothing_stays() {
         assert_eq!((vm.rss_kib, vm.pss_kib), (Some(2), Some(1)));
         let check = vm.tsc_check.unwrap();
         assert!(check.before <= check.guest && check.guest <= check.after, "{check:?}");
-        assert!(vm.times.up_ns <= vm.times.standing_ns && vm.times.confined_ns.is_some());
+        assert!(vm.times.up_ns <= vm.times.ready_ns && vm.times.confined_ns.is_some());
         assert_eq!(taken.consoles[n], format!("console of {}\n", n + 1));
     }
     assert!(taken.pids.iter().all(|pid| !fs::exists(format!("/proc/{pid}")).unwrap()));
@@ -373,7 +373,7 @@ fn they_boot_by_turns_and_one_that_hangs_holds_up_nobody() {
     assert!(fault(2).contains("did not stand ready within 2s"), "{}", fault(2));
     assert!(fault(3).contains("before its PID 1"), "{}", fault(3));
     let [first, second] = [0, 1].map(|n: usize| taken.vms[n].times);
-    assert!(first.standing_ns.unwrap() <= second.booting_ns.unwrap(), "{first:?} {second:?}");
+    assert!(first.ready_ns.unwrap() <= second.booting_ns.unwrap(), "{first:?} {second:?}");
     // The one that hangs has had its fifth of the two seconds.
     let last = taken.vms[4].times.booting_ns.unwrap();
     assert!((400_000_000..2_000_000_000).contains(&last), "{last}");
@@ -387,7 +387,7 @@ fn those_that_come_further_have_time_and_one_that_hangs_has_not() {
     let fault = |n: usize| taken.vms[n].fault.clone().unwrap_or_default();
     assert_eq!([fault(0), fault(1), fault(3)], [""; 3]);
     // Longer than one may stand still.
-    let grown = taken.vms[1].times.standing_ns.unwrap();
+    let grown = taken.vms[1].times.ready_ns.unwrap();
     assert!(grown >= 6_000_000_000, "{grown}");
     assert!(fault(2).contains("has come no further for 4s"), "{}", fault(2));
     assert_eq!(taken.vms[2].state.as_deref(), Some("rip 1"));

@@ -29,7 +29,7 @@ pub enum Message {
     /// PID 1 is alive.
     Hello(Hello),
     /// Everything stands ready, and waits for [`Command::Go`].
-    Standing,
+    Prepared,
     /// [`Command::Go`] has come.
     Going {
         /// Reading of the guest's TSC.

@@ -49,7 +49,7 @@ pub enum VmPhase {
     /// Its PID 1 is alive.
     Up,
     /// All stands ready.
-    Standing,
+    Ready,
     /// It measures.
     Measuring,
     /// It has reported.
@@ -65,7 +65,7 @@ impl VmPhase {
             Self::Started => "started",
             Self::Booting => "booting",
             Self::Up => "up",
-            Self::Standing => "standing",
+            Self::Ready => "ready",
             Self::Measuring => "measuring",
             Self::Reported => "reported",
             Self::Ended => "ended",
@@ -81,7 +81,7 @@ pub struct VmTimes {
     /// Its PID 1 said that it is alive.
     pub up_ns: Option<u64>,
     /// All stood ready.
-    pub standing_ns: Option<u64>,
+    pub ready_ns: Option<u64>,
     /// Its vCPU threads were confined.
     pub confined_ns: Option<u64>,
     /// Its first gap record arrived.

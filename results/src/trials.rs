@@ -149,7 +149,7 @@ pub struct Conditions {
     /// That of second-level guests, where it is another one.
     #[serde(default)]
     pub l2_kernel: Option<TrialKernel>,
-    /// The orders of the agent, without a seed and without the identity of a trace: these are each
+    /// The job of the agent, without a seed and without the identity of a trace: these are each
     /// trial's own.
     pub job: Job,
     /// The machine.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use protocol::index::Kind;
+use protocol::vm::VmPhase;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -15,7 +16,7 @@ use crate::model::{Numbers, RunResult, Schema, Target, VcpuEndReason};
 pub const FIRST_SCHEMA: &str = "schedvmm-result/1";
 /// The second version: scheduler tunables were called knobs.
 pub const SECOND_SCHEMA: &str = "schedvmm-result/2";
-/// The third version: a vCPU's end was a sentence.
+/// The third version: a vCPU's end was a sentence, and machines that were ready were standing.
 pub const THIRD_SCHEMA: &str = "schedvmm-result/3";
 
 /// Of a run of the first version that a gap over the threshold ended.
@@ -73,10 +74,8 @@ pub fn from_first(value: &mut Value) -> Result<Vec<Numbers>, String> {
 
 /// From the second version, or one made of the first, to the third.
 pub fn from_second(value: &mut Value) {
-    if let Some(setup) = value.get_mut("setup").and_then(Value::as_object_mut)
-        && let Some(tunables) = setup.remove("knobs")
-    {
-        setup.insert("tunables".into(), tunables);
+    if let Some(setup) = value.get_mut("setup") {
+        rename_key("knobs", "tunables", setup);
     }
     value["schema"] = json!(THIRD_SCHEMA);
 }
@@ -86,7 +85,26 @@ pub fn from_third(value: &mut Value) {
     if let Some(machine) = value.get_mut("machine") {
         items(machine, "vcpus").for_each(name_end);
     }
+    if let Some(phases) = value.get_mut("phases_ms") {
+        rename_key("l2_standing", "l2_ready", phases);
+    }
+    for vm in items(value, "vms") {
+        if vm["phase"] == "standing" {
+            vm["phase"] = json!(VmPhase::Ready);
+        }
+        if let Some(times) = vm.get_mut("times") {
+            rename_key("standing_ns", "ready_ns", times);
+        }
+    }
     value["schema"] = json!(Schema::V4);
+}
+
+fn rename_key(old: &str, new: &str, value: &mut Value) {
+    if let Some(object) = value.as_object_mut()
+        && let Some(value) = object.remove(old)
+    {
+        object.insert(new.into(), value);
+    }
 }
 
 fn numbers(threads: &Value, kind: Kind) -> Result<Vec<Numbers>, String> {
@@ -356,7 +374,8 @@ mod tests {
         let mut value = json!({
             "cosched": { "requested": "auto", "mechanism": "none" },
             "groups": [{ "statistics": { "open_ns": 5 } }, { "statistics": {} }],
-            "vms": [{ "transport": "" }, {}],
+            "vms": [{ "transport": "", "phase": "standing" }, { "times": { "standing_ns": 7 } }],
+            "phases_ms": { "l2_standing": 3 },
             "machine": {
                 "cpus": 4,
                 "vcpus": [
@@ -367,7 +386,16 @@ mod tests {
             },
             "setup": null,
         });
+        from_third(&mut value);
         fill_in(&mut value);
+        assert_eq!(
+            (&value["schema"], &value["phases_ms"]),
+            (&json!(Schema::V4), &json!({ "l2_ready": 3 }))
+        );
+        assert_eq!(
+            (&value["vms"][0]["phase"], &value["vms"][1]["times"]["ready_ns"]),
+            (&json!("ready"), &json!(7))
+        );
         assert_eq!(
             value["machine"]["vcpus"],
             json!([

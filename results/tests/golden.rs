@@ -159,6 +159,9 @@ fn results_of_the_first_schema_are_read() {
     assert!(!first.core_figures.measured, "its CPUs were emulated");
     assert!(first.notes.last().is_some_and(|note| note.contains("an older schedvmm wrote this")));
     let nested = open(&data("nested")).result;
+    // Machines that were ready were called standing.
+    assert!(nested.phases_ms.contains_key(&Phase::L2Ready));
+    assert!(nested.vms.iter().all(|vm| vm.status.times.ready_ns.is_some()));
     assert_eq!((nested.target, nested.vms.len()), (Target::Nested, 2));
     assert_eq!((nested.threads[3].who.to_string().as_str(), nested.expected.gap_ns), ("2.1", None));
     let degraded = open(&data("degraded")).result;

@@ -121,7 +121,7 @@ fn messages() -> Vec<Value> {
         "threads": [{ "tid": 71, "cookie": 8, "affinity": "2-3", "run_ns": 5, "wait_ns": 6 }],
         "transport": "mmio", "tsc_shared": true, "tsc_check": { "before": 1, "guest": 2, "after": 3 },
         "rss_kib": 40_000, "pss_kib": 39_000,
-        "times": { "booting_ns": 1, "up_ns": 2, "standing_ns": 3, "confined_ns": 4,
+        "times": { "booting_ns": 1, "up_ns": 2, "ready_ns": 3, "confined_ns": 4,
             "first_record_ns": 5 },
         "meter": meter, "fault": "ended before its PID 1", "state": "rip 0",
     });

@@ -330,7 +330,7 @@ impl Session {
                 Some(Notice::Vm(Box::new(kept.clone())))
             }
             // What a guest among many tells its launcher.
-            Message::Standing | Message::Going { .. } => None,
+            Message::Prepared | Message::Going { .. } => None,
             Message::ThresholdHit(hit) => {
                 self.hit = Some(hit);
                 self.enter(Stage::Finish, now);
@@ -372,13 +372,13 @@ impl Session {
     }
 
     /// When the nested target came how far, in milliseconds since the agent began with its
-    /// machines: `l2_first_up` and `l2_all_up` (PID 1), `l2_standing`, `l2_confined`,
+    /// machines: `l2_first_up` and `l2_all_up` (PID 1), `l2_ready`, `l2_confined`,
     /// `l2_first_record` and `l2_all_recorded`; what never came is left out.
     pub fn vm_phases_ms(&self) -> Vec<(Phase, u64)> {
         let phases = [
             (Phase::L2FirstUp, earliest(&self.vms, |times| times.up_ns)),
             (Phase::L2AllUp, latest(&self.vms, |times| times.up_ns)),
-            (Phase::L2Standing, latest(&self.vms, |times| times.standing_ns)),
+            (Phase::L2Ready, latest(&self.vms, |times| times.ready_ns)),
             (Phase::L2Confined, latest(&self.vms, |times| times.confined_ns)),
             (Phase::L2FirstRecord, earliest(&self.vms, |times| times.first_record_ns)),
             (Phase::L2AllRecorded, latest(&self.vms, |times| times.first_record_ns)),

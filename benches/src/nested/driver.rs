@@ -45,7 +45,7 @@ pub fn run(words: &[&OsStr], (vms, runs): (u32, u32), out: &Path) -> Result<()> 
         let now = Footprint::now()?;
         eprintln!(
             "run {number} of {runs}: all ready after {} ms; {} processes, {} open files, {} KiB",
-            run.standing_ms, now.processes, now.descriptors, now.memory_kib
+            run.ready_ms, now.processes, now.descriptors, now.memory_kib
         );
         host = if number == 1 { [now; 2] } else { [host[0], now] };
         found.push(run);
@@ -97,7 +97,7 @@ impl Run {
             first_vm_up_ms: since_start(Phase::L2FirstUp, began, result)?,
             all_up_ms: since_start(Phase::L2AllUp, began, result)?,
             vm_boot_ms: of_vms(result, boot_ms),
-            standing_ms: since_start(Phase::L2Standing, began, result)?,
+            ready_ms: since_start(Phase::L2Ready, began, result)?,
             confined_ms,
             recorded_ms: since_start(Phase::L2AllRecorded, began, result).ok(),
             total_ms: phase_ms(Phase::Total, result)?,
@@ -184,7 +184,7 @@ mod tests {
             (Phase::Total, 60_000),
             (Phase::L2FirstUp, 40_000),
             (Phase::L2AllUp, 42_000),
-            (Phase::L2Standing, 43_000),
+            (Phase::L2Ready, 43_000),
             (Phase::L2Confined, 44_010),
             (Phase::L2AllRecorded, 46_000),
         ]);

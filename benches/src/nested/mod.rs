@@ -60,7 +60,7 @@ pub struct Run {
     /// Of each machine, from the start of its launcher until PID 1 of it lived.
     pub vm_boot_ms: Vec<u64>,
     /// Until all stood ready.
-    pub standing_ms: u64,
+    pub ready_ms: u64,
     /// Until the threads of all vCPUs were confined.
     pub confined_ms: u64,
     /// Until each machine had recorded a gap; `None` if one never did.
@@ -148,7 +148,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "{}", line("  boot of one, beside others", boots.collect()))?;
         writeln!(f, "{}", phase_line("all up", |run| Some(run.all_up_ms), &self.runs))?;
-        writeln!(f, "{}", phase_line("all ready", |run| Some(run.standing_ms), &self.runs))?;
+        writeln!(f, "{}", phase_line("all ready", |run| Some(run.ready_ms), &self.runs))?;
         writeln!(f, "{}", phase_line("confined", |run| Some(run.confined_ms), &self.runs))?;
         let goal = self.goal_recorded_ms / 1000;
         let recorded = phase_line("all have recorded a gap", |run| run.recorded_ms, &self.runs);

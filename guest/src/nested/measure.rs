@@ -101,7 +101,7 @@ impl TraceFiles {
 }
 
 fn is_ready(vm: &L2Vm) -> bool {
-    vm.status.phase >= VmPhase::Standing
+    vm.status.phase >= VmPhase::Ready
 }
 
 impl L2Vms<'_> {

@@ -149,7 +149,7 @@ impl L2Vm {
     /// the time for all is fixed, else for so long since it has come further.
     pub fn holds_up(&self, fixed: bool, timeout: Duration) -> bool {
         let taken = if fixed { self.launched.elapsed() } else { self.progress.stalled_for() };
-        self.is_healthy() && self.status.phase < VmPhase::Standing && taken < timeout
+        self.is_healthy() && self.status.phase < VmPhase::Ready && taken < timeout
     }
 
     /// Notes the first thing that went wrong.
@@ -258,7 +258,7 @@ impl L2Vm {
         match phase {
             VmPhase::Booting => times.booting_ns = now,
             VmPhase::Up => times.up_ns = now,
-            VmPhase::Standing => times.standing_ns = now,
+            VmPhase::Ready => times.ready_ns = now,
             _ => {}
         }
     }
@@ -289,7 +289,7 @@ impl L2Vm {
                         VmPhase::Started => "before its kernel was entered",
                         VmPhase::Booting => "before its PID 1",
                         VmPhase::Up => "while it prepared",
-                        VmPhase::Standing => "while it stood ready",
+                        VmPhase::Ready => "while it stood ready",
                         _ => "while it measured",
                     };
                     self.fault(&format!("ended {when}: {reason}"));
@@ -346,7 +346,7 @@ impl L2Vm {
                 }
                 self.enter(VmPhase::Up);
             }
-            Message::Standing => self.enter(VmPhase::Standing),
+            Message::Prepared => self.enter(VmPhase::Ready),
             Message::Going { tsc: guest } => {
                 let (before, after) = (self.go_tsc, tsc::read().tsc);
                 self.status.tsc_check = Some(TscCheck { before, guest, after });

@@ -92,7 +92,7 @@ impl<'a> L2Vms<'a> {
     /// Looks how far those have come that do not stand ready yet.
     pub(super) fn look_after(&mut self) {
         for vm in self.vms.iter_mut().filter(|vm| vm.is_healthy()) {
-            if vm.status.phase < VmPhase::Standing {
+            if vm.status.phase < VmPhase::Ready {
                 vm.progress.look(vm.status.pid);
             }
         }

@@ -304,7 +304,7 @@ pub enum Phase {
     /// PID 1 of the last one.
     L2AllUp,
     /// All are ready.
-    L2Standing,
+    L2Ready,
     /// Their threads are confined.
     L2Confined,
     /// The first gap record.
@@ -330,7 +330,7 @@ impl Phase {
             Self::Setup => "setup",
             Self::L2FirstUp => "l2_first_up",
             Self::L2AllUp => "l2_all_up",
-            Self::L2Standing => "l2_standing",
+            Self::L2Ready => "l2_ready",
             Self::L2Confined => "l2_confined",
             Self::L2FirstRecord => "l2_first_record",
             Self::L2AllRecorded => "l2_all_recorded",

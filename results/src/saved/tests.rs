@@ -185,7 +185,7 @@ fn what_is_no_result_is_refused() {
     for (text, says) in [
         ("{", "no result.json"),
         ("{\"schema\":\"x/9\"}", "schema `x/9`"),
-        ("{\"schema\":\"schedvmm-result/4\"}", "schema `schedvmm-result/4`"),
+        ("{\"schema\":\"schedvmm-result/5\"}", "schema `schedvmm-result/5`"),
         ("[]", "schema ``"),
         ("7", "schema ``"),
         ("{\"schema\":\"schedvmm-result/4\"}", "missing field"),

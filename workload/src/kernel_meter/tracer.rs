@@ -131,13 +131,13 @@ impl Tracer {
         for (file, us) in settings {
             self.set(file, &us.to_string())?;
         }
-        self.facts.window_us = Some(self.read(window)?);
-        self.facts.width_us = Some(self.read(width)?);
-        if (self.facts.window_us, self.facts.width_us) != (Some(window_us), Some(width_us)) {
+        let (window_is_us, width_is_us) = (self.read(window)?, self.read(width)?);
+        (self.facts.window_us, self.facts.width_us) = (Some(window_is_us), Some(width_is_us));
+        if (window_is_us, width_is_us) != (window_us, width_us) {
             return Err(MeterError::Refused {
                 file: self.root.join(window),
                 wanted: format!("window {window_us} us, width {width_us} us"),
-                got: format!("{:?} and {:?}", self.facts.window_us, self.facts.width_us),
+                got: format!("window {window_is_us} us, width {width_is_us} us"),
             });
         }
         Ok(())

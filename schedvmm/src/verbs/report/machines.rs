@@ -66,7 +66,7 @@ fn row(vm: &VmResult, vcpus: usize) -> Markup {
         td.n { (length(sum(vm, |thread| thread.run_ns))) }
         td.n { (length(sum(vm, |thread| thread.wait_ns))) }
         td.n { (memory.map_or_else(|| "–".into(), |kib| format!("{} MiB", kib >> 10))) }
-        td.n { (length(vm.status.times.standing_ns)) }
+        td.n { (length(vm.status.times.ready_ns)) }
         td { (vm.status.meter.as_ref().map_or("–", |meter| meter.kind.name())) }
         td { @if vm.status.fault.is_some() { "failed" } @else { (vm.status.phase.name()) } }
     } }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::counters::Counters;
 use crate::virtio::ring::{self, Budget, Ring};
 
-/// Most bytes that wait for one port. We send the guest its orders, not bulk data.
+/// Most bytes that wait for one port. We send the guest commands, not bulk data.
 pub const MAX_PENDING_BYTES: usize = 64 << 10;
 
 /// The receiving side of one port. Everything here is a short copy: callers on any thread may
