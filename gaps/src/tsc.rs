@@ -86,6 +86,18 @@ pub enum Source {
     Slope,
 }
 
+impl Source {
+    /// As in the result.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Cpuid15 => "cpuid-15",
+            Self::Cpuid40000010 => "cpuid-40000010",
+            Self::Slope => "slope",
+        }
+    }
+}
+
 /// What each source says, in kHz.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sources {

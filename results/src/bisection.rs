@@ -356,7 +356,7 @@ mod tests {
     fn bisection() -> Bisection {
         let name = |digit: &str| digit.repeat(40);
         let started_utc = "2026-11-22T20:15:00Z".to_owned();
-        let begun = Attempt::begun((1, 1), String::new(), 3, started_utc);
+        let begun = Attempt::begun(1, 1, String::new(), 3, started_utc);
         let attempt =
             Attempt { took_ms: 35_000, state: State::Measured, over_threshold: true, ..begun };
         let mut run = BisectRun { commit: name("b"), hit: Some(true), attempt };

@@ -241,12 +241,7 @@ pub struct Attempt {
 
 impl Attempt {
     /// Of a machine that is about to be started, with nothing found.
-    pub fn begun(
-        (trial, attempt): (u32, u32),
-        folder: String,
-        seed: u64,
-        started_utc: String,
-    ) -> Self {
+    pub fn begun(trial: u32, attempt: u32, folder: String, seed: u64, started_utc: String) -> Self {
         Self {
             trial,
             attempt,

@@ -228,8 +228,7 @@ fn whole_run(random: &mut Random, (kind, style): (Kind, Style), folder: &Path) -
     HostEvidence::none(None).settle(&mut session);
     let verdict = judge(&session, &job, Terms::NONE, &end, HOSTILE);
     let mut result = Account::of_figures(&session, &job, &verdict).result();
-    let of = (result.groups.as_slice(), result.threads.as_slice());
-    result.vms = threads::vms(&session, of, |_| HOSTILE.into());
+    result.vms = threads::vms(&session, &result.groups, &result.threads, |_| HOSTILE.into());
     result.phases_ms.extend(session.vm_phases_ms());
     if let Some(setup) = &session.setup {
         result.notes.clone_from(&setup.notes);

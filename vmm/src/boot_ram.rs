@@ -116,7 +116,8 @@ impl BootRam {
     pub(crate) fn map_over(
         &mut self,
         gpa: u64,
-        (file, offset): (&File, u64),
+        file: &File,
+        offset: u64,
         len: usize,
     ) -> io::Result<()> {
         if len == 0 {

@@ -203,7 +203,8 @@ pub fn initrd(
 /// The image is bad, lacks what the machine needs, or does not fit.
 pub fn share(
     image: &KernelImage,
-    (memory_mib, wanted): (u64, Wanted<'_>),
+    memory_mib: u64,
+    wanted: Wanted<'_>,
     file: &File,
 ) -> Result<(), SharedError> {
     let mut ram = BootRam::allocate(memory_mib)?;

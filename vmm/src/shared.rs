@@ -114,14 +114,14 @@ impl SharedKernel {
     /// Maps the kernel into `ram`, which nothing has been written to where it goes.
     pub(crate) fn map(&self, ram: &mut BootRam) -> Result<LoadedKernel, SharedError> {
         let (kernel, start, len) = self.facts(ram)?;
-        map_over(ram, start, (&self.file, MEMORY_OFFSET), len)?;
+        map_over(ram, start, &self.file, MEMORY_OFFSET, len)?;
         Ok(kernel)
     }
 
     /// Copies the kernel into `ram`.
     pub(crate) fn copy(&self, ram: &mut BootRam) -> Result<LoadedKernel, SharedError> {
         let (kernel, start, len) = self.facts(ram)?;
-        copy_to(ram, start, (&self.file, MEMORY_OFFSET), len)?;
+        copy_to(ram, start, &self.file, MEMORY_OFFSET, len)?;
         Ok(kernel)
     }
 
@@ -186,7 +186,7 @@ impl SharedInitrd {
         ram: &mut BootRam,
     ) -> Result<InitrdPlace, SharedError> {
         let place = kernel.place_initrd(self.len, ram)?;
-        map_over(ram, place.start.into(), (&self.file, 0), self.len)?;
+        map_over(ram, place.start.into(), &self.file, 0, self.len)?;
         Ok(place)
     }
 
@@ -197,7 +197,7 @@ impl SharedInitrd {
         ram: &mut BootRam,
     ) -> Result<InitrdPlace, SharedError> {
         let place = kernel.place_initrd(self.len, ram)?;
-        copy_to(ram, place.start.into(), (&self.file, 0), self.len)?;
+        copy_to(ram, place.start.into(), &self.file, 0, self.len)?;
         Ok(place)
     }
 }
@@ -223,7 +223,8 @@ fn seal(file: &File) -> Result<(), SharedError> {
 fn copy_to(
     ram: &mut BootRam,
     gpa: u64,
-    (file, offset): (&File, u64),
+    file: &File,
+    offset: u64,
     len: u64,
 ) -> Result<(), SharedError> {
     let place = ram.low_between_mut((gpa, gpa.saturating_add(len)));
@@ -231,12 +232,18 @@ fn copy_to(
 }
 
 /// Maps `len` bytes of a file, from an offset on, privately over RAM at `gpa`.
-fn map_over(ram: &mut BootRam, gpa: u64, file: (&File, u64), len: u64) -> Result<(), SharedError> {
+fn map_over(
+    ram: &mut BootRam,
+    gpa: u64,
+    file: &File,
+    offset: u64,
+    len: u64,
+) -> Result<(), SharedError> {
     if !gpa.is_multiple_of(PAGE) {
         return Err(SharedError::Damaged("it does not lie on a page boundary"));
     }
     let pages = usize::try_from(len.next_multiple_of(PAGE)).unwrap_or(usize::MAX);
-    ram.map_over(gpa, file, pages).map_err(|source| SharedError::File("mapped", source))
+    ram.map_over(gpa, file, offset, pages).map_err(|source| SharedError::File("mapped", source))
 }
 
 #[cfg(test)]
@@ -262,7 +269,7 @@ mod tests {
     #[test]
     fn machines_share_what_they_do_not_write() {
         let (kernel, initrd) = (memfd(), memfd());
-        load::share(&image(), (64, Wanted::default()), &kernel).expect("prepared");
+        load::share(&image(), 64, Wanted::default(), &kernel).expect("prepared");
         SharedInitrd::prepare(&[7; 5000], &initrd).expect("prepared");
         kernel.write_all_at(b"x", 0).expect_err("sealed");
         let shared = SharedKernel::open(kernel).expect("ours");
@@ -294,7 +301,7 @@ mod tests {
             let image = flat_kernel(0x100_0000, code.as_bytes());
             let image = KernelImage::parse(image).expect("image");
             let wanted = Wanted { cpus: 2, transport: asked, modules: &[] };
-            load::share(&image, (64, wanted), &file)?;
+            load::share(&image, 64, wanted, &file)?;
             Ok::<_, SharedError>(SharedKernel::open(file).expect("ours").transport())
         };
         let (mmio, pci, both) = ("LNRO0005", "virtio-pci\0", "LNRO0005 virtio-pci\0");
@@ -322,7 +329,7 @@ mod tests {
         let error = SharedKernel::open(open).expect_err("anybody can write it");
         assert!(error.to_string().contains("not sealed"), "{error}");
         let file = memfd();
-        load::share(&image(), (64, Wanted::default()), &file).expect("prepared");
+        load::share(&image(), 64, Wanted::default(), &file).expect("prepared");
         let mut ram = BootRam::allocate(1).expect("memory");
         let shared = SharedKernel::open(file).expect("ours");
         let error = shared.map(&mut ram).err().expect("too small");

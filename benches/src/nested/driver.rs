@@ -29,14 +29,14 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// As those of [`run`].
 pub fn run_in_host(vms: u32, runs: u32) -> Result<()> {
     let words = ["schedvmm", "--kernel", KERNEL_IN_HOST];
-    run(&words.map(OsStr::new), (vms, runs), Path::new("."))
+    run(&words.map(OsStr::new), vms, runs, Path::new("."))
 }
 
 /// Runs the benchmark with `schedvmm` and its first words, and leaves the report in `out`.
 ///
 /// # Errors
 /// A run failed.
-pub fn run(words: &[&OsStr], (vms, runs): (u32, u32), out: &Path) -> Result<()> {
+pub fn run(words: &[&OsStr], vms: u32, runs: u32, out: &Path) -> Result<()> {
     let mut found = Vec::new();
     let mut host = [Footprint::default(); 2];
     for number in 1..=runs {

@@ -100,18 +100,16 @@ pub fn run(vms: u32, runs: u32) -> Result<Report> {
         Venue::Own => {
             let kernel = kernel::ensure(kernel::Wanted::default())?;
             let words = [schedvmm.as_os_str(), "--kernel".as_ref(), kernel.as_os_str()];
-            driver::run(&words, (vms, runs), out.path())?;
+            driver::run(&words, vms, runs, out.path())?;
         }
         // Nobody has asked for the simulated one, and it is not chosen unasked.
-        Venue::Emulated(_) | Venue::Simulated(_) => {
-            run_emulated(&schedvmm, (vms, runs), out.path())?
-        }
+        Venue::Emulated(_) | Venue::Simulated(_) => run_emulated(&schedvmm, vms, runs, out.path())?,
     }
     let report = std::fs::read(out.path().join(REPORT_FILE)).context("there is no report")?;
     serde_json::from_slice(&report).context("cannot understand the report")
 }
 
-fn run_emulated(schedvmm: &Path, (vms, runs): (u32, u32), out: &Path) -> Result<()> {
+fn run_emulated(schedvmm: &Path, vms: u32, runs: u32, out: &Path) -> Result<()> {
     let (vms_text, runs_text) = (vms.to_string(), runs.to_string());
     let words = [IN_HOST, "nested", "--l2-count", &vms_text, "--runs", &runs_text];
     let mut complaints = Vec::new();

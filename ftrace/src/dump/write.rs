@@ -86,7 +86,8 @@ impl<W: Write> DumpWriter<W> {
             self.frame.push(0);
         }
         self.frame.extend(contents);
-        self.close(section.code())
+        let (kind, number) = section.code();
+        self.close(kind, number)
     }
 
     /// Copies a CPU's pages until there are no more; the bytes copied. `raw` is to be a
@@ -102,7 +103,7 @@ impl<W: Write> DumpWriter<W> {
                 return Ok(total);
             }
             self.frame.truncate(HEADER_BYTES + bytes);
-            self.close((KIND_PAGES, cpu))?;
+            self.close(KIND_PAGES, cpu)?;
             total += bytes as u64;
         }
     }
@@ -125,7 +126,7 @@ impl<W: Write> DumpWriter<W> {
     }
 
     /// Writes the header into the frame, and sends it.
-    fn close(&mut self, (kind, number): (u32, u32)) -> io::Result<()> {
+    fn close(&mut self, kind: u32, number: u32) -> io::Result<()> {
         let length = (self.frame.len() - HEADER_BYTES) as u64;
         self.frame[..4].copy_from_slice(&kind.to_le_bytes());
         self.frame[4..8].copy_from_slice(&number.to_le_bytes());
@@ -155,7 +156,7 @@ impl<W: Write> DumpWriter<W> {
         self.frame.extend(self.bytes.to_le_bytes());
         self.frame.extend(checksum.to_le_bytes());
         self.frame.extend([0; 4]);
-        self.close((KIND_END, 0))?;
+        self.close(KIND_END, 0)?;
         self.out.flush()?;
         Ok(self.bytes)
     }

@@ -47,7 +47,7 @@ pub fn run(
     let mut sources = context.tsc;
     let choice = supervisor::tsc_frequency(&mut sources)?;
     let images = Images::prepare(&context.executable, spec)?;
-    let (mut vms, starter) = L2Vms::new((spec, load), context, images, observer)?;
+    let (mut vms, starter) = L2Vms::new(spec, load, context, images, observer)?;
     vms.until_ready(&starter)?;
     // Every launcher has mapped its images by now.
     drop(starter);

@@ -48,8 +48,7 @@ impl Starter<'_> {
         };
         let cgroups = self.context.cgroups.get(index).map_or(&[][..], Vec::as_slice);
         let program = &self.context.executable;
-        let listening = (self.began, self.events.clone());
-        L2Vm::launch(program, &launch, cgroups, listening)
+        L2Vm::launch(program, &launch, cgroups, self.began, self.events.clone())
             .map_err(|source| NestedError::Launch { vm: number, source })
     }
 }

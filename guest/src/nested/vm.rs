@@ -81,7 +81,8 @@ impl L2Vm {
         executable: &std::path::Path,
         spec: &LaunchSpec,
         cgroups: &[PathBuf],
-        (began, events): (Instant, SyncSender<Event>),
+        began: Instant,
+        events: SyncSender<Event>,
     ) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_write_timeout(Some(COMMAND_TIMEOUT))?;

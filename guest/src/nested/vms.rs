@@ -42,7 +42,8 @@ pub(super) struct L2Vms<'a> {
 
 impl<'a> L2Vms<'a> {
     pub(super) fn new(
-        (spec, load): (&'a NestedSpec, &'a LoadSpec),
+        spec: &'a NestedSpec,
+        load: &'a LoadSpec,
         context: &'a WorkloadContext,
         images: Images,
         observer: &'a mut dyn Observer,

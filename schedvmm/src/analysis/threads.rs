@@ -22,7 +22,8 @@ use crate::units::as_ns;
 /// console.
 pub fn vms(
     session: &Session,
-    (groups, threads): (&[Group], &[Thread]),
+    groups: &[Group],
+    threads: &[Thread],
     tail: impl Fn(u32) -> String,
 ) -> Vec<VmResult> {
     let both = session.vms.iter().zip(groups);

@@ -49,7 +49,7 @@ fn prepare(spec_json: &[u8]) -> Result<(), String> {
         .map_err(|error| format!("{L2_MODULES_PATH}: {error}"))?;
     let transport = spec.transport.map(convert::vmm_transport);
     let wanted = Wanted { cpus: spec.cpus, transport, modules: &modules.names() };
-    load::share(&kernel, (spec.memory_mib, wanted), &open_writable(&spec.kernel_image)?)
+    load::share(&kernel, spec.memory_mib, wanted, &open_writable(&spec.kernel_image)?)
         .map_err(chain)?;
     let initrd =
         machine::initrd(&spec.job, &modules, None).map_err(|failure| failure.to_string())?;

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Serialize;
-use serde_json::json;
 use vmm::boot_ram::BootRam;
 use vmm::config::{BootMethod, Transport};
 use vmm::load;
@@ -64,8 +63,8 @@ pub fn run(args: &CheckArgs) -> Result<ExitStatus, Failure> {
     let transport = loaded.transport(&ram, loads.required(), loads.listed());
     let report = Report { kernel, known, nested, memory_mib, findings, loads, transport };
     if json {
-        let value = report.json(&args.kernel);
-        terminal::product(&results::json::pretty(&value).map_err(Failure::internal)?)?;
+        let answer = report.answer(&args.kernel);
+        terminal::product(&results::json::pretty(&answer).map_err(Failure::internal)?)?;
     } else {
         terminal::product(&report.text())?;
     }
@@ -253,30 +252,90 @@ impl Report {
         self.kernel.tree.as_ref().and_then(Tree::named_place)
     }
 
-    fn json(&self, named: &Path) -> impl Serialize {
+    fn answer<'a>(&'a self, named: &Path) -> Answer<'a> {
         let Self { kernel, known, memory_mib, .. } = self;
-        json!({
-            "kernel": {
-                "named": named.display().to_string(),
-                "path": kernel.path.display().to_string(),
-                "inside": kernel.inside,
-                "release": known.release,
-                "banner": known.banner,
-                "build_id": known.build_id,
-                "config_source": known.config.as_ref().map(|config| config.source.to_string()),
-                "modules_source": known.modules.as_ref().map(|modules| &modules.place),
-                "loads": known.loaded,
-                "loads_from": self.loads_from(),
-                "transport": self.transport().map(Transport::name),
-                "memory_mib": memory_mib,
+        Answer {
+            schema: SCHEMA,
+            kernel: Looked {
+                named: named.display().to_string(),
+                path: kernel.path.display().to_string(),
+                inside: &kernel.inside,
+                release: known.release.as_deref(),
+                banner: known.banner.as_deref(),
+                build_id: known.build_id.as_deref(),
+                config_source: known.config.as_ref().map(|config| config.source.to_string()),
+                modules_source: known.modules.as_ref().map(|modules| modules.place.as_str()),
+                loads: &known.loaded,
+                loads_from: self.loads_from(),
+                transport: self.transport().map(Transport::name),
+                memory_mib: *memory_mib,
             },
-            "nested": self.nested,
-            "verdict": self.fit(),
-            "exit_status": self.status().code(),
-            "needs": self.findings.iter().map(need_json).collect::<Vec<_>>(),
-            "lines": self.lines(),
-            "notes": known.notes,
-        })
+            nested: self.nested,
+            verdict: self.fit(),
+            exit_status: self.status().code(),
+            needs: self.findings.iter().map(Answered::of).collect(),
+            lines: self.lines(),
+            notes: &known.notes,
+        }
+    }
+}
+
+/// Version of what `--json` prints.
+const SCHEMA: &str = "schedvmm-check/1";
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Answer<'a> {
+    schema: &'static str,
+    kernel: Looked<'a>,
+    nested: bool,
+    verdict: Fit,
+    exit_status: u8,
+    needs: Vec<Answered>,
+    /// Of a configuration that has what is missing.
+    lines: Vec<String>,
+    notes: &'a [String],
+}
+
+/// The kernel that was looked at.
+#[derive(Serialize)]
+struct Looked<'a> {
+    named: String,
+    path: String,
+    inside: &'a [String],
+    release: Option<&'a str>,
+    banner: Option<&'a str>,
+    build_id: Option<&'a str>,
+    config_source: Option<String>,
+    modules_source: Option<&'a str>,
+    loads: &'a [String],
+    loads_from: Option<&'a str>,
+    transport: Option<&'static str>,
+    memory_mib: u64,
+}
+
+/// What is needed, and whether it is there.
+#[derive(Serialize)]
+struct Answered {
+    name: &'static str,
+    required: bool,
+    state: State,
+    /// Lines of the configuration that it has not.
+    lacking: Vec<String>,
+    /// What it means where it is missing.
+    without: &'static str,
+}
+
+impl Answered {
+    fn of(finding: &Finding) -> Self {
+        let lacking = finding.lacking.iter().map(|opt| format!("CONFIG_{}", opt.name));
+        Self {
+            name: finding.need.name,
+            required: finding.weight == Weight::Must,
+            state: finding.state,
+            lacking: lacking.collect(),
+            without: finding.need.without,
+        }
     }
 }
 
@@ -287,15 +346,4 @@ fn or_unknown(text: &Option<String>) -> String {
 fn row(name: &str, value: &str, text: &mut String) {
     // Writing to a String does not fail.
     let _ = writeln!(text, "{name:<14}{}", terminal::one_line(value));
-}
-
-fn need_json(finding: &Finding) -> impl Serialize {
-    let options = finding.lacking.iter().map(|opt| format!("CONFIG_{}", opt.name));
-    json!({
-        "name": finding.need.name,
-        "required": finding.weight == Weight::Must,
-        "state": finding.state,
-        "lacking": options.collect::<Vec<_>>(),
-        "without": finding.need.without,
-    })
 }

@@ -7,7 +7,6 @@ pub mod check;
 pub mod compare;
 pub mod config;
 pub mod explain;
-pub mod explain_trace;
 pub mod history;
 pub mod host;
 pub mod list;

@@ -131,7 +131,7 @@ impl Builder {
             write(&tree.join(".config"), config)?;
         }
         let log = place.join("build.log");
-        let Some(ended) = self.run(&tree, (&log, lock))? else { return Ok(None) };
+        let Some(ended) = self.run(&tree, &log, lock)? else { return Ok(None) };
         let why_not = self.judge(ended, &tree, &place)?;
         Ok(Some(Made { took: begin.elapsed(), why_not }))
     }
@@ -155,7 +155,8 @@ impl Builder {
     fn run(
         &self,
         tree: &Path,
-        (log, lock): (&Path, File),
+        log: &Path,
+        lock: File,
     ) -> Result<Option<Option<ExitStatus>>, Failure> {
         let failed = |source| FolderError::Write { path: log.to_owned(), source };
         let out = File::create(log).map_err(failed)?;

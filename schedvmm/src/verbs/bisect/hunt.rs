@@ -248,7 +248,7 @@ impl Hunt {
         let before = self.state.runs.iter().filter(|run| run.attempt.trial == trial);
         let attempt = before.map(|run| run.attempt.attempt).max().unwrap_or(0).saturating_add(1);
         let seed = seed_of(self.state.question.seed, trial);
-        let attempt = Attempt::begun((trial, attempt), String::new(), seed, started_utc);
+        let attempt = Attempt::begun(trial, attempt, String::new(), seed, started_utc);
         let mut run = BisectRun { commit: commit.to_owned(), hit: None, attempt };
         run.attempt.folder = run.folder();
         run

@@ -29,7 +29,7 @@ pub struct Machines {
 
 impl Machines {
     /// With these options for all runs.
-    pub fn new(builder: Builder, (folder, run): (&Path, RunArgs), inbox: Inbox, seed: u64) -> Self {
+    pub fn new(builder: Builder, folder: &Path, run: RunArgs, inbox: Inbox, seed: u64) -> Self {
         Self { builder, folder: folder.to_owned(), run, inbox, seed, kernel: None }
     }
 

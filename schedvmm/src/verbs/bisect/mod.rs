@@ -53,7 +53,7 @@ pub fn run(args: &BisectArgs) -> Result<ExitStatus, Failure> {
     let output = args.output.as_deref();
     let there = earlier(output)?;
     let git = Git::open(&args.tree)?;
-    let (question, recipe) = question(args, (&git, &run), there.as_ref())?;
+    let (question, recipe) = question(args, &git, &run, there.as_ref())?;
     let commits = git.commits(&question)?;
     let inbox = Inbox::new()?;
     let folder = match output.filter(|_| there.is_some()) {
@@ -63,11 +63,11 @@ pub fn run(args: &BisectArgs) -> Result<ExitStatus, Failure> {
     let _lock = folder::lock(&folder)?;
     // As it is now that nobody else writes to it.
     let there = there.map(|_| Bisection::open(&folder)).transpose()?;
-    let state = begin(there, question, (&folder, commits.names.len()))?;
+    let state = begin(there, question, &folder, commits.names.len())?;
     let limits = Limits { runs: args.max_runs, time: args.max_hours };
     let mut hunt = Hunt::new(state, commits, limits)?;
     let builder = Builder::new(git, &folder, recipe, args.build_timeout)?;
-    let mut machines = Machines::new(builder, (&folder, run), inbox, hunt.state.question.seed);
+    let mut machines = Machines::new(builder, &folder, run, inbox, hunt.state.question.seed);
     say(args, || words::first(&hunt.state, &folder));
     let went_on = hunt.go_on(&mut machines, |hunt, done| {
         say(args, || match done {
@@ -175,7 +175,8 @@ fn recipe(args: &BisectArgs, git: &Git) -> Result<Recipe, Failure> {
 /// What is asked, by full names of commits, and what makes a kernel of one.
 fn question(
     args: &BisectArgs,
-    (git, run): (&Git, &RunArgs),
+    git: &Git,
+    run: &RunArgs,
     there: Option<&Bisection>,
 ) -> Result<(BisectQuestion, Recipe), Failure> {
     let ends = ends(args)?;
@@ -252,7 +253,8 @@ fn hit(args: &BisectArgs, run: &RunArgs) -> Result<Hit, Failure> {
 fn begin(
     there: Option<Bisection>,
     question: BisectQuestion,
-    (folder, commits): (&Path, usize),
+    folder: &Path,
+    commits: usize,
 ) -> Result<Bisection, Failure> {
     let state = match there {
         Some(there) => {

@@ -129,7 +129,7 @@ fn what_lies_behind_the_look_that_decided_has_no_say() {
 fn what_failed_and_was_done_again_is_no_reason() {
     let mut trials = Trials::new(conditions(7));
     let mut attempt = |state, number| {
-        let begun = Attempt::begun((1, number), String::new(), 1, String::new());
+        let begun = Attempt::begun(1, number, String::new(), 1, String::new());
         trials.attempts.push(Attempt { state, ..begun });
     };
     attempt(State::Failed, 1);

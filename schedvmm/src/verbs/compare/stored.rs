@@ -139,7 +139,7 @@ impl Stored {
                 None => first = Some((likeness, result.clone(), place)),
                 Some((like, one, there)) => {
                     like.check(&likeness, (there, &place), allowed)?;
-                    check_kernel((there, one), (&place, &result))?;
+                    check_kernel(there, one, &place, &result)?;
                 }
             }
             side.points.insert(attempt.trial, point(&result));
@@ -218,8 +218,10 @@ fn check_threshold(folder: &Path, trials: &Trials) -> Result<(), Failure> {
 
 /// Trials of one side are of one kernel.
 fn check_kernel(
-    (one_place, one): (&str, &RunResult),
-    (other_place, other): (&str, &RunResult),
+    one_place: &str,
+    one: &RunResult,
+    other_place: &str,
+    other: &RunResult,
 ) -> Result<(), Failure> {
     let same =
         |result: &RunResult| (result.kernel.bytes, result.kernel.build_id.clone(), kernel(result));

@@ -6,9 +6,8 @@ use gaps::stats::Quantiles;
 use maud::{Markup, html};
 use protocol::job::LoadSpec;
 use protocol::message::{CoschedInterface, Setup};
-use results::model::{ExplainedPart, Group, RunResult};
-use serde::Serialize;
-use serde_json::Value;
+use protocol::scheduler::{Family, SchedulerFacts};
+use results::model::{ExplainedPart, Group, HostFacts, RunResult};
 
 use crate::show::noise_words;
 use crate::units::{as_ns, show_ns};
@@ -281,15 +280,11 @@ pub fn environment(result: &RunResult) -> Markup {
         rows.add(name, noise_words(noise));
     }
     if let Some(tsc) = &result.tsc {
-        rows.add("time stamp counter", format!("{} kHz ({})", tsc.khz, words(&tsc.source)));
+        rows.add("time stamp counter", format!("{} kHz ({})", tsc.khz, tsc.source.name()));
     }
     let phases = result.phases_ms.iter().map(|(phase, ms)| format!("{} {ms}", phase.name()));
     rows.add("phases, ms", phases.collect::<Vec<_>>().join(", "));
-    if let Ok(Value::Object(host)) = serde_json::to_value(&result.host) {
-        for (name, value) in host {
-            rows.add(&format!("host {}", name.replace('_', " ")), fields(&value));
-        }
-    }
+    rows.add_host(&result.host);
     html! { dl { @for (name, value) in rows.0 { dt { (name) } dd { (value) } } } }
 }
 
@@ -304,8 +299,43 @@ impl Rows {
         }
     }
 
+    fn add_host(&mut self, host: &HostFacts) {
+        for (name, value) in [
+            ("kernel", &host.kernel),
+            ("build", &host.kernel_version),
+            ("command line", &host.cmdline),
+            ("CPU", &host.cpu),
+            ("microcode", &host.microcode),
+            ("CPUs online", &host.cpus_online),
+            ("SMT", &host.smt),
+            ("isolated CPUs", &host.cpus_isolated),
+            ("nohz_full CPUs", &host.cpus_nohz_full),
+            ("clocksource", &host.clocksource),
+            ("frequency driver", &host.frequency_driver),
+            ("governor", &host.governor),
+            ("boost", &host.boost),
+            ("no_turbo", &host.intel_no_turbo),
+            ("hypervisor", &host.hypervisor),
+            ("halt_poll_ns", &host.kvm_halt_poll_ns),
+            ("sched_autogroup", &host.sched_autogroup),
+            ("transparent huge pages", &host.transparent_hugepages),
+            ("sched_rt_runtime_us", &host.rt_runtime_us),
+            ("load average", &host.load_average),
+            ("cgroup", &host.cgroup),
+        ] {
+            self.add(&format!("host {name}"), value.clone().unwrap_or_default());
+        }
+        let kinds = host.cpu_kinds.iter().map(|kind| format!("{}: {}", kind.name, kind.cpus));
+        self.add("host kinds of CPUs", kinds.collect::<Vec<_>>().join("; "));
+        self.add("host mitigations", pairs(&host.mitigations));
+        for (module, parameters) in &host.kvm {
+            self.add(&format!("host {module}"), pairs(parameters));
+        }
+        self.add("host scheduler files", pairs(&host.scheduler_files));
+    }
+
     fn add_setup(&mut self, setup: &Setup) {
-        self.add("scheduler", words(&setup.scheduler));
+        self.add("scheduler", scheduler(&setup.scheduler));
         for tunable in &setup.tunables {
             let value = tunable.effective.as_deref().or(tunable.note.as_deref()).unwrap_or("–");
             let file = tunable.file.as_deref().map(|file| format!(", {file}")).unwrap_or_default();
@@ -336,39 +366,45 @@ fn load(load: &LoadSpec) -> String {
     )
 }
 
-/// A part of a result as words, as it is in the file.
-fn words(part: &impl Serialize) -> String {
-    serde_json::to_value(part).map_or_else(|_| String::new(), |value| fields(&value))
+/// What is known of it.
+fn scheduler(facts: &SchedulerFacts) -> String {
+    let on = |is_on: bool| if is_on { "on" } else { "off" };
+    let times = [("tick", facts.tick_ns), ("slice", facts.slice_ns), ("latency", facts.latency_ns)];
+    let times = times.into_iter().filter_map(|(name, ns)| Some(format!("{name} {}", show_ns(ns?))));
+    let known = facts.family.map(Family::name).map(str::to_owned).into_iter().chain(times);
+    let switches = [("HRTICK", facts.hrtick), ("autogroup", facts.autogroup)];
+    let switches =
+        switches.into_iter().filter_map(|(name, is)| Some(format!("{name} {}", on(is?))));
+    known.chain(switches).chain(facts.slice_note.clone()).collect::<Vec<_>>().join(", ")
 }
 
-/// A value as words; nothing for what is not known.
-fn text(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::Array(items) if items.is_empty() => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// An object as `name value, …`, without what is not known.
-fn fields(value: &Value) -> String {
-    let Some(object) = value.as_object() else { return text(value) };
-    let known = object.iter().map(|(name, value)| (name, fields(value)));
-    let known = known.filter(|(_, words)| !words.is_empty());
-    known.map(|(name, words)| format!("{name} {words}")).collect::<Vec<_>>().join(", ")
+/// `name value, …`
+fn pairs<'a>(values: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
+    let pairs = values.into_iter().map(|(name, value)| format!("{name} {value}"));
+    pairs.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::collections::BTreeMap;
 
     use super::*;
 
     #[test]
     fn what_is_not_known_is_left_out() {
-        let value = json!({ "a": 1, "b": null, "c": { "d": "x", "e": null }, "f": {}, "g": [] });
-        assert_eq!(fields(&value), "a 1, c d x");
-        assert_eq!(fields(&json!("plain")), "plain");
+        let mut rows = Rows::default();
+        let kvm = BTreeMap::from([("nested".to_owned(), "Y".to_owned())]);
+        let kvm = BTreeMap::from([("kvm_amd".to_owned(), kvm)]);
+        rows.add_host(&HostFacts { smt: Some("on".into()), kvm, ..HostFacts::default() });
+        let rows: Vec<_> = rows.0.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+        assert_eq!(rows, [("host SMT", "on"), ("host kvm_amd", "nested Y")]);
+        let facts = SchedulerFacts {
+            family: Some(Family::Eevdf),
+            slice_ns: Some(3_000_000),
+            hrtick: Some(false),
+            ..SchedulerFacts::default()
+        };
+        assert_eq!(scheduler(&facts), "eevdf, slice 3.0 ms, HRTICK off");
+        assert_eq!(scheduler(&SchedulerFacts::default()), "");
     }
 }

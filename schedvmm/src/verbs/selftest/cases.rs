@@ -121,7 +121,7 @@ impl Place {
     /// The same to the thread of a vCPU: the host's doing, as seen by the guest.
     fn stopped_vcpu(&self, kernel: &Path, length: Duration, times: usize) -> Attempt {
         let name = format!("vcpu-stop-{}ms", length.as_millis());
-        match vcpu::stop_repeatedly(kernel, (length, times), self.cpu) {
+        match vcpu::stop_repeatedly(kernel, length, times, self.cpu) {
             Ok(measured) => {
                 let found = self.find_stops(&measured, length);
                 let class_right = found.of_class[Class::Host as usize];

@@ -78,7 +78,7 @@ pub struct Stop {
 pub fn stop_repeatedly(pid: u32, length: Duration, times: usize, cpu: u32) -> Vec<Stop> {
     let tid = measuring_thread(pid);
     let _awake = Awake::keep(cpu);
-    tid.map_or_else(Vec::new, |tid| stop_thread((pid, tid), length, times, cpu))
+    tid.map_or_else(Vec::new, |tid| stop_thread(pid, tid, length, times, cpu))
 }
 
 /// Keeps a CPU from halting while a thread is stopped on it. One that has halted takes some time to
@@ -115,7 +115,7 @@ impl Drop for Awake {
 
 /// Stops a thread of a process, and the others with it, from another CPU than `cpu`. Call it in
 /// a thread of its own.
-pub fn stop_thread((pid, tid): (u32, u32), length: Duration, times: usize, cpu: u32) -> Vec<Stop> {
+pub fn stop_thread(pid: u32, tid: u32, length: Duration, times: usize, cpu: u32) -> Vec<Stop> {
     /// The thread runs this long before each stop.
     const PAUSE: Duration = Duration::from_millis(20);
     keep_off(cpu);

@@ -36,14 +36,15 @@ const OPTIONS: &str = "--groups 1 --threads 1 --load-cpus 3 --busy 60m --sleep f
 /// Why nothing was measured.
 pub fn stop_repeatedly(
     kernel: &Path,
-    (length, times): (Duration, usize),
+    length: Duration,
+    times: usize,
     cpu: u32,
 ) -> Result<Measured<Vec<Stop>>, String> {
     let mut machine = Machine::start(kernel)?;
     let tid = machine.wait_for_load()?;
     let pid = machine.child.id();
     let stops = thread::scope(|scope| {
-        let stopper = scope.spawn(|| inject::stop_thread((pid, tid), length, times, cpu));
+        let stopper = scope.spawn(|| inject::stop_thread(pid, tid, length, times, cpu));
         stopper.join().map_err(|_| "the stopper panicked".to_owned())
     })?;
     // The last one's end must be seen.
@@ -174,7 +175,7 @@ mod tests {
     #[test]
     fn a_kernel_that_is_not_there_is_told() {
         // The test's own program is no schedvmm, and ends at once over such words.
-        let error = stop_repeatedly(Path::new("/nonexistent"), (POLL_INTERVAL, 1), 0).err();
+        let error = stop_repeatedly(Path::new("/nonexistent"), POLL_INTERVAL, 1, 0).err();
         assert!(error.expect("no machine").contains("ended with"));
     }
 }

@@ -137,7 +137,7 @@ impl Series {
     ) -> Result<(), Failure> {
         let folder = folder_name(trial, number);
         let seed = seed_of(self.trials.conditions.seed, trial);
-        let attempt = Attempt::begun((trial, number), folder.clone(), seed, folder::started_utc());
+        let attempt = Attempt::begun(trial, number, folder.clone(), seed, folder::started_utc());
         self.trials.attempts.push(attempt);
         self.write()?;
         let begin = Instant::now();

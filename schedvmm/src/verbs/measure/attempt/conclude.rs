@@ -44,9 +44,10 @@ impl Attempt {
             measurement.note(note);
         }
         let (mut result, verdict) = measurement.result(verdict, trace, span);
-        let of = (result.groups.as_slice(), result.threads.as_slice());
         let folder = &measurement.folder;
-        result.vms = threads::vms(&measurement.session, of, |vm| folder.vm_log_tail(vm));
+        result.vms = threads::vms(&measurement.session, &result.groups, &result.threads, |vm| {
+            folder.vm_log_tail(vm)
+        });
         let kept = measurement.deliver(&mut result);
         // What others did to the run the guest cannot tell.
         let others = !result.limits.is_empty() || verdict.code.is_some_and(ReasonCode::is_doubt);

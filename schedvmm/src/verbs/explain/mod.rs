@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `schedvmm explain` of a result.
+//! `schedvmm explain` of a result; of a trace from anywhere: [`trace`].
+
+mod trace;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -19,7 +21,6 @@ use crate::explain::{picture, text};
 use crate::progress::Progress;
 use crate::status::{ExitStatus, Failure};
 use crate::terminal::{self, Plain};
-use crate::verbs::explain_trace;
 
 /// Version of what `schedvmm explain --json` prints.
 const SCHEMA: &str = "schedvmm-explanation/2";
@@ -30,7 +31,7 @@ const SCHEMA: &str = "schedvmm-explanation/2";
 /// No such result, gap or trace; a file that cannot be written.
 pub fn run(args: &ExplainArgs) -> Result<ExitStatus, Failure> {
     if AnyTrace::is_at(&args.result) {
-        return explain_trace::run(args);
+        return trace::run(args);
     }
     if let Some(option) = args.of_traces() {
         return Err(Failure::request(format!(
