@@ -14,6 +14,7 @@ pub mod histogram;
 pub mod meter;
 pub mod pauses;
 pub mod record;
+pub mod span;
 pub mod stats;
 pub mod tally;
 pub mod tsc;

@@ -66,6 +66,7 @@ pub struct Meter<'a> {
     recorder: Recorder<'a>,
     floor: u64,
     threshold: u64,
+    counted_from: u64,
 }
 
 impl<'a> Meter<'a> {
@@ -77,7 +78,15 @@ impl<'a> Meter<'a> {
             // (see `burst`), which holds for floors in the positive half only.
             floor: limits.floor_ticks.clamp(1, i64::MAX.unsigned_abs()),
             threshold: limits.threshold_ticks.unwrap_or(u64::MAX),
+            counted_from: 0,
         }
+    }
+
+    /// The same with a warm-up until this reading: of a gap that is then open, what lies behind it is
+    /// the gap.
+    #[must_use]
+    pub fn counting_from(self, tsc: u64) -> Self {
+        Self { counted_from: tsc, ..self }
     }
 
     /// Spins until it is to end.
@@ -174,8 +183,7 @@ impl<'a> Meter<'a> {
             class,
             ..GapRecord::default()
         };
-        self.recorder.gap(record);
-        (record.ticks() > self.threshold).then_some(record)
+        self.record(record)
     }
 
     /// Records what the thread waited for before it could read the counter, if that is a gap;
@@ -184,8 +192,31 @@ impl<'a> Meter<'a> {
         if record.ticks() < self.floor {
             return None;
         }
+        self.record(record)
+    }
+
+    /// Records a gap; returns it if it passed the threshold.
+    fn record(&self, record: GapRecord) -> Option<GapRecord> {
+        let record = if signed_difference(record.tsc_begin, self.counted_from) < 0 {
+            self.after_warmup(record)?
+        } else {
+            record
+        };
         self.recorder.gap(record);
         (record.ticks() > self.threshold).then_some(record)
+    }
+
+    /// Records what lies in the warm-up of a gap that began there, and returns the rest, if that is
+    /// a gap.
+    fn after_warmup(&self, record: GapRecord) -> Option<GapRecord> {
+        let goes_on = signed_difference(record.tsc_end, self.counted_from) > 0;
+        let rest = GapRecord { tsc_begin: self.counted_from, ..record };
+        if goes_on && rest.ticks() >= self.floor {
+            self.recorder.warmup_gap(GapRecord { tsc_end: self.counted_from, ..record });
+            return Some(rest);
+        }
+        self.recorder.warmup_gap(record);
+        None
     }
 }
 
@@ -279,6 +310,35 @@ mod tests {
         assert_eq!(meter.waited(late(1001)), Some(late(1001)));
         let recorded: Vec<_> = tally.records(&cells, 0).collect();
         assert_eq!(recorded, [late(100), late(1000), late(1001)]);
+    }
+
+    #[test]
+    fn what_lies_in_the_warm_up_is_recorded_and_counted_nowhere() {
+        let (tally, cells) = (Tally::default(), [(); 8].map(|()| RecordCell::default()));
+        let recorder = Recorder { tally: &tally, cells: &cells, tsc_khz: 1_000_000 };
+        let limits = Limits { floor_ticks: FLOOR, threshold_ticks: Some(THRESHOLD) };
+        let meter = Meter::new(recorder, limits).counting_from(5000);
+        // Over the threshold in the warm-up; open at its end, by less than a gap; by one; by a hit.
+        let hits = [(100, 4000), (4000, 5099), (4000, 5100), (3000, 6001), (5000, 6000)]
+            .map(|(begin, end)| meter.waited(record(begin, end)));
+        assert_eq!(hits, [None, None, None, Some(record(5000, 6001)), None]);
+        assert_eq!((tally.gaps(), tally.gap_ticks()), (3, 100 + 1001 + 1000));
+        assert_eq!((tally.histogram_ns().count(), tally.warmup_ticks()), (3, 3900 + 1099 + 3000));
+        assert_eq!(tally.longest(), Some(record(5000, 6001)));
+        let early = |begin, end| GapRecord { warmup: true, ..record(begin, end) };
+        let recorded: Vec<_> = tally.records(&cells, 0).collect();
+        assert_eq!(
+            recorded,
+            [
+                early(100, 4000),
+                early(4000, 5099),
+                early(4000, 5000),
+                record(5000, 5100),
+                early(3000, 5000),
+                record(5000, 6001),
+                record(5000, 6000)
+            ]
+        );
     }
 
     /// What the judge's own work takes: more than a gap.

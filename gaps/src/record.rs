@@ -55,11 +55,16 @@ pub struct GapRecord {
     /// It was not over when the load ended: it would have been longer.
     #[serde(default)]
     pub unfinished: bool,
+    /// It ended before the time that figures are of. What is said of gaps one by one says nothing of
+    /// these.
+    #[serde(skip)]
+    pub warmup: bool,
 }
 
 /// Of a word of marks, above the number of the class.
 const WAKE_UP: u32 = 1 << 8;
 const UNFINISHED: u32 = 1 << 9;
+const WARMUP: u32 = 1 << 10;
 
 impl GapRecord {
     /// Whether it can be: no gap ends before it begins. A record that comes from elsewhere is
@@ -68,11 +73,12 @@ impl GapRecord {
         self.tsc_begin <= self.tsc_end
     }
 
-    /// Class, kind and whether it is unfinished, in one word.
+    /// Class, kind and what else is true of it, in one word.
     pub fn marks(&self) -> u32 {
         let kind = if self.kind == GapKind::WakeUp { WAKE_UP } else { 0 };
         let unfinished = if self.unfinished { UNFINISHED } else { 0 };
-        self.class as u32 | kind | unfinished
+        let warmup = if self.warmup { WARMUP } else { 0 };
+        self.class as u32 | kind | unfinished | warmup
     }
 
     /// The same with these marks; what a word says that has no meaning is left out.
@@ -83,6 +89,7 @@ impl GapRecord {
             class: Class::from_number(marks & (WAKE_UP - 1)),
             kind: if is_wake_up { GapKind::WakeUp } else { GapKind::Preemption },
             unfinished: marks & UNFINISHED != 0,
+            warmup: marks & WARMUP != 0,
             ..self
         }
     }
@@ -101,13 +108,14 @@ mod tests {
     fn marks_come_back() {
         for class in Class::ALL {
             for kind in GapKind::ALL {
-                for unfinished in [false, true] {
-                    let record = GapRecord { class, kind, unfinished, ..GapRecord::default() };
+                for (unfinished, warmup) in [(false, false), (true, false), (false, true)] {
+                    let marked = GapRecord { class, kind, unfinished, ..GapRecord::default() };
+                    let record = GapRecord { warmup, ..marked };
                     assert_eq!(GapRecord::default().with_marks(record.marks()), record);
                 }
             }
         }
-        let nonsense = GapRecord::default().with_marks(0xffff_fc77);
+        let nonsense = GapRecord::default().with_marks(0xffff_f877);
         assert_eq!(nonsense, GapRecord::default());
         assert_eq!(serde_json::to_value(GapKind::WakeUp).unwrap(), GapKind::WakeUp.name());
     }

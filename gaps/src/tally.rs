@@ -115,6 +115,7 @@ pub struct Tally {
     gaps: AtomicU64,
     unrecorded: AtomicU64,
     gap_ticks: AtomicU64,
+    warmup_ticks: AtomicU64,
     iterations: AtomicU64,
     backwards: AtomicU64,
     classes: [ClassCells; Class::ALL.len()],
@@ -137,6 +138,11 @@ impl Tally {
     /// Sum of all gaps, in ticks.
     pub fn gap_ticks(&self) -> u64 {
         self.gap_ticks.load(Relaxed)
+    }
+
+    /// Sum of what was waited before the time that figures are of, in ticks.
+    pub fn warmup_ticks(&self) -> u64 {
+        self.warmup_ticks.load(Relaxed)
     }
 
     /// Turns of the meter's loop, up to the end of the last burst.
@@ -228,14 +234,24 @@ impl Recorder<'_> {
         if so_far.is_none_or(|(longest, _)| longest.ticks() < ticks) {
             tally.longest_in_window.store(record, window);
         }
-        let published = tally.published.load(Relaxed);
-        match self.cells.get(published as usize) {
-            Some(cell) => {
-                cell.store(record);
-                tally.published.store(published.saturating_add(1), Release);
-            }
-            None => bump(&tally.unrecorded, 1),
+        if !self.publish(record) {
+            bump(&tally.unrecorded, 1);
         }
+    }
+
+    /// Records a gap of the warm-up: as a record while there is room, and in nothing else.
+    pub fn warmup_gap(&self, record: GapRecord) {
+        bump(&self.tally.warmup_ticks, record.ticks());
+        self.publish(GapRecord { warmup: true, ..record });
+    }
+
+    /// Adds a record; false where there is no room.
+    fn publish(&self, record: GapRecord) -> bool {
+        let published = self.tally.published.load(Relaxed);
+        let Some(cell) = self.cells.get(published as usize) else { return false };
+        cell.store(record);
+        self.tally.published.store(published.saturating_add(1), Release);
+        true
     }
 
     /// Adds what a burst counted in registers.

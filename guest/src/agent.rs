@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use ftrace::dump::DumpWriter;
 use gaps::record::GapRecord;
+use gaps::span::Span;
 use gaps::tsc::{self, clock_ns};
 use protocol::error::chain;
-use protocol::frame::{encode_gaps, encode_message, encode_vm_console};
+use protocol::frame::{encode_demand, encode_gaps, encode_message, encode_vm_console};
 use protocol::job::Job;
 use protocol::message::{
     Command, Failure, Message, MeterLine, Setup, ThresholdHit, Tick, TraceProgress,
@@ -365,6 +366,11 @@ impl Observer for Reporter<'_> {
 
     fn gaps(&mut self, thread: u32, records: &[GapRecord]) -> io::Result<()> {
         let frame = encode_gaps(thread, records).map_err(io::Error::other)?;
+        self.host.port.write_all(&frame)
+    }
+
+    fn demand(&mut self, thread: u32, spans: &[Span]) -> io::Result<()> {
+        let frame = encode_demand(thread, spans).map_err(io::Error::other)?;
         self.host.port.write_all(&frame)
     }
 

@@ -288,6 +288,7 @@ fn run_within(
         cpus: vec![2, 3],
         seed: 0,
         duration,
+        warmup: Duration::ZERO,
         floor: Duration::from_micros(100),
         threshold: None,
         records_per_thread: 10,

@@ -5,6 +5,7 @@
 //! broken or hostile peer costs at most one payload of memory.
 
 use gaps::record::GapRecord;
+use gaps::span::Span;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -25,6 +26,15 @@ const KIND_COMMAND: u8 = 3;
 
 /// Kind of a frame that carries a virtual machine's console.
 const KIND_VM_CONSOLE: u8 = 4;
+
+/// Kind of a frame that carries times in which a thread wanted to run.
+const KIND_DEMAND: u8 = 5;
+
+/// One of these: two `u64`.
+const SPAN_BYTES: usize = 16;
+
+/// Most of them that go into one frame.
+pub const MAX_SPANS_PER_FRAME: usize = (MAX_PAYLOAD_BYTES - 4) / SPAN_BYTES;
 
 /// One gap record: two `u64` and three `u32`.
 const RECORD_BYTES: usize = 28;
@@ -88,6 +98,17 @@ pub fn encode_gaps(thread: u32, records: &[GapRecord]) -> Result<Vec<u8>, FrameE
     frame(KIND_GAPS, &payload)
 }
 
+/// Times in which one thread wanted to run as a frame.
+pub fn encode_demand(thread: u32, spans: &[Span]) -> Result<Vec<u8>, FrameError> {
+    let mut payload = Vec::with_capacity(4 + spans.len().saturating_mul(SPAN_BYTES));
+    payload.extend(thread.to_le_bytes());
+    for span in spans {
+        payload.extend(span.begin.to_le_bytes());
+        payload.extend(span.end.to_le_bytes());
+    }
+    frame(KIND_DEMAND, &payload)
+}
+
 /// A piece of a virtual machine's console as a frame.
 pub fn encode_vm_console(vm: u32, bytes: &[u8]) -> Result<Vec<u8>, FrameError> {
     frame(KIND_VM_CONSOLE, &[&vm.to_le_bytes(), bytes].concat())
@@ -133,6 +154,7 @@ impl Decoder {
         match kind {
             KIND_MESSAGE => Ok(Some(Frame::Message(decode_json(payload)?))),
             KIND_GAPS => decode_gaps(payload).map(Some),
+            KIND_DEMAND => decode_demand(payload).map(Some),
             KIND_VM_CONSOLE => match payload.split_first_chunk::<4>() {
                 Some((vm, bytes)) => Ok(Some(Frame::VmConsole {
                     vm: u32::from_le_bytes(*vm),
@@ -190,6 +212,17 @@ fn decode_gaps(payload: &[u8]) -> Result<Frame, FrameError> {
     })
 }
 
+fn decode_demand(payload: &[u8]) -> Result<Frame, FrameError> {
+    let damaged = FrameError::Records { bytes: payload.len() };
+    let Some((thread, spans)) = payload.split_first_chunk::<4>() else { return Err(damaged) };
+    let (spans, []) = spans.as_chunks::<SPAN_BYTES>() else { return Err(damaged) };
+    let spans = spans.iter().map(|bytes| {
+        let (words, _) = bytes.as_chunks::<4>();
+        Span { begin: long(0, words), end: long(2, words) }
+    });
+    Ok(Frame::Demand { thread: u32::from_le_bytes(*thread), spans: spans.collect() })
+}
+
 fn decode_record(bytes: &[u8; RECORD_BYTES]) -> GapRecord {
     let (words, _) = bytes.as_chunks::<4>();
     let record = GapRecord {
@@ -245,6 +278,7 @@ mod tests {
                 class: Class::from_number(u32::try_from(n % 4).unwrap()),
                 kind: GapKind::ALL[usize::try_from(n % 2).unwrap()],
                 unfinished: n % 3 == 0,
+                warmup: n % 5 == 0,
             })
             .collect()
     }
@@ -259,6 +293,10 @@ mod tests {
         for count in [0, 1, 100] {
             bytes.extend(encode_gaps(5, &records(count)).unwrap());
             frames.push(Frame::Gaps { thread: 5, records: records(count) });
+            let spans: Vec<_> =
+                (0..count).map(|n| Span { begin: n << 40, end: u64::MAX }).collect();
+            bytes.extend(encode_demand(7, &spans).unwrap());
+            frames.push(Frame::Demand { thread: 7, spans });
         }
         (bytes, frames)
     }

@@ -84,6 +84,11 @@ impl GroupSpec {
             && self.yielding.is_zero()
     }
 
+    /// From one time in which a thread wants to run to the next, in the mean.
+    pub fn cycle(&self) -> Duration {
+        self.arrival.map_or_else(|| self.busy.saturating_add(self.sleep.mean()), ArrivalSpec::mean)
+    }
+
     /// For how long the thread at this place in it only yields; zero if it does not.
     pub fn yielding_of(&self, thread: usize) -> Duration {
         let yields = self.yielders.is_none_or(|first| thread < first as usize);
@@ -267,6 +272,17 @@ pub enum SleepSpec {
     /// Exponentially distributed with this mean.
     #[serde(rename = "exponential_mean_ns", with = "nanoseconds")]
     Exponential(Duration),
+}
+
+impl SleepSpec {
+    /// Its mean.
+    pub fn mean(self) -> Duration {
+        match self {
+            Self::Uniform { min, max } => min.saturating_add(max) / 2,
+            Self::Fixed(pause) => pause,
+            Self::Exponential(mean) => mean,
+        }
+    }
 }
 
 /// When work comes to a thread: at moments that do not depend on how it fares.

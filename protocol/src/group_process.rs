@@ -61,6 +61,8 @@ pub struct Size {
     pub threads: usize,
     /// Records for each thread.
     pub records: u32,
+    /// Times in which it wants to run, for each thread.
+    pub spans: u32,
 }
 
 impl Size {
@@ -70,6 +72,7 @@ impl Size {
             groups: spec.groups.len(),
             threads: spec.threads(),
             records: spec.records_per_thread,
+            spans: spec.spans_per_thread(),
         }
     }
 }

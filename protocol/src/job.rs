@@ -218,7 +218,7 @@ impl LoadSpec {
         let threads = u32::try_from(self.cpus.len()).unwrap_or(u32::MAX);
         let always = GroupSpec::plain(threads, self.duration, SleepSpec::Fixed(Duration::ZERO));
         let groups = vec![GroupSpec { spread: true, ..always }];
-        Self { name: None, groups, kind: Kind::Threads, ..self }
+        Self { name: None, groups, kind: Kind::Threads, warmup: Duration::ZERO, ..self }
     }
 }
 
@@ -242,6 +242,9 @@ pub struct LoadSpec {
     /// How long the load runs.
     #[serde(rename = "duration_ns", with = "nanoseconds")]
     pub duration: Duration,
+    /// So much of that, from its start on, is in no figure.
+    #[serde(rename = "warmup_ns", with = "nanoseconds", default)]
+    pub warmup: Duration,
     /// Gaps at or above this length are recorded one by one.
     #[serde(rename = "floor_ns", with = "nanoseconds")]
     pub floor: Duration,
@@ -256,6 +259,20 @@ impl LoadSpec {
     /// Threads of all groups.
     pub fn threads(&self) -> usize {
         self.groups.iter().map(|group| group.threads as usize).sum()
+    }
+
+    /// Room for the times in which a thread wants to run: twice as many as there are in the mean, as far
+    /// as that is not too much. What does not fit is not known in the end.
+    pub fn spans_per_thread(&self) -> u32 {
+        /// Of a thread, half a MiB of them; of all, 16 MiB.
+        const MOST: u128 = 1 << 15;
+        const MOST_OF_ALL: u128 = 1 << 20;
+        let each = self.groups.iter().map(|group| {
+            let cycle = group.cycle().as_nanos().max(1);
+            2 * (self.duration.as_nanos() / cycle) + 16
+        });
+        let most = MOST.min(MOST_OF_ALL / self.threads().max(1) as u128);
+        u32::try_from(each.max().unwrap_or(0).min(most)).unwrap_or(u32::MAX)
     }
 
     /// The threads of each group, by their numbers.
@@ -369,6 +386,7 @@ mod tests {
             cpus: vec![0],
             seed: 0,
             duration: Duration::from_secs(1),
+            warmup: Duration::ZERO,
             floor: Duration::from_micros(100),
             threshold: None,
             records_per_thread: 1,

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use gaps::record::GapRecord;
+use gaps::span::Span;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Owner;
@@ -93,6 +94,13 @@ pub enum Frame {
         thread: u32,
         /// The records.
         records: Vec<GapRecord>,
+    },
+    /// When one thread wanted to run, in the order of time.
+    Demand {
+        /// Index of the thread.
+        thread: u32,
+        /// The times.
+        spans: Vec<Span>,
     },
     /// What a virtual machine of the nested target has printed.
     VmConsole {

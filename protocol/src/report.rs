@@ -14,6 +14,10 @@ pub struct LoadReport {
     /// TSC when the load was told to end, or had come to its end: the kernel's accounting of groups
     /// is read then.
     pub tsc_end: u64,
+    /// TSC when that accounting had been read first, after the warm-up; `None` where that was before
+    /// the load.
+    #[serde(default)]
+    pub accounted_from_tsc: Option<u64>,
     /// TSC frequency, with all that was used to find it.
     pub tsc: TscReport,
     /// One entry a thread: group-major order, see [`crate::job::LoadSpec::members`].

@@ -2,7 +2,8 @@
 //! Turns TSC values of a run into time, and gaps into places in it.
 
 use gaps::record::GapRecord;
-use gaps::tsc::ticks_to_ns;
+use gaps::tsc::{ns_to_ticks, ticks_to_ns};
+use protocol::duration::as_ns;
 use protocol::index::Member;
 use protocol::job::LoadSpec;
 
@@ -80,6 +81,16 @@ impl<'a> Clock<'a> {
     /// Nanoseconds from the load's start to this reading.
     pub fn since_start_ns(self, tsc: u64) -> u64 {
         self.ns(tsc.saturating_sub(self.start))
+    }
+
+    /// When the figures of the run begin, behind the warm-up.
+    pub fn counted_from(self) -> u64 {
+        self.start.saturating_add(ns_to_ticks(as_ns(self.load.warmup), self.khz))
+    }
+
+    /// Nanoseconds from there to this reading.
+    pub fn counted_ns(self, tsc: u64) -> u64 {
+        self.ns(tsc.saturating_sub(self.counted_from()))
     }
 
     /// The thread at this place among those of all groups.

@@ -17,7 +17,7 @@ use crate::model::{LocatedGap, Numbers};
 /// Name of the file in a result folder.
 pub const NAME: &str = "gaps.csv";
 const HEADING: &str = "group,thread,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class,after_hit,kind,\
-     unfinished\n";
+     unfinished,warmup\n";
 /// Lines are handed over in pieces of about this size.
 const PIECE_BYTES: usize = 256 << 10;
 /// Longer than any line.
@@ -136,7 +136,8 @@ fn line(piece: &mut Vec<u8>, member: Member, record: &GapRecord, clock: Clock<'_
     piece.extend_from_slice(record.class.name().as_bytes());
     piece.extend_from_slice(if clock.until().has(record) { b",0," } else { b",1," });
     piece.extend_from_slice(record.kind.name().as_bytes());
-    piece.extend_from_slice(if record.unfinished { b",1\n" } else { b",0\n" });
+    piece.extend_from_slice(if record.unfinished { b",1" } else { b",0" });
+    piece.extend_from_slice(if record.warmup { b",1\n" } else { b",0\n" });
 }
 
 /// Where each column that is read stands.
@@ -326,6 +327,7 @@ mod tests {
             class: Class::Host,
             kind: if begin.is_multiple_of(20) { GapKind::WakeUp } else { GapKind::Preemption },
             unfinished: begin.is_multiple_of(40),
+            warmup: begin == 7,
         }
     }
 
@@ -343,16 +345,17 @@ mod tests {
         gaps[0].push(record(7));
         file.append(&gaps, clock).expect("written");
         let text = || fs::read_to_string(&path).expect("read");
-        let end = ",preemption,0\n";
+        let end = ",preemption,0,0\n";
+        let early = ",preemption,0,1\n";
         let lines = ["2,1,5,20,10,30,2,3,host", "1,1,2,20,7,27,2,3,host"];
-        assert_eq!(text(), format!("{HEADING}{},0{end}{},0{end}", lines[0], lines[1]));
+        assert_eq!(text(), format!("{HEADING}{},0{end}{},0{early}", lines[0], lines[1]));
         // A hit that does not touch them, and one that is heard of too late.
         file.append(&gaps, clock.ending(Until::new(Some(30)))).expect("written");
-        assert_eq!(text(), format!("{HEADING}{},0{end}{},0{end}", lines[0], lines[1]));
+        assert_eq!(text(), format!("{HEADING}{},0{end}{},0{early}", lines[0], lines[1]));
         gaps[1].push(record(40));
         file.append(&gaps, clock.ending(Until::new(Some(28)))).expect("written");
-        let later = "2,1,35,20,40,60,2,3,host,1,wake-up,1";
-        let two = format!("{},0{end}{},1{end}", lines[1], lines[0]);
+        let later = "2,1,35,20,40,60,2,3,host,1,wake-up,1,0";
+        let two = format!("{},0{early}{},1{end}", lines[1], lines[0]);
         assert_eq!(text(), format!("{HEADING}{two}{later}\n"));
         GapFile::create(&path).expect_err("it is there already");
     }

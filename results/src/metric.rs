@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Answer, RunResult};
+use crate::model::{Answer, RunResult, Summary};
 pub use crate::model::{Metric, Quantity};
 
 impl Metric {
@@ -12,12 +12,23 @@ impl Metric {
         Self::ALL.into_iter().filter_map(|metric| Some((metric, metric.of(result)?))).collect()
     }
 
+    /// All, whether a run tells them or not.
+    pub fn summary(result: &RunResult) -> Summary {
+        Summary(Self::ALL.into_iter().map(|metric| (metric, metric.of(result))).collect())
+    }
+
     /// It of a run; `None` where the run does not tell.
     pub fn of(self, result: &RunResult) -> Option<f64> {
         let figures = &result.statistics;
         match self {
             // Nothing is the best that there is.
-            Self::WaitP50 | Self::WaitP90 | Self::WaitP99 | Self::WaitP999 | Self::Longest
+            Self::WaitP50
+            | Self::WaitP90
+            | Self::WaitP99
+            | Self::WaitP999
+            | Self::GapP50
+            | Self::GapP99
+            | Self::Longest
                 if has_no_gap(result) =>
             {
                 Some(0.0)
@@ -42,6 +53,16 @@ impl Metric {
             }
             Self::Lag => figures.largest_lag.iter().map(|lag| lag.lag_ns).max().map(as_float),
             Self::ForcedIdle => result.forced_idle.share.filter(|_| result.core_figures.measured),
+            Self::LagMax => result.service_lag.in_a_second().map(|lag| as_float(lag.max_ns)),
+            Self::LagP99 => result.service_lag.in_a_second().map(|lag| as_float(lag.p99_ns)),
+            Self::WakeupP90 => figures.wakeup?.p90_ns.map(as_float),
+            Self::GapP50 => figures.quantiles?.p50_ns.map(as_float),
+            Self::GapP99 => figures.quantiles?.p99_ns.map(as_float),
+            Self::WaitOver10Ms => {
+                let point = figures.wait_exceeds.iter().find(|point| point.wait_ns == 10_000_000);
+                point.map(|point| point.probability)
+            }
+            Self::Steal => result.steal.share,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::error::ResultError;
 use crate::folder::{OWN_FILES, RESULT};
 use crate::gaps_csv::{self, Names};
 use crate::host_cpus::HostCpus;
-use crate::model::{LocatedGap, Numbers, RunResult, Schema, Steal};
+use crate::model::{LocatedGap, Metric, Numbers, RunResult, Schema, Steal};
 use crate::upgrade::{self, FIRST_SCHEMA, SECOND_SCHEMA, THIRD_SCHEMA};
 
 /// What a run that was killed may have left of its trace, the whole one first.
@@ -150,8 +150,14 @@ fn parse(text: &str, path: &Path) -> Result<(RunResult, Option<Vec<Numbers>>), R
     if older.is_some() {
         // The first version did not say it.
         result.core_figures = HostCpus::of_result(&result).core_figures(&Steal::default());
-    } else if let Some(key) = upgrade::lacking(&value, &result) {
+    }
+    if older.is_none()
+        && let Some(key) = upgrade::lacking(&value, &result)
+    {
         return Err(no_result(format!("missing field `{key}`"), path));
+    }
+    if result.summary.0.is_empty() {
+        result.summary = Metric::summary(&result);
     }
     Ok((result, older))
 }

@@ -48,6 +48,7 @@ pub fn load(groups: usize, threads_per_group: u32) -> LoadSpec {
         cpus: vec![0],
         seed: 0,
         duration: Duration::from_secs(1),
+        warmup: Duration::ZERO,
         floor: Duration::from_nanos(1),
         threshold: None,
         records_per_thread: 1,

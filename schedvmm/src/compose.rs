@@ -7,9 +7,10 @@ use gaps::tsc::DISAGREEMENT_LIMIT_PPM;
 use protocol::job::{CoschedRequest, Job};
 use protocol::message::{CoschedInterface, Setup};
 use results::host_cpus::HostCpus;
+use results::metric::Metric;
 use results::model::{
-    Answer, CallerFacts, Cosched, KernelFacts, Machine, Phase, Pins, RunResult, Schema, Target,
-    Thread, Trace,
+    Answer, CallerFacts, Cosched, KernelFacts, Machine, Phase, Pins, RunResult, Schema, Summary,
+    Target, Thread, Trace,
 };
 
 use crate::analysis::figures::Figures;
@@ -105,8 +106,9 @@ impl<'a> Account<'a> {
         // What the setup has to say of the trace was told when the load started.
         let mut trace = self.trace;
         trace.note = trace.note.or_else(|| setup?.trace_note.clone());
-        RunResult {
+        let result = RunResult {
             schema: Schema::V4,
+            summary: Summary::default(),
             version: env!("CARGO_PKG_VERSION").into(),
             target,
             command_line: std::env::args_os()
@@ -134,6 +136,7 @@ impl<'a> Account<'a> {
             job: self.job.clone(),
             statistics: figures.statistics,
             fairness: figures.fairness,
+            service_lag: figures.service_lag,
             forced_idle: figures.forced_idle,
             co_run: None,
             core_figures: host_cpus.core_figures(&figures.steal),
@@ -151,7 +154,8 @@ impl<'a> Account<'a> {
             caller: self.caller,
             pins,
             phases_ms: self.phases_ms,
-        }
+        };
+        RunResult { summary: Metric::summary(&result), ..result }
     }
 
     /// Those of the run, and what is to be said of its figures.
@@ -168,7 +172,12 @@ impl<'a> Account<'a> {
                 "without cookies, for --cosched auto found none: {note}; --cosched prctl insists"
             )
         }));
-        notes.extend(run_delay::note(&figures.threads, &self.job.load, session.hit.is_some()));
+        notes.extend(run_delay::note(
+            &figures.threads,
+            &figures.early,
+            &self.job.load,
+            session.hit.is_some(),
+        ));
         notes.extend(clocks(session, self.origin.target));
         notes.extend(figures.hit.map(|_| STOPPED.to_owned()));
         notes.extend(goes_on(&figures.threads, session));
@@ -247,12 +256,12 @@ fn goes_on(threads: &[Thread], session: &Session) -> Option<String> {
 
 /// What is to be said of a pass that hardly anything could have kept from being one.
 fn hardly_fits(job: &Job, answer: Answer) -> Option<String> {
-    let duration = job.load.duration;
+    let duration = job.load.duration.saturating_sub(job.load.warmup);
     let threshold = job.load.threshold.filter(|threshold| duration <= *threshold)?;
     (answer == Answer::Pass).then(|| {
         format!(
-            "a gap over --threshold {threshold:?} does not fit into --duration {duration:?}: only \
-             one that went on beyond it could have been found"
+            "a gap over --threshold {threshold:?} does not fit into the {duration:?} that were \
+             measured: only one that went on beyond them could have been found"
         )
     })
 }
@@ -311,7 +320,7 @@ mod tests {
             hardly_fits(&Job::new(load, CoschedRequest::None), answer)
         };
         let note = told(1, Some(20), Answer::Pass).expect("told");
-        assert!(note.contains("--threshold 20s") && note.contains("--duration 1s"), "{note}");
+        assert!(note.contains("--threshold 20s") && note.contains("the 1s that"), "{note}");
         assert!(told(20, Some(20), Answer::Pass).is_some());
         for (duration, threshold, answer) in [
             (21, Some(20), Answer::Pass),

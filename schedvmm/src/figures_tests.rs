@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use gaps::evidence::Class;
 use gaps::record::GapRecord;
+use gaps::span::Span;
 use gaps::tally::ClassTotal;
 use protocol::job::{CoschedRequest, Job};
 use protocol::message::{Gap, Setup, ThresholdHit};
@@ -26,7 +27,9 @@ const START: u64 = 1000;
 const MS: u64 = 1_000_000;
 
 /// What is no figure: where and how it was measured, which other tests look at.
-const NO_FIGURES: [&str; 27] = [
+const NO_FIGURES: [&str; 28] = [
+    // Others once more, under their names.
+    "summary",
     "caller",
     "pins",
     "schema",
@@ -116,6 +119,9 @@ fn result() -> Value {
     };
     let mut session = Session::new(limits, Instant::now());
     session.gaps = measured().map(|(gaps, ..)| gaps).into();
+    // Each wanted to run from the start on, in one piece.
+    let wanted = |busy_ms| Span { begin: START, end: START + 2 * MS * busy_ms };
+    session.demand = measured().map(|(_, busy_ms, ..)| vec![wanted(busy_ms)]).into();
     let scheduler = SchedulerFacts {
         family: Some(Family::Eevdf),
         tick_ns: Some(4 * MS),
@@ -322,6 +328,21 @@ fn figures() -> Value {
         "fairness": {
             "threads": { "jain": 3.79 * 3.79 / (4.0 * 3.6051), "max_over_min": 1.0 / 0.85 },
             "groups": { "jain": 1.88 * 1.88 / (2.0 * 1.768), "max_over_min": 0.96 / 0.92 },
+        },
+        // Half of a CPU was due to each while all four wanted to run, for 200 ms; two thirds to three
+        // until 800 ms; a CPU to two. The first thread got 30 ms of the 85 due when its second gap
+        // ended, and was further behind than 47.5 ms for 15 ms before and after that: of 3 s that all
+        // wanted, 1 %. Within 100 ms it got nothing of 50 due for 20 ms, and little more for 5 ms before
+        // and after.
+        "service_lag": {
+            "windows": [
+                { "window_ns": 100 * MS, "max_ns": 50 * MS, "p99_ns": 45 * MS, "group": 1, "thread": 1 },
+                {
+                    "window_ns": 1000 * MS, "max_ns": 55 * MS, "p99_ns": 47_500_000, "group": 1,
+                    "thread": 1,
+                },
+            ],
+            "note": null,
         },
         // A slice of 3 ms ends at the next tick, every 4 ms.
         "expected": {

@@ -65,7 +65,11 @@ impl Limit {
         let bounds = value.map(|value| Bounds::of(metric, value, result, on_hardware));
         let least = bounds.map(|bounds| match metric {
             // What is shorter than the floor is no gap, and nobody has looked who made it.
-            Metric::WakeupP50 | Metric::WakeupP99 | Metric::WakeupP999 | Metric::WakeupMax
+            Metric::WakeupP50
+            | Metric::WakeupP90
+            | Metric::WakeupP99
+            | Metric::WakeupP999
+            | Metric::WakeupMax
                 if self.bound < floor_ns(result) && !on_hardware =>
             {
                 0.0
@@ -200,30 +204,45 @@ impl Bounds {
         }
         let doubted = Doubted::of(result, on_hardware);
         let least = least(metric, value, result, &doubted, on_hardware);
-        let most = match quantile_of(metric) {
-            // Many short gaps make the quantile of the time a shorter one.
-            Some((true, share)) if doubted.ns > 0.0 => {
-                let all = gaps(result);
+        let all = gaps(result);
+        // Many short gaps make a quantile a shorter one.
+        let longer = match quantile_of(metric) {
+            Some((Of::TimeInGaps, share)) if doubted.ns > 0.0 => {
                 let part = (doubted.ns / total_ns(&all)).min(1.0);
-                let longer = all.time_quantile_ns(millionths(part + share * (1.0 - part)));
-                longer.map_or(value, as_float).max(value)
+                all.time_quantile_ns(millionths(part + share * (1.0 - part)))
             }
-            _ => value,
+            Some((Of::Gaps, share)) if doubted.count > 0.0 => {
+                let part = (doubted.count / as_float(all.count().max(1))).min(1.0);
+                all.quantile_ns(millionths(part + share * (1.0 - part)))
+            }
+            _ => None,
         };
+        let most = longer.map_or(value, as_float).max(value);
         Self { least: least.clamp(0.0, value), most }
     }
 }
 
-/// Of which quantile a figure is, and whether of the time in gaps, or of wake-ups.
-fn quantile_of(metric: Metric) -> Option<(bool, f64)> {
+/// What a quantile is of.
+#[derive(Clone, Copy)]
+enum Of {
+    TimeInGaps,
+    Gaps,
+    Wakeups,
+}
+
+/// Of which quantile a figure is.
+fn quantile_of(metric: Metric) -> Option<(Of, f64)> {
     Some(match metric {
-        Metric::WaitP50 => (true, 0.5),
-        Metric::WaitP90 => (true, 0.9),
-        Metric::WaitP99 => (true, 0.99),
-        Metric::WaitP999 => (true, 0.999),
-        Metric::WakeupP50 => (false, 0.5),
-        Metric::WakeupP99 => (false, 0.99),
-        Metric::WakeupP999 => (false, 0.999),
+        Metric::WaitP50 => (Of::TimeInGaps, 0.5),
+        Metric::WaitP90 => (Of::TimeInGaps, 0.9),
+        Metric::WaitP99 => (Of::TimeInGaps, 0.99),
+        Metric::WaitP999 => (Of::TimeInGaps, 0.999),
+        Metric::GapP50 => (Of::Gaps, 0.5),
+        Metric::GapP99 => (Of::Gaps, 0.99),
+        Metric::WakeupP50 => (Of::Wakeups, 0.5),
+        Metric::WakeupP90 => (Of::Wakeups, 0.9),
+        Metric::WakeupP99 => (Of::Wakeups, 0.99),
+        Metric::WakeupP999 => (Of::Wakeups, 0.999),
         _ => return None,
     })
 }
@@ -235,11 +254,11 @@ fn least(
     doubted: &Doubted,
     on_hardware: bool,
 ) -> f64 {
-    if let Some((of_time, share)) = quantile_of(metric) {
-        return if of_time {
-            time_quantile(result, share, value, doubted)
-        } else {
-            wakeup_quantile(result, share, doubted)
+    if let Some((of, share)) = quantile_of(metric) {
+        return match of {
+            Of::TimeInGaps => time_quantile(result, share, value, doubted),
+            Of::Gaps => gap_quantile(result, share, value, doubted),
+            Of::Wakeups => wakeup_quantile(result, share, doubted),
         };
     }
     let figures = &result.statistics;
@@ -255,7 +274,11 @@ fn least(
             let longest_ns = as_float(result.longest_gap_ns.unwrap_or(0));
             value - queued_ns / as_float(figures.wanted_ns.max(1)) * longest_ns / 2.0
         }
-        Metric::GapShare => value - queued_ns / as_float(figures.wanted_ns.max(1)),
+        // It is the host's.
+        Metric::Steal => 0.0,
+        Metric::GapShare | Metric::WaitOver10Ms => {
+            value - queued_ns / as_float(figures.wanted_ns.max(1))
+        }
         Metric::ForcedIdle => {
             let cpus = as_float(result.job.load.cpus.len() as u64);
             value - queued_ns / (cpus * as_float(result.measured_ns.unwrap_or(0).max(1)))
@@ -327,6 +350,19 @@ fn time_quantile(result: &RunResult, share: f64, value: f64, doubted: &Doubted) 
     let kept = (1.0 - doubted.ns * doubted.sharers / (total_ns(&all) * BUCKET)).max(0.0);
     let shorter = all.time_quantile_ns(millionths(share * kept * BUCKET));
     if kept == 0.0 { 0.0 } else { shorter.map_or(0.0, |ns| as_float(ns) * BUCKET) }
+}
+
+/// The quantile of lengths of gaps, if those in doubt, and one of each other thread behind each of them,
+/// are the longest of all.
+fn gap_quantile(result: &RunResult, share: f64, value: f64, doubted: &Doubted) -> f64 {
+    if doubted.count == 0.0 && result.statistics.source == FigureSource::Records {
+        return value;
+    }
+    let all = gaps(result);
+    let late = doubted.count * doubted.sharers / as_float(all.count().max(1));
+    let rest = (share - late).max(0.0);
+    let shorter = all.quantile_ns(millionths(rest));
+    if rest == 0.0 { 0.0 } else { shorter.map_or(0.0, |ns| as_float(ns) * BUCKET) }
 }
 
 /// The quantile of wake-up delays, if those that may be late by a gap in doubt are the latest of all:

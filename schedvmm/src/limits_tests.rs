@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use protocol::report::ThreadReport;
-use results::model::{ClassShare, Numbers, Steal};
+use results::model::{ClassShare, LagWindow, Numbers, Steal, WaitExceeds};
 use results::testing;
 
 use super::*;
@@ -47,6 +47,9 @@ fn made(own: &[(u64, u64)], hosts: &[(u64, u64)]) -> RunResult {
     figures.wanted_ns = 10_000 * MS;
     figures.time_quantiles = all.time_quantiles();
     figures.wakeup = all.quantiles();
+    figures.quantiles = all.quantiles();
+    let probability = all.wait_exceeds(10 * MS, figures.wanted_ns).expect("a time wanted");
+    figures.wait_exceeds = vec![WaitExceeds { wait_ns: 10 * MS, probability }];
     figures.gap_share = Some(total_ns(&all) / 1e10);
     figures.mean_wait_ns = all.mean_wait_ns(figures.wanted_ns);
     let of = |class, gaps: &[(u64, u64)]| {
@@ -166,6 +169,29 @@ fn short_gaps_of_the_host_hide_no_long_ones() {
     assert_eq!(come_to(result, &["wait-p50 > 60ms"]).0, Answer::Pass);
 }
 
+/// What a thread was kept from, and gaps that are the host's, are no lag of the kernel's.
+#[test]
+fn lag_has_limits_of_its_own() {
+    let mut result = run(50, 10);
+    let lag = |window_ns, max_ms: u64| LagWindow {
+        window_ns,
+        max_ns: max_ms * MS,
+        p99_ns: max_ms * MS / 2,
+        who: Numbers::default(),
+    };
+    result.service_lag.windows =
+        vec![lag(100 * MS, 90), lag(1000 * MS, 300), lag(10_000 * MS, 900)];
+    // Of 300 ms a hundred may be the host's.
+    assert_eq!(come_to(result.clone(), &["lag.max > 300ms", "lag.p99 > 150ms"]).0, Answer::Pass);
+    assert_eq!(come_to(result.clone(), &["lag.max > 199ms"]).0, Answer::OverLimit);
+    assert_eq!(come_to(result.clone(), &["lag.max > 200ms"]).0, Answer::Untestable);
+    assert_eq!(come_to(result.clone(), &["lag.p99 > 49ms"]).0, Answer::OverLimit);
+    assert_eq!(come_to(result.clone(), &["lag.p99 > 50ms"]).0, Answer::Untestable);
+    // What the host took is never a fail of the kernel's.
+    result.steal = Steal { share: Some(0.5), budget: 1.0, contaminated: false };
+    assert_eq!(come_to(result, &["steal > 40%"]).0, Answer::Untestable);
+}
+
 /// Where sixteen threads share two CPUs, seven wait behind the one that the host stopped.
 #[test]
 fn what_queues_behind_the_host_is_not_the_kernels() {
@@ -241,7 +267,7 @@ proptest! {
     /// a fail of what was none.
     #[test]
     fn more_of_the_host_is_never_a_fail(
-        longest_ms in 10u64..100, hosts in 0u64..99, bound in 1u64..60, which in 0usize..13,
+        longest_ms in 10u64..100, hosts in 0u64..99, bound in 1u64..60, which in 0..Metric::ALL.len(),
     ) {
         let metric = Metric::ALL[which];
         let text = match metric.quantity() {
@@ -273,7 +299,16 @@ proptest! {
         let at_once = (0, hosts.iter().map(|it| it.1).sum());
         without.statistics.wakeup =
             Distribution::of_buckets(&[&own[..], &[at_once]].concat()).quantiles();
-        for metric in [Metric::WaitP50, Metric::WaitP90, Metric::WakeupP50, Metric::GapShare] {
+        for metric in [
+            Metric::WaitP50,
+            Metric::WaitP90,
+            Metric::WakeupP50,
+            Metric::WakeupP90,
+            Metric::GapShare,
+            Metric::GapP50,
+            Metric::GapP99,
+            Metric::WaitOver10Ms,
+        ] {
             let Some(true_value) = metric.of(&without) else { continue };
             let limit = Limit { metric, bound: as_float(bound * MS) };
             let found = limit.find(&all, false);

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use gaps::record::GapRecord;
+use gaps::span::Span;
 use protocol::frame::{Decoder, FrameError};
 use protocol::index::GroupIndex;
 use protocol::message::{
@@ -124,6 +125,8 @@ pub struct Session {
     pub ticks: Vec<Tick>,
     /// Gap records of each thread.
     pub gaps: Vec<Vec<GapRecord>>,
+    /// When each thread wanted to run.
+    pub demand: Vec<Vec<Span>>,
     /// The gap that ended the run.
     pub hit: Option<ThresholdHit>,
     /// Results of the load.
@@ -216,6 +219,7 @@ impl Session {
             setup: None,
             ticks: Vec::new(),
             gaps: vec![Vec::new(); limits.threads],
+            demand: vec![Vec::new(); limits.threads],
             hit: None,
             report: None,
             failure: None,
@@ -262,6 +266,7 @@ impl Session {
             match frame {
                 Frame::Message(message) => notices.extend(self.message(message, now)),
                 Frame::Gaps { thread, records } => self.keep(thread, &records),
+                Frame::Demand { thread, spans } => self.keep_demand(thread, &spans),
                 Frame::VmConsole { vm, bytes } if self.vm(vm).is_some() => {
                     notices.push(Notice::VmConsole(vm, bytes));
                 }
@@ -288,7 +293,8 @@ impl Session {
                     check_records(n, thread.longest.as_slice(), self.limits.threads)
                 })
             }
-            Frame::Message(_) | Frame::VmConsole { .. } => Ok(()),
+            // What cannot be is not kept: no figure is taken from a part of them.
+            Frame::Message(_) | Frame::Demand { .. } | Frame::VmConsole { .. } => Ok(()),
         }
     }
 
@@ -297,6 +303,22 @@ impl Session {
         if let Some(kept) = self.gaps.get_mut(thread as usize) {
             let room = self.limits.records_per_thread.saturating_sub(kept.len());
             kept.extend_from_slice(&records[..records.len().min(room)]);
+        }
+    }
+
+    /// Keeps when a thread wanted to run, as far as these can be and there is room.
+    pub fn keep_demand(&mut self, thread: u32, spans: &[Span]) {
+        /// As many as a load has room for.
+        const MAX_SPANS: usize = 1 << 20;
+        let room = MAX_SPANS.saturating_sub(self.demand.iter().map(Vec::len).sum());
+        if let Some(kept) = self.demand.get_mut(thread as usize) {
+            for span in spans.iter().take(room) {
+                // A planned moment is known to some nanoseconds, and one may begin as another ends.
+                let begin = kept.last().map_or(0, |last| last.end).max(span.begin);
+                if begin <= span.end {
+                    kept.push(Span { begin, end: span.end });
+                }
+            }
         }
     }
 

@@ -81,6 +81,7 @@ pub fn load(groups: u32, threads_per_group: u32, cpus: u32) -> LoadSpec {
         cpus: (0..cpus).collect(),
         seed: 0,
         duration: Duration::from_secs(1),
+        warmup: Duration::ZERO,
         floor: Duration::from_nanos(1),
         threshold: None,
         records_per_thread: 1,

@@ -34,7 +34,7 @@ fn a_run_leaves_a_whole_result() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let screen = String::from_utf8_lossy(&output.stdout);
     let gaps = "gaps     half of the time lost in those over ";
-    for line in ["expected ", gaps, "; p50 ", "fairness Jain ", "noise    longest ", "MEASURED"] {
+    for line in ["expected ", gaps, "; p50 ", "fairness group ", "noise    longest ", "MEASURED"] {
         assert!(screen.contains(line), "{line:?} is not in:\n{screen}");
     }
     assert!(screen.lines().count() <= 24, "more than a screen:\n{screen}");
@@ -59,7 +59,9 @@ fn a_run_leaves_a_whole_result() {
     }
     let csv = fs::read_to_string(dir.path().join("out/gaps.csv")).expect("gaps.csv");
     assert_eq!(csv.lines().count() as f64, gaps + 1.0);
-    assert!(csv.lines().next().expect("a heading").ends_with(",class,after_hit,kind,unfinished"));
+    assert!(
+        csv.lines().next().expect("a heading").ends_with(",class,after_hit,kind,unfinished,warmup")
+    );
     let log = fs::read_to_string(dir.path().join("out/gaps.hlog")).expect("gaps.hlog");
     let tagged = |name: &str| log.lines().filter(|line| line.starts_with(name)).count();
     assert_eq!((tagged("Tag=gap-"), tagged("Tag=wakeup-")), (4, 4));
@@ -184,14 +186,54 @@ fn a_terminal_has_a_progress_bar_and_a_file_has_none() {
     assert!(!String::from_utf8_lossy(&piped.stderr).contains("run ["), "{piped:?}");
 }
 
+/// What lies in the warm-up is in gaps.csv and in nothing else, and a fair share of the rest is known.
+#[test]
+fn the_warm_up_is_in_no_figure() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let words =
+        ["host", "--groups", "2", "--duration", "3s", "--threshold", "off", "--noise", "off"];
+    let more = ["--sleep", "fixed:100ms", "--busy", "300ms", "--output", "out", "--warmup", "1s"];
+    let output = call(dir.path(), &[&words[..], &more].concat());
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let result = result(dir.path(), "out");
+    assert_eq!(result["job"]["load"]["warmup_ns"], 1_000_000_000);
+    let measured_ns = number(&result["measured_ns"]);
+    assert!((2e9..2.2e9).contains(&measured_ns), "{measured_ns}");
+    let csv = fs::read_to_string(dir.path().join("out/gaps.csv")).expect("gaps.csv");
+    let (early, counted): (Vec<&str>, Vec<&str>) =
+        csv.lines().skip(1).partition(|line| line.ends_with(",1"));
+    assert!(!early.is_empty(), "four threads on a core wait for each other");
+    let begin_ns = |line: &&str| -> f64 {
+        line.split(',').nth(2).and_then(|cell| cell.parse().ok()).expect("a number")
+    };
+    assert!(counted.iter().all(|line| begin_ns(line) >= 999_999_999.0), "{counted:?}");
+    let threads = result["threads"].as_array().expect("threads");
+    let gaps: f64 = threads.iter().map(|thread| number(&thread["gaps"])).sum();
+    assert_eq!(gaps, counted.len() as f64);
+    for thread in threads {
+        let wanted_ns = number(&thread["statistics"]["wanted_ns"]);
+        assert!(wanted_ns <= measured_ns && number(&thread["cpu_time_ns"]) <= 1.1 * wanted_ns);
+    }
+    let windows = result["service_lag"]["windows"].as_array().expect("windows");
+    assert_eq!(result["service_lag"]["note"], Value::Null, "{}", result["service_lag"]);
+    assert_eq!(windows.len(), 3, "{windows:?}");
+    assert_eq!(result["summary"]["lag-max"].as_f64(), windows[1]["max_ns"].as_f64());
+    let nothing = [&words[..], &["--output", "none", "--warmup", "3s"]].concat();
+    let refused = call(dir.path(), &nothing);
+    assert_eq!(refused.status.code(), Some(200), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--warmup 3s leaves nothing"));
+}
+
 /// The meter and the kernel tell independently who ran for how long.
 #[test]
 fn cpu_shares_are_those_of_the_kernel() {
     /// Half a percent of the CPU time of all threads.
     const MAX_SHARE: f64 = 0.005;
     let dir = tempfile::tempdir().expect("tempdir");
+    // The kernel's accounting is of all of it.
     let words = ["host", "--preset", "busy", "--duration", "3s", "--threshold", "off"];
-    let output = call(dir.path(), &[&words[..], &["--output", "out", "--noise", "off"]].concat());
+    let more = ["--output", "out", "--noise", "off", "--warmup", "0s"];
+    let output = call(dir.path(), &[&words[..], &more].concat());
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let result = result(dir.path(), "out");
     let threads = result["threads"].as_array().expect("threads");

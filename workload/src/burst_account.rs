@@ -2,15 +2,26 @@
 //! What a thread accounts for of a burst when that has ended: up to the moment at which all figures
 //! end, which is the end of the gap that ended the load, or the load's own end.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use gaps::evidence::Class;
 use gaps::meter::End;
 use gaps::record::{GapKind, GapRecord};
+use gaps::span::Span;
 use gaps::tally::RecordCell;
 use gaps::tsc::{self, Reading, bracket, earlier, ns_to_ticks, ticks_to_ns};
 
-use crate::slots::{Control, ThreadSlot};
+use crate::slots::{Control, SpanCell, ThreadSlot};
+
+/// A moment on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// On CLOCK_MONOTONIC.
+    pub ns: u64,
+    /// On the TSC.
+    pub tsc: u64,
+}
 
 /// A wake-up that has come.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +57,7 @@ impl Wakeup {
             cpu_end: self.awake.cpu,
             class,
             kind: GapKind::WakeUp,
-            unfinished: false,
+            ..GapRecord::default()
         }
     }
 }
@@ -58,8 +69,12 @@ pub struct BurstAccount<'a> {
     pub slot: &'a ThreadSlot,
     /// Its records.
     pub cells: &'a [RecordCell],
+    /// Room for the times in which it wants to run.
+    pub spans: &'a [SpanCell],
     /// What steers the load.
     pub control: &'a Control,
+    /// What came before is in no figure.
+    pub from: Moment,
     /// TSC frequency.
     pub khz: u64,
 }
@@ -76,9 +91,9 @@ impl BurstAccount<'_> {
             self.due_since(wakeup.planned_tsc, until);
             return self.ran_ns(awake_tsc, last_tsc);
         }
-        self.late_ns(wakeup.delay_ns);
-        self.add_busy(until.wrapping_sub(wakeup.planned_tsc));
-        if why == End::Deadline && until == last_tsc {
+        self.late(wakeup.planned_tsc, awake_tsc);
+        self.add_busy(wakeup.planned_tsc, until);
+        if why == End::Deadline && until == last_tsc && self.counts(last_tsc) {
             self.add_bursts(1);
         }
         self.ran_ns(until, last_tsc)
@@ -97,12 +112,24 @@ impl BurstAccount<'_> {
         self.slot.bursts.store(self.slot.bursts.load(Relaxed).saturating_add(bursts), Relaxed);
     }
 
-    /// Accounts for work of an open loop that was begun so late.
-    pub fn late(&self, ticks: u64) {
-        self.late_ns(ticks_to_ns(ticks, self.khz));
+    /// Whether figures are of this moment.
+    pub fn counts(&self, tsc: u64) -> bool {
+        self.counted(tsc) == tsc
     }
 
-    /// The same, or of work on which nothing had been done for so long when the load ended.
+    /// The moment, or when figures begin if that is later.
+    fn counted(&self, tsc: u64) -> u64 {
+        if earlier(tsc, self.from.tsc) == self.from.tsc { tsc } else { self.from.tsc }
+    }
+
+    /// Accounts for a wake-up, or work of an open loop, that was due and came.
+    pub fn late(&self, due_tsc: u64, came_tsc: u64) {
+        if self.counts(came_tsc) {
+            self.late_ns(ticks_to_ns(came_tsc.wrapping_sub(self.counted(due_tsc)), self.khz));
+        }
+    }
+
+    /// The same of a length, or of work on which nothing had been done for so long when the load ended.
     pub fn late_ns(&self, delay_ns: u64) {
         self.slot.wakeup_ns.record(delay_ns);
         if delay_ns > self.slot.wakeup_longest_ns.load(Relaxed) {
@@ -131,14 +158,38 @@ impl BurstAccount<'_> {
     }
 
     fn due_since(&self, planned_tsc: u64, until: u64) {
-        let due_ticks = until.wrapping_sub(earlier(planned_tsc, until));
-        self.add_busy(due_ticks);
-        self.slot.wakeup_due_ns.store(ticks_to_ns(due_ticks, self.khz), Relaxed);
+        self.add_busy(planned_tsc, until);
+        if self.counts(until) {
+            let due_ticks = until.wrapping_sub(earlier(self.counted(planned_tsc), until));
+            self.slot.wakeup_due_ns.store(ticks_to_ns(due_ticks, self.khz), Relaxed);
+        }
     }
 
-    fn add_busy(&self, ticks: u64) {
-        let busy_ticks = self.slot.busy_ticks.load(Relaxed).saturating_add(ticks);
-        self.slot.busy_ticks.store(busy_ticks, Relaxed);
+    /// The thread wanted to run from the one moment to the other.
+    fn add_busy(&self, begin_tsc: u64, end_tsc: u64) {
+        let begin_tsc = earlier(begin_tsc, end_tsc);
+        let counted_tsc = earlier(self.counted(begin_tsc), end_tsc);
+        self.note(Span { begin: counted_tsc, end: end_tsc });
+        add(&self.slot.busy_ticks, end_tsc.wrapping_sub(counted_tsc));
+        add(&self.slot.warmup_busy_ticks, counted_tsc.wrapping_sub(begin_tsc));
+    }
+
+    /// Keeps a time in which the thread wanted to run, where there is room.
+    fn note(&self, span: Span) {
+        let spans = self.slot.spans.load(Relaxed);
+        if span.begin == span.end {
+            return;
+        }
+        if let Some(cell) = self.spans.get(spans as usize) {
+            cell.store(span);
+            self.slot.spans.store(spans.saturating_add(1), Release);
+        }
+    }
+
+    /// How long it ran in the warm-up, by its own readings.
+    pub fn ran_in_warmup_ns(&self) -> u64 {
+        let busy_ticks = self.slot.warmup_busy_ticks.load(Relaxed);
+        ticks_to_ns(busy_ticks.saturating_sub(self.slot.tally.warmup_ticks()), self.khz)
     }
 
     /// How long it ran from one reading to another: without its gaps.
@@ -160,10 +211,13 @@ impl BurstAccount<'_> {
     }
 }
 
+/// One writer, so a load and a store do.
+fn add(cell: &AtomicU64, ticks: u64) {
+    cell.store(cell.load(Relaxed).saturating_add(ticks), Relaxed);
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering::Release;
-
     use gaps::tally::Recorder;
 
     use super::*;
@@ -174,6 +228,7 @@ mod tests {
     struct Thread {
         slot: Box<ThreadSlot>,
         cells: Vec<RecordCell>,
+        spans: Vec<SpanCell>,
         control: Box<Control>,
     }
 
@@ -185,7 +240,8 @@ mod tests {
             for &(tsc_begin, tsc_end) in gaps {
                 recorder.gap(GapRecord { tsc_begin, tsc_end, ..GapRecord::default() });
             }
-            Self { slot, cells, control }
+            let spans = (0..3).map(|_| SpanCell::default()).collect();
+            Self { slot, cells, spans, control }
         }
 
         fn hit_at(self, tsc: u64) -> Self {
@@ -194,7 +250,13 @@ mod tests {
         }
 
         fn account(&self) -> BurstAccount<'_> {
-            BurstAccount { slot: &self.slot, cells: &self.cells, control: &self.control, khz: KHZ }
+            let from = Moment { ns: 0, tsc: 0 };
+            self.account_from(from)
+        }
+
+        fn account_from(&self, from: Moment) -> BurstAccount<'_> {
+            let Self { slot, cells, spans, control } = self;
+            BurstAccount { slot, cells, spans, control, from, khz: KHZ }
         }
 
         /// Time wanted, wake-ups, the latest, one that is due.
@@ -217,6 +279,27 @@ mod tests {
         assert_eq!(thread.account().burst(&woken(1000, 1010), 5000, End::Deadline), 0);
         assert_eq!(thread.figures(), (4000, 1, 10, 0));
         assert_eq!(thread.slot.bursts.load(Relaxed), 1);
+    }
+
+    #[test]
+    fn what_lies_in_the_warm_up_is_wanted_and_late_for_nobody() {
+        let thread = Thread::new(&[]);
+        let account = || thread.account_from(Moment { ns: 5000, tsc: 5000 });
+        account().burst(&woken(1000, 1300), 4000, End::Deadline);
+        assert_eq!((thread.figures(), account().ran_in_warmup_ns()), ((0, 0, 0, 0), 3000));
+        // Across its end, and woken before it; and after it.
+        account().burst(&woken(4500, 4600), 6000, End::Deadline);
+        assert_eq!((thread.figures(), account().ran_in_warmup_ns()), ((1000, 0, 0, 0), 3500));
+        account().burst(&woken(4000, 7000), 8000, End::Deadline);
+        assert_eq!(thread.figures(), (4000, 1, 2000, 0));
+        assert_eq!(thread.slot.bursts.load(Relaxed), 2);
+        let spans: Vec<_> = thread.spans.iter().map(SpanCell::load).collect();
+        let span = |begin, end| Span { begin, end };
+        assert_eq!(spans, [span(5000, 6000), span(5000, 8000), Span::default()]);
+        assert!(account().due(&woken(1000, 4900), 4900, Class::Host).is_some());
+        assert_eq!(thread.figures(), (4000, 1, 2000, 0));
+        assert!(account().due(&woken(4000, 9000), 9000, Class::Host).is_some());
+        assert_eq!(thread.figures(), (8000, 1, 2000, 4000));
     }
 
     #[test]

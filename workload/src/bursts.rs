@@ -9,22 +9,14 @@ use std::time::Duration;
 use gaps::evidence::{Evidence, GapClassifier, ThreadAccounting};
 use gaps::meter::{End, Meter, Rdtscp, Until};
 use gaps::pauses::{Distribution, Pauses};
+use gaps::tally::Tally;
 use gaps::tsc::{self, Reading, clock_ns, earlier, ns_to_ticks, ticks_to_ns};
 use protocol::duration::as_ns;
 use protocol::group::{ArrivalSpec, GroupSpec, SleepSpec};
 
-use crate::burst_account::{BurstAccount, Wakeup};
+use crate::burst_account::{BurstAccount, Moment, Wakeup};
 use crate::hit::HitPublisher;
 use crate::kernel::futex;
-
-/// A moment on both clocks.
-#[derive(Clone, Copy)]
-pub struct Moment {
-    /// On CLOCK_MONOTONIC.
-    pub ns: u64,
-    /// On the TSC.
-    pub tsc: u64,
-}
 
 /// How a thread came to the end of the load.
 #[derive(Clone, Debug, Default)]
@@ -59,8 +51,11 @@ impl Missed {
     /// Accounts for it, when the thread's CPU time has been read: there may be much of it.
     pub fn account(mut self, account: BurstAccount<'_>) {
         let mut due_ns = self.first_ns;
+        if self.until_ns <= account.from.ns {
+            return;
+        }
         while due_ns < self.until_ns {
-            account.late_ns(self.until_ns - due_ns);
+            account.late_ns(self.until_ns.saturating_sub(due_ns.max(account.from.ns)));
             due_ns = due_ns.saturating_add(self.distances.next_ns());
         }
     }
@@ -220,7 +215,7 @@ impl Bursts<'_> {
             next_ns = next_ns.saturating_add(distances.next_ns());
             let mut left_ticks = self.ticks(self.group.busy);
             while left_ticks > 0 {
-                let (from, lost_before) = (last, tally.gap_ticks());
+                let (from, lost_before) = (last, lost_ticks(tally));
                 let until = earlier(from.tsc.wrapping_add(left_ticks), self.end.tsc);
                 let (why, now) = self.burst(evidence, from, until);
                 last = now;
@@ -231,16 +226,18 @@ impl Bursts<'_> {
                 if until == self.end.tsc || self.account.control.hit_tsc().is_some() {
                     return Served { why: End::Stopped, last, pieces, next_ns };
                 }
-                let lost_ticks = tally.gap_ticks().wrapping_sub(lost_before);
+                let lost_ticks = lost_ticks(tally).wrapping_sub(lost_before);
                 let ran_ticks = last.tsc.wrapping_sub(from.tsc).saturating_sub(lost_ticks);
                 left_ticks = left_ticks.saturating_sub(ran_ticks.max(1));
             }
-            pieces += 1;
+            if self.account.counts(last.tsc) {
+                pieces += 1;
+            }
             let due_tsc = self.tsc_of(next_ns, woken);
             if next_ns >= self.end.ns || earlier(last.tsc, due_tsc) == last.tsc {
                 return Served { why: End::Deadline, last, pieces, next_ns };
             }
-            self.account.late(last.tsc.wrapping_sub(due_tsc));
+            self.account.late(due_tsc, last.tsc);
         }
     }
 
@@ -327,6 +324,11 @@ impl Bursts<'_> {
     fn asleep_at_the_end(&self) -> Ended {
         Ended { asleep_until_ns: Some(self.end.ns), ..Ended::default() }
     }
+}
+
+/// In gaps so far, of whichever time.
+fn lost_ticks(tally: &Tally) -> u64 {
+    tally.gap_ticks().wrapping_add(tally.warmup_ticks())
 }
 
 fn distribution(sleep: SleepSpec) -> Distribution {

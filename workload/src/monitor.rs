@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::{Duration, Instant};
 
 use gaps::record::GapRecord;
+use gaps::span::Span;
 use gaps::tsc::{self, Anchor, Choice, Sources, bracket, clock_ns, ns_to_ticks};
 use protocol::duration::as_ns;
-use protocol::frame::MAX_RECORDS_PER_FRAME;
+use protocol::frame::{MAX_RECORDS_PER_FRAME, MAX_SPANS_PER_FRAME};
 use protocol::job::LoadSpec;
 use protocol::message::{Gap, ThresholdHit, Tick};
 use protocol::report::{GroupReport, LoadReport, ThreadReport, TscReport};
@@ -20,7 +21,7 @@ use crate::kernel::accounting::{self, ThreadAccount};
 use crate::kernel::futex;
 use crate::observer::Observer;
 use crate::shared_memory::Shared;
-use crate::slots::{State, ThreadSlot};
+use crate::slots::{SpanCell, State, ThreadSlot};
 
 /// Between the release and the first burst: all threads fall asleep again meanwhile, and
 /// begin together.
@@ -42,6 +43,10 @@ pub struct Watch<'a> {
     sent: Vec<usize>,
     hit_told: bool,
     tsc_end: u64,
+    /// When the kernel's accounting was read behind the warm-up.
+    accounted_from_tsc: Option<u64>,
+    /// What it said of each thread then.
+    at_warmup: Vec<ThreadAccount>,
     slope_khz: Option<f64>,
     accounts: Accounts<'a>,
     /// What the kernel's accounting said of each thread at the hit.
@@ -111,6 +116,8 @@ impl<'a> Watch<'a> {
             sent: vec![0; shared.threads().len()],
             hit_told: false,
             tsc_end: start_tsc,
+            accounted_from_tsc: None,
+            at_warmup: Vec::new(),
             slope_khz: None,
             accounts,
             at_hit: Vec::new(),
@@ -125,6 +132,8 @@ impl<'a> Watch<'a> {
     ) -> Result<(), LoadError> {
         let control = self.shared.control();
         let deadline_ns = self.start_ns.saturating_add(as_ns(self.spec.duration));
+        let warm_ns = self.start_ns.saturating_add(as_ns(self.spec.warmup));
+        let mut warm = self.spec.warmup.is_zero();
         loop {
             let seen = control.events.load(Acquire);
             groups.check(self.spec, self.shared)?;
@@ -133,6 +142,10 @@ impl<'a> Watch<'a> {
                 return Ok(());
             }
             let now_ns = clock_ns(libc::CLOCK_MONOTONIC);
+            if !warm && now_ns >= warm_ns {
+                self.account_again();
+                warm = true;
+            }
             let next_tick_ns = self.start_ns + u64::from(self.second + 1) * 1_000_000_000;
             // Before the deadline: the last second of a run ends with it.
             if now_ns >= next_tick_ns {
@@ -142,7 +155,10 @@ impl<'a> Watch<'a> {
             if now_ns >= deadline_ns {
                 return Ok(());
             }
-            let wake_ns = next_tick_ns.min(deadline_ns).min(now_ns + as_ns(POLL_INTERVAL));
+            let mut wake_ns = next_tick_ns.min(deadline_ns).min(now_ns + as_ns(POLL_INTERVAL));
+            if !warm {
+                wake_ns = wake_ns.min(warm_ns);
+            }
             futex::wait(&control.events, seen, wake_ns);
         }
     }
@@ -179,8 +195,17 @@ impl<'a> Watch<'a> {
         self.slope_khz = self.begin.slope_khz(&Anchor::now());
         // Told again: the hit may have been published while the load was ending.
         let told = told.and_then(|()| self.tell_hit(observer));
-        let sent = self.send(observer, usize::MAX);
+        let sent = self.send(observer, usize::MAX).and_then(|()| self.send_demand(observer));
         ended.and(told).and(sent.map_err(LoadError::Observer))
+    }
+
+    /// Behind the warm-up, what only the kernel's accounting has is counted from now on.
+    fn account_again(&mut self) {
+        self.accounts.before = self.accounts.read();
+        let threads = self.shared.threads();
+        self.at_warmup =
+            threads.iter().map(|slot| ThreadAccount::of(slot.tid.load(Relaxed))).collect();
+        self.accounted_from_tsc = Some(tsc::read().tsc);
     }
 
     /// First of all, for the kernel's accounting goes on while the threads end, which takes long
@@ -249,15 +274,29 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
+    /// Hands on when each thread wanted to run.
+    fn send_demand(&self, observer: &mut dyn Observer) -> io::Result<()> {
+        for (thread, slot) in (0..).zip(self.shared.threads()) {
+            let count = slot.spans.load(Acquire) as usize;
+            let cells = self.shared.spans(thread as usize).iter().take(count);
+            let spans: Vec<Span> = cells.map(SpanCell::load).collect();
+            let mut pieces = spans.chunks(MAX_SPANS_PER_FRAME);
+            pieces.try_for_each(|piece| observer.demand(thread, piece))?;
+        }
+        Ok(())
+    }
+
     pub fn report(&self, known: Sources) -> LoadReport {
         let sources = Sources { slope_khz: self.slope_khz.or(known.slope_khz), ..known };
         LoadReport {
             tsc_end: self.tsc_end,
+            accounted_from_tsc: self.accounted_from_tsc,
             tsc: TscReport::new(self.choice, &sources),
             threads: (0..)
                 .zip(self.shared.threads())
                 .map(|(index, slot): (usize, _)| {
-                    report_thread(slot, self.at_hit.get(index).copied().unwrap_or_default())
+                    let at_hit = self.at_hit.get(index).copied().unwrap_or_default();
+                    report_thread(slot, at_hit, self.at_warmup.get(index).copied())
                 })
                 .collect(),
             meter: None,
@@ -267,8 +306,14 @@ impl<'a> Watch<'a> {
     }
 }
 
-fn report_thread(slot: &ThreadSlot, at_hit: ThreadAccount) -> ThreadReport {
+fn report_thread(
+    slot: &ThreadSlot,
+    at_hit: ThreadAccount,
+    at_warmup: Option<ThreadAccount>,
+) -> ThreadReport {
     let account = slot.account.load().with_waits_of(at_hit);
+    let in_warmup = at_warmup.map(|account| account.since(slot.account_before.load()));
+    let account = account.without_force_idle_of(in_warmup.unwrap_or_default());
     let affinity_end = slot.affinity_end.load();
     ThreadReport {
         unfinished: slot.state() != State::Done,

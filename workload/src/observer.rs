@@ -4,6 +4,7 @@
 use std::io;
 
 use gaps::record::GapRecord;
+use gaps::span::Span;
 use protocol::cpu_list::CpuSet;
 use protocol::message::{MeterLine, ThresholdHit, Tick};
 use protocol::report::LoadReport;
@@ -36,6 +37,10 @@ pub trait Observer {
     fn released(&mut self, tsc_start: u64) -> io::Result<()>;
     /// New records of one thread, in order.
     fn gaps(&mut self, thread: u32, records: &[GapRecord]) -> io::Result<()>;
+    /// When one thread wanted to run, in order, as the load ends; of the kernel's own meter nothing.
+    fn demand(&mut self, _thread: u32, _spans: &[Span]) -> io::Result<()> {
+        Ok(())
+    }
     /// A line of the kernel's own meter; the load itself gives none.
     fn line(&mut self, _line: MeterLine) -> io::Result<()> {
         Ok(())

@@ -110,6 +110,7 @@ mod tests {
             cpus: cpus.to_vec(),
             seed: 0,
             duration: Duration::from_secs(1),
+            warmup: Duration::ZERO,
             floor: Duration::from_micros(100),
             threshold: None,
             records_per_thread: 1,

@@ -4,7 +4,8 @@
 //! A file mapping, so that it works on a kernel without memfd:
 //!
 //! ```text
-//!     Control | GroupSlot x groups | ThreadSlot x threads | RecordCell x threads x room
+//!     Control | GroupSlot x groups | ThreadSlot x threads | SpanCell x threads x span_room
+//!         | RecordCell x threads x room
 //! ```
 
 use std::fs::{File, OpenOptions};
@@ -22,7 +23,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::slots::{Control, GroupSlot, ThreadSlot};
+use crate::slots::{Control, GroupSlot, SpanCell, ThreadSlot};
 
 /// Alignment of every part: two cache lines, because CPUs fetch them in pairs.
 const ALIGN: usize = 128;
@@ -76,6 +77,8 @@ struct Layout {
     group_slots: usize,
     threads: usize,
     thread_slots: usize,
+    span_room: usize,
+    spans: usize,
     room: usize,
     records: usize,
     bytes: usize,
@@ -84,15 +87,27 @@ struct Layout {
 impl Layout {
     fn of(size: Size) -> Option<Self> {
         let Size { groups, threads, .. } = size;
-        let room = size.records as usize;
+        let (room, span_room) = (size.records as usize, size.spans as usize);
         let group_slots = size_of::<Control>().next_multiple_of(ALIGN);
         let thread_slots = group_slots.checked_add(groups.checked_mul(size_of::<GroupSlot>())?)?;
-        let records = thread_slots.checked_add(threads.checked_mul(size_of::<ThreadSlot>())?)?;
+        let spans = thread_slots.checked_add(threads.checked_mul(size_of::<ThreadSlot>())?)?;
+        let of_spans = threads.checked_mul(span_room)?.checked_mul(size_of::<SpanCell>())?;
+        let records = spans.checked_add(of_spans)?.checked_next_multiple_of(ALIGN)?;
         let cells = threads.checked_mul(room)?.checked_mul(size_of::<RecordCell>())?;
         let bytes = records.checked_add(cells)?.checked_next_multiple_of(4096)?;
         // No object may be larger than isize::MAX, which slices rely on.
         isize::try_from(bytes).ok()?;
-        Some(Self { groups, group_slots, threads, thread_slots, room, records, bytes })
+        Some(Self {
+            groups,
+            group_slots,
+            threads,
+            thread_slots,
+            span_room,
+            spans,
+            room,
+            records,
+            bytes,
+        })
     }
 }
 
@@ -181,6 +196,12 @@ impl Shared {
         all.chunks(self.layout.room.max(1)).nth(thread).unwrap_or_default()
     }
 
+    /// Memory for the times in which one thread wants to run; empty for one that does not exist.
+    pub fn spans(&self, thread: usize) -> &[SpanCell] {
+        let all = self.slice(self.layout.spans, self.layout.threads * self.layout.span_room);
+        all.chunks(self.layout.span_room.max(1)).nth(thread).unwrap_or_default()
+    }
+
     /// Addresses of the whole mapping.
     pub fn mapping(&self) -> Range<usize> {
         let base = self.base.as_ptr().expose_provenance();
@@ -188,16 +209,20 @@ impl Shared {
     }
 
     /// Addresses of the pages that the process with these threads uses: all slots, and their
-    /// records.
-    pub fn used_by(&self, threads: Range<usize>) -> [Range<usize>; 2] {
+    /// times and records.
+    pub fn used_by(&self, threads: Range<usize>) -> [Range<usize>; 3] {
         const PAGE_BYTES: usize = 4096;
         let Range { start: base, end } = self.mapping();
-        let records = base + self.layout.records;
-        let of_thread = self.layout.room * size_of::<RecordCell>();
-        let begin = records + threads.start * of_thread;
-        let own = begin..begin + threads.len() * of_thread;
-        // The slots end where the records begin, maybe within a page.
-        [base..records, own].map(|Range { start, end: last }| {
+        let own = [
+            (self.layout.spans, self.layout.span_room * size_of::<SpanCell>()),
+            (self.layout.records, self.layout.room * size_of::<RecordCell>()),
+        ];
+        let [spans, records] = own.map(|(first, of_thread)| {
+            let begin = base + first + threads.start * of_thread;
+            begin..begin + threads.len() * of_thread
+        });
+        // Each ends where the next begins, maybe within a page.
+        [base..base + self.layout.spans, spans, records].map(|Range { start, end: last }| {
             let start = start / PAGE_BYTES * PAGE_BYTES;
             start..last.next_multiple_of(PAGE_BYTES).min(end).max(start)
         })
@@ -249,7 +274,7 @@ mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
     fn size(groups: usize, threads: usize, records: u32) -> Size {
-        Size { groups, threads, records }
+        Size { groups, threads, records, spans: 3 }
     }
 
     #[test]
@@ -283,7 +308,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let shared = Shared::create(&directory.path().join("shared"), size(2, 6, 1000)).unwrap();
         let all = shared.mapping();
-        let [slots, own] = shared.used_by(2..4);
+        let [slots, spans, own] = shared.used_by(2..4);
+        let span = |thread: usize| std::ptr::from_ref(&shared.spans(thread)[2]).addr();
+        assert_eq!((shared.spans(5).len(), shared.spans(6).len()), (3, 0));
+        assert!(spans.contains(&span(2)) && spans.contains(&span(3)));
         assert_eq!(slots.start, all.start);
         let address = |cell: &RecordCell| std::ptr::from_ref(cell).addr();
         let slot = std::ptr::from_ref(&shared.threads()[5]).addr();
@@ -294,7 +322,7 @@ mod tests {
             assert_eq!(own.contains(&first) && own.contains(&last), is_own, "{thread}");
         }
         assert!(own.len() < 3 * 1000 * size_of::<RecordCell>());
-        let last = shared.used_by(0..6)[1].clone();
+        let last = shared.used_by(0..6)[2].clone();
         assert_eq!(last.end, all.end);
     }
 

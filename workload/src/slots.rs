@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
 use crossbeam_utils::CachePadded;
 use gaps::histogram::Histogram;
+use gaps::span::Span;
 use gaps::tally::{RecordCell, Tally};
 use protocol::cpu_list::{CpuSet, MAX_CPUS};
 use protocol::error::Owner;
@@ -174,14 +175,39 @@ pub struct ThreadSlot {
     pub wakeup_due_ns: AtomicU64,
     /// Time in which it wanted to run, from the planned begin of each burst to its end.
     pub busy_ticks: AtomicU64,
+    /// The same of the warm-up, which is in no figure.
+    pub warmup_busy_ticks: AtomicU64,
     /// Bursts completed.
     pub bursts: AtomicU64,
     /// CPU time during the load.
     pub cpu_time_ns: AtomicU64,
+    /// How many of the times are there in which it wanted to run.
+    pub spans: AtomicU32,
     /// The kernel's own figures before the load.
     pub account_before: AccountCells,
     /// The kernel's own figures of the load.
     pub account: AccountCells,
+}
+
+/// Room for a [`Span`].
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct SpanCell {
+    begin: AtomicU64,
+    end: AtomicU64,
+}
+
+impl SpanCell {
+    /// Writes it; for one writer.
+    pub fn store(&self, span: Span) {
+        self.begin.store(span.begin, Relaxed);
+        self.end.store(span.end, Relaxed);
+    }
+
+    /// What was stored, once the writer has published it in some way.
+    pub fn load(&self) -> Span {
+        Span { begin: self.begin.load(Relaxed), end: self.end.load(Relaxed) }
+    }
 }
 
 /// Room for a [`ThreadAccount`].

@@ -17,8 +17,8 @@ use protocol::group::GroupSpec;
 use protocol::index::{GroupIndex, Member, ThreadIndex};
 use protocol::job::LoadSpec;
 
-use crate::burst_account::BurstAccount;
-use crate::bursts::{Bursts, Ended, Moment};
+use crate::burst_account::{BurstAccount, Moment};
+use crate::bursts::{Bursts, Ended};
 use crate::hit::{HitPublisher, TraceFiles};
 use crate::kernel::accounting::ThreadAccount;
 use crate::kernel::{affinity, core_sched, futex};
@@ -85,7 +85,8 @@ pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
     slot.set_state(State::Running);
     let Ended { ran_after_ns, asleep_until_ns, missed } = measure(common, slot, index, evidence);
     let cpu_time = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID).saturating_sub(cpu_before);
-    slot.cpu_time_ns.store(cpu_time.saturating_sub(ran_after_ns), Relaxed);
+    let unmeasured_ns = account_of(common, slot, index).ran_in_warmup_ns() + ran_after_ns;
+    slot.cpu_time_ns.store(cpu_time.saturating_sub(unmeasured_ns), Relaxed);
     let account = ThreadAccount::of_this_thread().since(account_before);
     slot.account.store(account.without_run_ns(ran_after_ns));
     if let Some(missed) = missed {
@@ -153,12 +154,14 @@ fn measure(
     };
     let (start, end) = span(common);
     let member = common.member(index);
+    let account = account_of(common, slot, index);
     let bursts = Bursts {
         group: common.group,
         yielding: common.group.yielding_of(member.thread.index()),
         seed: spec.seed,
-        meter: Meter::new(Recorder { tally: &slot.tally, cells, tsc_khz: khz }, limits),
-        account: account_of(common, slot, index),
+        meter: Meter::new(Recorder { tally: &slot.tally, cells, tsc_khz: khz }, limits)
+            .counting_from(account.from.tsc),
+        account,
         publisher: HitPublisher { control, trace: common.trace.as_ref(), khz, index, member },
         start,
         end,
@@ -169,19 +172,24 @@ fn measure(
 /// What a thread accounts for of its bursts.
 fn account_of<'a>(common: &Common<'a>, slot: &'a ThreadSlot, index: u32) -> BurstAccount<'a> {
     let cells = common.shared.records(index as usize);
-    BurstAccount { slot, cells, control: common.shared.control(), khz: common.tsc_khz }
+    let control = common.shared.control();
+    let from = after(common.spec.warmup, span(common).0, common.tsc_khz);
+    let spans = common.shared.spans(index as usize);
+    BurstAccount { slot, cells, spans, control, from, khz: common.tsc_khz }
 }
 
 /// When the load begins, and when it ends.
 fn span(common: &Common<'_>) -> (Moment, Moment) {
     let gate = &common.shared.control().gate;
     let start = Moment { ns: gate.start_ns.load(Acquire), tsc: gate.start_tsc.load(Acquire) };
-    let duration_ns = as_ns(common.spec.duration);
-    let end = Moment {
-        ns: start.ns.saturating_add(duration_ns),
-        tsc: start.tsc.wrapping_add(ns_to_ticks(duration_ns, common.tsc_khz)),
-    };
-    (start, end)
+    (start, after(common.spec.duration, start, common.tsc_khz))
+}
+
+fn after(time: Duration, since: Moment, khz: u64) -> Moment {
+    Moment {
+        ns: since.ns.saturating_add(as_ns(time)),
+        tsc: since.tsc.wrapping_add(ticks(time, khz)),
+    }
 }
 
 fn ticks(time: Duration, khz: u64) -> u64 {

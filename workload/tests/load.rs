@@ -14,7 +14,8 @@ use std::{env, fs, io, panic, thread};
 
 use gaps::evidence::Class;
 use gaps::record::{GapKind, GapRecord};
-use gaps::tsc::{self, ticks_to_ns};
+use gaps::span::Span;
+use gaps::tsc::{self, ns_to_ticks, ticks_to_ns};
 use protocol::cpu_list::CpuSet;
 use protocol::error::Owner;
 use protocol::group::{ArrivalSpec, GroupSpec, Policy, SleepSpec};
@@ -43,6 +44,10 @@ const TESTS: &[(&str, fn())] = &[
     (
         "figures_end_at_the_hit_and_not_with_the_threads",
         figures_end_at_the_hit_and_not_with_the_threads,
+    ),
+    (
+        "the_warm_up_is_in_no_figure_and_all_times_wanted_are_told",
+        the_warm_up_is_in_no_figure_and_all_times_wanted_are_told,
     ),
     ("a_request_to_stop_ends_even_those_asleep", a_request_to_stop_ends_even_those_asleep),
     ("a_group_that_dies_is_named", a_group_that_dies_is_named),
@@ -84,6 +89,7 @@ struct Notes {
     prepared: Option<Prepared>,
     tsc_start: Option<u64>,
     records: Vec<Vec<GapRecord>>,
+    demand: Vec<Vec<Span>>,
     ticks: Vec<Tick>,
     hits: Vec<ThresholdHit>,
     pids: Vec<i32>,
@@ -113,6 +119,13 @@ impl Observer for Notes {
         let thread = thread as usize;
         self.records.resize(self.records.len().max(thread + 1), Vec::new());
         self.records[thread].extend(records);
+        Ok(())
+    }
+
+    fn demand(&mut self, thread: u32, spans: &[Span]) -> io::Result<()> {
+        let thread = thread as usize;
+        self.demand.resize(self.demand.len().max(thread + 1), Vec::new());
+        self.demand[thread].extend(spans);
         Ok(())
     }
 
@@ -152,6 +165,7 @@ fn spec(duration: Duration) -> LoadSpec {
         cpus: affinity::online().unwrap().iter().take(2).collect(),
         seed: 5,
         duration,
+        warmup: Duration::ZERO,
         floor: Duration::from_micros(100),
         threshold: None,
         records_per_thread: 10_000,
@@ -458,6 +472,58 @@ fn figures_end_at_the_hit_and_not_with_the_threads() {
         let ran_ms = thread.cpu_time_ns as f64 / 1e6;
         assert!(ran_ms < busy_ms - stopped_ms + 20.0, "ran {ran_ms} ms, stopped {stopped_ms} ms");
     }
+}
+
+fn the_warm_up_is_in_no_figure_and_all_times_wanted_are_told() {
+    // Closed and open loops, short bursts and one without end; one is stopped across the warm-up's end.
+    let uniform = SleepSpec::Uniform { min: Duration::ZERO, max: ms(20) };
+    let arrival = ArrivalSpec::Poisson(ms(10));
+    let groups = vec![
+        group(2, ms(15), uniform),
+        GroupSpec { arrival: Some(arrival), ..group(1, ms(2), SleepSpec::Fixed(Duration::ZERO)) },
+        group(1, ms(60_000), SleepSpec::Fixed(Duration::ZERO)),
+    ];
+    let spec = LoadSpec { groups, warmup: ms(400), ..spec(ms(1200)) };
+    let at_release = |pids: Vec<i32>| {
+        thread::spawn(move || {
+            thread::sleep(ms(350));
+            signal(pids[2], libc::SIGSTOP);
+            thread::sleep(ms(200));
+            signal(pids[2], libc::SIGCONT);
+        });
+    };
+    let mut notes = Notes { at_release: Some(Box::new(at_release)), ..Notes::default() };
+    let outcome = measure(&spec, &mut notes);
+    assert!(outcome.fault.is_none(), "{:?}", outcome.fault);
+    let (report, khz) = (&outcome.report, outcome.report.tsc.khz);
+    let from = notes.tsc_start.unwrap() + ns_to_ticks(400_000_000, khz);
+    assert!(report.accounted_from_tsc.is_some_and(|tsc| tsc >= from));
+    let (mut early_gaps, mut wanted) = (0, 0);
+    for (index, thread) in report.threads.iter().enumerate() {
+        let records = notes.records.get(index).map_or(&[][..], Vec::as_slice);
+        let (early, counted): (Vec<GapRecord>, Vec<GapRecord>) =
+            records.iter().copied().partition(|gap| gap.warmup);
+        assert!(early.iter().all(|gap| gap.tsc_end <= from + ns_to_ticks(100_000, khz)));
+        assert!(counted.iter().all(|gap| gap.tsc_begin >= from), "{counted:?} {from}");
+        assert_eq!(thread.gaps, counted.len() as u64);
+        assert_eq!(thread.gap_ticks, counted.iter().map(GapRecord::ticks).sum::<u64>());
+        let spans = &notes.demand[index];
+        assert!(spans.is_sorted() && spans.iter().all(|span| span.begin >= from), "{spans:?}");
+        assert_eq!(spans.iter().map(Span::ticks).sum::<u64>(), thread.busy_ticks);
+        let (busy_ms, ran_ms) = (to_ms(thread.busy_ticks, khz), thread.cpu_time_ns as f64 / 1e6);
+        println!("  wanted {busy_ms:.1} ms in {} times, ran {ran_ms:.1} ms", spans.len());
+        // One that is off its CPU when the load ends wants to run until it is back.
+        assert!(ran_ms < busy_ms + 20.0, "{busy_ms} ms, {ran_ms} ms");
+        early_gaps += early.len();
+        wanted += spans.len();
+    }
+    // The one without end has wanted to run all the time, and was kept from it on both sides.
+    let last = &report.threads[3];
+    assert!(to_ms(last.busy_ticks, khz) > 799.0);
+    assert!(notes.records[3].iter().any(|gap| gap.warmup && gap.tsc_end == from));
+    let rest = notes.records[3].iter().find(|gap| gap.tsc_begin == from).expect("its rest");
+    assert!(to_ms(rest.ticks(), khz) > 100.0, "{rest:?}");
+    assert!(early_gaps > 0 && wanted > 20, "{early_gaps} {wanted}");
 }
 
 fn a_request_to_stop_ends_even_those_asleep() {

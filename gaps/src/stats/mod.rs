@@ -5,6 +5,7 @@
 pub mod distribution;
 pub mod fairness;
 pub mod lag;
+pub mod service;
 
 pub use distribution::{Distribution, Quantiles, Starvation};
 pub use fairness::{jain, max_over_min};

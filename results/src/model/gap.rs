@@ -110,7 +110,16 @@ impl LocatedGap {
     /// As it was measured.
     pub fn record(self) -> GapRecord {
         let Self { tsc_begin, tsc_end, cpu_begin, cpu_end, class, kind, unfinished, .. } = self;
-        GapRecord { tsc_begin, tsc_end, cpu_begin, cpu_end, class, kind, unfinished }
+        GapRecord {
+            tsc_begin,
+            tsc_end,
+            cpu_begin,
+            cpu_end,
+            class,
+            kind,
+            unfinished,
+            ..GapRecord::default()
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 //! Names of the figures by which runs are judged and kernels compared: one number a run, and less is
 //! better.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// A figure of a whole run.
@@ -39,6 +41,24 @@ pub enum Metric {
     /// Part of the time for which cookies kept CPUs idle, of 1, where that is a measurement
     /// (`forced_idle.share`).
     ForcedIdle,
+    /// The furthest that a thread was behind within a second, in nanoseconds
+    /// (`service_lag.windows[].max_ns`).
+    LagMax,
+    /// In 99 % of the time wanted threads were no more behind, in nanoseconds
+    /// (`service_lag.windows[].p99_ns`).
+    LagP99,
+    /// 90 % of wake-ups came at most so late, in nanoseconds (`statistics.wakeup.p90_ns`).
+    WakeupP90,
+    /// Half of the gaps were at most so long, in nanoseconds, each counted once
+    /// (`statistics.quantiles.p50_ns`).
+    GapP50,
+    /// The same of 99 % (`statistics.quantiles.p99_ns`).
+    GapP99,
+    /// P(wait > 10 ms) of a request at a random moment (`statistics.wait_exceeds`).
+    #[serde(rename = "wait-over-10ms")]
+    WaitOver10Ms,
+    /// Part of the time wanted that the host took, by gaps of its class (`steal.share`).
+    Steal,
 }
 
 /// What a figure is a number of.
@@ -52,7 +72,7 @@ pub enum Quantity {
 
 impl Metric {
     /// All, those that are shown first.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 20] = [
         Self::WaitP99,
         Self::WaitP50,
         Self::MeanWait,
@@ -66,6 +86,13 @@ impl Metric {
         Self::WakeupP999,
         Self::WakeupMax,
         Self::Lag,
+        Self::LagMax,
+        Self::LagP99,
+        Self::WakeupP90,
+        Self::GapP50,
+        Self::GapP99,
+        Self::WaitOver10Ms,
+        Self::Steal,
     ];
     /// Those that are shown of several trials, and compared beside the one that decides: each one
     /// more makes what is found of the others less certain. The default one is the first.
@@ -90,6 +117,13 @@ impl Metric {
             Self::WakeupMax => "wakeup-max",
             Self::Lag => "lag",
             Self::ForcedIdle => "forced-idle",
+            Self::LagMax => "lag-max",
+            Self::LagP99 => "lag-p99",
+            Self::WakeupP90 => "wakeup-p90",
+            Self::GapP50 => "gap-p50",
+            Self::GapP99 => "gap-p99",
+            Self::WaitOver10Ms => "wait-over-10ms",
+            Self::Steal => "steal",
         }
     }
 
@@ -114,17 +148,29 @@ impl Metric {
             Self::WakeupMax => "longest wake-up latency",
             Self::Lag => "most that a thread fell behind its fair share",
             Self::ForcedIdle => "share of forced idle time",
+            Self::LagMax => "furthest that a thread was behind its due within a second",
+            Self::LagP99 => "99 % of the time wanted, threads were no more behind within a second",
+            Self::WakeupP90 => "90th percentile of wake-up latencies",
+            Self::GapP50 => "median length of gaps",
+            Self::GapP99 => "99th percentile of lengths of gaps",
+            Self::WaitOver10Ms => "probability that a request waits for more than 10 ms",
+            Self::Steal => "share of the time wanted that the host took",
         }
     }
 
     /// What it is a number of.
     pub fn quantity(self) -> Quantity {
         match self {
-            Self::GapShare | Self::ForcedIdle => Quantity::Share,
+            Self::GapShare | Self::ForcedIdle | Self::WaitOver10Ms | Self::Steal => Quantity::Share,
             _ => Quantity::LengthNs,
         }
     }
 }
+
+/// All of these figures of a run: nanoseconds, and parts of 1; `None` is what it does not tell.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Summary(pub BTreeMap<Metric, Option<f64>>);
 
 /// What a run has of a figure with a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -21,6 +21,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use gaps::tsc::ns_to_ticks;
+use protocol::duration::as_ns;
 use protocol::index::Kind;
 use protocol::job::Job;
 use protocol::message::Setup;
@@ -38,13 +39,14 @@ pub use self::host::{CpuKind, EMULATION, HostFacts};
 pub use self::machine::{
     ConsoleStats, ExitCounts, HostEvidence, Idle, Machine, MachineEnd, MicroVm, VcpuEnd,
 };
-pub use self::metric::{LimitFinding, LimitOutcome, Metric, Quantity};
+pub use self::metric::{LimitFinding, LimitOutcome, Metric, Quantity, Summary};
 pub use self::run::{
     Answer, Cosched, Entered, KernelFacts, Phase, ReasonCode, RunFairness, Schema, Stage, Target,
 };
 pub use self::run_times::{ForcedIdleTime, RunTimes, Spent, ThreadTimes};
 pub use self::statistics::{
-    ClassShare, Fairness, FigureSource, KindShare, Lag, Statistics, Steal, WaitExceeds,
+    ClassShare, Fairness, FigureSource, KindShare, Lag, LagWindow, ServiceLag, Statistics, Steal,
+    WaitExceeds,
 };
 pub use self::thread::{Group, Thread, VmResult};
 pub use self::trace::{Trace, TraceForm, TraceVia};
@@ -55,6 +57,8 @@ pub use self::vcpu_end::VcpuEndReason;
 pub struct RunResult {
     /// Version of the format.
     pub schema: Schema,
+    /// The figures by which runs are judged and compared, by name.
+    pub summary: Summary,
     /// Of the program.
     pub version: String,
     /// Where the threads that measured ran.
@@ -106,6 +110,8 @@ pub struct RunResult {
     pub statistics: Statistics,
     /// How evenly threads, and groups, got the time they wanted.
     pub fairness: RunFairness,
+    /// How far they were behind what they were due.
+    pub service_lag: ServiceLag,
     /// The longest gap by design.
     pub expected: Expected,
     /// Time for which cookies kept CPUs idle.
@@ -165,17 +171,20 @@ impl RunResult {
         self.tsc.map(|tsc| tsc.khz).or(at_setup).unwrap_or(0)
     }
 
-    /// From the load's start to where the figures end, as TSC readings.
+    /// From where the figures begin to where they end, as TSC readings.
     pub fn window_tsc(&self) -> Range<u64> {
         let (start, khz) = (self.setup.as_ref().map_or(0, |setup| setup.tsc_start), self.tsc_khz());
         let measured = self.measured_ns.filter(|_| khz > 0).map(|ns| ns_to_ticks(ns, khz));
+        let start = start.saturating_add(ns_to_ticks(as_ns(self.job.load.warmup), khz));
         let end = measured.map_or(u64::MAX, |ticks| start.saturating_add(ticks));
         start..self.threshold_hit.as_ref().map_or(end, |hit| hit.tsc_end)
     }
 
-    /// Whether a gap had ended when the one over the threshold did, which ended the run.
+    /// Whether a gap is in the figures: it began behind the warm-up, and had ended when the one over
+    /// the threshold did, which ended the run.
     pub fn counts(&self, gap: &LocatedGap) -> bool {
-        self.threshold_hit.as_ref().is_none_or(|hit| gap.tsc_end <= hit.tsc_end)
+        (self.job.load.warmup.is_zero() || gap.tsc_begin >= self.window_tsc().start)
+            && self.threshold_hit.as_ref().is_none_or(|hit| gap.tsc_end <= hit.tsc_end)
     }
 
     /// Whether groups had cookies.

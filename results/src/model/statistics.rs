@@ -6,6 +6,8 @@ use gaps::record::GapKind;
 use gaps::stats::{Quantiles, Starvation};
 use serde::{Deserialize, Serialize};
 
+use super::gap::Numbers;
+
 /// Where figures come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -71,6 +73,37 @@ pub struct Lag {
     pub window_ns: u64,
     /// How far it fell behind.
     pub lag_ns: u64,
+}
+
+/// How far threads were behind an ideal that divides the CPUs at each instant, by weight, among those
+/// that want to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceLag {
+    /// Within times of several lengths, rising; the last one is the whole run.
+    pub windows: Vec<LagWindow>,
+    /// Why there are none.
+    pub note: Option<String>,
+}
+
+/// How much less than it was due a thread got within such a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LagWindow {
+    /// Length of the time.
+    pub window_ns: u64,
+    /// The most.
+    pub max_ns: u64,
+    /// In 99 % of the time in which threads wanted to run it was no more than this.
+    pub p99_ns: u64,
+    /// Whose the most was.
+    #[serde(flatten)]
+    pub who: Numbers,
+}
+
+impl ServiceLag {
+    /// Within a second, or in all of a run that had no more.
+    pub fn in_a_second(&self) -> Option<&LagWindow> {
+        self.windows.iter().find(|window| window.window_ns >= 1_000_000_000).or(self.windows.last())
+    }
 }
 
 /// Gaps of one class.

@@ -100,6 +100,13 @@ fn gaps_that_ended_after_the_hit_do_not_count() {
     assert!(result.counts(&gap(501)));
     result.threshold_hit = Some(gap(500));
     assert!(result.counts(&gap(500)) && !result.counts(&gap(501)));
+    // Nor do those of the warm-up.
+    result.job.load.warmup = std::time::Duration::from_millis(1);
+    let from = result.window_tsc().start;
+    assert_eq!(from, result.setup.as_ref().expect("it began").tsc_start + result.tsc_khz());
+    result.threshold_hit = None;
+    let begun = |tsc_begin| LocatedGap { tsc_begin, ..gap(u64::MAX) };
+    assert!(result.counts(&begun(from)) && !result.counts(&begun(from - 1)));
 }
 
 #[test]

@@ -12,11 +12,18 @@ use results::model::Expected;
 
 use crate::units::show_ns;
 
-/// What is to be expected of a load on a kernel.
-pub fn expected(spec: &LoadSpec, facts: &SchedulerFacts, longest_gap_ns: Option<u64>) -> Expected {
+/// What is to be expected of a load on a kernel, of which at most so many threads for each CPU wanted to
+/// run at the same time; all, where that is not known.
+pub fn expected(
+    spec: &LoadSpec,
+    at_once: Option<u32>,
+    facts: &SchedulerFacts,
+    longest_gap_ns: Option<u64>,
+) -> Expected {
     let cpus = u32::try_from(spec.cpus.len()).unwrap_or(u32::MAX).max(1);
     let threads = u32::try_from(spec.threads()).unwrap_or(u32::MAX);
-    let threads_per_cpu = threads.div_ceil(cpus);
+    let threads_per_cpu =
+        at_once.filter(|at_once| *at_once > 0).unwrap_or_else(|| threads.div_ceil(cpus));
     let mut expected = Expected { threads_per_cpu, ..Expected::default() };
     if let Some(note) = not_alike(spec) {
         return Expected { note, ..Expected::default() };
@@ -130,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_figures_of_the_literature() {
-        let gap = |facts| expected(&load(8, 2, 2), &facts, None).gap_ns;
+        let gap = |facts| expected(&load(8, 2, 2), None, &facts, None).gap_ns;
         // The original benchmark's tuning: seven turns of 3.75 ms.
         assert_eq!(gap(facts(Family::Cfs, 1_875_000, 4, true)), Some(26_250_000));
         // EEVDF's own slice on 4 CPUs: a turn ends at the tick that follows.
@@ -141,14 +148,18 @@ mod tests {
 
     #[test]
     fn many_threads_on_cfs_have_the_minimum_granularity() {
-        let found = expected(&load(32, 2, 2), &facts(Family::Cfs, 1_875_000, 4, true), None);
+        let found = expected(&load(32, 2, 2), None, &facts(Family::Cfs, 1_875_000, 4, true), None);
         assert_eq!((found.threads_per_cpu, found.turn_ns), (32, Some(1_875_000)));
     }
 
     #[test]
     fn inflation_is_measured_over_expected() {
+        // No more wanted to run at once: one turn of another.
+        let few = facts(Family::Eevdf, 3 * MS, 4, false);
+        let few = expected(&load(8, 2, 2), Some(2), &few, Some(8 * MS));
+        assert_eq!((few.gap_ns, few.threads_per_cpu, few.inflation), (Some(4 * MS), 2, Some(2.0)));
         let found =
-            expected(&load(8, 2, 2), &facts(Family::Eevdf, 3 * MS, 4, false), Some(56 * MS));
+            expected(&load(8, 2, 2), None, &facts(Family::Eevdf, 3 * MS, 4, false), Some(56 * MS));
         assert_eq!((found.gap_ns, found.inflation), (Some(28 * MS), Some(2.0)));
         assert!(line(&found).ends_with("measured 2.00 x"), "{}", line(&found));
     }
@@ -158,31 +169,33 @@ mod tests {
         let facts = facts(Family::Eevdf, 3 * MS, 4, false);
         let mut spec = load(8, 2, 2);
         spec.groups[3].cookie = false;
-        let found = expected(&spec, &facts, Some(MS));
+        let found = expected(&spec, None, &facts, Some(MS));
         assert_eq!((found.gap_ns, found.inflation), (None, None));
         assert!(found.note.contains("no cookie"), "{}", found.note);
         spec.groups[3].policy.nice = Some(1);
-        assert!(expected(&spec, &facts, None).note.contains("nice"));
+        assert!(expected(&spec, None, &facts, None).note.contains("nice"));
     }
 
     #[test]
     fn what_cannot_be_said_is_not_said() {
-        let alone = expected(&load(1, 2, 2), &facts(Family::Eevdf, 3 * MS, 4, false), Some(1));
+        let alone =
+            expected(&load(1, 2, 2), None, &facts(Family::Eevdf, 3 * MS, 4, false), Some(1));
         assert_eq!((alone.gap_ns, alone.inflation), (None, None));
         assert!(line(&alone).contains("CPU of its own"), "{}", line(&alone));
         let slice_note = Some("this kernel is locked down".to_owned());
         let hidden =
             SchedulerFacts { slice_ns: None, slice_note, ..facts(Family::Eevdf, 0, 4, false) };
-        let hidden = expected(&load(8, 2, 2), &hidden, Some(1));
+        let hidden = expected(&load(8, 2, 2), None, &hidden, Some(1));
         assert!(hidden.gap_ns.is_none(), "{hidden:?}");
         assert_eq!(
             line(&hidden),
             "none: the scheduler's slice cannot be read: this kernel is locked down"
         );
         // A guest may say anything.
-        let still = expected(&load(8, 2, 2), &facts(Family::Eevdf, 3 * MS, 0, false), Some(1));
+        let still =
+            expected(&load(8, 2, 2), None, &facts(Family::Eevdf, 3 * MS, 0, false), Some(1));
         assert!(still.gap_ns.is_none() && still.note.contains("tick"), "{still:?}");
-        let nothing = expected(&load(8, 2, 2), &SchedulerFacts::default(), Some(1));
+        let nothing = expected(&load(8, 2, 2), None, &SchedulerFacts::default(), Some(1));
         assert!(nothing.gap_ns.is_none() && !nothing.note.is_empty());
     }
 }

@@ -6,10 +6,13 @@ use std::time::Duration;
 use protocol::job::Job;
 use results::clock::Clock;
 use results::model::{
-    AfterHit, Expected, ForcedIdle, Group, LocatedGap, RunFairness, Statistics, Steal, Thread,
+    AfterHit, Expected, ForcedIdle, Group, LocatedGap, RunFairness, ServiceLag, Statistics, Steal,
+    Thread,
 };
 
 use super::parted::{Parted, clock_of, parted};
+use super::run_delay::Waits;
+use super::service_lag::{self, Found};
 use super::summary::{self, ThreadGaps, of_threads};
 use super::{expected, forced_idle, threads};
 use crate::session::Session;
@@ -25,6 +28,8 @@ pub struct Figures {
     pub statistics: Statistics,
     /// Of threads and groups.
     pub fairness: RunFairness,
+    /// How far threads were behind what they were due.
+    pub service_lag: ServiceLag,
     /// The longest gap.
     pub longest: Option<LocatedGap>,
     /// The gap that ended the run.
@@ -41,6 +46,8 @@ pub struct Figures {
     pub forced_idle: ForcedIdle,
     /// Time that the host took.
     pub steal: Steal,
+    /// Gaps of the warm-up, of each thread.
+    pub early: Vec<Waits>,
 }
 
 impl Figures {
@@ -67,8 +74,11 @@ impl Figures {
         let meters = job.meter.is_some() || nested;
         let steal = summary::steal(&threads, budget(steal_budget, job), clock);
         let mut fairness = fairness(&threads, &groups, clock);
+        let Found { lag: mut service_lag, threads_per_cpu } =
+            service_lag::found(session, &threads, &parted, measured_ns.unwrap_or(0), clock);
         let too_short = measured_ns.and_then(|ns| too_short(ns, &threads, clock, meters));
-        if too_short.is_some() {
+        if let Some(why) = &too_short {
+            service_lag = ServiceLag { note: Some(why.clone()), ..ServiceLag::default() };
             (fairness, forced_idle.share) = (RunFairness::default(), None);
             forget_shares(&mut statistics, &mut threads, &mut groups);
         }
@@ -78,12 +88,13 @@ impl Figures {
             expected: if nested {
                 expected::of_machines()
             } else {
-                expected::expected(&job.load, &scheduler, longest_ns)
+                expected::expected(&job.load, threads_per_cpu, &scheduler, longest_ns)
             },
             threads,
             groups,
             statistics,
             fairness,
+            service_lag,
             longest,
             hit,
             after_hit: after_hit.filter(|after| after.gaps > 0),
@@ -91,6 +102,7 @@ impl Figures {
             too_short,
             forced_idle,
             steal,
+            early: parted.iter().map(|parted| Waits::of(&parted.early, clock)).collect(),
         }
     }
 }
@@ -126,7 +138,10 @@ fn book_forced_idle(
 ) -> ForcedIdle {
     let report = session.report.as_ref();
     // Of the time for which the kernel's accounting was read.
-    let accounted_ns = report.map_or(0, |report| clock.since_start_ns(report.tsc_end));
+    let accounted_ns = report.map_or(0, |report| match report.accounted_from_tsc {
+        Some(from) => clock.ns(report.tsc_end.saturating_sub(from)),
+        None => clock.since_start_ns(report.tsc_end),
+    });
     let cpu_time_ns = accounted_ns.saturating_mul(clock.load().cpus.len() as u64);
     forced_idle::fill_in(groups, threads, report, cpu_time_ns)
 }
@@ -135,7 +150,7 @@ fn book_forced_idle(
 fn measured_ns(session: &Session, clock: Clock<'_>) -> Option<u64> {
     session.setup.as_ref()?;
     let end = clock.until().tsc().or(session.report.as_ref().map(|report| report.tsc_end))?;
-    Some(clock.since_start_ns(end))
+    Some(clock.counted_ns(end))
 }
 
 /// Statistics of all gaps, and of those of each group and thread.

@@ -104,6 +104,7 @@ fn job(records_per_thread: u32) -> Job {
         cpus: vec![0, 1],
         seed: 0,
         duration: Duration::from_secs(3600),
+        warmup: Duration::ZERO,
         floor: Duration::from_micros(100),
         threshold: None,
         records_per_thread,

@@ -9,5 +9,6 @@ pub mod forced_idle;
 mod many_gaps_tests;
 pub mod parted;
 pub mod run_delay;
+pub mod service_lag;
 pub mod summary;
 pub mod threads;

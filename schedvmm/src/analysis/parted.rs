@@ -37,9 +37,11 @@ pub fn after_hit_ns(session: &Session, clock: Clock<'_>) -> Vec<Vec<u64>> {
         .collect()
 }
 
-/// One thread's gaps, parted by the moment at which figures end.
+/// One thread's gaps, parted by the moments at which figures begin and end.
 #[derive(Debug, Default)]
 pub struct Parted<'a> {
+    /// Those of the warm-up.
+    pub early: Vec<GapRecord>,
     /// Those that had ended.
     pub ended: Cow<'a, [GapRecord]>,
     /// Of those that were open then, the part before.
@@ -51,19 +53,18 @@ pub struct Parted<'a> {
 impl<'a> Parted<'a> {
     /// Parts these records.
     pub fn new(records: &'a [GapRecord], until: Until) -> Self {
-        if until == Until::default() {
-            return Self { ended: records.into(), ..Self::default() };
-        }
-        let later: Vec<_> = records.iter().filter(|record| !until.has(record)).copied().collect();
+        let early: Vec<_> = records.iter().filter(|record| record.warmup).copied().collect();
+        let counted = records.iter().filter(|record| !record.warmup);
+        let later: Vec<_> = counted.clone().filter(|record| !until.has(record)).copied().collect();
         let open = later.iter().filter_map(|record| until.open(record)).collect();
-        // In order of time they are the last ones, and nothing needs to be copied.
-        let first = records.len() - later.len();
-        let ended = if records[..first].iter().all(|record| until.has(record)) {
-            records[..first].into()
+        // In order of time they are the first and the last ones, and nothing needs to be copied.
+        let middle = &records[early.len()..records.len() - later.len()];
+        let ended = if middle.iter().all(|record| !record.warmup && until.has(record)) {
+            middle.into()
         } else {
-            records.iter().filter(|record| until.has(record)).copied().collect()
+            counted.filter(|record| until.has(record)).copied().collect()
         };
-        Self { ended, open, later }
+        Self { early, ended, open, later }
     }
 
     /// All time waited until then. Nothing is copied where no gap was open.
@@ -174,6 +175,21 @@ mod tests {
         let mixed = [record(45, 90), record(10, 20)];
         let parted = Parted::new(&mixed, Until::new(Some(50)));
         assert_eq!((&parted.ended[..], &parted.later[..]), (&mixed[1..], &mixed[..1]));
+    }
+
+    #[test]
+    fn what_is_of_the_warm_up_is_apart_from_all_else() {
+        let early = |tsc_begin, tsc_end| GapRecord { warmup: true, ..record(tsc_begin, tsc_end) };
+        let records = [early(0, 5), early(8, 10), record(10, 20), record(30, 90)];
+        for until in [Until::default(), Until::new(Some(95))] {
+            let parted = Parted::new(&records, until);
+            assert_eq!(parted.early, records[..2]);
+            assert!(matches!(parted.ended, Cow::Borrowed(all) if all == &records[2..]));
+        }
+        let mixed = [record(10, 20), early(0, 5), record(30, 90)];
+        let parted = Parted::new(&mixed, Until::new(Some(50)));
+        assert_eq!((&parted.early[..], &parted.ended[..]), (&mixed[1..2], &mixed[..1]));
+        assert_eq!((&parted.open[..], &parted.later[..]), (&[record(30, 50)][..], &mixed[2..]));
     }
 
     #[test]

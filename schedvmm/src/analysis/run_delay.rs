@@ -3,8 +3,10 @@
 //! each other.
 
 use gaps::evidence::Class;
+use gaps::record::GapRecord;
 use protocol::index::Kind;
 use protocol::job::LoadSpec;
+use results::clock::Clock;
 use results::model::Thread;
 
 /// The two may differ by so much of the larger one.
@@ -12,14 +14,36 @@ const MAX_DIFFERENCE: f64 = 0.02;
 /// And by so much of the time wanted: waits that are shorter than the floor are no gaps.
 const MAX_UNSEEN: f64 = 0.001;
 
+/// What gaps come to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Waits {
+    /// Of class `scheduled-out`.
+    off_ns: u64,
+    /// All of them.
+    ns: u64,
+}
+
+impl Waits {
+    /// Of these gaps.
+    pub fn of(gaps: &[GapRecord], clock: Clock<'_>) -> Self {
+        let off = gaps.iter().filter(|gap| gap.class == Class::ScheduledOut);
+        Self {
+            off_ns: off.map(|gap| clock.ns(gap.ticks())).sum(),
+            ns: gaps.iter().map(|gap| clock.ns(gap.ticks())).sum(),
+        }
+    }
+}
+
 /// What is to be said of the thread whose gaps and accounting differ most, if that is too much. Of
 /// a run that a hit ended nothing: gaps that are open then are not accounted for yet.
-pub fn note(threads: &[Thread], load: &LoadSpec, was_hit: bool) -> Option<String> {
+/// The accounting is of the warm-up, too, of which gaps have come to `early`.
+pub fn note(threads: &[Thread], early: &[Waits], load: &LoadSpec, was_hit: bool) -> Option<String> {
     let kind = load.kind;
     if was_hit || kind == Kind::Vcpus {
         return None;
     }
-    let told = threads.iter().filter(|thread| {
+    let early = early.iter().copied().chain(std::iter::repeat(Waits::default()));
+    let told = threads.iter().zip(early).filter(|(thread, _)| {
         let report = &thread.report;
         // One that still waited when the load had ended did so in the accounting until it ran.
         thread.complete
@@ -27,15 +51,15 @@ pub fn note(threads: &[Thread], load: &LoadSpec, was_hit: bool) -> Option<String
             && report.wakeup_due_ns == 0
             && !yields(thread, load)
     });
-    let each = told.filter_map(|thread| Some((thread, differs(thread)?)));
-    let (thread, by_ns) = each.max_by_key(|(_, by_ns)| *by_ns)?;
+    let each = told.filter_map(|(thread, early)| Some((thread, early, differs(thread, early)?)));
+    let (thread, early, by_ns) = each.max_by_key(|(.., by_ns)| *by_ns)?;
     let ms = |ns: u64| format!("{}.{:03} ms", ns / 1_000_000, ns / 1000 % 1000);
     Some(format!(
         "{} waited {} by the kernel's own accounting (run delay), and its gaps come to {}: {} are \
          missing on one side; waits below --floor, and threads that somebody stopped, do that",
         thread.who.name(kind),
         ms(thread.report.run_delay_ns.unwrap_or(0)),
-        ms(thread.gap_ns),
+        ms(thread.gap_ns.saturating_add(early.ns)),
         ms(by_ns),
     ))
 }
@@ -51,12 +75,12 @@ fn yields(thread: &Thread, load: &LoadSpec) -> bool {
 
 /// By how much the accounting is outside what the gaps leave open: time off the CPU is waited for,
 /// time of others may be. `None` where that is little enough.
-fn differs(thread: &Thread) -> Option<u64> {
+fn differs(thread: &Thread, early: Waits) -> Option<u64> {
     let accounted_ns = thread.report.run_delay_ns?;
     let off = thread.statistics.classes.iter().filter(|class| class.class == Class::ScheduledOut);
-    let least_ns = off.map(|class| class.gap_ns).sum::<u64>();
-    let by_ns =
-        least_ns.saturating_sub(accounted_ns).max(accounted_ns.saturating_sub(thread.gap_ns));
+    let least_ns = off.map(|class| class.gap_ns).sum::<u64>().saturating_add(early.off_ns);
+    let most_ns = thread.gap_ns.saturating_add(early.ns);
+    let by_ns = least_ns.saturating_sub(accounted_ns).max(accounted_ns.saturating_sub(most_ns));
     let larger_ns = accounted_ns.max(least_ns);
     let part = |ns: u64, limit: f64| gaps::stats::share(by_ns, ns).is_none_or(|is| is > limit);
     let much = by_ns > 0 && part(larger_ns, MAX_DIFFERENCE);
@@ -91,7 +115,7 @@ mod tests {
     #[test]
     fn a_difference_of_more_than_two_per_cent_is_told() {
         let load = crate::testing::load(1, 1, 1);
-        let told = |thread| note(&[thread], &load, false);
+        let told = |thread| note(&[thread], &[], &load, false);
         for fine in [
             thread(5000, 0, Some(5000)),
             thread(5000, 0, Some(5100)),
@@ -113,14 +137,18 @@ mod tests {
             assert!(text.starts_with("group 1 thread 1 waited") && text.contains(ms), "{text}");
         }
         let wrong = || thread(3, 0, Some(1345));
-        assert_eq!(note(&[wrong()], &load, true), None);
-        assert_eq!(note(&[wrong()], &LoadSpec { kind: Kind::Vcpus, ..load.clone() }, false), None);
+        assert_eq!(note(&[wrong()], &[], &load, true), None);
+        let vcpus = LoadSpec { kind: Kind::Vcpus, ..load.clone() };
+        assert_eq!(note(&[wrong()], &[], &vcpus, false), None);
+        // It waited in the warm-up, of which its gaps are in no figure.
+        let early = Waits { off_ns: 1342 * MS, ns: 1342 * MS };
+        assert_eq!(note(&[wrong()], &[early], &load, false), None);
         // What is in the accounting and in no gap for a reason that is known.
         let mut due = wrong();
         due.report.wakeup_due_ns = 1;
         assert_eq!(told(due), None);
         let mut yielding = load.clone();
         yielding.groups[0].yielding = std::time::Duration::from_secs(1);
-        assert_eq!(note(&[wrong()], &yielding, false), None);
+        assert_eq!(note(&[wrong()], &[], &yielding, false), None);
     }
 }

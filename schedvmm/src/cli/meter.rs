@@ -11,7 +11,8 @@ use crate::units;
 /// Options of the bursty threads, which mean nothing where something else is measured: clap
 /// refuses them rather than have them ignored. `--cosched` and the budgets of noise, which also
 /// concern virtual machines, are checked when a run is planned.
-pub const BURSTY: [&str; 10] = [
+pub const BURSTY: [&str; 11] = [
+    "warmup",
     "groups",
     "threads",
     "busy",

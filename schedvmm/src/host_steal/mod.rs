@@ -175,14 +175,18 @@ impl HostEvidence {
                     self.host_gaps.add(thread, record);
                 }
                 let ticks = record.ticks();
-                if ticks > self.longest[thread] || ticks >= self.asked_ticks {
+                let asked = ticks > self.longest[thread] || ticks >= self.asked_ticks;
+                if asked && !record.warmup {
                     self.longest[thread] = ticks.max(self.longest[thread]);
                     let time = all_there.then(|| self.host_time(record));
                     parts.insert(HostPart { thread, gap: *record, time });
                 }
                 let to = self.class_of(record);
                 if to != record.class {
-                    self.count(thread, record, to);
+                    if !record.warmup {
+                        // Those are in no report.
+                        self.count(thread, record, to);
+                    }
                     record.class = to;
                 }
             }

@@ -110,6 +110,28 @@ fn settled(away: &[(u64, u64)], gaps: Vec<Vec<GapRecord>>, equal: bool) -> Optio
     Some(session.host_parts.of(0, &first))
 }
 
+/// What the host took in the warm-up is told of its gaps, and in no thread's report.
+#[test]
+fn a_gap_of_the_warm_up_is_corrected_in_its_record_only() {
+    let tid = rustix::thread::gettid().as_raw_pid();
+    for (warmup, moved) in [(true, 0), (false, 1)] {
+        let watch = match Watch::start(tid, None) {
+            Ok(watch) => watch,
+            Err(why) => return println!("SKIPPED: {why}"),
+        };
+        let mut timeline = VcpuTimeline::new(0);
+        timeline.leaves(100, true);
+        timeline.returns(200);
+        let watched = BTreeMap::from([(2, (watch, timeline))]);
+        let mut evidence = HostEvidence { watched, whole: true, ..HostEvidence::none(None) };
+        let mut session = Session::new(testing::limits(1), Instant::now());
+        session.gaps[0] = vec![GapRecord { warmup, ..gap(Class::Unknown, 100, 200) }];
+        evidence.judge(&mut session);
+        assert_eq!(session.gaps[0][0].class, Class::Host);
+        assert_eq!(evidence.describe().reclassified_gaps, moved);
+    }
+}
+
 #[test]
 fn what_the_host_did_to_others_and_before_counts_too() {
     const MS: u64 = 1_000_000;

@@ -6,16 +6,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use gaps::record::GapKind;
+use protocol::index::Kind;
 use protocol::job::{CoschedRequest, LoadSpec};
 use protocol::message::CoschedInterface;
 use protocol::meter::MeterFacts;
 use protocol::noise::NoiseFloor;
-use results::model::{Answer, CoRun, FigureSource, Group, RunResult, Statistics, VmResult};
+use results::model::{
+    Answer, CoRun, FigureSource, Group, RunResult, ServiceLag, Statistics, Summary, VmResult,
+};
 
 use crate::analysis::expected;
 use crate::limits;
 use crate::terminal::one_line;
-use crate::units::show_ns;
+use crate::units::{show_figure, show_ns};
 
 /// The wait whose probability is on the screen.
 const SHOWN_WAIT_NS: u64 = 10_000_000;
@@ -67,6 +70,7 @@ fn write_screen(text: &mut String, result: &RunResult, folder: &Path) -> std::fm
             line(text, "why", &format!("{}{doubt}", explanation.paragraph))?;
         }
         line(text, "noise", &noise_line(result))?;
+        line(text, "summary", &summary_line(&result.summary))?;
     }
     if !result.limits.is_empty() {
         line(text, "limits", &limits::said(&result.limits))?;
@@ -219,17 +223,10 @@ fn gaps_line(found: &Statistics) -> String {
 }
 
 fn fairness_line(result: &RunResult) -> String {
-    let (threads, groups) = (result.fairness.threads, result.fairness.groups);
     let starvation = result.statistics.starvation;
     let even = match &result.too_short {
         Some(why) => format!("run too short for it, for lag and for shares: {why}"),
-        None => format!(
-            "Jain {} of threads, {} of groups; max/min {} and {}",
-            number_or_dash(threads.jain),
-            number_or_dash(groups.jain),
-            number_or_dash(threads.max_over_min),
-            number_or_dash(groups.max_over_min)
-        ),
+        None => lag_words(&result.service_lag, result.kind()),
     };
     format!(
         "{even}; starved over {}: {} times",
@@ -238,8 +235,27 @@ fn fairness_line(result: &RunResult) -> String {
     )
 }
 
-fn number_or_dash(value: Option<f64>) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"))
+/// How far threads were behind an ideal.
+fn lag_words(found: &ServiceLag, kind: Kind) -> String {
+    match found.in_a_second() {
+        Some(lag) => format!(
+            "{} at most {} behind its due within {}, all at most {} for 99 % of the time wanted",
+            lag.who.name(kind),
+            show_ns(lag.max_ns),
+            show_ns(lag.window_ns),
+            show_ns(lag.p99_ns)
+        ),
+        None => format!("unknown: {}", found.note.as_deref().unwrap_or("no thread wanted to run")),
+    }
+}
+
+/// All figures by which runs are judged and compared, by name.
+fn summary_line(summary: &Summary) -> String {
+    let figures = summary.0.iter().map(|(metric, value)| {
+        let value = value.map_or_else(|| "-".to_owned(), |it| show_figure(metric.quantity(), it));
+        format!("{} {value}", metric.name())
+    });
+    figures.collect::<Vec<_>>().join(", ")
 }
 
 /// CPU time lost to cookies; nothing is said where there are none.
@@ -427,10 +443,11 @@ mod tests {
     use ftrace::attribution::{Cause, Part, Task};
     use protocol::index::GroupIndex;
     use results::host_cpus::HostCpus;
-    use results::model::{Explained, ExplainedPart, Numbers};
+    use results::model::{Explained, ExplainedPart, LagWindow, Metric, Numbers, Quantity};
 
     use super::*;
     use crate::compose::figures::ended_by_a_hit;
+    use crate::limits::Limit;
 
     fn line(result: &RunResult, name: &str) -> String {
         let text = screen(result, Path::new("r"));
@@ -473,12 +490,50 @@ mod tests {
     #[test]
     fn a_run_that_was_too_short_says_so() {
         let mut result = ended_by_a_hit(CoschedInterface::None);
-        assert!(line(&result, "fairness ").starts_with("fairness Jain 1.000 of threads"));
+        assert!(line(&result, "fairness ").starts_with("fairness unknown: "));
+        let who = Numbers { group: 2, thread: 1 };
+        let lag = |window_ns, max_ns| LagWindow { window_ns, max_ns, p99_ns: max_ns / 2, who };
+        result.service_lag.windows =
+            vec![lag(100_000_000, 4_000_000), lag(1_000_000_000, 9_000_000)];
+        let told = "fairness group 2 thread 1 at most 9.0 ms behind its due within 1.00 s, all at most \
+                    4.5 ms for 99 % of the time wanted; starved";
+        let found = line(&result, "fairness ");
+        assert!(found.starts_with(told), "{found}");
         result.too_short = Some("it lasted 458.0 ms, less than a second".into());
         let fairness = line(&result, "fairness ");
         let says = "run too short for it, for lag and for shares: it lasted 458.0 ms, less than";
         assert!(fairness.contains(says) && fairness.contains("starved over 100.0 ms: 1"));
-        assert!(!fairness.contains("Jain"), "{fairness}");
+        assert!(!fairness.contains("behind its due"), "{fairness}");
+    }
+
+    /// What limits, comparisons and histories take by a name is there under that name, wherever figures
+    /// are told.
+    #[test]
+    fn every_figure_has_one_name_everywhere() {
+        let result = ended_by_a_hit(CoschedInterface::None);
+        let (screen, json) = (line(&result, "summary "), serde_json::json!(result.summary));
+        let first = serde_json::to_string(&result).expect("JSON");
+        let summary = first.find("\"summary\"").expect("it is there");
+        assert!(first.find("\"version\"").is_some_and(|next| summary < next));
+        let formats = include_str!("../../../docs/formats.md");
+        let method = include_str!("../../../docs/method.md");
+        assert_eq!(json.as_object().map(serde_json::Map::len), Some(Metric::ALL.len()));
+        for metric in Metric::ALL {
+            let name = metric.name();
+            assert!(screen.contains(&format!(" {name} ")), "{name} is not in {screen}");
+            assert_eq!(json[name].as_f64(), metric.of(&result), "{name}");
+            for (file, text) in [("formats.md", formats), ("method.md", method)] {
+                assert!(text.contains(&format!("`{name}`")), "docs/{file} lacks {name}");
+            }
+            let value = match metric.quantity() {
+                Quantity::LengthNs => "5ms",
+                Quantity::Share => "5%",
+            };
+            for written in [name.to_owned(), name.replace('-', "."), name.replace('-', "_")] {
+                let limit = Limit::parse(&format!("{written} > {value}")).expect("a limit");
+                assert_eq!(limit.text(), format!("{name} > {value}"));
+            }
+        }
     }
 
     #[test]

@@ -133,6 +133,6 @@ fn a_wake_up_due_at_the_end_counts() -> Result<(), Failed> {
     assert!((end_ms - 1200.0).abs() < 5.0, "it ends at {end_ms} ms: {gap}");
     assert!(found["statistics"]["gap_share"].as_f64() > Some(0.2), "{}", found["statistics"]);
     let csv = std::fs::read_to_string(dir.path().join("out/gaps.csv"))?;
-    assert!(csv.lines().any(|line| line.ends_with(",wake-up,1")), "{csv}");
+    assert!(csv.lines().any(|line| line.ends_with(",wake-up,1,0")), "{csv}");
     Ok(())
 }

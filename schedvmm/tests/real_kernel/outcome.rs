@@ -170,7 +170,7 @@ impl Outcome {
         let text = self.file("r/gaps.csv").expect("gaps.csv");
         let mut lines = text.lines();
         let columns = "group,thread,begin_ns,length_ns,tsc_begin,tsc_end,cpu_begin,cpu_end,class,\
-                       after_hit,kind,unfinished";
+                       after_hit,kind,unfinished,warmup";
         assert_eq!(lines.next(), Some(columns));
         lines.map(gap_line).collect()
     }
@@ -245,12 +245,13 @@ impl<'de> Visitor<'de> for UniqueKeys {
 #[track_caller]
 fn gap_line(line: &str) -> GapLine {
     let cells: Vec<&str> = line.split(',').collect();
-    let [numbers @ .., class, after_hit, kind, unfinished] = &cells[..] else {
+    let [numbers @ .., class, after_hit, kind, unfinished, warmup] = &cells[..] else {
         panic!("gaps.csv has the line {line}")
     };
     assert!(["unknown", "scheduled-out", "host", "irq"].contains(class), "{line}");
     assert!(["preemption", "wake-up"].contains(kind), "{line}");
     assert!(["0", "1"].contains(after_hit) && ["0", "1"].contains(unfinished), "{line}");
+    assert_eq!(*warmup, "0", "these runs have none: {line}");
     let fields: Vec<u64> = numbers.iter().map(|field| field.parse().expect("a number")).collect();
     let [group, thread, _begin, length_ns, tsc_begin, tsc_end, _, _] = fields[..] else {
         panic!("gaps.csv has the line {line}")

@@ -56,6 +56,13 @@ impl ThreadAccount {
         Self { run_ns: self.run_ns.map(|run_ns| run_ns.saturating_sub(ns)), ..self }
     }
 
+    /// The same without the time for which siblings had been idle by then.
+    pub fn without_force_idle_of(self, earlier: Self) -> Self {
+        let before_ns = earlier.force_idle_ns.unwrap_or(0);
+        let force_idle_ns = self.force_idle_ns.map(|ns| ns.saturating_sub(before_ns));
+        Self { force_idle_ns, ..self }
+    }
+
     /// What was added since `before`.
     pub fn since(self, before: Self) -> Self {
         Self {

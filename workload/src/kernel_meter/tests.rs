@@ -303,6 +303,7 @@ fn load() -> LoadSpec {
         cpus: vec![0, 1],
         seed: 0,
         duration: Duration::from_secs(1),
+        warmup: Duration::ZERO,
         floor: Duration::from_micros(100),
         threshold: None,
         records_per_thread: 1,

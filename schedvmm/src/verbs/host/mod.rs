@@ -283,6 +283,11 @@ impl Observer for Reporter<'_> {
         Ok(())
     }
 
+    fn demand(&mut self, thread: u32, spans: &[gaps::span::Span]) -> io::Result<()> {
+        self.run.measurement.session.keep_demand(thread, spans);
+        Ok(())
+    }
+
     fn tick(&mut self, tick: Tick) -> io::Result<()> {
         self.run.tell(Message::Tick(tick));
         Ok(())

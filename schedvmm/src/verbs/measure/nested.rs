@@ -51,6 +51,7 @@ pub fn nest(job: &mut Job, args: &RunArgs) -> Result<(), Failure> {
     check(nested)?;
     let always = GroupSpec::plain(L2.cpus, job.load.duration, SleepSpec::Fixed(Duration::ZERO));
     job.load.name = None;
+    job.load.warmup = Duration::ZERO;
     job.load.groups = (0..nested.l2_count).map(|_| always.clone()).collect();
     job.load.kind = Kind::Vcpus;
     job.load.records_per_thread = job.load.records_per_thread.min(MAX_RECORDS);

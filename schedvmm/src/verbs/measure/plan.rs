@@ -326,6 +326,7 @@ mod tests {
                 ("--load", "x"),
                 ("--noise", "1s"),
                 ("--steal-budget", "1%"),
+                ("--warmup", "1s"),
             ] {
                 let words = ["schedvmm", "--kernel", "x"].iter().chain(instead);
                 let error = Cli::try_parse_from(words.chain(&[option, value])).expect_err(option);

@@ -31,10 +31,6 @@ pub fn length(ns: Option<u64>) -> String {
     ns.map_or_else(|| "–".into(), show_ns)
 }
 
-fn number(value: Option<f64>) -> String {
-    value.map_or_else(|| "–".into(), |value| format!("{value:.3}"))
-}
-
 /// The causes of the gap with the time of each.
 pub fn causes(why: &Why) -> Markup {
     let parts = &why.explained.parts;
@@ -198,22 +194,22 @@ pub fn fairness(result: &RunResult) -> Markup {
     html! {
         @if let Some(why) = &result.too_short {
             p { "Run too short for fairness, lag and shares: " (why) "." }
+        } @else if let Some(why) = &result.service_lag.note {
+            p { "How far threads were behind what they were due is unknown: " (why) "." }
         }
         div.columns {
             div.scroll { table {
-                caption { "Evenness: 1 is even" }
-                thead { tr { th scope="col" { "of" } th.n scope="col" { "Jain" } th.n scope="col" { "most / least" } } }
-                tbody { @for (name, of) in [("groups", result.fairness.groups), ("threads", result.fairness.threads)] {
-                    tr { th scope="row" { (name) } td.n { (number(of.jain)) } td.n { (number(of.max_over_min)) } }
+                caption { "Behind what was due by an even division at each instant" }
+                thead { tr { th scope="col" { "within" } th.n scope="col" { "at most" }
+                    th.n scope="col" { "99 % of the time" } th scope="col" { "who" } } }
+                tbody { @for lag in &result.service_lag.windows {
+                    tr { th scope="row" { (show_ns(lag.window_ns)) } td.n { (show_ns(lag.max_ns)) }
+                        td.n { (show_ns(lag.p99_ns)) } td { (lag.who.name(result.kind())) } }
                 } }
             } }
             div.scroll { table {
-                caption { "Behind the fair share, at worst" }
-                thead { tr { th scope="col" { "within" } th.n scope="col" { "by" } } }
+                caption { "Long waits" }
                 tbody {
-                    @for lag in &result.statistics.largest_lag {
-                        tr { th scope="row" { (show_ns(lag.window_ns)) } td.n { (show_ns(lag.lag_ns)) } }
-                    }
                     tr { th scope="row" { "starved over " (show_ns(starvation.longer_than_ns)) }
                         td.n { (starvation.count) " times, " (show_ns(starvation.total_ns)) } }
                 }

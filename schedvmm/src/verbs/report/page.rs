@@ -135,8 +135,8 @@ fn head(result: &RunResult, verdict: &Verdict) -> Markup {
                         .unwrap_or_default()))
                 (figure("time in gaps", facts::percent(result.statistics.gap_share),
                     of_or_short("of the time wanted", result)))
-                (figure("fairness", result.fairness.groups.jain.map_or_else(|| "–".into(), |jain| format!("{jain:.3}")),
-                    of_or_short("Jain's index of groups", result)))
+                (figure("furthest behind", facts::length(result.service_lag.in_a_second().map(|lag| lag.max_ns)),
+                    of_or_short("what a thread was due within a second", result)))
                 (figure("host's part", facts::percent(host.map_or(no_host, |class| class.share)),
                     "of the time in gaps".into()))
             }

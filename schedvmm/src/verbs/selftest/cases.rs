@@ -87,6 +87,7 @@ impl Place {
             cpus: vec![self.cpu],
             seed: 1,
             duration,
+            warmup: Duration::ZERO,
             floor: Duration::from_micros(100),
             threshold: None,
             records_per_thread: 100_000,
