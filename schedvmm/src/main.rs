@@ -79,19 +79,10 @@ fn main() -> ExitCode {
     if args.nth(1).is_some_and(|word| word == protocol::group_process::GROUP_COMMAND) {
         workload::group_process::group_main(args);
     }
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            say_why(&error);
-            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            let status = if asked { ExitStatus::Pass } else { ExitStatus::Usage };
-            return ExitCode::from(status.code());
-        }
+    let ended = match Cli::try_parse() {
+        Ok(cli) => guarded(cli),
+        Err(error) => say_why(&error),
     };
-    // A panic is a defect of ours and has its own status; its text is on stderr by then.
-    std::panic::set_hook(Box::new(tell_of_panic));
-    let ended = std::panic::catch_unwind(|| run(cli));
-    let ended = ended.unwrap_or_else(|_| Err(Failure::internal("this is a defect: report it")));
     let status = ended.unwrap_or_else(|failure| {
         terminal::err(&format!("schedvmm: {failure}"));
         failure.status()
@@ -100,6 +91,14 @@ fn main() -> ExitCode {
     // Who reads what was cut off is to know it.
     let status = if is_lost && status == ExitStatus::Pass { ExitStatus::Host } else { status };
     ExitCode::from(status.code())
+}
+
+/// The same as [`run`]. A panic is a defect of ours and has its own status; its text is on stderr by
+/// then.
+fn guarded(cli: Cli) -> Result<ExitStatus, Failure> {
+    std::panic::set_hook(Box::new(tell_of_panic));
+    let ended = std::panic::catch_unwind(|| run(cli));
+    ended.unwrap_or_else(|_| Err(Failure::internal("this is a defect: report it")))
 }
 
 /// The verb, or the main job.
@@ -139,17 +138,27 @@ fn tell_of_panic(panic: &PanicHookInfo<'_>) {
     terminal::err(&format!("schedvmm: {panic}{}", trace.unwrap_or_default()));
 }
 
-/// Shows help, or what is wrong with the words, which may be those of an earlier result.
-fn say_why(error: &clap::Error) {
+/// Shows help, which was asked for, or what is wrong with the words, which may be those of an earlier
+/// result.
+///
+/// # Errors
+/// Stdout does not take the help.
+fn say_why(error: &clap::Error) -> Result<ExitStatus, Failure> {
     if std::env::args_os().skip(1).eq(["-h"]) {
-        let _ = terminal::product(cli::SHORT_HELP.trim_end());
-        return;
+        terminal::product(cli::SHORT_HELP.trim_end())?;
+        return Ok(ExitStatus::Pass);
+    }
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        // With colours.
+        terminal::taken(error.print())?;
+        return Ok(ExitStatus::Pass);
     }
     let text = error.to_string();
     if terminal::plain(&text) == text {
-        // With colours. A closed stdout or stderr takes it; the status tells all the same.
+        // A closed stderr takes it; the status tells all the same.
         let _ = error.print();
     } else {
         terminal::err(&text);
     }
+    Ok(ExitStatus::Usage)
 }

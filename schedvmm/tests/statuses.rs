@@ -202,6 +202,10 @@ fn an_answer_that_nothing_takes_is_an_error() {
     let output = finish(start(dir, &format!("{QUICK} --output results/one")));
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     for words in [
+        "-h",
+        "--help",
+        "check --help",
+        "--version",
         "config",
         "check vmlinux",
         "check vmlinux --json",
