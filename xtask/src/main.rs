@@ -63,7 +63,7 @@ enum Verb {
     },
     /// Run the main job on many kernels, Debian's own and self-built ones, and print a table.
     ///
-    /// Without --all: the oldest kernel for clouds, the newest of each flavour, and each way to
+    /// Without --all: the oldest kernel for clouds, 6.1's, the newest of each flavour, and each way to
     /// configure one. What was printed and the result folders are kept in results/kernels.
     Kernels(KernelsOptions),
     /// Run a command in the emulated or simulated host; its exit status becomes ours.

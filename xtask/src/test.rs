@@ -28,10 +28,10 @@ const KERNELS: [(Wanted, &str); 3] = [
 /// and with that built in.
 const VARIANTS: [(Variant, &str); 2] =
     [(Variant::Redhat, "SCHEDVMM_TEST_KERNEL_REDHAT"), (Variant::Pci, "SCHEDVMM_TEST_KERNEL_PCI")];
-/// Kernels as a distribution ships them, which need their modules: before the drivers were built
-/// in, and the newest.
+/// Kernels as a distribution ships them, which need their modules: of a series before the drivers
+/// were built in, and the newest.
 const STOCK: [(Wanted, &str); 2] = [
-    (Wanted::Oldest, "SCHEDVMM_TEST_STOCK_OLDEST"),
+    (Wanted::Series(Series::CFS), "SCHEDVMM_TEST_STOCK_OLDEST"),
     (Wanted::Newest, "SCHEDVMM_TEST_STOCK_NEWEST"),
 ];
 /// Its flavour for virtual machines, which has the fewest modules.

@@ -75,12 +75,15 @@ pub(super) fn all() -> Result<Vec<Offer>> {
     Ok(offers)
 }
 
-/// Those of the packages that hold the sources of a series, and no patches or variants of it.
+/// Those of the packages that hold the sources of a series, and no patches or variants of it. Before
+/// [`Series::CFS`] there are none of test kernels, which core scheduling is measured with.
 fn by_series(packages: Vec<Offered>) -> Vec<Offer> {
     let mut offers = BTreeMap::new();
     for offered in packages {
         let named = offered.package.strip_prefix(PACKAGE).and_then(|rest| rest.parse().ok());
-        if let Some(Wanted::Series(series)) = named {
+        if let Some(Wanted::Series(series)) = named
+            && series >= Series::CFS
+        {
             let version = offered.version.clone();
             offers.insert(series, Offer { series, version, origin: Some(offered) });
         }
@@ -107,6 +110,7 @@ mod tests {
             offered("linux-source-6.12", "6.12.107-1"),
             offered("linux-source-7.3", "7.3~rc7-1"),
             offered("linux-source-6.1", "6.1.176-1"),
+            offered("linux-source-5.10", "5.10.223-1"),
             offered("linux-source-6.12-rt", "6.12.107-1"),
             offered("linux-source-oldest", "1"),
         ]);

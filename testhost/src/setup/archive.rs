@@ -25,8 +25,15 @@ const UNPACK_DEADLINE: Duration = Duration::from_secs(5 * 60);
 
 /// Suites of Debian that are worth a look on any Debian, beside the machine's own and its
 /// backports. One that a mirror does not have is left out.
-const DEBIAN_SUITES: [&str; 6] =
-    ["oldstable", "stable", "stable-backports", "testing", "unstable", "experimental"];
+const DEBIAN_SUITES: [&str; 7] = [
+    "oldoldstable",
+    "oldstable",
+    "stable",
+    "stable-backports",
+    "testing",
+    "unstable",
+    "experimental",
+];
 
 /// A package that the archives offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -274,7 +281,9 @@ mod tests {
         let release = |id: &str| Release { id: id.into(), codename: "bookworm".into() };
         let text = view(&release("debian"), &own).unwrap();
         assert!(!text.contains("stranger"), "{text}");
-        for suite in ["bookworm-security", "bookworm-backports", "unstable", "experimental"] {
+        for suite in
+            ["bookworm-security", "bookworm-backports", "oldoldstable", "unstable", "experimental"]
+        {
             assert_eq!(text.matches(suite).count(), 1, "{suite} in {text}");
         }
         let text = view(&release("other"), &own).unwrap();

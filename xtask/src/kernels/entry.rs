@@ -70,7 +70,7 @@ impl Entry {
 /// Some kernels, or every one that can be had.
 pub(super) fn all(every: bool) -> Result<Vec<Entry>> {
     let offers = kernel::stock_offers()?;
-    let nested = [first(&offers, "cloud")?, last(&offers, "generic")?].map(|it| it.release.clone());
+    let nested = [of_cfs(&offers)?, last(&offers, "generic")?].map(|it| it.release.clone());
     let stock = if every { offers } else { some(&offers)? };
     let mut entries = Vec::new();
     for offer in stock {
@@ -92,20 +92,22 @@ fn add(entries: &mut Vec<Entry>, source: Source, is_nested: bool) {
     }
 }
 
-/// The oldest that is made for virtual machines, and the newest of each flavour.
+/// The oldest that is made for virtual machines, that of the first series with all that is measured,
+/// and the newest of each flavour.
 fn some(offers: &[StockOffer]) -> Result<Vec<StockOffer>> {
-    let mut some = vec![first(offers, "cloud")?.clone()];
-    for flavour in ["cloud", "generic", "rt"] {
-        let newest = last(offers, flavour)?;
-        if !some.contains(newest) {
-            some.push(newest.clone());
+    let mut some = vec![one(offers.iter(), "cloud")?.clone()];
+    let newest = ["cloud", "generic", "rt"].map(|flavour| last(offers, flavour));
+    for offer in [of_cfs(offers)].into_iter().chain(newest) {
+        let offer = offer?;
+        if !some.contains(offer) {
+            some.push(offer.clone());
         }
     }
     Ok(some)
 }
 
-fn first<'a>(offers: &'a [StockOffer], flavour: &str) -> Result<&'a StockOffer> {
-    one(offers.iter(), flavour)
+fn of_cfs(offers: &[StockOffer]) -> Result<&StockOffer> {
+    one(offers.iter().filter(|offer| offer.series() == Some(Series::CFS)), "cloud")
 }
 
 fn last<'a>(offers: &'a [StockOffer], flavour: &str) -> Result<&'a StockOffer> {
