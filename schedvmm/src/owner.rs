@@ -69,7 +69,7 @@ impl Owned for ModulesError {
             | Self::Several { .. }
             | Self::Endless { .. }
             | Self::Foreign { .. } => Owner::Request,
-            Self::Read { source, .. } => of_file(source),
+            Self::Read { source, .. } | Self::List { source, .. } => of_file(source),
             Self::Package(error) => error.owner(),
             Self::Damaged { .. } | Self::Missing { .. } => Owner::Kernel,
         }

@@ -34,22 +34,27 @@ pub struct Folder {
 }
 
 impl Folder {
-    pub fn new(path: PathBuf) -> Self {
-        Self { lists: Lists::read(&path), path, files: OnceCell::new() }
+    /// A folder with these lists, which need not be all that it has.
+    pub fn new(path: PathBuf, lists: Lists) -> Self {
+        Self { path, lists, files: OnceCell::new() }
+    }
+
+    fn open(path: &Path) -> Result<Self, ModulesError> {
+        Ok(Self::new(path.to_owned(), Lists::read(path)?))
     }
 
     /// The folder of modules that is meant by one that the user has named: itself, or one below it.
     ///
     /// # Errors
-    /// It cannot be read, or has the modules of other kernels than `release`; of several, where the
-    /// kernel does not tell which it is.
+    /// It, or a list in it, cannot be read, or it has the modules of other kernels than `release`; of
+    /// several, where the kernel does not tell which it is.
     pub fn named(path: &Path, release: Option<&str>) -> Result<Self, ModulesError> {
         fs::read_dir(path).map_err(|source| unread(source, path))?;
         let installed = installed(path);
         let Some(ours) = release else {
             return match installed.as_slice() {
-                [] => Ok(Self::new(path.to_owned())),
-                [one] => Ok(Self::new(one.clone())),
+                [] => Self::open(path),
+                [one] => Self::open(one),
                 several => {
                     let list: Vec<_> =
                         several.iter().map(|one| one.display().to_string()).collect();
@@ -60,13 +65,13 @@ impl Folder {
         };
         if installed.is_empty() {
             return match own_release(path).filter(|theirs| theirs != ours) {
-                None => Ok(Self::new(path.to_owned())),
+                None => Self::open(path),
                 Some(theirs) => Err(foreign(theirs, ours, path)),
             };
         }
         let theirs: Vec<_> = installed.iter().filter_map(|one| last_name(one)).collect();
         match theirs.iter().position(|name| name == ours).and_then(|at| installed.get(at)) {
-            Some(one) => Ok(Self::new(one.clone())),
+            Some(one) => Self::open(one),
             // Their lists are believed where no module of them is loaded.
             None => Err(foreign(theirs.join(", "), ours, path)),
         }
@@ -74,7 +79,7 @@ impl Folder {
 
     /// The folder of modules of a kernel whose file lies in the root or the package where they are
     /// installed, in its build tree, or beside their lists; or else that of `root` for its release.
-    pub fn beside(root: &Path, kernel: &Path, release: Option<&str>) -> Option<Self> {
+    pub fn beside(root: &Path, kernel: &Path, release: Option<&str>) -> Option<PathBuf> {
         let kernel = kernel.canonicalize().ok()?;
         // A build tree has those of its last build, which need not be the kernel's.
         let own = kernel
@@ -83,7 +88,7 @@ impl Folder {
         let found = own.map(Path::to_owned);
         let found = found
             .or_else(|| kernel.ancestors().skip(1).find_map(|folder| of_release(folder, release)));
-        found.or_else(|| of_release(root, release)).map(Self::new)
+        found.or_else(|| of_release(root, release))
     }
 
     /// The file of this module.

@@ -4,8 +4,10 @@
 //! Source: Linux Documentation/kbuild/kbuild.rst, "modules.order", "modules.builtin".
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 
+use super::ModulesError;
 use crate::kernel_files::{BUILTIN, MAX_LIST_BYTES, ORDER, module_name};
 use crate::plain_file;
 
@@ -52,15 +54,15 @@ impl Lists {
     }
 
     /// Those in a folder.
-    pub fn read(folder: &Path) -> Self {
-        let loadable: Vec<_> =
-            [ORDER, DEP].into_iter().filter_map(|name| list_text(name, folder)).collect();
+    ///
+    /// # Errors
+    /// One is there and cannot be read: without it a driver would be taken for what it is not.
+    pub fn read(folder: &Path) -> Result<Self, ModulesError> {
+        let builtin = list_text(&folder.join(BUILTIN))?;
+        let loadable = [list_text(&folder.join(ORDER))?, list_text(&folder.join(DEP))?];
+        let loadable: Vec<_> = loadable.into_iter().flatten().collect();
         let loadable = (!loadable.is_empty()).then(|| loadable.join("\n"));
-        Self::new(
-            folder.display().to_string(),
-            list_text(BUILTIN, folder).as_deref(),
-            loadable.as_deref(),
-        )
+        Ok(Self::new(folder.display().to_string(), builtin.as_deref(), loadable.as_deref()))
     }
 
     /// These, and where one of them is missing that of `other`.
@@ -116,8 +118,12 @@ pub fn belied(place: &str, drivers: &str) -> String {
     )
 }
 
-fn list_text(name: &str, folder: &Path) -> Option<String> {
-    plain_file::read_text(&folder.join(name), MAX_LIST_BYTES).ok()
+fn list_text(path: &Path) -> Result<Option<String>, ModulesError> {
+    match plain_file::read_text(path, MAX_LIST_BYTES) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ModulesError::List { path: path.to_owned(), source }),
+    }
 }
 
 /// The path in a line such as `kernel/arch/x86/kvm/kvm-intel.ko.xz: …`, or

@@ -65,6 +65,18 @@ pub enum ModulesError {
         #[source]
         source: io::Error,
     },
+    /// A list of them is there, and cannot be read.
+    #[error(
+        "the list of modules {} cannot be read; let this user read it, or make it anew (depmod makes \
+         modules.dep, the kernel's build the others)", .path.display()
+    )]
+    List {
+        /// The list.
+        path: PathBuf,
+        /// Reason.
+        #[source]
+        source: io::Error,
+    },
     /// A package cannot be read.
     #[error(transparent)]
     Package(PackageError),

@@ -4,7 +4,7 @@
 use protocol::error::Owner;
 
 use super::*;
-use crate::kernel_files::ORDER;
+use crate::kernel_files::{BUILTIN, ORDER};
 use crate::package::Package;
 use crate::status::Owned;
 use crate::testing::made::{self, Pack, module};
@@ -169,6 +169,23 @@ fn what_cannot_be_loaded_is_named_with_its_owner() {
     assert!(text.contains("more than 128 MiB"), "{text}");
     let error = names(Path::new("/nonexistent"), &["a"]).expect_err("not there");
     assert!(error.owner() == Owner::Request && error.to_string().contains("/nonexistent"));
+}
+
+#[test]
+fn a_list_that_cannot_be_read_is_not_taken_for_none() {
+    // Root may read all files, but no folder.
+    let list = format!("lib/modules/{RELEASE}/{}/x", BUILTIN);
+    let folder = folder(&[("boot/vmlinuz", b""), (&list, b"")]);
+    let error = Tree::named(&[folder.path().to_owned()], Some(RELEASE), None).expect_err("named");
+    assert_eq!(error.owner(), Owner::Request);
+    let text = crate::status::chain(error);
+    assert!(text.contains(&format!("{RELEASE}/{} cannot be read", BUILTIN)), "{text}");
+    assert!(text.ends_with("it is no regular file"), "{text}");
+    // Beside a kernel nobody has asked for it.
+    let tree = Tree::beside(Path::new("/"), &folder.path().join("boot/vmlinuz"), Some(RELEASE));
+    let tree = tree.expect("a folder of its release");
+    assert_eq!(tree.notes(), [text]);
+    assert!(tree.lists().is_empty());
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::lists::{Driver, Lists};
 use super::packed::Packed;
 use super::{CONFIGS, ModulesError};
 use crate::package::{self, Package};
+use crate::status::chain;
 
 /// The file of the module `configs`, and the options in it.
 pub type Configs = (String, HashMap<String, String>);
@@ -74,15 +75,17 @@ impl Tree {
     }
 
     /// The modules of a kernel whose file lies in the root or the package where they are installed,
-    /// in its build tree, or with their lists; or else those that are installed below `root`.
+    /// in its build tree, or with their lists; or else those that are installed below `root`. A list
+    /// that cannot be read is noted.
     pub fn beside(root: &Path, kernel: &Path, release: Option<&str>) -> Option<Self> {
-        let folder = Folder::beside(root, kernel, release)?;
-        Some(Self {
-            lists: folder.lists.clone(),
-            places: vec![Place::Folder(folder)],
-            notes: Vec::new(),
-            is_named: false,
-        })
+        let path = Folder::beside(root, kernel, release)?;
+        // Nobody has named them: without its lists the kernel itself tells what is built in.
+        let (lists, notes) = match Lists::read(&path) {
+            Ok(lists) => (lists, Vec::new()),
+            Err(error) => (Lists::default(), vec![chain(error)]),
+        };
+        let folder = Folder::new(path, lists.clone());
+        Some(Self { lists, places: vec![Place::Folder(folder)], notes, is_named: false })
     }
 
     fn of(
