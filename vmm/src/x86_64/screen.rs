@@ -33,22 +33,37 @@ pub fn info() -> screen_info {
 }
 
 /// What is drawn on it: its rows up to the last one that has something, each without the spaces at
-/// its end. Nothing where nothing was drawn.
+/// its end, and those of one line as one. Nothing where nothing was drawn.
 pub fn text(cells: &[u8]) -> String {
     let mut text = String::new();
     let mut empty_rows = 0;
     for row in cells.chunks(usize::from(COLUMNS) * CELL_BYTES) {
         let drawn: String = row.chunks(CELL_BYTES).map(|cell| character(cell[0])).collect();
-        let drawn = drawn.trim_end();
-        if drawn.is_empty() {
+        let trimmed = drawn.trim_end();
+        if trimmed.is_empty() {
             empty_rows += 1;
             continue;
         }
         text.extend(std::iter::repeat_n('\n', std::mem::take(&mut empty_rows)));
-        text.push_str(drawn);
+        if is_full(row, trimmed.len()) {
+            text.push_str(&drawn);
+        } else {
+            text.push_str(trimmed);
+            text.push('\n');
+        }
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }
     text
+}
+
+/// Whether a line fills this row and goes on in the next: something is drawn in its last cell, a
+/// space at most, where the kernel has drawn one there.
+fn is_full(row: &[u8], trimmed_len: usize) -> bool {
+    let columns = usize::from(COLUMNS);
+    let is_drawn = row.get((columns - 1) * CELL_BYTES).is_some_and(|character| *character != 0);
+    is_drawn && trimmed_len + 1 >= columns
 }
 
 /// Whatever a guest draws, a terminal gets printable characters.
@@ -70,6 +85,25 @@ mod tests {
         assert_eq!((layout::SCREEN.0, SCREEN_BYTES), (0xb_8000, 0x8000));
         const { assert!(layout::SCREEN.0 >= layout::LOW_RESERVED_START.0) };
         const { assert!(layout::SCREEN.0 + SCREEN_BYTES as u64 <= layout::ACPI.0) };
+    }
+
+    #[test]
+    fn a_long_line_is_one_line() {
+        let mut cells = vec![0; SCREEN_BYTES];
+        let (long, other) = ("words ".repeat(64), format!("ab{}", "words ".repeat(64)));
+        let columns = usize::from(COLUMNS);
+        assert!(other[..columns].ends_with(' ') && !long[..columns].ends_with(' '));
+        // The third line ends with its row, and an empty row is below it, as the kernel draws it.
+        let lines = [&other[..199], &long[..columns * 2 - 7], &long[..columns], "last"];
+        for (row, line) in [0, 2, 4, 6].into_iter().zip(lines) {
+            for (at, byte) in line.bytes().enumerate() {
+                let cell = (row * columns + at) * CELL_BYTES;
+                cells[cell..cell + CELL_BYTES].copy_from_slice(&[byte, 7]);
+            }
+        }
+        let text = text(&cells);
+        let read: Vec<_> = text.lines().collect();
+        assert_eq!(read, lines);
     }
 
     #[test]
