@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Kernel modules: loaded by PID 1 before anything else, since the way to the host may be one.
 
-use std::fs::{self, File};
+use std::borrow::Cow;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+
+/// How a packed module begins (zstd, RFC 8878). One that begins otherwise is as the kernel takes it.
+pub const PACKED: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// A module that the kernel does not take.
 #[derive(Debug, Error)]
@@ -79,8 +83,9 @@ pub fn files(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
 pub fn load_all(folder: &Path) -> Result<Vec<String>, ModuleError> {
     let mut loaded = Vec::new();
     for (name, path) in files(folder).map_err(|source| unread(source, folder))? {
-        let file = File::open(&path).map_err(|source| unread(source, folder))?;
-        match load(&file) {
+        let file = fs::read(&path).map_err(|source| unread(source, folder))?;
+        let module = unpacked(&file).map_err(|source| unread(source, folder))?;
+        match load(&module) {
             Ok(()) => {}
             // Built in, or loaded by the kernel itself meanwhile.
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
@@ -98,9 +103,15 @@ fn unread(source: io::Error, folder: &Path) -> ModuleError {
     ModuleError::Read { folder: folder.to_owned(), source }
 }
 
-/// finit_module(2), without parameters.
-fn load(file: &File) -> io::Result<()> {
-    Ok(rustix::system::finit_module(file, c"", 0)?)
+/// What the kernel takes of a module that may be packed: kernels that unpack modules themselves
+/// (`MODULE_DECOMPRESS`) are few.
+fn unpacked(file: &[u8]) -> io::Result<Cow<'_, [u8]>> {
+    if file.starts_with(&PACKED) { zstd::decode_all(file).map(Cow::Owned) } else { Ok(file.into()) }
+}
+
+/// init_module(2), without parameters.
+fn load(module: &[u8]) -> io::Result<()> {
+    Ok(rustix::system::init_module(module, c"")?)
 }
 
 /// The end of the kernel's log; empty where it cannot be read.
@@ -165,6 +176,20 @@ mod tests {
         assert!(
             text.ends_with("(the kernel: kvm: disagrees about version of symbol module_layout)")
         );
+    }
+
+    #[test]
+    fn a_packed_module_is_unpacked_and_a_plain_one_is_not() {
+        let plain = b"\x7fELF and more";
+        let packed = zstd::bulk::compress(plain, 1).unwrap();
+        assert!(packed.starts_with(&PACKED));
+        assert_eq!(*unpacked(&packed).unwrap(), *plain);
+        assert_eq!(*unpacked(plain).unwrap(), *plain);
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(module_file(0, "short")), &packed[..packed.len() - 4])
+            .unwrap();
+        let error = load_all(folder.path()).unwrap_err().to_string();
+        assert!(error.ends_with(" cannot be read"), "{error}");
     }
 
     #[test]

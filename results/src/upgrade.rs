@@ -256,6 +256,9 @@ pub fn fill_in(value: &mut Value) {
     fill(value, "machine.transport", || json!("mmio"));
     fill(value, "machine.modules", || json!([]));
     fill(value, "machine.modules_bytes", || json!(0));
+    // They were in the initrd as the kernel takes them.
+    let unpacked = value["machine"]["modules_bytes"].clone();
+    fill(value, "machine.modules_packed_bytes", || unpacked.clone());
     fill(value, "machine.modules_from", || Value::Null);
     if !value["machine"]["vcpus"].is_null() {
         fill(value, "machine.host_evidence", || json!(crate::model::HostEvidence::default()));

@@ -4,7 +4,6 @@
 
 use std::fmt;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -22,8 +21,6 @@ const MODULE: &str = "/kernel-with-module";
 const BUILT_IN: &str = "/kernel-built-in";
 /// Where a run leaves its result.
 const RESULT: &str = "/tmp/bench-modules";
-/// Debian's compression of modules.
-const XZ_LEVEL: u32 = 6;
 
 /// Both kernels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,7 +29,7 @@ pub struct Modules {
     pub names: Vec<String>,
     /// Their length as they are loaded.
     pub bytes: u64,
-    /// Their length as files, packed with xz.
+    /// Their length in the initrd, packed.
     pub packed_bytes: u64,
     /// With them.
     pub module: Boots,
@@ -85,13 +82,14 @@ pub(super) fn compare(runs: u32) -> Result<Modules> {
     let [with_modules, without] = results;
     let first = with_modules.first().context("no runs")?;
     let (names, bytes) = (first.modules.clone(), first.modules_bytes);
+    let packed_bytes = first.modules_packed_bytes;
     if names.is_empty() || without.first().is_none_or(|boot| !boot.modules.is_empty()) {
         bail!("only the first of both kernels has modules to load, and these were {names:?}");
     }
     let (module, built_in) = (Boots::of(&with_modules)?, Boots::of(&without)?);
     Ok(Modules {
         bytes,
-        packed_bytes: packed_bytes(Path::new(MODULE), &names)?,
+        packed_bytes,
         names,
         difference_ms: module.median_boot_ms - built_in.median_boot_ms,
         module,
@@ -105,6 +103,7 @@ struct Boot {
     boot_ms: u64,
     modules: Vec<String>,
     modules_bytes: u64,
+    modules_packed_bytes: u64,
 }
 
 /// The shortest main job there is.
@@ -124,24 +123,8 @@ fn boot(folder: &str) -> Result<Boot> {
         boot_ms: *boot_ms,
         modules: machine.modules,
         modules_bytes: machine.modules_bytes,
+        modules_packed_bytes: machine.modules_packed_bytes,
     })
-}
-
-/// Length of these modules' files, each packed by itself.
-fn packed_bytes(folder: &Path, names: &[String]) -> Result<u64> {
-    let mut sum = 0;
-    for (_, file) in kernel::boot_files(folder)? {
-        let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-        if names.contains(&stem.replace('-', "_")) {
-            let bytes = fs::read(&file).context("cannot read a module")?;
-            let mut packed = Vec::new();
-            liblzma::read::XzEncoder::new(bytes.as_slice(), XZ_LEVEL)
-                .read_to_end(&mut packed)
-                .context("cannot pack a module")?;
-            sum += packed.len() as u64;
-        }
-    }
-    Ok(sum)
 }
 
 impl Boots {
@@ -179,22 +162,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_loaded_is_counted_packed() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("virtio-console.ko"), [7; 100_000]).unwrap();
-        fs::write(dir.path().join("other.ko"), [7; 100_000]).unwrap();
-        let packed = packed_bytes(dir.path(), &["virtio_console".into()]).unwrap();
-        assert!((50..1000).contains(&packed), "{packed}");
-        assert_eq!(packed_bytes(dir.path(), &[]).unwrap(), 0);
-    }
-
-    #[test]
     fn both_sides_are_in_the_line() {
         let boot = |boot_ms| Boot {
             release: "6.12.9".into(),
             boot_ms,
             modules: Vec::new(),
             modules_bytes: 0,
+            modules_packed_bytes: 0,
         };
         let boots = |all: [u64; 3]| Boots::of(&all.map(boot)).unwrap();
         let (module, built_in) = (boots([2100, 2050, 2200]), boots([2090, 2080, 2000]));

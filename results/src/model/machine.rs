@@ -36,6 +36,8 @@ pub struct MicroVm {
     pub modules: Vec<String>,
     /// Their length, unpacked.
     pub modules_bytes: u64,
+    /// The same packed, as they are in the initrd.
+    pub modules_packed_bytes: u64,
     /// The folder that they are from.
     pub modules_from: Option<String>,
     /// Host CPUs of its vCPUs; empty where they are not pinned.

@@ -85,7 +85,7 @@ pub fn describe(name: &str, place: &str, packed: Vec<u8>) -> Result<Described, M
     if release.is_empty() {
         return Err(damaged("it does not say which kernel it is for (vermagic)".into(), place));
     }
-    Ok(Described { module: Module { name: name.to_owned(), bytes }, depends, release })
+    Ok(Described { module: Module::new(name.to_owned(), bytes), depends, release })
 }
 
 fn damaged(reason: String, place: &str) -> ModulesError {

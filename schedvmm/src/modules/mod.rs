@@ -17,10 +17,12 @@ mod lists;
 mod packed;
 mod tree;
 
+use std::cell::OnceCell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use guest::modules::PACKED;
 use initrd_builder::{Archive, InitrdError};
 use protocol::names::module_file;
 use vmm::config::Transport;
@@ -52,6 +54,8 @@ const LIKELY: [&str; 13] = [
     "kvm_amd",
     "kvm_intel",
 ];
+/// Of zstd, for modules in an initrd: higher ones take several times as long for a tenth less.
+const LEVEL: i32 = 6;
 
 /// Modules that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -155,13 +159,33 @@ pub struct Modules {
     from: Option<String>,
 }
 
-/// A module, unpacked.
+/// A module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module {
     /// Its name, with underscores.
     pub name: String,
-    /// What the kernel takes, its signature at the end included.
-    pub bytes: Vec<u8>,
+    /// What the kernel takes, its signature at the end included; in a guest, which hands it on, as
+    /// the initrd has it.
+    bytes: Vec<u8>,
+    /// The same packed, once it is wanted.
+    packed: OnceCell<Vec<u8>>,
+}
+
+impl Module {
+    /// One of these bytes.
+    pub fn new(name: String, bytes: Vec<u8>) -> Self {
+        Self { name, bytes, packed: OnceCell::new() }
+    }
+
+    /// As it lies in an initrd, for PID 1 to unpack.
+    fn packed(&self) -> &[u8] {
+        if self.bytes.starts_with(&PACKED) {
+            return &self.bytes;
+        }
+        // One that does not pack is taken as it is.
+        let pack = || zstd::bulk::compress(&self.bytes, LEVEL).unwrap_or(self.bytes.clone());
+        self.packed.get_or_init(pack)
+    }
 }
 
 impl Modules {
@@ -172,7 +196,7 @@ impl Modules {
     pub fn read(folder: &Path) -> io::Result<Self> {
         guest::modules::files(folder)?
             .into_iter()
-            .map(|(name, path)| Ok(Module { name, bytes: fs::read(path)? }))
+            .map(|(name, path)| Ok(Module::new(name, fs::read(path)?)))
             .collect::<io::Result<_>>()
             .map(|list| Self { list, from: None })
     }
@@ -184,7 +208,7 @@ impl Modules {
     pub fn add_to(&self, archive: &mut Archive, folder: &str) -> Result<(), InitrdError> {
         for (place, module) in self.list.iter().enumerate() {
             let path = format!("{folder}/{}", module_file(place, &module.name));
-            archive.file(&path, 0o644, module.bytes.as_slice())?;
+            archive.file(&path, 0o644, module.packed())?;
         }
         Ok(())
     }
@@ -229,6 +253,11 @@ impl Modules {
     /// Of all of them, unpacked.
     pub fn bytes(&self) -> usize {
         self.list.iter().map(|module| module.bytes.len()).sum()
+    }
+
+    /// What they take of an initrd, each with its name.
+    pub fn packed_bytes(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.list.iter().map(|module| (module.name.as_str(), module.packed().len()))
     }
 }
 

@@ -45,7 +45,7 @@ fn modules_come_after_what_they_need_however_they_are_packed() {
     // What is loaded is the file as it was built, with its signature.
     let modules = Tree::named(&[folder.path().to_owned()], None, None).expect("a tree");
     let modules = modules.closure(["virtio_mmio"], None).expect("found");
-    assert_eq!(modules.list[2], Module { name: "virtio_mmio".into(), bytes: mmio });
+    assert_eq!(modules.list[2], Module::new("virtio_mmio".into(), mmio));
 }
 
 #[test]
@@ -174,12 +174,12 @@ fn what_cannot_be_loaded_is_named_with_its_owner() {
 #[test]
 fn a_list_that_cannot_be_read_is_not_taken_for_none() {
     // Root may read all files, but no folder.
-    let list = format!("lib/modules/{RELEASE}/{}/x", BUILTIN);
+    let list = format!("lib/modules/{RELEASE}/{BUILTIN}/x");
     let folder = folder(&[("boot/vmlinuz", b""), (&list, b"")]);
     let error = Tree::named(&[folder.path().to_owned()], Some(RELEASE), None).expect_err("named");
     assert_eq!(error.owner(), Owner::Request);
     let text = crate::status::chain(error);
-    assert!(text.contains(&format!("{RELEASE}/{} cannot be read", BUILTIN)), "{text}");
+    assert!(text.contains(&format!("{RELEASE}/{BUILTIN} cannot be read")), "{text}");
     assert!(text.ends_with("it is no regular file"), "{text}");
     // Beside a kernel nobody has asked for it.
     let tree = Tree::beside(Path::new("/"), &folder.path().join("boot/vmlinuz"), Some(RELEASE));
@@ -198,14 +198,24 @@ fn an_initrd_has_them_in_order() {
     let mut archive = Archive::new();
     modules.add_to(&mut archive, "/modules").expect("added");
     let archive = archive.finish();
-    for name in ["modules/0000-b.ko", "modules/0001-a.ko"] {
+    fs::create_dir_all(laid.path().join("modules")).expect("made");
+    for ((name, from), module) in
+        [("modules/0000-b.ko", &b), ("modules/0001-a.ko", &a)].into_iter().zip(&modules.list)
+    {
         assert!(memchr::memmem::find(&archive, name.as_bytes()).is_some(), "{name}");
-        let from = if name.ends_with("b.ko") { &b } else { &a };
-        fs::create_dir_all(laid.path().join("modules")).expect("made");
-        fs::write(laid.path().join(name), from).expect("written");
+        // Packed, and nowhere as it is.
+        let packed = module.packed();
+        assert_eq!(zstd::decode_all(packed).expect("packed"), *from);
+        assert!(memchr::memmem::find(&archive, packed).is_some(), "{name}");
+        assert!(memchr::memmem::find(&archive, from).is_none(), "{name}");
+        fs::write(laid.path().join(name), packed).expect("written");
     }
+    // A guest hands on what it was given.
     let read = Modules::read(&laid.path().join("modules")).expect("read");
-    assert_eq!(read.list, modules.list);
+    assert_eq!(read.names(), modules.names());
+    assert!(read.packed_bytes().eq(modules.packed_bytes()));
+    let packed = modules.packed_bytes().map(|(_, bytes)| bytes).sum::<usize>();
+    assert!((1..modules.bytes()).contains(&packed), "{packed} of {}", modules.bytes());
     assert!(read.note().is_none(), "whoever gave them has said so");
     let note = modules.note().expect("a note");
     assert!(note.starts_with("the kernel loads b, a first, from /"), "{note}");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `schedvmm check`: what a kernel has of what measurements need, without booting it.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -106,6 +107,12 @@ impl Loads {
         names
     }
 
+    /// What these take of an initrd.
+    fn packed_bytes(&self) -> usize {
+        let all = self.drivers.iter().flat_map(|drivers| drivers.modules.packed_bytes());
+        all.collect::<HashMap<_, _>>().values().sum()
+    }
+
     /// The need that is not met because its module is no good.
     fn refused_need(&self) -> Option<&'static str> {
         let (vendor, _) = self.refused.as_ref()?;
@@ -180,6 +187,8 @@ impl Report {
         }
         if let Some(from) = self.loads_from() {
             row("loads", &format!("{}, from {from}", known.loaded.join(", ")), &mut text);
+            let kib = self.loads.packed_bytes().div_ceil(1024);
+            row("packed", &format!("{kib} KiB of them in the initrd"), &mut text);
         }
         let transport = self.transport().map_or("not known".to_owned(), |one| one.to_string());
         row("transport", &transport, &mut text);
@@ -267,6 +276,7 @@ impl Report {
                 modules_source: known.modules.as_ref().map(|modules| modules.place.as_str()),
                 loads: &known.loaded,
                 loads_from: self.loads_from(),
+                loads_packed_bytes: self.loads.packed_bytes(),
                 transport: self.transport().map(Transport::name),
                 memory_mib: *memory_mib,
             },
@@ -310,6 +320,8 @@ struct Looked<'a> {
     modules_source: Option<&'a str>,
     loads: &'a [String],
     loads_from: Option<&'a str>,
+    /// What they take of an initrd.
+    loads_packed_bytes: usize,
     transport: Option<&'static str>,
     memory_mib: u64,
 }

@@ -15,21 +15,46 @@ use crate::calls::call;
 const KERNELS: [&str; 3] =
     ["SCHEDVMM_TEST_KERNEL_612", "SCHEDVMM_TEST_KERNEL_61", "SCHEDVMM_TEST_KERNEL_NEWEST"];
 
+/// What names the folders of a distribution's unpacked kernels.
+const STOCK: [&str; 2] = ["SCHEDVMM_TEST_STOCK_OLDEST", "SCHEDVMM_TEST_STOCK_NEWEST"];
+/// Modules take no more of an initrd.
+const MAX_PACKED_BYTES: u64 = 1 << 20;
+
 /// A case for each test kernel.
 pub fn trials() -> impl Iterator<Item = Trial> {
-    KERNELS.into_iter().map(|variable| {
-        let kernel = env::var_os(variable).map(PathBuf::from);
-        let missing = kernel.is_none();
-        let trial = Trial::ignorable_test(format!("{variable}_has_all"), move || {
-            let Some(kernel) = kernel else {
-                println!("skipped: {variable} names no bzImage");
-                return Ok(Completion::ignored_with(format!("{variable} names no bzImage")));
-            };
-            has_all(&kernel);
-            Ok(Completion::Completed)
-        });
-        trial.with_ignored_flag(missing)
-    })
+    let complete = KERNELS.into_iter().map(|variable| trial(variable, "has_all", has_all));
+    let packed = STOCK.into_iter().map(|variable| trial(variable, "is_small", loads_little));
+    complete.chain(packed)
+}
+
+/// A case with what a variable names; skipped where it names nothing.
+fn trial(variable: &'static str, name: &str, case: fn(&Path)) -> Trial {
+    let kernel = env::var_os(variable).map(PathBuf::from);
+    let missing = kernel.is_none();
+    let trial = Trial::ignorable_test(format!("{variable}_{name}"), move || {
+        let Some(kernel) = kernel else {
+            println!("skipped: {variable} names no kernel");
+            return Ok(Completion::ignored_with(format!("{variable} names no kernel")));
+        };
+        case(&kernel);
+        Ok(Completion::Completed)
+    });
+    trial.with_ignored_flag(missing)
+}
+
+/// Both halves of KVM, of which a run takes one.
+fn loads_little(folder: &Path) {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let named = folder.to_str().expect("a path of letters");
+    let output = call(dir.path(), &["check", named, "--nested", "--json"]);
+    let found: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{named}: {error}: {output:?}"));
+    let kernel = &found["kernel"];
+    let loads = kernel["loads"].as_array().expect("modules");
+    assert!(["kvm", "kvm_intel", "kvm_amd"].iter().all(|it| loads.contains(&(*it).into())));
+    let packed = kernel["loads_packed_bytes"].as_u64().expect("a length");
+    println!("{}: {} KiB: {loads:?}", kernel["release"], packed.div_ceil(1024));
+    assert!((1..=MAX_PACKED_BYTES).contains(&packed), "{packed}");
 }
 
 /// What is found of a kernel, which must have all that is needed.

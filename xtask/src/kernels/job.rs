@@ -58,7 +58,7 @@ impl Bench {
             // Nobody has asked for the simulated one, and it is not chosen unasked.
             Venue::Emulated(_) | Venue::Simulated(_) => self.run_in_host(entry, folder, left),
         }?;
-        Row::of(entry, folder, &left.join(RESULT), (run.status, &run.output))
+        Row::of(entry, &left.join(RESULT), (run.status, &run.output))
     }
 
     fn run_in_host(&self, entry: &Entry, folder: &Path, left: &Path) -> Result<Run> {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use results::folder::RESULT;
 use results::model::Phase;
 use results::saved::Saved;
@@ -13,7 +13,6 @@ use serde::Serialize;
 
 use super::entry::Entry;
 use testhost::host::accident::Accident;
-use testhost::kernel;
 
 /// Exit statuses of a kernel that was measured, with a gap over the threshold or without.
 const RAN: [u8; 2] = [0, 1];
@@ -28,7 +27,7 @@ pub(super) struct Row {
     transport: Option<String>,
     /// Those that it was given to load, in order.
     modules: Vec<String>,
-    /// They as files: as they lie in the package.
+    /// They as they lie in the initrd.
     modules_packed_bytes: u64,
     /// They as they are loaded.
     modules_bytes: u64,
@@ -70,13 +69,8 @@ impl Row {
         }
     }
 
-    /// From the result of a run on the kernel in `folder`, and how that ended with what words.
-    pub(super) fn of(
-        entry: &Entry,
-        folder: &Path,
-        result: &Path,
-        (status, output): (u8, &str),
-    ) -> Result<Self> {
+    /// From the result of a run, and how that ended with what words.
+    pub(super) fn of(entry: &Entry, result: &Path, (status, output): (u8, &str)) -> Result<Self> {
         let last = output.lines().rev().map(str::trim).find(|line| !line.is_empty());
         let without = Self {
             exit_status: Some(status),
@@ -92,7 +86,7 @@ impl Row {
         Ok(Self {
             accident: Accident::of(&result),
             transport: machine.map(|machine| machine.transport.name().to_owned()),
-            modules_packed_bytes: packed_bytes(folder, &modules)?,
+            modules_packed_bytes: machine.map_or(0, |machine| machine.modules_packed_bytes),
             modules_bytes: machine.map_or(0, |machine| machine.modules_bytes),
             modules,
             memory_mib: machine.map(|machine| machine.memory_mib),
@@ -140,20 +134,6 @@ fn number(value: Option<u64>) -> String {
     or_none(value.map(|value| value.to_string()))
 }
 
-/// Length of these modules' files.
-fn packed_bytes(folder: &Path, modules: &[String]) -> Result<u64> {
-    let mut sum = 0;
-    for (_, file) in kernel::boot_files(folder)? {
-        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let stem = name.split_once(".ko").map(|(stem, _)| stem.replace('-', "_"));
-        if stem.is_some_and(|stem| modules.contains(&stem)) {
-            let metadata = fs::metadata(&file);
-            sum += metadata.with_context(|| format!("cannot read `{}`", file.display()))?.len();
-        }
-    }
-    Ok(sum)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,36 +151,33 @@ mod tests {
     #[test]
     fn a_row_has_what_the_result_says() {
         let dir = tempfile::tempdir().unwrap();
-        let modules = dir.path().join("lib/modules/7.3/kernel");
-        fs::create_dir_all(&modules).unwrap();
-        fs::write(modules.join("virtio-console.ko.xz"), [0; 3000]).unwrap();
-        fs::write(modules.join("other.ko.xz"), [0; 5000]).unwrap();
         let packed = fs::read(project::root().join("results/tests/data/user.json.xz")).unwrap();
         let mut result: RunResult =
             serde_json::from_reader(liblzma::read::XzDecoder::new(&packed[..])).unwrap();
         let machine = result.machine.vm.as_mut().unwrap();
         (machine.transport, machine.memory_mib) = (Transport::Pci, 512);
-        (machine.modules, machine.modules_bytes) = (vec!["virtio_console".into()], 9000);
+        machine.modules = vec!["virtio_console".into()];
+        (machine.modules_bytes, machine.modules_packed_bytes) = (9000, 3000);
         (result.verdict, result.exit_status) = (Answer::Measured, Some(0));
         result.kernel.hello.as_mut().unwrap().release = "7.3.0".into();
         result.phases_ms.insert(Phase::Boot, 1234);
         let result = serde_json::to_string(&result).unwrap();
         fs::write(dir.path().join(RESULT), result).unwrap();
-        let row = Row::of(&entry(), dir.path(), dir.path(), (0, "words\n")).unwrap();
+        let row = Row::of(&entry(), dir.path(), (0, "words\n")).unwrap();
         let text = row.to_string();
         let words: Vec<_> = text.split_whitespace().collect();
         let expected =
             ["newest", "redhat", "(7.3.0)", "pci", "1", "3", "512", "1234", "measured", "0"];
         assert_eq!(words, expected);
         assert!(row.ran);
-        assert!(!Row::of(&entry(), dir.path(), dir.path(), (125, "")).unwrap().ran);
+        assert!(!Row::of(&entry(), dir.path(), (125, "")).unwrap().ran);
     }
 
     #[test]
     fn a_kernel_that_is_refused_has_its_last_words() {
         let dir = tempfile::tempdir().unwrap();
         let run = (125, "schedvmm: kernel x: no driver\n\n");
-        let row = Row::of(&entry(), dir.path(), dir.path(), run).unwrap();
+        let row = Row::of(&entry(), dir.path(), run).unwrap();
         let text = row.to_string();
         assert!(text.ends_with("did not run: schedvmm: kernel x: no driver"), "{text}");
         assert!(text.contains(" 125\n"), "{text}");

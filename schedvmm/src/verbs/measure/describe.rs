@@ -66,6 +66,7 @@ impl Plan {
             transport: convert::transport(vm.facts().transport),
             modules: modules.names().into_iter().map(str::to_owned).collect(),
             modules_bytes: modules.bytes() as u64,
+            modules_packed_bytes: modules.packed_bytes().map(|(_, bytes)| bytes as u64).sum(),
             modules_from: modules.from().map(str::to_owned),
             pins: self.placement.pins.clone(),
             pin_note: (!notes.is_empty()).then(|| notes.join("; ")),
