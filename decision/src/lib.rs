@@ -10,6 +10,7 @@ pub mod bisect;
 pub mod change_points;
 pub mod difference;
 pub mod interval;
+pub mod matrix;
 pub mod multiple;
 pub mod sequential;
 pub mod signed_rank;

@@ -7,8 +7,10 @@ mod simulated;
 
 use simulated::comparisons::{Outcome, compare_many, one_after_the_other, peeking};
 use simulated::host::Trials;
+use simulated::matrices::{Matrix, discoveries};
 
 const COMPARISONS: u32 = 3000;
+const MATRICES: u32 = 1000;
 
 fn found(ratio: f64, deviation: f64, contaminated: f64) -> Outcome {
     compare_many(Trials { ratio, deviation, contaminated }, COMPARISONS)
@@ -67,4 +69,40 @@ fn same_means_within_the_smallest_effect() {
         assert!(edge.same <= 0.025, "{deviation}: {edge:?}");
     }
     assert!(found(1.0, 0.05, 0.0).same >= 0.85);
+}
+
+/// Of a matrix whose cells are all equal to the base, one in twenty at most says that a cell differs;
+/// and of those that are said to differ where some do, at most one in twenty does not, on average.
+#[test]
+fn of_the_cells_of_a_matrix_that_are_said_to_differ_hardly_any_does_not() {
+    let null =
+        Matrix { cells: 11, differ: 0, ratio: 1.5, trials: 10, deviation: 0.15, contaminated: 0.0 };
+    for matrix in [
+        null,
+        Matrix { deviation: 0.05, contaminated: 0.1, ..null },
+        Matrix { cells: 47, trials: 12, ..null },
+        Matrix { cells: 3, trials: 7, deviation: 0.3, ..null },
+        Matrix { differ: 3, ..null },
+        Matrix { differ: 6, trials: 14, contaminated: 0.1, ..null },
+    ] {
+        let found = discoveries(matrix, MATRICES);
+        assert!(found.false_share <= 0.05, "{matrix:?}: {found:?}");
+        assert!(found.covered >= 0.94 || matrix.differ == 0, "{matrix:?}: {found:?}");
+    }
+    // The simulation can tell: at 0.05 for each cell it is another matter.
+    let plain = discoveries(null, MATRICES).plain_false_share;
+    assert!(plain > 0.25, "{plain}");
+}
+
+#[test]
+fn cells_of_a_matrix_that_differ_are_found() {
+    // Ratio, deviation, contaminated, trials; share that is found at least.
+    let rows = [(1.5, 0.15, 0.0, 10, 0.6), (1.5, 0.05, 0.0, 10, 0.9), (2.0, 0.15, 0.1, 14, 0.9)];
+    for (ratio, deviation, contaminated, trials, power) in rows {
+        for ratio in [ratio, 1.0 / ratio] {
+            let matrix = Matrix { cells: 11, differ: 3, ratio, trials, deviation, contaminated };
+            let found = discoveries(matrix, MATRICES);
+            assert!(found.found >= power, "{matrix:?}: {found:?}");
+        }
+    }
 }

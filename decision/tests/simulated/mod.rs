@@ -6,4 +6,5 @@ pub mod comparisons;
 pub mod histories;
 pub mod host;
 pub mod kernels;
+pub mod matrices;
 pub mod random;
