@@ -125,6 +125,14 @@ pub enum TrialsError {
         /// How that is known.
         why: String,
     },
+    /// The file that tells of a matrix is something else.
+    #[error("{} is no matrix.json of this version of schedvmm: {why}", .path.display())]
+    NoMatrix {
+        /// The file.
+        path: PathBuf,
+        /// How that is known.
+        why: String,
+    },
     /// The file that tells of a search is something else.
     #[error("{} is no bisect.json of this version of schedvmm: {why}", .path.display())]
     NoBisection {

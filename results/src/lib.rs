@@ -10,7 +10,8 @@
 //! - [`trials`]: `trials.json`, of many runs of one kernel; [`metric`]: the figures by which such runs
 //!   are compared.
 //! - [`comparison`]: what two such sets come to; [`bisection`]: a search of a history of kernels;
-//!   [`history`]: what many such sets come to, in the order of their kernels.
+//!   [`history`]: what many such sets come to, in the order of their kernels; [`matrix`]: kernels,
+//!   tunables and loads, each with each.
 //! - [`selftest`]: whether the meter is right on a machine.
 //! - [`gaps_csv`], [`gaps_hlog`]: the files with single gaps, and with distributions.
 
@@ -24,6 +25,7 @@ pub mod gaps_hlog;
 pub mod history;
 pub mod host_cpus;
 pub mod json;
+pub mod matrix;
 pub mod metric;
 pub mod model;
 pub mod saved;

@@ -329,7 +329,7 @@ fn call(verb: &str, folder: &Path, more: &[&str]) -> Result<ExitStatus, Failure>
     let words = words.iter().chain(more);
     match Cli::try_parse_from(words).expect("options").verb {
         Some(Verb::Explain(args)) => verbs::explain::run(&args),
-        Some(Verb::Report { result, output }) => report::run(&result, output.as_deref()),
+        Some(Verb::Report(args)) => report::run(&args),
         verb => panic!("{verb:?}"),
     }
 }

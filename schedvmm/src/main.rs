@@ -117,8 +117,9 @@ fn run(cli: Cli) -> Result<ExitStatus, Failure> {
         Some(Verb::History(args)) => verbs::history::run(&args),
         Some(Verb::Host(args)) => verbs::host::run(&args),
         Some(Verb::List { folder }) => verbs::list::run(folder.as_deref()),
+        Some(Verb::Matrix(args)) => verbs::matrix::run(&args),
         Some(Verb::Probe { json }) => verbs::probe::run(json),
-        Some(Verb::Report { result, output }) => verbs::report::run(&result, output.as_deref()),
+        Some(Verb::Report(args)) => verbs::report::run(&args),
         Some(Verb::Run { from, output, json }) => verbs::run::run(&from, output.as_deref(), json),
         Some(Verb::Selftest { kernel, allow_quota, json }) => {
             verbs::selftest::run(kernel.as_deref(), allow_quota, json)

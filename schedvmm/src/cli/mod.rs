@@ -11,9 +11,11 @@ mod history;
 mod host;
 mod load;
 mod machine;
+mod matrix;
 mod meter;
 mod nested;
 mod output;
+mod report;
 mod trials;
 
 pub use bisect::BisectArgs;
@@ -26,9 +28,11 @@ pub use history::HistoryArgs;
 pub use host::HostArgs;
 pub use load::{Cosched, LoadArgs};
 pub use machine::{Boot, Idle, MachineArgs, Pin, TransportChoice};
+pub use matrix::MatrixArgs;
 pub use meter::MeterArgs;
 pub use nested::{NestedArgs, Pages, ShowVm};
 pub use output::{ShowArgs, TraceArgs};
+pub use report::ReportArgs;
 pub use trials::{RunsArgs, TrialsArgs};
 
 use std::path::PathBuf;
@@ -112,12 +116,17 @@ pub enum Verb {
     History(Box<HistoryArgs>),
     /// Measures the kernel that is running: the same load and meter, no VM, no root needed.
     Host(Box<HostArgs>),
-    /// Lists results, trials, comparisons and searches, the oldest first.
+    /// Lists results, trials, comparisons, matrices and searches, the oldest first.
     List {
         /// The folder that they are in [default: results].
         #[arg(value_name = "DIR", value_parser = crate::units::named())]
         folder: Option<PathBuf>,
     },
+    /// Kernels with tunables, loads and cookies, each with each, many trials of each in random order:
+    /// which are better than a base, the same or worse, in a table and a heat map.
+    ///
+    /// Called again with the same --output it goes on where it was ended. Exit status as of `compare`.
+    Matrix(MatrixArgs),
     /// Repeats a run, with the options that its result was measured with.
     Run {
         /// Its result folder, or its result.json. Its files are looked for where it was started;
@@ -131,15 +140,9 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Writes the report of a run: one HTML file with pictures, which needs nothing else.
-    Report {
-        /// The result folder, or its result.json.
-        #[arg(value_name = "RESULT", value_parser = crate::units::named())]
-        result: PathBuf,
-        /// Where the report goes, `-` for stdout [default: report.html in the result folder].
-        #[arg(long, value_name = "FILE")]
-        output: Option<PathBuf>,
-    },
+    /// Writes the report of a run, of trials beside others, or of a matrix: one HTML file with
+    /// pictures, which needs nothing else.
+    Report(ReportArgs),
     /// Makes gaps of known length on this machine and looks for them: is the meter right here?
     ///
     /// Exit status 0 where all that could be tried is right, 201 where something is not, or where
@@ -156,7 +159,7 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Prints once more what a run, trials, a comparison or a search printed at the end.
+    /// Prints once more what a run, trials, a comparison, a matrix or a search printed at the end.
     Show {
         /// Its folder [default: results/latest].
         #[arg(value_name = "RESULT", value_parser = crate::units::named())]

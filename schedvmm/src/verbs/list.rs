@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use results::bisection::Bisection;
 use results::comparison::Comparison;
 use results::folder::{LATEST, PARENT, RESULT};
+use results::matrix::Matrix;
 use results::saved::Saved;
 use results::trials::{State, TRIALS, Trials};
 
@@ -49,6 +50,8 @@ fn look(path: &Path) -> Option<Found> {
         Trials::open(path).map(|it| trials(&it)).map_err(Failure::from)
     } else if Comparison::is_in(path) {
         Comparison::open(path).map(|it| comparison(path, &it)).map_err(Failure::from)
+    } else if Matrix::is_in(path) {
+        Matrix::open(path).map(|it| matrix(&it)).map_err(Failure::from)
     } else if Bisection::is_in(path) {
         Bisection::open(path).map(|it| bisection(&it)).map_err(Failure::from)
     } else if path.join(RESULT).is_file() {
@@ -90,6 +93,15 @@ fn comparison(path: &Path, comparison: &Comparison) -> (String, String) {
     let others: Vec<_> = others.collect();
     let what = format!("comparison with {}: {}", comparison.base.name, others.join(", "));
     (started_utc.unwrap_or_else(|_| "-".to_owned()), what)
+}
+
+fn matrix(matrix: &Matrix) -> (String, String) {
+    let counts = super::matrix::counts(matrix);
+    let (cells, trials) = (matrix.cells.len(), matrix.question.trials);
+    (
+        matrix.started_utc.clone(),
+        format!("matrix of {cells} cells, {trials} trials of each: {counts}"),
+    )
 }
 
 fn bisection(state: &Bisection) -> (String, String) {

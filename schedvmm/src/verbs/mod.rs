@@ -10,6 +10,7 @@ pub mod explain;
 pub mod history;
 pub mod host;
 pub mod list;
+pub mod matrix;
 pub mod measure;
 pub mod probe;
 pub mod report;

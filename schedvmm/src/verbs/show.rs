@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `schedvmm show`: what a run, trials, a comparison or a search printed at the end, printed again.
+//! `schedvmm show`: what a run, trials, a comparison, a matrix or a search printed at the end, printed again.
 
 use std::path::{Path, PathBuf};
 
 use results::bisection::Bisection;
 use results::comparison::Comparison;
 use results::folder::{LATEST, PARENT};
+use results::matrix::Matrix;
 use results::saved::Saved;
 use results::trials::{TRIALS, Trials};
 
 use crate::status::{ExitStatus, Failure};
 use crate::verbs::trials::lines;
-use crate::verbs::{bisect, compare};
+use crate::verbs::{bisect, compare, matrix};
 use crate::{show, terminal};
 
 /// Prints the end of what is in a folder, by default the newest.
@@ -45,6 +46,9 @@ fn text(path: &Path) -> Result<String, Failure> {
     }
     if Comparison::is_in(path) {
         return Ok(compare::screen(&Comparison::open(path)?));
+    }
+    if Matrix::is_in(path) {
+        return Ok(matrix::screen(&Matrix::open(path)?, path));
     }
     if Bisection::is_in(path) {
         return Ok(bisect::screen(&Bisection::open(path)?, path));

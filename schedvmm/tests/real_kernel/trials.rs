@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use decision::sequential::Answer;
+use protocol::tunable::TunableName;
 use results::comparison::{Comparison, Versus};
+use results::matrix::Matrix;
 use results::model::{self, RunResult};
 use results::saved::Saved;
 use results::trials::{Ended, State, Trials, seed_of};
@@ -45,6 +47,7 @@ pub fn group() -> Group {
     ];
     let mut cases = cases;
     cases.push(Case::new("compared", compared(), answer_holds).within(3 * LIMIT));
+    cases.push(Case::new("matrix", matrix(), cells_hold).within(2 * LIMIT));
     Group::new("trials", TestKernel::V612, cases)
 }
 
@@ -90,6 +93,56 @@ fn answer_holds(outcome: &Outcome) {
     }
     let told = outcome.stdout.lines().filter(|line| line.starts_with("pair ")).count();
     assert_eq!(told, versus.pairs, "a line each{}", outcome.words());
+}
+
+/// Two slices under a load, and the same call again, which finds nothing to do.
+fn matrix() -> String {
+    let short = SHORT.replace("--kernel /bzImage --threshold off ", "");
+    format!(
+        "printf '%s\\n' 'trials = 2' 'seed = 7' 'kernels = [\"/bzImage\"]' \
+         'tunings = [\"slice=1ms\", \"slice=4ms\"]' 'loads = [\"busy\"]' \
+         'options = \"{short} {NOISY}\"' > m.toml; \
+         schedvmm matrix m.toml --output r; first=$?; \
+         schedvmm matrix m.toml --output r --json > again; test $? = $first || exit 99; \
+         schedvmm report r --output page.html > told && exit $first"
+    )
+}
+
+fn cells_hold(outcome: &Outcome) {
+    // Two trials decide nothing.
+    outcome.assert_status(125);
+    let matrix = Matrix::open(&outcome.path("r")).unwrap_or_else(|error| {
+        panic!("{error}{}", outcome.words());
+    });
+    let again: Matrix =
+        serde_json::from_str(&outcome.file("again").expect("printed")).expect("a matrix");
+    assert_eq!(matrix, again, "the same trials, the same answer");
+    let cells: Vec<_> = matrix.cells.iter().map(|cell| (cell.base, cell.side.trials)).collect();
+    assert_eq!(cells, [(None, 2), (Some(1), 2)]);
+    let mut times = Vec::new();
+    for (number, cell) in (1..).zip(&matrix.cells) {
+        let folder = outcome.path("r").join(&cell.folder);
+        let trials = Trials::open(&folder).expect("trials");
+        for attempt in trials.measured() {
+            times.push((attempt.started_utc.clone(), (number, attempt.trial)));
+            let result = Saved::open(&folder.join(&attempt.folder)).expect("a result").result;
+            assert_eq!(result.job.load.seed, seed_of(7, attempt.trial), "the same in all cells");
+            assert_eq!(result.job.load.name.as_deref(), Some("busy"));
+            let tune = &result.job.tune;
+            let slice = tune.iter().find(|it| it.name == TunableName::Slice).expect("a slice");
+            assert_eq!(format!("slice={}", slice.value), cell.tuning);
+        }
+    }
+    times.sort();
+    let done: Vec<_> = times.into_iter().map(|(_, trial)| trial).collect();
+    assert_eq!(done, matrix.order, "in the order that was drawn");
+    let told = outcome.stdout.lines().filter(|line| line.starts_with("trial ")).count();
+    assert_eq!(told, 4, "a line each{}", outcome.words());
+    for page in ["page.html", "r/matrix.html"] {
+        let page = outcome.file(page).expect("written");
+        assert!(page.contains("slice=4ms") && page.contains("1 undecided"), "{page}");
+    }
+    println!("     {:?}", matrix.cells[1].finding);
 }
 
 fn trials(outcome: &Outcome) -> Trials {

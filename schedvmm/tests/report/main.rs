@@ -2,6 +2,10 @@
 //! `schedvmm report`, as a user calls it, and its page as a browser shows it.
 
 mod browser;
+/// Trials that are made up.
+#[path = "../compare/folders.rs"]
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod folders;
 #[path = "../traced/mod.rs"]
 mod traced;
 
@@ -15,6 +19,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use self::browser::{Browser, Scheme};
+use self::folders::Side;
 
 /// Runs on Linux 6.12 in the emulated host, see data/README.md: of the default load;
 const RESULT: &[u8] = include_bytes!("data/result.json.xz");
@@ -47,6 +52,9 @@ fn main() -> ExitCode {
         Trial::test("a_machine_that_failed_is_named", a_machine_that_failed_is_named),
         Trial::test("what_is_no_result_is_refused", what_is_no_result_is_refused),
         Trial::test("the_report_goes_where_it_is_told", the_report_goes_where_it_is_told),
+        Trial::test("trials_beside_others_have_a_page", trials_beside_others_have_a_page),
+        Trial::test("the_worst_gap_of_trials_is_explained", the_worst_gap_of_trials_is_explained),
+        Trial::test("what_has_no_page_is_refused", what_has_no_page_is_refused),
         seen("a_browser_shows_the_page_and_loads_nothing", shown),
         seen("a_browser_that_loads_or_complains_is_noticed", noticed),
     ];
@@ -139,6 +147,89 @@ fn a_trace_explains_the_gap() -> Result<(), Failed> {
     check(says.iter().all(|words| other.contains(words)), "explained by another's trace")?;
     fs::write(&file, "no trace")?;
     check(page(dir.path())?.contains("Not explained: "), "a trace out of nothing")
+}
+
+const MS: u64 = 1_000_000;
+
+/// A folder with the trials of two kernels, of which one is worse.
+fn two_sides() -> Result<TempDir, Failed> {
+    let dir = tempfile::tempdir()?;
+    Side::new(10, 10 * MS).write(&dir.path().join("a"));
+    Side::new(10, 15 * MS).write(&dir.path().join("b"));
+    Ok(dir)
+}
+
+fn trials_beside_others_have_a_page() -> Result<(), Failed> {
+    let dir = two_sides()?;
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    let output = report(&[&a, &b, Path::new("--output"), Path::new("-")]);
+    let page = String::from_utf8_lossy(&output.stdout).into_owned();
+    check(output.status.success(), &String::from_utf8_lossy(&output.stderr))?;
+    for words in [
+        ">WORSE</h1>",
+        "/b is worse than ",
+        "signed rank p = 0.016)",
+        "Every trial, in the order it ran",
+        "gaps at least that long, of a run",
+        "The longest gap of ",
+        "Not explained: ",
+        "kernel command line",
+    ] {
+        check(page.contains(words), &format!("no {words:?} in the page"))?;
+    }
+    let points = |class: &str| page.matches(&format!("<circle class=\"p {class}\"")).count();
+    check((points("g0"), points("g1")) == (10, 10), "not a point for each trial")?;
+    check(page.matches("rect class=\"p faint\"").count() == 2, "not an interval for each side")?;
+    // The names of pictures' parts are each there once.
+    let ids: Vec<_> = page.split(" id=\"").skip(1).filter_map(|it| it.split('"').next()).collect();
+    let once: std::collections::BTreeSet<_> = ids.iter().collect();
+    check(once.len() == ids.len(), &format!("{ids:?}"))?;
+    check(!page.contains("<script") && !a.join("report.html").exists(), "more than a page")?;
+    // The folder of a comparison has the same, under the names that its sides had.
+    let mut compare = Command::new(env!("CARGO_BIN_EXE_schedvmm"));
+    let json = compare.args(["compare", "a", "b", "--json"]).current_dir(dir.path()).output()?;
+    fs::write(dir.path().join("comparison.json"), &json.stdout)?;
+    let output = report(&[dir.path()]);
+    check(output.status.success(), &String::from_utf8_lossy(&output.stderr))?;
+    let whole = fs::read_to_string(dir.path().join("report.html"))?;
+    check(
+        whole.contains(">WORSE</h1>") && whole.contains(">b is worse than a: wait-p99"),
+        "no page",
+    )
+}
+
+fn the_worst_gap_of_trials_is_explained() -> Result<(), Failed> {
+    let dir = two_sides()?;
+    let traced = traced_folder()?;
+    let third = dir.path().join("a/trial-003");
+    fs::remove_dir_all(&third)?;
+    fs::rename(traced.path(), &third)?;
+    let page = page(&dir.path().join("a"))?;
+    for words in [">TRIALS</h1>", "wait-p99: median ", "Trial 3.", " waited 613.8 ms: ", ">CPU 2<"]
+    {
+        check(page.contains(words), &format!("no {words:?} in the page"))?;
+    }
+    check(page.contains("id=\"timeline-title-0\""), "a picture without a name of its own")
+}
+
+fn what_has_no_page_is_refused() -> Result<(), Failed> {
+    let dir = two_sides()?;
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    let refused = |words: &[&Path], told: &str| {
+        let output = report(words);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        check(output.status.code() == Some(200) && text.contains(told), &text)
+    };
+    refused(&[&a, &a], "is named twice")?;
+    refused(&[&a, folder().path()], "name a folder of `schedvmm trials`")?;
+    fs::write(b.join("trials.json"), "{")?;
+    refused(&[&a, &b], "is no trials.json of schedvmm")?;
+    fs::write(b.join("comparison.json"), "{")?;
+    refused(&[&b], "is no comparison.json")?;
+    fs::remove_file(b.join("comparison.json"))?;
+    fs::remove_file(b.join("trials.json"))?;
+    fs::write(b.join("matrix.json"), "{")?;
+    refused(&[&b], "is no matrix.json")
 }
 
 /// Changes the result of a folder.

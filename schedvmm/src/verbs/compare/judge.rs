@@ -90,6 +90,12 @@ impl Side {
         }
     }
 
+    /// A side without trials.
+    pub fn empty(name: String) -> Self {
+        let (kernel, points, without_answer) = (String::new(), BTreeMap::new(), Vec::new());
+        Self { name, kernel, points, without_answer, contaminated: 0 }
+    }
+
     /// Those of `trials` that count.
     pub fn points(trials: &Trials) -> BTreeMap<u32, Point> {
         trials.measured().map(|attempt| (attempt.trial, Point::of(attempt))).collect()
@@ -144,6 +150,14 @@ fn pairs(metric: Metric, base: &Side, other: &Side) -> Vec<Pair> {
     both.map(|(pair, one, other)| (*pair, difference(scale, metric, one, other))).collect()
 }
 
+/// Of all pairs that tell this figure, and how many do not.
+pub fn differences(metric: Metric, base: &Side, other: &Side) -> (Vec<Difference>, usize) {
+    let all = pairs(metric, base, other);
+    let told: Vec<_> = all.iter().filter_map(|(_, difference)| *difference).collect();
+    let left_out = all.len() - told.len();
+    (told, left_out)
+}
+
 fn difference(scale: Scale, metric: Metric, one: &Point, other: &Point) -> Option<Difference> {
     scale.difference(*one.metrics.get(&metric)?, *other.metrics.get(&metric)?)
 }
@@ -191,7 +205,7 @@ pub fn versus(base: &Side, other: &Side, asked: Asked) -> Result<Versus, Failure
 
 /// Why an answer is not given: what is missing up to the `last` pair may be the worst, or the best,
 /// there was.
-fn withheld(
+pub fn withheld(
     metric: Metric,
     left_out: usize,
     (sides, last): ([&Side; 2], u32),

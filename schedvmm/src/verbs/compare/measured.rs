@@ -2,16 +2,15 @@
 //! Sides that are measured now: kernels, or two settings of one kernel.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use results::comparison::{Comparison, Versus};
-use results::folder::{self, FolderError};
+use results::folder;
 use results::metric::Metric;
 use results::model::{Answer, RunResult};
 use results::saved::Saved;
-use results::trials::{Conditions, State, TRIALS, Trials};
+use results::trials::{Conditions, State};
 use serde::Serialize;
 
 use super::judge::{Asked, Side};
@@ -80,11 +79,11 @@ pub fn run(args: &CompareArgs) -> Result<Measured, Failure> {
     let series = LETTERS
         .chars()
         .zip(conditions)
-        .map(|(letter, conditions)| begin(folder.join(letter.to_string()), conditions));
+        .map(|(letter, conditions)| Series::begin_in(folder.join(letter.to_string()), conditions));
     let names = wanted.into_iter().map(|side| side.name).collect();
     let mut rounds = Rounds::new(series.collect::<Result<_, _>>()?, names, asked);
     // What is asked is in the file before the first run, and stays.
-    let plan = compared(args, &rounds, notes.clone())?;
+    let plan = compared(&rounds, notes.clone())?;
     check_plan(&plan, &folder)?;
     plan.write(&folder)?;
     let is_told = !args.json && !args.markdown;
@@ -102,7 +101,7 @@ pub fn run(args: &CompareArgs) -> Result<Measured, Failure> {
             });
         }
     });
-    let comparison = compared(args, &rounds, notes)?;
+    let comparison = compared(&rounds, notes)?;
     comparison.write(&folder)?;
     let ended = went_on.and_then(|_| rounds.status(machines.signal()));
     Ok(Measured { comparison, ended })
@@ -232,7 +231,7 @@ fn named(option: &str) -> String {
 }
 
 /// What may differ between the sides: their kernels, and what follows from that or from the time.
-const KERNELS: [&str; 4] = ["kernel", "job.host_tsc_khz", "host", "machine.cmdline"];
+pub const KERNELS: [&str; 4] = ["kernel", "job.host_tsc_khz", "host", "machine.cmdline"];
 
 /// What differs between the sides beside their kernels, which is what options ask for.
 fn differing(
@@ -271,18 +270,6 @@ fn differing(
 /// The kernel's command line without what depends on its version.
 fn machine_words(conditions: &Conditions) -> Vec<&str> {
     super::stored::own_words_apart(&conditions.machine.cmdline)
-}
-
-/// A side's trials: those that are there, or none yet.
-fn begin(folder: PathBuf, conditions: Conditions) -> Result<Series, Failure> {
-    let there = folder.join(TRIALS).exists().then(|| Trials::open(&folder)).transpose()?;
-    if there.is_none() {
-        fs::create_dir_all(&folder)
-            .map_err(|source| FolderError::Create { path: folder.clone(), source })?;
-    }
-    let series = Series::begin(folder, there, conditions)?;
-    series.write()?;
-    Ok(series)
 }
 
 /// Machines of all sides, one at a time.
@@ -364,11 +351,7 @@ fn pair_line(rounds: &Rounds, found: &[Versus]) -> String {
 }
 
 /// From the trials to what is printed.
-fn compared(
-    args: &CompareArgs,
-    rounds: &Rounds,
-    notes: Vec<String>,
-) -> Result<Comparison, Failure> {
+fn compared(rounds: &Rounds, notes: Vec<String>) -> Result<Comparison, Failure> {
     let examples: Vec<_> = rounds.series.iter().map(example).collect();
     let sides: Vec<_> = examples
         .iter()
@@ -382,11 +365,11 @@ fn compared(
         return Err(Failure::internal("a comparison of nothing"));
     };
     let conditions = examples[0].as_ref().map(words::conditions).unwrap_or_default();
-    compare(args, (base, &others.iter().collect::<Vec<_>>()), notes, conditions)
+    compare(rounds.asked, (base, &others.iter().collect::<Vec<_>>()), notes, conditions)
 }
 
 /// A result of a side.
-fn example(series: &Series) -> Option<RunResult> {
+pub fn example(series: &Series) -> Option<RunResult> {
     let attempt = series.trials.measured().next()?;
     Some(Saved::open(&series.folder.join(&attempt.folder)).ok()?.result)
 }

@@ -12,16 +12,22 @@ use std::path::PathBuf;
 use decision::sequential::{Answer, LOOKS};
 use results::comparison::{Comparison, ComparisonSchema, Versus};
 use results::json;
+use results::metric::Metric;
 
-pub use self::judge::{Side, scale};
-pub use self::stored::Stored;
-pub use self::words::{answer_word, conditions, screen};
+pub use self::judge::{Asked, Side, differences, scale, withheld};
+pub use self::measured::{KERNELS, example};
+pub use self::rounds::{Machines, OneSide};
+pub use self::stored::{Stored, kernel};
+pub use self::words::{Probability, answer_word, conditions, screen, sentence};
 
-use self::judge::{Asked, versus};
+use self::judge::versus;
 use self::measured::Measured;
 use crate::cli::CompareArgs;
 use crate::status::{ExitStatus, Failure};
 use crate::terminal;
+
+/// The smallest change that matters where nobody says otherwise.
+pub const MIN_EFFECT: f64 = 0.1;
 
 /// Compares what is stored, or measures it first.
 ///
@@ -42,7 +48,8 @@ pub fn run(args: &CompareArgs) -> Result<ExitStatus, Failure> {
         )));
     }
     check_options(args)?;
-    let comparison = of_stored(args)?;
+    let asked = Asked { metric: args.metric, min_effect: args.min_effect };
+    let comparison = of_stored(&args.sides, asked, &args.allow)?;
     print(&comparison, args)?;
     Ok(status(&comparison.others))
 }
@@ -68,23 +75,30 @@ fn check_options(args: &CompareArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What folders of trials come to.
-fn of_stored(args: &CompareArgs) -> Result<Comparison, Failure> {
+/// What folders of trials come to, beside the first.
+///
+/// # Errors
+/// What cannot be compared, and why.
+pub fn of_folders(sides: &[PathBuf], metric: Metric) -> Result<Comparison, Failure> {
+    of_stored(sides, Asked { metric, min_effect: MIN_EFFECT }, &[])
+}
+
+fn of_stored(sides: &[PathBuf], asked: Asked, allow: &[String]) -> Result<Comparison, Failure> {
     let stored: Vec<_> =
-        args.sides.iter().map(|side| Stored::read(side, &args.allow)).collect::<Result<_, _>>()?;
+        sides.iter().map(|side| Stored::read(side, allow)).collect::<Result<_, _>>()?;
     let Some((base, others)) = stored.split_first() else {
         return Err(Failure::internal("a comparison of nothing"));
     };
     let mut notes = Vec::new();
-    check_folders(&args.sides)?;
+    check_folders(sides)?;
     for other in others {
         let names = (base.side.name.as_str(), other.side.name.as_str());
-        base.likeness.check(&other.likeness, names, &args.allow)?;
+        base.likeness.check(&other.likeness, names, allow)?;
         check_count(&base.side, &other.side)?;
         notes.extend(stored::order_notes(&base.side, &other.side));
     }
     let sides: Vec<_> = others.iter().map(|other| &other.side).collect();
-    compare(args, (&base.side, &sides), notes, words::conditions(&base.example))
+    compare(asked, (&base.side, &sides), notes, words::conditions(&base.example))
 }
 
 /// A folder is the same as itself, whatever is in it.
@@ -114,23 +128,22 @@ fn check_count(base: &Side, other: &Side) -> Result<(), Failure> {
 }
 
 fn compare(
-    args: &CompareArgs,
+    asked: Asked,
     (base, others): (&Side, &[&Side]),
     notes: Vec<String>,
     conditions: String,
 ) -> Result<Comparison, Failure> {
     let mut notes = notes;
     notes.extend([base].iter().chain(others).filter_map(|side| side.note()));
-    let asked = Asked { metric: args.metric, min_effect: args.min_effect };
     let others = others.iter().map(|other| versus(base, other, asked)).collect::<Result<_, _>>()?;
     Ok(Comparison {
         schema: ComparisonSchema::V1,
         version: env!("CARGO_PKG_VERSION").into(),
-        metric: args.metric,
-        min_effect: args.min_effect,
+        metric: asked.metric,
+        min_effect: asked.min_effect,
         notes,
         conditions,
-        base: base.facts(args.metric),
+        base: base.facts(asked.metric),
         others,
     })
 }

@@ -28,9 +28,11 @@ pub trait Machines {
 }
 
 /// Those of one side.
-struct OneSide<'a, M> {
-    machines: &'a mut M,
-    side: usize,
+pub struct OneSide<'a, M> {
+    /// Of all sides.
+    pub machines: &'a mut M,
+    /// Which.
+    pub side: usize,
 }
 
 impl<M: Machines> Boot for OneSide<'_, M> {

@@ -95,7 +95,7 @@ fn percent(share: f64) -> String {
 }
 
 /// With two digits that count.
-struct Probability(f64);
+pub struct Probability(pub f64);
 
 impl std::fmt::Display for Probability {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -15,6 +15,8 @@ use results::json;
 use results::metric::Metric;
 use results::trials::TRIALS;
 
+pub use self::words::{column, quoted};
+
 use crate::cli::HistoryArgs;
 use crate::owner::file_failure;
 use crate::status::{ExitStatus, Failure};

@@ -110,7 +110,7 @@ pub fn csv(history: &History) -> String {
 }
 
 /// `wait_p99_ns`.
-fn column(metric: Metric) -> String {
+pub fn column(metric: Metric) -> String {
     let unit = match metric.quantity() {
         Quantity::LengthNs => "_ns",
         Quantity::Share => "",
@@ -119,7 +119,7 @@ fn column(metric: Metric) -> String {
 }
 
 /// As RFC 4180 has it.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))
     } else {

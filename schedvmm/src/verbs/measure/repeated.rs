@@ -29,11 +29,17 @@ use crate::{convert, facts, footprint, printer, signals};
 
 /// A kernel, ready to be booted many times.
 pub struct Repeated {
-    plan: Plan,
+    /// What is done with it, the first one to begin with.
+    jobs: Vec<Planned>,
     opened: Opened,
     unpacked: Unpacked,
     known: Known,
     notes: Vec<String>,
+}
+
+/// What is done with a kernel, and under which conditions that is.
+struct Planned {
+    plan: Plan,
     conditions: Conditions,
 }
 
@@ -63,12 +69,7 @@ impl Repeated {
     /// # Errors
     /// As for the main job: what can be refused is refused here.
     pub fn open(args: &RunArgs, seed: Option<u64>) -> Result<Self, Failure> {
-        let mut args = args.clone();
-        // Each run has its own.
-        args.show.output = None;
-        args.show.quiet = true;
-        args.load.seed = args.load.seed.or(seed);
-        let mut plan = Plan::make(&args)?;
+        let mut plan = plan(args, seed)?;
         Caller::admit(plan.demand())?;
         let mut notes: Vec<String> = facts::emulation_note().into_iter().collect();
         let opened = Opened::new(&mut plan, &mut notes)?;
@@ -78,17 +79,41 @@ impl Repeated {
         drop(laid);
         footprint::give_back();
         let conditions = conditions(&plan, &opened);
-        Ok(Self { plan, opened, unpacked, known, notes, conditions })
+        let jobs = vec![Planned { plan, conditions }];
+        Ok(Self { jobs, opened, unpacked, known, notes })
+    }
+
+    /// Another load, or other tunables, on the same kernel in the same machine: returns its number. The
+    /// first one has 0.
+    ///
+    /// # Errors
+    /// As for the main job.
+    pub fn add(&mut self, args: &RunArgs) -> Result<usize, Failure> {
+        let first = &self.jobs[0];
+        let mut plan = plan(args, Some(first.conditions.seed))?;
+        if let Some(khz) = first.plan.job.host_tsc_khz {
+            plan.job.know_tsc(khz);
+        }
+        drop(Laid::new(&mut plan, &self.opened, Some(&self.unpacked))?);
+        footprint::give_back();
+        let conditions = conditions(&plan, &self.opened);
+        self.jobs.push(Planned { plan, conditions });
+        Ok(self.jobs.len() - 1)
     }
 
     /// What all runs are done under.
     pub fn conditions(&self) -> Conditions {
-        self.conditions.clone()
+        self.conditions_of(0)
+    }
+
+    /// The same of what has this number.
+    pub fn conditions_of(&self, job: usize) -> Conditions {
+        self.jobs[job].conditions.clone()
     }
 
     /// What is to be said of all runs.
     pub fn notes(&self) -> impl Iterator<Item = &String> {
-        self.notes.iter().chain(&self.plan.placement.notes)
+        self.notes.iter().chain(&self.jobs[0].plan.placement.notes)
     }
 
     /// One run. Returns what it came to, and whether that is in its folder.
@@ -101,8 +126,23 @@ impl Repeated {
         folder: &Path,
         inbox: &mut Inbox,
     ) -> Result<(RunResult, Result<(), FolderError>), Failure> {
+        self.measure_job(0, seed, folder, inbox)
+    }
+
+    /// One run of what has this number.
+    ///
+    /// # Errors
+    /// As for [`measure`](Self::measure).
+    pub fn measure_job(
+        &mut self,
+        job: usize,
+        seed: u64,
+        folder: &Path,
+        inbox: &mut Inbox,
+    ) -> Result<(RunResult, Result<(), FolderError>), Failure> {
         // Borrowed alone: one thread at a time has them.
-        let Self { plan, opened, unpacked, known, notes, .. } = self;
+        let Self { jobs, opened, unpacked, known, notes } = self;
+        let plan = &mut jobs[job].plan;
         let Inbox { events, inbox } = inbox;
         // A thread of its own: it, and all that it starts, keeps off the CPUs that are measured, and
         // the next one is to find this process as the first one did.
@@ -130,6 +170,24 @@ impl Repeated {
             Err(_) => Err(Failure::internal("this is a defect: report it")),
         }
     }
+}
+
+/// Whether these options make sense, before any file but a load's is opened.
+///
+/// # Errors
+/// As for the main job.
+pub fn check(args: &RunArgs) -> Result<(), Failure> {
+    plan(args, None).map(drop)
+}
+
+/// What these options come to, for many runs.
+fn plan(args: &RunArgs, seed: Option<u64>) -> Result<Plan, Failure> {
+    let mut args = args.clone();
+    // Each run has its own.
+    args.show.output = None;
+    args.show.quiet = true;
+    args.load.seed = args.load.seed.or(seed);
+    Plan::make(&args)
 }
 
 fn file_of(kernel: &Kernel) -> TrialKernel {

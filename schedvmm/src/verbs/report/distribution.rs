@@ -22,7 +22,7 @@ const BOTTOM: f64 = 380.0;
 const MAX_GROUPS: usize = 32;
 
 /// Lengths in nanoseconds with their counts, rising.
-type Lengths = BTreeMap<u64, u64>;
+pub type Lengths = BTreeMap<u64, u64>;
 
 /// A vertical line with words.
 struct Mark {
@@ -31,20 +31,55 @@ struct Mark {
     text: String,
 }
 
-/// The picture; nothing where there was no gap.
+/// A line of the picture.
+pub struct Curve {
+    /// For the legend.
+    pub name: String,
+    /// Of its colour.
+    pub class: String,
+    /// The gaps.
+    pub lengths: Lengths,
+    /// Of so many runs.
+    pub runs: f64,
+}
+
+/// The picture of a run, with a line for each group; nothing where there was no gap.
 pub fn picture(result: &RunResult) -> Option<Markup> {
     let groups = lengths(result);
-    let longest = groups.values().filter_map(|lengths| lengths.keys().next_back()).max()?;
-    let shortest = groups.values().filter_map(|lengths| lengths.keys().next()).min()?;
-    let most = groups.values().map(count).max()?;
-    let marks = marks(result);
+    let left_out = groups.len().saturating_sub(MAX_GROUPS);
+    let curves = groups.into_iter().map(|(group, lengths)| {
+        let dashed = if dashed(group) { " dashed" } else { "" };
+        let class = format!("line {}{dashed}", colour(group));
+        Curve { name: group_name(result, group), class, lengths, runs: 1.0 }
+    });
+    let curves: Vec<_> = curves.take(MAX_GROUPS).collect();
+    let drawn = draw(&curves, &marks(result), "For each group", "gaps at least that long")?;
+    Some(html! {
+        (drawn)
+        @if left_out > 0 { p.small { (left_out) " more groups are not drawn." } }
+    })
+}
+
+/// The picture of the trials of several sides, with a line for each: a run's mean.
+pub fn of_sides(curves: &[Curve]) -> Markup {
+    let axis = "gaps at least that long, of a run";
+    let drawn = draw(curves, &[], "For each side, in a run on average", axis);
+    html! { @match drawn { Some(drawn) => (drawn), None => p { "There was no gap." } } }
+}
+
+/// The lines, with words for a reader who does not see whose they are, and words beside the axis.
+fn draw(curves: &[Curve], marks: &[Mark], whose: &str, axis: &str) -> Option<Markup> {
+    let longest = curves.iter().filter_map(|it| it.lengths.keys().next_back()).max()?;
+    let shortest = curves.iter().filter_map(|it| it.lengths.keys().next()).min()?;
+    let most = curves.iter().map(|it| real(count(&it.lengths)) / it.runs).fold(0.0, f64::max);
+    let runs = curves.iter().map(|it| it.runs).fold(1.0, f64::max);
     let right = marks.iter().map(|mark| mark.at_ns).chain([*longest]).max()?;
     let left = marks.iter().map(|mark| mark.at_ns).chain([*shortest]).min()?;
     let x = Axis::logarithmic((real(left.max(1)) / 1.1, real(right) * 1.1), (LEFT, RIGHT));
-    let y = Axis::logarithmic((0.8, real(most) * 1.3), (BOTTOM, TOP));
+    let y = Axis::logarithmic((0.8 / runs, most * 1.3), (BOTTOM, TOP));
     let description = format!(
-        "For each group, how many gaps were at least as long as the length below. The longest \
-         of all was {}.",
+        "{}, how many gaps were at least as long as the length below. The longest of all was {}.",
+        whose,
         show_ns(*longest)
     );
     Some(html! {
@@ -52,23 +87,26 @@ pub fn picture(result: &RunResult) -> Option<Markup> {
             aria-labelledby="distribution-title distribution-text" {
             title #distribution-title { "Distribution of gaps" }
             desc #distribution-text { (description) }
-            (grid(&x, &y))
+            (grid(&x, &y, axis))
             @for (index, mark) in marks.iter().enumerate() { (mark.draw(&x, index)) }
-            @for (group, lengths) in groups.iter().take(MAX_GROUPS) {
-                path class={ "line " (colour(*group)) @if dashed(*group) { " dashed" } }
-                    d=(steps(lengths, &x, &y)) { title { (group_name(result, *group)) } }
+            @for curve in curves {
+                path class=(curve.class) d=(steps(&curve.lengths, curve.runs, &x, &y)) { title { (curve.name) } }
             }
         } }
         ul.legend aria-hidden="true" {
-            @for group in groups.keys().take(MAX_GROUPS) {
-                li { svg.swatch viewBox="0 0 22 10" {
-                    path class={ "line " (colour(*group)) @if dashed(*group) { " dashed" } }
-                        d="M0 5H22" {}
-                } (group_name(result, *group)) }
+            @for curve in curves {
+                li { svg.swatch viewBox="0 0 22 10" { path class=(curve.class) d="M0 5H22" {} } (curve.name) }
             }
         }
-        @if groups.len() > MAX_GROUPS { p.small { (groups.len() - MAX_GROUPS) " more groups are not drawn." } }
     })
+}
+
+/// Adds all gaps of a run.
+pub fn add(sum: &mut Lengths, result: &RunResult) {
+    for (length, count) in lengths(result).into_values().flatten() {
+        let there = sum.entry(length).or_default();
+        *there = there.saturating_add(count);
+    }
 }
 
 /// Half of the colours have dashes as well: hues alone are not told apart by everybody.
@@ -130,7 +168,7 @@ impl Mark {
     }
 }
 
-fn grid(x: &Axis, y: &Axis) -> Markup {
+fn grid(x: &Axis, y: &Axis, words: &str) -> Markup {
     html! {
         @for value in fine(x) {
             path.fine d={ "M" (px(x.at(value))) " " (TOP) "V" (BOTTOM) } {}
@@ -145,7 +183,7 @@ fn grid(x: &Axis, y: &Axis) -> Markup {
         }
         text.axis x=(f64::midpoint(LEFT, RIGHT)) y=(HEIGHT - 14.0) text-anchor="middle" { "length of gap" }
         text.axis transform={ "translate(16 " (f64::midpoint(TOP, BOTTOM)) ") rotate(-90)" }
-            text-anchor="middle" { "gaps at least that long" }
+            text-anchor="middle" { (words) }
     }
 }
 
@@ -169,11 +207,11 @@ fn short(ns: u64) -> String {
 }
 
 /// The line: at each length it falls by the number of gaps that were no longer.
-fn steps(lengths: &Lengths, x: &Axis, y: &Axis) -> String {
+fn steps(lengths: &Lengths, runs: f64, x: &Axis, y: &Axis) -> String {
     let mut left = count(lengths);
     let mut path = String::new();
     for (index, (&length, &count)) in lengths.iter().enumerate() {
-        let (at, height) = (px(x.at(real(length))), px(y.at(real(left))));
+        let (at, height) = (px(x.at(real(length))), px(y.at(real(left) / runs)));
         // Writing to a String does not fail.
         let _ = if index == 0 {
             write!(path, "M{} {height}H{at}", px(LEFT))
@@ -199,7 +237,9 @@ mod tests {
         let x = Axis::logarithmic((1.0, 1000.0), (0.0, 300.0));
         let y = Axis::logarithmic((1.0, 100.0), (200.0, 0.0));
         let lengths = [(10, 90), (100, 9), (1000, 1)].into();
-        assert_eq!(steps(&lengths, &x, &y), "M70 0H100V100H200V200H300V380");
+        assert_eq!(steps(&lengths, 1.0, &x, &y), "M70 0H100V100H200V200H300V380");
+        let ten_runs = steps(&lengths, 10.0, &x, &y);
+        assert_eq!(ten_runs, "M70 100H100V200H200V200H300V380", "a tenth of it each");
     }
 
     #[test]

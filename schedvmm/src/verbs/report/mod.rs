@@ -1,60 +1,93 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `schedvmm report`: a run as one HTML file. It needs no network and no script; whatever a
+//! `schedvmm report`: a run, or many, as one HTML file. It needs no network and no script; whatever a
 //! guest or a trace said is escaped by [`maud`], and the page forbids itself to load anything.
 //!
 //! - `why`: what the trace says about the worst gap
 //! - `page`: the document; `facts`, `machines`: its tables
+//! - `sides`, `trials`: the page of many trials
 //! - `distribution`, `timeline`: the pictures; `svg`: their axes
 
 mod distribution;
 mod facts;
 mod machines;
-mod page;
+pub mod page;
+mod sides;
 pub mod svg;
 mod timeline;
+mod trials;
 mod why;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use maud::Markup;
 use protocol::index::GroupIndex;
 use results::folder::create_fresh;
+use results::matrix::Matrix;
 use results::model::{Numbers, RunResult};
 use results::saved::Saved;
 
+use self::sides::Sides;
+use self::why::Why;
+use crate::cli::ReportArgs;
 use crate::owner::of_file;
 use crate::status::{ExitStatus, Failure};
 use crate::terminal;
+use crate::verbs::matrix;
 
 /// Name of the report in its result folder.
 const FILE: &str = "report.html";
 
-/// Writes the report of a result folder (or its result.json) to `output`, or into the folder.
+/// Writes the report of a result folder (or its result.json), of trials, a comparison or a matrix, or of
+/// trials beside others: to `output`, or into the first folder.
 ///
 /// # Errors
-/// It is no result, or the report cannot be written.
-pub fn run(path: &Path, output: Option<&Path>) -> Result<ExitStatus, Failure> {
+/// It is nothing of ours, they cannot be compared, or the report cannot be written.
+pub fn run(args: &ReportArgs) -> Result<ExitStatus, Failure> {
+    let first = args.results.first().map_or(Path::new(""), PathBuf::as_path);
+    let output = args.output.as_deref();
+    let (page, folder) = if args.results.len() > 1 || sides::is_many(first) {
+        let sides = Sides::read(&args.results, args.metric)?;
+        (trials::render(&sides), first.to_owned())
+    } else if Matrix::is_in(first) {
+        (matrix::page(&Matrix::open(first)?), first.to_owned())
+    } else {
+        of_run(first, output)?
+    };
+    write(&page.into_string(), &folder, output)
+}
+
+/// Of one run.
+fn of_run(path: &Path, output: Option<&Path>) -> Result<(Markup, PathBuf), Failure> {
     let mut saved = Saved::open(path)?;
     if let Some(file) = output {
         saved.spare("--output", file)?;
     }
     complete_from_gaps(&mut saved);
-    let result = &saved.result;
-    let why = match result.gap() {
-        None if result.setup.is_none() => Err("nothing was measured".to_owned()),
+    let why = why_of(&saved);
+    Ok((page::render(&saved.result, &why), saved.folder))
+}
+
+/// What the trace of a run says of its worst gap.
+fn why_of(saved: &Saved) -> Result<Why, String> {
+    match saved.result.gap() {
+        None if saved.result.setup.is_none() => Err("nothing was measured".to_owned()),
         None => Err("there was no gap".to_owned()),
-        Some(gap) => why::read(&saved, gap).map_err(|why| why.to_string()),
-    };
-    let html = page::render(result, &why).into_string();
+        Some(gap) => why::read(saved, gap).map_err(|why| why.to_string()),
+    }
+}
+
+/// Writes a page.
+fn write(html: &str, folder: &Path, output: Option<&Path>) -> Result<ExitStatus, Failure> {
     // Nor is any character of it there to turn the page's words around.
-    let html = terminal::plain(&html);
+    let html = terminal::plain(html);
     if output.is_some_and(|output| output.as_os_str() == "-") {
         terminal::whole(html.as_bytes())?;
         return Ok(ExitStatus::Pass);
     }
-    let output = output.map_or_else(|| saved.folder.join(FILE), Path::to_owned);
+    let output = output.map_or_else(|| folder.join(FILE), Path::to_owned);
     write_whole(&output, html.as_bytes()).map_err(|error| {
         let text = format!("cannot write {}: {error}; name another --output", output.display());
         Failure::new(of_file(&error), text)

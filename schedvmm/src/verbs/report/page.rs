@@ -14,9 +14,8 @@ const STYLE: &str = include_str!("style.css");
 /// Nothing is loaded and no script runs, whatever stands in the page.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
-/// The whole page.
-pub fn render(result: &RunResult, why: &Result<Why, String>) -> Markup {
-    let verdict = verdict(result);
+/// A page with this title: all that is around its content.
+pub fn document(title: &str, content: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -26,35 +25,44 @@ pub fn render(result: &RunResult, why: &Result<Why, String>) -> Markup {
                 meta name="color-scheme" content="light dark";
                 meta http-equiv="Content-Security-Policy" content=(POLICY);
                 link rel="icon" href="data:,";
-                title { "schedvmm: " (verdict.word) ", " (kernel(result)) }
+                title { "schedvmm: " (title) }
                 style { (PreEscaped(STYLE)) }
             }
-            body {
-                (head(result, &verdict))
-                main {
-                    (notes(result))
-                    (why_section(result, why))
-                    (machines::section(result))
-                    section aria-labelledby="h-gaps" {
-                        h2 #h-gaps { "All gaps" }
-                        (gaps(result))
-                        (facts::groups(result))
-                        (facts::statistics(result))
-                    }
-                    section aria-labelledby="h-fairness" {
-                        h2 #h-fairness { "Fairness" }
-                        (facts::fairness(result))
-                    }
-                    (facts::cores(result))
-                    section aria-labelledby="h-environment" {
-                        h2 #h-environment { "Environment" }
-                        (facts::environment(result))
-                    }
-                }
-                footer { "schedvmm " (result.version) ", " (result.started_utc) }
-            }
+            body { (content) }
         }
     }
+}
+
+/// The whole page of a run.
+pub fn render(result: &RunResult, why: &Result<Why, String>) -> Markup {
+    let verdict = verdict(result);
+    document(
+        &format!("{}, {}", verdict.word, kernel(result)),
+        &html! {
+            (head(result, &verdict))
+            main {
+                (notes(&result.notes))
+                (why_section(result, why))
+                (machines::section(result))
+                section aria-labelledby="h-gaps" {
+                    h2 #h-gaps { "All gaps" }
+                    (gaps(result))
+                    (facts::groups(result))
+                    (facts::statistics(result))
+                }
+                section aria-labelledby="h-fairness" {
+                    h2 #h-fairness { "Fairness" }
+                    (facts::fairness(result))
+                }
+                (facts::cores(result))
+                section aria-labelledby="h-environment" {
+                    h2 #h-environment { "Environment" }
+                    (facts::environment(result))
+                }
+            }
+            footer { "schedvmm " (result.version) ", " (result.started_utc) }
+        },
+    )
 }
 
 /// A verdict in words.
@@ -182,10 +190,11 @@ fn place(result: &RunResult, gap: &LocatedGap) -> String {
     )
 }
 
-fn notes(result: &RunResult) -> Markup {
+/// What a reader must know.
+pub fn notes(notes: &[String]) -> Markup {
     html! {
-        @if !result.notes.is_empty() {
-            section.notes aria-label="Notes" { ul { @for note in &result.notes { li { (note) } } } }
+        @if !notes.is_empty() {
+            section.notes aria-label="Notes" { ul { @for note in notes { li { (note) } } } }
         }
     }
 }
@@ -200,21 +209,28 @@ fn why_section(result: &RunResult, why: &Result<Why, String>) -> Markup {
     html! {
         section aria-labelledby="h-why" {
             h2 #h-why { (title) }
-            @match why {
-                Ok(why) => {
-                    p.lead { (why.explained.paragraph) }
-                    @if let Some(torn) = &why.torn { p.small { "The trace is not all there: " (torn) "." } }
-                    @if let Some(remark) = &why.remark { p.small { (remark) } }
-                    @if why.explained.is_forced_idle() { (facts::no_measurement(result)) }
-                    (timeline::picture(why))
-                    (facts::causes(why))
+            (explained(result, why, ""))
+        }
+    }
+}
+
+/// Why a gap was, by its trace; `mark` tells the picture's names from those of others on the page.
+pub fn explained(result: &RunResult, why: &Result<Why, String>, mark: &str) -> Markup {
+    html! {
+        @match why {
+            Ok(why) => {
+                p.lead { (why.explained.paragraph) }
+                @if let Some(torn) = &why.torn { p.small { "The trace is not all there: " (torn) "." } }
+                @if let Some(remark) = &why.remark { p.small { (remark) } }
+                @if why.explained.is_forced_idle() { (facts::no_measurement(result)) }
+                (timeline::picture(why, mark))
+                (facts::causes(why))
+            }
+            Err(reason) => p {
+                @if let Some(gap) = result.gap() {
+                    (show_ns(gap.length_ns)) ": " (place(result, gap)) ". "
                 }
-                Err(reason) => p {
-                    @if let Some(gap) = result.gap() {
-                        (show_ns(gap.length_ns)) ": " (place(result, gap)) ". "
-                    }
-                    "Not explained: " (reason) "."
-                }
+                "Not explained: " (reason) "."
             }
         }
     }

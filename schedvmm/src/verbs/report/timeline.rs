@@ -59,8 +59,8 @@ pub fn colour(group: u32) -> String {
     format!("g{}", group.wrapping_sub(1) % 10)
 }
 
-/// The picture with its legend.
-pub fn picture(why: &Why) -> Markup {
+/// The picture with its legend; `mark` tells its names from those of others on the page.
+pub fn picture(why: &Why, mark: &str) -> Markup {
     let (rows, labels, bottom, left_out) = lay_out(why);
     // Before the gap the time is negative.
     let from = -why.units.ms(why.gap.gap.begin - why.window.start);
@@ -72,9 +72,9 @@ pub fn picture(why: &Why) -> Markup {
     let middle = f64::midpoint(begin, end).clamp(LEFT + 60.0, RIGHT - 60.0);
     html! {
         div.scroll { svg.wide viewBox={ "0 0 " (WIDTH) " " (px(height)) } role="img"
-            aria-labelledby="timeline-title timeline-text" {
-            title #timeline-title { "The core around the longest gap" }
-            desc #timeline-text {
+            aria-labelledby={ "timeline-title" (mark) " timeline-text" (mark) } {
+            title id={ "timeline-title" (mark) } { "The core around the longest gap" }
+            desc id={ "timeline-text" (mark) } {
                 "What ran on each CPU and in each group, from " (px(from)) " ms before the gap to "
                 (px(to)) " ms after its beginning. The table of causes says the same in words."
             }

@@ -127,14 +127,18 @@ fn write_table(text: &mut String, trials: &Trials, summary: &Summary) -> std::fm
         )?;
     }
     writeln!(text)?;
-    for (name, value) in facts(trials, summary) {
+    for (name, value) in facts_of(trials, summary) {
         writeln!(text, "{name:<9} {value}")?;
     }
     Ok(())
 }
 
 /// What is to be said beside the figures.
-fn facts(trials: &Trials, summary: &Summary) -> Vec<(&'static str, String)> {
+pub fn facts(trials: &Trials) -> Vec<(&'static str, String)> {
+    facts_of(trials, &summary::of(trials))
+}
+
+fn facts_of(trials: &Trials, summary: &Summary) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
     let mut measured = format!("{} of {} measured", summary.measured, trials.planned);
     let others = [

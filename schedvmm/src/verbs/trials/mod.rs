@@ -12,6 +12,8 @@ use results::folder::{self, FolderError};
 use results::json;
 use results::trials::{TRIALS, Trials};
 
+pub use self::summary::of_metric as median_of;
+
 use self::series::{Boot, Run, Series};
 use crate::cli::{RunArgs, TrialsArgs};
 use crate::show::Style;

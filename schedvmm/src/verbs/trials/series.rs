@@ -2,6 +2,7 @@
 //! One trial after the other: which comes next, what becomes of one that is no answer, and when
 //! there are enough.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use results::folder::{self, FolderError};
 use results::metric::Metric;
 use results::model::{Answer, ReasonCode, RunResult};
 use results::trials::{Attempt, Conditions, Ended, State, TrialTerms, Trials, Until};
-use results::trials::{folder_name, seed_of};
+use results::trials::{TRIALS, folder_name, seed_of};
 
 use super::summary;
 use crate::doubt::{self, Noise};
@@ -76,6 +77,21 @@ impl Series {
             ..trials
         };
         Ok(Self::new(trials, folder))
+    }
+
+    /// The same in a folder in the one of a comparison, which is made where it is not there.
+    ///
+    /// # Errors
+    /// As for [`begin`](Self::begin), or it cannot be made.
+    pub fn begin_in(folder: PathBuf, conditions: Conditions) -> Result<Self, Failure> {
+        let there = folder.join(TRIALS).exists().then(|| Trials::open(&folder)).transpose()?;
+        if there.is_none() {
+            fs::create_dir_all(&folder)
+                .map_err(|source| FolderError::Create { path: folder.clone(), source })?;
+        }
+        let series = Self::begin(folder, there, conditions)?;
+        series.write()?;
+        Ok(series)
     }
 
     /// Those in this folder. What was under way when an earlier process was killed is done again.
@@ -178,8 +194,7 @@ impl Series {
 
     /// Whether more of all attempts were contaminated than may be, even if none to come is.
     fn is_host_unfit(&self) -> bool {
-        let contaminated = f64::from(self.trials.count(State::Contaminated));
-        contaminated > CONTAMINATED_SHARE * (f64::from(self.trials.planned) + contaminated)
+        are_too_many(self.trials.count(State::Contaminated), self.trials.planned)
     }
 
     /// Whether the last two attempts found that the kernel cannot be tested.
@@ -214,18 +229,7 @@ impl Series {
     }
 
     fn unfit(&self) -> Failure {
-        let (contaminated, all) =
-            (self.trials.count(State::Contaminated), self.trials.attempts.len());
-        let last = self.trials.attempts.iter().rfind(|it| it.state == State::Contaminated);
-        // A gap that may be the host's is contaminated whatever is asked for.
-        let by_budget = last.is_some_and(|it| it.reason_code.is_none_or(ReasonCode::is_budget));
-        let allow =
-            if by_budget { "; or in a new folder, with --on-contaminated report" } else { "" };
-        let why = self.last_reason(State::Contaminated);
-        Failure::host(format!(
-            "this host is unfit to measure on: {contaminated} of {all} runs were contaminated, the \
-             last one because {why}; repeat it on a quieter host, with vCPUs pinned{allow}"
-        ))
+        unfit(&self.trials.attempts.iter().collect::<Vec<_>>())
     }
 
     /// Runs that neither pass nor fail let nobody say that all pass.
@@ -281,6 +285,11 @@ impl Series {
 
     /// For the trials that are left, at the pace of those that were done.
     pub fn time_to_go(&self) -> Option<Duration> {
+        Some(self.pace()?.saturating_mul(self.left()))
+    }
+
+    /// How long each trial took that was done, counted with those that are done again.
+    pub fn pace(&self) -> Option<Duration> {
         let done: Vec<_> = self
             .trials
             .attempts
@@ -289,10 +298,34 @@ impl Series {
             .map(|attempt| attempt.took_ms)
             .collect();
         let all_ms = done.iter().fold(0u64, |sum, ms| sum.saturating_add(*ms));
-        let each_ms = all_ms.checked_div(done.len() as u64)?;
-        let left = self.trials.planned.saturating_sub(self.trials.count(State::Measured));
-        Some(Duration::from_millis(each_ms.saturating_mul(left.into())))
+        Some(Duration::from_millis(all_ms.checked_div(done.len() as u64)?))
     }
+
+    /// How many trials are still to be measured.
+    pub fn left(&self) -> u32 {
+        self.trials.planned.saturating_sub(self.trials.count(State::Measured))
+    }
+}
+
+/// Whether more of all attempts were contaminated than may be, even if none to come is.
+pub fn are_too_many(contaminated: u32, planned: u32) -> bool {
+    let contaminated = f64::from(contaminated);
+    contaminated > CONTAMINATED_SHARE * (f64::from(planned) + contaminated)
+}
+
+/// Why no more of these attempts are made.
+pub fn unfit(attempts: &[&Attempt]) -> Failure {
+    let contaminated = attempts.iter().filter(|it| it.state == State::Contaminated);
+    let (count, all) = (contaminated.clone().count(), attempts.len());
+    let last = contaminated.last();
+    // A gap that may be the host's is contaminated whatever is asked for.
+    let by_budget = last.is_some_and(|it| it.reason_code.is_none_or(ReasonCode::is_budget));
+    let allow = if by_budget { "; or in a new folder, with --on-contaminated report" } else { "" };
+    let why = last.map_or("nothing is known", |attempt| &attempt.why);
+    Failure::host(format!(
+        "this host is unfit to measure on: {count} of {all} runs were contaminated, the last one \
+         because {why}; repeat it on a quieter host, with vCPUs pinned{allow}"
+    ))
 }
 
 /// The owner of the error by which an attempt failed.

@@ -53,6 +53,11 @@ fn over_threshold(trials: &Trials, measured: &[&Attempt]) -> Option<OverThreshol
     })
 }
 
+/// A figure of those that count.
+pub fn of_metric(trials: &Trials, metric: Metric) -> Option<MetricSummary> {
+    median(metric, &trials.measured().collect::<Vec<_>>())
+}
+
 /// A run that ended at a gap over the threshold has figures of the time until then: only its longest
 /// gap says something of a whole run, which is that it would have had one of at least that length.
 fn median(metric: Metric, measured: &[&Attempt]) -> Option<MetricSummary> {
