@@ -2,7 +2,6 @@
 //! Outcome of the main job on one kernel: a row of the table.
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
@@ -136,6 +135,8 @@ fn number(value: Option<u64>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::kernels::entry::Source;
     use protocol::job::Transport;
