@@ -173,9 +173,18 @@ fn measure(
 fn account_of<'a>(common: &Common<'a>, slot: &'a ThreadSlot, index: u32) -> BurstAccount<'a> {
     let cells = common.shared.records(index as usize);
     let control = common.shared.control();
-    let from = after(common.spec.warmup, span(common).0, common.tsc_khz);
+    let from = counted_from(common);
     let spans = common.shared.spans(index as usize);
     BurstAccount { slot, cells, spans, control, from, khz: common.tsc_khz }
+}
+
+/// When figures begin: behind the warm-up, and without one before all else. The start is planned on
+/// another clock, on which a wake-up of that moment may be some ticks earlier.
+fn counted_from(common: &Common<'_>) -> Moment {
+    if common.spec.warmup.is_zero() {
+        return Moment { ns: 0, tsc: 0 };
+    }
+    after(common.spec.warmup, span(common).0, common.tsc_khz)
 }
 
 /// When the load begins, and when it ends.
