@@ -315,9 +315,9 @@ pub fn are_too_many(contaminated: u32, planned: u32) -> bool {
 
 /// Why no more of these attempts are made.
 pub fn unfit(attempts: &[&Attempt]) -> Failure {
-    let contaminated = attempts.iter().filter(|it| it.state == State::Contaminated);
+    let mut contaminated = attempts.iter().filter(|it| it.state == State::Contaminated);
     let (count, all) = (contaminated.clone().count(), attempts.len());
-    let last = contaminated.last();
+    let last = contaminated.next_back();
     // A gap that may be the host's is contaminated whatever is asked for.
     let by_budget = last.is_some_and(|it| it.reason_code.is_none_or(ReasonCode::is_budget));
     let allow = if by_budget { "; or in a new folder, with --on-contaminated report" } else { "" };
