@@ -404,7 +404,7 @@ fn whoever_is_killed_leaves_what_was_measured() {
     assert!(number(&result["setup"]["tsc_khz"]) > 0.0);
     let text = csv();
     assert!(
-        text.ends_with('\n') && text.lines().all(|line| line.split(',').count() == 12),
+        text.ends_with('\n') && text.lines().all(|line| line.split(',').count() == 13),
         "{text}"
     );
     // A reader of results can read it, by its folder or its file.
