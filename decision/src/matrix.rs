@@ -26,8 +26,8 @@ pub struct CellFinding {
     pub p_adjusted: f64,
     /// Hodges and Lehmann's estimate of cell / base (for shares: of their odds).
     pub ratio: f64,
-    /// Ratios that the test does not reject at the level of the whole matrix: without 1 exactly if the
-    /// cell is said to differ. `None` where the pairs are too few for that level.
+    /// Ratios that the test does not reject at the level of the whole matrix: without 1 if the cell is
+    /// said to differ, or is the same within the smallest effect. `None` where the pairs are too few for that level.
     pub interval: Option<Interval>,
 }
 
@@ -46,7 +46,7 @@ pub struct Findings {
 pub fn judge_cells(question: Question, cells: &[Vec<Difference>]) -> Findings {
     let tests: Vec<_> = cells.iter().map(|pairs| SignedRank::new(pairs)).collect();
     let p: Vec<_> = tests.iter().flatten().map(SignedRank::p).collect();
-    let level = level(&p);
+    let level = level(question, cells, &p);
     let mut adjusted = benjamini_hochberg(&p).into_iter().zip(p);
     let cells = tests.iter().zip(cells).map(|(test, pairs)| {
         let (test, (p_adjusted, p)) = (test.as_ref()?, adjusted.next()?);
@@ -70,14 +70,29 @@ pub fn pairs_needed(cells: usize) -> usize {
     (1..64).find(|pairs| least(pairs) <= level).unwrap_or(64)
 }
 
-/// The greatest level that Benjamini and Hochberg's procedure rejects at; where it rejects nothing, the
-/// one at which a single cell would be rejected.
-fn level(p: &[f64]) -> f64 {
+/// The level: Benjamini and Hochberg's, as long as so many cells are said to differ at it as it is for.
+/// Where the test rejects a cell that is the same within the smallest effect, nobody says that it
+/// differs, and it must not pay for one of which that is said; then the level is lower. Where none is
+/// said to differ, it is the one at which a single cell would be.
+fn level(question: Question, cells: &[Vec<Difference>], p: &[f64]) -> f64 {
     let mut rising = p.to_vec();
     rising.sort_by(f64::total_cmp);
     let count = rising.len().max(1);
     let rejected = rising.iter().enumerate().rposition(|(at, p)| *p <= at_rank(at + 1, count));
-    at_rank(rejected.map_or(1, |at| at + 1), count)
+    let mut rank = rejected.map_or(1, |at| at + 1);
+    while rank > 1 {
+        let said = said_to_differ(question, cells, at_rank(rank, count));
+        if said >= rank {
+            break;
+        }
+        rank = said.max(1);
+    }
+    at_rank(rank, count)
+}
+
+fn said_to_differ(question: Question, cells: &[Vec<Difference>], level: f64) -> usize {
+    let answers = cells.iter().filter_map(|pairs| judge_once(question, pairs, level));
+    answers.filter(|it| matches!(it.answer, Answer::Better | Answer::Worse)).count()
 }
 
 fn at_rank(rank: usize, count: usize) -> f64 {
@@ -129,13 +144,24 @@ mod tests {
         for cell in found.cells.iter().flatten() {
             let Interval { low, high, .. } = cell.interval.expect("pairs enough");
             let is_apart = !(low..=high).contains(&1.0);
-            assert_eq!(is_apart, cell.p_adjusted <= FALSE_DISCOVERIES + 1e-12, "{cell:?}");
+            assert!(!is_apart || cell.p_adjusted <= FALSE_DISCOVERIES + 1e-12, "{cell:?}");
             let is_same = 1.0 / 1.1 < low && high < 1.1;
             assert_eq!(is_same, cell.answer == Answer::Same, "{cell:?}");
             assert!(is_apart || matches!(cell.answer, Answer::Same | Answer::Undecided));
         }
         assert_eq!(found.cells[0].map(|cell| cell.answer), Some(Answer::Better));
         assert_eq!(found.cells[7].map(|cell| cell.answer), Some(Answer::Worse));
+    }
+
+    /// They are rejected, and told as the same: what they add to the level is nobody's.
+    #[test]
+    fn cells_that_are_the_same_do_not_pay_for_one_that_differs() {
+        let mut cells: Vec<_> = (0..30).map(|_| pairs(12, 1.05)).collect();
+        // 2/128 alone of 31 is far from enough.
+        cells.push(pairs(7, 1.5));
+        let found = judge_cells(question(), &cells);
+        assert_eq!(found.cells[30].expect("pairs").answer, Answer::Undecided);
+        assert!((found.level - 0.05 / 31.0).abs() < 1e-12, "{}", found.level);
     }
 
     #[test]

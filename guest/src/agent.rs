@@ -200,6 +200,7 @@ fn prepare(
         cosched_note: note,
         tunables,
         cgroup: cgroups.version(),
+        cgroup_weights: cgroups.have_weights(),
         notes: cgroups.notes().to_vec(),
         ..Setup::default()
     };

@@ -3,13 +3,14 @@
 
 use std::borrow::Cow;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use flate2::read::GzDecoder;
 use thiserror::Error;
 
-/// How a packed module begins (zstd, RFC 8878). One that begins otherwise is as the kernel takes it.
-pub const PACKED: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// How a packed module begins (gzip, RFC 1952). One that begins otherwise is as the kernel takes it.
+pub const PACKED: [u8; 3] = [0x1f, 0x8b, 8];
 
 /// A module that the kernel does not take.
 #[derive(Debug, Error)]
@@ -106,7 +107,12 @@ fn unread(source: io::Error, folder: &Path) -> ModuleError {
 /// What the kernel takes of a module that may be packed: kernels that unpack modules themselves
 /// (`MODULE_DECOMPRESS`) are few.
 fn unpacked(file: &[u8]) -> io::Result<Cow<'_, [u8]>> {
-    if file.starts_with(&PACKED) { zstd::decode_all(file).map(Cow::Owned) } else { Ok(file.into()) }
+    if !file.starts_with(&PACKED) {
+        return Ok(file.into());
+    }
+    let mut module = Vec::new();
+    GzDecoder::new(file).read_to_end(&mut module)?;
+    Ok(module.into())
 }
 
 /// init_module(2), without parameters.
@@ -181,7 +187,9 @@ mod tests {
     #[test]
     fn a_packed_module_is_unpacked_and_a_plain_one_is_not() {
         let plain = b"\x7fELF and more";
-        let packed = zstd::bulk::compress(plain, 1).unwrap();
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        io::Write::write_all(&mut packer, plain).unwrap();
+        let packed = packer.finish().unwrap();
         assert!(packed.starts_with(&PACKED));
         assert_eq!(*unpacked(&packed).unwrap(), *plain);
         assert_eq!(*unpacked(plain).unwrap(), *plain);

@@ -143,6 +143,9 @@ pub struct Setup {
     pub tunables: Vec<TunableReport>,
     /// The hierarchy that the groups' cgroups are in.
     pub cgroup: CgroupVersion,
+    /// They have the cpu controller: the CPUs are divided among groups, and then among their threads.
+    #[serde(default)]
+    pub cgroup_weights: bool,
     /// Thread ID of each thread, for the case that it does not live to report.
     #[serde(default)]
     pub tids: Vec<u32>,

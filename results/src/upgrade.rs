@@ -161,7 +161,7 @@ type Later = (&'static str, fn() -> Value);
 
 /// What came later than the first result of some version, and what stands for it in older ones.
 /// `[]` is each item of a list. Where the object that has it is not there, or null, nothing is.
-const LATER: [Later; 70] = [
+const LATER: [Later; 71] = [
     // It is made of the other figures by whoever reads them.
     ("summary", || json!({})),
     ("service_lag", || json!({ "windows": [], "note": "an older schedvmm did not tell it" })),
@@ -234,6 +234,7 @@ const LATER: [Later; 70] = [
     ("job.nested.job.cpu_limit", || Value::Null),
     ("setup.noise.cpus[].watched_ns", || json!(0)),
     ("setup.scheduler.slice_note", || Value::Null),
+    ("setup.cgroup_weights", || json!(false)),
 ];
 
 /// Fills in what an older result does not have.

@@ -5,7 +5,6 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use gaps::record::GapRecord;
-use protocol::group::GroupSpec;
 use protocol::index::Kind;
 use protocol::job::{CoschedRequest, Job, LoadSpec, MeterKind, MeterSpec};
 use protocol::tunable::TuneRequest;
@@ -43,8 +42,8 @@ pub fn make(
     }) {
         return Err(Failure::request(text));
     }
-    let warmup = load.warmup.unwrap_or_else(|| usual_warmup(load.duration, &shape.groups));
-    if warmup >= load.duration {
+    let warmup = load.warmup;
+    if !warmup.is_zero() && warmup >= load.duration {
         return Err(Failure::request(format!(
             "--warmup {warmup:?} leaves nothing of --duration {:?} to measure; lower the one or raise \
              the other",
@@ -77,16 +76,6 @@ pub fn make(
         wait_for_go: None,
         cpu_limit: None,
     })
-}
-
-/// At a load's start all threads want to run at once, which they hardly ever do again: one burst is in
-/// no figure. Of a load without pauses, or a short one, it is less.
-fn usual_warmup(duration: Duration, groups: &[GroupSpec]) -> Duration {
-    const MOST: Duration = Duration::from_secs(1);
-    /// Shorter runs have no shares and no lag.
-    const REST: Duration = Duration::from_secs(1);
-    let burst = groups.iter().map(|group| group.busy).max().unwrap_or_default();
-    burst.min(MOST).min(duration / 10).min(duration.saturating_sub(REST))
 }
 
 /// A job for a meter in place of the bursty threads: each of the load's CPUs is busy with it
@@ -171,25 +160,6 @@ pub fn default_tune(load: &LoadArgs) -> Vec<TuneRequest> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn one_burst_is_in_no_figure_or_less() {
-        let group = |ms| {
-            let busy = Duration::from_millis(ms);
-            GroupSpec::plain(1, busy, protocol::group::SleepSpec::Fixed(Duration::ZERO))
-        };
-        for (seconds, bursts_ms, warmup_ms) in [
-            (30, &[1000, 1000][..], 1000),
-            (30, &[1, 200], 200),
-            (30, &[3_600_000], 1000),
-            (2, &[1000], 200),
-            (1, &[1000], 0),
-        ] {
-            let groups: Vec<_> = bursts_ms.iter().copied().map(group).collect();
-            let found = usual_warmup(Duration::from_secs(seconds), &groups);
-            assert_eq!(found, Duration::from_millis(warmup_ms), "{seconds} s, {bursts_ms:?}");
-        }
-    }
 
     #[test]
     fn words_by_which_cpus_may_be_missing_are_known() {

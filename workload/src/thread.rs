@@ -178,11 +178,14 @@ fn account_of<'a>(common: &Common<'a>, slot: &'a ThreadSlot, index: u32) -> Burs
     BurstAccount { slot, cells, spans, control, from, khz: common.tsc_khz }
 }
 
+/// Ticks; a TSC may wrap, and what is further apart is compared the wrong way round.
+const LONG_BEFORE: u64 = 1 << 62;
+
 /// When figures begin: behind the warm-up, and without one before all else. The start is planned on
 /// another clock, on which a wake-up of that moment may be some ticks earlier.
 fn counted_from(common: &Common<'_>) -> Moment {
     if common.spec.warmup.is_zero() {
-        return Moment { ns: 0, tsc: 0 };
+        return Moment { ns: 0, tsc: span(common).0.tsc.wrapping_sub(LONG_BEFORE) };
     }
     after(common.spec.warmup, span(common).0, common.tsc_khz)
 }

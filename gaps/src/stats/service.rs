@@ -97,6 +97,10 @@ impl Ideal {
     /// Of these threads on this machine; `None` where that is too much to keep, or a team is none of
     /// the machine's.
     pub fn of(threads: &[Wanting], machine: &Machine) -> Option<Self> {
+        let got = threads.iter().map(|wanting| wanting.got.len());
+        if got.fold(0, usize::saturating_add) > MAX_LEGS {
+            return None;
+        }
         let mut edges = Vec::new();
         for (thread, wanting) in threads.iter().enumerate() {
             machine.teams.get(wanting.team)?;
@@ -327,9 +331,10 @@ impl Behind {
         } else if parts < least {
             0
         } else {
-            let (part, whole) = (i128::from(parts) - i128::from(least), self.most() - least);
+            let part = i128::from(parts) - i128::from(least);
+            let whole = (i128::from(self.most()) - i128::from(least)).max(1);
             let ticks = (i128::from(self.ticks) * part).unsigned_abs();
-            u64::try_from(ticks.div_ceil(u128::from(whole.max(1).unsigned_abs()))).unwrap_or(0)
+            u64::try_from(ticks.div_ceil(whole.unsigned_abs())).unwrap_or(0)
         }
     }
 }

@@ -8,11 +8,11 @@ use gaps::stats::service::{
     Behind, Curve, Ideal, Machine, Service, Wanting, Weight, furthest_ticks, quantile_ticks,
 };
 use gaps::tsc::ns_to_ticks;
-use protocol::cpu_list::CpuSet;
+use protocol::cpu_list::{CpuSet, MAX_CPUS};
 use protocol::group::{Class, GroupSpec};
 use protocol::index::Kind;
 use protocol::job::LoadSpec;
-use protocol::message::{CgroupVersion, CoschedInterface};
+use protocol::message::CoschedInterface;
 use results::clock::Clock;
 use results::model::{LagWindow, ServiceLag, Thread};
 
@@ -111,6 +111,9 @@ fn wanting(
     let end = clock.until().tsc().unwrap_or(u64::MAX);
     let cut = spans.iter().map(|span| Span { begin: span.begin.min(end), end: span.end.min(end) });
     let wants: Vec<_> = cut.filter(|span| span.ticks() > 0).collect();
+    if spans.len() >= clock.load().spans_per_thread() as usize {
+        return Err(format!("{name} paused too often to keep all times in which it wanted to run"));
+    }
     let (kept, said) = (wants.iter().map(Span::ticks).sum::<u64>(), thread.report.busy_ticks);
     if kept.abs_diff(said) > said / TOLERANCE {
         return Err(format!("not all times are known in which {name} wanted to run"));
@@ -148,8 +151,9 @@ fn machine(session: &Session, load: &LoadSpec) -> Result<Machine, String> {
     if let Some(why) = load.groups.iter().find_map(not_shared) {
         return Err(format!("does not apply: {why}"));
     }
-    if setup.affinity.iter().any(|cpus| Some(cpus) != setup.affinity.first()) {
-        return Err("does not apply: not all threads may use the same CPUs".into());
+    let all: CpuSet = load.cpus.iter().copied().collect();
+    if setup.affinity.iter().any(|cpus| cpus.parse::<CpuSet>().ok().as_ref() != Some(&all)) {
+        return Err("does not apply: not all threads may use all of the load's CPUs".into());
     }
     let cookies = setup.cosched != CoschedInterface::None;
     let with_cookie = load.groups.iter().filter(|group| group.cookie).count();
@@ -162,7 +166,13 @@ fn machine(session: &Session, load: &LoadSpec) -> Result<Machine, String> {
     } else {
         return Err("does not apply: some groups have a cookie, and others none".into());
     };
-    let cgroups = setup.cgroup != CgroupVersion::None;
+    let cgroups = setup.cgroup_weights;
+    // Without a cgroup a thread has the nice value that it inherits, which nobody has asked for.
+    let names_nice = |group: &&GroupSpec| group.policy.nice.is_some();
+    let named = load.groups.iter().filter(names_nice).count();
+    if !cgroups && named > 0 && named < load.groups.len() {
+        return Err("does not apply: some groups name a nice value, and others inherit one".into());
+    }
     let teams = load.groups.iter().map(|group| weight(group, cgroups && group.own_cgroup));
     Ok(Machine { places, width, teams: teams.collect() })
 }
@@ -173,15 +183,21 @@ fn not_shared(group: &GroupSpec) -> Option<&'static str> {
         Some("a group is of a real-time class")
     } else if group.quota.is_some() {
         Some("a group has a quota")
+    } else if !group.yielding.is_zero() {
+        Some("a group yields, and runs when it does not want to")
     } else {
         None
     }
 }
 
+/// A core of more threads than a list of this length names is none.
+const MAX_LIST_BYTES: usize = 256;
+
 /// How many cores the CPUs are, and how many of them each core has; `None` where these are not equally
 /// many, or not known.
 fn cores(cpus: &[u32], siblings: &[String]) -> Option<(u64, u64)> {
-    let known: Vec<CpuSet> = siblings.iter().filter_map(|list| list.parse().ok()).collect();
+    let named = siblings.iter().take(MAX_CPUS as usize).filter(|list| list.len() <= MAX_LIST_BYTES);
+    let known: Vec<CpuSet> = named.filter_map(|list| list.parse().ok()).collect();
     let widths = cpus.iter().map(|cpu| {
         let core = known.iter().find(|core| core.iter().any(|one| one == *cpu))?;
         Some(core.iter().filter(|one| cpus.contains(one)).count() as u64)

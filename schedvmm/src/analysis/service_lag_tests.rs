@@ -35,8 +35,7 @@ fn of(made: Made<'_>, load: &LoadSpec, cosched: CoschedInterface) -> Found {
 
 fn of_hit(made: Made<'_>, load: &LoadSpec, cosched: CoschedInterface, hit: Option<u64>) -> Found {
     let mut session = Session::new(testing::limits(made.len()), Instant::now());
-    session.setup =
-        Some(Setup { cosched, cgroup: CgroupVersion::V2, tsc_khz: MS, ..Setup::default() });
+    session.setup = Some(Setup { cosched, cgroup_weights: true, tsc_khz: MS, ..Setup::default() });
     let siblings = vec!["0-1".into(), "0-1".into(), "2-3".into(), "2-3".into()];
     session.hello = Some(Hello { siblings, ..Hello::default() });
     session.demand = made.iter().map(|(spans, _)| spans.to_vec()).collect();

@@ -21,10 +21,10 @@ pub struct LoadArgs {
     /// How long to measure.
     #[arg(long, short, default_value = "30s", value_parser = units::positive_duration, value_name = "TIME")]
     pub duration: Duration,
-    /// What lies so long after the load's start is in no figure [default: one burst, but no more than 1s
-    /// and a tenth of --duration].
-    #[arg(long, value_parser = units::duration, value_name = "TIME")]
-    pub warmup: Option<Duration>,
+    /// What lies so long after the load's start, where all threads want to run at once, is in no figure
+    /// and no verdict.
+    #[arg(long, default_value = "0s", value_parser = units::duration, value_name = "TIME")]
+    pub warmup: Duration,
     /// A gap above this ends the run, with status 1 unless the host may have made it; `off` never
     /// does.
     #[arg(long, short, default_value = "100ms", value_parser = units::optional_duration, value_name = "TIME")]

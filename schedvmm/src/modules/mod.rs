@@ -19,9 +19,11 @@ mod tree;
 
 use std::cell::OnceCell;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use guest::modules::PACKED;
 use initrd_builder::{Archive, InitrdError};
 use protocol::names::module_file;
@@ -54,8 +56,8 @@ const LIKELY: [&str; 13] = [
     "kvm_amd",
     "kvm_intel",
 ];
-/// Of zstd, for modules in an initrd: higher ones take several times as long for a tenth less.
-const LEVEL: i32 = 6;
+/// Of gzip, for modules in an initrd. Zstandard's packer would be half a megabyte in each initrd.
+const LEVEL: u32 = 6;
 
 /// Modules that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -183,9 +185,15 @@ impl Module {
             return &self.bytes;
         }
         // One that does not pack is taken as it is.
-        let pack = || zstd::bulk::compress(&self.bytes, LEVEL).unwrap_or(self.bytes.clone());
+        let pack = || pack(&self.bytes).unwrap_or_else(|_| self.bytes.clone());
         self.packed.get_or_init(pack)
     }
+}
+
+fn pack(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::new(LEVEL));
+    packer.write_all(bytes)?;
+    packer.finish()
 }
 
 impl Modules {

@@ -164,7 +164,11 @@ fn load_line(load: &LoadSpec) -> String {
         None => (format!("{groups} groups, {} threads", load.threads()), String::new()),
     };
     let cpus = list(&load.cpus);
-    format!("{name}{each} on CPUs {cpus}{bursts}, seed {}, {:?}", load.seed, load.duration)
+    let warmup = match load.warmup {
+        Duration::ZERO => String::new(),
+        warmup => format!(", of which the first {warmup:?} are warm-up and in no figure"),
+    };
+    format!("{name}{each} on CPUs {cpus}{bursts}, seed {}, {:?}{warmup}", load.seed, load.duration)
 }
 
 fn cookie_line(result: &RunResult) -> String {

@@ -156,6 +156,11 @@ impl Cgroups {
         Ok(this)
     }
 
+    /// Whether the CPUs are divided among them first.
+    pub fn have_weights(&self) -> bool {
+        self.version() != Version::None && self.no_cpu.is_none()
+    }
+
     /// Which hierarchy they are in.
     pub fn version(&self) -> Version {
         self.version
