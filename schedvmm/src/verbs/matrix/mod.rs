@@ -2,7 +2,7 @@
 //! `schedvmm matrix`: kernels, tunables, loads and cookies, each with each, many trials of each, and
 //! which cells are better than their base, the same, or worse.
 //!
-//! [`file`] reads what is asked, [`cells`] what follows from it, [`runs`] does the trials, [`words`] and
+//! [`mod@file`] reads what is asked, [`cells`] what follows from it, [`mod@runs`] does the trials, [`words`] and
 //! [`heat`] tell of them.
 
 mod cells;
