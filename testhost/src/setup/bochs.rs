@@ -16,8 +16,9 @@ pub(crate) const BOCHS: &str = "bochs-bin";
 /// The oldest whose options are known. Before 2.7 there was no Skylake with VMX as Linux wants it.
 const OLDEST: (u32, u32) = (2, 7);
 
-/// The program, its BIOS, and its display that needs neither screen nor port.
-const PACKAGES: [&str; 3] = ["bochs", "bochsbios", "bochs-term"];
+/// The program, its BIOS and its VGA's (bochsbios has a link to that, and only recommends it), and its
+/// display that needs neither screen nor port.
+const PACKAGES: [&str; 4] = ["bochs", "bochsbios", "vgabios", "bochs-term"];
 
 /// It prints its name and ends.
 const ASK_DEADLINE: Duration = Duration::from_secs(30);

@@ -264,7 +264,7 @@ impl Loop {
         match self.findings.ticks.load(Ordering::Relaxed) {
             0 => format!(
                 "Bochs ended ({status}) at its start, so it refused its options or found a file \
-                 missing{words}; install Debian's bochs, bochsbios and bochs-term, 2.7 or later, or \
+                 missing{words}; install Debian's bochs (2.7 or later), bochsbios, vgabios and bochs-term, or \
                  use `--venue emulated`"
             ),
             ticks => {
