@@ -167,8 +167,8 @@ impl fmt::Display for Transport {
 /// A named set of KVM paravirtual features (CPUID leaf 0x4000_0001).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PvProfile {
-    /// Stable paravirtual clock and no I/O delays: nothing that changes what the guest's
-    /// scheduler decides.
+    /// Stable paravirtual clock, no I/O delays, and no exit at the end of an interrupt: nothing
+    /// that changes what the guest's scheduler decides.
     #[default]
     Clock,
     /// All features that KVM offers, as a cloud guest sees them (steal time, paravirtual

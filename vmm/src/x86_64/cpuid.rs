@@ -175,8 +175,9 @@ fn level(index: u32, shift: u32, count: u32, kind: u32) -> kvm_cpuid_entry2 {
 
 /// The paravirtual feature bits that a profile lets through.
 fn paravirtual(offered: u32, pv: PvProfile) -> u32 {
-    /// Clock in its two MSR forms, no delays after port writes, stable-clock promise.
-    const CLOCK: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 24;
+    /// Clock in its two MSR forms, no delays after port writes, an end of an interrupt without an exit
+    /// (PV_EOI), stable-clock promise (Documentation/virt/kvm/x86/cpuid.rst).
+    const CLOCK: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 6 | 1 << 24;
     match pv {
         PvProfile::Clock => offered & CLOCK,
         PvProfile::Cloud => offered,
@@ -318,7 +319,7 @@ mod tests {
         (features.eax, features.edx) = (0x0100_ffff, 1);
         let supported = [leaf(HYPERVISOR, 0), features];
         let with = |pv| table(&supported, Identity { pv, ..identity(0) });
-        assert_eq!(find(&with(PvProfile::Clock), KVM_FEATURES, 0).eax, 0x0100_000b);
+        assert_eq!(find(&with(PvProfile::Clock), KVM_FEATURES, 0).eax, 0x0100_004b);
         let cloud = find(&with(PvProfile::Cloud), KVM_FEATURES, 0);
         assert_eq!((cloud.eax, cloud.edx), (0x0100_ffff, 0));
         assert!(with(PvProfile::Off).iter().all(|e| e.function < HYPERVISOR));
