@@ -345,3 +345,28 @@ fn limits_are_written_with_few_digits() {
         assert_eq!(limits(&[text])[0].text(), text);
     }
 }
+
+/// Four seconds of ten went to the host, in gaps of 1 ms: of the six that are left, more was lost.
+#[test]
+fn work_that_waits_for_the_host_does_not_dilute_what_the_kernel_made() {
+    let run = || made(&[(20 * MS, 10)], &[(MS, 4000)]);
+    let arriving = || {
+        let mut result = run();
+        let arrival = Some(protocol::group::ArrivalSpec::Periodic(Duration::from_millis(10)));
+        result.job.load.groups.iter_mut().for_each(|group| group.arrival = arrival);
+        result
+    };
+    // 1 % of 10 s, and 1.67 % of 6 s; on average 400 and 667 us, some of it the host's.
+    for limit in ["wait-over-10ms > 1.2%", "mean-wait > 500us"] {
+        assert_eq!(come_to(run(), &[limit]).0, Answer::Pass, "{limit}");
+        let (answer, code, why) = come_to(arriving(), &[limit]);
+        assert_eq!(
+            (answer, code),
+            (Answer::Untestable, Some(ReasonCode::HostTook)),
+            "{limit}: {why}"
+        );
+    }
+    for limit in ["wait-over-10ms > 2%", "mean-wait > 1ms"] {
+        assert_eq!(come_to(arriving(), &[limit]).0, Answer::Pass, "{limit}");
+    }
+}
