@@ -81,7 +81,7 @@ impl NestedError {
             Self::NoKvm(_) | Self::Memfd(_) | Self::Launch { .. } => Owner::Kernel,
             Self::Prepare(_) | Self::NoneUp(_) | Self::Confine(_) => Owner::Kernel,
             Self::Load(error) => of_load(error),
-            Self::Observer(_) => Owner::Kernel,
+            Self::Release { .. } | Self::Observer(_) => Owner::Kernel,
         }
     }
 }

@@ -5,9 +5,12 @@
 //! The agent re-executes its program as launchers, so this test has a `main` of its own. What
 //! a launcher does, its machine's kernel command line tells.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use std::{env, fs, panic, process, thread};
 
@@ -39,6 +42,10 @@ const TESTS: &[(&str, fn())] = &[
     (
         "those_that_come_further_have_time_and_one_that_hangs_has_not",
         those_that_come_further_have_time_and_one_that_hangs_has_not,
+    ),
+    (
+        "those_that_are_ready_leave_the_cpus_to_others",
+        those_that_are_ready_leave_the_cpus_to_others,
     ),
     ("a_hit_names_the_machine_and_its_vcpu", a_hit_names_the_machine_and_its_vcpu),
     ("cookies_are_read_back_past_the_launchers", cookies_are_read_back_past_the_launchers),
@@ -268,7 +275,13 @@ fn run_with(
     cookie_of: fn(u32) -> io::Result<u64>,
 ) -> (Result<Outcome, NestedError>, Taken) {
     let boot_timeout = Some(Duration::from_secs(2));
-    run_within(boot_timeout, at_once, words, (duration, cookie_of))
+    run_within(boot_timeout, at_once, words, (duration, place(cookie_of)))
+}
+
+/// A machine whose kernel has cookies, and no cgroups.
+fn place(cookie_of: fn(u32) -> io::Result<u64>) -> WorkloadContext {
+    let plain = WorkloadContext::plain(Some(2_000_000));
+    WorkloadContext { cookie: true, cookie_of, ..plain }
 }
 
 /// The same in so much time, or as long as they come further.
@@ -276,7 +289,7 @@ fn run_within(
     boot_timeout: Option<Duration>,
     at_once: u32,
     words: &[&str],
-    (duration, cookie_of): (Duration, fn(u32) -> io::Result<u64>),
+    (duration, context): (Duration, WorkloadContext),
 ) -> (Result<Outcome, NestedError>, Taken) {
     let load = LoadSpec {
         name: None,
@@ -309,8 +322,6 @@ fn run_within(
         boot_stall: Duration::from_secs(4),
         job,
     };
-    let plain = WorkloadContext::plain(Some(2_000_000));
-    let context = WorkloadContext { cookie: true, cookie_of, ..plain };
     let mut taken = Taken::default();
     let outcome = nested::run(&spec, &load, &context, &mut taken);
     (outcome, taken)
@@ -383,7 +394,8 @@ fn they_boot_by_turns_and_one_that_hangs_holds_up_nobody() {
 fn those_that_come_further_have_time_and_one_that_hangs_has_not() {
     let begin = Instant::now();
     let words = ["well", "grows", "talks-on", "well"];
-    let (outcome, taken) = run_within(None, 1, &words, (Duration::from_millis(500), |_| Ok(0)));
+    let (outcome, taken) =
+        run_within(None, 1, &words, (Duration::from_millis(500), place(|_| Ok(0))));
     outcome.unwrap();
     let fault = |n: usize| taken.vms[n].fault.clone().unwrap_or_default();
     assert_eq!([fault(0), fault(1), fault(3)], [""; 3]);
@@ -395,6 +407,41 @@ fn those_that_come_further_have_time_and_one_that_hangs_has_not() {
     let [hangs, last] = [2, 3].map(|n: usize| taken.vms[n].times.booting_ns.unwrap());
     assert!(last - hangs < 4_000_000_000, "{last} {hangs}: it holds up nobody for all that time");
     assert!(begin.elapsed() < Duration::from_secs(30));
+}
+
+/// The first has a quota while the second boots, and none when they measure.
+fn those_that_are_ready_leave_the_cpus_to_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let groups = ["first", "second"].map(|name| dir.path().join(name));
+    for group in &groups {
+        fs::create_dir(group).unwrap();
+        fs::write(group.join("cgroup.procs"), "").unwrap();
+        fs::write(group.join("cpu.max"), "max 100000\n").unwrap();
+    }
+    let quota = |group: &Path| fs::read_to_string(group.join("cpu.max")).unwrap();
+    let cgroups = groups.iter().map(|group| vec![group.join("cgroup.procs")]).collect();
+    let context = WorkloadContext { cgroups, ..place(|_| Ok(0)) };
+    let over = AtomicBool::new(false);
+    let seen = thread::scope(|scope| {
+        let look = scope.spawn(|| {
+            let mut seen = [BTreeSet::new(), BTreeSet::new()];
+            while !over.load(Relaxed) {
+                groups.iter().zip(&mut seen).for_each(|(group, seen)| {
+                    seen.insert(quota(group).trim_end().to_owned());
+                });
+                thread::sleep(Duration::from_millis(10));
+            }
+            seen
+        });
+        let duration = Duration::from_millis(500);
+        let (outcome, _) = run_within(None, 1, &["well", "grows"], (duration, context));
+        over.store(true, Relaxed);
+        outcome.unwrap();
+        look.join().unwrap()
+    });
+    assert!(seen[0].contains("5000 100000"), "{seen:?}");
+    assert!(!seen[1].contains("5000 100000"), "the last one waits for nobody: {seen:?}");
+    assert_eq!(groups.map(|group| quota(&group).trim_end().to_owned()), ["max 100000"; 2]);
 }
 
 fn a_hit_names_the_machine_and_its_vcpu() {

@@ -48,7 +48,10 @@ pub fn run(
     let choice = supervisor::tsc_frequency(&mut sources)?;
     let images = Images::prepare(&context.executable, spec)?;
     let (mut vms, starter) = L2Vms::new(spec, load, context, images, observer)?;
-    vms.until_ready(&starter)?;
+    let ready = vms.until_ready(&starter);
+    // Even if they shall but end.
+    vms.release()?;
+    ready?;
     // Every launcher has mapped its images by now.
     drop(starter);
     let places = vms.places();

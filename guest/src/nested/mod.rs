@@ -15,6 +15,7 @@ mod images;
 mod measure;
 mod progress;
 mod report;
+mod standby;
 mod starter;
 mod vm;
 mod vms;
@@ -43,6 +44,15 @@ pub enum NestedError {
     /// A launcher cannot be started.
     #[error("the launcher of VM {vm} cannot be started")]
     Launch {
+        /// Which.
+        vm: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// One that waited for others to boot still has the quota of one that waits.
+    #[error("VM {vm} cannot have back the CPU time that it left to those that booted")]
+    Release {
         /// Which.
         vm: u32,
         /// Why.

@@ -24,6 +24,7 @@ use protocol::vm::{TscCheck, VmPhase, VmStatus};
 use workload::kernel::{affinity, files, process};
 
 use super::progress::Progress;
+use super::standby::Standby;
 
 /// Longest time for a launcher to read a command; it has nothing else to do.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,6 +66,8 @@ pub struct L2Vm {
     pub launched: Instant,
     vcpus: u32,
     cmdline: String,
+    cgroups: Vec<PathBuf>,
+    standby: Option<Standby>,
     began: Instant,
     child: Child,
     link: UnixStream,
@@ -117,6 +120,8 @@ impl L2Vm {
             launched: Instant::now(),
             vcpus: spec.cpus,
             cmdline: spec.cmdline.clone(),
+            cgroups: cgroups.to_vec(),
+            standby: None,
             began,
             child,
             link: ours,
@@ -125,6 +130,21 @@ impl L2Vm {
             go_tsc: 0,
             start_tsc: 0,
         })
+    }
+
+    /// It waits for others, which shall have the CPUs.
+    pub fn stand_by(&mut self) {
+        if self.standby.is_none() {
+            self.standby = Standby::begin(&self.cgroups);
+        }
+    }
+
+    /// It waits no more.
+    ///
+    /// # Errors
+    /// It would be measured with less CPU time than it is due.
+    pub fn release(&mut self) -> io::Result<()> {
+        self.standby.take().map_or(Ok(()), Standby::end)
     }
 
     /// Sends a command. One that does not arrive shows in the launcher's end.

@@ -90,13 +90,24 @@ impl<'a> L2Vms<'a> {
         Ok(())
     }
 
-    /// Looks how far those have come that do not stand ready yet.
+    /// Looks how far those have come that do not stand ready yet; the others leave them the CPUs.
     pub(super) fn look_after(&mut self) {
         for vm in self.vms.iter_mut().filter(|vm| vm.is_healthy()) {
             if vm.status.phase < VmPhase::Ready {
                 vm.progress.look(vm.status.pid);
+            } else {
+                vm.stand_by();
             }
         }
+    }
+
+    /// All have come: nobody leaves anything to others any more.
+    pub(super) fn release(&mut self) -> Result<(), NestedError> {
+        for vm in &mut self.vms {
+            let number = vm.status.vm;
+            vm.release().map_err(|source| NestedError::Release { vm: number, source })?;
+        }
+        Ok(())
     }
 
     /// Takes what the VMs say for one poll interval, or less. True if a second has passed.
