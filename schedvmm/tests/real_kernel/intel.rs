@@ -26,9 +26,10 @@ const NESTED_LIMIT: Duration = Duration::from_secs(240);
 
 /// All vCPUs beside the siblings that they are shown.
 const MACHINE: &str = "--memory 512M --pin 0,1,2,3 --boot-timeout 60s";
-/// Far above what the host takes of a gap as it begins (some 2 ms), and far under what seven turns of
-/// `LONG_SLICE` come to, so that the first gap over it is the kernel's.
-const THRESHOLD: &str = "30ms";
+/// Far under what seven turns of `LONG_SLICE` come to, and by more than the host takes of a gap (some
+/// 2 ms) away from multiples of that slice, and of the 7.6 ms that turns take as the load begins: of a
+/// gap that is over it by the host's part alone nobody knows whose it is, and the answer is 125.
+const THRESHOLD: &str = "50ms";
 /// Ten times the default.
 const LONG_SLICE: &str = "slice=20ms";
 /// The cheapest load that has gaps.
@@ -68,7 +69,7 @@ fn hit(outcome: &Outcome) {
     println!("     longest {:.1} ms, steal {}", milliseconds(longest), result["steal"]);
     // Tens of milliseconds, as on hardware: eight groups wait for each other's turns. In the emulated
     // host it is hundreds.
-    assert!((30_000_000..300_000_000).contains(&longest), "{longest} ns");
+    assert!((50_000_000..300_000_000).contains(&longest), "{longest} ns");
     assert_eq!(result["steal"]["contaminated"], false, "{}", result["steal"]);
     assert_eq!(result["core_figures"]["measured"], true, "{}", result["core_figures"]);
     let tsc = &result["tsc"];
