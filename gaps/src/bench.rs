@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the meter costs: one turn of its loop beside one bare TSC reading, and one record.
+//! What the meter costs: one iteration of its loop beside one bare TSC reading, and one record.
 
 use std::hint::black_box;
 use std::sync::atomic::AtomicU32;
@@ -66,15 +66,15 @@ pub fn meter(batches: usize) -> MeterCost {
     }
 }
 
-/// Cost of one turn of the meter's loop on the calling thread's CPU, in ticks; takes some 2 ms.
-pub fn turn_ticks() -> u64 {
+/// Cost of one iteration of the meter's loop on the calling thread's CPU, in ticks; takes some 2 ms.
+pub fn iteration_ticks() -> u64 {
     /// About 50 µs each.
     const BATCHES: usize = 15;
-    let mut turns = Vec::with_capacity(BATCHES);
+    let mut iterations = Vec::with_capacity(BATCHES);
     for _ in 0..BATCHES {
-        turns.push(meter_batch(bare_batch()));
+        iterations.push(meter_batch(bare_batch()));
     }
-    let ticks = cost(turns).median_ticks.round();
+    let ticks = cost(iterations).median_ticks.round();
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

@@ -117,8 +117,8 @@ const LONGEST_IRQ_NS: u64 = 20_000_000;
 /// What the meter's own work costs on this machine, in ticks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// One turn of its loop.
-    pub turn_ticks: u64,
+    /// One iteration of its loop.
+    pub iteration_ticks: u64,
     /// One sample of the evidence.
     pub sample_ticks: u64,
 }
@@ -190,19 +190,19 @@ pub struct Evidence<E> {
 impl<E: ThreadAccounting> Evidence<E> {
     /// Of the calling thread.
     pub fn new(accounting: E, khz: u64, cost: Cost, facts: Facts) -> Self {
-        /// A turn takes longer than its median now and then, for reasons of the CPU's own.
-        const TURNS: u64 = 16;
+        /// An iteration takes longer than its median now and then, for reasons of the CPU's own.
+        const ITERATIONS: u64 = 16;
         /// So does a sample.
         const SAMPLES: u64 = 4;
         let own_ticks = cost.sample_ticks.saturating_mul(SAMPLES);
-        let turns = cost.turn_ticks.saturating_mul(TURNS);
+        let iterations = cost.iteration_ticks.saturating_mul(ITERATIONS);
         Self {
             accounting,
             facts,
             khz,
             // Above the cost of a sample: what a sample leaves behind (cold caches) is no
             // interruption.
-            notice_ticks: at_least_one_tick(NOTICE_NS, khz).max(turns).max(own_ticks),
+            notice_ticks: at_least_one_tick(NOTICE_NS, khz).max(iterations).max(own_ticks),
             own_ticks,
             unsure_ticks: at_least_one_tick(UNSURE_NS, khz),
             tick_ticks: facts.tick_ns.map_or(u64::MAX, |ns| at_least_one_tick(ns, khz)),

@@ -5,7 +5,7 @@ use super::*;
 /// One tick is one nanosecond.
 const KHZ: u64 = 1_000_000;
 const MS: u64 = 1_000_000;
-const COST: Cost = Cost { turn_ticks: 20, sample_ticks: 100 };
+const COST: Cost = Cost { iteration_ticks: 20, sample_ticks: 100 };
 
 /// A kernel as the tests want it. It accounts for what the thread ran when it is switched out, and
 /// at a tick each 4 ms.
@@ -332,8 +332,8 @@ fn what_is_too_short_is_not_judged() {
     assert_eq!(thread.0.classify(100, 101), Class::Unknown);
     assert_eq!(thread.accounting().samples, 0);
     // A slow machine: a turn of 1 µs is no interruption, nor are a few of them.
-    let slow = |turn_ticks, sample_ticks| {
-        let cost = Cost { turn_ticks, sample_ticks };
+    let slow = |iteration_ticks, sample_ticks| {
+        let cost = Cost { iteration_ticks, sample_ticks };
         Evidence::new(Script::default(), KHZ, cost, Facts::default())
     };
     assert_eq!(slow(1_000, 0).notice_ticks(), 16_000);

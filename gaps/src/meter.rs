@@ -2,7 +2,7 @@
 //! The meter: a loop that reads the TSC and records every interval that is too long.
 //!
 //! A thread in this loop always wants to run, so an interval between two readings that is far
-//! longer than a turn of the loop is time in which it did not. On the way from one reading to
+//! longer than an iteration of the loop is time in which it did not. On the way from one reading to
 //! the next there is no allocation, no lock, no system call and no shared cache line that
 //! anybody writes.
 

@@ -145,7 +145,7 @@ impl Tally {
         self.warmup_ticks.load(Relaxed)
     }
 
-    /// Turns of the meter's loop, up to the end of the last burst.
+    /// Iterations of the meter's loop, up to the end of the last burst.
     pub fn iterations(&self) -> u64 {
         self.iterations.load(Relaxed)
     }

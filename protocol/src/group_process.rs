@@ -31,8 +31,8 @@ pub struct GroupPlan {
     pub shared: PathBuf,
     /// TSC frequency.
     pub tsc_khz: u64,
-    /// Cost of one turn of the meter's loop.
-    pub turn_ticks: u64,
+    /// Cost of one iteration of the meter's loop.
+    pub iteration_ticks: u64,
     /// Whether the process gives itself a core-scheduling cookie.
     pub cookie: bool,
     /// `cgroup.procs` files to enter.

@@ -164,7 +164,7 @@ pub struct Setup {
     pub tsc_start: u64,
     /// TSC frequency used to turn ticks into time, in kHz.
     pub tsc_khz: u64,
-    /// Cost of one turn of the meter's loop, in TSC ticks (median of a calibration).
+    /// Cost of one iteration of the meter's loop, in TSC ticks (median of a calibration).
     pub iteration_ticks: u64,
     /// What the load had to do without, such as locked memory.
     #[serde(default)]

@@ -153,7 +153,7 @@ pub struct ThreadReport {
     /// Histogram of all gaps, lengths in nanoseconds: `(upper bound, count)`, empty buckets left
     /// out.
     pub gap_histogram_ns: Vec<(u64, u64)>,
-    /// Turns of the meter's loop.
+    /// Iterations of the meter's loop.
     pub iterations: u64,
     /// Time in which it wanted to run: bursts from their planned begin to their end, with gaps.
     pub busy_ticks: u64,

@@ -113,7 +113,7 @@ fn prepare<'a>(
     let places = places.map_err(|error: CpuListError| (Owner::Internal, error.to_string()))?;
     // Its threads inherit this. Last of all: a real-time thread must not wait for the disk.
     sched_policy::apply(group.policy).map_err(|error| (error.owner, error.to_string()))?;
-    let &GroupPlan { ref spec, group: index, first_thread, tsc_khz, turn_ticks, .. } = plan;
+    let &GroupPlan { ref spec, group: index, first_thread, tsc_khz, iteration_ticks, .. } = plan;
     let stacks_locked = locked.stacks;
     Ok(Common {
         spec,
@@ -123,7 +123,7 @@ fn prepare<'a>(
         group,
         shared,
         tsc_khz,
-        turn_ticks,
+        iteration_ticks,
         facts: thread_accounting::facts(),
         trace,
         stacks_locked,

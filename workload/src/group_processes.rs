@@ -30,7 +30,7 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy)]
 pub(crate) struct Cost {
     pub(crate) tsc_khz: u64,
-    pub(crate) turn_ticks: u64,
+    pub(crate) iteration_ticks: u64,
 }
 
 /// The groups' processes; killed when dropped.
@@ -59,7 +59,7 @@ impl Groups {
                 parent: process::id(),
                 shared: shared.to_owned(),
                 tsc_khz: cost.tsc_khz,
-                turn_ticks: cost.turn_ticks,
+                iteration_ticks: cost.iteration_ticks,
                 cookie: context.cookie && own.cookie,
                 cgroups: context.cgroups.get(index).cloned().unwrap_or_default(),
                 trace: context.trace.clone(),

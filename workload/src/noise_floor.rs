@@ -33,7 +33,7 @@ pub fn measure(cpus: &[u32], duration: Duration, khz: u64) -> io::Result<NoiseFl
     let duration_ns = as_ns(duration);
     let facts = thread_accounting::facts();
     let mut accounting = KernelAccounting::of_this_thread(khz);
-    let cost = thread_accounting::cost(&mut accounting, bench::turn_ticks());
+    let cost = thread_accounting::cost(&mut accounting, bench::iteration_ticks());
     // Everything that the evidence can be asked about.
     let floor_ticks = Evidence::new(accounting, khz, cost, facts).notice_ticks();
     let barrier = Barrier::new(cpus.len());

@@ -25,8 +25,8 @@ pub struct Prepared {
     pub notes: Vec<String>,
     /// TSC frequency in use, in kHz.
     pub tsc_khz: u64,
-    /// Cost of one turn of the meter's loop, measured before the load by its supervisor.
-    pub turn_ticks: u64,
+    /// Cost of one iteration of the meter's loop, measured before the load by its supervisor.
+    pub iteration_ticks: u64,
 }
 
 /// Takes what the load gives, in the supervisor's thread.

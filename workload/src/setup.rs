@@ -47,7 +47,7 @@ pub fn threads_stand(setup: &mut Setup, prepared: &Prepared, tracing: Option<&Tr
     setup.affinity = prepared.affinity.iter().map(CpuSet::to_string).collect();
     setup.tsc_khz = prepared.tsc_khz;
     setup.notes.extend_from_slice(&prepared.notes);
-    setup.iteration_ticks = prepared.turn_ticks;
+    setup.iteration_ticks = prepared.iteration_ticks;
     // Last of all, so that the buffers are not filled with our own preparations.
     if let Some(Err(error)) = tracing.map(Tracing::start) {
         let before = setup.trace_note.take().map_or_else(String::new, |note| note + "; ");

@@ -54,7 +54,7 @@ pub fn run(
     }
     let mut sources = context.tsc;
     let choice = tsc_frequency(&mut sources)?;
-    let cost = Cost { tsc_khz: choice.khz, turn_ticks: bench::turn_ticks() };
+    let cost = Cost { tsc_khz: choice.khz, iteration_ticks: bench::iteration_ticks() };
     let file = SharedFile::new(&context.memory);
     let shared = Shared::create(&file.0, Size::of(spec))?;
     let places = Places::of(spec);
@@ -203,7 +203,7 @@ fn prepared(
         affinity,
         notes,
         tsc_khz: cost.tsc_khz,
-        turn_ticks: cost.turn_ticks,
+        iteration_ticks: cost.iteration_ticks,
     })
 }
 

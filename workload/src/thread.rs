@@ -48,8 +48,8 @@ pub struct Common<'a> {
     pub shared: &'a Shared,
     /// TSC frequency.
     pub tsc_khz: u64,
-    /// Cost of one turn of the meter's loop.
-    pub turn_ticks: u64,
+    /// Cost of one iteration of the meter's loop.
+    pub iteration_ticks: u64,
     /// What its kernel's accounting is like.
     pub facts: Facts,
     /// The trace to stop at a hit.
@@ -70,7 +70,7 @@ impl Common<'_> {
 pub fn run(common: &Common<'_>, index: u32) -> io::Result<()> {
     let slot = prepare(common, index)?;
     let mut accounting = KernelAccounting::of_this_thread(common.tsc_khz);
-    let cost = thread_accounting::cost(&mut accounting, common.turn_ticks);
+    let cost = thread_accounting::cost(&mut accounting, common.iteration_ticks);
     let evidence = Evidence::new(accounting, common.tsc_khz, cost, common.facts);
     let gate = &common.shared.control().gate;
     slot.set_state(State::Waiting);

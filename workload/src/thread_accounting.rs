@@ -54,10 +54,10 @@ pub fn facts() -> Facts {
     Facts::of_this_kernel(scheduler::tick_ns())
 }
 
-/// What the meter's work costs here. A turn of its loop takes `turn_ticks`, which is no
+/// What the meter's work costs here. An iteration of its loop takes `iteration_ticks`, which is no
 /// interruption however long it takes (an emulated CPU is slow).
-pub fn cost(accounting: &mut KernelAccounting, turn_ticks: u64) -> Cost {
-    Cost { turn_ticks, sample_ticks: sample_ticks(accounting) }
+pub fn cost(accounting: &mut KernelAccounting, iteration_ticks: u64) -> Cost {
+    Cost { iteration_ticks, sample_ticks: sample_ticks(accounting) }
 }
 
 /// When the calling thread was off its CPU, from its records. Times are TSC readings.

@@ -100,7 +100,7 @@ fn spin(words: &[String]) -> io::Result<Spun> {
     let begin = tsc::read().tsc;
     spun.recorded =
         gaps::evidence::ThreadAccounting::switches(&mut accounting, begin, begin).is_some();
-    let cost = thread_accounting::cost(&mut accounting, bench::turn_ticks());
+    let cost = thread_accounting::cost(&mut accounting, bench::iteration_ticks());
     let until = start_tsc.wrapping_add(ns_to_ticks(SPIN_NS, khz));
     if kind == Kind::Bare {
         drop(accounting);

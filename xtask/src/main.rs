@@ -140,7 +140,7 @@ enum BenchVerb {
         #[arg(long)]
         json: bool,
     },
-    /// One turn of the meter's loop against a bare reading of the TSC, on this machine.
+    /// One iteration of the meter's loop against a bare reading of the TSC, on this machine.
     Meter {
         /// Print one JSON object instead of a table.
         #[arg(long)]

@@ -246,7 +246,7 @@ impl L2Vms<'_> {
             affinity: places.threads,
             notes,
             tsc_khz: choice.khz,
-            turn_ticks: bench::turn_ticks(),
+            iteration_ticks: bench::iteration_ticks(),
         })
     }
 

@@ -34,7 +34,7 @@ const PERIOD: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_millis(20);
 
 /// The host's records of when it took a vCPU, and the guest's reading before it, are so far apart at
-/// most: times on two clocks, a turn of the meter's loop, an exit.
+/// most: times on two clocks, an iteration of the meter's loop, an exit.
 const BEGIN_SLACK: Duration = Duration::from_micros(20);
 
 /// What the host's kernel says of the vCPUs that the load runs on.

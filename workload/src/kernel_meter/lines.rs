@@ -76,7 +76,7 @@ pub struct Context {
 /// The longest gaps of one window of hwlat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HwlatSample {
-    /// The longest between two readings in one turn of its loop, in microseconds.
+    /// The longest between two readings in one iteration of its loop, in microseconds.
     pub inner_us: u64,
     /// The longest from one turn to the next. It may be another gap or none; so the two are
     /// never added.
@@ -84,7 +84,7 @@ pub struct HwlatSample {
     /// Wall clock, nanoseconds since 1970: with `count`, at the end of the first gap above
     /// the floor; without, at the end of the window.
     pub wall_ns: u64,
-    /// Turns with a gap above the floor; `None` before Linux 5.7.
+    /// Iterations with a gap above the floor; `None` before Linux 5.7.
     pub count: Option<u64>,
     /// Non-maskable interrupts in the window.
     pub nmi_count: u64,
