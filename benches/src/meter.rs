@@ -64,8 +64,8 @@ fn to_ns(ticks: f64, khz: f64) -> f64 {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "bare RDTSCP    {:>8.1} ticks a turn", self.bare_ticks)?;
-        writeln!(f, "meter's loop   {:>8.1} ticks a turn", self.meter_ticks)?;
+        writeln!(f, "bare RDTSCP    {:>8.1} ticks an iteration", self.bare_ticks)?;
+        writeln!(f, "meter's loop   {:>8.1} ticks an iteration", self.meter_ticks)?;
         writeln!(
             f,
             "one record     {:>8.1} ticks = {:.1} ns (at most {})",
