@@ -225,7 +225,8 @@ impl Bounds {
 /// What a figure that is told per time in which threads wanted to run may be without the host. Work
 /// that arrives at times of its own waits for as long as the host takes, so that the host adds to that
 /// time, and many gaps of its own that are short make the figure a smaller one. A burst has a length
-/// that the host does not change.
+/// that the host does not change. The share of gaps is no greater without: what goes is a gap, and as much
+/// goes from both sides of it.
 fn undiluted(metric: Metric, value: f64, result: &RunResult, doubted: &Doubted) -> f64 {
     let arrives = result.job.load.groups.iter().any(|group| group.arrival.is_some());
     if !arrives || doubted.ns == 0.0 {
@@ -234,10 +235,10 @@ fn undiluted(metric: Metric, value: f64, result: &RunResult, doubted: &Doubted) 
     let wanted_ns = as_float(result.statistics.wanted_ns);
     let without_ns = wanted_ns - doubted.ns * doubted.sharers;
     match metric {
-        Metric::MeanWait | Metric::WaitOver10Ms | Metric::GapShare if without_ns > 0.0 => {
+        Metric::MeanWait | Metric::WaitOver10Ms if without_ns > 0.0 => {
             value * wanted_ns / without_ns
         }
-        Metric::MeanWait | Metric::WaitOver10Ms | Metric::GapShare => f64::INFINITY,
+        Metric::MeanWait | Metric::WaitOver10Ms => f64::INFINITY,
         // Of all moments, those that the host added may be the best ones.
         Metric::LagP99 => Metric::LagMax.of(result).unwrap_or(value),
         _ => value,
