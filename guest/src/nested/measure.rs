@@ -49,9 +49,9 @@ pub fn run(
     let images = Images::prepare(&context.executable, spec)?;
     let (mut vms, starter) = L2Vms::new(spec, load, context, images, observer)?;
     let ready = vms.until_ready(&starter);
-    // Even if they shall but end.
-    vms.release()?;
-    ready?;
+    // Even if they shall but end, of which the first error tells why.
+    let released = vms.release();
+    ready.and(released)?;
     // Every launcher has mapped its images by now.
     drop(starter);
     let places = vms.places();

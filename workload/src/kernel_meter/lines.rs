@@ -78,7 +78,7 @@ pub struct Context {
 pub struct HwlatSample {
     /// The longest between two readings in one iteration of its loop, in microseconds.
     pub inner_us: u64,
-    /// The longest from one turn to the next. It may be another gap or none; so the two are
+    /// The longest from one iteration to the next. It may be another gap or none; so the two are
     /// never added.
     pub outer_us: u64,
     /// Wall clock, nanoseconds since 1970: with `count`, at the end of the first gap above
