@@ -105,10 +105,13 @@ pub fn capture(command: &mut Command, deadline: Duration) -> Result<(ExitStatus,
 
 /// Runs a program to its end, and shows its output line by line as it comes: standard output
 /// and standard error alike, both to our standard output. `on_line` sees every line too.
+///
+/// # Errors
+/// It cannot be started, or has printed nothing for `silence` and was stopped.
 pub fn run_shown(
     command: &mut Command,
     what: &str,
-    deadline: Duration,
+    silence: Duration,
     mut on_line: impl FnMut(&str),
 ) -> Result<ExitStatus> {
     let line = command_line(command);
@@ -119,7 +122,6 @@ pub fn run_shown(
     // The command holds our copies of the pipe's far end.
     *command = Command::new(command.get_program());
 
-    let end = Instant::now() + deadline;
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(output).split(b'\n') {
@@ -130,18 +132,18 @@ pub fn run_shown(
         }
     });
     loop {
-        match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        match lines.recv_timeout(silence) {
             Ok(line) => {
                 println!("{line}");
                 on_line(&line);
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                bail!("{what} did not end within {} s and was stopped", deadline.as_secs())
+                bail!("{what} printed nothing for {} s and was stopped", silence.as_secs())
             }
         }
     }
-    wait(&mut child.0, what, end.saturating_duration_since(Instant::now()))
+    wait(&mut child.0, what, silence)
 }
 
 /// Runs a long program with its output appended to a log; the last lines of the log become
@@ -295,6 +297,14 @@ mod tests {
         let begin = Instant::now();
         run_logged(&mut command, &log, "counting slowly", limit).unwrap();
         assert!(begin.elapsed() > limit);
+        let mut command = Command::new("sh");
+        command.args(["-c", "for n in 1 2 3 4; do echo $n; sleep 0.8; done; exec sleep 60"]);
+        let mut lines = 0;
+        let begin = Instant::now();
+        let error = run_shown(&mut command, "shown", limit, |_| lines += 1).unwrap_err();
+        assert_eq!(error.to_string(), "shown printed nothing for 1 s and was stopped");
+        assert_eq!(lines, 4);
+        assert!((Duration::from_millis(3900)..Duration::from_secs(30)).contains(&begin.elapsed()));
         let mut command = Command::new("sh");
         let begin = Instant::now();
         let error = run_logged(command.args(["-c", "echo 1; sleep 60"]), &log, "sleeping", limit);
