@@ -43,7 +43,8 @@ fn reason(error: &io::Error) -> String {
         Some(libc::ENOEXEC) => "it is of another kernel or another configuration".into(),
         Some(libc::ENOENT) => "the kernel has no symbol that it needs".into(),
         Some(libc::EKEYREJECTED | libc::ENOKEY | libc::EBADMSG) => {
-            "the kernel takes no module without a signature that it knows (CONFIG_MODULE_SIG_FORCE)"
+            "the kernel takes no module without a signature that it knows \
+             (CONFIG_MODULE_SIG_FORCE), or this was changed after it was signed"
                 .into()
         }
         Some(libc::EPERM) => {

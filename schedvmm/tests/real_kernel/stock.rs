@@ -11,12 +11,13 @@ use serde_json::Value;
 
 use crate::case::Case;
 use crate::files::{self, Pack};
+use crate::kernels;
 use crate::lab::{Group, Preparation, TestKernel};
 use crate::outcome::{Outcome, list, number, text};
 use crate::user::measured;
 
 /// Where their folders are, and what they are called in the host.
-const KERNELS: [(&str, &str); 2] =
+const STOCK: [(&str, &str); 2] =
     [("SCHEDVMM_TEST_STOCK_OLDEST", "oldest"), ("SCHEDVMM_TEST_STOCK_NEWEST", "newest")];
 /// Modules that the host is given: all others would fill its memory.
 const MODULES: [&str; 8] = [
@@ -33,13 +34,8 @@ const MODULES: [&str; 8] = [
 /// Two machines boot in emulated virtualization.
 const LIMIT_OF_NESTED: Duration = Duration::from_secs(360);
 
-/// The main job on both, virtual machines in one of them, and what cannot be loaded.
+/// The main job on both, virtual machines in one of them, and modules that are not taken.
 pub fn group() -> Group {
-    let run = |kernel: &str, options: &str| {
-        format!(
-            "schedvmm --kernel /stock/{kernel}/vmlinuz --threshold off --floor 50us --output r {options}"
-        )
-    };
     let oldest = Case::new("oldest", run("oldest", "--duration 2s"), |outcome| {
         let result = measured(outcome);
         loaded(outcome, &result, &["virtio_ring", "virtio", "virtio_mmio", "virtio_console"]);
@@ -60,46 +56,6 @@ pub fn group() -> Group {
         }
         assert_eq!(list(&result, "vms").len(), 2);
     });
-    let foreign = run("newest", "--modules /stock/oldest");
-    let foreign = Case::new("of_another_kernel", foreign, |outcome| {
-        outcome.assert_status(200);
-        outcome.assert_says(&[
-            "/stock/oldest",
-            "is of kernel 6.1.0-",
-            "give --modules of the same build",
-        ]);
-    });
-    let broken = format!("{BREAK}{}", run("oldest", "--modules broken --duration 1s"));
-    let broken = Case::new("that_the_kernel_refuses", broken, |outcome| {
-        outcome.assert_status(125);
-        let result = outcome.assert_verdict("untestable");
-        let reason = text(&result, "reason");
-        assert!(reason.contains("module virtio_ring cannot be loaded: "), "{reason}");
-    });
-    // It says so on a screen in memory, or where no file tells that it can draw, by a 16550.
-    let by_serial = "cp -r /stock/oldest bare && rm bare/config || exit 99
-        ";
-    let by_serial = format!(
-        "{BREAK}{by_serial}schedvmm --kernel bare/vmlinuz --modules broken --duration 1s --output r"
-    );
-    let by_serial = Case::new("that_the_kernel_refuses_by_a_16550", by_serial, |outcome| {
-        outcome.assert_status(125);
-        let result = outcome.assert_verdict("untestable");
-        let reason = text(&result, "reason");
-        assert!(reason.contains("module virtio_ring cannot be loaded: "), "{reason}");
-        let given = text(&result["kernel"], "cmdline_given");
-        assert!(given.contains("console=ttyS0 "), "{given}");
-    });
-    let dies = run("oldest", "--append rdinit=/none --duration 1s");
-    let dies = Case::new("that_dies_before_its_console", dies, |outcome| {
-        outcome.assert_status(125);
-        let result = outcome.assert_verdict("untestable");
-        let reason = text(&result, "reason");
-        assert!(reason.contains("the kernel panicked before PID 1"), "{reason}");
-        let given = text(&result["kernel"], "cmdline_given");
-        assert!(given.contains("earlyprintk=vga ") && !given.contains("ttyS0"), "{given}");
-        assert!(outcome.words().contains("Kernel panic - not syncing"), "{}", outcome.words());
-    });
     // A file without its neighbours.
     let alone = "cp /stock/oldest/vmlinuz . && schedvmm --kernel vmlinuz --output r";
     let without = Case::new("without_modules", alone, |outcome| {
@@ -107,20 +63,22 @@ pub fn group() -> Group {
         outcome.assert_says(&["CONFIG_VIRTIO_MMIO"]);
     });
     let nested = nested.within(LIMIT_OF_NESTED);
-    let cases =
-        vec![oldest, newest, nested, foreign, broken, by_serial, dies, without, from_packages()];
+    let mut cases = vec![oldest, newest, nested, without, from_packages()];
+    cases.extend(refused());
     Group::new("stock", TestKernel::V612, cases).prepared(|_| {
+        let mut script = String::new();
         let mut files = Vec::new();
-        for (variable, name) in KERNELS {
+        for (variable, name) in STOCK {
             let folder = env::var_os(variable)
                 .ok_or_else(|| format!("{variable} is not set; run `cargo xtask test`"))?;
             let found = kernel(Path::new(&folder), name)?;
             if name == "oldest" {
                 files.extend(packages(&found)?);
+                script = broken(&found)?;
             }
             files.extend(found);
         }
-        Ok(Preparation { files, ..Preparation::default() })
+        Ok(Preparation { files, script, ..Preparation::default() })
     })
 }
 
@@ -136,11 +94,123 @@ fn from_packages() -> Case {
     })
 }
 
-/// A copy of the oldest kernel's modules of which one has other bytes in its middle.
-const BREAK: &str = "cp -r /stock/oldest broken
-    f=$(find broken -name 'virtio_ring.ko')
-    dd if=/dev/zero of=$f bs=1 seek=64 count=64 conv=notrunc 2> /dev/null || exit 99
-    ";
+/// The main job on one of them.
+fn run(kernel: &str, options: &str) -> String {
+    let kernel = format!("--kernel /stock/{kernel}/vmlinuz");
+    format!("schedvmm {kernel} --threshold off --floor 50us --output r {options}")
+}
+
+/// A symbol that the broken module needs.
+const SYMBOL: &str = "dma_map_page_attrs";
+
+/// Copies of the oldest kernel's modules in which that of the broken one has other bytes, made by
+/// [`broken`]; options; and what is said of it, by us and by the kernel.
+const BROKEN: [(&str, &str, &[&str]); 4] = [
+    // As the module was signed, and is no more.
+    ("changed", "", &["or this was changed after it was signed"]),
+    (
+        "unsigned",
+        "--append module.sig_enforce=1",
+        &[
+            "the kernel takes no module without a signature",
+            "Loading of unsigned module is rejected",
+        ],
+    ),
+    (
+        "magic",
+        "",
+        &["it is of another kernel or another configuration", "version magic '6.1.0-", "should be"],
+    ),
+    (
+        "symbol",
+        "",
+        &["the kernel has no symbol that it needs", "Unknown symbol Xma_map_page_attrs (err -2)"],
+    ),
+];
+
+/// Modules that are not taken, by the kernel or already by us; and a kernel that dies before it
+/// has its console.
+fn refused() -> Vec<Case> {
+    let mut cases: Vec<_> = BROKEN
+        .iter()
+        .map(|(name, options, words)| {
+            let options = format!("--modules /tmp/{name} --duration 1s {options}");
+            Case::new(format!("refused_{name}"), run("oldest", &options), move |outcome| {
+                is_refused(outcome, words);
+            })
+        })
+        .collect();
+    let foreign = run("newest", "--modules /stock/oldest");
+    cases.push(Case::new("of_another_kernel", foreign, |outcome| {
+        outcome.assert_status(200);
+        outcome.assert_says(&[
+            "/stock/oldest",
+            "is of kernel 6.1.0-",
+            "give --modules of the same build",
+        ]);
+    }));
+    // It says so on a screen in memory, or where no file tells that it can draw, by a 16550.
+    let by_serial = "cp -r /stock/oldest bare && rm bare/config || exit 99
+        schedvmm --kernel bare/vmlinuz --modules /tmp/changed --duration 1s --output r";
+    cases.push(Case::new("refused_by_a_16550", by_serial, |outcome| {
+        let result = is_refused(outcome, &[]);
+        let given = text(&result["kernel"], "cmdline_given");
+        assert!(given.contains("console=ttyS0 "), "{given}");
+    }));
+    let dies = run("oldest", "--append rdinit=/none --duration 1s");
+    cases.push(Case::new("that_dies_before_its_console", dies, |outcome| {
+        outcome.assert_status(125);
+        let result = outcome.assert_verdict("untestable");
+        let reason = text(&result, "reason");
+        assert!(reason.contains("the kernel panicked before PID 1"), "{reason}");
+        let given = text(&result["kernel"], "cmdline_given");
+        assert!(given.contains("earlyprintk=vga ") && !given.contains("ttyS0"), "{given}");
+        assert!(outcome.words().contains("Kernel panic - not syncing"), "{}", outcome.words());
+    }));
+    cases
+}
+
+/// The kernel refuses the broken module, and the reason has these words.
+fn is_refused(outcome: &Outcome, words: &[&str]) -> Value {
+    outcome.assert_status(125);
+    let result = outcome.assert_verdict("untestable");
+    let reason = text(&result, "reason");
+    println!("     {reason}");
+    for word in ["module virtio_ring cannot be loaded: "].iter().chain(words) {
+        assert!(reason.contains(word), "{word}: {reason}");
+    }
+    result
+}
+
+/// Shell words that make the folders of [`BROKEN`], by what a module of the kernel has where.
+fn broken(kernel: &[(String, PathBuf)]) -> Result<String, String> {
+    const MODULE: &str = "virtio_ring.ko";
+    let of_kernel = kernel.iter().find(|(there, _)| there.ends_with(MODULE));
+    let (there, here) = of_kernel.ok_or_else(|| format!("the kernel has no {MODULE}"))?;
+    let module = kernels::read(here)?;
+    // Without this the kernel finds no signature (include/linux/module_signature.h).
+    let unsigned = kernels::without(&module, "~Module signature appended~");
+    let magic = kernels::without(&module, "preempt mod_unload");
+    let symbol = kernels::without(&module, SYMBOL);
+    for found in [&unsigned, &magic, &symbol] {
+        if found.is_empty() {
+            return Err(format!("{} is not a signed module for 6.1", here.display()));
+        }
+    }
+    let changes = [
+        symbol.clone(),
+        unsigned.clone(),
+        [unsigned.clone(), magic].concat(),
+        [unsigned, symbol].concat(),
+    ];
+    let mut script = String::new();
+    for ((name, ..), changes) in BROKEN.iter().zip(changes) {
+        let copy = format!("/tmp/{name}{}", there.trim_start_matches("/stock/oldest"));
+        script += &format!("cp -r /stock/oldest /tmp/{name}\n");
+        script += &kernels::patched(there, &copy, &changes);
+    }
+    Ok(script)
+}
 
 /// Files for the host: the image, and the modules that are needed.
 fn kernel(folder: &Path, name: &str) -> Result<Vec<(String, PathBuf)>, String> {
