@@ -15,7 +15,6 @@ mod images;
 mod measure;
 mod progress;
 mod report;
-mod standby;
 mod starter;
 mod vm;
 mod vms;

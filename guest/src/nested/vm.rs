@@ -14,6 +14,7 @@ use gaps::record::GapRecord;
 use gaps::tsc;
 use protocol::cmdline::Drift;
 use protocol::frame::{Decoder, FrameError};
+use protocol::group::Quota;
 use protocol::launcher::{
     LAUNCH_COMMAND, LaunchSpec, LauncherCommand, LauncherMessage, Report, encode_launcher_command,
     is_plausible, next_launcher_message,
@@ -21,10 +22,10 @@ use protocol::launcher::{
 use protocol::message::{Frame, LineGap, Message, MeterLine, ThresholdHit, Tick};
 use protocol::report::LoadReport;
 use protocol::vm::{TscCheck, VmPhase, VmStatus};
+use workload::kernel::cgroup::PassingQuota;
 use workload::kernel::{affinity, files, process};
 
 use super::progress::Progress;
-use super::standby::Standby;
 
 /// Longest time for a launcher to read a command; it has nothing else to do.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,6 +33,13 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 const PIECE_BYTES: usize = 64 << 10;
 /// Longest text of a fault, or of a dump of registers, that is kept.
 const MAX_TEXT_BYTES: usize = 16 << 10;
+
+/// What a VM has that stands ready while others boot. A guest that has nothing to do still wakes
+/// several times a second, for its kernel's own timers. In emulated virtualization each of its
+/// exits costs milliseconds: those that stand ready take a whole CPU together, and a tick takes
+/// those that boot last longer than the next one is away, so that they come no further. An idle
+/// guest elsewhere does not notice the quota.
+const STANDBY: Quota = Quota { time: Duration::from_millis(5), period: Duration::from_millis(100) };
 
 /// Events of the agent's main thread: bytes of a VM by its index, or its end.
 pub type Event = (usize, Option<Vec<u8>>);
@@ -67,7 +75,8 @@ pub struct L2Vm {
     vcpus: u32,
     cmdline: String,
     cgroups: Vec<PathBuf>,
-    standby: Option<Standby>,
+    /// Where the kernel has no quotas, it waits like any other process.
+    standby: Option<PassingQuota>,
     began: Instant,
     child: Child,
     link: UnixStream,
@@ -135,7 +144,7 @@ impl L2Vm {
     /// It waits for others, which shall have the CPUs.
     pub fn stand_by(&mut self) {
         if self.standby.is_none() {
-            self.standby = Standby::begin(&self.cgroups);
+            self.standby = PassingQuota::begin(&self.cgroups, STANDBY);
         }
     }
 
@@ -144,7 +153,7 @@ impl L2Vm {
     /// # Errors
     /// It would be measured with less CPU time than it is due.
     pub fn release(&mut self) -> io::Result<()> {
-        self.standby.take().map_or(Ok(()), Standby::end)
+        self.standby.take().map_or(Ok(()), PassingQuota::end)
     }
 
     /// Sends a command. One that does not arrive shows in the launcher's end.

@@ -3,6 +3,7 @@
 //! with its own share of the CPU, as a virtual machine has it.
 
 mod hierarchy;
+mod quota;
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -13,6 +14,7 @@ use protocol::group::{GroupSpec, Quota};
 use crate::kernel::files;
 
 pub use protocol::message::CgroupVersion as Version;
+pub use quota::PassingQuota;
 
 /// The load's cgroups. They stay until they are [removed](Cgroups::remove).
 #[derive(Debug)]
@@ -220,16 +222,7 @@ impl Cgroups {
     fn set_quota(&self, directory: Option<&PathBuf>, quota: Quota) -> Result<(), String> {
         let directory = directory
             .ok_or_else(|| self.no_cpu.clone().unwrap_or_else(|| "there are no cgroups".into()))?;
-        let Quota { time, period } = quota;
-        let (time_us, period_us) = (time.as_micros(), period.as_micros());
-        let files = match self.version {
-            Version::V1 => vec![
-                ("cpu.cfs_period_us", period_us.to_string()),
-                ("cpu.cfs_quota_us", time_us.to_string()),
-            ],
-            _ => vec![("cpu.max", format!("{time_us} {period_us}"))],
-        };
-        for (file, text) in files {
+        for (file, text) in quota::files(self.version, quota) {
             let path = directory.join(file);
             if !path.exists() {
                 return Err(self.no_file_for_quotas(directory, file));
