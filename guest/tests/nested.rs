@@ -28,7 +28,7 @@ use protocol::launcher::{
 };
 use protocol::message::{Gap, Hello, Message, Setup, ThresholdHit, Tick};
 use protocol::report::{LoadReport, ThreadReport};
-use protocol::vm::{VmPhase, VmStatus, VmThread};
+use protocol::vm::{VmFault, VmPhase, VmStatus, VmThread};
 use workload::context::WorkloadContext;
 use workload::observer::{Observer, Outcome, Prepared};
 
@@ -374,6 +374,17 @@ fn each_failure_is_named_and_the_others_go_on() {
     assert_eq!(taken.vms[4].state.as_deref(), Some("rip 1"));
     assert!(fault(5).contains("ended early with exit status: 3"), "{}", fault(5));
     assert!(fault(6).contains("CONFIG_CMDLINE_OVERRIDE"), "{}", fault(6));
+    let codes: Vec<_> = taken.vms.iter().map(|vm| vm.fault_code.zip(vm.fault_phase)).collect();
+    let expected = [
+        None,
+        Some((VmFault::Ended, VmPhase::Booting)),
+        Some((VmFault::LauncherEnded, VmPhase::Up)),
+        Some((VmFault::ProtocolError, VmPhase::Up)),
+        Some((VmFault::TimedOut, VmPhase::Up)),
+        Some((VmFault::LauncherEnded, VmPhase::Measuring)),
+        Some((VmFault::CommandLineIgnored, VmPhase::Booting)),
+    ];
+    assert_eq!(codes, expected);
 }
 
 fn they_boot_by_turns_and_one_that_hangs_holds_up_nobody() {

@@ -33,6 +33,10 @@ pub struct VmStatus {
     pub meter: Option<MeterFacts>,
     /// Why it did not measure to the end; `None` for one that did.
     pub fault: Option<String>,
+    /// The same for programs.
+    pub fault_code: Option<VmFault>,
+    /// How far it had come then.
+    pub fault_phase: Option<VmPhase>,
     /// Registers of its vCPUs, where the launcher had to end it.
     pub state: Option<String>,
 }
@@ -56,6 +60,26 @@ pub enum VmPhase {
     Reported,
     /// It has ended.
     Ended,
+}
+
+/// Why a virtual machine did not measure to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmFault {
+    /// Its agent could not go on, and said why.
+    Failed,
+    /// Its kernel ended, or it was ended, before it had reported.
+    Ended,
+    /// It ended after its report in another way than by power-off.
+    EndedAfterReport,
+    /// Its launcher ended.
+    LauncherEnded,
+    /// It did not do in time what was waited for, and was given up.
+    TimedOut,
+    /// What it said made no sense.
+    ProtocolError,
+    /// Its kernel does not run as its command line says.
+    CommandLineIgnored,
 }
 
 impl VmPhase {

@@ -161,7 +161,7 @@ type Later = (&'static str, fn() -> Value);
 
 /// What came later than the first result of some version, and what stands for it in older ones.
 /// `[]` is each item of a list. Where the object that has it is not there, or null, nothing is.
-const LATER: [Later; 71] = [
+const LATER: [Later; 73] = [
     // It is made of the other figures by whoever reads them.
     ("summary", || json!({})),
     ("service_lag", || json!({ "windows": [], "note": "an older schedvmm did not tell it" })),
@@ -219,6 +219,8 @@ const LATER: [Later; 71] = [
     ("threads[].unfinished", || json!(false)),
     ("threads[].affinity_end", || Value::Null),
     ("vms[].transport", || json!("mmio")),
+    ("vms[].fault_code", || Value::Null),
+    ("vms[].fault_phase", || Value::Null),
     ("host.cpu_kinds", || json!([])),
     ("host.kvm", || json!({})),
     ("host.mitigations", || json!({})),

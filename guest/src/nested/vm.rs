@@ -21,7 +21,7 @@ use protocol::launcher::{
 };
 use protocol::message::{Frame, LineGap, Message, MeterLine, ThresholdHit, Tick};
 use protocol::report::LoadReport;
-use protocol::vm::{TscCheck, VmPhase, VmStatus};
+use protocol::vm::{TscCheck, VmFault, VmPhase, VmStatus};
 use workload::kernel::cgroup::PassingQuota;
 use workload::kernel::{affinity, files, process};
 
@@ -183,9 +183,12 @@ impl L2Vm {
     }
 
     /// Notes the first thing that went wrong.
-    pub fn fault(&mut self, text: &str) {
-        let text = cut(text);
-        self.status.fault.get_or_insert(text);
+    pub fn fault(&mut self, code: VmFault, text: &str) {
+        if self.status.fault.is_none() {
+            self.status.fault = Some(cut(text));
+            self.status.fault_code = Some(code);
+            self.status.fault_phase = Some(self.status.phase);
+        }
     }
 
     /// Takes bytes from its launcher.
@@ -217,11 +220,12 @@ impl L2Vm {
         let status = self.child.wait();
         if self.is_running() {
             let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-            self.status.phase = VmPhase::Ended;
             if self.report.is_none() {
                 let pid = self.status.pid;
-                self.fault(&format!("its launcher (process {pid}) ended early with {how}"));
+                let text = format!("its launcher (process {pid}) ended early with {how}");
+                self.fault(VmFault::LauncherEnded, &text);
             }
+            self.status.phase = VmPhase::Ended;
         }
     }
 
@@ -322,9 +326,10 @@ impl L2Vm {
                         VmPhase::Ready => "while it stood ready",
                         _ => "while it measured",
                     };
-                    self.fault(&format!("ended {when}: {reason}"));
-                } else if !orderly && self.status.fault.is_none() {
-                    self.fault(&format!("ended after its report: {reason}"));
+                    self.fault(VmFault::Ended, &format!("ended {when}: {reason}"));
+                } else if !orderly {
+                    let text = format!("ended after its report: {reason}");
+                    self.fault(VmFault::EndedAfterReport, &text);
                 }
                 self.status.state = state.map(|state| cut(&state));
                 self.enter(VmPhase::Ended);
@@ -363,7 +368,8 @@ impl L2Vm {
 
     /// What makes no sense ends the VM: nothing after it can be trusted.
     fn garbled(&mut self, who: &str, error: &FrameError) {
-        self.fault(&format!("protocol error of its {who}: {error}"));
+        let text = format!("protocol error of its {who}: {error}");
+        self.fault(VmFault::ProtocolError, &text);
         self.kill();
     }
 
@@ -371,7 +377,7 @@ impl L2Vm {
         match message {
             Message::Hello(hello) => {
                 if let Some(text) = Drift::between(&self.cmdline, &hello.cmdline).fault() {
-                    self.fault(&text);
+                    self.fault(VmFault::CommandLineIgnored, &text);
                     self.kill();
                 }
                 self.enter(VmPhase::Up);
@@ -400,7 +406,7 @@ impl L2Vm {
                 self.report = Some(report);
                 self.enter(VmPhase::Reported);
             }
-            Message::Failed(failure) => self.fault(&failure.text),
+            Message::Failed(failure) => self.fault(VmFault::Failed, &failure.text),
             Message::Bye
             | Message::ThresholdHit(_)
             | Message::Trace(_)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use protocol::job::{LoadSpec, NestedSpec};
 use protocol::launcher::LauncherCommand;
 use protocol::message::{Gap, ThresholdHit};
-use protocol::vm::VmPhase;
+use protocol::vm::{VmFault, VmPhase};
 use workload::context::WorkloadContext;
 use workload::observer::Observer;
 
@@ -194,7 +194,7 @@ impl<'a> L2Vms<'a> {
     ) -> Result<(), NestedError> {
         for vm in self.vms.iter_mut().filter(|vm| vm.is_healthy()) {
             if late(vm) {
-                vm.fault(why);
+                vm.fault(VmFault::TimedOut, why);
                 vm.send(&LauncherCommand::End);
                 self.observer.vm(&vm.status)?;
             }

@@ -119,6 +119,7 @@ fn only_vcpus_are_measured(outcome: &Outcome, result: &Value, vms: &[Value]) {
 
 fn panicked(outcome: &Outcome, vm: &Value) {
     assert!(text(vm, "fault").contains("before its PID 1"), "{vm}");
+    assert_eq!([text(vm, "fault_code"), text(vm, "fault_phase")], ["ended", "booting"]);
     assert!(text(vm, "console_tail").contains("Kernel panic"), "{vm}");
     outcome.assert_says(&["VM 2: end of its console"]);
     assert!(outcome.file("r/vm2.log").is_some_and(|log| log.contains("Kernel panic")));
