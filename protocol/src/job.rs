@@ -265,13 +265,13 @@ impl LoadSpec {
     /// as that is not too much. What does not fit is not known in the end.
     pub fn spans_per_thread(&self) -> u32 {
         /// Of a thread, half a MiB of them; of all, 16 MiB.
-        const MOST: u128 = 1 << 15;
-        const MOST_OF_ALL: u128 = 1 << 20;
+        const MAX_EACH: u128 = 1 << 15;
+        const MAX_OF_ALL: u128 = 1 << 20;
         let each = self.groups.iter().map(|group| {
             let cycle = group.cycle().as_nanos().max(1);
             2 * (self.duration.as_nanos() / cycle) + 16
         });
-        let most = MOST.min(MOST_OF_ALL / self.threads().max(1) as u128);
+        let most = MAX_EACH.min(MAX_OF_ALL / self.threads().max(1) as u128);
         u32::try_from(each.max().unwrap_or(0).min(most)).unwrap_or(u32::MAX)
     }
 

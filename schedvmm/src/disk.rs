@@ -9,7 +9,7 @@ use results::model::Stage;
 use rustix::fs::statvfs;
 
 /// Between two looks.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The disk of a result folder.
 #[derive(Debug)]
@@ -59,11 +59,11 @@ impl Disk {
     }
 
     /// Looks, from time to time; what is wrong, if the reserve is begun.
-    pub fn look(&mut self, now: Instant, stage: Stage) -> Option<Short> {
+    pub fn poll(&mut self, now: Instant, stage: Stage) -> Option<Short> {
         if self.reserve_bytes == 0 || now < self.next {
             return None;
         }
-        self.next = now + LOOK_INTERVAL;
+        self.next = now + POLL_INTERVAL;
         let free = free_bytes(&self.folder).filter(|free| *free < self.reserve_bytes)?;
         let (free_mib, reserve_mib) = (free >> 20, self.reserve_bytes.div_ceil(1 << 20));
         Some(Short { folder: self.folder.clone(), free_mib, reserve_mib, stage })
@@ -85,16 +85,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let now = Instant::now();
         assert_eq!(
-            Disk::of(dir.path(), 1).look(now + LOOK_INTERVAL, Stage::Run),
+            Disk::of(dir.path(), 1).poll(now + POLL_INTERVAL, Stage::Run),
             None,
             "there is room"
         );
         let mut none = Disk::of(dir.path(), u64::MAX);
-        assert_eq!(none.look(now + LOOK_INTERVAL, Stage::Run), None, "there never was");
+        assert_eq!(none.poll(now + POLL_INTERVAL, Stage::Run), None, "there never was");
         let mut disk = Disk::of(dir.path(), 1);
         disk.reserve_bytes = u64::MAX;
-        let short = disk.look(now + LOOK_INTERVAL, Stage::Run).expect("too little is left");
+        let short = disk.poll(now + POLL_INTERVAL, Stage::Run).expect("too little is left");
         assert!(short.reason().contains("(--min-free); make room"), "{}", short.reason());
-        assert_eq!(disk.look(now + LOOK_INTERVAL, Stage::Run), None, "not so often");
+        assert_eq!(disk.poll(now + POLL_INTERVAL, Stage::Run), None, "not so often");
     }
 }

@@ -22,7 +22,7 @@ const CHUNK_BYTES: usize = 4 << 10;
 /// A stream whose write takes longer than this is stuck: the other one does not wait for it.
 const STUCK_AFTER: Duration = Duration::from_millis(200);
 /// Between two looks at a stream that may be stuck.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Where something is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl Printer {
     }
 
     fn wait<'a>(&self, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
-        let waited = self.changed.wait_timeout(queue, LOOK_INTERVAL);
+        let waited = self.changed.wait_timeout(queue, POLL_INTERVAL);
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 

@@ -34,7 +34,7 @@ pub trait Attendant {
     fn event(&mut self, event: Event) -> Option<Self::End>;
 
     /// Looks at whatever sends no events: after each one, and at least once in each interval.
-    fn look(&mut self) -> Option<Self::End>;
+    fn poll(&mut self) -> Option<Self::End>;
 
     /// Nobody is left who could send an event.
     fn gone(&mut self) -> Self::End;
@@ -60,7 +60,7 @@ pub fn serve<A: Attendant>(
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => Some(attendant.gone()),
         };
-        if let Some(end) = end.or_else(|| attendant.look()) {
+        if let Some(end) = end.or_else(|| attendant.poll()) {
             return end;
         }
     }
@@ -126,7 +126,7 @@ mod tests {
             matches!(event, Event::Signal(_)).then_some("signal")
         }
 
-        fn look(&mut self) -> Option<Self::End> {
+        fn poll(&mut self) -> Option<Self::End> {
             self.0 += 1;
             (self.0 == 3).then_some("third look")
         }

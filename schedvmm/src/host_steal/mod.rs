@@ -142,7 +142,7 @@ impl HostEvidence {
     }
 
     /// Takes what the kernel has recorded, if it is time.
-    pub fn look(&mut self) {
+    pub fn sample(&mut self) {
         if self.looked.elapsed() >= PERIOD {
             self.take();
         }

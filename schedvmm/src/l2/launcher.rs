@@ -252,7 +252,7 @@ impl Attendant for Relay {
         }
     }
 
-    fn look(&mut self) -> Option<Self::End> {
+    fn poll(&mut self) -> Option<Self::End> {
         match self.talk() {
             Ok(()) => self.end.load(Ordering::Relaxed).then_some(Ok(None)),
             Err(error) => Some(Err(error)),

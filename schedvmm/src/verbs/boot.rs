@@ -178,7 +178,7 @@ impl Attendant for Screen<'_> {
         }
     }
 
-    fn look(&mut self) -> Option<Self::End> {
+    fn poll(&mut self) -> Option<Self::End> {
         self.show();
         (Instant::now() >= self.deadline).then(|| {
             let timeout = self.args.boot_timeout;

@@ -309,7 +309,7 @@ impl Observer for Reporter<'_> {
             run.overrun = run.bounds.wall.overrun(Instant::now(), run.measurement.session.stage());
         }
         if run.short.is_none() {
-            run.short = run.bounds.disk.look(Instant::now(), run.measurement.session.stage());
+            run.short = run.bounds.disk.poll(Instant::now(), run.measurement.session.stage());
         }
         run.signal.is_some() || run.overrun.is_some() || run.short.is_some()
     }

@@ -20,7 +20,7 @@ use crate::verdict::{End, judge};
 
 impl Attempt {
     /// Once, when the load has ended and the machine has not: what others did to it meanwhile.
-    pub(super) fn look_around(&mut self) {
+    pub(super) fn sample_host(&mut self) {
         if self.meanwhile.is_none() {
             let vcpus = pins::lost_vcpus(self.running.threads(), &self.plan.placement.pins);
             self.meanwhile = Some((self.measurement.caller.load_ended(), vcpus));

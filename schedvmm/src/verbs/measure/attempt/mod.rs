@@ -70,7 +70,7 @@ impl Attempt {
     pub(super) fn watch(mut self, inbox: &Receiver<Event>, begin: Instant) -> Concluded {
         let end = service::serve(&mut self, inbox, POLL_INTERVAL);
         let decided = Instant::now();
-        self.look_around();
+        self.sample_host();
         // Only a guest that does not answer has something to tell by its registers.
         let mut ends = self.stop(inbox, decided, matches!(end, End::Late(_)));
         self.drain_console();
@@ -210,13 +210,13 @@ impl Attendant for Attempt {
         }
     }
 
-    fn look(&mut self) -> Option<End> {
+    fn poll(&mut self) -> Option<End> {
         let now = Instant::now();
         if matches!(self.measurement.session.stage(), Stage::Finish | Stage::PowerOff) {
-            self.look_around();
+            self.sample_host();
         }
         self.drain_console();
-        self.host_evidence.look();
+        self.host_evidence.sample();
         self.show_progress(now);
         let session = &self.measurement.session;
         match &self.ending {
@@ -227,7 +227,7 @@ impl Attendant for Attempt {
             None if let Some(over) = self.wall.overrun(now, session.stage()) => {
                 return self.end_early(Ending::Overrun(over));
             }
-            None if let Some(short) = self.disk.look(now, session.stage()) => {
+            None if let Some(short) = self.disk.poll(now, session.stage()) => {
                 return self.end_early(Ending::NoRoom(short));
             }
             _ => {}
