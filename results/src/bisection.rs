@@ -2,23 +2,15 @@
 //! `bisect.json`: a search for the commit from which on a kernel has gaps, with all that it has built and
 //! run. Written after each of them, and read again by the call that goes on.
 
-use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use decision::bisect::{Costs, Trials};
 use decision::interval::Interval;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::error::TrialsError;
-use crate::folder::{self, FolderError};
-use crate::json;
 use crate::metric::Metric;
+use crate::set_file::SetFile;
 use crate::trials::{Attempt, Conditions, State};
-
-/// The file.
-const BISECTION: &str = "bisect.json";
 
 /// Version of the format; raised when a field changes its meaning or goes away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -241,62 +233,6 @@ impl Bisection {
         }
     }
 
-    /// Whether a folder has one.
-    pub fn is_in(folder: &Path) -> bool {
-        folder.join(BISECTION).is_file()
-    }
-
-    /// Reads the one in a folder.
-    ///
-    /// # Errors
-    /// There is none, or it is none of this version.
-    pub fn open(folder: &Path) -> Result<Self, TrialsError> {
-        let path = folder.join(BISECTION);
-        let text = fs::read_to_string(&path)
-            .map_err(|why| TrialsError::Read { path: path.clone(), why })?;
-        // By way of a value, as results are: the code for their parts is there once.
-        let value: Value =
-            serde_json::from_str(&text).map_err(|it| none_in(&path, it.to_string()))?;
-        let read = Self::deserialize(&value).map_err(|it| none_in(&path, it.to_string()))?;
-        match read.fault() {
-            None => Ok(read),
-            Some(why) => Err(none_in(&path, why)),
-        }
-    }
-
-    /// What types alone do not say: nobody is led out of the folder, or to another program's options, by
-    /// what a file says.
-    fn fault(&self) -> Option<String> {
-        let known = self.question.good.iter().chain([&self.question.bad]);
-        let known = known.chain(&self.question.skipped);
-        let of_runs = self.runs.iter().map(|run| &run.commit);
-        let mut commits = known.chain(self.kernels.iter().map(|it| &it.commit)).chain(of_runs);
-        let strange = commits.find(|commit| !is_commit(commit));
-        let strange = strange.map(|it| format!("`{it}` is no full name of a commit"));
-        let lost = self.runs.iter().find(|run| run.attempt.folder != run.folder());
-        let lost = lost.map(|it| format!("`{}` is no folder of a run", it.attempt.folder));
-        let empty = self.question.good.is_empty().then(|| "no commit is good".to_owned());
-        let half = self
-            .runs
-            .iter()
-            .find(|run| run.hit.is_some() != (run.attempt.state == State::Measured));
-        let half = half.map(|it| format!("run {} has half an answer", it.attempt.trial));
-        strange.or(lost).or(empty).or(half)
-    }
-
-    /// Writes it, whole or not at all.
-    ///
-    /// # Errors
-    /// The disk is full, for one.
-    pub fn write(&self, folder: &Path) -> Result<(), FolderError> {
-        folder::write_whole(&folder.join(BISECTION), |file| {
-            json::write_line(&mut *file, self)?;
-            // Before the older one goes: a power cut leaves one of them.
-            file.flush()?;
-            file.get_ref().sync_all()
-        })
-    }
-
     /// Runs of a commit that are answers.
     pub fn runs_of(&self, commit: &str) -> Trials {
         let mut found = Trials::default();
@@ -327,6 +263,32 @@ impl Bisection {
     }
 }
 
+impl SetFile for Bisection {
+    const NAME: &'static str = "bisect.json";
+    const SCHEMA: &'static str = "schedvmm-bisect/1";
+    const VERB: &'static str = "bisect";
+
+    /// What types alone do not say: nobody is led out of the folder, or to another program's options, by
+    /// what a file says.
+    fn fault(&self) -> Option<String> {
+        let known = self.question.good.iter().chain([&self.question.bad]);
+        let known = known.chain(&self.question.skipped);
+        let of_runs = self.runs.iter().map(|run| &run.commit);
+        let mut commits = known.chain(self.kernels.iter().map(|it| &it.commit)).chain(of_runs);
+        let strange = commits.find(|commit| !is_commit(commit));
+        let strange = strange.map(|it| format!("`{it}` is no full name of a commit"));
+        let lost = self.runs.iter().find(|run| run.attempt.folder != run.folder());
+        let lost = lost.map(|it| format!("`{}` is no folder of a run", it.attempt.folder));
+        let empty = self.question.good.is_empty().then(|| "no commit is good".to_owned());
+        let half = self
+            .runs
+            .iter()
+            .find(|run| run.hit.is_some() != (run.attempt.state == State::Measured));
+        let half = half.map(|it| format!("run {} has half an answer", it.attempt.trial));
+        strange.or(lost).or(empty).or(half)
+    }
+}
+
 impl BisectRun {
     /// What its folder is called: by the commit, the run and the how many-eth attempt at that.
     pub fn folder(&self) -> String {
@@ -337,10 +299,6 @@ impl BisectRun {
             _ => format!("run-{trial:04}-{short}-{attempt}"),
         }
     }
-}
-
-fn none_in(path: &Path, why: String) -> TrialsError {
-    TrialsError::NoBisection { path: path.to_owned(), why }
 }
 
 /// Whether this is the name of a commit in full: 40 digits of SHA-1, or 64 of SHA-256.
@@ -428,7 +386,5 @@ mod tests {
             let why = is_none(change);
             assert!(why.contains("is no bisect.json") && why.contains(told), "{why}");
         }
-        fs::write(dir.path().join(BISECTION), "{}").expect("written");
-        assert!(Bisection::open(dir.path()).is_err());
     }
 }

@@ -1,20 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What `schedvmm compare` finds: `comparison.json`, and what it prints with `--json`.
 
-use std::fs;
-use std::path::Path;
-
 use decision::interval::{Interval, Median};
 use decision::sequential::{Answer, Finding};
 use serde::{Deserialize, Serialize};
 
-use crate::error::TrialsError;
-use crate::folder::{self, FolderError};
-use crate::json;
 use crate::metric::Metric;
-
-/// The file.
-const COMPARISON: &str = "comparison.json";
+use crate::set_file::SetFile;
 
 /// Version of the format; raised when a field changes its meaning or goes away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,29 +90,8 @@ pub struct Secondary {
     pub interval: Interval,
 }
 
-impl Comparison {
-    /// Whether a folder has one.
-    pub fn is_in(folder: &Path) -> bool {
-        folder.join(COMPARISON).is_file()
-    }
-
-    /// Reads the one in a folder.
-    ///
-    /// # Errors
-    /// There is none, or it is none of this version.
-    pub fn open(folder: &Path) -> Result<Self, TrialsError> {
-        let path = folder.join(COMPARISON);
-        let text = fs::read_to_string(&path)
-            .map_err(|why| TrialsError::Read { path: path.clone(), why })?;
-        serde_json::from_str(&text)
-            .map_err(|error| TrialsError::NoComparison { path, why: error.to_string() })
-    }
-
-    /// Writes it, whole or not at all.
-    ///
-    /// # Errors
-    /// The disk is full, for one.
-    pub fn write(&self, folder: &Path) -> Result<(), FolderError> {
-        folder::write_whole(&folder.join(COMPARISON), |file| json::write_line(file, self))
-    }
+impl SetFile for Comparison {
+    const NAME: &'static str = "comparison.json";
+    const SCHEMA: &'static str = "schedvmm-comparison/1";
+    const VERB: &'static str = "compare";
 }

@@ -98,55 +98,37 @@ pub enum ResultError {
     },
 }
 
-/// A folder has no trials, or none that are known here.
+/// A folder with many runs has no file that tells of them, or none that is known here.
 #[derive(Debug, Error)]
-pub enum TrialsError {
-    /// The file that tells of them is not there, or nobody may read it.
-    #[error("cannot read {}: {why}; name a folder of `schedvmm trials`", .path.display())]
+pub enum SetError {
+    /// It is not there, or nobody may read it.
+    #[error("cannot read {}: {why}; name a folder of `schedvmm {verb}`", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Reason.
         why: io::Error,
+        /// Which verb makes one.
+        verb: &'static str,
     },
     /// It is there, and something else.
-    #[error("{} is no trials.json of schedvmm: {why}", .path.display())]
-    NoTrials {
+    #[error("{} is no {name} of schedvmm: {why}", .path.display())]
+    NoSet {
         /// The file.
         path: PathBuf,
-        /// How that is known.
-        why: String,
-    },
-    /// The file that tells of a comparison is something else.
-    #[error("{} is no comparison.json of this version of schedvmm: {why}", .path.display())]
-    NoComparison {
-        /// The file.
-        path: PathBuf,
-        /// How that is known.
-        why: String,
-    },
-    /// The file that tells of a matrix is something else.
-    #[error("{} is no matrix.json of this version of schedvmm: {why}", .path.display())]
-    NoMatrix {
-        /// The file.
-        path: PathBuf,
-        /// How that is known.
-        why: String,
-    },
-    /// The file that tells of a search is something else.
-    #[error("{} is no bisect.json of this version of schedvmm: {why}", .path.display())]
-    NoBisection {
-        /// The file.
-        path: PathBuf,
+        /// What such files are called.
+        name: &'static str,
         /// How that is known.
         why: String,
     },
     /// A version that this program does not know.
-    #[error("{} is of schema `{schema}`; this program knows schedvmm-trials/1", .path.display())]
+    #[error("{} is of schema `{schema}`; this program knows {known}", .path.display())]
     Schema {
         /// The file.
         path: PathBuf,
         /// As it says.
         schema: String,
+        /// What is known.
+        known: &'static str,
     },
 }

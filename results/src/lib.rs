@@ -11,7 +11,7 @@
 //!   are compared.
 //! - [`comparison`]: what two such sets come to; [`bisection`]: a search of a history of kernels;
 //!   [`history`]: what many such sets come to, in the order of their kernels; [`matrix`]: kernels,
-//!   tunables and loads, each with each.
+//!   tunables and loads, each with each. [`set_file`]: how the files of all these are read and written.
 //! - [`selftest`]: whether the meter is right on a machine.
 //! - [`gaps_csv`], [`gaps_hlog`]: the files with single gaps, and with distributions.
 
@@ -30,6 +30,7 @@ pub mod metric;
 pub mod model;
 pub mod saved;
 pub mod selftest;
+pub mod set_file;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod trials;

@@ -2,21 +2,14 @@
 //! What `schedvmm matrix` leaves: `matrix.json`, beside a folder of trials for each cell.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 
 use decision::matrix::CellFinding;
 use protocol::job::CoschedRequest;
 use serde::{Deserialize, Serialize};
 
 use crate::comparison::SideFacts;
-use crate::error::TrialsError;
-use crate::folder::{self, FolderError};
-use crate::json;
 use crate::metric::Metric;
-
-/// The file.
-const MATRIX: &str = "matrix.json";
+use crate::set_file::SetFile;
 
 /// Version of the format; raised when a field changes its meaning or goes away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,29 +106,8 @@ pub struct Cell {
     pub others: BTreeMap<Metric, f64>,
 }
 
-impl Matrix {
-    /// Whether a folder has one.
-    pub fn is_in(folder: &Path) -> bool {
-        folder.join(MATRIX).is_file()
-    }
-
-    /// Reads the one in a folder.
-    ///
-    /// # Errors
-    /// There is none, or it is none of this version.
-    pub fn open(folder: &Path) -> Result<Self, TrialsError> {
-        let path = folder.join(MATRIX);
-        let text = fs::read_to_string(&path)
-            .map_err(|why| TrialsError::Read { path: path.clone(), why })?;
-        serde_json::from_str(&text)
-            .map_err(|error| TrialsError::NoMatrix { path, why: error.to_string() })
-    }
-
-    /// Writes it, whole or not at all.
-    ///
-    /// # Errors
-    /// The disk is full, for one.
-    pub fn write(&self, folder: &Path) -> Result<(), FolderError> {
-        folder::write_whole(&folder.join(MATRIX), |file| json::write_line(file, self))
-    }
+impl SetFile for Matrix {
+    const NAME: &'static str = "matrix.json";
+    const SCHEMA: &'static str = "schedvmm-matrix/1";
+    const VERB: &'static str = "matrix";
 }

@@ -4,23 +4,16 @@
 //! compares them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use decision::interval::{Interval, Median};
 use gaps::pauses::{SPLITMIX64_GAMMA, splitmix64};
 use protocol::job::{Job, Pv, Transport};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::error::TrialsError;
-use crate::folder::{self, FolderError};
-use crate::json;
 use crate::metric::Metric;
 use crate::model::{Answer, Entered, HostFacts, ReasonCode};
-
-/// The file.
-pub const TRIALS: &str = "trials.json";
+use crate::set_file::SetFile;
 
 /// Version of the format; raised when a field changes its meaning or goes away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,11 +22,6 @@ pub enum TrialsSchema {
     #[default]
     #[serde(rename = "schedvmm-trials/1")]
     V1,
-}
-
-impl TrialsSchema {
-    /// As in the file.
-    pub const NAME: &'static str = "schedvmm-trials/1";
 }
 
 /// The whole of `trials.json`.
@@ -313,53 +301,6 @@ impl Trials {
         }
     }
 
-    /// Reads those in a folder.
-    ///
-    /// # Errors
-    /// There are none, or none of a schema that is known here.
-    pub fn open(folder: &Path) -> Result<Self, TrialsError> {
-        let path = folder.join(TRIALS);
-        let text = fs::read_to_string(&path)
-            .map_err(|why| TrialsError::Read { path: path.clone(), why })?;
-        // By way of a value, as results are: the code for their parts is there once.
-        let value: Value = serde_json::from_str(&text).map_err(|it| no_trials(&path, &it))?;
-        match value["schema"].as_str() {
-            Some(schema) if schema != TrialsSchema::NAME => {
-                let schema = schema.to_owned();
-                return Err(TrialsError::Schema { path, schema });
-            }
-            _ => {}
-        }
-        let trials = Self::deserialize(&value).map_err(|it| no_trials(&path, &it))?;
-        match trials.fault() {
-            None => Ok(trials),
-            Some(why) => Err(TrialsError::NoTrials { path, why }),
-        }
-    }
-
-    /// What types alone do not say: nobody is led out of the folder by what a file says.
-    fn fault(&self) -> Option<String> {
-        let strange = self.attempts.iter().find(|attempt| {
-            attempt.folder != folder_name(attempt.trial, attempt.attempt) || attempt.trial == 0
-        });
-        let strange = strange.map(|it| format!("`{}` is no folder of a trial", it.folder));
-        let known: Vec<_> = self.attempts.iter().map(|it| (it.trial, it.attempt)).collect();
-        let twice = (1..known.len()).find(|at| known[..*at].contains(&known[*at]));
-        let counts: Vec<_> = self.measured().map(|it| it.trial).collect();
-        let again = (1..counts.len()).find(|at| counts[..*at].contains(&counts[*at]));
-        let again = again.map(|at| format!("trial {} was measured twice", counts[at]));
-        let twice = twice.map(|at| format!("attempt {} is there twice", at + 1));
-        strange.or(twice).or(again)
-    }
-
-    /// Writes them, whole or not at all.
-    ///
-    /// # Errors
-    /// The disk is full, for one.
-    pub fn write(&self, folder: &Path) -> Result<(), FolderError> {
-        folder::write_whole(&folder.join(TRIALS), |file| json::write_line(file, self))
-    }
-
     /// Those that count, by the number of their trial.
     pub fn measured(&self) -> impl Iterator<Item = &Attempt> {
         let mut measured: Vec<_> =
@@ -384,8 +325,25 @@ impl Trials {
     }
 }
 
-fn no_trials(path: &Path, error: &serde_json::Error) -> TrialsError {
-    TrialsError::NoTrials { path: path.to_owned(), why: error.to_string() }
+impl SetFile for Trials {
+    const NAME: &'static str = "trials.json";
+    const SCHEMA: &'static str = "schedvmm-trials/1";
+    const VERB: &'static str = "trials";
+
+    /// What types alone do not say: nobody is led out of the folder by what a file says.
+    fn fault(&self) -> Option<String> {
+        let strange = self.attempts.iter().find(|attempt| {
+            attempt.folder != folder_name(attempt.trial, attempt.attempt) || attempt.trial == 0
+        });
+        let strange = strange.map(|it| format!("`{}` is no folder of a trial", it.folder));
+        let known: Vec<_> = self.attempts.iter().map(|it| (it.trial, it.attempt)).collect();
+        let twice = (1..known.len()).find(|at| known[..*at].contains(&known[*at]));
+        let counts: Vec<_> = self.measured().map(|it| it.trial).collect();
+        let again = (1..counts.len()).find(|at| counts[..*at].contains(&counts[*at]));
+        let again = again.map(|at| format!("trial {} was measured twice", counts[at]));
+        let twice = twice.map(|at| format!("attempt {} is there twice", at + 1));
+        strange.or(twice).or(again)
+    }
 }
 
 /// What an attempt's folder is called.
@@ -500,7 +458,7 @@ mod tests {
     fn what_is_none_is_named() {
         let dir = tempfile::tempdir().expect("tempdir");
         let refused = |text: &str| {
-            fs::write(dir.path().join(TRIALS), text).expect("written");
+            std::fs::write(dir.path().join(Trials::NAME), text).expect("written");
             Trials::open(dir.path()).expect_err("none").to_string()
         };
         assert!(refused("{").contains("trials.json is no trials.json"), "{}", refused("{"));

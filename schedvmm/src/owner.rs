@@ -9,7 +9,7 @@ use std::path::Path;
 use ftrace::FtraceError;
 use initrd_builder::InitrdError;
 use protocol::error::Owner;
-use results::error::{GapsError, ResultError, TrialsError};
+use results::error::{GapsError, ResultError, SetError};
 use results::folder::FolderError;
 use vmm::bus::BusError;
 use vmm::config::ConfigError;
@@ -92,7 +92,7 @@ impl Owned for ResultError {
     }
 }
 
-impl Owned for TrialsError {
+impl Owned for SetError {
     fn owner(&self) -> Owner {
         // A folder that the user has named.
         Owner::Request

@@ -9,7 +9,8 @@ use results::comparison::Comparison;
 use results::folder::{LATEST, PARENT, RESULT};
 use results::matrix::Matrix;
 use results::saved::Saved;
-use results::trials::{State, TRIALS, Trials};
+use results::set_file::SetFile as _;
+use results::trials::{State, Trials};
 
 use crate::owner::file_failure;
 use crate::status::{ExitStatus, Failure};
@@ -33,7 +34,7 @@ pub fn run(named: Option<&Path>) -> Result<ExitStatus, Failure> {
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     // The link to the newest is one of the others.
     paths.retain(|path| path.file_name().is_none_or(|name| name != LATEST));
-    let mut found: Vec<_> = paths.iter().filter_map(|path| look(path)).collect();
+    let mut found: Vec<_> = paths.iter().filter_map(|path| found(path)).collect();
     found.sort_by(|a, b| (&a.started_utc, &a.name).cmp(&(&b.started_utc, &b.name)));
     for Found { started_utc, name, what } in &found {
         terminal::product(&one_line(&format!("{started_utc:<20}  {name}  {what}")))?;
@@ -45,8 +46,8 @@ pub fn run(named: Option<&Path>) -> Result<ExitStatus, Failure> {
 }
 
 /// What is in it; `None` where it is nothing of ours. What cannot be read says why.
-fn look(path: &Path) -> Option<Found> {
-    let read = if path.join(TRIALS).is_file() {
+fn found(path: &Path) -> Option<Found> {
+    let read = if Trials::is_in(path) {
         Trials::open(path).map(|it| trials(&it)).map_err(Failure::from)
     } else if Comparison::is_in(path) {
         Comparison::open(path).map(|it| comparison(path, &it)).map_err(Failure::from)

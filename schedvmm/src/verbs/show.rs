@@ -8,7 +8,8 @@ use results::comparison::Comparison;
 use results::folder::{LATEST, PARENT};
 use results::matrix::Matrix;
 use results::saved::Saved;
-use results::trials::{TRIALS, Trials};
+use results::set_file::SetFile as _;
+use results::trials::Trials;
 
 use crate::status::{ExitStatus, Failure};
 use crate::verbs::trials::lines;
@@ -41,7 +42,7 @@ fn latest() -> Result<PathBuf, Failure> {
 }
 
 fn text(path: &Path) -> Result<String, Failure> {
-    if path.join(TRIALS).is_file() {
+    if Trials::is_in(path) {
         return Ok(lines::table(&Trials::open(path)?, path));
     }
     if Comparison::is_in(path) {

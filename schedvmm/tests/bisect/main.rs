@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use results::bisection::{BisectEnded, Bisection, BuildState};
+use results::set_file::SetFile as _;
 use tempfile::TempDir;
 
 use self::calls::{call, finish, schedvmm, until};

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use results::metric::Metric;
 use results::model::{Answer, RunResult};
+use results::set_file::SetFile as _;
 use results::testing;
 use results::trials::{
     Attempt, Conditions, Ended, State, TrialKernel, TrialMachine, TrialTerms, Trials, folder_name,

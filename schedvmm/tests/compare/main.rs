@@ -13,7 +13,8 @@ use std::process::Output;
 
 use results::comparison::Comparison;
 use results::model::Answer;
-use results::trials::{State, TRIALS};
+use results::set_file::SetFile as _;
+use results::trials::{State, Trials};
 use tempfile::TempDir;
 
 use self::calls::call;
@@ -173,7 +174,7 @@ fn what_cannot_be_compared_is_named() {
     Case::new(&seven, &six).refused(&["a and b have 6 pairs of trials, and 7 are needed"]);
 
     let case = Case::new(&seven, &seven);
-    fs::remove_file(case.path("b").join(TRIALS)).expect("removed");
+    fs::remove_file(case.path("b").join(Trials::NAME)).expect("removed");
     case.refused(&["b has no trials.json"]);
 
     let case = Case::new(&seven, &seven);
@@ -185,11 +186,11 @@ fn what_cannot_be_compared_is_named() {
     case.refused(&["b/trial-003/result.json", "schedvmm-result/9"]);
 
     let case = Case::new(&seven, &seven);
-    replace(&case.path("b").join(TRIALS), "schedvmm-trials/1", "schedvmm-trials/9");
+    replace(&case.path("b").join(Trials::NAME), "schedvmm-trials/1", "schedvmm-trials/9");
     case.refused(&["trials.json is of schema `schedvmm-trials/9`"]);
 
     let case = Case::new(&seven, &seven);
-    fs::write(case.path("b").join(TRIALS), "{").expect("written");
+    fs::write(case.path("b").join(Trials::NAME), "{").expect("written");
     case.refused(&["trials.json is no trials.json of schedvmm"]);
 
     let mut killed = Side::new(7, 10 * MS);
@@ -229,7 +230,7 @@ fn what_trials_json_says_of_a_run_is_not_believed() {
 
     // What is left are the runs without such gaps.
     let case = Case::new(&seven, &Side::new(9, 10 * MS));
-    let path = case.path("b").join(TRIALS);
+    let path = case.path("b").join(Trials::NAME);
     replace(&path, "\"state\": \"measured\"", "\"state\": \"contaminated\"");
     case.refused(&["the trials in b cannot be compared: 1 of them were done again", "off"]);
 
@@ -272,7 +273,7 @@ fn trials_go_into_no_folder_of_something_else() {
     let told = text(&output.stderr);
     assert_eq!(output.status.code(), Some(200), "{told}");
     assert!(told.contains("r is not empty"), "{told}");
-    fs::write(dir.path().join("r").join(TRIALS), "{}").expect("written");
+    fs::write(dir.path().join("r").join(Trials::NAME), "{}").expect("written");
     let told = text(&call(dir.path(), &words).stderr);
     assert!(told.contains("r/trials.json is no trials.json of schedvmm: missing field"), "{told}");
 }

@@ -10,6 +10,7 @@ use results::comparison::{Comparison, Versus};
 use results::matrix::Matrix;
 use results::model::{self, RunResult};
 use results::saved::Saved;
+use results::set_file::SetFile as _;
 use results::trials::{Ended, State, Trials, seed_of};
 
 use crate::case::{Case, NOISY};

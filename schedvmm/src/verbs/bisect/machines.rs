@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use results::bisection::{Bisection, FoundCommit};
 use results::folder;
+use results::set_file::SetFile as _;
 use results::trials::{Attempt, Conditions, State, TrialTerms};
 
 use super::build::{Builder, unkept};

@@ -20,6 +20,7 @@ use results::bisection::{BisectEnded, BisectQuestion, Bisection, Hit};
 use results::folder::{self, FolderError};
 use results::json;
 use results::metric::Quantity;
+use results::set_file::SetFile as _;
 use results::trials::State;
 
 pub use self::build::become_shell;

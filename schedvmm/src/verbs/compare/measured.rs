@@ -10,6 +10,7 @@ use results::folder;
 use results::metric::Metric;
 use results::model::{Answer, RunResult};
 use results::saved::Saved;
+use results::set_file::SetFile as _;
 use results::trials::{Conditions, State};
 use serde::Serialize;
 

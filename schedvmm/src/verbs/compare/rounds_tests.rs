@@ -7,6 +7,7 @@ use std::fs;
 use decision::sequential::Answer as Decided;
 use gaps::stats::Quantiles;
 use results::model::{Answer, ReasonCode};
+use results::set_file::SetFile as _;
 use results::trials::Trials;
 use tempfile::TempDir;
 

@@ -8,7 +8,8 @@ use protocol::message::CoschedInterface;
 use results::metric::Metric;
 use results::model::{HostFacts, Idle, RunResult, Target};
 use results::saved::Saved;
-use results::trials::{Attempt, State, TRIALS, TrialTerms, Trials};
+use results::set_file::SetFile as _;
+use results::trials::{Attempt, State, TrialTerms, Trials};
 use serde::Serialize;
 
 use super::judge::{Point, Side};
@@ -28,7 +29,7 @@ pub fn own_words_apart(cmdline: &str) -> Vec<&str> {
 
 /// Whether a folder has trials.
 pub fn has_trials(folder: &Path) -> bool {
-    folder.join(TRIALS).is_file()
+    Trials::is_in(folder)
 }
 
 /// What is to be the same of all trials that are compared.

@@ -13,7 +13,8 @@ use results::folder::LATEST;
 use results::history::{History, HistorySchema, KernelOfHistory};
 use results::json;
 use results::metric::Metric;
-use results::trials::TRIALS;
+use results::set_file::SetFile as _;
+use results::trials::Trials;
 
 pub use self::words::{column, quoted};
 
@@ -86,7 +87,7 @@ fn read(args: &HistoryArgs) -> Result<History, Failure> {
 fn all(args: &HistoryArgs, notes: &mut Vec<String>) -> Result<Vec<Stored>, Failure> {
     let mut stored = Vec::new();
     for folder in &args.folders {
-        if folder.join(TRIALS).is_file() {
+        if Trials::is_in(folder) {
             stored.push(Stored::read(folder, &args.allow)?);
             continue;
         }
@@ -115,9 +116,7 @@ fn below(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     let entries = fs::read_dir(folder).map_err(|error| file_failure(&error, "list", folder))?;
     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     // The link to the newest is one of the others.
-    paths.retain(|path| {
-        path.file_name().is_none_or(|name| name != LATEST) && path.join(TRIALS).is_file()
-    });
+    paths.retain(|path| path.file_name().is_none_or(|name| name != LATEST) && Trials::is_in(path));
     paths.sort();
     Ok(paths)
 }

@@ -20,6 +20,7 @@ use results::folder::{self, FolderError};
 use results::json;
 use results::matrix::{Cell, Matrix, MatrixQuestion, MatrixSchema};
 use results::metric::Metric;
+use results::set_file::SetFile as _;
 use results::trials::{Conditions, Ended, State};
 
 pub use self::heat::render as page;

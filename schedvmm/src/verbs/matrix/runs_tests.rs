@@ -7,6 +7,7 @@ use std::path::Path;
 
 use gaps::stats::Quantiles;
 use results::model::{Answer, ReasonCode};
+use results::set_file::SetFile as _;
 use results::trials::{Trials, seed_of};
 use tempfile::TempDir;
 

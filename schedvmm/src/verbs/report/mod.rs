@@ -28,6 +28,7 @@ use results::folder::create_fresh;
 use results::matrix::Matrix;
 use results::model::{Numbers, RunResult};
 use results::saved::Saved;
+use results::set_file::SetFile as _;
 
 use self::sides::Sides;
 use self::why::Why;

@@ -7,7 +7,8 @@ use results::comparison::Comparison;
 use results::metric::Metric;
 use results::model::RunResult;
 use results::saved::Saved;
-use results::trials::{TRIALS, Trials};
+use results::set_file::SetFile as _;
+use results::trials::Trials;
 
 use super::distribution::{self, Lengths};
 use super::why::Why;
@@ -49,7 +50,7 @@ pub struct Sides {
 
 /// Whether a folder has many trials.
 pub fn is_many(path: &Path) -> bool {
-    path.join(TRIALS).is_file() || Comparison::is_in(path)
+    Trials::is_in(path) || Comparison::is_in(path)
 }
 
 impl Sides {

@@ -10,7 +10,8 @@ use std::path::Path;
 
 use results::folder::{self, FolderError};
 use results::json;
-use results::trials::{TRIALS, Trials};
+use results::set_file::SetFile as _;
+use results::trials::Trials;
 
 pub use self::summary::of_metric as median_of;
 
@@ -89,9 +90,7 @@ pub fn earlier(output: Option<&Path>, within: &str) -> Result<Option<Trials>, Fa
     let first = folder.join(within);
     match folder::check(output) {
         Ok(()) => Ok(None),
-        Err(FolderError::NotEmpty(_)) if first.join(TRIALS).exists() => {
-            Ok(Some(Trials::open(&first)?))
-        }
+        Err(FolderError::NotEmpty(_)) if Trials::is_in(&first) => Ok(Some(Trials::open(&first)?)),
         Err(error) => Err(error.into()),
     }
 }

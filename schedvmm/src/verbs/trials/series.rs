@@ -10,8 +10,9 @@ use protocol::error::Owner;
 use results::folder::{self, FolderError};
 use results::metric::Metric;
 use results::model::{Answer, ReasonCode, RunResult};
+use results::set_file::SetFile as _;
 use results::trials::{Attempt, Conditions, Ended, State, TrialTerms, Trials, Until};
-use results::trials::{TRIALS, folder_name, seed_of};
+use results::trials::{folder_name, seed_of};
 
 use super::summary;
 use crate::doubt::{self, Noise};
@@ -84,7 +85,7 @@ impl Series {
     /// # Errors
     /// As for [`begin`](Self::begin), or it cannot be made.
     pub fn begin_in(folder: PathBuf, conditions: Conditions) -> Result<Self, Failure> {
-        let there = folder.join(TRIALS).exists().then(|| Trials::open(&folder)).transpose()?;
+        let there = Trials::is_in(&folder).then(|| Trials::open(&folder)).transpose()?;
         if there.is_none() {
             fs::create_dir_all(&folder)
                 .map_err(|source| FolderError::Create { path: folder.clone(), source })?;
