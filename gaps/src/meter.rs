@@ -212,10 +212,11 @@ impl<'a> Meter<'a> {
         let goes_on = signed_difference(record.tsc_end, self.counted_from) > 0;
         let rest = GapRecord { tsc_begin: self.counted_from, ..record };
         if goes_on && rest.ticks() >= self.floor {
-            self.recorder.warmup_gap(GapRecord { tsc_end: self.counted_from, ..record });
+            let part = GapRecord { tsc_end: self.counted_from, ..record };
+            self.recorder.warmup_gap(part, record.tsc_end);
             return Some(rest);
         }
-        self.recorder.warmup_gap(record);
+        self.recorder.warmup_gap(record, record.tsc_end);
         None
     }
 }
@@ -231,7 +232,7 @@ mod tests {
     use super::*;
     use crate::evidence::Class;
     use crate::record::GapKind;
-    use crate::tally::{RecordCell, Tally};
+    use crate::tally::{RecordCell, Tally, WarmupTotal};
 
     /// Gives the readings of a list, then sets the stop flag.
     struct Script<'a> {
@@ -323,7 +324,13 @@ mod tests {
             .map(|(begin, end)| meter.waited(record(begin, end)));
         assert_eq!(hits, [None, None, None, Some(record(5000, 6001)), None]);
         assert_eq!((tally.gaps(), tally.gap_ticks()), (3, 100 + 1001 + 1000));
-        assert_eq!((tally.histogram_ns().count(), tally.warmup_ticks()), (3, 3900 + 1099 + 3000));
+        let warmup = WarmupTotal {
+            gaps: 4,
+            gap_ticks: 3900 + 1099 + 1000 + 2000,
+            longest_ticks: 3900,
+            divided: 2,
+        };
+        assert_eq!((tally.histogram_ns().count(), tally.warmup()), (3, warmup));
         assert_eq!(tally.longest(), Some(record(5000, 6001)));
         let early = |begin, end| GapRecord { warmup: true, ..record(begin, end) };
         let recorded: Vec<_> = tally.records(&cells, 0).collect();

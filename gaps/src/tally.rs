@@ -98,6 +98,29 @@ pub struct ClassTotal {
     pub gap_ticks: u64,
 }
 
+/// Gaps that began in the warm-up, before the time that figures are of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmupTotal {
+    /// How many there are.
+    pub gaps: u64,
+    /// Their sum, as far as they lie in it.
+    pub gap_ticks: u64,
+    /// The longest, with what of it came later.
+    pub longest_ticks: u64,
+    /// Of these, how many went on so far beyond it that the rest is a gap of the figures.
+    pub divided: u64,
+}
+
+/// Its counters.
+#[derive(Debug, Default)]
+#[repr(C)]
+struct WarmupCells {
+    gaps: AtomicU64,
+    gap_ticks: AtomicU64,
+    longest_ticks: AtomicU64,
+    divided: AtomicU64,
+}
+
 /// Counters of one class.
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -115,7 +138,7 @@ pub struct Tally {
     gaps: AtomicU64,
     unrecorded: AtomicU64,
     gap_ticks: AtomicU64,
-    warmup_ticks: AtomicU64,
+    warmup: WarmupCells,
     iterations: AtomicU64,
     backwards: AtomicU64,
     classes: [ClassCells; Class::ALL.len()],
@@ -140,9 +163,12 @@ impl Tally {
         self.gap_ticks.load(Relaxed)
     }
 
-    /// Sum of what was waited before the time that figures are of, in ticks.
-    pub fn warmup_ticks(&self) -> u64 {
-        self.warmup_ticks.load(Relaxed)
+    /// What was waited before the time that figures are of.
+    pub fn warmup(&self) -> WarmupTotal {
+        let WarmupCells { gaps, gap_ticks, longest_ticks, divided } = &self.warmup;
+        let [gaps, gap_ticks, longest_ticks, divided] =
+            [gaps, gap_ticks, longest_ticks, divided].map(|cell| cell.load(Relaxed));
+        WarmupTotal { gaps, gap_ticks, longest_ticks, divided }
     }
 
     /// Iterations of the meter's loop, up to the end of the last burst.
@@ -239,10 +265,16 @@ impl Recorder<'_> {
         }
     }
 
-    /// Records a gap of the warm-up: as a record while there is room, and in nothing else.
-    pub fn warmup_gap(&self, record: GapRecord) {
-        bump(&self.tally.warmup_ticks, record.ticks());
-        self.publish(GapRecord { warmup: true, ..record });
+    /// Records what lies in the warm-up of a gap that ended at `tsc_end`: as a record while there is
+    /// room, and in no figure.
+    pub fn warmup_gap(&self, part: GapRecord, tsc_end: u64) {
+        let cells = &self.tally.warmup;
+        bump(&cells.gaps, 1);
+        bump(&cells.gap_ticks, part.ticks());
+        bump(&cells.divided, u64::from(part.tsc_end != tsc_end));
+        let whole = GapRecord { tsc_end, ..part }.ticks();
+        cells.longest_ticks.store(cells.longest_ticks.load(Relaxed).max(whole), Relaxed);
+        self.publish(GapRecord { warmup: true, ..part });
     }
 
     /// Adds a record; false where there is no room.

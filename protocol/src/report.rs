@@ -2,7 +2,7 @@
 //! What a load has measured, as it is reported at its end.
 
 use gaps::record::GapRecord;
-use gaps::tally::ClassTotal;
+use gaps::tally::{ClassTotal, WarmupTotal};
 use gaps::tsc::{Choice, Source, Sources};
 use serde::{Deserialize, Serialize};
 
@@ -145,6 +145,9 @@ pub struct ThreadReport {
     pub gaps_unrecorded: u64,
     /// Sum of all gaps at or above the floor.
     pub gap_ticks: u64,
+    /// Gaps of the warm-up, which are in nothing else here.
+    #[serde(default)]
+    pub warmup: WarmupTotal,
     /// Longest gap.
     pub longest: Option<GapRecord>,
     /// All gaps by who took their time; classes without a gap are left out.

@@ -161,7 +161,7 @@ type Later = (&'static str, fn() -> Value);
 
 /// What came later than the first result of some version, and what stands for it in older ones.
 /// `[]` is each item of a list. Where the object that has it is not there, or null, nothing is.
-const LATER: [Later; 73] = [
+const LATER: [Later; 75] = [
     // It is made of the other figures by whoever reads them.
     ("summary", || json!({})),
     ("service_lag", || json!({ "windows": [], "note": "an older schedvmm did not tell it" })),
@@ -196,6 +196,8 @@ const LATER: [Later; 73] = [
     ("reason_stage", || Value::Null),
     ("after_hit", || Value::Null),
     ("measured_ns", || Value::Null),
+    ("warmup", || Value::Null),
+    ("threads[].warmup", || json!({ "gaps": 0, "gap_ticks": 0, "longest_ticks": 0, "divided": 0 })),
     ("too_short", || Value::Null),
     ("core_figures", || json!({ "measured": true, "reason": null })),
     ("caller", || Value::Null),

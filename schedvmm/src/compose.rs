@@ -128,6 +128,7 @@ impl<'a> Account<'a> {
             limits: Vec::new(),
             after_hit: figures.after_hit,
             measured_ns: figures.measured_ns,
+            warmup: figures.warmup,
             too_short: figures.too_short,
             kernel: KernelFacts { hello: session.hello.clone(), ..kernel },
             cosched: cosched(self.job, setup),

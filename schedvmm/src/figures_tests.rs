@@ -322,6 +322,7 @@ fn figures() -> Value {
         "limits": [],
         "after_hit": null,
         "measured_ns": 1000 * MS,
+        "warmup": null,
         "too_short": null,
         "statistics": ALL.json(),
         // Of what they wanted, threads got 0.85, 0.99, 0.95 and all; groups 0.92 and 0.96.

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use gaps::record::GapRecord;
+use protocol::group::GroupSpec;
 use protocol::index::Kind;
 use protocol::job::{CoschedRequest, Job, LoadSpec, MeterKind, MeterSpec};
 use protocol::tunable::TuneRequest;
@@ -42,7 +43,7 @@ pub fn make(
     }) {
         return Err(Failure::request(text));
     }
-    let warmup = load.warmup;
+    let warmup = load.warmup.unwrap_or_else(|| one_burst(&shape.groups, load.duration));
     if !warmup.is_zero() && warmup >= load.duration {
         return Err(Failure::request(format!(
             "--warmup {warmup:?} leaves nothing of --duration {:?} to measure; lower the one or raise \
@@ -76,6 +77,16 @@ pub fn make(
         wait_for_go: None,
         cpu_limit: None,
     })
+}
+
+/// The warm-up where none is asked for: until then all threads are in the burst with which they began
+/// together. Of bursts that never end, so much that the run is hardly shorter for it; and never so much
+/// that what is left is too short for shares.
+fn one_burst(groups: &[GroupSpec], duration: Duration) -> Duration {
+    const MAX_PART: u32 = 10;
+    const MIN_REST: Duration = Duration::from_secs(1);
+    let longest = groups.iter().map(|group| group.busy).max().unwrap_or_default();
+    longest.min(duration / MAX_PART).min(duration.saturating_sub(MIN_REST))
 }
 
 /// A job for a meter in place of the bursty threads: each of the load's CPUs is busy with it
@@ -160,6 +171,20 @@ pub fn default_tune(load: &LoadArgs) -> Vec<TuneRequest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_warm_up_is_a_burst_and_leaves_enough() {
+        let group = |busy| GroupSpec { busy, ..crate::testing::load(1, 1, 1).groups[0].clone() };
+        let ms = Duration::from_millis;
+        let of = |busy: &[u64], duration| {
+            let groups: Vec<_> = busy.iter().map(|busy| group(ms(*busy))).collect();
+            one_burst(&groups, duration)
+        };
+        assert_eq!(of(&[200, 1000, 500], ms(30_000)), ms(1000), "the longest");
+        assert_eq!(of(&[1000], ms(5000)), ms(500), "a tenth at most");
+        assert_eq!(one_burst(&[group(Duration::MAX)], ms(20_000)), ms(2000));
+        assert_eq!([1000, 1050, 500].map(|time| of(&[1000], ms(time))), [ms(0), ms(50), ms(0)]);
+    }
 
     #[test]
     fn words_by_which_cpus_may_be_missing_are_known() {

@@ -203,10 +203,24 @@ fn the_warm_up_is_in_no_figure() {
     let (early, counted): (Vec<&str>, Vec<&str>) =
         csv.lines().skip(1).partition(|line| line.ends_with(",1"));
     assert!(!early.is_empty(), "four threads on a core wait for each other");
-    let begin_ns = |line: &&str| -> f64 {
-        line.split(',').nth(2).and_then(|cell| cell.parse().ok()).expect("a number")
+    let cell = |line: &str, at: usize| -> f64 {
+        line.split(',').nth(at).and_then(|cell| cell.parse().ok()).expect("a number")
     };
+    let (begin_ns, length_ns) = (|line: &&str| cell(line, 2), |line: &&str| cell(line, 3));
     assert!(counted.iter().all(|line| begin_ns(line) >= 999_999_999.0), "{counted:?}");
+    let warmup = &result["warmup"];
+    assert_eq!(number(&warmup["time_ns"]), 1e9);
+    assert_eq!(number(&warmup["gaps"]), early.len() as f64, "{early:?}");
+    let lengths_ns: Vec<f64> = early.iter().map(length_ns).collect();
+    let [sum_ns, longest_ns] =
+        [lengths_ns.iter().sum(), lengths_ns.iter().copied().fold(0.0, f64::max)];
+    // Each line is cut to a nanosecond.
+    assert!((number(&warmup["gap_ns"]) - sum_ns).abs() <= early.len() as f64 + 1.0, "{warmup}");
+    assert!(number(&warmup["longest_ns"]) >= longest_ns - 1.0, "{warmup}");
+    let divided = number(&warmup["divided"]);
+    assert!(divided <= 4.0 && (divided > 0.0 || number(&warmup["longest_ns"]) <= longest_ns + 1.0));
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.lines().any(|line| line.starts_with("warm-up  in no figure: ")), "{told}");
     let threads = result["threads"].as_array().expect("threads");
     let gaps: f64 = threads.iter().map(|thread| number(&thread["gaps"])).sum();
     assert_eq!(gaps, counted.len() as f64);

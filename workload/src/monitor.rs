@@ -321,6 +321,7 @@ fn report_thread(
         gaps: slot.tally.gaps(),
         gaps_unrecorded: slot.tally.unrecorded(),
         gap_ticks: slot.tally.gap_ticks(),
+        warmup: slot.tally.warmup(),
         longest: slot.tally.longest(),
         classes: slot.tally.classes(),
         gap_histogram_ns: slot.tally.histogram_ns().buckets().collect(),

@@ -94,9 +94,10 @@ const fn short(
     Case { name, command, judge: Judge::Run(judge), is_long: false, kernel: Variant::Test }
 }
 
-/// What commands have in common. Nothing ends a run early, and its seed is no other's.
+/// What commands have in common. Nothing ends a run early, its seed is no other's, and what is known
+/// beforehand is known of all of it.
 const WORDS: &str = "\
-export common='--seed 1 --threshold off --noise off --tune hrtick=on --output r --json'
+export common='--seed 1 --warmup 0s --threshold off --noise off --tune hrtick=on --output r --json'
 export plain=\"$common --trace off\"
 export busy=\"--threads 2 --busy 1h --sleep fixed:0s --cosched none --duration 2s $plain\"
 export traced=\"$common --tune schedstats=on --trace-dump always\"

@@ -134,6 +134,21 @@ pub struct AfterHit {
     pub longest: Option<LocatedGap>,
 }
 
+/// What the warm-up leaves out of all figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warmup {
+    /// How long it was, from the load's start on.
+    pub time_ns: u64,
+    /// Gaps that began in it.
+    pub gaps: u64,
+    /// Time waited in it, of all threads.
+    pub gap_ns: u64,
+    /// Length of the longest, with what of it came later.
+    pub longest_ns: u64,
+    /// How many went on beyond it: their rest is a gap of the figures.
+    pub divided: u64,
+}
+
 /// Whether threads stayed on the CPUs that they were bound to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pins {

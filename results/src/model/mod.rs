@@ -34,7 +34,7 @@ pub use self::caller::{
 };
 pub use self::cores::{CoRun, CoreFigures, Expected, ForcedIdle, ForcedIdleSource};
 pub use self::explanation::{Explained, ExplainedClause, ExplainedCulprit, ExplainedPart};
-pub use self::gap::{AfterHit, LocatedGap, LostPin, Numbers, Pins};
+pub use self::gap::{AfterHit, LocatedGap, LostPin, Numbers, Pins, Warmup};
 pub use self::host::{CpuKind, EMULATION, HostFacts};
 pub use self::machine::{
     ConsoleStats, ExitCounts, HostEvidence, Idle, Machine, MachineEnd, MicroVm, VcpuEnd,
@@ -94,6 +94,8 @@ pub struct RunResult {
     /// What the figures are of: from the load's start to the end of the gap that ended it, or to
     /// its own end. `None` before it has ended.
     pub measured_ns: Option<u64>,
+    /// What the warm-up leaves out of all figures; `None` without one.
+    pub warmup: Option<Warmup>,
     /// Why there are no shares, no fairness and no lag, if the run was too short for them.
     pub too_short: Option<String>,
     /// The kernel under test.

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use gaps::tally::WarmupTotal;
+use protocol::duration::as_ns;
 use protocol::job::Job;
 use results::clock::Clock;
 use results::model::{
     AfterHit, Expected, ForcedIdle, Group, LocatedGap, RunFairness, ServiceLag, Statistics, Steal,
-    Thread,
+    Thread, Warmup,
 };
 
 use super::parted::{Parted, clock_of, parted};
@@ -38,6 +40,8 @@ pub struct Figures {
     pub after_hit: Option<AfterHit>,
     /// The length of the run, as far as its figures go; `None` before it has ended.
     pub measured_ns: Option<u64>,
+    /// What the warm-up leaves out; `None` without one.
+    pub warmup: Option<Warmup>,
     /// Why there are no shares, no fairness and no lag, if the run was too short for them.
     pub too_short: Option<String>,
     /// The longest gap by design.
@@ -90,6 +94,7 @@ impl Figures {
             } else {
                 expected::expected(&job.load, threads_per_cpu, &scheduler, longest_ns)
             },
+            warmup: warmup(&threads, clock),
             threads,
             groups,
             statistics,
@@ -105,6 +110,23 @@ impl Figures {
             early: parted.iter().map(|parted| Waits::of(&parted.early, clock)).collect(),
         }
     }
+}
+
+/// What the warm-up leaves out, of all threads.
+fn warmup(threads: &[Thread], clock: Clock<'_>) -> Option<Warmup> {
+    let time = clock.load().warmup;
+    if time.is_zero() {
+        return None;
+    }
+    let of = |get: fn(&WarmupTotal) -> u64| threads.iter().map(move |it| get(&it.report.warmup));
+    let sum = |get| of(get).fold(0, u64::saturating_add);
+    Some(Warmup {
+        time_ns: as_ns(time),
+        gaps: sum(|it| it.gaps),
+        gap_ns: clock.ns(sum(|it| it.gap_ticks)),
+        longest_ns: clock.ns(of(|it| it.longest_ticks).max().unwrap_or(0)),
+        divided: sum(|it| it.divided),
+    })
 }
 
 /// What the host took of the time wanted, and nothing else of the figures: for whoever judges a run,
@@ -280,6 +302,23 @@ mod tests {
         // One tick is one nanosecond.
         let report = ThreadReport { busy_ticks: busy_ns, cpu_time_ns, ..Default::default() };
         testing::thread(thread, report)
+    }
+
+    #[test]
+    fn what_the_warm_up_leaves_out_is_told_of_all_threads() {
+        let mut load = load(2, 2, 1);
+        let early = |gaps, gap_ticks, longest_ticks, divided| {
+            let warmup = WarmupTotal { gaps, gap_ticks, longest_ticks, divided };
+            testing::thread(0, ThreadReport { warmup, ..Default::default() })
+        };
+        let threads = [early(3, 9000, 4000, 0), early(0, 0, 0, 0), early(2, 6000, 7000, 1)];
+        // Two ticks are a nanosecond.
+        assert_eq!(warmup(&threads, Clock::new(2_000_000, 0, &load)), None);
+        load.warmup = Duration::from_millis(5);
+        let told = warmup(&threads, Clock::new(2_000_000, 0, &load));
+        let expected =
+            Warmup { time_ns: 5_000_000, gaps: 5, gap_ns: 7500, longest_ns: 3500, divided: 1 };
+        assert_eq!(told, Some(expected));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use gaps::evidence::Class;
 use gaps::histogram::Histogram;
 use gaps::record::GapRecord;
-use gaps::tally::ClassTotal;
+use gaps::tally::{ClassTotal, WarmupTotal};
 use protocol::job::LoadSpec;
 use protocol::report::ThreadReport;
 use results::clock::{Clock, Until};
@@ -65,6 +65,17 @@ impl<'a> Parted<'a> {
             counted.filter(|record| until.has(record)).copied().collect()
         };
         Self { early, ended, open, later }
+    }
+
+    /// What the records tell of the warm-up: of those that went on, the part in it.
+    pub fn warmup(&self) -> WarmupTotal {
+        let lengths = || self.early.iter().map(GapRecord::ticks);
+        WarmupTotal {
+            gaps: self.early.len() as u64,
+            gap_ticks: lengths().fold(0, u64::saturating_add),
+            longest_ticks: lengths().max().unwrap_or(0),
+            divided: 0,
+        }
     }
 
     /// All time waited until then. Nothing is copied where no gap was open.
@@ -184,6 +195,9 @@ mod tests {
         for until in [Until::default(), Until::new(Some(95))] {
             let parted = Parted::new(&records, until);
             assert_eq!(parted.early, records[..2]);
+            let warmup =
+                WarmupTotal { gaps: 2, gap_ticks: 7, longest_ticks: 5, ..Default::default() };
+            assert_eq!(parted.warmup(), warmup);
             assert!(matches!(parted.ended, Cow::Borrowed(all) if all == &records[2..]));
         }
         let mixed = [record(10, 20), early(0, 5), record(30, 90)];

@@ -66,6 +66,7 @@ pub fn threads(session: &Session, parted: &mut [Parted<'_>], clock: Clock<'_>) -
         let complete = report.is_some();
         let mut report = report.unwrap_or_else(|| ThreadReport {
             tid: tids.and_then(|tids| tids.get(index)).copied().unwrap_or_default(),
+            warmup: parted.warmup(),
             ..from_records(&parted.ended)
         });
         if complete {
@@ -240,6 +241,7 @@ pub fn phases_ms(session: &Session, built: u64, end: Instant) -> BTreeMap<Phase,
 
 #[cfg(test)]
 mod tests {
+    use gaps::tally::WarmupTotal;
     use protocol::job::LoadSpec;
     use protocol::message::Hello;
     use protocol::report::LoadReport;
@@ -260,6 +262,9 @@ mod tests {
     #[test]
     fn no_key_is_there_twice() {
         let text = serde_json::to_string(&thread(0, 1, 1)).expect("JSON");
+        // What is one level further in, and has its own.
+        let warmup = serde_json::to_string(&WarmupTotal::default()).expect("JSON");
+        let text = text.replace(&warmup, "");
         for key in ["group", "thread", "gaps", "gap_ns", "longest"] {
             assert_eq!(text.matches(&format!("\"{key}\":")).count(), 1, "{key} in {text}");
         }

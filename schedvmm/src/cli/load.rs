@@ -22,9 +22,10 @@ pub struct LoadArgs {
     #[arg(long, short, default_value = "30s", value_parser = units::positive_duration, value_name = "TIME")]
     pub duration: Duration,
     /// What lies so long after the load's start, where all threads want to run at once, is in no figure
-    /// and no verdict.
-    #[arg(long, default_value = "0s", value_parser = units::duration, value_name = "TIME")]
-    pub warmup: Duration,
+    /// and no verdict; 0s counts everything [default: the longest burst, at most a tenth of
+    /// --duration].
+    #[arg(long, value_parser = units::duration, value_name = "TIME")]
+    pub warmup: Option<Duration>,
     /// A gap above this ends the run, with status 1 unless the host may have made it; `off` never
     /// does.
     #[arg(long, short, default_value = "100ms", value_parser = units::optional_duration, value_name = "TIME")]

@@ -13,6 +13,7 @@ use protocol::meter::MeterFacts;
 use protocol::noise::NoiseFloor;
 use results::model::{
     Answer, CoRun, FigureSource, Group, RunResult, ServiceLag, Statistics, Summary, VmResult,
+    Warmup,
 };
 
 use crate::analysis::expected;
@@ -46,6 +47,9 @@ fn write_screen(text: &mut String, result: &RunResult, folder: &Path) -> std::fm
     write_groups(text, result)?;
     writeln!(text)?;
     line(text, "longest", &longest_line(result))?;
+    if let Some(warmup) = &result.warmup {
+        line(text, "warm-up", &warmup_line(warmup))?;
+    }
     if result.setup.is_some() {
         // Of machines nothing is expected, and forced idle time is not accounted for.
         let threads = result.job.nested.is_none();
@@ -386,6 +390,25 @@ fn write_vms(text: &mut String, vms: &[VmResult]) -> std::fmt::Result {
 
 fn vcpu_gap(n: usize, longest_ns: &[u64]) -> String {
     longest_ns.get(n).map_or("-".into(), |ns| show_ns(*ns))
+}
+
+/// What the warm-up leaves out.
+pub fn warmup_line(warmup: &Warmup) -> String {
+    let Warmup { time_ns, gaps, gap_ns, longest_ns, divided } = warmup;
+    let time = show_ns(*time_ns);
+    if *gaps == 0 {
+        return format!("no gap began in the first {time}");
+    }
+    let went_on = match divided {
+        0 => String::new(),
+        _ => format!("; {divided} went on beyond them, and what of these came later counts"),
+    };
+    format!(
+        "in no figure: {gaps} gaps that began in the first {time}, longest {}, {} together \
+         within them{went_on}",
+        show_ns(*longest_ns),
+        show_ns(*gap_ns)
+    )
 }
 
 fn longest_line(result: &RunResult) -> String {

@@ -4,7 +4,7 @@
 use ftrace::attribution::{Cause, Part, Task};
 use protocol::index::GroupIndex;
 use results::host_cpus::HostCpus;
-use results::model::{Explained, ExplainedPart, LagWindow, Metric, Numbers, Quantity};
+use results::model::{Explained, ExplainedPart, LagWindow, Metric, Numbers, Quantity, Warmup};
 
 use super::*;
 use crate::compose::figures::ended_by_a_hit;
@@ -24,6 +24,27 @@ fn what_ended_after_the_hit_is_told_apart() {
     assert!(longest.ends_with("; after the hit: 2, longest 329.0 ms"), "{longest}");
     result.after_hit = None;
     assert!(!line(&result, "longest ").contains("after the hit"));
+}
+
+#[test]
+fn what_the_warm_up_leaves_out_has_a_line() {
+    let mut result = ended_by_a_hit(CoschedInterface::None);
+    let told = |result: &RunResult| {
+        let text = screen(result, Path::new("r"));
+        text.lines().find_map(|line| line.strip_prefix("warm-up  ").map(str::to_owned))
+    };
+    assert_eq!(told(&result), None);
+    let none = Warmup { time_ns: 1_000_000_000, gaps: 0, gap_ns: 0, longest_ns: 0, divided: 0 };
+    result.warmup = Some(none);
+    assert_eq!(told(&result).as_deref(), Some("no gap began in the first 1.00 s"));
+    let some = Warmup { gaps: 23, gap_ns: 613_000_000, longest_ns: 46_200_000, ..none };
+    result.warmup = Some(some);
+    let text = "in no figure: 23 gaps that began in the first 1.00 s, longest 46.2 ms, 613.0 ms \
+                together within them";
+    assert_eq!(told(&result).as_deref(), Some(text));
+    result.warmup = Some(Warmup { divided: 2, ..some });
+    let text = format!("{text}; 2 went on beyond them, and what of these came later counts");
+    assert_eq!(told(&result), Some(text));
 }
 
 #[test]

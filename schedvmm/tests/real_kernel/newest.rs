@@ -12,10 +12,13 @@ use crate::user::{cookies, expectation, mates, measured, tunable_file};
 /// The same kernel with CONFIG_CMDLINE_OVERRIDE.
 const OWN_CMDLINE: &str = "/bzImage-own-cmdline";
 
+/// The kernel's accounting is of all of the load, its warm-up too.
+const WITH_COOKIES: &str = "--threshold off --duration 3s --warmup 0s --trace-dump always";
+
 /// The main job with cookies, a trace that explains a gap, and two ways to be told otherwise.
 pub fn group() -> Group {
     let cases = vec![
-        Case::run("with_cookies", "--threshold off --duration 3s --trace-dump always", |outcome| {
+        Case::run("with_cookies", WITH_COOKIES, |outcome| {
             let result = measured(outcome);
             println!("     Linux {}", text(&result["kernel"], "release"));
             cookies(&result, "prctl");

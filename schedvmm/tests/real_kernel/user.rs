@@ -27,7 +27,7 @@ const MAX_EXECUTABLE_BYTES: u64 = 8 << 20;
 /// With cookies, without, and with cookies of a kind that this kernel never had.
 pub fn group() -> Group {
     let cases = vec![
-        Case::run("with_cookies", "--threshold off --duration 5s --trace-dump always", |outcome| {
+        Case::run("with_cookies", WITH_COOKIES, |outcome| {
             let result = measured(outcome);
             cookies(&result, "prctl");
             assert!(mates(outcome, &result) > 0.2, "cookies bring mates together");
@@ -114,8 +114,12 @@ fn quotas(outcome: &Outcome) {
     }
 }
 
+/// The kernel's accounting is of all of the load, its warm-up too.
+const WITH_COOKIES: &str = "--threshold off --duration 5s --warmup 0s --trace-dump always";
+
 /// Its trace tells who runs beside whom without cookies.
-const BASELINE: &str = "--threshold off --duration 3s --cosched none --trace-dump always";
+const BASELINE: &str =
+    "--threshold off --duration 3s --warmup 0s --cosched none --trace-dump always";
 
 /// Of the time in which somebody ran beside threads of the load, the share of mates. By chance
 /// that is 1 of 15. With cookies it is 1, but for the time in which the emulation keeps a CPU from
@@ -318,6 +322,16 @@ fn figures(outcome: &Outcome, result: &Value) {
     }
     let longest = records.iter().map(|gap| gap.length_ns).max();
     assert_eq!(result["longest_gap_ns"].as_u64(), longest);
+    match number(&result["job"]["load"], "warmup_ns") {
+        0 => assert_eq!(result["warmup"], Value::Null),
+        // All threads want to run from the start on.
+        time_ns => {
+            let warmup = &result["warmup"];
+            println!("     warm-up: {warmup}");
+            assert_eq!(number(warmup, "time_ns"), time_ns);
+            assert!(number(warmup, "gaps") > 0 && number(warmup, "longest_ns") > 0, "{warmup}");
+        }
+    }
     let of_threads: u64 = threads.iter().map(|thread| number(thread, "gaps")).sum();
     let of_groups: u64 = list(result, "groups").iter().map(|group| number(group, "gaps")).sum();
     assert_eq!(of_threads, of_groups);
