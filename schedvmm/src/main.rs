@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `schedvmm`: one executable, several roles. As PID 1 of a guest it is the agent; started
-//! by the agent with a hidden word it is one group of the load; otherwise it is the command.
+//! `schedvmm`: one executable, several roles. As PID 1 of a guest it is the agent; started by itself
+//! with a word that is none of the command's, it is a group of the load, prepares or launches a VM in
+//! the guest, or becomes the shell of a build in a search; otherwise it is the command.
 
 mod alike;
 mod analysis;
@@ -112,11 +113,13 @@ fn run(cli: Cli) -> Result<ExitStatus, Failure> {
         Some(Verb::Boot(args)) => verbs::boot::run(&args),
         Some(Verb::Check(args)) => verbs::check::run(&args),
         Some(Verb::Compare(args)) => verbs::compare::run(&args),
+        Some(Verb::Completions { shell }) => verbs::completions::run(shell),
         Some(Verb::Config { nested }) => verbs::config::run(nested),
         Some(Verb::Explain(args)) => verbs::explain::run(&args),
         Some(Verb::History(args)) => verbs::history::run(&args),
         Some(Verb::Host(args)) => verbs::host::run(&args),
         Some(Verb::List { folder }) => verbs::list::run(folder.as_deref()),
+        Some(Verb::Man { verb }) => verbs::man::run(verb.as_deref()),
         Some(Verb::Matrix(args)) => verbs::matrix::run(&args),
         Some(Verb::Probe { json }) => verbs::probe::run(json),
         Some(Verb::Report(args)) => verbs::report::run(&args),

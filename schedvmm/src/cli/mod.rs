@@ -99,6 +99,12 @@ pub enum Verb {
     /// Exit status 0 where all are better or the same, 1 where one is worse, 125 where one is undecided,
     /// 200 where they cannot be compared.
     Compare(Box<CompareArgs>),
+    /// Prints what a shell needs to complete verbs, options and their values.
+    Completions {
+        /// The shell.
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
     /// Prints what to merge into a kernel's configuration, so that it has all that measurements
     /// need.
     Config {
@@ -121,6 +127,12 @@ pub enum Verb {
         /// The folder that they are in [default: results].
         #[arg(value_name = "DIR", value_parser = crate::units::named())]
         folder: Option<PathBuf>,
+    },
+    /// Prints the manual page of a verb, or that of the whole: `schedvmm man bisect | man -l -`.
+    Man {
+        /// The verb.
+        #[arg(value_name = "VERB")]
+        verb: Option<String>,
     },
     /// Kernels with tunables, loads and cookies, each with each, many trials of each in random order:
     /// which are better than a base, the same or worse, in a table and a heat map.
