@@ -45,7 +45,7 @@ impl Commands {
 
     /// Waits until one of two commands has come; false if neither has by then. It sleeps
     /// meanwhile: in a guest of a guest each look costs several exits through two hypervisors, and
-    /// those that stand ready would take what others need to boot.
+    /// those that are ready would take what others need to boot.
     pub fn wait_for(&self, wanted: [Command; 2], timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         while !wanted.iter().any(|&command| self.has(command)) {

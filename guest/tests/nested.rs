@@ -370,7 +370,7 @@ fn each_failure_is_named_and_the_others_go_on() {
     assert_eq!(taken.vms[1].state.as_deref(), Some("rip 0"));
     assert!(fault(2).contains("ended early with signal: 9"), "{}", fault(2));
     assert!(fault(3).contains("protocol error"), "{}", fault(3));
-    assert!(fault(4).contains("did not stand ready within 2s"), "{}", fault(4));
+    assert!(fault(4).contains("was not ready within 2s"), "{}", fault(4));
     assert_eq!(taken.vms[4].state.as_deref(), Some("rip 1"));
     assert!(fault(5).contains("ended early with exit status: 3"), "{}", fault(5));
     assert!(fault(6).contains("CONFIG_CMDLINE_OVERRIDE"), "{}", fault(6));
@@ -393,7 +393,7 @@ fn they_boot_by_turns_and_one_that_hangs_holds_up_nobody() {
     outcome.unwrap();
     let fault = |n: usize| taken.vms[n].fault.clone().unwrap_or_default();
     assert_eq!([fault(0), fault(1), fault(4)], [""; 3]);
-    assert!(fault(2).contains("did not stand ready within 2s"), "{}", fault(2));
+    assert!(fault(2).contains("was not ready within 2s"), "{}", fault(2));
     assert!(fault(3).contains("before its PID 1"), "{}", fault(3));
     let [first, second] = [0, 1].map(|n: usize| taken.vms[n].times);
     assert!(first.ready_ns.unwrap() <= second.booting_ns.unwrap(), "{first:?} {second:?}");

@@ -91,11 +91,11 @@ pub struct NestedSpec {
     pub cmdlines: Vec<String>,
     /// How vCPU threads are confined while it is measured.
     pub confine: Confine,
-    /// Confined from their start, and not when all of them stand ready.
+    /// Confined from their start, and not when all of them are ready.
     pub boot_confined: bool,
-    /// How many are on their way at the same time until they stand ready.
+    /// How many are on their way at the same time until they are ready.
     pub boot_at_once: u32,
-    /// From their start until all stand ready; `None` waits as long as they come further.
+    /// From their start until all are ready; `None` waits as long as they come further.
     #[serde(rename = "boot_timeout_ns", with = "optional_nanoseconds")]
     pub boot_timeout: Option<Duration>,
     /// Without it: how long one may not have come further.

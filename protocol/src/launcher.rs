@@ -35,11 +35,11 @@ pub struct PrepareSpec {
     pub kernel_image: String,
     /// An empty memfd for the initrd, as a path.
     pub initrd: String,
-    /// RAM of each machine, in MiB.
+    /// RAM of each VM, in MiB.
     pub memory_mib: u64,
-    /// vCPUs of each machine.
+    /// vCPUs of each VM.
     pub cpus: u32,
-    /// How each machine reaches its virtio devices; `None` takes what the kernel has a driver for.
+    /// How each VM reaches its virtio devices; `None` takes what the kernel has a driver for.
     pub transport: Option<Transport>,
     /// The job of the agent in each.
     pub job: Job,
@@ -48,7 +48,7 @@ pub struct PrepareSpec {
 /// What one launcher makes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LaunchSpec {
-    /// Number of the machine, from 1.
+    /// Number of the VM, from 1.
     pub vm: u32,
     /// The unpacked kernel, as a path.
     pub kernel_image: String,
@@ -97,7 +97,7 @@ pub enum Report {
         /// With shared pages divided among those who share them.
         pss_kib: Option<u64>,
     },
-    /// The machine has ended, or could not be made.
+    /// The VM has ended, or could not be made.
     Ended {
         /// How.
         reason: String,
@@ -121,9 +121,9 @@ pub enum LauncherCommand {
     Go,
     /// Tell the guest to end its load.
     Stop,
-    /// Tell what memory the machine takes.
+    /// Tell what memory the VM takes.
     Memory,
-    /// End the machine, and tell the state of its vCPUs.
+    /// End the VM, and tell the state of its vCPUs.
     End,
 }
 

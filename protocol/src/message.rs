@@ -29,7 +29,7 @@ pub const MAX_PAYLOAD_BYTES: usize = 4 << 20;
 pub enum Message {
     /// PID 1 is alive.
     Hello(Hello),
-    /// Everything stands ready, and waits for [`Command::Go`].
+    /// Everything is ready, and waits for [`Command::Go`].
     Prepared,
     /// [`Command::Go`] has come.
     Going {

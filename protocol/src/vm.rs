@@ -27,7 +27,7 @@ pub struct VmStatus {
     pub rss_kib: Option<u64>,
     /// The same with pages that several processes share divided among them.
     pub pss_kib: Option<u64>,
-    /// When it came how far, in nanoseconds since the agent began with its machines.
+    /// When it came how far, in nanoseconds since the agent began with its VMs.
     pub times: VmTimes,
     /// The meter it has chosen.
     pub meter: Option<MeterFacts>,
@@ -52,7 +52,7 @@ pub enum VmPhase {
     Booting,
     /// Its PID 1 is alive.
     Up,
-    /// All stands ready.
+    /// It is ready.
     Ready,
     /// It measures.
     Measuring,
@@ -97,14 +97,14 @@ impl VmPhase {
     }
 }
 
-/// When a virtual machine came how far, in nanoseconds since the agent began with its machines.
+/// When a virtual machine came how far, in nanoseconds since the agent began with its VMs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmTimes {
     /// Its kernel was entered.
     pub booting_ns: Option<u64>,
     /// Its PID 1 said that it is alive.
     pub up_ns: Option<u64>,
-    /// All stood ready.
+    /// It was ready.
     pub ready_ns: Option<u64>,
     /// Its vCPU threads were confined.
     pub confined_ns: Option<u64>,

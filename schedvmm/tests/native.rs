@@ -34,7 +34,7 @@ fn a_run_leaves_a_whole_result() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let screen = String::from_utf8_lossy(&output.stdout);
     let gaps = "gaps     half of the time lost in those over ";
-    for line in ["expected ", gaps, "; p50 ", "fairness group ", "noise    longest ", "MEASURED"] {
+    for line in ["expected ", gaps, "; p50 ", "lag      group ", "noise    longest ", "MEASURED"] {
         assert!(screen.contains(line), "{line:?} is not in:\n{screen}");
     }
     assert!(screen.lines().count() <= 24, "more than a screen:\n{screen}");
@@ -350,7 +350,7 @@ fn a_gap_over_the_threshold_and_bad_input_have_their_status() {
     let screen = String::from_utf8_lossy(&output.stdout);
     assert_eq!(screen.contains("; after the hit: "), marked > 0, "{screen}");
     if number(&over["measured_ns"]) < 999e6 {
-        assert!(screen.contains("fairness run too short"), "{screen}");
+        assert!(screen.contains("lag      run too short"), "{screen}");
         assert!(over["groups"][0]["cpu_share"].is_null(), "{}", over["groups"][0]);
     }
     for bad in [

@@ -108,7 +108,7 @@ fn is_ready(vm: &L2Vm) -> bool {
 }
 
 impl L2Vms<'_> {
-    /// Until each VM stands ready or is given up.
+    /// Until each VM is ready or is given up.
     fn until_ready(&mut self, starter: &Starter) -> Result<(), NestedError> {
         let deadline = self.spec.boot_timeout.map(|timeout| (Instant::now() + timeout, timeout));
         loop {
@@ -121,7 +121,7 @@ impl L2Vms<'_> {
                 return self.check_any();
             }
             if self.observer.stop_requested() {
-                return Err(NestedError::NoneUp("told to stop before all stood ready".into()));
+                return Err(NestedError::NoneUp("told to stop before all were ready".into()));
             }
             match deadline {
                 Some((deadline, timeout)) if Instant::now() >= deadline => {
@@ -129,8 +129,7 @@ impl L2Vms<'_> {
                         let text = format!("not all could be started within {timeout:?}");
                         return Err(NestedError::NoneUp(text));
                     }
-                    let text =
-                        format!("did not stand ready within {timeout:?} (--l2-boot-timeout)");
+                    let text = format!("was not ready within {timeout:?} (--l2-boot-timeout)");
                     self.give_up(|vm| !is_ready(vm), &text)?;
                 }
                 Some(_) => {}
@@ -138,7 +137,7 @@ impl L2Vms<'_> {
             }
             if self.take_messages()? {
                 self.look_after();
-                self.observer.waiting(&format!("VM {} to stand ready", names.join(", ")))?;
+                self.observer.waiting(&format!("VM {} to be ready", names.join(", ")))?;
             }
         }
     }

@@ -5,7 +5,7 @@
 //! [`run`] has the place of [`workload::supervisor::run`], and gives its results in the same form:
 //! each virtual machine is a group, each of its vCPUs a thread. It starts the running program again
 //! for each VM (see [`protocol::launcher`]), lets them boot by turns on all CPUs, confines
-//! their vCPU threads to the load's CPUs when the last one stands ready, and tells them to start.
+//! their vCPU threads to the load's CPUs when the last one is ready, and tells them to start.
 //! What they measure in themselves comes out through their launchers; since the TSC is the same at
 //! all levels, it needs no translation.
 //!

@@ -34,9 +34,9 @@ const PIECE_BYTES: usize = 64 << 10;
 /// Longest text of a fault, or of a dump of registers, that is kept.
 const MAX_TEXT_BYTES: usize = 16 << 10;
 
-/// What a VM has that stands ready while others boot. A guest that has nothing to do still wakes
+/// What a VM has that is ready while others boot. A guest that has nothing to do still wakes
 /// several times a second, for its kernel's own timers. In emulated virtualization each of its
-/// exits costs milliseconds: those that stand ready take a whole CPU together, and a tick takes
+/// exits costs milliseconds: those that are ready take a whole CPU together, and a tick takes
 /// those that boot last longer than the next one is away, so that they come no further. An idle
 /// guest elsewhere does not notice the quota.
 const STANDBY: Quota = Quota { time: Duration::from_millis(5), period: Duration::from_millis(100) };
@@ -323,7 +323,7 @@ impl L2Vm {
                         VmPhase::Started => "before its kernel was entered",
                         VmPhase::Booting => "before its PID 1",
                         VmPhase::Up => "while it prepared",
-                        VmPhase::Ready => "while it stood ready",
+                        VmPhase::Ready => "while it was ready",
                         _ => "while it measured",
                     };
                     self.fault(VmFault::Ended, &format!("ended {when}: {reason}"));

@@ -90,7 +90,7 @@ impl<'a> L2Vms<'a> {
         Ok(())
     }
 
-    /// Looks how far those have come that do not stand ready yet; the others leave them the CPUs.
+    /// Looks how far those have come that are not ready yet; the others leave them the CPUs.
     pub(super) fn look_after(&mut self) {
         for vm in self.vms.iter_mut().filter(|vm| vm.is_healthy()) {
             if vm.status.phase < VmPhase::Ready {

@@ -82,10 +82,10 @@ pub struct VmResult {
     pub longest_gap_by_vcpu_ns: Vec<u64>,
     /// Part of the time wanted that was spent in gaps.
     pub gap_share: Option<f64>,
-    /// Part of all machines' CPU time.
+    /// Part of all VMs' CPU time.
     pub cpu_share: Option<f64>,
     /// File in the result folder with its console.
     pub console: String,
-    /// The end of that, where the machine failed.
+    /// The end of that, where the VM failed.
     pub console_tail: Option<String>,
 }

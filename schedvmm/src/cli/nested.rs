@@ -35,7 +35,7 @@ pub struct NestedArgs {
     /// How many.
     #[arg(long, default_value_t = 8, value_name = "N", requires = "nested")]
     pub l2_count: u32,
-    /// Time from their start until all stand ready [default: as long as they come further; one that
+    /// Time from their start until all are ready [default: as long as they come further; one that
     /// for 300 s has neither reached another phase nor taken more memory is given up].
     #[arg(long, value_parser = units::positive_duration, value_name = "TIME", requires = "nested")]
     pub l2_boot_timeout: Option<Duration>,
@@ -50,7 +50,7 @@ pub struct NestedArgs {
     /// Where their vCPU threads run while they are measured.
     #[arg(long, value_enum, default_value_t = Confine::Core, requires = "nested")]
     pub confine: Confine,
-    /// Confine them from their start, and not when all stand ready: slow, and how the original
+    /// Confine them from their start, and not when all are ready: slow, and how the original
     /// had it.
     #[arg(long, requires = "nested")]
     pub boot_confined: bool,

@@ -57,7 +57,7 @@ fn write_screen(text: &mut String, result: &RunResult, folder: &Path) -> std::fm
             line(text, "expected", &expected::line(&result.expected))?;
         }
         line(text, "gaps", &gaps_line(&result.statistics))?;
-        line(text, "fairness", &fairness_line(result))?;
+        line(text, "lag", &lag_line(result))?;
         let remark = result.core_figures.remark();
         if let Some(found) = forced_idle_line(result).filter(|_| threads) {
             line(text, "idle", &format!("{found}{remark}"))?;
@@ -230,10 +230,10 @@ fn gaps_line(found: &Statistics) -> String {
     line
 }
 
-fn fairness_line(result: &RunResult) -> String {
+fn lag_line(result: &RunResult) -> String {
     let starvation = result.statistics.starvation;
     let even = match &result.too_short {
-        Some(why) => format!("run too short for it, for lag and for shares: {why}"),
+        Some(why) => format!("run too short for it, for fairness and for shares: {why}"),
         None => lag_words(&result.service_lag, result.kind()),
     };
     format!(

@@ -72,19 +72,19 @@ fn what_never_began_has_not_had_no_gap() {
 #[test]
 fn a_run_that_was_too_short_says_so() {
     let mut result = ended_by_a_hit(CoschedInterface::None);
-    assert!(line(&result, "fairness ").starts_with("fairness unknown: "));
+    assert!(line(&result, "lag ").starts_with("lag      unknown: "));
     let who = Numbers { group: 2, thread: 1 };
     let lag = |window_ns, max_ns| LagWindow { window_ns, max_ns, p99_ns: max_ns / 2, who };
     result.service_lag.windows = vec![lag(100_000_000, 4_000_000), lag(1_000_000_000, 9_000_000)];
-    let told = "fairness group 2 thread 1 at most 9.0 ms behind its due within 1.00 s, all at most \
+    let told = "lag      group 2 thread 1 at most 9.0 ms behind its due within 1.00 s, all at most \
                 4.5 ms for 99 % of the time wanted; starved";
-    let found = line(&result, "fairness ");
+    let found = line(&result, "lag ");
     assert!(found.starts_with(told), "{found}");
     result.too_short = Some("it lasted 458.0 ms, less than a second".into());
-    let fairness = line(&result, "fairness ");
-    let says = "run too short for it, for lag and for shares: it lasted 458.0 ms, less than";
-    assert!(fairness.contains(says) && fairness.contains("starved over 100.0 ms: 1"));
-    assert!(!fairness.contains("behind its due"), "{fairness}");
+    let lag = line(&result, "lag ");
+    let says = "run too short for it, for fairness and for shares: it lasted 458.0 ms, less than";
+    assert!(lag.contains(says) && lag.contains("starved over 100.0 ms: 1"));
+    assert!(!lag.contains("behind its due"), "{lag}");
 }
 
 /// What limits, comparisons and histories take by a name is there under that name, wherever figures

@@ -56,6 +56,7 @@ fn is_for_tests(path: &str) -> bool {
         || stem.ends_with("testing")
         || stem.ends_with("_properties")
         || path.contains("/tests/")
+        || path.contains("/testing/")
 }
 
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {

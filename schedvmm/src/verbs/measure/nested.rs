@@ -34,11 +34,11 @@ const MEMORY_STEP_MIB: u64 = 2;
 const MAX_RECORDS: u32 = 8192;
 /// Beyond the duration, after which a command ends a second-level guest: its own deadline.
 const L2_DURATION_MARGIN: Duration = Duration::from_secs(120);
-/// From the first guest that stands ready to the order to start, beyond the time to boot.
+/// From the first guest that is ready to the order to start, beyond the time to boot.
 const BARRIER: Duration = Duration::from_secs(120);
 /// How long a second-level guest may not come further while it boots.
 const BOOT_STALL: Duration = Duration::from_secs(300);
-/// A second-level guest that stands ready waits for the others, who may boot as long as they come
+/// A second-level guest that is ready waits for the others, who may boot as long as they come
 /// further. Its launcher ends it before, if nobody is there any more to tell it to start.
 const MAX_BOOT: Duration = Duration::from_secs(24 * 60 * 60);
 

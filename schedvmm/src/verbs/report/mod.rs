@@ -9,12 +9,12 @@
 
 mod distribution;
 mod facts;
-mod machines;
 pub mod page;
 mod sides;
 pub mod svg;
 mod timeline;
 mod trials;
+mod vms;
 mod why;
 
 use std::collections::BTreeMap;

@@ -8,7 +8,7 @@ use results::model::{Answer, FigureSource, LocatedGap, RunResult, Target};
 
 use crate::units::{as_ns, show_ns};
 use crate::verbs::report::why::Why;
-use crate::verbs::report::{distribution, facts, machines, timeline};
+use crate::verbs::report::{distribution, facts, timeline, vms};
 
 const STYLE: &str = include_str!("style.css");
 /// Nothing is loaded and no script runs, whatever stands in the page.
@@ -43,7 +43,7 @@ pub fn render(result: &RunResult, why: &Result<Why, String>) -> Markup {
             main {
                 (notes(&result.notes))
                 (why_section(result, why))
-                (machines::section(result))
+                (vms::section(result))
                 section aria-labelledby="h-gaps" {
                     h2 #h-gaps { "All gaps" }
                     (gaps(result))

@@ -79,7 +79,7 @@ fn sum(vm: &VmResult, of: fn(&VmThread) -> Option<u64>) -> Option<u64> {
         .map(|each| each.into_iter().fold(0u64, u64::saturating_add))
 }
 
-/// Why a machine did not measure to the end, and its last words.
+/// Why a VM did not measure to the end, and its last words.
 fn failure(vm: &VmResult) -> Markup {
     html! {
         @if let Some(fault) = &vm.status.fault {
