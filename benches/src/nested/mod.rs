@@ -59,7 +59,7 @@ pub struct Run {
     pub all_up_ms: u64,
     /// Of each machine, from the start of its launcher until PID 1 of it lived.
     pub vm_boot_ms: Vec<u64>,
-    /// Until all stood ready.
+    /// Until all were ready.
     pub ready_ms: u64,
     /// Until the threads of all vCPUs were confined.
     pub confined_ms: u64,

@@ -57,12 +57,26 @@ impl Configuration {
         if options.is_empty() {
             return Err(format!("{source} has no CONFIG_ lines, and is left out"));
         }
+        // What a fragment, or a defconfig, says nothing of is not off.
+        if !options.contains_key("CONFIG_64BIT") {
+            return Err(format!(
+                "{source} is no whole configuration of a kernel for x86-64 (it has no \
+                 CONFIG_64BIT=y), and is left out"
+            ));
+        }
         match (release.and_then(series), text.lines().take(8).find_map(of_header)) {
             (Some(kernel), Some(config)) if kernel != config => {
                 Err(format!("{source} is for Linux {}.{}, and is left out", config.0, config.1))
             }
             _ => Ok(Self { options, source }),
         }
+    }
+}
+
+impl Configuration {
+    /// What an option is, named without `CONFIG_`; `None` where it is off.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.options.get(&format!("CONFIG_{name}")).map(String::as_str)
     }
 }
 
@@ -203,11 +217,12 @@ mod tests {
     use super::*;
     use crate::testing::tree;
 
-    const OURS: &str = "CONFIG_HZ=250\n";
+    const OURS: &str = "CONFIG_64BIT=y\nCONFIG_HZ=250\n";
 
     /// The configuration found for a file of a folder with these files, as it is named there.
     fn found(files: &[(&str, &str)], kernel: &str, release: Option<&str>) -> Option<String> {
-        let (here, root) = (tree(files), tree(&[("boot/config-6.12.9", "CONFIG_HZ=1000\n")]));
+        let (here, root) =
+            (tree(files), tree(&[("boot/config-6.12.9", "CONFIG_64BIT=y\nCONFIG_HZ=1000\n")]));
         let (config, _) = beside(root.path(), &here.path().join(kernel), release);
         let Source::File(path) = config?.source else { panic!("no file") };
         let path = path.canonicalize().expect("a file");
@@ -262,7 +277,7 @@ mod tests {
     #[test]
     fn what_is_of_another_version_is_left_out_and_told() {
         let text = "#\n# Automatically generated file; DO NOT EDIT.\n\
-                    # Linux/x86 6.12.9 Kernel Configuration\n#\nCONFIG_HZ=250\n";
+                    # Linux/x86 6.12.9 Kernel Configuration\n#\nCONFIG_64BIT=y\n";
         let here = tree(&[("bzImage", ""), ("config", text)]);
         let beside = |release| beside(Path::new("/none"), &here.path().join("bzImage"), release);
         for release in [None, Some("6.12.9"), Some("6.12.0-56-amd64")] {
@@ -271,6 +286,8 @@ mod tests {
         }
         let (config, notes) = beside(Some("7.3.0-rc7"));
         assert!(config.is_none() && notes[0].contains("is for Linux 6.12"), "{notes:?}");
+        let part = Configuration::parse("CONFIG_HZ=250\n", Source::Image, None);
+        assert!(part.expect_err("a fragment").contains("is no whole configuration"));
         let none = Configuration::parse("text\n", Source::Image, None).expect_err("no lines");
         assert!(none.contains("no CONFIG_ lines"), "{none}");
     }

@@ -124,7 +124,8 @@ fn readable(found: Vec<(String, PathBuf)>) -> Vec<(String, PathBuf)> {
 fn of_one_content_each(found: Vec<(String, PathBuf)>) -> Vec<(String, PathBuf)> {
     let mut kept: Vec<(String, PathBuf)> = Vec::new();
     for one in found {
-        if !kept.iter().any(|other| is_same(&other.1, &one.1)) {
+        // Two that differ are enough to ask which one is meant.
+        if kept.len() > 1 || !kept.iter().any(|other| is_same(&other.1, &one.1)) {
             kept.push(one);
         }
     }
@@ -136,17 +137,24 @@ fn is_same(one: &Path, other: &Path) -> bool {
     let (Ok(a), Ok(b)) = (fs::metadata(one), fs::metadata(other)) else { return false };
     // Of one file a user need not be able to read what is in it.
     (a.dev(), a.ino()) == (b.dev(), b.ino())
-        || a.len() == b.len()
-            && a.len() > 0
-            && content(one).is_some_and(|bytes| content(other) == Some(bytes))
+        || a.len() == b.len() && a.len() > 0 && have_same_content(one, other).unwrap_or(false)
 }
 
-/// What is in a kernel's file.
-fn content(path: &Path) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let file = plain_file::open(path).ok()?;
-    file.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+/// Whether two files of one length are the same, read side by side up to where they differ.
+fn have_same_content(one: &Path, other: &Path) -> io::Result<bool> {
+    const PIECE_BYTES: u64 = 1 << 20;
+    let mut files = [plain_file::open(one)?, plain_file::open(other)?];
+    for _ in 0..MAX_IMAGE_BYTES / PIECE_BYTES {
+        let mut pieces = [Vec::new(), Vec::new()];
+        for (file, piece) in files.iter_mut().zip(&mut pieces) {
+            file.take(PIECE_BYTES).read_to_end(piece)?;
+        }
+        if pieces[0] != pieces[1] || pieces[0].is_empty() {
+            return Ok(pieces[0] == pieces[1]);
+        }
+    }
+    // More than any kernel has.
+    Ok(false)
 }
 
 /// The build tree whose bzImage, or vmlinux, this is, or what the link leads to.

@@ -44,7 +44,7 @@ mod tests {
     use crate::testing::made::{self, Pack};
 
     const KERNEL: &[u8] = b"a kernel";
-    const CONFIG: &[u8] = b"CONFIG_SMP=y\n";
+    const CONFIG: &[u8] = b"CONFIG_64BIT=y\nCONFIG_SMP=y\n";
 
     type Files<'a> = &'a [(&'a str, &'a [u8])];
 

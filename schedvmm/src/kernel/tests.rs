@@ -76,7 +76,7 @@ fn a_file_says_what_it_was_wrapped_in() {
 
 #[test]
 fn a_configuration_beside_counts_unless_the_image_knows_better() {
-    let home = tree(&[("bzImage", ""), ("config", "CONFIG_SMP=y\nCONFIG_HZ=250\n")]);
+    let home = tree(&[("bzImage", ""), ("config", "CONFIG_64BIT=y\nCONFIG_HZ=250\n")]);
     fs::write(home.path().join("bzImage"), kernel()).expect("write");
     let taken = opened(home.path());
     let beside = home.path().join("config");
@@ -86,10 +86,10 @@ fn a_configuration_beside_counts_unless_the_image_knows_better() {
     assert_eq!(config.options["CONFIG_HZ"], "250");
     assert_eq!((known.version, known.build_id), (Some((6, 12)), Some("ab".into())));
     // The same from the image: the file is named, for it can be read.
-    let same = taken.known(lint("CONFIG_SMP=y\nCONFIG_HZ=250\n"), None, &[]);
+    let same = taken.known(lint("CONFIG_64BIT=y\nCONFIG_HZ=250\n"), None, &[]);
     assert_eq!(same.config.expect("both").source, Source::File(beside.clone()));
     assert!(same.notes.is_empty(), "{:?}", same.notes);
-    let other = taken.known(lint("CONFIG_SMP=y\nCONFIG_HZ=1000\n"), None, &[]);
+    let other = taken.known(lint("CONFIG_64BIT=y\nCONFIG_HZ=1000\n"), None, &[]);
     assert_eq!(other.config.expect("both").source, Source::Image);
     assert!(other.notes[0].starts_with(&format!("{} is not", beside.display())));
 }

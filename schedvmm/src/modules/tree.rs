@@ -50,6 +50,14 @@ impl Tree {
     ) -> Result<Self, ModulesError> {
         let places =
             named.iter().map(|path| open_place(path, release)).collect::<Result<Vec<_>, _>>()?;
+        for place in &places {
+            if let Place::Folder(folder) = place
+                && folder.lists.is_empty()
+                && folder.is_empty()?
+            {
+                return Err(ModulesError::None(folder.path.display().to_string()));
+            }
+        }
         Self::of(places, beside.map(|tree| &tree.lists), true)
     }
 

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use vmm::config::Transport;
 
-pub use self::table::{DEVICES, NEEDS, Need, ON_AMD, ON_INTEL, Opt, Version, Weight};
+pub use self::table::{DEVICES, NEEDS, Need, ON_AMD, ON_INTEL, Opt, Version, Wanted, Weight};
 use crate::kernel::Known;
 use crate::modules::{self, Driver};
 
@@ -21,10 +21,10 @@ pub enum State {
     Missing,
     /// Not built in; whether it is a module, nothing tells.
     NotBuiltIn,
-    /// Nothing tells.
-    CannotBeTold,
     /// As a module only, which a run does not load.
     Module,
+    /// Nothing tells.
+    CannotBeTold,
     /// As a module, which a run loads first.
     Loaded,
     /// It has.
@@ -186,24 +186,21 @@ fn state(opt: &Opt, known: &Known, has: impl Fn(&str) -> Option<bool>) -> State 
     if opt.module.is_some_and(|module| known.loaded.iter().any(|loaded| loaded == module)) {
         return State::Loaded;
     }
-    if let Some(config) = &known.config {
-        return match config.options.get(&format!("CONFIG_{}", opt.name)).map(String::as_str) {
-            Some("y") => State::There,
-            Some("m") => State::Module,
-            // An older one has it always on, perhaps.
-            None if opt.always_from.is_some() && known.version.is_none() => State::CannotBeTold,
-            _ => State::Missing,
-        };
-    }
-    if opt.from.is_some() && known.version.is_some() && !is_since(opt.from, known.version) {
-        return State::Missing;
-    }
     match (opt.name, &known.banner) {
         // What has no 64-bit entry point is no kernel for us.
         ("64BIT", _) => return State::There,
         ("SMP", Some(banner)) if banner.contains(" SMP") => return State::There,
         ("SMP", Some(_)) => return State::Missing,
         _ => {}
+    }
+    if let Some(config) = &known.config {
+        return by_config(opt, config.value(opt.name), known.version, opt.text.and_then(has));
+    }
+    if opt.wanted != Wanted::On {
+        return State::CannotBeTold;
+    }
+    if opt.from.is_some() && known.version.is_some() && !is_since(opt.from, known.version) {
+        return State::Missing;
     }
     let driver = opt.module.and_then(|name| Some(known.modules.as_ref()?.driver(name)));
     let in_image = opt.text.and_then(has);
@@ -217,6 +214,58 @@ fn state(opt: &Opt, known: &Known, has: impl Fn(&str) -> Option<bool>) -> State 
         (_, Some(false)) => State::Missing,
         (Some(Driver::NotBuiltIn | Driver::NotTold) | None, None) => State::CannotBeTold,
     }
+}
+
+/// The same by what the configuration has it as, and whether its text is in the image: the file may be
+/// of another build, and the image is what runs.
+fn by_config(
+    opt: &Opt,
+    value: Option<&str>,
+    version: Option<Version>,
+    in_image: Option<bool>,
+) -> State {
+    let met = |is_met| if is_met { State::There } else { State::Missing };
+    match (opt.wanted, value) {
+        (Wanted::Off, value) => met(value != Some("y")),
+        (Wanted::AtLeast(least), value) => {
+            met(value.is_none_or(|number| number.parse().is_ok_and(|is: u32| is >= least)))
+        }
+        (Wanted::On, _) if in_image == Some(true) => State::There,
+        (Wanted::On, Some("y")) if in_image == Some(false) => State::CannotBeTold,
+        (Wanted::On, Some("y")) => State::There,
+        (Wanted::On, Some("m")) => State::Module,
+        // An older one has it always on, perhaps.
+        (Wanted::On, None) if opt.always_from.is_some() && version.is_none() => State::CannotBeTold,
+        (Wanted::On, _) => State::Missing,
+    }
+}
+
+/// What is to be said of a configuration that has drivers built in which are not in the image, or the
+/// other way round.
+pub fn contradicted(
+    nested: bool,
+    known: &Known,
+    has: impl Fn(&str) -> Option<bool>,
+) -> Option<String> {
+    let config = known.config.as_ref()?;
+    // Where the image has a configuration of its own, that is the one.
+    let needed = NEEDS
+        .iter()
+        .filter(|need| weight(need, nested) != Weight::No && need.name != table::CONFIGURATION);
+    let mut names = Vec::new();
+    for opt in needed.flat_map(|need| need.ways).copied().flatten() {
+        let is_on = config.value(opt.name) == Some("y");
+        if opt.text.and_then(&has).is_some_and(|is| is != is_on) && !names.contains(&opt.name) {
+            names.push(opt.name);
+        }
+    }
+    (!names.is_empty()).then(|| {
+        format!(
+            "{} is of another build than the kernel: of {} the image tells otherwise",
+            config.source,
+            names.iter().map(|name| format!("CONFIG_{name}")).collect::<Vec<_>>().join(", ")
+        )
+    })
 }
 
 fn is_since(from: Option<Version>, version: Option<Version>) -> bool {
@@ -257,7 +306,11 @@ pub fn lines(findings: &[Finding], known: &Known) -> Vec<String> {
 
 fn add_lines(opt: &Opt, lines: &mut Vec<String>) {
     for name in opt.to_set() {
-        let line = format!("CONFIG_{name}=y");
+        let line = match opt.wanted {
+            Wanted::On => format!("CONFIG_{name}=y"),
+            Wanted::Off => format!("# CONFIG_{name} is not set"),
+            Wanted::AtLeast(number) => format!("CONFIG_{name}={number}"),
+        };
         if !lines.contains(&line) {
             lines.push(line);
         }
@@ -281,6 +334,8 @@ pub fn fragment(nested: bool) -> String {
         // With several ways, each has a need of its own, too.
         let mut lines = seen.clone();
         let opts = need.ways.first().into_iter().copied().flatten();
+        // A configuration that has more than enough of something keeps it.
+        let opts = opts.filter(|opt| !matches!(opt.wanted, Wanted::AtLeast(_)));
         let mut versions = String::new();
         for opt in opts {
             add_lines(opt, &mut lines);

@@ -22,10 +22,31 @@ pub struct Opt {
     pub module: Option<&'static str>,
     /// A text that is in an image if, and only if, this is built in.
     pub text: Option<&'static str>,
+    /// What it is to be.
+    pub wanted: Wanted,
+}
+
+/// What an option is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// `y`.
+    On,
+    /// Anything else.
+    Off,
+    /// A number that is not less.
+    AtLeast(u32),
 }
 
 const fn opt(name: &'static str) -> Opt {
-    Opt { name, set: &[], from: None, always_from: None, module: None, text: None }
+    Opt {
+        name,
+        set: &[],
+        from: None,
+        always_from: None,
+        module: None,
+        text: None,
+        wanted: Wanted::On,
+    }
 }
 
 impl Opt {
@@ -51,6 +72,16 @@ impl Opt {
 
     const fn text(mut self, text: &'static str) -> Self {
         self.text = Some(text);
+        self
+    }
+
+    const fn off(mut self) -> Self {
+        self.wanted = Wanted::Off;
+        self
+    }
+
+    const fn at_least(mut self, number: u32) -> Self {
+        self.wanted = Wanted::AtLeast(number);
         self
     }
 
@@ -106,13 +137,21 @@ const KVM_INTEL: Opt = opt("KVM_INTEL").module("kvm_intel").text("kvm_intel.");
 const KVM_AMD: Opt = opt("KVM_AMD").module("kvm_amd").text("kvm_amd.");
 
 /// All needs, what is vital first.
-pub const NEEDS: [Need; 23] = [
+pub const NEEDS: [Need; 24] = [
     Need {
         name: "processors",
         without: "it cannot run: the machine has several 64-bit CPUs",
         main: Must,
         nested: Must,
-        ways: &[&[opt("64BIT"), opt("SMP")]],
+        // As many as a machine has by default.
+        ways: &[&[opt("64BIT"), opt("SMP"), opt("NR_CPUS").at_least(4)]],
+    },
+    Need {
+        name: "command line",
+        without: "it cannot run: the kernel ignores what it is given, and has its own",
+        main: Must,
+        nested: Must,
+        ways: &[&[opt("CMDLINE_OVERRIDE").off()]],
     },
     Need {
         name: DEVICES,

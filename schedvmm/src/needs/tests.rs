@@ -10,8 +10,10 @@ use crate::kernel::{Configuration, Source};
 use crate::modules::Lists;
 use testhost::kernel::{Series, known_absent};
 
+/// Those that are to be on.
 fn options() -> impl Iterator<Item = &'static Opt> {
-    NEEDS.iter().flat_map(|need| need.ways.iter().copied().flatten())
+    let all = NEEDS.iter().flat_map(|need| need.ways.iter().copied().flatten());
+    all.filter(|opt| opt.wanted == Wanted::On)
 }
 
 fn configured(lines: &str, version: Option<Version>) -> Known {
@@ -193,7 +195,9 @@ fn all_that_the_fragment_brings_is_complete() {
         // needs no option.
         let others = findings.iter().filter(|finding| finding.need.name != table::CONFIGURATION);
         for finding in others {
-            for opt in finding.need.ways[0] {
+            // What has no 64-bit entry point is no kernel, whatever its configuration says.
+            let on = finding.need.ways[0].iter().filter(|opt| opt.wanted == Wanted::On);
+            for opt in on.filter(|opt| opt.name != "64BIT") {
                 // Nor by another way.
                 let others = finding.need.ways[1..].iter().copied().flatten();
                 let others = others.filter(|other| !finding.need.ways[0].contains(other));
@@ -382,7 +386,8 @@ fn without_a_configuration_modules_and_texts_tell() {
     for name in ["hwlat meter", "osnoise meter", "cookies", "trace"] {
         assert_eq!(state_of(&findings, name), State::CannotBeTold, "{name}");
     }
-    for (banner, state) in [("#1 SMP", State::There), ("#1 PREEMPT", State::Missing)] {
+    // Of how many it can run on, a configuration alone tells.
+    for (banner, state) in [("#1 SMP", State::CannotBeTold), ("#1 PREEMPT", State::Missing)] {
         let known = Known { banner: Some(banner.into()), ..Known::default() };
         assert_eq!(state_of(&assessed(false, &known), "processors"), state, "{banner}");
     }
@@ -403,4 +408,48 @@ fn the_fragment_has_each_line_once_and_says_what_for() {
     assert!(main.contains("# SCHED_CORE: Linux 5.14 and later\n"), "{main}");
     assert!(!main.contains("CONFIG_KVM=y") && nested.contains("CONFIG_KVM_AMD=y"));
     assert!(nested.contains("CONFIG_KVM_INTEL=y") && nested.contains("VIRTUALIZATION=y"));
+}
+
+#[test]
+fn what_must_be_off_or_enough_is_looked_at() {
+    let of = |more: &str| {
+        let known = configured(&format!("{}{more}", complete()), None);
+        let findings = assessed(false, &known);
+        (Fit::of(&findings), lines(&findings, &known))
+    };
+    assert_eq!(of(""), (Fit::Complete, Vec::new()));
+    assert_eq!(of("CONFIG_NR_CPUS=4\n# CONFIG_CMDLINE_OVERRIDE is not set\n").0, Fit::Complete);
+    let few = vec!["CONFIG_NR_CPUS=4".to_owned()];
+    assert_eq!(of("CONFIG_NR_CPUS=3\n"), (Fit::CannotRun, few));
+    let own = vec!["# CONFIG_CMDLINE_OVERRIDE is not set".to_owned()];
+    assert_eq!(of("CONFIG_CMDLINE_OVERRIDE=y\n"), (Fit::CannotRun, own));
+    let fragment = fragment(false);
+    assert!(fragment.contains("\n# CONFIG_CMDLINE_OVERRIDE is not set\n"), "{fragment}");
+    assert!(!fragment.contains("NR_CPUS"), "it would be less than others have: {fragment}");
+}
+
+/// The image is what runs; a file may be of another build.
+#[test]
+fn a_configuration_that_the_image_contradicts_is_named() {
+    let known = configured(&complete(), None);
+    let has = |text: &str| Some(text != "LNRO0005");
+    let states = |known: &Known| -> Vec<State> {
+        let findings = assess(false, known, has);
+        findings.iter().filter(|it| it.need.name == DEVICES).map(|it| it.state).collect()
+    };
+    // By the other transport, of which the image has the driver.
+    assert_eq!(states(&known), [State::There]);
+    let told = contradicted(false, &known, has).expect("a contradiction");
+    assert!(told.ends_with("of CONFIG_VIRTIO_MMIO the image tells otherwise"), "{told}");
+    assert_eq!(contradicted(false, &known, |_| None), None);
+    assert_eq!(contradicted(false, &known, |_| Some(true)), None);
+    let none = |_: &str| Some(false);
+    let findings = assess(false, &known, none);
+    assert_eq!(Fit::of(&findings), Fit::CannotBeTold, "neither is believed");
+    // One that the file has not, and the image has.
+    let less = complete().replace("CONFIG_VIRTIO_MMIO=y\n", "").replace("CONFIG_PCI=y\n", "");
+    let less = configured(&less, None);
+    assert_eq!(assess(false, &less, |_| Some(true))[2].state, State::There);
+    let told = contradicted(false, &less, |_| Some(true)).expect("a contradiction");
+    assert!(told.contains("CONFIG_VIRTIO_MMIO"), "{told}");
 }

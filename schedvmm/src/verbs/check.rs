@@ -58,7 +58,9 @@ pub fn run(args: &CheckArgs) -> Result<ExitStatus, Failure> {
     known.asked = asked;
     let findings = needs::assess(nested, &known, |text| loaded.has(&ram, text.as_bytes()));
     let belied = needs::belied(nested, &known, |text| loaded.has(&ram, text.as_bytes()));
-    known.notes.extend(loads.notes().into_iter().chain(belied));
+    let contradicted =
+        needs::contradicted(nested, &known, |text| loaded.has(&ram, text.as_bytes()));
+    known.notes.extend(loads.notes().into_iter().chain(belied).chain(contradicted));
     let memory_mib = loaded.range.1.div_ceil(1 << 20);
     let transport = loaded.transport(&ram, loads.required(), loads.listed());
     let report = Report { kernel, known, nested, memory_mib, findings, loads, transport };
@@ -187,7 +189,8 @@ impl Report {
         if let Some(from) = self.loads_from() {
             row("loads", &format!("{}, from {from}", known.loaded.join(", ")), &mut text);
             let kib = self.loads.packed_bytes().div_ceil(1024);
-            row("packed", &format!("{kib} KiB of them in the initrd"), &mut text);
+            let halves = if self.loads.drivers.len() > 1 { ", one half of KVM" } else { "" };
+            row("packed", &format!("{kib} KiB of them in the initrd{halves}"), &mut text);
         }
         let transport = self.transport().map_or("not known".to_owned(), |one| one.to_string());
         row("transport", &transport, &mut text);

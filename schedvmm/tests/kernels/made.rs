@@ -40,9 +40,26 @@ pub const CASES: [(&str, fn()); 15] = [
     ("the_transport_is_told", the_transport_is_told),
 ];
 
-/// A vmlinux that does nothing.
+/// A vmlinux that does nothing, and has nothing built in that it would say.
 pub fn kernel() -> Vec<u8> {
-    flat_kernel(0x100_0000, b"\0Linux version 6.12.1-made (tester) #1 SMP\n\0")
+    kernel_of("")
+}
+
+/// A vmlinux that does nothing, with the texts of what is built in by this configuration.
+pub fn kernel_of(config: &str) -> Vec<u8> {
+    const TEXTS: [(&str, &str); 6] = [
+        ("KVM_INTEL", "kvm_intel."),
+        ("KVM_AMD", "kvm_amd."),
+        ("VIRTIO_MMIO", "LNRO0005"),
+        ("VIRTIO_PCI", "virtio-pci"),
+        ("VIRTIO_CONSOLE", "virtio_console"),
+        ("BLK_DEV_INITRD", "Initramfs unpacking failed"),
+    ];
+    let mut texts = b"\0Linux version 6.12.1-made (tester) #1 SMP\n\0".to_vec();
+    for (_, text) in TEXTS.iter().filter(|(name, _)| config.contains(&format!("CONFIG_{name}=y"))) {
+        texts.extend([text.as_bytes(), b"\0"].concat());
+    }
+    flat_kernel(0x100_0000, &texts)
 }
 
 /// What `schedvmm config --nested` prints, with what that selects.
@@ -54,7 +71,7 @@ pub fn complete(dir: &Path) -> String {
 
 /// A kernel in a folder, with this configuration.
 fn put(dir: &Path, config: &str) {
-    fs::write(dir.join("vmlinux"), kernel()).expect("written");
+    fs::write(dir.join("vmlinux"), kernel_of(config)).expect("written");
     fs::write(dir.join("config"), config).expect("written");
 }
 
@@ -151,7 +168,8 @@ fn an_unknown_configuration_is_said() {
 fn a_package_is_looked_into() {
     let dir = tempfile::tempdir().expect("tempdir");
     let dir = dir.path();
-    let (kernel, config) = (kernel(), complete(dir));
+    let config = complete(dir);
+    let kernel = kernel_of(&config);
     let files =
         [("boot/vmlinuz-6.12.1-made", &kernel[..]), ("boot/config-6.12.1-made", config.as_bytes())];
     fs::write(dir.join("linux-image.deb"), deb(&files)).expect("written");
@@ -178,9 +196,10 @@ fn a_package_is_looked_into() {
 fn a_build_tree_is_named_by_its_folder() {
     let dir = tempfile::tempdir().expect("tempdir");
     let dir = dir.path();
-    fs::write(dir.join(".config"), complete(dir)).expect("written");
+    let config = complete(dir);
     fs::create_dir_all(dir.join("arch/x86/boot")).expect("made");
-    fs::write(dir.join("arch/x86/boot/bzImage"), kernel()).expect("written");
+    fs::write(dir.join("arch/x86/boot/bzImage"), kernel_of(&config)).expect("written");
+    fs::write(dir.join(".config"), config).expect("written");
     let output = call(dir, &["check", ".", "--json"]);
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(status(&output), Some(0), "{found}");
@@ -198,7 +217,7 @@ fn what_is_no_kernel_is_refused_with_a_reason() {
         fs::create_dir_all(path.parent().expect("a folder")).expect("made");
         fs::write(path, bytes).expect("written");
     };
-    write("tree/.config", b"CONFIG_SMP=y\n");
+    write("tree/.config", b"CONFIG_64BIT=y\nCONFIG_SMP=y\n");
     write("two/boot/vmlinuz-6.1", &kernel());
     write("two/boot/vmlinuz-6.12", &[kernel(), vec![0]].concat());
     write("empty/notes", b"");
@@ -316,7 +335,8 @@ fn a_folder_of_somebody_else_is_not_told_to_be_empty() {
 fn a_package_of_somebody_else_that_is_not_needed_is_left_out() {
     let dir = tempfile::tempdir().expect("tempdir");
     let dir = dir.path();
-    let (kernel, config) = (kernel(), complete(dir));
+    let config = complete(dir);
+    let kernel = kernel_of(&config);
     let files =
         [("boot/vmlinuz-6.12.1-made", &kernel[..]), ("boot/config-6.12.1-made", config.as_bytes())];
     let image = "linux-image-6.12.1-made_1_amd64.deb";
@@ -335,7 +355,7 @@ fn a_build_tree_of_somebody_else_is_not_told_to_be_built() {
     let dir = dir.path();
     let arch = dir.join("bt/arch");
     fs::create_dir_all(arch.join("x86/boot")).expect("made");
-    fs::write(dir.join("bt/.config"), "CONFIG_SMP=y\n").expect("written");
+    fs::write(dir.join("bt/.config"), "CONFIG_64BIT=y\nCONFIG_SMP=y\n").expect("written");
     fs::write(arch.join("x86/boot/bzImage"), kernel()).expect("written");
     let mode = keep(&arch, 0o700);
     let output = call_as_nobody(dir, &["check", "bt"]);
@@ -367,7 +387,7 @@ fn a_copy_that_can_be_read_is_taken() {
 fn what_lies_beside_says_why_it_is_not_read() {
     let dir = tempfile::tempdir().expect("tempdir");
     let dir = dir.path();
-    put(dir, "CONFIG_SMP=y\n");
+    put(dir, "CONFIG_64BIT=y\nCONFIG_SMP=y\n");
     fs::create_dir(dir.join("modules")).expect("made");
     fs::write(dir.join("modules/virtio_console.ko"), files::module("", "6.12.1-made")).expect("it");
     fs::write(dir.join("modules.deb"), deb(&[])).expect("written");
@@ -433,14 +453,14 @@ fn the_transport_is_told() {
     let pci = "CONFIG_PCI=y\nCONFIG_PCI_MSI=y\nCONFIG_VIRTIO_PCI=y\n";
     let (complete, runs) = (complete(dir) + pci, Value::from("complete"));
     put(dir, &complete);
-    image("LNRO0005\0virtio-pci");
+    image("LNRO0005\0virtio-pci\0virtio_console\0Initramfs unpacking failed");
     assert_eq!(told(&[]), (Some(0), "mmio".into(), runs.clone()));
     assert_eq!(told(&["--transport", "pci"]), (Some(0), "pci".into(), runs.clone()));
     let output = call(dir, &["check", "vmlinux"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("\ntransport     mmio\n"), "{text}");
     put(dir, &complete.replace("CONFIG_VIRTIO_MMIO=y\n", ""));
-    image("virtio-pci");
+    image("virtio-pci\0virtio_console\0Initramfs unpacking failed");
     assert_eq!(told(&[]), (Some(0), "pci".into(), runs));
     let refused = (Some(125), Value::Null, "cannot-run".into());
     assert_eq!(told(&["--transport", "mmio"]), refused);
@@ -451,7 +471,8 @@ fn the_transport_is_told() {
     let output = call(dir, &["check", "vmlinux"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("cannot be told  if it is missing: it cannot run: it has no"), "{text}");
-    let verdict = "nothing says that the main job cannot run; devices, user space cannot be told";
+    let verdict = "nothing says that the main job cannot run; processors, command line, devices, user \
+                   space cannot be told";
     assert!(text.trim_end().ends_with(verdict), "{text}");
 }
 
@@ -459,7 +480,7 @@ fn the_main_job_takes_the_same_names() {
     let dir = tempfile::tempdir().expect("tempdir");
     let dir = dir.path();
     fs::create_dir_all(dir.join("tree/arch")).expect("made");
-    fs::write(dir.join("tree/.config"), "CONFIG_SMP=y\n").expect("written");
+    fs::write(dir.join("tree/.config"), "CONFIG_64BIT=y\nCONFIG_SMP=y\n").expect("written");
     fs::write(dir.join("modules.deb"), deb(&[("lib/modules/6.1/kernel/x.ko", b"ELF")]))
         .expect("written");
     fs::write(dir.join("vmlinux"), kernel()).expect("written");

@@ -10,7 +10,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::calls::call;
 use crate::files::{self, Pack, module};
-use crate::made::{complete, kernel, status};
+use crate::made::{complete, kernel, kernel_of, status};
 
 const RELEASE: &str = "6.12.1-made";
 
@@ -32,7 +32,7 @@ const BUILTIN: &str = "lib/modules/6.12.1-made/modules.builtin";
 fn put(root: &Path) {
     let config = complete(root).replace("CONFIG_VIRTIO_CONSOLE=y", "CONFIG_VIRTIO_CONSOLE=m");
     let files: [(&str, &[u8]); 5] = [
-        ("vmlinux", &kernel()),
+        ("vmlinux", &kernel_of(&config)),
         ("config", config.as_bytes()),
         (LIST, b"kernel/virtio_console.ko\n"),
         (BUILTIN, b"kernel/virtio_mmio.ko\n"),
@@ -57,7 +57,7 @@ fn pipe(path: &Path) {
 
 fn a_pipe_beside_a_kernel_is_not_waited_for() {
     for (path, expected, told) in [
-        ("config", 125, "config is left out: it is no regular file"),
+        ("config", 1, "config is left out: it is no regular file"),
         (LIST, 0, "virtio_console, from"),
         (BUILTIN, 0, "virtio_console, from"),
         (MODULE, 200, "virtio_console.ko cannot be read: it is no regular file"),
@@ -146,7 +146,7 @@ fn a_bad_module_of_one_vendor_is_a_note() {
     write(
         dir,
         &[
-            ("vmlinux", &kernel()),
+            ("vmlinux", &kernel_of(&config)),
             ("config", config.as_bytes()),
             (LIST, b"kernel/kvm.ko\nkernel/kvm-intel.ko\nkernel/kvm-amd.ko\n"),
             (BUILTIN, b"kernel/virtio_mmio.ko\nkernel/virtio_console.ko\n"),
@@ -195,7 +195,7 @@ fn a_configuration_may_be_in_a_module() {
     write(
         dir,
         &[
-            ("vmlinux", &kernel()),
+            ("vmlinux", &kernel_of(&complete(dir))),
             (LIST, b"kernel/kernel/configs.ko\n"),
             (BUILTIN, b"kernel/virtio_mmio.ko\nkernel/virtio_console.ko\n"),
             (&configs, &holds(RELEASE)),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::calls::call;
 use crate::files::{self, Pack, module};
-use crate::made::{complete, kernel, status};
+use crate::made::{complete, kernel_of, status};
 
 const RELEASE: &str = "6.12.1-made";
 const FOLDER: &str = "usr/lib/modules/6.12.1-made";
@@ -34,6 +34,7 @@ fn parts(dir: &Path) -> [Vec<u8>; 3] {
         .replace("CONFIG_KVM=y", "CONFIG_KVM=m")
         .replace("CONFIG_KVM_AMD=y", "CONFIG_KVM_AMD=m")
         .replace("CONFIG_KVM_INTEL=y", "CONFIG_KVM_INTEL=m");
+    let image = kernel_of(&config);
     let builtin = b"kernel/drivers/virtio/virtio.ko\nkernel/drivers/virtio/virtio_mmio.ko\n";
     let order = b"kernel/a/virtio_console.ko\nkernel/b/kvm.ko\nkernel/b/kvm-amd.ko\n\
                   kernel/b/kvm-intel.ko\nkernel/c/seldom.ko\n";
@@ -49,7 +50,7 @@ fn parts(dir: &Path) -> [Vec<u8>; 3] {
         (at("kernel/b/kvm-intel.ko.xz"), files::xz(&module("kvm", RELEASE))),
         (at("kernel/c/seldom.ko.xz"), files::xz(&module("", RELEASE))),
     ];
-    [&base[..], &[(at("vmlinuz"), kernel())], &modules].map(|files| {
+    [&base[..], &[(at("vmlinuz"), image)], &modules].map(|files| {
         let files: Vec<_> = files.iter().map(|(path, bytes)| (&**path, &**bytes)).collect();
         files::deb(&files, Pack::Xz)
     })
@@ -106,7 +107,8 @@ fn parts_that_lie_apart_are_named() {
     assert_eq!(status, Some(0), "{found:#}");
     assert_eq!(found["kernel"]["loads"], json!(["seldom", "virtio_console"]));
     // A kernel's file and a package of its modules.
-    fs::write(dir.join("vmlinux"), kernel()).expect("written");
+    fs::write(dir.join("vmlinux"), kernel_of(&complete(dir).replace("VIRTIO_CONSOLE=y", "")))
+        .expect("written");
     let (status, found) = checked(dir, &[&["vmlinux"], &one[..], &both].concat());
     assert_eq!(status, Some(0), "{found:#}");
     let source = format!("base/it.deb: {}", at("config"));

@@ -290,6 +290,9 @@ impl Laid {
             self.loaded.kernel_has(text.as_bytes())
         });
         notes.extend(needs::note(&findings));
+        notes.extend(needs::contradicted(plan.args.nested.nested, &known, |text: &str| {
+            self.loaded.kernel_has(text.as_bytes())
+        }));
         Ok(known)
     }
 
