@@ -21,8 +21,8 @@ use crate::validity::run_in_host;
 const TIMEOUT_OF_RUN: Duration = Duration::from_secs(8 * 60);
 /// What a run is asked for beside its seed. Nothing ends it early.
 const OPTIONS: &str = "--kernel /bzImage --memory 512M --pin 0,1,2,3 --boot-timeout 120s \
-                       --duration 2s --threshold off --noise off --trace off --output r --json";
-/// Seconds of the simulated machine's time that a run may take; it takes 20.
+                       --duration 3s --threshold off --noise off --trace off --output r --json";
+/// Seconds of the simulated machine's time that a run may take; it takes 25.
 const LIMIT_S: u32 = 120;
 
 /// Findings.

@@ -450,8 +450,8 @@ fn those_that_are_ready_leave_the_cpus_to_others() {
         outcome.unwrap();
         look.join().unwrap()
     });
-    assert!(seen[0].contains("5000 100000"), "{seen:?}");
-    assert!(!seen[1].contains("5000 100000"), "the last one waits for nobody: {seen:?}");
+    assert!(seen[0].contains("2000 100000"), "{seen:?}");
+    assert!(!seen[1].contains("2000 100000"), "the last one waits for nobody: {seen:?}");
     assert_eq!(groups.map(|group| quota(&group).trim_end().to_owned()), ["max 100000"; 2]);
 }
 

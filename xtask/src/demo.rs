@@ -179,7 +179,8 @@ fn fit(command: &mut Vec<OsString>, machine: &Simulated) {
     }
     decide(command, "--memory", "512M");
     decide(command, "--boot-timeout", "300s");
-    decide(command, "--duration", "2s");
+    // So much that each thread has a whole burst behind the warm-up.
+    decide(command, "--duration", "3s");
 }
 
 /// Adds an option, unless it is there.
@@ -264,7 +265,7 @@ mod tests {
         fit(&mut command, &Simulated::default());
         let expected = ["schedvmm", "--duration=9s", "--pin", "0,1,2,3", "--memory", "512M"];
         assert_eq!(command[..6], expected.map(OsString::from));
-        assert!(!command.contains(&"2s".into()), "{command:?}");
+        assert!(!command.contains(&"3s".into()), "{command:?}");
         // Two CPUs are no place for four vCPUs of their own.
         let mut command = Vec::new();
         fit(&mut command, &Simulated { smt: "1x2".parse().unwrap(), ..Simulated::default() });

@@ -39,7 +39,7 @@ const MAX_TEXT_BYTES: usize = 16 << 10;
 /// exits costs milliseconds: those that are ready take a whole CPU together, and a tick takes
 /// those that boot last longer than the next one is away, so that they come no further. An idle
 /// guest elsewhere does not notice the quota.
-const STANDBY: Quota = Quota { time: Duration::from_millis(5), period: Duration::from_millis(100) };
+const STANDBY: Quota = Quota { time: Duration::from_millis(2), period: Duration::from_millis(100) };
 
 /// Events of the agent's main thread: bytes of a VM by its index, or its end.
 pub type Event = (usize, Option<Vec<u8>>);

@@ -87,7 +87,8 @@ fn unlisted_names(place: &Path) -> Option<KernelFileError> {
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let mode = super::mode(place)?;
-            Some(KernelFileError::FolderMode { path: place.to_owned(), mode })
+            let kernel = place.join("KERNEL");
+            Some(KernelFileError::FolderMode { path: place.to_owned(), kernel, mode })
         }
         Err(_) => None,
     }

@@ -68,11 +68,13 @@ pub enum KernelFileError {
     #[error(
         "cannot look for a kernel in {}: its mode is {mode:04o}, which leaves this user out; copy \
          the kernel out of it with `sudo install -m 644 {} NEW` and give NEW",
-        .path.display(), quoted(&.path.join("KERNEL"))
+        .path.display(), quoted(.kernel)
     )]
     FolderMode {
         /// The folder.
         path: PathBuf,
+        /// The kernel in it, as far as that is known.
+        kernel: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
@@ -318,8 +320,8 @@ fn denied(path: &Path, source: io::Error) -> KernelFileError {
         if let Some(mode) = mode(path) {
             return KernelFileError::Mode { path: path.to_owned(), mode };
         }
-        if let Some(barred) = barred(path) {
-            return barred;
+        if let Some((folder, mode)) = barring(path) {
+            return KernelFileError::FolderMode { path: folder, kernel: path.to_owned(), mode };
         }
     }
     match source.kind() {
@@ -333,17 +335,23 @@ fn mode(path: &Path) -> Option<u32> {
     fs::metadata(path).ok().map(|metadata| metadata.permissions().mode() & 0o7777)
 }
 
-/// The folder that keeps this user from looking at `path`, if that is why it cannot be looked at: the
-/// last one on the way there that can be seen.
+/// The same of a kernel that may be at `path`, for all that can be seen.
 fn barred(path: &Path) -> Option<KernelFileError> {
+    let (folder, mode) = barring(path)?;
+    let kernel = folder.join("KERNEL");
+    Some(KernelFileError::FolderMode { path: folder, kernel, mode })
+}
+
+/// The folder that keeps this user from looking at `path`, if that is why it cannot be looked at: the
+/// last one on the way there that can be seen; and its permission bits.
+fn barring(path: &Path) -> Option<(PathBuf, u32)> {
     let error = fs::metadata(path).err()?;
     if error.kind() != io::ErrorKind::PermissionDenied {
         return None;
     }
     path.ancestors().skip(1).find_map(|folder| {
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        let mode = mode(folder)?;
-        Some(KernelFileError::FolderMode { path: folder.to_owned(), mode })
+        Some((folder.to_owned(), mode(folder)?))
     })
 }
 

@@ -314,17 +314,16 @@ fn a_folder_of_somebody_else_is_not_told_to_be_empty() {
     // One that cannot be looked into, and one whose names can be read, and no more.
     for mode in [0o700, 0o744] {
         let mode = keep(&boot, mode);
-        for (named, folder) in [
-            ("root/boot", "root/boot"),
-            ("root", "root/boot"),
-            ("root/boot/vmlinuz-6.12.1-made", "root/boot"),
-        ] {
+        let kernel = "root/boot/vmlinuz-6.12.1-made";
+        for (named, next) in
+            [("root/boot", "root/boot/KERNEL"), ("root", "root/boot/KERNEL"), (kernel, kernel)]
+        {
             let output = call_as_nobody(dir, &["check", named]);
             let text = String::from_utf8_lossy(&output.stderr);
             assert_eq!(status(&output), Some(200), "{named}: {text}");
-            let told = format!("kernel in {folder}: its mode is {mode:04o}, which leaves");
+            let told = format!("kernel in root/boot: its mode is {mode:04o}, which leaves");
             assert!(text.contains(&told), "{named}: {text}");
-            let next = format!("`sudo install -m 644 {folder}/KERNEL NEW`");
+            let next = format!("`sudo install -m 644 {next} NEW`");
             assert!(text.contains(&next), "{named}: {text}");
         }
     }

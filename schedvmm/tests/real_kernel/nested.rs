@@ -12,9 +12,9 @@ use crate::lab::{Group, TestKernel};
 use crate::outcome::{Outcome, list, number, text};
 use crate::trace::who_ran;
 
-/// Eight machines boot in emulated virtualization within two minutes on an idle machine of two
-/// cores, and there is no idle machine.
-const LIMIT: Duration = Duration::from_secs(600);
+/// Eight machines boot in emulated virtualization within two to six minutes, as fast as what carries
+/// out the emulation is in that hour. They may while they come further.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
 /// The machines of the main job, and their vCPUs.
 const VMS: usize = 8;
 const VCPUS: usize = 2;
@@ -40,8 +40,7 @@ const KERNEL_THREADS: [&str; 9] = [
 
 /// The whole of the main job, and a run in which one measures and one's kernel panics.
 pub fn group() -> Group {
-    let measure =
-        format!("--l2-boot-timeout 450s --duration {DURATION_S}s --threshold off --floor 50us");
+    let measure = format!("--duration {DURATION_S}s --threshold off --floor 50us");
     let all = Case::run("eight_measure", &format!("--nested {measure} --trace-dump always"), eight);
     let one = Case::run(
         "one_measures_and_one_panics",

@@ -44,13 +44,17 @@ pub fn group() -> Group {
         let result = measured(outcome);
         loaded(outcome, &result, &[]);
     });
+    // Two machines in a machine, all over virtio-pci.
     let nested = "--nested --l2-count 2 --duration 3s";
     let nested = Case::new("nested", run("newest", nested), |outcome| {
         outcome.assert_status(0);
         let result = outcome.result_of("nested");
         loaded(outcome, &result, &["irqbypass", "kvm", "kvm_amd"]);
+        // This one has virtio-pci built in, and virtio-mmio not at all.
+        assert_eq!(text(&result["machine"], "transport"), "pci");
         for vm in list(&result, "vms") {
-            assert_eq!(vm["fault"], Value::Null, "{vm}");
+            assert_eq!((&vm["fault"], text(vm, "transport")), (&Value::Null, "pci"));
+            assert!(number(vm, "gaps") > 0, "{vm}");
             let ran = list(vm, "threads").iter().all(|thread| number(thread, "run_ns") > 0);
             assert!(ran, "{vm}");
         }

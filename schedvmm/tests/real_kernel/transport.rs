@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The console over virtio-pci: asked for, by itself where the kernel has no driver for
-//! virtio-mmio, and in both levels of the nested target.
-
-use std::time::Duration;
+//! virtio-mmio.
 
 use serde_json::Value;
 
 use crate::case::{Case, main_job};
 use crate::kernels;
 use crate::lab::{Group, Preparation, TestKernel};
-use crate::outcome::{Outcome, list, number, text};
+use crate::outcome::{Outcome, text};
 use crate::threshold;
 use crate::trace::explained;
 
@@ -19,14 +17,7 @@ const SENT: &str = "--transport pci --memory 512M --trace-buffer 32M";
 /// A kernel that has no driver for virtio-mmio.
 const NO_MMIO: &str = "/tmp/no_mmio";
 
-/// Two machines in a machine, all over virtio-pci.
-const NESTED: &str = "--transport pci --nested --l2-count 2 --l2-boot-timeout 300s \
-                      --threshold off --duration 2s --trace off";
-
-/// Two machines boot in emulated virtualization.
-const NESTED_LIMIT: Duration = Duration::from_secs(400);
-
-/// One case for each way to virtio-pci.
+/// One case for each way to virtio-pci; virtual machines over it are in `stock`.
 pub fn group() -> Group {
     let cases = vec![
         // Control and trace ports carry data both ways, with bells and messages.
@@ -46,18 +37,6 @@ pub fn group() -> Group {
             main_job("--threshold off --duration 1s --trace off"),
             |outcome| over(outcome, &measured(outcome), "mmio"),
         ),
-        Case::run("pci_nested", NESTED, |outcome| {
-            outcome.assert_status(0);
-            let result = outcome.result_of("nested");
-            over(outcome, &result, "pci");
-            let vms = list(&result, "vms");
-            assert_eq!(vms.len(), 2);
-            for vm in vms {
-                assert_eq!((&vm["fault"], text(vm, "transport")), (&Value::Null, "pci"));
-                assert!(number(vm, "gaps") > 0, "{vm}");
-            }
-        })
-        .within(NESTED_LIMIT),
     ];
     Group::new("transport", TestKernel::V612, cases).prepared(|bzimage| {
         let path = kernels::vmlinux(bzimage)?;

@@ -17,9 +17,9 @@ use crate::case::{Case, NOISY};
 use crate::lab::{Group, TestKernel};
 use crate::outcome::Outcome;
 
-/// A run that is over soon.
-const SHORT: &str =
-    "--kernel /bzImage --threshold off --duration 1s --noise off --trace off --boot-timeout 2m";
+/// A run that is over soon: few threads are prepared soon, and more than their CPUs.
+const SHORT: &str = "--kernel /bzImage --threshold off --duration 1s --noise off --trace off \
+    --memory 256M --groups 4 --threads 1 --boot-timeout 2m";
 /// Of three runs, two machines and a process that is started again.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -32,7 +32,7 @@ pub fn group() -> Group {
         "{runs} & pid=$!; while kill -0 $pid && ! test -e r/trial-002/console.log; do sleep 0.2; done; \
          kill -9 $pid; wait $pid; {runs}"
     );
-    let other = "schedvmm trials 2 --kernel /bzImage --threshold off --trace off --duration 2s";
+    let other = format!("schedvmm trials 2 {}", SHORT.replace("--duration 1s", "--duration 2s"));
     let changed = format!("{runs} --until all > first; {other} {NOISY} --output r");
     let cases = vec![
         Case::new("three", three, three_trials).within(LIMIT),
@@ -98,7 +98,9 @@ fn answer_holds(outcome: &Outcome) {
 
 /// Two slices under a load, and the same call again, which finds nothing to do.
 fn matrix() -> String {
+    // The preset has its own groups.
     let short = SHORT.replace("--kernel /bzImage --threshold off ", "");
+    let short = short.replace("--groups 4 --threads 1 ", "");
     format!(
         "printf '%s\\n' 'trials = 2' 'seed = 7' 'kernels = [\"/bzImage\"]' \
          'tunings = [\"slice=1ms\", \"slice=4ms\"]' 'loads = [\"busy\"]' \
