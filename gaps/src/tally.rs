@@ -163,6 +163,11 @@ impl Tally {
         self.gap_ticks.load(Relaxed)
     }
 
+    /// Sum of what was waited before the time that figures are of, in ticks.
+    pub fn warmup_ticks(&self) -> u64 {
+        self.warmup.gap_ticks.load(Relaxed)
+    }
+
     /// What was waited before the time that figures are of.
     pub fn warmup(&self) -> WarmupTotal {
         let WarmupCells { gaps, gap_ticks, longest_ticks, divided } = &self.warmup;

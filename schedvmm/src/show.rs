@@ -14,7 +14,7 @@ use results::clock::Clock;
 use results::json;
 use results::model::{Answer, RunResult};
 
-pub use self::screen::noise_words;
+pub use self::screen::{noise_words, warmup_line};
 use self::screen::{screen, verdict_line};
 use crate::cli::{ShowArgs, ShowVm};
 use crate::progress::Progress;

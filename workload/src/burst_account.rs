@@ -189,7 +189,7 @@ impl BurstAccount<'_> {
     /// How long it ran in the warm-up, by its own readings.
     pub fn ran_in_warmup_ns(&self) -> u64 {
         let busy_ticks = self.slot.warmup_busy_ticks.load(Relaxed);
-        ticks_to_ns(busy_ticks.saturating_sub(self.slot.tally.warmup().gap_ticks), self.khz)
+        ticks_to_ns(busy_ticks.saturating_sub(self.slot.tally.warmup_ticks()), self.khz)
     }
 
     /// How long it ran from one reading to another: without its gaps.

@@ -328,7 +328,7 @@ impl Bursts<'_> {
 
 /// In gaps so far, of whichever time.
 fn lost_ticks(tally: &Tally) -> u64 {
-    tally.gap_ticks().wrapping_add(tally.warmup().gap_ticks)
+    tally.gap_ticks().wrapping_add(tally.warmup_ticks())
 }
 
 fn distribution(sleep: SleepSpec) -> Distribution {

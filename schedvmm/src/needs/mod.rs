@@ -4,6 +4,8 @@
 
 mod table;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -120,6 +122,12 @@ impl Fit {
             Self::Gaps
         }
     }
+}
+
+/// The same answers, each text looked for once: that is a search through all of an image.
+pub fn each_once(has: impl Fn(&str) -> Option<bool>) -> impl Fn(&str) -> Option<bool> {
+    let known = RefCell::new(BTreeMap::new());
+    move |text| *known.borrow_mut().entry(text.to_owned()).or_insert_with(|| has(text))
 }
 
 /// What a kernel has of all that a run needs; `has` tells whether a text is in its image, if it

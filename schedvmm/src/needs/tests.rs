@@ -453,3 +453,14 @@ fn a_configuration_that_the_image_contradicts_is_named() {
     let told = contradicted(false, &less, |_| Some(true)).expect("a contradiction");
     assert!(told.contains("CONFIG_VIRTIO_MMIO"), "{told}");
 }
+
+#[test]
+fn each_text_is_looked_for_once() {
+    let asked = std::cell::Cell::new(0);
+    let has = each_once(|text| {
+        asked.set(asked.get() + 1);
+        Some(text == "there")
+    });
+    assert_eq!(["there", "not", "there", "not"].map(&has), [true, false, true, false].map(Some));
+    assert_eq!(asked.get(), 2);
+}

@@ -56,10 +56,10 @@ pub fn run(args: &CheckArgs) -> Result<ExitStatus, Failure> {
         .map_err(|error| machine::build_failure(&kernel.path, error.into()))?;
     let mut known = kernel.known(loaded.says(&ram), loaded.build_id(&ram), &loads.names());
     known.asked = asked;
-    let findings = needs::assess(nested, &known, |text| loaded.has(&ram, text.as_bytes()));
-    let belied = needs::belied(nested, &known, |text| loaded.has(&ram, text.as_bytes()));
-    let contradicted =
-        needs::contradicted(nested, &known, |text| loaded.has(&ram, text.as_bytes()));
+    let has = needs::each_once(|text| loaded.has(&ram, text.as_bytes()));
+    let findings = needs::assess(nested, &known, &has);
+    let belied = needs::belied(nested, &known, &has);
+    let contradicted = needs::contradicted(nested, &known, &has);
     known.notes.extend(loads.notes().into_iter().chain(belied).chain(contradicted));
     let memory_mib = loaded.range.1.div_ceil(1 << 20);
     let transport = loaded.transport(&ram, loads.required(), loads.listed());

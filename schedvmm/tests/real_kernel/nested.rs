@@ -21,6 +21,9 @@ const VCPUS: usize = 2;
 /// Memory of one machine, guest memory included, at most.
 const MAX_RESIDENT_KIB: u64 = 64 << 10;
 
+/// Two machines, of which one measures; all over virtio-pci, though the kernel has virtio-mmio, too.
+const TWO: &str = "--nested --l2-count 2 --l2-append 2:rdinit=/none --confine vcpu --transport pci";
+
 /// How long the cases measure.
 const DURATION_S: u64 = 8;
 /// The machine's second core, which is measured.
@@ -42,11 +45,7 @@ const KERNEL_THREADS: [&str; 9] = [
 pub fn group() -> Group {
     let measure = format!("--duration {DURATION_S}s --threshold off --floor 50us");
     let all = Case::run("eight_measure", &format!("--nested {measure} --trace-dump always"), eight);
-    let one = Case::run(
-        "one_measures_and_one_panics",
-        &format!("--nested --l2-count 2 --l2-append 2:rdinit=/none --confine vcpu {measure}"),
-        degraded,
-    );
+    let one = Case::run("one_measures_and_one_panics", &format!("{TWO} {measure}"), degraded);
     Group::new("nested", TestKernel::V612, vec![all.within(LIMIT), one.within(LIMIT)])
 }
 
@@ -92,6 +91,10 @@ fn degraded(outcome: &Outcome) {
         |line: &str| line.starts_with("expected ") || line.contains("forced by cookies");
     assert!(!outcome.stdout.lines().any(about_threads), "{}", outcome.words());
     let [first, second] = list(&result, "vms") else { panic!("{}", result["vms"]) };
+    assert_eq!(text(&result["machine"], "transport"), "pci");
+    for vm in [first, second] {
+        assert_eq!(text(vm, "transport"), "pci", "{vm}");
+    }
     panicked(outcome, second);
     measured(outcome, first, ["2", "3"]);
     let complete: Vec<_> =

@@ -17,7 +17,8 @@ const SENT: &str = "--transport pci --memory 512M --trace-buffer 32M";
 /// A kernel that has no driver for virtio-mmio.
 const NO_MMIO: &str = "/tmp/no_mmio";
 
-/// One case for each way to virtio-pci; virtual machines over it are in `stock`.
+/// One case for each way to virtio-pci; virtual machines over it are in `nested`
+/// (asked for) and `stock` (by itself).
 pub fn group() -> Group {
     let cases = vec![
         // Control and trace ports carry data both ways, with bells and messages.

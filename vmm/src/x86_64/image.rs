@@ -136,6 +136,9 @@ impl KernelImage {
         if bytes.starts_with(b"MZ") && bytes.len() < HEADER_MIN_END {
             return Err(truncated("the boot header", HEADER_MIN_END, bytes.len()));
         }
+        if let Some(text) = not_a_kernel::damage(&bytes) {
+            return Err(ImageError::Damaged(text));
+        }
         Err(match not_a_kernel::recognise(&bytes) {
             Some(other) => ImageError::Other(other),
             None => ImageError::NotAKernel(bytes[..bytes.len().min(4)].to_vec()),

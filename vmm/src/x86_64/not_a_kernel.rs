@@ -6,8 +6,10 @@
 //! drivers/firmware/efi/libstub/zboot-header.S, Documentation/arch/{arm64/booting,
 //! riscv/boot-image-header}.rst.
 
+use std::io::{self, Read};
+
 use crate::x86_64::image_error::Other;
-use crate::x86_64::magic::ELF_MAGIC;
+use crate::x86_64::magic::{ELF_MAGIC, MAX_XZ_BYTES, most_unpacked};
 use crate::x86_64::packed::{self, Format};
 use crate::x86_64::wrapped;
 
@@ -172,6 +174,20 @@ fn packed(bytes: &[u8]) -> Option<Other> {
     other(format!("a file packed with {name}"), format!("{unpack}; {GIVE}"))
 }
 
+/// Why something that is packed as a whole does not unpack, where nothing is known of what is in it: it
+/// may have been a kernel. Of the other formats there is no decoder for whole files, or no checksum.
+pub(super) fn damage(bytes: &[u8]) -> Option<String> {
+    let format = packed::format(bytes)
+        .filter(|format| matches!(format, Format::Gzip | Format::Xz | Format::Zstd))?;
+    let inside = wrapped::peek(bytes);
+    if bytes.len() > MAX_XZ_BYTES || packed::format(&inside).is_some() || bare(&inside).is_some() {
+        return None;
+    }
+    let unpacked = packed::reader(format, bytes)
+        .and_then(|reader| io::copy(&mut reader.take(most_unpacked(bytes.len())), &mut io::sink()));
+    unpacked.err().map(|error| format!("it is packed ({format}), and does not unpack: {error}"))
+}
+
 /// The first lines of a .config name the program that has written it.
 fn is_kernel_config(text: &str) -> bool {
     text.starts_with('#') && text.contains("Automatically generated file; DO NOT EDIT.")
@@ -181,6 +197,7 @@ fn is_kernel_config(text: &str) -> bool {
 mod tests {
     use std::io::Write;
 
+    use super::damage;
     use crate::x86_64::elf::flat_kernel;
     use crate::x86_64::image::{self, KernelImage};
     use crate::x86_64::image_error::ImageError;
@@ -233,6 +250,24 @@ mod tests {
         let mut wild = pe(&[]);
         wild[0x3c..0x40].fill(0xff);
         assert!(said(&wild).contains("starts with bytes"), "{}", said(&wild));
+    }
+
+    /// Whatever is in it: an initrd is one, with what is behind its end.
+    #[test]
+    fn damage_is_told_of_what_is_packed_and_not_known() {
+        let whole = gzip(&[7; 700]);
+        assert_eq!(damage(&whole), None);
+        let told = damage(&whole[..whole.len() - 4]).expect("cut");
+        assert!(told.starts_with("it is packed (gzip), and does not unpack: "), "{told}");
+        let mut wrong = whole.clone();
+        wrong[14] ^= 8;
+        assert!(damage(&wrong).is_some(), "a checksum");
+        let zstd = zstd::bulk::compress(&[7; 5000], 3).expect("zstd");
+        assert!(damage(&zstd[..zstd.len() - 2]).is_some());
+        let initrd = [gzip(&at(0, b"070701000000")), vec![1; 700]].concat();
+        assert_eq!(damage(&initrd), None);
+        assert!(said(&initrd).contains("an initrd (a cpio archive), packed with gzip"));
+        assert_eq!(damage(b"BZh91AY&SY"), None);
     }
 
     #[test]

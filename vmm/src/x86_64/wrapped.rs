@@ -70,15 +70,9 @@ pub fn unwrap(mut bytes: Vec<u8>) -> Result<(Vec<u8>, Vec<Wrapping>), ImageError
             bytes = payload.to_vec();
             wrappings.push(Wrapping::Zboot);
         }
-        let Some(format) = packed::format(&bytes) else { break };
-        if !is_packed_kernel(&bytes) {
-            // Whoever is told what else is in it shall not be told so of a damaged kernel. Of the
-            // other formats there is no decoder for whole files, or no checksum.
-            if matches!(format, Format::Gzip | Format::Xz | Format::Zstd) {
-                unpack(format, &bytes)?;
-            }
+        let Some(format) = packed::format(&bytes).filter(|_| is_packed_kernel(&bytes)) else {
             break;
-        }
+        };
         bytes = unpack(format, &bytes)?;
         wrappings.push(Wrapping::Packed(format));
     }

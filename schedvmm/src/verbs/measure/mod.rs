@@ -286,13 +286,10 @@ impl Laid {
         }
         notes.extend(known.notes.iter().cloned());
         notes.extend(drivers.stale(self.loaded.transport(), known.modules.as_ref()));
-        let findings = needs::assess(plan.args.nested.nested, &known, |text: &str| {
-            self.loaded.kernel_has(text.as_bytes())
-        });
-        notes.extend(needs::note(&findings));
-        notes.extend(needs::contradicted(plan.args.nested.nested, &known, |text: &str| {
-            self.loaded.kernel_has(text.as_bytes())
-        }));
+        let nested = plan.args.nested.nested;
+        let has = needs::each_once(|text| self.loaded.kernel_has(text.as_bytes()));
+        notes.extend(needs::note(&needs::assess(nested, &known, &has)));
+        notes.extend(needs::contradicted(nested, &known, &has));
         Ok(known)
     }
 

@@ -6,6 +6,7 @@ use gaps::record::GapKind;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use results::model::{Answer, FigureSource, LocatedGap, RunResult, Target};
 
+use crate::show::warmup_line;
 use crate::units::{as_ns, show_ns};
 use crate::verbs::report::why::Why;
 use crate::verbs::report::{distribution, facts, timeline, vms};
@@ -46,6 +47,9 @@ pub fn render(result: &RunResult, why: &Result<Why, String>) -> Markup {
                 (vms::section(result))
                 section aria-labelledby="h-gaps" {
                     h2 #h-gaps { "All gaps" }
+                    @if let Some(warmup) = &result.warmup {
+                        p { "Warm-up, " (warmup_line(warmup)) "." }
+                    }
                     (gaps(result))
                     (facts::groups(result))
                     (facts::statistics(result))
@@ -261,7 +265,7 @@ mod tests {
     use protocol::message::{CoschedInterface, Hello, Setup, TunableReport};
     use protocol::scheduler::SchedulerFacts;
     use protocol::vm::VmStatus;
-    use results::model::VmResult;
+    use results::model::{VmResult, Warmup};
 
     use super::*;
     use crate::testing;
@@ -348,6 +352,23 @@ mod tests {
         assert_eq!(verdict(&result).word, "PASS");
         result.cosched.missing = true;
         assert_eq!(verdict(&result).word, "PASS, without cookies");
+    }
+
+    #[test]
+    fn what_the_warm_up_leaves_out_is_told() {
+        let mut result = testing::result();
+        let page = |result: &RunResult| render(result, &Err("none".into())).into_string();
+        assert!(!page(&result).contains("Warm-up"));
+        let warmup = Warmup {
+            time_ns: 1_000_000_000,
+            gaps: 3,
+            gap_ns: 9_000_000,
+            longest_ns: 5_000_000,
+            divided: 0,
+        };
+        result.warmup = Some(warmup);
+        let told = "Warm-up, in no figure: 3 gaps that began in the first 1.00 s, longest 5.0 ms";
+        assert!(page(&result).contains(told), "{}", page(&result));
     }
 
     #[test]

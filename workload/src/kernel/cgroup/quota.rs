@@ -35,10 +35,10 @@ impl PassingQuota {
     /// of these has files of quotas that can be written.
     pub fn begin(procs: &[PathBuf], quota: Quota) -> Option<Self> {
         let directories = procs.iter().filter_map(|procs| procs.parent());
-        let of_all = directories.flat_map(|directory| {
+        let mut of_all = directories.flat_map(|directory| {
             [Version::V2, Version::V1].map(|version| (directory, files(version, quota)))
         });
-        of_all.into_iter().find_map(|(directory, files)| Self::write(directory, &files))
+        of_all.find_map(|(directory, files)| Self::write(directory, &files))
     }
 
     fn write(directory: &Path, files: &[(&str, String)]) -> Option<Self> {
