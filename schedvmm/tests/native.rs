@@ -575,6 +575,12 @@ fn a_run_is_repeated_with_its_options_elsewhere() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     fs::write(first.path().join("t.dat"), "the first run's trace").expect("written");
     let from = first.path().join("out");
+    // As of a version that had another one by default.
+    let file = from.join("result.json");
+    let text = fs::read_to_string(&file).expect("it is there");
+    let warmup = |ns| format!("\"warmup_ns\": {ns}");
+    assert_eq!(text.matches(&warmup(0)).count(), 1, "the load's");
+    fs::write(&file, text.replace(&warmup(0), &warmup(30_000_000))).expect("written");
     let again = |from: &Path, output: &str| {
         let from = from.to_str().expect("UTF-8");
         let output = call(second.path(), &["run", "--from", from, "--output", output]);
@@ -584,6 +590,7 @@ fn a_run_is_repeated_with_its_options_elsewhere() {
     let (one, two) = (result(first.path(), "out"), result(second.path(), "again"));
     assert_eq!(one["job"]["load"]["shape"], two["job"]["load"]["shape"]);
     assert_eq!(one["job"]["load"]["seed"], two["job"]["load"]["seed"]);
+    assert_eq!(two["job"]["load"]["warmup_ns"], 30_000_000);
     assert_ne!(one["job"]["trace"]["id"], two["job"]["trace"]["id"], "each has a trace of its own");
     // What the first wrote is as it was, and is written to no more.
     let kept = fs::read_to_string(first.path().join("t.dat")).expect("it is there");

@@ -35,8 +35,10 @@ impl<'a> Earlier<'a> {
 
 /// Options that say where something goes: not repeated, for what the earlier run wrote is there.
 const OUTPUTS: [&str; 2] = ["output", "trace-file"];
-/// The option that is taken from the result where it has none.
+/// What every run has, and another one by default, or by the default of another version: taken from the
+/// result where it was not asked for by name.
 const SEED: &str = "--seed";
+const WARMUP: &str = "--warmup";
 /// Options that name a kernel.
 const KERNELS: [&str; 2] = ["kernel", "l2-kernel"];
 /// Verbs that leave a result, beside the main job, which has none.
@@ -54,7 +56,7 @@ const COUNTS: [&str; 2] = ["runs", "until"];
 pub fn run(from: &Path, output: Option<&Path>, json: bool) -> Result<ExitStatus, Failure> {
     let saved = Saved::open(from)?;
     let mut words = words(&Earlier::of(&saved.result)).map_err(|why| saved.none(why))?;
-    words.extend(seed(&saved.result, &words));
+    words.extend(unnamed(&saved.result, &words));
     if let Some(path) = output {
         words.extend(["--output".into(), path.into()]);
     }
@@ -73,11 +75,20 @@ fn is_one_of_many(command_line: &[String]) -> bool {
         || words.any(|word| word == "--runs" || word.starts_with("--runs="))
 }
 
-/// The seed of the earlier run, where it was not asked for by name.
-fn seed(result: &RunResult, words: &[OsString]) -> Option<OsString> {
-    let has_pauses = result.target != Target::Nested && result.job.meter.is_none();
-    let named = words.iter().any(|word| word.to_str().is_some_and(|word| word.starts_with(SEED)));
-    (has_pauses && !named).then(|| format!("--seed={}", result.job.load.seed).into())
+/// Seed and warm-up of the earlier run, where they were not asked for by name.
+fn unnamed(result: &RunResult, words: &[OsString]) -> Vec<OsString> {
+    if result.target == Target::Nested || result.job.meter.is_some() {
+        return Vec::new();
+    }
+    let load = &result.job.load;
+    let had = [(SEED, load.seed.to_string()), (WARMUP, format!("{}ns", load.warmup.as_nanos()))];
+    let is_named = |option: &str| {
+        words.iter().any(|word| word.to_str().is_some_and(|word| word.starts_with(option)))
+    };
+    had.iter()
+        .filter(|(option, _)| !is_named(option))
+        .map(|(option, value)| format!("{option}={value}").into())
+        .collect()
 }
 
 /// In place of whatever the earlier run printed.
